@@ -1,0 +1,50 @@
+# Two commands do everything: `make demo` and `make test`. See README.md.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_WAIT_POLICY := PASSIVE
+export RAY_USAGE_STATS_ENABLED := 0
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: demo test check lint types imports unit conformance integration faults docs clean help
+.DEFAULT_GOAL := help
+
+help:  ## say what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	@touch $@
+
+demo: $(VENV)/.installed  ## install, then the main job on real data: a printed table, Parquet, exports
+	$(BIN)/raycomp run jobs/quickstart.toml
+
+test: $(VENV)/.installed  ## install, then everything that CI runs
+	$(MAKE) --no-print-directory check
+	$(BIN)/python -m pytest tests
+
+check: lint types imports docs-check  ## lint, types, import walls, generated documents
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+imports: $(VENV)/.installed
+	$(BIN)/lint-imports --no-cache
+
+docs-check: $(VENV)/.installed
+	$(BIN)/python -m raycomp.docs --check docs/job-file.md
+
+docs: $(VENV)/.installed  ## write docs/job-file.md from the schema
+	$(BIN)/python -m raycomp.docs docs/job-file.md
+
+unit conformance integration faults: $(VENV)/.installed  ## one part of the tests
+	$(BIN)/python -m pytest tests/$@
+
+clean:  ## remove the environment and caches (runs/ stays)
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

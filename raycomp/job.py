@@ -1,0 +1,460 @@
+"""One job file (TOML): a strict schema, `--set a.b=c`, and the identity of the run.
+
+Every key that a job may hold is a field here, with its unit and default; docs/job-file.md is
+generated from this module.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from raycomp.errors import UserError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+BUDGET_KINDS = ("params", "encoder_params", "flops")
+
+
+class Section(BaseModel):
+    """A table of the job file: unknown keys are errors, values are never coerced between types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class RunSettings(Section):
+    """What the run is called and which methods it holds."""
+
+    name: str = Field("run", description="Name of the run; its folder is NAME-HASH.")
+    methods: list[Literal["yoco"]] = Field(
+        ["yoco"], description="Compression methods; they share one teacher and one set of tables."
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of every random choice.")
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return plain_name(value)
+
+    @field_validator("methods")
+    @classmethod
+    def _methods(cls, value: list[str]) -> list[str]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError('must name each method once, such as ["yoco"]')
+        return value
+
+
+class TaskSettings(Section):
+    """The labelled text: a GLUE task, a Hub dataset, the demo, or own files."""
+
+    name: str | None = Field(
+        None, description='"glue/sst2" (any of the nine), "demo/polarity", or "owner/dataset".'
+    )
+    folder: str | None = Field(
+        None, description="Local folder with the files of a GLUE task (Parquet or TSV)."
+    )
+    train: str | None = Field(None, description="Own training file: .csv, .tsv, .jsonl, .parquet.")
+    validation: str | None = Field(
+        None, description="Own validation file; carved from train (10%) when absent."
+    )
+    text: list[str] = Field([], description="One or two text columns.", max_length=2)
+    label: str | None = Field(None, description="Label column.")
+    labels: list[str] | None = Field(None, description="Class names in order; sorted when absent.")
+    kind: Literal["auto", "classification", "regression"] = Field(
+        "auto", description="auto: what the task says, else classification."
+    )
+    metric: str | None = Field(None, description="Metric of every choice; by task when absent.")
+    selection: float | int = Field(
+        0.1, description="Rows carved from train for every choice: share (< 1) or count."
+    )
+    limit: int | None = Field(None, ge=1, description="Use at most so many training rows.")
+    max_length: int = Field(128, ge=4, le=4096, description="Tokens; longer texts are cut.")
+
+    @field_validator("selection")
+    @classmethod
+    def _selection(cls, value: float) -> float:
+        if not math.isfinite(value) or value <= 0 or (value >= 1 and value != int(value)):
+            raise ValueError("must be a share between 0 and 1, or a whole number of rows")
+        return value
+
+    @model_validator(mode="after")
+    def _source(self) -> TaskSettings:
+        if (self.name is None) == (self.train is None):
+            raise ValueError('needs either name (such as "glue/sst2") or train (a file), not both')
+        if self.train is not None and (not self.text or self.label is None):
+            raise ValueError("own files need text (one or two columns) and label (a column)")
+        return self
+
+
+class ModelSettings(Section):
+    """The encoder that is compressed."""
+
+    name: str = Field(
+        "demo/minilm-l6", description="Hub name, local folder, or the demo encoder."
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit on the Hub.")
+    trust_remote_code: bool = Field(
+        False, description="Let the model's repository run its own code. Off unless asked."
+    )
+
+
+class TeacherSettings(Section):
+    """Fine-tuning of the teacher; a fine-tuned classifier is used as it is (mode auto)."""
+
+    mode: Literal["auto", "train", "as-is"] = Field(
+        "auto", description="auto: train only when the checkpoint has no fitting classifier."
+    )
+    epochs: float = Field(3.0, gt=0, le=1000, description="Passes over the training split.")
+    learning_rate: float = Field(5e-5, gt=0, lt=1, description="Peak; linear decay to 0.")
+    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps.")
+    weight_decay: float = Field(0.01, ge=0, lt=1, description="AdamW's decoupled decay.")
+    batch_size: int = Field(32, ge=1, description="Sentences a step, over all workers.")
+    dropout: float | None = Field(None, ge=0, lt=1, description="The model's own when absent.")
+
+
+class SpaceSettings(Section):
+    """The choices of each elastic dimension; the paper's proportions when absent."""
+
+    depth: list[int] | None = Field(None, description="Layers kept. Default: 1/2, 2/3, 5/6, 1.")
+    heads: list[int] | None = Field(None, description="Heads a layer. Default: 1/3, 2/3, 1.")
+    ffn: list[int] | None = Field(
+        None, description="FFN neurons a layer. Default: 1/6, 1/4, 1/3, 1."
+    )
+    joint: bool = Field(
+        False, description="One joint heads x FFN variable a layer (the released code's form)."
+    )
+    reorder: bool = Field(
+        True, description="Sort heads and neurons by importance first. Off is the paper's form."
+    )
+
+
+class TrainSettings(Section):
+    """Training of the super-network under EE-SNG, on Ray Train."""
+
+    init: Literal["teacher", "pretrained"] = Field(
+        "teacher", description="Weights at the start; pretrained is the paper's form."
+    )
+    epochs: float | list[float] = Field(
+        1.0, description="Passes per phase: one number, or one per phase (largest first)."
+    )
+    steps: int | list[int] | None = Field(
+        None, description="Steps per phase in place of epochs: one number, or one per phase."
+    )
+    batch_size: int = Field(32, ge=1, description="Sentences a step, over all workers.")
+    learning_rate: float = Field(1e-4, gt=0, lt=1, description="Peak in each phase.")
+    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the schedule.")
+    schedule: Literal["phase", "run"] = Field(
+        "run",
+        description="Linear decay to 0 over the whole run, or in every phase with a fresh "
+        "optimizer (phase, the paper's form).",
+    )
+    weight_decay: float = Field(0.0, ge=0, lt=1, description="AdamW's decoupled decay.")
+    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    dropout: float | None = Field(None, ge=0, lt=1, description="The model's own when absent.")
+    distill: Literal["none", "logits", "hidden"] = Field(
+        "hidden",
+        description="none: labels alone (the paper). logits: the teacher's predictions. "
+        "hidden: predictions and hidden states.",
+    )
+    samples: int = Field(2, ge=2, le=64, description="Architectures a step (lambda).")
+    update: Literal["raw", "sng", "asng"] = Field("asng", description="Update rule of theta.")
+    mode: Literal["eesng", "exploit", "explore"] = Field(
+        "eesng", description="Controller (Eq. 6), or one of its two halves alone."
+    )
+    interval: int = Field(20, ge=1, description="Steps between updates of the controller (I).")
+    explored: Literal["weighted", "skip", "plain"] = Field(
+        "skip", description="What exploration samples do to theta."
+    )
+    pairs: Literal["free", "matched"] = Field(
+        "matched", description="free: the paper's. matched: compare architectures of equal cost."
+    )
+    workers: int = Field(1, ge=1, le=4096, description="Data-parallel workers of Ray Train.")
+    cpus: float = Field(0, ge=0, description="CPUs a worker; 0 shares out what the cluster has.")
+    gpus: float = Field(0, ge=0, description="GPUs a worker.")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="auto: bf16 autocast where the processor has it."
+    )
+    checkpoint_seconds: float = Field(30.0, gt=0, description="At most so much work is lost.")
+    barrier_seconds: float = Field(300.0, gt=0, description="Longest wait for a missing worker.")
+
+
+class SearchSettings(Section):
+    """The deployment search, on Ray Tune."""
+
+    searchers: list[Literal["sng", "random", "evolution"]] = Field(
+        ["sng"], min_length=1, description="One trial per (budget, searcher, seed)."
+    )
+    seeds: list[int] = Field([0], min_length=1, description="Added to run.seed.")
+    evaluations: int = Field(96, ge=4, description="Architectures that one trial may ask for.")
+    opening: float = Field(
+        0.7,
+        ge=0,
+        le=1,
+        description="Share of them drawn over the whole cost range and common to all budgets.",
+    )
+    batch: int = Field(8, ge=2, description="Architectures asked for at a time (lambda).")
+    alpha: float = Field(2.0, gt=0, description="Exponent of Eq. 7.")
+    reward: Literal["corrected", "printed"] = Field(
+        "corrected", description="Eq. 7 as it must be, or as the paper prints it."
+    )
+    evaluators: int = Field(0, ge=0, description="Evaluator actors; 0: one per free CPU or GPU.")
+    gpus: float = Field(0, ge=0, description="GPUs an evaluator (fractions allowed).")
+    flops_length: int | None = Field(
+        None, ge=1, description="Tokens a sequence when FLOPs are counted; task.max_length else."
+    )
+    max_tokens: int = Field(8192, ge=16, description="Padded tokens a batch of evaluation.")
+
+
+class BudgetSettings(Section):
+    """One deployment target: a name and exactly one limit."""
+
+    name: str = Field(description="Name of the budget; exports go to exports/METHOD-NAME.")
+    params: float | int | str | None = Field(
+        None, description='Whole model: 40e6, "12M", "0.5x", or "0.5x encoder".'
+    )
+    encoder_params: float | int | str | None = Field(
+        None, description="Transformer layers alone, without embeddings, pooler and classifier."
+    )
+    flops: float | int | str | None = Field(
+        None, description='FLOPs of one sequence: 2e9, "2G", "0.5x".'
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return plain_name(value)
+
+    @model_validator(mode="after")
+    def _one(self) -> BudgetSettings:
+        given = [k for k in BUDGET_KINDS if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs exactly one of {', '.join(BUDGET_KINDS)}; {len(given)} given")
+        self.resolve(1.0, 1.0)
+        return self
+
+    @property
+    def kind(self) -> str:
+        """`params`, `encoder_params` or `flops`; "0.5x encoder" under params is encoder_params."""
+        kind = next(k for k in BUDGET_KINDS if getattr(self, k) is not None)
+        text = getattr(self, kind)
+        if kind == "params" and isinstance(text, str) and text.split()[-1:] == ["encoder"]:
+            return "encoder_params"
+        return kind
+
+    def resolve(self, full: float, _unused: float = 0.0) -> float:
+        """Return the limit in the kind's own unit; `full` is the full model's figure."""
+        raw = next(getattr(self, k) for k in BUDGET_KINDS if getattr(self, k) is not None)
+        return parse_quantity(raw, full)
+
+
+class ExportSettings(Section):
+    """What is written for each deployed model."""
+
+    enabled: bool = Field(True, description="Write exports/METHOD-BUDGET for each budget.")
+
+
+class Job(Section):
+    """A whole job file."""
+
+    run: RunSettings = RunSettings()
+    task: TaskSettings
+    model: ModelSettings = ModelSettings()
+    teacher: TeacherSettings = TeacherSettings()
+    space: SpaceSettings = SpaceSettings()
+    train: TrainSettings = TrainSettings()
+    search: SearchSettings = SearchSettings()
+    budget: Annotated[list[BudgetSettings], Field(min_length=1)]
+    export: ExportSettings = ExportSettings()
+
+    @model_validator(mode="after")
+    def _budgets(self) -> Job:
+        names = [b.name for b in self.budget]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"budget names must differ; given more than once: {', '.join(twice)}")
+        return self
+
+    def identity(self) -> str:
+        """First 8 hex digits of the hash of everything that can change a result."""
+        data = self.model_dump(mode="json")
+        for key in ("cpus", "gpus", "checkpoint_seconds", "barrier_seconds", "workers"):
+            data["train"].pop(key)
+        for key in ("evaluators", "gpus", "max_tokens"):
+            data["search"].pop(key)
+        text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def run_id(self) -> str:
+        """`<name>-<hash8>`: the name of the run's folder."""
+        return f"{self.run.name}-{self.identity()}"
+
+
+def plain_name(value: str) -> str:
+    """Return a name that is safe as a folder, or raise ValueError."""
+    if not NAME.fullmatch(value):
+        raise ValueError(
+            "must be 1 to 64 letters, digits, '-' or '_', beginning with a letter or digit"
+        )
+    return value
+
+
+_SUFFIX = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+_QUANTITY = re.compile(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(x|[kKmMbBgGtT]?)(\s+encoder)?")
+
+
+def parse_quantity(raw: float | int | str, full: float) -> float:
+    """Read 40e6, "12M", "2G" or "0.5x" (relative to `full`); raise ValueError when it is none."""
+    if isinstance(raw, str):
+        match = _QUANTITY.fullmatch(raw.strip())
+        if match is None:
+            raise ValueError(f'{raw!r} is no quantity; allowed: 40e6, "12M", "2G", "0.5x"')
+        number, unit, _ = match.groups()
+        value = float(number) * (full if unit == "x" else _SUFFIX[unit.lower()])
+    else:
+        value = float(raw)
+    if not math.isfinite(value) or value <= 0:
+        raise ValueError(f"{raw!r} is not a finite number above 0")
+    return value
+
+
+def load_job(path: str | Path, overrides: list[str] | None = None) -> Job:
+    """Read a job file and apply `a.b=c` overrides.
+
+    Raises:
+        UserError: the file is missing or no TOML, a key is unknown, a value is not allowed.
+    """
+    path = Path(path)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"job file {path} does not exist; see jobs/README.md for ready ones") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"job file {path} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"job file {path} is not valid TOML: {error}") from None
+    for item in overrides or []:
+        _apply(data, item)
+    return parse_job(data)
+
+
+def parse_job(data: dict[str, Any]) -> Job:
+    """Check a job given as a nested dict; raise UserError with every fault on its own line."""
+    try:
+        return Job.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(dict(e), data) for e in error.errors()]
+        raise UserError("\n".join(dict.fromkeys(lines))) from None
+
+
+def _apply(data: dict[str, Any], item: str) -> None:
+    """Apply one override in place; `budget.NAME.key` and `budget.0.key` reach into [[budget]]."""
+    key, sep, text = item.partition("=")
+    parts = key.strip().split(".")
+    if not sep or not all(parts):
+        raise UserError(f"--set {item!r}: expected key=value, such as train.epochs=2")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text  # an unquoted string, such as model.name=google-bert/bert-base-uncased
+    node: Any = data
+    for part in parts[:-1]:
+        node = _child(node, part, item)
+    if not isinstance(node, dict):
+        raise UserError(f"--set {item!r}: {'.'.join(parts[:-1])} is not a table of the job file")
+    node[parts[-1]] = value
+    if parts[0] == "task" and parts[-1] in ("name", "train"):
+        # The other source of text goes, so that a ready job file can be pointed at new data.
+        for other in {"name": ("train", "validation", "text", "label"), "train": ("name",)}[parts[-1]]:
+            node.pop(other, None)
+
+
+def _child(node: Any, part: str, item: str) -> Any:
+    if isinstance(node, list):
+        for entry in node:
+            if isinstance(entry, dict) and entry.get("name") == part:
+                return entry
+        if part.isdigit() and int(part) < len(node):
+            return node[int(part)]
+        names = ", ".join(str(e.get("name")) for e in node if isinstance(e, dict))
+        raise UserError(f"--set {item!r}: no entry {part!r}; there are: {names}")
+    if not isinstance(node, dict):
+        raise UserError(f"--set {item!r}: {part!r} lies below a value that is not a table")
+    return node.setdefault(part, {})
+
+
+def _model_at(location: tuple[Any, ...]) -> tuple[type[BaseModel], str]:
+    """Return the schema class that holds the last key of a location, and its dotted prefix."""
+    model: type[BaseModel] = Job
+    prefix: list[str] = []
+    for key in location[:-1]:
+        prefix.append(str(key))
+        field = model.model_fields.get(str(key))
+        inner = _section(field.annotation) if field else None
+        if inner is not None:
+            model = inner
+    return model, ".".join(prefix)
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (list, Union, Annotated):
+        return next((m for a in get_args(annotation) if (m := _section(a))), None)
+    return None
+
+
+def _explain(error: dict[str, Any], data: dict[str, Any]) -> str:
+    """Turn one pydantic error into: what was given, what is allowed, what to do."""
+    location = tuple(k for k in error["loc"] if not (isinstance(k, str) and k in _UNION_MARKS))
+    dotted = _dotted(location, data)
+    model, prefix = _model_at(location)
+    if error["type"] == "extra_forbidden":
+        known = {f"{prefix}.{name}" if prefix else name: name for name in model.model_fields}
+        near = nearest_key(location, known)
+        hint = f" Did you mean '{near}'?" if near else ""
+        allowed = ", ".join(model.model_fields)
+        what = "Sections" if model is Job else f"Keys of [{prefix.split('.')[0]}]"
+        return f"unknown setting '{dotted}'.{hint} {what}: {allowed}."
+    if error["type"] == "missing":
+        what = "section" if len(location) == 1 else "setting"
+        return f"missing {what} '{dotted}'; add it to the job file (docs/job-file.md lists all keys)."
+    message = str(error["msg"]).removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if isinstance(error.get("input"), (dict, BaseModel)):
+        return f"'{dotted}' {message}." if dotted else f"{message}."
+    return f"'{dotted}': {error.get('input')!r} was given; {message}."
+
+
+_UNION_MARKS = {"int", "float", "str", "list[float]", "list[int]", "constrained-float"}
+
+
+def _dotted(location: tuple[Any, ...], data: dict[str, Any]) -> str:
+    """Write a location as the user would: budgets by their name where they have one."""
+    parts: list[str] = []
+    node: Any = data
+    for key in location:
+        node = node[key] if isinstance(node, list) and isinstance(key, int) else (
+            node.get(key) if isinstance(node, dict) else None
+        )
+        named = isinstance(key, int) and isinstance(node, dict) and isinstance(node.get("name"), str)
+        parts.append(str(node["name"]) if named else str(key))
+    return ".".join(parts)
+
+
+def nearest_key(location: tuple[Any, ...], known: dict[str, str]) -> str | None:
+    """Return the known key nearest to the last part of a location.
+
+    A mistyped section is answered with the whole path when its key is known there.
+    """
+    word = str(location[-1])
+    by_name = {name: full for full, name in known.items()}
+    found = difflib.get_close_matches(word, list(by_name), n=1, cutoff=0.5)
+    return by_name[found[0]] if found else None

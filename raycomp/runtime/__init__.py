@@ -1,0 +1,1 @@
+"""Everything that touches Ray: actors, Train, Tune, and the driver that strings them together."""

@@ -1,0 +1,1 @@
+"""Training without Ray: the one loop, the optimizer, the teacher, and evaluation."""

@@ -1,0 +1,152 @@
+"""AdamW with clipping and linear decay, and its state as tensors that safetensors can hold."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from raycomp.errors import UserError
+
+Reduce = Callable[[list[Tensor]], None]
+"""Sum tensors over all workers, in place. Given every gradient that any worker touched."""
+
+
+@dataclass(frozen=True)
+class LinearDecay:
+    """Warm up linearly, then decay linearly to 0, in each stretch [first, last) of steps.
+
+    Attributes:
+        peak: highest learning rate.
+        warmup: share of a stretch.
+        stretches: first step of each stretch, then the total: `(0, 100)` is one stretch.
+    """
+
+    peak: float
+    warmup: float
+    stretches: tuple[int, ...]
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        first, last = next(
+            (a, b)
+            for a, b in zip(self.stretches, self.stretches[1:], strict=False)
+            if a <= step < b
+        )
+        length, done = last - first, step - first
+        warm = max(1, round(self.warmup * length))
+        if done < warm:
+            return self.peak * (done + 1) / warm
+        return self.peak * (length - done) / max(1, length - warm)
+
+
+class Updater:
+    """Applies the gradients that a step left in `.grad`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        schedule: LinearDecay,
+        *,
+        weight_decay: float,
+        clip: float,
+        fresh_each_stretch: bool = False,
+        reduce: Reduce | None = None,
+    ) -> None:
+        self.model = model
+        self.schedule = schedule
+        self.clip = clip
+        self.reduce = reduce
+        self._fresh = fresh_each_stretch
+        names = {id(p): n for n, p in model.named_parameters() if p.requires_grad}
+        plain = [p for n, p in model.named_parameters() if p.requires_grad and p.ndim < 2]
+        decayed = [p for n, p in model.named_parameters() if p.requires_grad and p.ndim >= 2]
+        self._names = names
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": weight_decay},
+                {"params": plain, "weight_decay": 0.0},  # biases and norms are not decayed
+            ],
+            lr=schedule.peak,
+            eps=1e-8,
+            fused=True,
+        )
+
+    def apply(self, step: int, touched: Sequence[Tensor], extra: Tensor | None = None) -> None:
+        """Sum over workers, clip, update, and clear the gradients.
+
+        Args:
+            step: global step, for the learning rate.
+            touched: the gradients (or views of their active slices) that this step wrote; the
+                same list of shapes on every worker.
+            extra: further figures to sum over the workers along with the gradients, in place.
+        """
+        if self.reduce is not None:
+            self.reduce([*touched, extra] if extra is not None else list(touched))
+        if self._fresh and step in self.schedule.stretches:
+            self.optimizer.state.clear()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule(step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the optimizer's state as named tensors."""
+        return {
+            f"{self._names[id(parameter)]}:{key}": value.detach().contiguous()
+            for parameter, state in self.optimizer.state.items()
+            for key, value in state.items()
+        }
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what `tensors` returned.
+
+        Raises:
+            UserError: a tensor belongs to no parameter of this model.
+        """
+        by_name = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self.optimizer.state.clear()
+        for key, value in tensors.items():
+            name, _, part = key.rpartition(":")
+            if name not in by_name:
+                raise UserError(f"the checkpoint's optimizer state names {name!r}, unknown here")
+            parameter = by_name[name]
+            kept = value.clone() if part == "step" else value.to(parameter.device).clone()
+            self.optimizer.state[parameter][part] = kept
+
+
+def resolve_precision(wanted: str, device: torch.device) -> str:
+    """Return "bf16" or "fp32"; auto takes bf16 where the hardware computes in it.
+
+    Raises:
+        UserError: bf16 is asked for on a GPU that has none.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        if wanted == "bf16" and not native:
+            raise UserError("precision bf16 was given, but this GPU has none; allowed: fp32")
+    else:
+        native = _cpu_flag("avx512_bf16") or _cpu_flag("amx_bf16")
+    if wanted == "auto":
+        return "bf16" if native else "fp32"
+    return wanted
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Return the context in which a forward pass of that precision runs."""
+    if precision == "bf16":
+        # Weights change between uses, so a cache of casts would only cost memory on the CPU.
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def _cpu_flag(flag: str) -> bool:
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            return any(line.startswith("flags") and flag in line.split() for line in file)
+    except OSError:
+        return False

@@ -1,0 +1,132 @@
+"""One step of super-network training: lambda architectures, one batch, one update (Alg. 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from raycomp.data.batches import Batch
+from raycomp.encoder.arch import Architecture
+from raycomp.encoder.elastic import ElasticEncoder, ElasticOutput
+from raycomp.train.loop import StepResult
+from raycomp.train.objectives import hidden_loss, label_loss, prediction_loss
+from raycomp.train.optim import Updater, autocast
+
+
+class Sampler(Protocol):
+    """Where the architectures of a step come from: in this process, or over Ray."""
+
+    def ask(self, step: int) -> list[Architecture]:
+        """Return the architectures of a step; every worker gets the same."""
+        ...
+
+    def tell(self, step: int, losses: Sequence[float]) -> None:
+        """Hand in this worker's share of each architecture's loss (shares add up to the mean)."""
+        ...
+
+    def info(self, step: int) -> dict[str, Any]:
+        """Return p_exploit, entropy, explored and phase of a step."""
+        ...
+
+
+def union(archs: Sequence[Architecture]) -> Architecture:
+    """Return the smallest architecture that contains all: front slices nest."""
+    depth = max(a.depth for a in archs)
+    heads = tuple(max(a.heads[i] for a in archs if i < a.depth) for i in range(depth))
+    ffn = tuple(max(a.ffn[i] for a in archs if i < a.depth) for i in range(depth))
+    return Architecture(depth, heads, ffn)
+
+
+class SuperStep:
+    """Trains the slices of lambda architectures on the same batch and tells the sampler.
+
+    The gradient is Eq. 5's mean over the lambda architectures. All members of a step see the same
+    batch and the same weights, so that their losses can be compared.
+    """
+
+    def __init__(
+        self,
+        model: ElasticEncoder,
+        sampler: Sampler,
+        updater: Updater,
+        *,
+        teacher: Callable[[Batch], ElasticOutput] | None,
+        distill: str,
+        regression: bool,
+        precision: str,
+        device: torch.device,
+    ) -> None:
+        self.model = model
+        self.sampler = sampler
+        self.updater = updater
+        self.teacher = teacher
+        self.distill = distill
+        self.regression = regression
+        self.precision = precision
+        self.device = device
+
+    def __call__(self, index: int, batch: Batch) -> StepResult:
+        """Train on one batch."""
+        archs = self.sampler.ask(index)
+        batch = batch.to(self.device)
+        target = self._teach(batch)
+        self.model.train()
+        shares = torch.zeros(2, len(archs), device=self.device)
+        for i, arch in enumerate(archs):
+            with autocast(self.precision, self.device):
+                output = self.model(batch, arch, hidden=self.distill == "hidden")
+            task = label_loss(output.logits, batch.labels, batch.total)
+            guided = self._objective(task, output, target, batch, arch)
+            (guided / len(archs)).backward()
+            shares[0, i], shares[1, i] = task.detach(), guided.detach()
+        told = shares[0].tolist()
+        self.updater.apply(index, self._touched(archs), shares)
+        self.sampler.tell(index, told)
+        info = {**self.sampler.info(index), "loss": float(shares[0].mean())}
+        tokens = int(batch.attention_mask.sum()) * len(archs)
+        return StepResult(float(shares[1].mean()), tokens, info)
+
+    @torch.no_grad()
+    def _teach(self, batch: Batch) -> ElasticOutput | None:
+        if self.teacher is None:
+            return None
+        with autocast(self.precision, self.device):
+            return self.teacher(batch)
+
+    def _objective(
+        self,
+        task: Tensor,
+        output: ElasticOutput,
+        target: ElasticOutput | None,
+        batch: Batch,
+        arch: Architecture,
+    ) -> Tensor:
+        """Labels alone (the paper), plus the teacher's predictions, plus its hidden states."""
+        if target is None:
+            return task
+        loss = task + prediction_loss(
+            output.logits, target.logits, batch.total, regression=self.regression
+        )
+        if output.hidden is not None and target.hidden is not None:
+            tokens = batch.total_tokens
+            layers = len(target.hidden) - 1
+            for i in range(arch.depth + 1):
+                # A network of d layers walks the teacher's L layers in equal strides.
+                j = -(-i * layers // arch.depth)
+                loss = loss + hidden_loss(
+                    output.hidden[i], target.hidden[j], batch.attention_mask, tokens
+                ) / (arch.depth + 1)
+        return loss
+
+    def _touched(self, archs: Sequence[Architecture]) -> list[Tensor]:
+        """Return views of exactly the gradients that the union of the architectures uses."""
+        parameters = dict(self.model.named_parameters())
+        views: list[Tensor] = []
+        for name, where in self.model.active_parameters(union(archs)):
+            grad = parameters[name].grad
+            if grad is not None:
+                views.append(grad[where])
+        return views
