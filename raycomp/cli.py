@@ -1,0 +1,242 @@
+"""The command line: plan, run, query, export. Messages for people; figures with --json for scripts."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from raycomp.errors import UserError
+from raycomp.job import load_job
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+app = typer.Typer(
+    name="raycomp",
+    help="Compress a fine-tuned encoder once on Ray, then deploy it under every budget.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (TOML).")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set train.epochs=2"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Storage = Annotated[Path, typer.Option("--storage", help="Folder that holds the runs.")]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/NAME-HASH.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one message and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+@app.command()
+def plan(job: JobFile, sets: Sets = None, as_json: AsJson = False) -> None:
+    """Say what a job would do, before anything is spent.
+
+    Example: raycomp plan jobs/quickstart.toml
+    """
+    from raycomp.runtime.plan import make_plan
+
+    found = make_plan(load_job(job, sets))
+    if as_json:
+        _print_json(found)
+    else:
+        _print_plan(found)
+    if not all(b["feasible"] for b in found["budgets"]):
+        raise typer.Exit(1)
+
+
+@app.command()
+def run(
+    job: JobFile, sets: Sets = None, storage: Storage = Path("runs"), as_json: AsJson = False
+) -> None:
+    """Run a job to its end; the same command goes on after an interruption.
+
+    Example: raycomp run jobs/quickstart.toml --set run.seed=1
+    """
+    loaded = load_job(job, sets)
+    from raycomp.runtime.progress import Progress
+    from raycomp.runtime.run import run_job
+
+    run_dir = run_job(loaded, storage, Progress(enabled=False if as_json else None))
+    _show_run(run_dir, as_json)
+
+
+@app.command()
+def query(
+    run_dir: RunDir,
+    where: Annotated[
+        str | None, typer.Option("--where", help='Such as "params < 12e6 and feasible".')
+    ] = None,
+    best: Annotated[
+        str | None, typer.Option("--best", help="Only the row with the highest value here.")
+    ] = None,
+    table: Annotated[
+        str, typer.Option("--table", help="deployments, evaluations, steps, distribution.")
+    ] = "deployments",
+    limit: Annotated[int, typer.Option("--limit", help="Rows to print.", min=1)] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Filter a run's tables; works while the run is still writing.
+
+    Example: raycomp query runs/quickstart-1f3a9c02 --where "params < 12e6 and feasible" --best validation
+    """
+    from raycomp import query as language
+    from raycomp.tables import read_table
+
+    _check_run(run_dir)
+    frame = read_table(run_dir, table)
+    if where is not None:
+        frame = language.where(frame, where)
+    if best is not None:
+        values = language.column(frame, best)
+        if values.dtype.kind not in "iufb":
+            raise UserError(f"--best {best!r} is no column of numbers")
+        frame = frame.loc[[values.idxmax()]] if values.notna().any() else frame.iloc[:0]
+    if as_json:
+        _print_json(json.loads(frame.to_json(orient="records", date_format="iso")))
+        return
+    if frame.empty:
+        print("no row matches")
+        return
+    _print_frame(frame.head(limit))
+    if len(frame) > limit:
+        print(f"{len(frame) - limit:,} more rows; --limit {len(frame)} shows them, --json all")
+
+
+@app.command()
+def export(
+    run_dir: RunDir,
+    budget: Annotated[str, typer.Option("--budget", help="Name of the budget.")],
+    out: Annotated[Path, typer.Option("--out", help="New folder for the model.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write a budget's model to a folder of your own; it loads in plain transformers.
+
+    Example: raycomp export runs/quickstart-1f3a9c02 --budget half --out models/half
+    """
+    from raycomp.runtime.reexport import export_budget
+
+    _check_run(run_dir)
+    proof = export_budget(run_dir, budget, out)
+    if as_json:
+        _print_json(proof)
+    else:
+        print(f"{out}: {proof['params']:,} parameters, logits within {proof['parity']:.1g} of the run's")
+
+
+def _check_run(run_dir: Path) -> None:
+    if not (run_dir / "job.json").exists():
+        near = ", ".join(sorted(p.name for p in run_dir.parent.glob("*-????????"))[:5])
+        hint = f"; in {run_dir.parent} there are: {near}" if near else ""
+        raise UserError(f"{run_dir} is no run's folder{hint}")
+
+
+def _show_run(run_dir: Path, as_json: bool) -> None:
+    from raycomp.tables import read_table
+
+    frame = read_table(run_dir, "deployments")
+    summary = json.loads((run_dir / "deployed.json").read_text())
+    teacher = json.loads((run_dir / "teacher" / "score.json").read_text())
+    if as_json:
+        rows = json.loads(frame.to_json(orient="records"))
+        _print_json({"run": str(run_dir), "deployments": rows, "search": summary, "teacher": teacher})
+        return
+    metric = str(frame["metric"].iloc[0])
+    full = frame["params"].iloc[0] / frame["params_ratio"].iloc[0]
+    print(
+        f"{run_dir.name}  teacher {metric} {frame['teacher_validation'].iloc[0]:.3f}  "
+        f"{full / 1e6:.1f}M params"
+    )
+    shown = Table(box=None, pad_edge=False)
+    for name in ("method", "budget"):
+        shown.add_column(name)
+    for name in ("limit", "params", "of full", "selection", "validation", "kept", "p50 latency"):
+        shown.add_column(name, justify="right")
+    for row in frame.to_dict("records"):
+        shown.add_row(
+            row["method"],
+            row["budget"],
+            f"{_short(row['limit'])} {row['kind']}",
+            _short(row["params"]),
+            f"{row['params_ratio']:.2f}",
+            f"{row['selection']:.3f}",
+            f"{row['validation']:.3f}",
+            f"{100 * row['retention']:.1f}%",
+            f"{row['latency_ms']:.1f} ms",
+        )
+    Console(width=max(100, Console().width)).print(shown)
+    budgets = len(frame)
+    print(
+        f"search used {summary['evaluations']} evaluations for {budgets} budgets "
+        f"(dearest alone: {summary['dearest']}) · super-network trained once"
+    )
+    print(f"tables   {run_dir / 'tables'}")
+    print(f"exports  {run_dir / 'exports'}")
+
+
+def _print_plan(found: dict[str, Any]) -> None:
+    print(f"run       {found['run']}")
+    print(f"task      {found['task']}")
+    print(f"space     {found['space']['size']:,} architectures")
+    for kind, (low, high) in found["space"]["reach"].items():
+        print(f"{kind:<15}{_short(low)} .. {_short(high)}")
+    for b in found["budgets"]:
+        verdict = "ok" if b["feasible"] else f"cannot be met: {b['reason']}"
+        print(f"budget    {b['name']} {b['kind']} <= {_short(b['limit'])}: {verdict}")
+    steps = found["steps"]
+    print(f"steps     teacher {steps['teacher']:,} · super-network {steps['supernet']:,} in "
+          f"{steps['phases']} phases")  # fmt: skip
+    print(f"memory    about {found['memory_gib']:.1f} GiB a worker")
+    print(f"time      {found['time']}")
+    for note in found["notes"]:
+        print(f"note      {note}")
+
+
+def _print_frame(frame: Any) -> None:
+    columns = [c for c in frame.columns if frame[c].notna().any()]
+    shown = Table(box=None, pad_edge=False)
+    for name in columns:
+        shown.add_column(name, justify="right" if frame[name].dtype.kind in "if" else "left")
+    for row in frame[columns].to_dict("records"):
+        shown.add_row(*(_cell(v) for v in row.values()))
+    Console(width=max(Console().width, 32 * len(columns))).print(shown)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return str(value)
+
+
+def _short(value: float) -> str:
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.4g}{unit}"
+    return f"{value:g}"
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, indent=1, default=str))

@@ -1,0 +1,201 @@
+"""Extraction, proof, validation and export of what the search chose."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from raycomp.data.batches import Batch, collate
+from raycomp.encoder.arch import Architecture
+from raycomp.encoder.elastic import ElasticEncoder
+from raycomp.encoder.export import export, verify
+from raycomp.encoder.latency import p50_latency_ms
+from raycomp.errors import UserError
+from raycomp.runtime.progress import Update
+from raycomp.runtime.recipe import Workplace
+from raycomp.runtime.tuner import Outcome
+from raycomp.tables import write_json, write_rows
+from raycomp.train.evaluate import Score, predict, score
+
+PARITY = 1e-5  # largest difference of logits between the slice and the model that was loaded back
+
+
+def score_network(place: Workplace, model: ElasticEncoder, split: str) -> dict[str, float]:
+    """Return every metric of the full network on a split, in fp32."""
+    found = _score(place, lambda b: model(b, None).logits, split)
+    return {**found.values, "loss": found.loss, "examples": found.examples}
+
+
+def deploy(
+    place: Workplace, outcomes: list[Outcome], weights_id: str, on_progress: Update
+) -> list[dict[str, Any]]:
+    """Extract, verify and export the best architecture of each budget; write the deployments.
+
+    The validation split is read here, once for each deployed model, after every choice is made.
+    """
+    model = place.supernet().eval()
+    teacher = _teacher_validation(place)
+    rows = []
+    for i, budget in enumerate(place.job.budget):
+        mine = [o for o in outcomes if o.budget == budget.name]
+        chosen = max(mine, key=lambda o: (o.arch is not None, o.value, -o.loss))
+        rows.append(_row(place, model, chosen, mine, teacher, weights_id))
+        on_progress(i + 1, len(place.job.budget), {})
+    write_rows(place.run_dir, "deployments", rows, "yoco")
+    return rows
+
+
+def _row(
+    place: Workplace,
+    model: ElasticEncoder,
+    chosen: Outcome,
+    mine: list[Outcome],
+    teacher: float,
+    weights_id: str,
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "run": place.run_dir.name,
+        "method": "yoco",
+        "budget": chosen.budget,
+        "kind": chosen.kind,
+        "limit": chosen.limit,
+        "feasible": chosen.arch is not None,
+        "searcher": chosen.searcher,
+        "seed": chosen.seed,
+        "metric": place.primary,
+        "evaluations": max(o.evaluations for o in mine),
+        "seconds": sum(o.seconds for o in mine),
+        "teacher_validation": teacher,
+        "reason": chosen.reason,
+    }
+    if chosen.arch is None:
+        return row
+    arch, costs = Architecture.from_json(chosen.arch), place.costs()
+    out = place.run_dir / "exports" / f"yoco-{chosen.budget}"
+    proof = export_arch(place, model, arch, out, {"budget": chosen.budget, "selection": chosen.value})
+    loaded = AutoModelForSequenceClassification.from_pretrained(
+        str(out), trust_remote_code=True, local_files_only=True
+    ).eval()
+    found = [
+        _score(place, lambda b: _logits(loaded, b), v.name).values[place.primary]
+        for v in place.task.validation
+    ]
+    validation = float(np.mean(found))  # MNLI: the mean of matched and mismatched, as in the paper
+    counted = sum(p.numel() for p in loaded.parameters())
+    cost = float(costs.cost(chosen.kind, arch))
+    counted_kind = _counted(loaded, chosen.kind, cost)
+    if counted_kind > chosen.limit:
+        raise UserError(
+            f"budget {chosen.budget}: the exported model counts {counted_kind:,.0f} {chosen.kind}, "
+            f"above the limit of {chosen.limit:,.0f}; this is a fault of raycomp, please report it"
+        )
+    latency = p50_latency_ms(
+        lambda ids, mask: loaded(input_ids=ids, attention_mask=mask),
+        place.config.vocab_size,
+        length=place.job.task.max_length,
+    )
+    full = float(costs.cost("params", place.space.largest()))
+    row |= {
+        "arch_id": arch.id,
+        "arch": chosen.arch,
+        "params": counted,
+        "params_ratio": counted / full,
+        "encoder_params": int(costs.cost("encoder_params", arch)),
+        "flops": float(costs.cost("flops", arch)),
+        "cost": counted_kind,
+        "latency_ms": latency,
+        "selection": chosen.value,
+        "validation": validation,
+        "gap": chosen.value - validation,
+        "retention": validation / teacher if teacher else float("nan"),
+        "parity": proof["max_logit_difference"],
+        "export": str(out.relative_to(place.run_dir)),
+    }
+    write_json(
+        out / "certificate.json",
+        {**{k: v for k, v in row.items() if v == v}, "weights_id": weights_id, "made": time.time()},
+    )
+    return row
+
+
+def export_arch(
+    place: Workplace, model: ElasticEncoder, arch: Architecture, out: Path, figures: dict[str, Any]
+) -> dict[str, Any]:
+    """Extract an architecture, write its folder, load it back, and compare.
+
+    Raises:
+        UserError: the loaded model's logits differ from the slice's by more than PARITY.
+    """
+    costs = place.costs()
+    card = {
+        "base_model": place.job.model.name,
+        "task": place.task.name,
+        "metric": place.primary,
+        "arch": arch.to_json(),
+        "params": int(costs.cost("params", arch)),
+        "encoder_params": int(costs.cost("encoder_params", arch)),
+        "flops": float(costs.cost("flops", arch)),
+        "length": place.job.search.flops_length or place.job.task.max_length,
+        "run": place.run_dir.name,
+        **figures,
+    }
+    extracted = model.extract(arch)
+    export(extracted, place.tokenizer, out, place.task.label_names, card)
+    tokens = place.tokens("selection")
+    batch = collate(tokens, np.arange(min(32, len(tokens))), place.pad_id)
+    with torch.inference_mode():
+        sliced = model(batch, arch).logits
+        straight = _logits(extracted.eval(), batch)
+    proof = verify(out, extracted, batch)
+    difference = max(
+        float(proof["max_logit_difference"]), float((sliced - straight).abs().max())
+    )
+    if difference > PARITY:
+        raise UserError(
+            f"{out}: the exported model's logits differ from the super-network's by {difference:.2g} "
+            f"(allowed {PARITY:g}); this is a fault of raycomp, please report it"
+        )
+    return {**proof, "max_logit_difference": difference}
+
+
+def _logits(model: Any, batch: Batch) -> torch.Tensor:
+    return model(  # type: ignore[no-any-return]
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        token_type_ids=batch.token_type_ids,
+    ).logits
+
+
+def _counted(model: Any, kind: str, computed: float) -> float:
+    """Return the figure of a budget's kind, counted on the loaded model where it can be counted."""
+    if kind == "params":
+        return float(sum(p.numel() for p in model.parameters()))
+    if kind == "encoder_params":
+        return float(sum(p.numel() for n, p in model.named_parameters() if "layers." in n))
+    return computed
+
+
+def _score(place: Workplace, forward: Any, split: str) -> Score:
+    tokens = place.tokens(split)
+    logits = predict(
+        forward,
+        tokens,
+        pad_id=place.pad_id,
+        max_tokens=place.job.search.max_tokens,
+        precision="fp32",
+        device=torch.device("cpu"),
+    )
+    return score(place.metrics, tokens, logits)
+
+
+def _teacher_validation(place: Workplace) -> float:
+    """Return the teacher's score over the validation splits, as it was measured once."""
+    import json
+
+    figures = json.loads((place.run_dir / "teacher" / "score.json").read_text())
+    return float(np.mean([figures[v.name][place.primary] for v in place.task.validation]))

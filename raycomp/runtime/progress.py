@@ -1,0 +1,64 @@
+"""Progress of long work: bars with rates and time left on a terminal, nothing elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+from rich.progress import TimeRemainingColumn
+
+Update = Callable[[int, int, dict[str, Any]], None]
+
+
+class Progress:
+    """Shows bars and says short lines on standard error; quiet when that is no terminal."""
+
+    def __init__(self, enabled: bool | None = None) -> None:
+        self._console = Console(stderr=True)
+        self._enabled = sys.stderr.isatty() if enabled is None else enabled
+
+    def say(self, text: str) -> None:
+        """Print one line, also where there is no terminal."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def bar(self, name: str) -> Iterator[Update]:
+        """Show a bar while the block runs; call the yielded function with done, total, figures."""
+        if not self._enabled:
+            yield lambda done, total, info: None
+            return
+        columns = (
+            TextColumn(f"{name:<14}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+        )
+        with RichProgress(*columns, console=self._console) as shown:
+            task = shown.add_task(name, total=None, rate="", figures="")
+
+            def update(done: int, total: int, info: dict[str, Any]) -> None:
+                speed = shown.tasks[0].speed
+                rate = f"{speed:.1f}/s" if speed else ""
+                shown.update(task, completed=done, total=total, rate=rate, figures=_figures(info))
+
+            yield update
+
+
+def _figures(info: dict[str, Any]) -> str:
+    """Write the figures that a watcher wants: phase, loss, entropy, exploit probability."""
+    parts = []
+    if isinstance(info.get("phase"), str):
+        parts.append(info["phase"])
+    for key, label in (("loss", "loss"), ("entropy", "entropy"), ("p_exploit", "exploit")):
+        if isinstance(info.get(key), (int, float)):
+            parts.append(f"{label} {info[key]:.3f}")
+    return "  ".join(parts)

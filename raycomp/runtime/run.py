@@ -1,0 +1,225 @@
+"""The driver: teacher -> super-network -> search -> deployment, each stage once, each resumable."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from raycomp.data.batches import TrainPlan, collate
+from raycomp.encoder.elastic import ElasticEncoder
+from raycomp.encoder.importance import reorder, scores
+from raycomp.errors import UserError
+from raycomp.job import Job
+from raycomp.runtime import cluster
+from raycomp.runtime.checkpoint import save_tensors
+from raycomp.runtime.cluster import ray
+from raycomp.runtime.deploy import deploy, score_network
+from raycomp.runtime.evaluators import start_ledger
+from raycomp.runtime.progress import Progress
+from raycomp.runtime.recipe import Workplace, build_sampler, train_plan
+from raycomp.runtime.sampler_actor import start_sampler
+from raycomp.runtime.trainer import train_stage
+from raycomp.runtime.tuner import infeasible, search_all
+from raycomp.tables import write_json, write_text
+from raycomp.train.objectives import label_loss
+from raycomp.train.optim import resolve_precision
+from raycomp.yoco.searchers import min_cost
+
+IMPORTANCE_BATCHES = 32
+
+
+def run_job(job: Job, storage: Path, progress: Progress) -> Path:
+    """Run a job to its end, or go on where it stopped; return the run's folder.
+
+    Raises:
+        UserError: a mistake in the job, the data or the storage; nothing is left half-written.
+    """
+    run_dir = storage.resolve() / job.run_id
+    place = Workplace(job, run_dir)
+    check_budgets(place)  # before anything is written or started
+    fresh = not run_dir.exists()
+    with _hold(run_dir):
+        if not fresh:
+            progress.say(f"found {job.run_id}: {_found(run_dir)}")
+        write_json(run_dir / "job.json", job.model_dump(mode="json"))
+        owned = cluster.connect()
+        try:
+            _teacher(place, progress)
+            _supernet(place, progress)
+            _search(place, progress)
+        finally:
+            if owned:
+                ray.shutdown()
+    return run_dir
+
+
+def check_budgets(place: Workplace) -> None:
+    """Refuse a job with a budget that no network of the space can meet, naming each.
+
+    Raises:
+        UserError: with the nearest feasible value of every budget that cannot be met.
+    """
+    faults = []
+    for budget in place.job.budget:
+        kind, limit = budget.kind, place.limit(budget)
+        costs = place.costs()
+        _, least = min_cost(place.space, lambda a, k=kind, c=costs: float(c.cost(k, a)))  # type: ignore[misc]
+        if least > limit:
+            faults.append(infeasible(budget.name, kind, limit, least))
+    if faults:
+        raise UserError("\n".join(faults))
+
+
+def _teacher(place: Workplace, progress: Progress) -> None:
+    """Fine-tune the teacher unless it is given fine-tuned, and score it once on each split."""
+    folder = place.run_dir / "teacher"
+    if (folder / "score.json").exists():
+        return
+    job = place.job
+    _, _, fine_tuned = place.base
+    if job.teacher.mode == "as-is" and not fine_tuned:
+        raise UserError(
+            f"teacher.mode is as-is, but {job.model.name} holds no classifier for this task's "
+            f"{place.task.num_labels} outputs; use teacher.mode = 'train'"
+        )
+    place.tokens("train")  # once, before several workers would each do it
+    if not (folder / "network.safetensors").exists():
+        if fine_tuned and job.teacher.mode != "train":
+            save_tensors(folder / "network.safetensors", place.network().state_dict())
+        else:
+            with progress.bar("teacher") as bar:
+                train_stage("teacher", job, place.run_dir, {}, bar)
+    teacher = place.teacher().eval()
+    figures = {
+        split: score_network(place, teacher, split)
+        for split in ("selection", *(v.name for v in place.task.validation))
+    }
+    write_json(folder / "score.json", figures)
+
+
+def _supernet(place: Workplace, progress: Progress) -> None:
+    """Reorder the teacher's heads and neurons, then train the super-network."""
+    folder = place.run_dir / "supernet"
+    if (folder / "sampler.json").exists():
+        return
+    job = place.job
+    if not (folder / "start.safetensors").exists():
+        with progress.bar("importance"):
+            save_tensors(folder / "start.safetensors", _start(place).state_dict())
+    plan = train_plan(job, place.space, place.config, len(place.tokens("train")))
+    plan["sampler"] = build_sampler(job, plan).state_dict()
+    plan["actor"] = f"eesng-{place.run_dir.name}"
+    data = job.model_dump(mode="json")
+    actor = start_sampler(plan["actor"], data, plan, folder / "snapshot.json")
+    with progress.bar("super-network") as bar:
+        train_stage("supernet", job, place.run_dir, plan, bar)
+    ray.kill(actor)
+
+
+def _start(place: Workplace) -> ElasticEncoder:
+    """Return the super-network before training: the teacher or the pretrained network, reordered."""
+    job = place.job
+    model = place.teacher() if job.train.init == "teacher" else place.network()
+    if job.space.reorder:
+        tokens = place.tokens("train")
+        plan = TrainPlan(tokens.lengths, job.train.batch_size, job.run.seed)
+        count = min(IMPORTANCE_BATCHES, plan.steps_per_epoch)
+        batches = [collate(tokens, plan.rows(i), place.pad_id) for i in range(count)]
+        judged = place.teacher().eval()
+        found = scores(judged, batches, lambda out, b: label_loss(out, b.labels, b.total))
+        reorder(model, found)
+    return model
+
+
+def _search(place: Workplace, progress: Progress) -> None:
+    """Search every budget through the ledger, then deploy the best of each."""
+    job, run_dir = place.job, place.run_dir
+    done = run_dir / "deployed.json"
+    if done.exists():
+        return
+    device = torch.device("cuda" if cluster.free_gpus() else "cpu")
+    precision = resolve_precision(job.train.precision, device)
+    weights_id = file_hash(run_dir / "supernet" / "network.safetensors")
+    place.tokens("selection")
+    ledger, evaluators = start_ledger(job.model_dump(mode="json"), run_dir, weights_id)
+    with progress.bar("search") as bar:
+        outcomes = search_all(job, run_dir, ledger, precision, lambda d, t: bar(d, t, {}))
+    ray.get(ledger.flush.remote())
+    fresh = ray.get(ledger.fresh.remote())
+    for actor in (ledger, *evaluators):
+        ray.kill(actor)
+    with progress.bar("deploy") as bar:
+        deploy(place, outcomes, weights_id, bar)
+    write_json(
+        done,
+        {"evaluations": fresh, "dearest": max(o.evaluations for o in outcomes)},
+    )
+
+
+def file_hash(path: Path) -> str:
+    """Return the first 16 hex digits of a file's sha256: the identity of weights."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _hold(run_dir: Path) -> Iterator[None]:
+    """Hold the run's lock; the system frees it when this process ends, however it ends."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        file = (run_dir / ".lock").open("a+")
+    except OSError as error:
+        raise UserError(
+            f"storage {run_dir.parent} cannot be written ({error.strerror}); choose another with "
+            "--storage"
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise UserError(
+                f"run {run_dir.name} is being worked on by {holder}; wait for it, or end it first"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        yield
+
+
+def _found(run_dir: Path) -> str:
+    """Say how far an earlier start of this run came."""
+    parts = ["teacher done" if (run_dir / "teacher" / "score.json").exists() else "teacher not done"]
+    progress = run_dir / "progress" / "supernet.json"
+    if (run_dir / "supernet" / "sampler.json").exists():
+        parts.append("super-network done")
+    elif progress.exists():
+        data: dict[str, Any] = json.loads(progress.read_text())
+        parts.append(f"super-network at step {data['done']:,} of {data['total']:,}")
+    else:
+        parts.append("super-network not begun")
+    parts.append("all done" if (run_dir / "deployed.json").exists() else "search not done")
+    return ", ".join(parts)
+
+
+def deployments(run_dir: Path) -> pd.DataFrame:
+    """Return the deployments of a run."""
+    from raycomp.tables import read_table
+
+    return read_table(run_dir, "deployments")
+
+
+__all__ = ["check_budgets", "deployments", "file_hash", "run_job", "write_text"]

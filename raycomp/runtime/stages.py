@@ -1,0 +1,208 @@
+"""What is trained, as stages that `trainer` runs on every rank: the teacher, the super-network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from raycomp.data.batches import Batch
+from raycomp.data.tokens import TokenSplit
+from raycomp.encoder.elastic import ElasticEncoder, ElasticOutput
+from raycomp.job import Job
+from raycomp.runtime.checkpoint import save_tensors
+from raycomp.runtime.cluster import ray
+from raycomp.runtime.recipe import Workplace, plan_schedule
+from raycomp.runtime.sampler_actor import ActorSampler
+from raycomp.tables import write_json
+from raycomp.train.loop import TrainStep
+from raycomp.train.optim import LinearDecay, Reduce, Updater, resolve_precision
+from raycomp.train.teacher import TeacherStep
+from raycomp.yoco.step import SuperStep
+
+
+class Stage(Protocol):
+    """One thing to train, on one rank."""
+
+    method: str
+    model: ElasticEncoder
+    updater: Updater
+    step: TrainStep
+    tokens: TokenSplit
+    pad_id: int
+    batch_size: int
+    steps_per_epoch: int
+    total: int
+
+    def begin(
+        self, attempt: str, rank: int, world: int, start: int, state: dict[str, Any] | None
+    ) -> None:
+        """Open an attempt at step `start`, with the checkpoint's state."""
+        ...
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Return what a checkpoint must hold beside weights and optimizer."""
+        ...
+
+    def distribution_rows(self, step: int) -> list[dict[str, Any]]:
+        """Return rows of table `distribution`, if there is one."""
+        ...
+
+    def finish(self) -> None:
+        """Write the trained network; rank 0 alone calls this."""
+        ...
+
+
+class TeacherStage:
+    """Fine-tuning of the full network."""
+
+    method = "teacher"
+
+    def __init__(
+        self,
+        job: Job,
+        run_dir: Path,
+        plan: dict[str, Any],
+        *,
+        device: torch.device,
+        reduce: Reduce | None,
+    ) -> None:
+        place = Workplace(job, run_dir)
+        settings = job.teacher
+        self.tokens = place.tokens("train")
+        self.pad_id = place.pad_id
+        self.batch_size = settings.batch_size
+        self.steps_per_epoch = -(-len(self.tokens) // settings.batch_size)
+        self.total = max(1, round(settings.epochs * self.steps_per_epoch))
+        self.model = place.network().to(device)
+        self.model.set_dropout(settings.dropout)
+        self.updater = Updater(
+            self.model,
+            LinearDecay(settings.learning_rate, settings.warmup, (0, self.total)),
+            weight_decay=settings.weight_decay,
+            clip=1.0,
+            reduce=reduce,
+        )
+        precision = resolve_precision(job.train.precision, device)
+        self.step: TrainStep = TeacherStep(
+            self.model, self.updater, precision=precision, device=device
+        )
+        self._run_dir = run_dir
+
+    def begin(
+        self, attempt: str, rank: int, world: int, start: int, state: dict[str, Any] | None
+    ) -> None:
+        """Nothing to open: the teacher has no sampler."""
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Return nothing beyond weights and optimizer."""
+        return {}
+
+    def distribution_rows(self, step: int) -> list[dict[str, Any]]:
+        """Return no rows."""
+        return []
+
+    def finish(self) -> None:
+        """Write the teacher's weights."""
+        save_tensors(self._run_dir / "teacher" / "network.safetensors", self.model.state_dict())
+
+
+class SuperStage:
+    """Training of the super-network under EE-SNG."""
+
+    method = "yoco"
+
+    def __init__(
+        self,
+        job: Job,
+        run_dir: Path,
+        plan: dict[str, Any],
+        *,
+        device: torch.device,
+        reduce: Reduce | None,
+    ) -> None:
+        place = Workplace(job, run_dir)
+        settings = job.train
+        schedule = plan_schedule(plan)
+        self.tokens = place.tokens("train")
+        self.pad_id = place.pad_id
+        self.batch_size = settings.batch_size
+        self.steps_per_epoch = -(-len(self.tokens) // settings.batch_size)
+        self.total = schedule.total
+        self.model = place.network(run_dir / "supernet" / "start.safetensors").to(device)
+        self.model.set_dropout(settings.dropout)
+        stretches = (0, schedule.total)
+        if settings.schedule == "phase":
+            firsts = [schedule.first_step(i) for i in range(len(schedule.phases))]
+            stretches = tuple(sorted({*firsts, schedule.total}))
+        self.updater = Updater(
+            self.model,
+            LinearDecay(settings.learning_rate, settings.warmup, stretches),
+            weight_decay=settings.weight_decay,
+            clip=settings.clip,
+            fresh_each_stretch=settings.schedule == "phase",
+            reduce=reduce,
+        )
+        self._place, self._device, self._settings = place, device, settings
+        self._run_dir, self._plan = run_dir, plan
+        self._precision = resolve_precision(settings.precision, device)
+        self._actor: Any = None
+        self._rank = 0
+
+    def begin(
+        self, attempt: str, rank: int, world: int, start: int, state: dict[str, Any] | None
+    ) -> None:
+        """Find the actor, open the attempt there, and roll theta back to the checkpoint's."""
+        self._actor = ray.get_actor(self._plan["actor"])
+        self._rank = rank
+        if rank == 0:
+            sampler = state["sampler"] if state else self._plan["sampler"]
+            timeout = self._settings.barrier_seconds
+            ray.get(self._actor.begin.remote(attempt, world, start, sampler, timeout))
+        self._sampler = ActorSampler(self._actor, attempt, rank)
+        self.step: TrainStep = SuperStep(
+            self.model,
+            self._sampler,
+            self.updater,
+            teacher=self._teacher(),
+            distill=self._settings.distill,
+            regression=self._place.regression,
+            precision=self._precision,
+            device=self._device,
+        )
+
+    def _teacher(self) -> Any:
+        if self._settings.distill == "none":
+            return None
+        teacher = self._place.teacher().to(self._device).eval().requires_grad_(False)
+        hidden = self._settings.distill == "hidden"
+
+        def forward(batch: Batch) -> ElasticOutput:
+            return teacher(batch, None, hidden=hidden)  # type: ignore[no-any-return]
+
+        return forward
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Return the sampler's state at this step."""
+        return {"sampler": self._sampler.state(step)}
+
+    def distribution_rows(self, step: int) -> list[dict[str, Any]]:
+        """Return theta as rows."""
+        rows = ray.get(self._actor.probabilities.remote())
+        return [
+            {"run": self._run_dir.name, "step": step, "variable": v, "choice": c, "probability": p}
+            for v, c, p in rows
+        ]
+
+    def finish(self) -> None:
+        """Write the trained network and the sampler."""
+        folder = self._run_dir / "supernet"
+        save_tensors(folder / "network.safetensors", self.model.state_dict())
+        write_json(folder / "sampler.json", self._sampler.state(self.total))
+
+
+STAGES: dict[str, type[TeacherStage] | type[SuperStage]] = {
+    "teacher": TeacherStage,
+    "supernet": SuperStage,
+}

@@ -1,0 +1,201 @@
+"""Ray Tune runs the deployment search: one trial per (budget, searcher, seed), in parallel.
+
+A trial is a pure function of the job, theta and the scores, and every score comes from the ledger.
+So an interrupted trial is simply run again: it walks the same path, and pays only for the
+architectures that were not scored before. Nothing of Tune's own (pickled) state is read back.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune import RunConfig, TuneConfig, Tuner
+
+from raycomp.encoder.arch import Architecture
+from raycomp.errors import UserError
+from raycomp.job import Job, parse_job
+from raycomp.runtime.cluster import ray
+from raycomp.runtime.recipe import Workplace
+from raycomp.tables import write_json
+from raycomp.yoco.searchers import Budget, Searcher, best, make_searcher, min_cost, opening
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one trial found.
+
+    Attributes:
+        budget, kind, limit: the budget, its kind, and its absolute limit.
+        searcher, seed: who searched.
+        arch: canonical JSON of the best feasible architecture, or None.
+        value, loss: its score on the selection split.
+        evaluations: architectures that the trial asked for, cached or not.
+        seconds: wall time.
+        reason: why there is no architecture, else empty.
+    """
+
+    budget: str
+    kind: str
+    limit: float
+    searcher: str
+    seed: int
+    arch: str | None
+    value: float
+    loss: float
+    evaluations: int
+    seconds: float
+    reason: str = ""
+
+
+def outcome_path(run_dir: Path, budget: str, searcher: str, seed: int) -> Path:
+    """Return where a trial's outcome lies."""
+    return run_dir / "search" / f"{budget}.{searcher}.{seed}.json"
+
+
+def search_all(
+    job: Job, run_dir: Path, ledger: Any, precision: str, on_progress: Callable[[int, int], None]
+) -> list[Outcome]:
+    """Search every budget; trials that ended before are not run again."""
+    trials = [
+        {"budget": b.name, "searcher": s, "seed": seed}
+        for b in job.budget
+        for s in job.search.searchers
+        for seed in job.search.seeds
+    ]
+    paths = [outcome_path(run_dir, t["budget"], t["searcher"], t["seed"]) for t in trials]
+    open_trials = [t for t, p in zip(trials, paths, strict=True) if not p.exists()]
+    if open_trials:
+        _tune(job, run_dir, ledger, precision, open_trials, on_progress)
+    missing = [p.stem for p in paths if not p.exists()]
+    if missing:
+        raise UserError(f"the search of {', '.join(missing)} failed; run the job again")
+    return [Outcome(**json.loads(p.read_text())) for p in paths]
+
+
+def _tune(
+    job: Job,
+    run_dir: Path,
+    ledger: Any,
+    precision: str,
+    trials: list[dict[str, Any]],
+    on_progress: Callable[[int, int], None],
+) -> None:
+    data = job.model_dump(mode="json")
+
+    def trial(config: dict[str, Any]) -> dict[str, float]:
+        chosen = config["trial"]
+        outcome = search_one(
+            parse_job(data), run_dir, ledger, precision, chosen["budget"], chosen["searcher"],
+            chosen["seed"],
+        )  # fmt: skip
+        return {"value": outcome.value if outcome.arch else -1.0}
+
+    class Progress(tune.Callback):
+        def __init__(self) -> None:
+            self.done = 0
+
+        def on_trial_complete(self, *args: Any, **kwargs: Any) -> None:
+            self.done += 1
+            on_progress(self.done, len(trials))
+
+    tuner = Tuner(
+        # Trials wait for scores; the processors belong to the evaluators.
+        tune.with_resources(trial, {"cpu": 0.001}),
+        param_space={"trial": tune.grid_search(trials)},
+        tune_config=TuneConfig(max_concurrent_trials=len(trials)),
+        run_config=RunConfig(
+            name="search", storage_path=str(run_dir / "tune"), verbose=0, callbacks=[Progress()]
+        ),
+    )
+    results = tuner.fit()
+    if results.errors:
+        raise UserError(f"the search failed: {str(results.errors[0]).strip().splitlines()[-1]}")
+
+
+def search_one(
+    job: Job, run_dir: Path, ledger: Any, precision: str, name: str, searcher: str, seed: int
+) -> Outcome:
+    """Run one trial and write its outcome.
+
+    Every budget of a job is told the same opening set first, so that budgets share most of their
+    evaluations; then the searcher asks on its own until `search.evaluations` are told.
+    """
+    began = time.perf_counter()
+    place = Workplace(job, run_dir)
+    settings = next(b for b in job.budget if b.name == name)
+    costs, space = place.costs(), place.space
+    limit = place.limit(settings)
+
+    def cost(arch: Architecture) -> float:
+        return float(costs.cost(settings.kind, arch))
+
+    def record(
+        arch: Architecture | None, value: float, loss: float, asked: int, why: str
+    ) -> Outcome:
+        outcome = Outcome(
+            name, settings.kind, limit, searcher, seed, arch.to_json() if arch else None,
+            value, loss, asked, time.perf_counter() - began, why,
+        )  # fmt: skip
+        write_json(outcome_path(run_dir, name, searcher, seed), asdict(outcome))
+        return outcome
+
+    smallest, least = min_cost(space, cost)
+    if least > limit:
+        why = infeasible(name, settings.kind, limit, least)
+        return record(None, 0.0, 0.0, 0, why)
+    theta = place.sampler_state()
+    budget = Budget(
+        cost=cost,
+        limit=limit,
+        largest=cost(space.largest()),
+        alpha=job.search.alpha,
+        form=job.search.reward,
+    )
+    whole_seed = job.run.seed * 10_007 + seed
+    search: Searcher = make_searcher(searcher, space, theta, budget, whole_seed)
+    archs: list[Architecture] = []
+    values: list[float] = []
+    losses: list[float] = []
+
+    def tell(batch: list[Architecture]) -> None:
+        rows = ray.get(ledger.score.remote([a.to_json() for a in batch], "selection", precision))
+        found = [float(r["value"]) for r in rows]
+        lost = [float(r["loss"]) for r in rows]
+        search.tell(batch, found, lost)
+        archs.extend(batch)
+        values.extend(found)
+        losses.extend(lost)
+
+    total = min(job.search.evaluations, space.size())
+    shared = min(total, math.floor(total * job.search.opening))
+    if shared:
+        kind = "encoder_params"  # one set for every budget, whatever its kind
+        tell(opening(space, theta, lambda a: float(costs.cost(kind, a)), shared, whole_seed))
+    while len({a.id for a in archs}) < total:
+        before = len({a.id for a in archs})
+        tell(search.ask(min(job.search.batch, total - before)))
+        if len({a.id for a in archs}) == before:
+            break  # the searcher has nothing new to ask: the space, or what it can reach, is done
+    index = best(archs, values, losses, budget)
+    asked = len({a.id for a in archs})
+    if index is None:
+        # The smallest network is feasible, so it is the answer of last resort, scored like others.
+        tell([smallest])
+        index, asked = len(archs) - 1, asked + 1
+    return record(archs[index], values[index], losses[index], asked, "")
+
+
+def infeasible(name: str, kind: str, limit: float, least: float) -> str:
+    """Say why a budget cannot be met, and the nearest value that can."""
+    return (
+        f"budget {name}: {kind} <= {limit:,.0f} cannot be met; the smallest network of the space has "
+        f"{least:,.0f}. Nearest: {least:,.0f}. To go lower add a smaller value to space.ffn, "
+        "space.heads or space.depth"
+    )
