@@ -1,0 +1,97 @@
+"""Parameters and FLOPs of an architecture, from its shapes alone.
+
+Golden values (BERT-base without classifier): 24,427,776 + sum over layers of
+(196,800 h + 1,537 k + 4,608); full 109,482,240.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from raycomp.encoder.arch import Architecture
+from raycomp.encoder.static import RaycompConfig
+from raycomp.errors import UserError
+
+Kind = Literal["params", "encoder_params", "flops"]
+
+
+def layer_params(config: RaycompConfig, heads: int, ffn: int) -> int:
+    """Return the parameters of one Transformer layer."""
+    hidden, inner = config.hidden_size, heads * config.head_size
+    attention = 3 * (hidden * inner + inner) + inner * hidden + hidden
+    feed_forward = hidden * ffn + ffn + ffn * hidden + hidden
+    return attention + feed_forward + 4 * hidden  # two LayerNorms
+
+
+def other_params(config: RaycompConfig) -> int:
+    """Return the parameters outside the layers: embeddings, pooler and classifier."""
+    size, hidden = config.embedding_size, config.hidden_size
+    rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
+    embeddings = rows * size + 2 * size
+    if size != hidden:
+        embeddings += size * hidden + hidden
+    pooler = hidden * hidden + hidden
+    return embeddings + pooler + hidden * config.num_labels + config.num_labels
+
+
+def layer_flops(config: RaycompConfig, heads: int, ffn: int, length: int) -> int:
+    """Return the FLOPs of one layer on one sequence: 2 per multiply-add of its matrix products.
+
+    Norms, activations, softmax and biases are left out (under 2% at length 128).
+    """
+    hidden, inner = config.hidden_size, heads * config.head_size
+    projections = 4 * length * hidden * inner
+    attention = 2 * length * length * inner
+    feed_forward = 2 * length * hidden * ffn
+    return 2 * (projections + attention + feed_forward)
+
+
+def other_flops(config: RaycompConfig, length: int) -> int:
+    """Return the FLOPs outside the layers: embedding projection, pooler and classifier."""
+    hidden = config.hidden_size
+    projection = 0
+    if config.embedding_size != hidden:
+        projection = length * config.embedding_size * hidden
+    return 2 * (projection + hidden * hidden + hidden * config.num_labels)
+
+
+class CostModel:
+    """Costs of architectures of one network, by table look-up.
+
+    Args:
+        config: the full network.
+        length: tokens of a sequence, for FLOPs.
+    """
+
+    def __init__(self, config: RaycompConfig, length: int) -> None:
+        self._config = config
+        self._length = length
+        self._cache: dict[tuple[str, int, int], int] = {}
+        self._base = {
+            "params": other_params(config),
+            "encoder_params": 0,
+            "flops": other_flops(config, length),
+        }
+
+    def cost(self, kind: str, arch: Architecture) -> int:
+        """Return the cost of an architecture, in the unit of its kind.
+
+        Raises:
+            UserError: the kind is unknown.
+        """
+        if kind not in self._base:
+            raise UserError(f"budget kind {kind!r} is unknown; allowed: {', '.join(self._base)}")
+        total = self._base[kind]
+        for heads, ffn in zip(arch.heads, arch.ffn, strict=True):
+            total += self._layer(kind, heads, ffn)
+        return total
+
+    def _layer(self, kind: str, heads: int, ffn: int) -> int:
+        key = (kind, heads, ffn)
+        if key not in self._cache:
+            if kind == "flops":
+                value = layer_flops(self._config, heads, ffn, self._length)
+            else:
+                value = layer_params(self._config, heads, ffn)
+            self._cache[key] = value
+        return self._cache[key]
