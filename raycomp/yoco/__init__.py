@@ -1,0 +1,1 @@
+"""YOCO-BERT: the space, EE-SNG, the super-network step, and the deployment search."""
