@@ -1,0 +1,1 @@
+"""Text to batches: tasks, metrics, tokens, length buckets."""

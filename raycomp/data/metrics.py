@@ -1,0 +1,68 @@
+"""The metrics of GLUE and of own tasks, by scikit-learn and scipy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+from sklearn import metrics as sk
+
+from raycomp.errors import UserError
+
+CLASSIFICATION = ("accuracy", "f1", "accuracy_f1", "matthews")
+REGRESSION = ("pearson", "spearman", "pearson_spearman")
+
+
+def compute(names: Sequence[str], labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+    """Return each metric by name.
+
+    Args:
+        names: of CLASSIFICATION or REGRESSION.
+        labels: (rows,) classes or targets.
+        logits: (rows, classes), or (rows, 1) for regression.
+
+    Raises:
+        UserError: a name is unknown.
+    """
+    return {name: _one(name, labels, logits) for name in names}
+
+
+def check_metric(name: str, kind: str) -> str:
+    """Return a metric's name, or raise UserError when it does not fit the kind of task."""
+    allowed = REGRESSION if kind == "regression" else CLASSIFICATION
+    if name not in allowed:
+        raise UserError(
+            f"task.metric = {name!r} was given; allowed for {kind}: {', '.join(allowed)}"
+        )
+    return name
+
+
+def _one(name: str, labels: np.ndarray, logits: np.ndarray) -> float:
+    if name in REGRESSION:
+        predicted = logits[:, 0].astype(np.float64)
+        pearson = _correlation(stats.pearsonr, labels, predicted)
+        spearman = _correlation(stats.spearmanr, labels, predicted)
+        return {
+            "pearson": pearson,
+            "spearman": spearman,
+            "pearson_spearman": (pearson + spearman) / 2,
+        }[name]
+    predicted = logits.argmax(1)
+    if name == "accuracy":
+        return float(sk.accuracy_score(labels, predicted))
+    if name == "matthews":
+        return float(sk.matthews_corrcoef(labels, predicted))
+    if name in ("f1", "accuracy_f1"):
+        average = "binary" if logits.shape[1] == 2 else "macro"
+        f1 = float(sk.f1_score(labels, predicted, average=average, zero_division=0.0))
+        return f1 if name == "f1" else (f1 + float(sk.accuracy_score(labels, predicted))) / 2
+    raise UserError(f"metric {name!r} is unknown; allowed: {', '.join(CLASSIFICATION + REGRESSION)}")
+
+
+def _correlation(function: object, labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Return a correlation; 0 where one side is constant and none is defined."""
+    finite = bool(np.isfinite(predicted).all())
+    if len(labels) < 2 or not finite or np.ptp(labels) == 0 or np.ptp(predicted) == 0:
+        return 0.0
+    return float(function(labels, predicted)[0])  # type: ignore[operator]

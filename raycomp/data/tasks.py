@@ -1,0 +1,211 @@
+"""A task: labelled text as train, selection and validation splits, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import train_test_split
+
+from raycomp.data import sources
+from raycomp.data.metrics import check_metric
+from raycomp.errors import UserError
+from raycomp.job import TaskSettings
+
+Kind = Literal["classification", "regression"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of one split.
+
+    Attributes:
+        name: "train", "selection", "validation", ...
+        text_a: first texts.
+        text_b: second texts, or None.
+        labels: (rows,) int64 classes or float32 targets.
+    """
+
+    name: str
+    text_a: list[str]
+    text_b: list[str] | None
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.text_a)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Labelled text with its metrics.
+
+    Attributes:
+        name: "glue/sst2", or the training file's name.
+        kind: classification or regression.
+        label_names: class names in order; empty for regression.
+        metrics: every metric that is reported.
+        primary: the metric that choices are made on.
+        train: rows that weights are trained on.
+        selection: rows carved from train, for every choice.
+        validation: one split, or two for MNLI; touched once per deployed model.
+        notes: what a user should know of how the splits were made.
+    """
+
+    name: str
+    kind: Kind
+    label_names: tuple[str, ...]
+    metrics: tuple[str, ...]
+    primary: str
+    train: Split
+    selection: Split
+    validation: tuple[Split, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of the classifier; 1 for regression."""
+        return len(self.label_names) if self.kind == "classification" else 1
+
+
+def load_task(settings: TaskSettings, seed: int) -> Task:
+    """Load, check and split a task.
+
+    Raises:
+        UserError: a file, column, label or split is missing or not usable; it names the row.
+    """
+    source = sources.load(settings)
+    kind: Kind = source.kind if settings.kind == "auto" else settings.kind  # type: ignore[assignment]
+    notes = list(source.notes)
+    names = _label_names(source.train, settings.labels or source.labels, kind)
+    train = _check(source.train, "train", kind, names)
+    validation = {name: _check(frame, name, kind, names) for name, frame in source.validation.items()}
+    if not validation:
+        train, carved = _carve(train, 0.1, kind, seed + 1, "validation")
+        validation = {"validation": carved}
+        notes.append(f"no validation file was given: {len(carved):,} rows were carved from train")
+    if settings.limit is not None and settings.limit < len(train):
+        _, train = _carve(train, settings.limit, kind, seed + 2, "limit")
+    seen = set(zip(train["a"], train["b"], strict=True))
+    for name, frame in validation.items():
+        shared = sum(pair in seen for pair in zip(frame["a"], frame["b"], strict=True))
+        if shared:
+            notes.append(f"{shared:,} of {len(frame):,} texts of {name} also stand in train")
+    train, selection = _carve(train, settings.selection, kind, seed, "selection")
+    metrics = source.metrics
+    if settings.kind != "auto" and settings.kind != source.kind:
+        metrics = ("accuracy",) if kind == "classification" else ("pearson_spearman",)
+    primary = check_metric(settings.metric or metrics[0], kind)
+    return Task(
+        name=source.name,
+        kind=kind,
+        label_names=names,
+        metrics=tuple(dict.fromkeys((primary, *metrics))),
+        primary=primary,
+        train=_split("train", train, kind),
+        selection=_split("selection", selection, kind),
+        validation=tuple(_split(name, frame, kind) for name, frame in validation.items()),
+        notes=tuple(notes),
+    )
+
+
+def _label_names(frame: pd.DataFrame, given: Sequence[str] | None, kind: Kind) -> tuple[str, ...]:
+    if kind == "regression":
+        return ()
+    if given is not None:
+        names = tuple(map(str, given))
+    else:
+        values = frame["label"].dropna().unique().tolist()
+        if len(values) > 1000:
+            raise UserError(
+                f"the label column has {len(values):,} different values; allowed are up to 1,000 "
+                'classes. For numbers use task.kind = "regression"'
+            )
+        numeric = all(isinstance(v, (int, float, np.number)) for v in values)
+        names = tuple(map(_label_text, sorted(values) if numeric else sorted(map(str, values))))
+    if len(set(names)) != len(names):
+        raise UserError(f"task.labels names a class twice: {', '.join(names)}")
+    return names
+
+
+def _label_text(value: object) -> str:
+    """Write 1.0 as 1, so that a column of whole numbers read as floats keeps its names."""
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _check(frame: pd.DataFrame, split: str, kind: Kind, names: tuple[str, ...]) -> pd.DataFrame:
+    """Check every row; return columns a, b (text) and y (label)."""
+    if frame.empty:
+        raise UserError(f"split {split} is empty; at least one row is needed")
+    for column in ("a", "b", "label"):
+        bad = frame[column].isna().to_numpy().nonzero()[0]
+        if column in frame and len(bad) and not (column == "b" and len(bad) == len(frame)):
+            what = "label" if column == "label" else "text"
+            raise UserError(f"split {split}, row {bad[0]}: the {what} is missing; fill or drop it")
+    out = pd.DataFrame({"a": frame["a"].astype(str), "b": frame["b"].fillna("").astype(str)})
+    out["paired"] = bool(frame["b"].notna().all())
+    if kind == "regression":
+        values = pd.to_numeric(frame["label"], errors="coerce").to_numpy(float)
+        bad = (~np.isfinite(values)).nonzero()[0]
+        if len(bad):
+            raise UserError(
+                f"split {split}, row {bad[0]}: label {frame['label'].iloc[bad[0]]!r} is no finite "
+                "number, as regression needs"
+            )
+        out["y"] = values
+        return out
+    index = {name: i for i, name in enumerate(names)}
+    texts = frame["label"].map(_label_text)
+    found = texts.map(index)
+    bad = found.isna().to_numpy().nonzero()[0]
+    if len(bad):
+        raise UserError(
+            f"split {split}, row {bad[0]}: label {texts.iloc[bad[0]]!r} is out of range; allowed: "
+            f"{', '.join(names[:20])}"
+        )
+    out["y"] = found.astype("int64")
+    if split == "train" and out["y"].nunique() < 2:
+        raise UserError(
+            f"split train holds only one class ({names[int(out['y'].iloc[0])]}); at least two are "
+            "needed"
+        )
+    return out
+
+
+def _carve(
+    frame: pd.DataFrame, size: float | int, kind: Kind, seed: int, what: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Split rows off, seeded and stratified; equal texts go to the same side, so nothing leaks."""
+    keys = frame["a"] + "\x00" + frame["b"]
+    firsts = ~keys.duplicated()
+    groups = frame[firsts]
+    count = round(size * len(groups)) if size < 1 else int(size)
+    if count < 1 or len(groups) - count < 2:
+        raise UserError(
+            f"task.{what} = {size:g} takes {count:,} of {len(groups):,} different rows of train; at "
+            "least 1 must be taken and 2 must be left"
+        )
+    strata = groups["y"] if kind == "classification" else None
+    if strata is not None and (
+        strata.value_counts().min() < 2 or min(count, len(groups) - count) < strata.nunique()
+    ):
+        strata = None  # too few rows of a class to be stratified
+    _, taken = train_test_split(
+        np.arange(len(groups)), test_size=count, random_state=seed, stratify=strata
+    )
+    chosen = set(keys[firsts].iloc[taken])
+    mask = keys.isin(chosen)
+    rest, carved = frame[~mask].reset_index(drop=True), frame[mask].reset_index(drop=True)
+    if kind == "classification" and what != "limit" and rest["y"].nunique() < 2:
+        raise UserError(f"task.{what} = {size:g} leaves only one class in train; lower it")
+    return rest, carved
+
+
+def _split(name: str, frame: pd.DataFrame, kind: Kind) -> Split:
+    labels = frame["y"].to_numpy(np.float32 if kind == "regression" else np.int64)
+    paired = bool(frame["paired"].iloc[0])
+    return Split(name, frame["a"].tolist(), frame["b"].tolist() if paired else None, labels)
