@@ -14,6 +14,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from raycomp.encoder.static import ACTIVATIONS, RaycompConfig, RaycompForSequenceClassification
 from raycomp.errors import UserError
@@ -21,6 +22,10 @@ from raycomp.errors import UserError
 DEMO_MODEL = "demo/minilm-l6"
 DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+
+# Loading takes a second; its bars and its report of replaced heads would only be noise.
+transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()
 
 _BERT_LAYER = {
     "query": "attention.self.query",

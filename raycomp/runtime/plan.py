@@ -1,0 +1,88 @@
+"""What a job would do and need, before anything is spent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from raycomp.job import Job
+from raycomp.runtime.recipe import Workplace, train_plan
+from raycomp.runtime.tuner import infeasible
+from raycomp.yoco.searchers import min_cost
+
+# Measured on 2 cores with bf16 (benchmarks/step_cost.py): FLOPs of training a second, all told.
+CPU_FLOPS_PER_CORE = 6.0e10
+
+
+def make_plan(job: Job) -> dict[str, Any]:
+    """Return size and reach of the space, each budget's verdict, steps, memory and time.
+
+    Starts no training; reads the data and the encoder's shapes.
+
+    Raises:
+        UserError: as the run itself would.
+    """
+    place = Workplace(job, Path("runs") / job.run_id)
+    space, costs, task = place.space, place.costs(), place.task
+    reach = {
+        kind: (costs.cost(kind, space.smallest()), costs.cost(kind, space.largest()))
+        for kind in ("params", "encoder_params", "flops")
+    }
+    budgets = []
+    for budget in job.budget:
+        limit = place.limit(budget)
+        kind = budget.kind
+        _, least = min_cost(space, lambda a, k=kind: float(costs.cost(k, a)))  # type: ignore[misc]
+        ok = least <= limit
+        budgets.append(
+            {
+                "name": budget.name,
+                "kind": kind,
+                "limit": limit,
+                "feasible": ok,
+                "nearest": limit if ok else least,
+                "reason": "" if ok else infeasible(budget.name, kind, limit, least),
+            }
+        )
+    plan = train_plan(job, space, place.config, len(task.train))
+    per_epoch = -(-len(task.train) // job.teacher.batch_size)
+    teacher = 0 if place.base[2] and job.teacher.mode != "train" else per_epoch * job.teacher.epochs
+    supernet = sum(plan["steps"])
+    return {
+        "run": job.run_id,
+        "task": f"{task.name}: {len(task.train):,} train, {len(task.selection):,} selection, "
+        + ", ".join(f"{len(v):,} {v.name}" for v in task.validation),
+        "space": {"size": space.size(), "reach": {k: list(v) for k, v in reach.items()}},
+        "budgets": budgets,
+        "steps": {"teacher": round(teacher), "supernet": supernet, "phases": len(plan["steps"])},
+        "memory_gib": _memory(reach["params"][1], job, place),
+        "time": _time(job, place, round(teacher), plan["steps"]),
+        "notes": list(task.notes),
+    }
+
+
+def _memory(params: int, job: Job, place: Workplace) -> float:
+    """Return GiB a worker: weights, gradients, AdamW's two moments, a teacher, and activations."""
+    copies = 4 + (job.train.distill != "none")
+    config = place.config
+    per_token = config.num_hidden_layers * (12 * config.hidden_size + 2 * config.layer_ffn[0])
+    rows = job.train.batch_size / job.train.workers
+    activations = per_token * 4 * rows * job.task.max_length
+    return float((copies * 4 * params + activations) / 2**30 + 0.6)  # 0.6: Python, torch, Ray
+
+
+def _time(job: Job, place: Workplace, teacher: int, steps: list[int]) -> str:
+    """Return an estimate from FLOPs: three times the forward pass a step."""
+    costs, space = place.costs(), place.space
+    lengths = place.tokens("train").lengths
+    share = float(lengths.mean()) / (job.search.flops_length or job.task.max_length)
+    full = costs.cost("flops", space.largest()) * share
+    least = costs.cost("flops", space.smallest()) * share
+    distilled = 1.0 if job.train.distill != "none" else 0.0
+    middle = (full + least) / 2
+    work = 3 * full * teacher * job.teacher.batch_size
+    work += sum(steps) * job.train.batch_size * (3 * job.train.samples * middle + distilled * full)
+    if job.train.gpus:
+        return f"{work:.3g} FLOPs of training; measure a step on your GPU to turn this into hours"
+    minutes = work / (CPU_FLOPS_PER_CORE * 2) / 60
+    return f"about {max(1, round(minutes))} min of training on 2 cores ({work:.2g} FLOPs)"

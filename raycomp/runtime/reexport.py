@@ -1,0 +1,42 @@
+"""Write a deployed model again, anywhere, from a run's super-network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from raycomp.encoder.arch import Architecture
+from raycomp.errors import UserError
+from raycomp.job import parse_job
+from raycomp.runtime.deploy import export_arch
+from raycomp.runtime.recipe import Workplace
+from raycomp.tables import read_table
+
+
+def export_budget(run_dir: Path, budget: str, out: Path) -> dict[str, Any]:
+    """Extract, verify and write the model of one budget.
+
+    Raises:
+        UserError: the budget is unknown or was not met, or `out` exists and is not empty.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is not empty; name a new folder")
+    frame = read_table(run_dir, "deployments")
+    found = frame[(frame["budget"] == budget) & frame["arch"].notna()]
+    if found.empty:
+        names = ", ".join(frame.loc[frame["arch"].notna(), "budget"]) or "none yet"
+        raise UserError(f"run {run_dir.name} has no deployed budget {budget!r}; it has: {names}")
+    row = found.iloc[0]
+    run_dir = run_dir.resolve()
+    place = Workplace(parse_job(json.loads((run_dir / "job.json").read_text())), run_dir)
+    figures = {k: row[k] for k in ("budget", "selection", "validation", "teacher_validation")}
+    proof = export_arch(
+        place, place.supernet().eval(), Architecture.from_json(row["arch"]), out.resolve(), figures
+    )
+    return {
+        "out": str(out),
+        "arch": row["arch"],
+        "params": proof["params"],
+        "parity": proof["max_logit_difference"],
+    }
