@@ -156,7 +156,11 @@ def start_ledger(job: dict[str, Any], run_dir: Path, weights_id: str) -> tuple[A
     evaluators = [
         ray.remote(Evaluator)
         .options(
-            num_cpus=min(cpus, free_cpus() / count), num_gpus=gpus, max_restarts=3, max_task_retries=3
+            # A tenth stays free: trials ask for a sliver each, and would wait for ever without it.
+            num_cpus=0.9 * free_cpus() / count,
+            num_gpus=gpus,
+            max_restarts=3,
+            max_task_retries=3,
         )
         .remote(job, str(run_dir), cpus)
         for _ in range(count)
