@@ -96,9 +96,7 @@ class TaskSettings(Section):
 class ModelSettings(Section):
     """The encoder that is compressed."""
 
-    name: str = Field(
-        "demo/minilm-l6", description="Hub name, local folder, or the demo encoder."
-    )
+    name: str = Field("demo/minilm-l6", description="Hub name, local folder, or the demo encoder.")
     revision: str | None = Field(None, description="Branch, tag or commit on the Hub.")
     trust_remote_code: bool = Field(
         False, description="Let the model's repository run its own code. Off unless asked."
@@ -124,9 +122,7 @@ class SpaceSettings(Section):
 
     depth: list[int] | None = Field(None, description="Layers kept. Default: 1/2, 2/3, 5/6, 1.")
     heads: list[int] | None = Field(None, description="Heads a layer. Default: 1/3, 2/3, 1.")
-    ffn: list[int] | None = Field(
-        None, description="FFN neurons a layer. Default: 1/6, 1/4, 1/3, 1."
-    )
+    ffn: list[int] | None = Field(None, description="FFN neurons a layer. Default: 1/6, 1/4, 1/3, 1.")
     joint: bool = Field(
         False, description="One joint heads x FFN variable a layer (the released code's form)."
     )
@@ -222,9 +218,7 @@ class BudgetSettings(Section):
     encoder_params: float | int | str | None = Field(
         None, description="Transformer layers alone, without embeddings, pooler and classifier."
     )
-    flops: float | int | str | None = Field(
-        None, description='FLOPs of one sequence: 2e9, "2G", "0.5x".'
-    )
+    flops: float | int | str | None = Field(None, description='FLOPs of one sequence: 2e9, "2G", "0.5x".')
 
     @field_validator("name")
     @classmethod
@@ -300,9 +294,7 @@ class Job(Section):
 def plain_name(value: str) -> str:
     """Return a name that is safe as a folder, or raise ValueError."""
     if not NAME.fullmatch(value):
-        raise ValueError(
-            "must be 1 to 64 letters, digits, '-' or '_', beginning with a letter or digit"
-        )
+        raise ValueError("must be 1 to 64 letters, digits, '-' or '_', beginning with a letter or digit")
     return value
 
 
@@ -441,8 +433,10 @@ def _dotted(location: tuple[Any, ...], data: dict[str, Any]) -> str:
     parts: list[str] = []
     node: Any = data
     for key in location:
-        node = node[key] if isinstance(node, list) and isinstance(key, int) else (
-            node.get(key) if isinstance(node, dict) else None
+        node = (
+            node[key]
+            if isinstance(node, list) and isinstance(key, int)
+            else (node.get(key) if isinstance(node, dict) else None)
         )
         named = isinstance(key, int) and isinstance(node, dict) and isinstance(node.get("name"), str)
         parts.append(str(node["name"]) if named else str(key))

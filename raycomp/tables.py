@@ -143,7 +143,7 @@ def read_table(run: Path, name: str) -> pd.DataFrame:
             ) from None
         tables.append(_fit(part, schema))
     frame = pa.concat_tables(tables) if tables else schema.empty_table()
-    return frame.to_pandas()  # type: ignore[no-any-return]
+    return frame.to_pandas()
 
 
 def part_files(run: Path, name: str) -> list[Path]:

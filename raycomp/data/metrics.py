@@ -32,9 +32,7 @@ def check_metric(name: str, kind: str) -> str:
     """Return a metric's name, or raise UserError when it does not fit the kind of task."""
     allowed = REGRESSION if kind == "regression" else CLASSIFICATION
     if name not in allowed:
-        raise UserError(
-            f"task.metric = {name!r} was given; allowed for {kind}: {', '.join(allowed)}"
-        )
+        raise UserError(f"task.metric = {name!r} was given; allowed for {kind}: {', '.join(allowed)}")
     return name
 
 

@@ -44,9 +44,7 @@ GLUE: dict[str, GlueTask] = {
     ),
     "qnli": GlueTask(("question", "sentence"), ("entailment", "not_entailment"), ("accuracy",)),
     "rte": GlueTask(("sentence1", "sentence2"), ("entailment", "not_entailment"), ("accuracy",)),
-    "wnli": GlueTask(
-        ("sentence1", "sentence2"), ("not_entailment", "entailment"), ("accuracy",)
-    ),
+    "wnli": GlueTask(("sentence1", "sentence2"), ("not_entailment", "entailment"), ("accuracy",)),
 }
 _SPLIT_NAMES = {
     "train": ("train",),
@@ -160,8 +158,7 @@ def _hub(settings: TaskSettings) -> Source:
     frames = _from_hub(name, config or None, ["train", "validation"])
     kind = "regression" if settings.kind == "regression" else "classification"
     ready = {
-        n: _columns(f, settings.text, settings.label, f"{settings.name} {n}")
-        for n, f in frames.items()
+        n: _columns(f, settings.text, settings.label, f"{settings.name} {n}") for n, f in frames.items()
     }
     return Source(
         str(settings.name), kind, None, _own_metrics(kind), ready["train"],
@@ -196,8 +193,7 @@ def _files(settings: TaskSettings) -> Source:
     if settings.validation is not None:
         paths["validation"] = Path(settings.validation)
     ready = {
-        n: _columns(read_file(p), settings.text, str(settings.label), str(p))
-        for n, p in paths.items()
+        n: _columns(read_file(p), settings.text, str(settings.label), str(p)) for n, p in paths.items()
     }
     return Source(
         train.name, kind, None, _own_metrics(kind), ready["train"],
@@ -247,9 +243,7 @@ def _columns(frame: pd.DataFrame, text: list[str], label: str, where: str) -> pd
             names = [str(c) for c in frame.columns]
             near = difflib.get_close_matches(column, names, n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise UserError(
-                f"{where} has no column '{column}'.{hint} Columns: {', '.join(names[:30])}"
-            )
+            raise UserError(f"{where} has no column '{column}'.{hint} Columns: {', '.join(names[:30])}")
     second = frame[text[1]] if len(text) > 1 else pd.Series([None] * len(frame), dtype=object)
     data = {"a": frame[text[0]].array, "b": second.array, "label": frame[label].array}
     return pd.DataFrame(data)

@@ -170,8 +170,7 @@ def _check(frame: pd.DataFrame, split: str, kind: Kind, names: tuple[str, ...]) 
     out["y"] = found.astype("int64")
     if split == "train" and out["y"].nunique() < 2:
         raise UserError(
-            f"split train holds only one class ({names[int(out['y'].iloc[0])]}); at least two are "
-            "needed"
+            f"split train holds only one class ({names[int(out['y'].iloc[0])]}); at least two are needed"
         )
     return out
 

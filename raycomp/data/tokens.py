@@ -107,9 +107,7 @@ def _write(path: Path, tokens: TokenSplit) -> None:
     table = pa.table(
         {
             "input_ids": pa.LargeListArray.from_arrays(tokens.offsets, pa.array(tokens.input_ids)),
-            "token_types": pa.LargeListArray.from_arrays(
-                tokens.offsets, pa.array(tokens.token_types)
-            ),
+            "token_types": pa.LargeListArray.from_arrays(tokens.offsets, pa.array(tokens.token_types)),
             "label": pa.array(tokens.labels),
         }
     )

@@ -140,9 +140,7 @@ class ElasticEncoder(nn.Module):
         x = layer.attention_norm(x + F.dropout(attended, layer.hidden_dropout, self.training))
         y = layer.act(F.linear(x, _rows(layer.up.weight, ffn), _rows(layer.up.bias, ffn)))
         y = F.linear(y, _columns(layer.down.weight, ffn), layer.down.bias)
-        return cast(
-            Tensor, layer.output_norm(x + F.dropout(y, layer.hidden_dropout, self.training))
-        )
+        return cast(Tensor, layer.output_norm(x + F.dropout(y, layer.hidden_dropout, self.training)))
 
     def active_parameters(self, arch: Architecture) -> list[tuple[str, Slices]]:
         """Return (name, slices) of exactly the weights that `arch` uses, in a fixed order."""
@@ -165,9 +163,7 @@ class ElasticEncoder(nn.Module):
         if part in ("query", "key", "value"):
             return (slice(inner), slice(None)) if kind == "weight" else (slice(inner),)
         if part == "up":
-            return (
-                (slice(arch.ffn[i]), slice(None)) if kind == "weight" else (slice(arch.ffn[i]),)
-            )
+            return (slice(arch.ffn[i]), slice(None)) if kind == "weight" else (slice(arch.ffn[i]),)
         if part == "output" and kind == "weight":
             return (slice(None), slice(inner))
         if part == "down" and kind == "weight":

@@ -111,9 +111,7 @@ def from_family_config(config: Any, **labels: Any) -> RaycompConfig:
         drop_before_pooler=roberta or kind == "electra",
         layer_norm_eps=1e-12 if distil else config.layer_norm_eps,
         hidden_dropout=dropout,
-        attention_dropout=(
-            config.attention_dropout if distil else config.attention_probs_dropout_prob
-        ),
+        attention_dropout=(config.attention_dropout if distil else config.attention_probs_dropout_prob),
         classifier_dropout=dropout if head_dropout is None else head_dropout,
         initializer_range=config.initializer_range,
         pad_token_id=pad,
@@ -142,17 +140,13 @@ def key_map(model_type: str, config: RaycompConfig) -> dict[str, str]:
     return found
 
 
-def from_family(
-    model_type: str, config: RaycompConfig, state: dict[str, Tensor]
-) -> dict[str, Tensor]:
+def from_family(model_type: str, config: RaycompConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Translate a family's state dict to ours; what it lacks is left out."""
     pairs = key_map(model_type, config)
     return {ours: state[theirs] for ours, theirs in pairs.items() if theirs in state}
 
 
-def to_family(
-    model_type: str, config: RaycompConfig, state: dict[str, Tensor]
-) -> dict[str, Tensor]:
+def to_family(model_type: str, config: RaycompConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Translate our state dict (full, uniform shapes) to a family's."""
     return {theirs: state[ours] for ours, theirs in key_map(model_type, config).items()}
 
@@ -185,9 +179,7 @@ def load_encoder(
         architectures = config.architectures or []
         tuned = any(a.endswith("ForSequenceClassification") for a in architectures)
         if config.model_type not in FAMILIES:
-            raise UserError(
-                f"{name} is of type {config.model_type!r}; allowed: {', '.join(FAMILIES)}"
-            )
+            raise UserError(f"{name} is of type {config.model_type!r}; allowed: {', '.join(FAMILIES)}")
         auto = AutoModelForSequenceClassification if tuned else AutoModel
         loaded = auto.from_pretrained(source, use_safetensors=True, dtype="float32", **options)
     except SafetensorError as error:

@@ -16,7 +16,6 @@ from torch import Tensor
 from raycomp.encoder.elastic import ElasticEncoder, Tokens
 from raycomp.encoder.static import Layer
 
-
 B = TypeVar("B", bound=Tokens)
 
 

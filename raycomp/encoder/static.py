@@ -103,9 +103,7 @@ class Embeddings(nn.Module):
         size = config.embedding_size
         self.word = nn.Embedding(config.vocab_size, size, padding_idx=config.pad_token_id)
         self.position = nn.Embedding(config.max_position_embeddings, size)
-        self.token_type = (
-            nn.Embedding(config.type_vocab_size, size) if config.type_vocab_size else None
-        )
+        self.token_type = nn.Embedding(config.type_vocab_size, size) if config.type_vocab_size else None
         self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.project = nn.Linear(size, config.hidden_size) if size != config.hidden_size else None
         self.position_offset = config.position_offset
@@ -192,7 +190,7 @@ class RaycompForSequenceClassification(PreTrainedModel):
         """Return the word embeddings."""
         return self.embeddings.word
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replace the word embeddings."""
         self.embeddings.word = value
 

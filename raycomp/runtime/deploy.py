@@ -152,9 +152,7 @@ def export_arch(
         sliced = model(batch, arch).logits
         straight = _logits(extracted.eval(), batch)
     proof = verify(out, extracted, batch)
-    difference = max(
-        float(proof["max_logit_difference"]), float((sliced - straight).abs().max())
-    )
+    difference = max(float(proof["max_logit_difference"]), float((sliced - straight).abs().max()))
     if difference > PARITY:
         raise UserError(
             f"{out}: the exported model's logits differ from the super-network's by {difference:.2g} "
@@ -164,7 +162,7 @@ def export_arch(
 
 
 def _logits(model: Any, batch: Batch) -> torch.Tensor:
-    return model(  # type: ignore[no-any-return]
+    return model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         token_type_ids=batch.token_type_ids,

@@ -67,9 +67,7 @@ class Evaluator:
 class Ledger:
     """The only way to a score."""
 
-    def __init__(
-        self, job: dict[str, Any], run_dir: str, weights_id: str, evaluators: list[Any]
-    ) -> None:
+    def __init__(self, job: dict[str, Any], run_dir: str, weights_id: str, evaluators: list[Any]) -> None:
         self._run_dir = Path(run_dir)
         self._metric = Workplace(parse_job(job), self._run_dir).primary
         self._weights_id = weights_id
@@ -82,7 +80,8 @@ class Ledger:
         self._fresh = 0
         self._flushed_at = time.monotonic()
         for row in read_table(self._run_dir, "evaluations").to_dict("records"):
-            self._known[self._key(row)] = row
+            known = {str(k): v for k, v in row.items()}
+            self._known[self._key(known)] = known
 
     async def score(self, archs: list[str], split: str, precision: str) -> list[dict[str, Any]]:
         """Return one row per architecture (JSON), in order; new ones are evaluated now."""
@@ -135,7 +134,7 @@ class Ledger:
     async def _evaluate(self, arch: str, split: str, precision: str) -> dict[str, Any]:
         actor = await self._free.get()
         try:
-            return await actor.evaluate.remote(arch, split, precision)  # type: ignore[no-any-return]
+            return await actor.evaluate.remote(arch, split, precision)
         finally:
             self._free.put_nowait(actor)
 

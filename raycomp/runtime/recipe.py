@@ -18,6 +18,8 @@ from raycomp.encoder.static import RaycompConfig, RaycompForSequenceClassificati
 from raycomp.errors import UserError
 from raycomp.job import BudgetSettings, Job
 from raycomp.runtime.checkpoint import load_weights
+from raycomp.tables import write_json
+from raycomp.train.optim import resolve_precision
 from raycomp.yoco.eesng import EESNG, EESNGSettings
 from raycomp.yoco.schedule import Schedule, phases
 from raycomp.yoco.space import SearchSpace
@@ -123,11 +125,23 @@ class Workplace:
         """Return a budget's limit, absolute, in the unit of its kind."""
         return budget.resolve(float(self.costs().cost(budget.kind, self.space.largest())))
 
+    def precision(self, device: torch.device) -> str:
+        """Return the precision of this run: chosen once, then kept, so that a resume computes alike.
+
+        Raises:
+            UserError: the device does not compute in the precision that the run was begun with.
+        """
+        path = self.run_dir / "precision.json"
+        if not path.exists():
+            chosen = resolve_precision(self.job.train.precision, device)
+            write_json(path, {"precision": chosen})
+        return resolve_precision(json.loads(path.read_text())["precision"], device)
+
     def sampler_state(self) -> dict[str, Any]:
         """Return the trained sampler's state."""
         path = self.run_dir / "supernet" / "sampler.json"
         try:
-            return json.loads(path.read_text())  # type: ignore[no-any-return]
+            return json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read ({error}); run the job again") from None
 
@@ -191,9 +205,7 @@ def train_plan(job: Job, space: SearchSpace, config: RaycompConfig, rows: int) -
 def plan_space(plan: dict[str, Any]) -> SearchSpace:
     """Return the space that a plan names."""
     space = plan["space"]
-    return SearchSpace(
-        space["layers"], tuple(space["depth"]), tuple(space["heads"]), tuple(space["ffn"])
-    )
+    return SearchSpace(space["layers"], tuple(space["depth"]), tuple(space["heads"]), tuple(space["ffn"]))
 
 
 def plan_schedule(plan: dict[str, Any]) -> Schedule:

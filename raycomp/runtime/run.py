@@ -31,7 +31,6 @@ from raycomp.runtime.trainer import train_stage
 from raycomp.runtime.tuner import infeasible, search_all
 from raycomp.tables import write_json, write_text
 from raycomp.train.objectives import label_loss
-from raycomp.train.optim import resolve_precision
 from raycomp.yoco.searchers import min_cost
 
 IMPORTANCE_BATCHES = 32
@@ -53,6 +52,8 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
         write_json(run_dir / "job.json", job.model_dump(mode="json"))
         owned = cluster.connect()
         try:
+            if not job.train.gpus:  # else the first GPU worker chooses
+                place.precision(torch.device("cpu"))
             _teacher(place, progress)
             _supernet(place, progress)
             _search(place, progress)
@@ -147,7 +148,7 @@ def _search(place: Workplace, progress: Progress) -> None:
     if done.exists():
         return
     device = torch.device("cuda" if cluster.free_gpus() else "cpu")
-    precision = resolve_precision(job.train.precision, device)
+    precision = place.precision(device)
     weights_id = file_hash(run_dir / "supernet" / "network.safetensors")
     place.tokens("selection")
     ledger, evaluators = start_ledger(job.model_dump(mode="json"), run_dir, weights_id)

@@ -158,7 +158,7 @@ class ActorSampler:
 
     def state(self, step: int) -> dict[str, Any]:
         """Return the sampler's state before `step`."""
-        return ray.get(self._actor.state.remote(self._attempt, step))  # type: ignore[no-any-return]
+        return ray.get(self._actor.state.remote(self._attempt, step))
 
 
 def start_sampler(name: str, job: dict[str, Any], plan: dict[str, Any], snapshot: Path) -> Any:

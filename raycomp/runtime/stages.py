@@ -17,7 +17,7 @@ from raycomp.runtime.recipe import Workplace, plan_schedule
 from raycomp.runtime.sampler_actor import ActorSampler
 from raycomp.tables import write_json
 from raycomp.train.loop import TrainStep
-from raycomp.train.optim import LinearDecay, Reduce, Updater, resolve_precision
+from raycomp.train.optim import LinearDecay, Reduce, Updater
 from raycomp.train.teacher import TeacherStep
 from raycomp.yoco.step import SuperStep
 
@@ -84,10 +84,8 @@ class TeacherStage:
             clip=1.0,
             reduce=reduce,
         )
-        precision = resolve_precision(job.train.precision, device)
-        self.step: TrainStep = TeacherStep(
-            self.model, self.updater, precision=precision, device=device
-        )
+        precision = place.precision(device)
+        self.step: TrainStep = TeacherStep(self.model, self.updater, precision=precision, device=device)
         self._run_dir = run_dir
 
     def begin(
@@ -132,7 +130,7 @@ class SuperStage:
         self.total = schedule.total
         self.model = place.network(run_dir / "supernet" / "start.safetensors").to(device)
         self.model.set_dropout(settings.dropout)
-        stretches = (0, schedule.total)
+        stretches: tuple[int, ...] = (0, schedule.total)
         if settings.schedule == "phase":
             firsts = [schedule.first_step(i) for i in range(len(schedule.phases))]
             stretches = tuple(sorted({*firsts, schedule.total}))
@@ -146,7 +144,7 @@ class SuperStage:
         )
         self._place, self._device, self._settings = place, device, settings
         self._run_dir, self._plan = run_dir, plan
-        self._precision = resolve_precision(settings.precision, device)
+        self._precision = place.precision(device)
         self._actor: Any = None
         self._rank = 0
 
@@ -179,7 +177,7 @@ class SuperStage:
         hidden = self._settings.distill == "hidden"
 
         def forward(batch: Batch) -> ElasticOutput:
-            return teacher(batch, None, hidden=hidden)  # type: ignore[no-any-return]
+            return teacher(batch, None, hidden=hidden)
 
         return forward
 

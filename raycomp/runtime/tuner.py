@@ -63,7 +63,7 @@ def search_all(
     job: Job, run_dir: Path, ledger: Any, precision: str, on_progress: Callable[[int, int], None]
 ) -> list[Outcome]:
     """Search every budget; trials that ended before are not run again."""
-    trials = [
+    trials: list[dict[str, Any]] = [
         {"budget": b.name, "searcher": s, "seed": seed}
         for b in job.budget
         for s in job.search.searchers
@@ -136,9 +136,7 @@ def search_one(
     def cost(arch: Architecture) -> float:
         return float(costs.cost(settings.kind, arch))
 
-    def record(
-        arch: Architecture | None, value: float, loss: float, asked: int, why: str
-    ) -> Outcome:
+    def record(arch: Architecture | None, value: float, loss: float, asked: int, why: str) -> Outcome:
         outcome = Outcome(
             name, settings.kind, limit, searcher, seed, arch.to_json() if arch else None,
             value, loss, asked, time.perf_counter() - began, why,

@@ -29,7 +29,7 @@ class TeacherStep:
         with autocast(self.precision, self.device):
             logits = self.model(batch, None).logits
         loss = label_loss(logits, batch.labels, batch.total)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         summed = loss.detach().reshape(1).clone()
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
         self.updater.apply(index, grads, summed)

@@ -21,9 +21,7 @@ def steps(arch: Architecture, space: SearchSpace, direction: int) -> list[Archit
     for i in range(arch.depth):
         h = space.heads.index(arch.heads[i]) + direction
         if 0 <= h < len(space.heads):
-            found.append(
-                Architecture(arch.depth, _put(arch.heads, i, space.heads[h]), arch.ffn)
-            )
+            found.append(Architecture(arch.depth, _put(arch.heads, i, space.heads[h]), arch.ffn))
         k = space.ffn.index(arch.ffn[i]) + direction
         if 0 <= k < len(space.ffn):
             found.append(Architecture(arch.depth, arch.heads, _put(arch.ffn, i, space.ffn[k])))
@@ -55,9 +53,7 @@ def fit_to(
     return None
 
 
-def mutate(
-    arch: Architecture, space: SearchSpace, rate: float, rng: np.random.Generator
-) -> Architecture:
+def mutate(arch: Architecture, space: SearchSpace, rate: float, rng: np.random.Generator) -> Architecture:
     """Redraw each variable with probability `rate`."""
     if rng.random() < rate:
         arch = _with_depth(arch, int(rng.choice(space.depth)))

@@ -137,10 +137,7 @@ class ASNG:
             return
         # Utilities are the weight of smaller losses, so theta moves along the gradient.
         grads = natural_gradient(dist, indices, u)
-        steps = [
-            fisher_root(t, g, o)
-            for t, g, o in zip(dist.theta, grads, dist.open, strict=True)
-        ]
+        steps = [fisher_root(t, g, o) for t, g, o in zip(dist.theta, grads, dist.open, strict=True)]
         norm = math.sqrt(sum(float((s**2).sum()) for s in steps))
         if norm <= 0:
             return
@@ -153,9 +150,7 @@ class ASNG:
             self._adapt(dist, steps, norm, delta)
         dist.bound()
 
-    def _adapt(
-        self, dist: Categoricals, steps: list[np.ndarray], norm: float, delta: float
-    ) -> None:
+    def _adapt(self, dist: Categoricals, steps: list[np.ndarray], norm: float, delta: float) -> None:
         n = sum(int(o.sum()) - 1 for o in dist.open)
         beta = min(1.0, delta / math.sqrt(max(n, 1)))
         rate = math.sqrt(beta * (2 - beta))

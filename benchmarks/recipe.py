@@ -1,0 +1,238 @@
+"""What a training recipe is worth: super-network quality at equal training tokens, without Ray.
+
+    python benchmarks/recipe.py jobs/yoco_mrpc.toml --set train.distill=none --out runs/recipes
+
+Trains the job's super-network in this process (the same step, sampler and loop as on Ray), then
+scores architectures at 0.75, 0.5 and 0.3 of the encoder's parameters on the selection split, and the
+best of each on the validation split. Appends one JSON line to OUT/recipes.jsonl. The teacher is
+trained once per (task, model, teacher) and kept in OUT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from raycomp.data.batches import TrainPlan, collate
+from raycomp.encoder.arch import Architecture
+from raycomp.encoder.elastic import ElasticEncoder, ElasticOutput
+from raycomp.encoder.importance import reorder, scores
+from raycomp.job import Job, load_job
+from raycomp.runtime.checkpoint import load_weights, save_tensors
+from raycomp.runtime.recipe import Workplace, build_sampler, plan_schedule, train_plan
+from raycomp.train.evaluate import predict, score
+from raycomp.train.loop import StepResult, fit
+from raycomp.train.objectives import label_loss
+from raycomp.train.optim import LinearDecay, Updater, resolve_precision
+from raycomp.train.teacher import TeacherStep
+from raycomp.yoco.moves import fit_to
+from raycomp.yoco.searchers import load_theta
+from raycomp.yoco.step import SuperStep
+
+CPU = torch.device("cpu")
+SHARES = (0.75, 0.5, 0.35)
+
+
+def main() -> None:
+    """Parse, train, score, append."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("job")
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    parser.add_argument("--out", type=Path, default=Path("runs/recipes"))
+    parser.add_argument("--count", type=int, default=12, help="architectures a share")
+    parser.add_argument("--note", default="")
+    args = parser.parse_args()
+    job = load_job(args.job, args.overrides)
+    place = Workplace(job, args.out / job.run_id)
+    precision = resolve_precision(job.train.precision, CPU)
+    began = time.perf_counter()
+    teacher = _teacher(place, job, args.out, precision)
+    taught = time.perf_counter() - began
+    base = _value(place, teacher, None, "selection", precision)[0]
+    base_validation = _validation(place, teacher, None, precision)
+    began = time.perf_counter()
+    model, state, tokens = _supernet(place, job, teacher, precision)
+    seconds = time.perf_counter() - began
+    found = _shares(place, model, state, args.count, precision, base_validation)
+    row = {
+        "job": args.job,
+        "set": args.overrides,
+        "note": args.note,
+        "teacher": base,
+        "teacher_validation": base_validation,
+        "teacher_seconds": round(taught, 1),
+        "seconds": round(seconds, 1),
+        "tokens": tokens,
+        "shares": found,
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    with (args.out / "recipes.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    print(json.dumps(row, indent=1))
+
+
+def _teacher(place: Workplace, job: Job, out: Path, precision: str) -> ElasticEncoder:
+    key = json.dumps([job.task.model_dump(), job.model.model_dump(), job.teacher.model_dump()])
+    name = hashlib.sha256(f"{key}{job.run.seed}".encode()).hexdigest()[:8]
+    path, model = out / f"teacher-{name}.safetensors", place.network()
+    if path.exists():
+        load_weights(model, path)
+        return model.eval()
+    settings, tokens = job.teacher, place.tokens("train")
+    plan = TrainPlan(tokens.lengths, settings.batch_size, job.run.seed)
+    total = round(settings.epochs * plan.steps_per_epoch)
+    model.set_dropout(settings.dropout)
+    updater = Updater(
+        model,
+        LinearDecay(settings.learning_rate, settings.warmup, (0, total)),
+        weight_decay=settings.weight_decay,
+        clip=1.0,
+    )
+    step = TeacherStep(model, updater, precision=precision, device=CPU)
+    fit(step, _at(place, plan), 0, total, seed=job.run.seed * 4099, report=_silent)
+    save_tensors(path, model.state_dict())
+    return model.eval()
+
+
+def _supernet(
+    place: Workplace, job: Job, teacher: ElasticEncoder, precision: str
+) -> tuple[ElasticEncoder, dict[str, Any], int]:
+    settings, tokens = job.train, place.tokens("train")
+    model = place.network()
+    if settings.init == "teacher":
+        model.load_state_dict(teacher.state_dict())
+    plan = TrainPlan(tokens.lengths, settings.batch_size, job.run.seed)
+    if job.space.reorder:
+        batches = [collate(tokens, plan.rows(i), place.pad_id) for i in range(32)]
+        found = scores(teacher, batches, lambda out, b: label_loss(out, b.labels, b.total))
+        reorder(model, found)
+    agreed = train_plan(job, place.space, place.config, len(tokens))
+    sampler, schedule = build_sampler(job, agreed), plan_schedule(agreed)
+    stretches: tuple[int, ...] = (0, schedule.total)
+    if settings.schedule == "phase":
+        firsts = {schedule.first_step(i) for i in range(len(schedule.phases))}
+        stretches = tuple(sorted({*firsts, schedule.total}))
+    model.set_dropout(settings.dropout)
+    updater = Updater(
+        model,
+        LinearDecay(settings.learning_rate, settings.warmup, stretches),
+        weight_decay=settings.weight_decay,
+        clip=settings.clip,
+        fresh_each_stretch=settings.schedule == "phase",
+    )
+    hidden, seen = settings.distill == "hidden", [0]
+
+    def teach(batch: Any) -> ElasticOutput:
+        return teacher(batch, None, hidden=hidden)
+
+    step = SuperStep(
+        model,
+        sampler,
+        updater,
+        teacher=None if settings.distill == "none" else teach,
+        distill=settings.distill,
+        regression=place.regression,
+        precision=precision,
+        device=CPU,
+    )
+
+    def report(index: int, result: StepResult, seconds: float) -> None:
+        seen[0] += result.tokens
+        if index % 100 == 0:
+            print(index, schedule.total, round(result.loss, 4), round(seconds, 3), flush=True)
+
+    fit(step, _at(place, plan), 0, schedule.total, seed=job.run.seed * 4099, report=report)
+    return model.eval(), sampler.state_dict(), seen[0]
+
+
+def _shares(
+    place: Workplace,
+    model: ElasticEncoder,
+    state: dict[str, Any],
+    count: int,
+    precision: str,
+    teacher: float,
+) -> dict[str, Any]:
+    costs, rng = place.costs(), np.random.default_rng(7)
+    theta, joint = load_theta(place.space, state)
+
+    def cost(arch: Architecture) -> float:
+        return float(costs.cost("encoder_params", arch))
+
+    result: dict[str, Any] = {"full": _validation(place, model, None, precision) / teacher}
+    for share in SHARES:
+        limit = share * cost(place.space.largest())
+        archs: dict[Architecture, tuple[float, float]] = {}
+        tries = 0
+        while len(archs) < count and tries < 20 * count:
+            tries += 1
+            uniform = len(archs) % 2 == 0
+            drawn = (
+                place.space.sample_uniform(rng)
+                if uniform
+                else place.space.decode(theta.sample(rng), joint)
+            )
+            arch = fit_to(drawn, place.space, cost, limit, rng)
+            if arch is not None and arch not in archs:
+                archs[arch] = _value(place, model, arch, "selection", precision)
+        best = max(archs, key=lambda a: (archs[a][0], -archs[a][1]))
+        by_loss = min(archs, key=lambda a: archs[a][1])
+        result[str(share)] = {
+            "mean": round(statistics.mean(v for v, _ in archs.values()), 4),
+            "best": round(archs[best][0], 4),
+            "loss": round(statistics.mean(x for _, x in archs.values()), 4),
+            "kept": round(_validation(place, model, best, precision) / teacher, 4),
+            "kept_by_loss": round(_validation(place, model, by_loss, precision) / teacher, 4),
+            "kept_mean_of_4": round(
+                statistics.mean(_validation(place, model, a, precision) for a in list(archs)[:4])
+                / teacher,
+                4,
+            ),
+            "arch": best.to_json(),
+        }
+    return result
+
+
+def _value(
+    place: Workplace, model: ElasticEncoder, arch: Architecture | None, split: str, precision: str
+) -> tuple[float, float]:
+    tokens = place.tokens(split)
+    logits = predict(
+        lambda b: model(b, arch).logits,
+        tokens,
+        pad_id=place.pad_id,
+        max_tokens=8192,
+        precision=precision,
+        device=CPU,
+    )
+    found = score(place.metrics, tokens, logits)
+    return found.values[place.primary], found.loss
+
+
+def _validation(
+    place: Workplace, model: ElasticEncoder, arch: Architecture | None, precision: str
+) -> float:
+    names = [v.name for v in place.task.validation]
+    return statistics.mean(_value(place, model, arch, n, precision)[0] for n in names)
+
+
+def _at(place: Workplace, plan: TrainPlan) -> Any:
+    tokens = place.tokens("train")
+    return lambda i: collate(tokens, plan.rows(i), place.pad_id)
+
+
+def _silent(index: int, result: StepResult, seconds: float) -> None:
+    if index % 50 == 0:
+        print("teacher", index, round(result.loss, 4), round(seconds, 3), flush=True)
+
+
+if __name__ == "__main__":
+    main()
