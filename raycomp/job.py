@@ -26,7 +26,7 @@ BUDGET_KINDS = ("params", "encoder_params", "flops")
 class Section(BaseModel):
     """A table of the job file: unknown keys are errors, values are never coerced between types."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class RunSettings(Section):
@@ -410,7 +410,14 @@ def _explain(error: dict[str, Any], data: dict[str, Any]) -> str:
     model, prefix = _model_at(location)
     if error["type"] == "extra_forbidden":
         known = {f"{prefix}.{name}" if prefix else name: name for name in model.model_fields}
-        near = nearest_key(location, known)
+        near = nearest_key(str(location[-1]), known)
+        given = error.get("input")
+        if near and model is Job and isinstance(given, dict) and len(given) == 1:
+            # A mistyped section with one key in it: name the whole path.
+            key, inner = next(iter(given)), _section(Job.model_fields[near].annotation)
+            dotted = f"{dotted}.{key}"
+            inside = {n: n for n in inner.model_fields} if inner else {}
+            near = f"{near}.{nearest_key(str(key), inside) or key}"
         hint = f" Did you mean '{near}'?" if near else ""
         allowed = ", ".join(model.model_fields)
         what = "Sections" if model is Job else f"Keys of [{prefix.split('.')[0]}]"
@@ -443,12 +450,8 @@ def _dotted(location: tuple[Any, ...], data: dict[str, Any]) -> str:
     return ".".join(parts)
 
 
-def nearest_key(location: tuple[Any, ...], known: dict[str, str]) -> str | None:
-    """Return the known key nearest to the last part of a location.
-
-    A mistyped section is answered with the whole path when its key is known there.
-    """
-    word = str(location[-1])
+def nearest_key(word: str, known: dict[str, str]) -> str | None:
+    """Return the dotted path (key of `known`) whose name (value) is nearest to a word, or None."""
     by_name = {name: full for full, name in known.items()}
     found = difflib.get_close_matches(word, list(by_name), n=1, cutoff=0.5)
     return by_name[found[0]] if found else None

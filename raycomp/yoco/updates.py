@@ -194,7 +194,12 @@ def fisher_root(theta: np.ndarray, grad: np.ndarray, mask: np.ndarray) -> np.nda
 
 
 def make_rule(name: str, dist: Categoricals) -> UpdateRule:
-    """Return the update rule "raw", "sng" or "asng"."""
+    """Return the update rule "raw", "sng" or "asng" for super-network training.
+
+    ASNG begins with a step of 0.1, not 1: on pure noise it then keeps 97% of the entropy in place of
+    71%, and it finds a known optimum in as many updates (benchmarks/update_rules.py).
+    """
     if name == "raw":
         return Raw()
-    return ASNG(dist, adapt=name == "asng")
+    adapt = name == "asng"
+    return ASNG(dist, adapt=adapt, delta=0.1 if adapt else 1.0)

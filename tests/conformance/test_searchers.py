@@ -1,0 +1,124 @@
+"""One suite for every searcher: ask/tell, budgets, determinism, state, and use."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from raycomp.encoder.arch import Architecture
+from raycomp.errors import UserError
+from raycomp.yoco.eesng import EESNG, EESNGSettings
+from raycomp.yoco.schedule import Schedule, phases
+from raycomp.yoco.searchers import Budget, Searcher, best, make_searcher, min_cost, opening
+from raycomp.yoco.space import SearchSpace
+
+SPACE = SearchSpace(4, (2, 3, 4), (1, 2, 4), (16, 32, 64))
+NAMES = ("sng", "random", "evolution")
+
+
+def cost(arch: Architecture) -> float:
+    return float(sum(arch.heads) * 16 + sum(arch.ffn))
+
+
+def quality(arch: Architecture) -> float:
+    """Heads of early layers and neurons of late ones are worth more."""
+    heads = sum(h / (1 + i) for i, h in enumerate(arch.heads))
+    return heads + sum(k * (1 + i) for i, k in enumerate(arch.ffn)) / 100
+
+
+def state(joint: bool = False) -> dict[str, object]:
+    settings = EESNGSettings(joint=joint)
+    sampler = EESNG(SPACE, Schedule(phases(SPACE), (1,) * len(phases(SPACE))), settings, cost)
+    for step in range(sampler.schedule.total):
+        sampler.tell(step, [1.0 * i for i in range(len(sampler.ask(step)))])
+    return sampler.state_dict()
+
+
+def budget(share: float = 0.5) -> Budget:
+    largest = cost(SPACE.largest())
+    return Budget(cost, share * largest, largest)
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def walk(search: Searcher, rounds: int, size: int = 8) -> list[Architecture]:
+    asked: list[Architecture] = []
+    for _ in range(rounds):
+        batch = search.ask(size)
+        search.tell(batch, [quality(a) for a in batch], [-quality(a) for a in batch])
+        asked += batch
+    return asked
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_everything_asked_is_feasible_and_in_the_space(name: str, joint: bool) -> None:
+    limit = budget()
+    asked = walk(make_searcher(name, SPACE, state(joint), limit, 0), 8)
+    assert all(SPACE.contains(a) and limit.met(a) for a in asked)
+    assert len(set(asked)) > 0.9 * len(asked)
+
+
+def test_one_seed_one_walk_another_seed_another(name: str) -> None:
+    one = walk(make_searcher(name, SPACE, state(), budget(), 1), 4)
+    same = walk(make_searcher(name, SPACE, state(), budget(), 1), 4)
+    other = walk(make_searcher(name, SPACE, state(), budget(), 2), 4)
+    assert one == same
+    assert one != other
+
+
+def test_state_round_trips(name: str) -> None:
+    one = make_searcher(name, SPACE, state(), budget(), 3)
+    walk(one, 3)
+    two = make_searcher(name, SPACE, state(), budget(), 99)
+    two.load_state_dict(json.loads(json.dumps(one.state_dict())))
+    assert walk(one, 3) == walk(two, 3)
+
+
+def test_it_takes_scores_of_what_it_never_asked(name: str) -> None:
+    search = make_searcher(name, SPACE, state(), budget(), 0)
+    archs = [SPACE.largest(), SPACE.smallest(), SPACE.sample_uniform(np.random.default_rng(0))]
+    search.tell(archs, [quality(a) for a in archs], [0.0] * 3)
+    assert search.ask(4)
+
+
+def test_learning_searchers_beat_random(name: str) -> None:
+    if name == "random":
+        pytest.skip("it is what the others are measured against")
+
+    def found(which: str) -> float:
+        tops = []
+        for seed in range(5):
+            asked = walk(make_searcher(which, SPACE, state(), budget(), seed), 12)
+            tops.append(np.mean([quality(a) for a in asked[-24:]]))
+        return float(np.mean(tops))
+
+    assert found(name) > found("random") * 1.02
+
+
+def test_the_opening_is_the_same_for_all_and_spreads_over_the_cost() -> None:
+    one = opening(SPACE, state(), cost, 30, 7)
+    assert one == opening(SPACE, state(), cost, 30, 7)
+    assert len(set(one)) == len(one) >= 25
+    costs = sorted(cost(a) for a in one)
+    low, high = cost(SPACE.smallest()), cost(SPACE.largest())
+    for share in (0.25, 0.5, 0.75):
+        below = np.mean([c <= low + share * (high - low) for c in costs])
+        assert below == pytest.approx(share, abs=0.15)
+
+
+def test_best_takes_the_feasible_only() -> None:
+    limit = budget()
+    archs = [SPACE.largest(), SPACE.smallest()]
+    assert best(archs, [1.0, 0.1], [0, 0], limit) == 1
+    assert best(archs[:1], [1.0], [0], limit) is None
+    assert limit.met(min_cost(SPACE, cost)[0])
+
+
+def test_an_unknown_searcher_is_named() -> None:
+    with pytest.raises(UserError, match="grid"):
+        make_searcher("grid", SPACE, state(), budget(), 0)

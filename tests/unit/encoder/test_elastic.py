@@ -1,0 +1,191 @@
+"""The elastic encoder against transformers' own model, and against what is cut out of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertForSequenceClassification
+
+from raycomp.data.batches import Batch
+from raycomp.encoder.arch import Architecture
+from raycomp.encoder.cost import CostModel, layer_params
+from raycomp.encoder.elastic import ElasticEncoder
+from raycomp.encoder.families import from_family, from_family_config
+from raycomp.encoder.importance import reorder, scores
+from raycomp.encoder.static import RaycompConfig, RaycompForSequenceClassification
+from raycomp.errors import UserError
+from raycomp.train.objectives import label_loss
+from raycomp.yoco.space import SearchSpace
+from tests.conftest import bert_config, randomise
+
+SPACE = SearchSpace(3, (1, 2, 3), (1, 2, 4), (16, 32, 64))
+
+
+def make_batch(rows: int = 5, length: int = 11, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(3, length + 1, (rows,), generator=generator)
+    lengths[0] = length
+    mask = torch.arange(length)[None, :] < lengths[:, None]
+    ids = torch.randint(5, 25, (rows, length), generator=generator) * mask
+    types = (torch.arange(length)[None, :] > lengths[:, None] // 2).long() * mask
+    labels = torch.randint(0, 2, (rows,), generator=generator)
+    return Batch(ids, mask, types, labels, np.arange(rows), rows, int(lengths.sum()))
+
+
+def make_pair(seed: int = 0) -> tuple[BertForSequenceClassification, ElasticEncoder]:
+    torch.manual_seed(seed)
+    bert = BertForSequenceClassification(bert_config(num_labels=2))
+    randomise(bert, seed)
+    config = from_family_config(bert.config, num_labels=2)
+    ours = RaycompForSequenceClassification(config)
+    ours.load_state_dict(from_family("bert", config, bert.state_dict()), strict=True)
+    return bert.eval(), ElasticEncoder(ours).eval()
+
+
+def test_the_full_network_is_transformers_bert() -> None:
+    bert, elastic = make_pair()
+    batch = make_batch()
+    theirs = bert(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask.long(),
+        token_type_ids=batch.token_type_ids,
+    ).logits
+    assert (elastic(batch).logits - theirs).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_slice_is_the_extracted_model(seed: int) -> None:
+    _, elastic = make_pair(seed)
+    arch = SPACE.sample_uniform(np.random.default_rng(seed))
+    batch = make_batch(seed=seed)
+    small = elastic.extract(arch)
+    logits = small(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        token_type_ids=batch.token_type_ids,
+    ).logits
+    assert (elastic(batch, arch).logits - logits).abs().max() < 1e-6
+    costs = CostModel(elastic.config, 11)
+    assert sum(p.numel() for p in small.parameters()) == costs.cost("params", arch)
+    layers = sum(p.numel() for n, p in small.named_parameters() if n.startswith("layers."))
+    assert layers == costs.cost("encoder_params", arch)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_gradients_of_a_slice_are_those_of_the_extracted_model(seed: int) -> None:
+    _, elastic = make_pair(seed)
+    arch = SPACE.sample_uniform(np.random.default_rng(100 + seed))
+    batch = make_batch(seed=seed)
+    small = elastic.extract(arch)
+    label_loss(elastic(batch, arch).logits, batch.labels, batch.total).backward()
+    logits = small(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        token_type_ids=batch.token_type_ids,
+    ).logits
+    label_loss(logits, batch.labels, batch.total).backward()
+    own, full = dict(small.named_parameters()), dict(elastic.named_parameters())
+    active = dict(elastic.active_parameters(arch))
+    assert set(active) == set(own)
+    for name, parameter in full.items():
+        if name not in active:
+            assert parameter.grad is None
+            continue
+        assert parameter.grad is not None
+        assert torch.allclose(parameter.grad[active[name]], own[name].grad, atol=1e-6)
+        outside = parameter.grad.clone()
+        outside[active[name]] = 0
+        assert not outside.any()
+
+
+def test_a_batch_row_does_not_depend_on_padding() -> None:
+    _, elastic = make_pair()
+    batch = make_batch()
+    arch = Architecture(2, (2, 1), (32, 16))
+    wider = Batch(
+        torch.nn.functional.pad(batch.input_ids, (0, 5)),
+        torch.nn.functional.pad(batch.attention_mask, (0, 5)),
+        torch.nn.functional.pad(batch.token_type_ids, (0, 5)),
+        batch.labels,
+        batch.index,
+        batch.total,
+        batch.total_tokens,
+    )
+    assert torch.allclose(elastic(batch, arch).logits, elastic(wider, arch).logits, atol=1e-6)
+
+
+def test_reorder_changes_no_output_and_sorts_by_importance() -> None:
+    _, elastic = make_pair()
+    batches = [make_batch(seed=s) for s in range(3)]
+    before = elastic(batches[0]).logits
+    found = scores(elastic, batches, lambda out, b: label_loss(out, b.labels, b.total))
+    reorder(elastic, found)
+    assert torch.allclose(elastic(batches[0]).logits, before, atol=1e-5)
+    again = scores(elastic, batches, lambda out, b: label_loss(out, b.labels, b.total))
+    for heads, neurons in zip(again.heads, again.neurons, strict=True):
+        assert (heads.diff() <= 1e-5).all()
+        assert (neurons.diff() <= 1e-5).all()
+
+
+def test_head_importance_is_the_change_of_loss_when_a_head_fades() -> None:
+    """|dL/dmask| against a finite difference."""
+    _, elastic = make_pair()
+    batch = make_batch()
+
+    def loss(logits: torch.Tensor, b: Batch) -> torch.Tensor:
+        return label_loss(logits, b.labels, b.total)
+
+    found = scores(elastic, [batch], loss)
+    masks = [torch.ones(4) for _ in range(3)]
+    values = []
+    for sign in (1, -1):
+        masks[1] = torch.ones(4)
+        masks[1][2] += sign * 1e-2
+        elastic.masks_heads = masks
+        values.append(float(loss(elastic(batch).logits, batch).detach()))
+    elastic.masks_heads = None
+    slope = abs(values[0] - values[1]) / 2e-2
+    assert slope == pytest.approx(float(found.heads[1][2]), rel=0.02, abs=1e-4)
+
+
+def test_an_architecture_that_does_not_fit_is_named() -> None:
+    _, elastic = make_pair()
+    with pytest.raises(UserError, match="depth 4"):
+        elastic(make_batch(), Architecture(4, (1,) * 4, (16,) * 4))
+    with pytest.raises(UserError, match="layer 1"):
+        elastic.extract(Architecture(2, (1, 5), (16, 16)))
+
+
+def test_golden_parameter_counts() -> None:
+    """BEYOND-THE-PAPERS: BERT-base without classifier, exact."""
+    config = RaycompConfig(num_labels=2)
+    costs = CostModel(config, 128)
+    classifier = 768 * 2 + 2
+
+    def params(arch: Architecture) -> int:
+        return costs.cost("params", arch) - classifier
+
+    full = Architecture(12, (12,) * 12, (3072,) * 12)
+    assert params(full) == 109_482_240
+    assert params(Architecture(6, (4,) * 6, (512,) * 6)) == 33_900_288
+    assert params(Architecture(6, (12,) * 6, (3072,) * 6)) == 66_955_008
+    assert layer_params(config, 4, 512) == 196_800 * 4 + 1_537 * 512 + 4_608
+    with torch.device("meta"):
+        counted = sum(p.numel() for p in RaycompForSequenceClassification(config).parameters())
+    assert counted - classifier == 109_482_240
+
+
+def test_flops_are_what_torch_counts() -> None:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    _, elastic = make_pair()
+    arch = Architecture(2, (2, 1), (32, 16))
+    batch = make_batch(rows=1, length=16)
+    mask = torch.ones_like(batch.attention_mask)
+    # The counter knows matrix products, not the fused attention kernel of the processor.
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        elastic.extract(arch)(batch.input_ids, mask, batch.token_type_ids)
+    counted = counter.get_total_flops()
+    assert CostModel(elastic.config, 16).cost("flops", arch) == pytest.approx(counted, rel=0.02)

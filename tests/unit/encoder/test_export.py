@@ -1,0 +1,96 @@
+"""An export loads in plain transformers, without raycomp, with the same logits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from raycomp.encoder.arch import Architecture
+from raycomp.encoder.export import export, verify
+from raycomp.errors import UserError
+from tests.conftest import tokenizer
+from tests.unit.encoder.test_elastic import make_batch, make_pair
+
+ARCH = Architecture(2, (2, 1), (32, 16))
+CARD = {
+    "base_model": "tiny", "task": "t", "metric": "accuracy", "arch": ARCH.to_json(), "params": 1,
+    "encoder_params": 1, "flops": 1.0, "length": 16, "run": "r", "budget": "half", "selection": 0.5,
+}  # fmt: skip
+
+
+def make_export(out: Path) -> None:
+    _, elastic = make_pair()
+    export(elastic.extract(ARCH), tokenizer(), out, ["bad", "good"], CARD)
+
+
+def test_it_loads_without_raycomp(tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    make_export(out)
+    _, elastic = make_pair()
+    batch = make_batch()
+    script = f"""
+import json, sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "raycomp":
+            raise ImportError("raycomp is hidden")
+sys.meta_path.insert(0, Blocker())
+import torch
+from transformers import AutoModelForSequenceClassification
+model = AutoModelForSequenceClassification.from_pretrained({str(out)!r}, trust_remote_code=True)
+model.eval()
+batch = json.load(sys.stdin)
+with torch.no_grad():
+    logits = model(**{{k: torch.tensor(v) for k, v in batch.items()}}).logits
+print(json.dumps([logits.tolist(), sum(p.numel() for p in model.parameters()), model.config.id2label]))
+"""
+    given = json.dumps(
+        {
+            "input_ids": batch.input_ids.tolist(),
+            "attention_mask": batch.attention_mask.long().tolist(),
+            "token_type_ids": batch.token_type_ids.tolist(),
+        }
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], input=given, capture_output=True, text=True, check=False,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    logits, params, labels = json.loads(done.stdout.splitlines()[-1])
+    assert (torch.tensor(logits) - elastic(batch, ARCH).logits).abs().max() < 1e-6
+    assert params == sum(p.numel() for p in elastic.extract(ARCH).parameters())
+    assert labels == {"0": "bad", "1": "good"}
+
+
+def test_verify_counts_and_compares(tmp_path: Path) -> None:
+    make_export(tmp_path / "model")
+    _, elastic = make_pair()
+    proof = verify(tmp_path / "model", elastic.extract(ARCH), make_batch())
+    assert proof["max_logit_difference"] < 1e-6
+    _, other = make_pair(seed=1)
+    proof = verify(tmp_path / "model", other.extract(ARCH), make_batch())
+    assert proof["max_logit_difference"] > 1e-2
+
+
+def test_the_folder_holds_what_a_user_needs(tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    make_export(out)
+    config = json.loads((out / "config.json").read_text())
+    assert config["layer_heads"] == [2, 1]
+    assert config["layer_ffn"] == [32, 16]
+    assert "raycomp" not in (out / "modeling_raycomp.py").read_text().split("import")[1]
+    assert AutoTokenizer.from_pretrained(out)("fine film")["input_ids"]
+    assert "half" in (out / "README.md").read_text()
+
+
+def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot write"):
+        make_export(tmp_path / "file" / "model")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
