@@ -136,8 +136,9 @@ def _glue_file(folder: Path, split: str, task: str) -> pd.DataFrame:
             if not path.exists():
                 continue
             if ending == ".tsv" and task == "cola":
-                frame = read_file(path, header=None)
-                return frame.set_axis(["source", "label", "mark", "sentence"], axis=1)
+                frame = read_file(path, header=None)  # GLUE's own file has no header
+                if len(frame.columns) == 4 and "sentence" not in frame.iloc[0].tolist():
+                    return frame.set_axis(["source", "label", "mark", "sentence"], axis=1)
             frame = read_file(path)
             names = {
                 "gold_label": "label", "Quality": "label", "#1 String": "sentence1",
