@@ -188,12 +188,9 @@ class SearchSettings(Section):
         ["sng"], min_length=1, description="One trial per (budget, searcher, seed)."
     )
     seeds: list[int] = Field([0], min_length=1, description="Added to run.seed.")
-    evaluations: int = Field(96, ge=4, description="Architectures that one trial may ask for.")
+    evaluations: int = Field(64, ge=4, description="Architectures that one trial may ask for.")
     opening: float = Field(
-        0.7,
-        ge=0,
-        le=1,
-        description="Share of them drawn over the whole cost range and common to all budgets.",
+        0.84, ge=0, le=1, description="Share of them that is common to all budgets of the job."
     )
     batch: int = Field(8, ge=2, description="Architectures asked for at a time (lambda).")
     alpha: float = Field(2.0, gt=0, description="Exponent of Eq. 7.")

@@ -20,7 +20,7 @@ from ray.tune import RunConfig, TuneConfig, Tuner
 
 from raycomp.encoder.arch import Architecture
 from raycomp.errors import UserError
-from raycomp.job import Job, parse_job
+from raycomp.job import BudgetSettings, Job, parse_job
 from raycomp.runtime.cluster import ray
 from raycomp.runtime.recipe import Workplace
 from raycomp.tables import write_json
@@ -130,11 +130,8 @@ def search_one(
     began = time.perf_counter()
     place = Workplace(job, run_dir)
     settings = next(b for b in job.budget if b.name == name)
-    costs, space = place.costs(), place.space
-    limit = place.limit(settings)
-
-    def cost(arch: Architecture) -> float:
-        return float(costs.cost(settings.kind, arch))
+    space, budget = place.space, make_budget(place, settings)
+    limit, cost = budget.limit, budget.cost
 
     def record(arch: Architecture | None, value: float, loss: float, asked: int, why: str) -> Outcome:
         outcome = Outcome(
@@ -149,13 +146,6 @@ def search_one(
         why = infeasible(name, settings.kind, limit, least)
         return record(None, 0.0, 0.0, 0, why)
     theta = place.sampler_state()
-    budget = Budget(
-        cost=cost,
-        limit=limit,
-        largest=cost(space.largest()),
-        alpha=job.search.alpha,
-        form=job.search.reward,
-    )
     whole_seed = job.run.seed * 10_007 + seed
     search: Searcher = make_searcher(searcher, space, theta, budget, whole_seed)
     archs: list[Architecture] = []
@@ -174,8 +164,8 @@ def search_one(
     total = min(job.search.evaluations, space.size())
     shared = min(total, math.floor(total * job.search.opening))
     if shared:
-        kind = "encoder_params"  # one set for every budget, whatever its kind
-        tell(opening(space, theta, lambda a: float(costs.cost(kind, a)), shared, whole_seed))
+        every = [make_budget(place, b) for b in job.budget]
+        tell(opening(space, theta, every, shared, whole_seed))
     while len({a.id for a in archs}) < total:
         before = len({a.id for a in archs})
         tell(search.ask(min(job.search.batch, total - before)))
@@ -188,6 +178,22 @@ def search_one(
         tell([smallest])
         index, asked = len(archs) - 1, asked + 1
     return record(archs[index], values[index], losses[index], asked, "")
+
+
+def make_budget(place: Workplace, settings: BudgetSettings) -> Budget:
+    """Return a budget of the job with its cost function, its limit absolute."""
+    costs, search = place.costs(), place.job.search
+
+    def cost(arch: Architecture) -> float:
+        return float(costs.cost(settings.kind, arch))
+
+    return Budget(
+        cost=cost,
+        limit=place.limit(settings),
+        largest=cost(place.space.largest()),
+        alpha=search.alpha,
+        form=search.reward,
+    )
 
 
 def infeasible(name: str, kind: str, limit: float, least: float) -> str:

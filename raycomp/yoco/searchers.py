@@ -234,25 +234,24 @@ def make_searcher(
 
 
 def opening(
-    space: SearchSpace, state: dict[str, Any], cost: Cost, n: int, seed: int
+    space: SearchSpace, state: dict[str, Any], budgets: Sequence[Budget], n: int, seed: int
 ) -> list[Architecture]:
-    """Return up to n architectures spread evenly over the cost range, the same for every budget.
+    """Return up to n architectures fitted to each of the job's budgets in turn.
 
-    For each of n targets between the smallest and the largest cost, the nearest of 32 samples (half
-    of theta, half uniform) is fitted to the target. N budgets share these evaluations.
+    Every budget is told all of them, so that N budgets share these evaluations. Half of them are
+    grown from samples of theta, half from uniform ones. A budget that nothing meets gets none.
     """
     rng = np.random.default_rng(seed)
     theta, joint = load_theta(space, state)
-    low, high = cost(space.smallest()), cost(space.largest())
-    found = dict.fromkeys([space.smallest(), space.largest()][:n])
-    for target in np.linspace(low, high, n)[1:-1] if n > 2 else []:
+    found: dict[Architecture, None] = {}
+    for i in range(n):
+        budget = budgets[i % len(budgets)]
         for _ in range(TRIES):
-            pool = [space.decode(theta.sample(rng), joint) for _ in range(16)]
-            pool += [space.sample_uniform(rng) for _ in range(16)]
-            near = min(pool, key=lambda a: abs(cost(a) - target))
-            arch = fit_to(near, space, cost, float(target), rng)
-            if arch is not None and arch not in found:
-                found[arch] = None
+            uniform = i // len(budgets) % 2 == 1
+            arch = space.sample_uniform(rng) if uniform else space.decode(theta.sample(rng), joint)
+            fitted = fit_to(arch, space, budget.cost, budget.limit, rng)
+            if fitted is not None and fitted not in found:
+                found[fitted] = None
                 break
     return list(found)
 

@@ -67,9 +67,7 @@ def test_two_texts_many_classes_and_regression(tmp_path: Path) -> None:
     many = load_task(TaskSettings(train=str(path), text=["a", "b"], label="topic"), 0)
     assert many.num_labels == 12
     assert many.train.text_b is not None
-    real = load_task(
-        TaskSettings(train=str(path), text=["a", "b"], label="score", kind="regression"), 0
-    )
+    real = load_task(TaskSettings(train=str(path), text=["a", "b"], label="score", kind="regression"), 0)
     assert real.num_labels == 1
     assert real.train.labels.dtype == np.float32
     assert real.primary in ("pearson_spearman", "pearson", "spearman")
