@@ -75,6 +75,7 @@ class SamplerHost:
         self._told[str(rank)] = losses
         if len(self._told) == self._world:
             # Shares are added in the order of ranks: the sum must not depend on who came first.
+            self._sampler.ask(step)  # a restart in between forgot the draw: the same one is made again
             shares = [self._told[str(r)] for r in range(self._world)]
             self._sampler.tell(step, [sum(parts) for parts in zip(*shares, strict=True)])
             self._told, self._step = {}, step + 1

@@ -1,0 +1,36 @@
+"""One small Ray on this machine for all integration tests."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import pytest
+
+from raycomp.job import Job, parse_job
+from raycomp.runtime.cluster import ray
+from raycomp.runtime.progress import Progress
+from raycomp.runtime.run import run_job
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ray() -> Iterator[None]:
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=256 * 2**20,
+    )
+    yield
+    ray.shutdown()
+
+
+def run(job: Job | dict[str, Any], storage: Path) -> Path:
+    return run_job(job if isinstance(job, Job) else parse_job(job), storage, Progress(enabled=False))

@@ -1,0 +1,154 @@
+"""A whole run on real Ray: teacher, super-network, search, deployment, and again."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from raycomp.data.batches import collate
+from raycomp.encoder.arch import Architecture
+from raycomp.errors import UserError
+from raycomp.job import parse_job
+from raycomp.runtime.checkpoint import load_tensors
+from raycomp.runtime.recipe import Workplace
+from raycomp.runtime.reexport import export_budget
+from raycomp.tables import SCHEMAS, part_files, read_table
+from tests.integration.conftest import run
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def run_dir(tiny_job: dict[str, Any], storage: Path) -> Path:
+    """The finished tiny run; the first test that asks pays for it."""
+    return run(tiny_job, storage)
+
+
+def test_the_run_has_every_table_and_column(run_dir: Path) -> None:
+    for name in ("steps", "distribution", "evaluations", "deployments"):
+        frame = read_table(run_dir, name)
+        assert len(frame)
+        assert list(frame.columns) == SCHEMAS[name].names
+        pattern = str(run_dir / "tables" / name / "*.parquet")
+        counted = duckdb.execute("select count(*) from read_parquet(?)", [pattern]).fetchone()
+        assert counted == (len(frame),)
+
+
+def test_steps_are_complete_and_phases_open_in_order(run_dir: Path) -> None:
+    steps = read_table(run_dir, "steps")
+    yoco = steps[steps["method"] == "yoco"].sort_values("step")
+    assert yoco["step"].tolist() == list(range(21))
+    assert yoco["phase"].drop_duplicates().tolist() == [
+        "largest", "heads-2", "heads-1", "ffn-32", "ffn-16", "depth-2", "depth-1",
+    ]  # fmt: skip
+    assert yoco[["p_exploit", "entropy", "loss", "tokens", "seconds"]].notna().all().all()
+
+
+def test_every_deployment_is_within_its_budget_as_loaded(run_dir: Path, tiny_job: dict[str, Any]) -> None:
+    rows = read_table(run_dir, "deployments").set_index("budget")
+    assert set(rows.index) == {"half", "third"}
+    place = Workplace(parse_job(tiny_job), run_dir)
+    supernet = place.supernet().eval()
+    tokens = place.tokens("selection")
+    for budget, row in rows.iterrows():
+        assert row["feasible"]
+        assert row["cost"] <= row["limit"]
+        assert row["parity"] < 1e-5
+        folder = run_dir / row["export"]
+        assert folder.name == f"yoco-{budget}"
+        loaded = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
+        assert sum(p.numel() for p in loaded.parameters()) == row["params"]
+        batch = collate(tokens, torch.arange(len(tokens)).numpy(), place.pad_id)
+        with torch.no_grad():
+            sliced = supernet(batch, Architecture.from_json(row["arch"])).logits
+            whole = loaded.eval()(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                token_type_ids=batch.token_type_ids,
+            ).logits
+        assert (sliced - whole).abs().max() < 1e-5
+        assert row["retention"] == pytest.approx(row["validation"] / row["teacher_validation"])
+        assert row["gap"] == pytest.approx(row["selection"] - row["validation"])
+        certificate = json.loads((folder / "certificate.json").read_text())
+        assert certificate["params"] == row["params"]
+
+
+def test_selection_alone_is_searched_and_nothing_is_scored_twice(run_dir: Path) -> None:
+    rows = read_table(run_dir, "evaluations")
+    assert set(rows["split"]) == {"selection"}
+    keys = ["weights_id", "arch_id", "split", "precision", "metric"]
+    assert not rows.duplicated(keys).any()
+    dearest = read_table(run_dir, "deployments")["evaluations"].max()
+    assert len(rows) <= 1.5 * dearest
+
+
+def test_a_second_run_finds_everything_done(
+    run_dir: Path, tiny_job: dict[str, Any], storage: Path
+) -> None:
+    before = {p: p.stat().st_mtime_ns for p in run_dir.rglob("*.parquet")}
+    assert run(tiny_job, storage) == run_dir
+    assert {p: p.stat().st_mtime_ns for p in run_dir.rglob("*.parquet")} == before
+
+
+def test_a_search_that_was_cut_off_pays_only_for_what_is_missing(
+    run_dir: Path, tiny_job: dict[str, Any], storage: Path
+) -> None:
+    before = read_table(run_dir, "evaluations")
+    deployed = read_table(run_dir, "deployments")
+    for path in ("deployed.json", "search/half.sng.0.json", "search/third.sng.0.json"):
+        (run_dir / path).unlink()
+    lost = part_files(run_dir, "evaluations")[0]
+    lost.unlink()
+    run(tiny_job, storage)
+    after = read_table(run_dir, "evaluations")
+    assert set(after["arch_id"]) == set(before["arch_id"])
+    assert not after.duplicated(["weights_id", "arch_id", "split", "precision", "metric"]).any()
+    again = read_table(run_dir, "deployments")
+    assert again["arch"].tolist() == deployed["arch"].tolist()
+
+
+def test_an_export_can_be_made_again(run_dir: Path, tmp_path: Path) -> None:
+    proof = export_budget(run_dir, "half", tmp_path / "half")
+    assert proof["parity"] < 1e-5
+    first = load_tensors(run_dir / "exports" / "yoco-half" / "model.safetensors")
+    again = load_tensors(tmp_path / "half" / "model.safetensors")
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    with pytest.raises(UserError, match="not empty"):
+        export_budget(run_dir, "half", tmp_path / "half")
+    with pytest.raises(UserError, match="half, third"):
+        export_budget(run_dir, "quarter", tmp_path / "x")
+
+
+def test_a_fine_tuned_model_is_the_teacher_as_it_is(
+    tiny_job: dict[str, Any], tuned_model: Path, tmp_path: Path
+) -> None:
+    job = copy.deepcopy(tiny_job)
+    job["model"]["name"] = str(tuned_model)
+    job["train"]["steps"] = [0, 0, 0, 0, 0, 0, 2]
+    job["search"]["evaluations"] = 4
+    job["search"]["searchers"] = ["random", "evolution"]
+    run_dir = run(job, tmp_path)
+    place = Workplace(parse_job(job), run_dir)
+    teacher = place.teacher().state_dict()
+    assert all(torch.equal(teacher[k], v) for k, v in place.network().state_dict().items())
+    assert len(read_table(run_dir, "deployments")) == 2
+
+
+def test_an_impossible_budget_is_refused_before_anything_is_written(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    job = copy.deepcopy(tiny_job)
+    job["budget"].append({"name": "watch", "encoder_params": "0.01x"})
+    with pytest.raises(UserError, match="Nearest"):
+        run(job, tmp_path)
+    assert list(tmp_path.glob("*")) in ([], [tmp_path / ".cache"])
