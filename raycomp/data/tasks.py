@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import train_test_split
 
 from raycomp.data import sources
 from raycomp.data.metrics import check_metric
@@ -179,6 +178,8 @@ def _carve(
     frame: pd.DataFrame, size: float | int, kind: Kind, seed: int, what: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split rows off, seeded and stratified; equal texts go to the same side, so nothing leaks."""
+    from sklearn.model_selection import train_test_split
+
     keys = frame["a"] + "\x00" + frame["b"]
     firsts = ~keys.duplicated()
     groups = frame[firsts]

@@ -6,16 +6,47 @@ Golden values (BERT-base without classifier): 24,427,776 + sum over layers of
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from raycomp.encoder.arch import Architecture
-from raycomp.encoder.static import RaycompConfig
 from raycomp.errors import UserError
 
-Kind = Literal["params", "encoder_params", "flops"]
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers of a full network that its costs depend on; needs neither torch nor transformers.
+
+    Attributes are those of RaycompConfig.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    embedding_size: int
+    head_size: int
+    layer_heads: tuple[int, ...]
+    layer_ffn: tuple[int, ...]
+    max_position_embeddings: int
+    type_vocab_size: int
+    num_labels: int
+
+    @classmethod
+    def of(cls, config: Any) -> Shape:
+        """Read the shape of a RaycompConfig, or of anything with its attributes."""
+        return cls.from_dict({name: getattr(config, name) for name in cls.__dataclass_fields__})
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Shape:
+        """Read what `to_dict` wrote."""
+        ready: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**ready)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-able values."""
+        return asdict(self)
 
 
-def layer_params(config: RaycompConfig, heads: int, ffn: int) -> int:
+def layer_params(config: Shape, heads: int, ffn: int) -> int:
     """Return the parameters of one Transformer layer."""
     hidden, inner = config.hidden_size, heads * config.head_size
     attention = 3 * (hidden * inner + inner) + inner * hidden + hidden
@@ -23,7 +54,7 @@ def layer_params(config: RaycompConfig, heads: int, ffn: int) -> int:
     return attention + feed_forward + 4 * hidden  # two LayerNorms
 
 
-def other_params(config: RaycompConfig) -> int:
+def other_params(config: Shape) -> int:
     """Return the parameters outside the layers: embeddings, pooler and classifier."""
     size, hidden = config.embedding_size, config.hidden_size
     rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
@@ -34,7 +65,7 @@ def other_params(config: RaycompConfig) -> int:
     return embeddings + pooler + hidden * config.num_labels + config.num_labels
 
 
-def layer_flops(config: RaycompConfig, heads: int, ffn: int, length: int) -> int:
+def layer_flops(config: Shape, heads: int, ffn: int, length: int) -> int:
     """Return the FLOPs of one layer on one sequence: 2 per multiply-add of its matrix products.
 
     Norms, activations, softmax and biases are left out (under 2% at length 128).
@@ -46,7 +77,7 @@ def layer_flops(config: RaycompConfig, heads: int, ffn: int, length: int) -> int
     return 2 * (projections + attention + feed_forward)
 
 
-def other_flops(config: RaycompConfig, length: int) -> int:
+def other_flops(config: Shape, length: int) -> int:
     """Return the FLOPs outside the layers: embedding projection, pooler and classifier."""
     hidden = config.hidden_size
     projection = 0
@@ -59,11 +90,11 @@ class CostModel:
     """Costs of architectures of one network, by table look-up.
 
     Args:
-        config: the full network.
+        config: the full network's shape.
         length: tokens of a sequence, for FLOPs.
     """
 
-    def __init__(self, config: RaycompConfig, length: int) -> None:
+    def __init__(self, config: Shape, length: int) -> None:
         self._config = config
         self._length = length
         self._cache: dict[tuple[str, int, int], int] = {}

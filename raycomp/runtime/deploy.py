@@ -17,8 +17,8 @@ from raycomp.encoder.export import export, verify
 from raycomp.encoder.latency import p50_latency_ms
 from raycomp.errors import UserError
 from raycomp.runtime.progress import Update
-from raycomp.runtime.recipe import Workplace
 from raycomp.runtime.tuner import Outcome
+from raycomp.runtime.workplace import Workplace
 from raycomp.tables import write_json, write_rows
 from raycomp.train.evaluate import Score, predict, score
 
@@ -75,7 +75,7 @@ def _row(
     }
     if chosen.arch is None:
         return row
-    arch, costs = Architecture.from_json(chosen.arch), place.costs()
+    arch, costs = Architecture.from_json(chosen.arch), place.costs
     out = place.run_dir / "exports" / f"yoco-{chosen.budget}"
     proof = export_arch(place, model, arch, out, {"budget": chosen.budget, "selection": chosen.value})
     loaded = AutoModelForSequenceClassification.from_pretrained(
@@ -131,7 +131,7 @@ def export_arch(
     Raises:
         UserError: the loaded model's logits differ from the slice's by more than PARITY.
     """
-    costs = place.costs()
+    costs = place.costs
     card = {
         "base_model": place.job.model.name,
         "task": place.task.name,

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from raycomp.job import Job
-from raycomp.runtime.recipe import Workplace, train_plan
+from raycomp.runtime.recipe import train_plan
 from raycomp.runtime.tuner import infeasible
+from raycomp.runtime.workplace import Workplace
 from raycomp.yoco.searchers import min_cost
 
 # Measured on 2 cores with bf16 (benchmarks/step_cost.py): FLOPs of training a second, all told.
@@ -23,7 +24,7 @@ def make_plan(job: Job) -> dict[str, Any]:
         UserError: as the run itself would.
     """
     place = Workplace(job, Path("runs") / job.run_id)
-    space, costs, task = place.space, place.costs(), place.task
+    space, costs, task = place.space, place.costs, place.task
     reach = {
         kind: (costs.cost(kind, space.smallest()), costs.cost(kind, space.largest()))
         for kind in ("params", "encoder_params", "flops")
@@ -44,7 +45,7 @@ def make_plan(job: Job) -> dict[str, Any]:
                 "reason": "" if ok else infeasible(budget.name, kind, limit, least),
             }
         )
-    plan = train_plan(job, space, place.config, len(task.train))
+    plan = train_plan(job, space, place.shape, len(task.train))
     per_epoch = -(-len(task.train) // job.teacher.batch_size)
     teacher = 0 if place.base[2] and job.teacher.mode != "train" else per_epoch * job.teacher.epochs
     supernet = sum(plan["steps"])
@@ -73,7 +74,7 @@ def _memory(params: int, job: Job, place: Workplace) -> float:
 
 def _time(job: Job, place: Workplace, teacher: int, steps: list[int]) -> str:
     """Return an estimate from FLOPs: three times the forward pass a step."""
-    costs, space = place.costs(), place.space
+    costs, space = place.costs, place.space
     lengths = place.tokens("train").lengths
     share = float(lengths.mean()) / (job.search.flops_length or job.task.max_length)
     full = costs.cost("flops", space.largest()) * share

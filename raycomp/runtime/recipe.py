@@ -1,4 +1,8 @@
-"""From a job and a run's folder to objects: the same on the driver and on every worker."""
+"""From a job to space, schedule, costs and sampler: what needs no data, no weights, and no torch.
+
+The sampler actor, the ledger and the trials of the search live on this alone, so that each of their
+processes starts in a second.
+"""
 
 from __future__ import annotations
 
@@ -7,135 +11,58 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from raycomp.data.tasks import Task, load_task
-from raycomp.data.tokens import TokenSplit, tokenise
-from raycomp.encoder.cost import CostModel
-from raycomp.encoder.elastic import ElasticEncoder
-from raycomp.encoder.families import load_encoder
-from raycomp.encoder.static import RaycompConfig, RaycompForSequenceClassification
+from raycomp.encoder.arch import Architecture
+from raycomp.encoder.cost import CostModel, Shape
 from raycomp.errors import UserError
 from raycomp.job import BudgetSettings, Job
-from raycomp.runtime.checkpoint import load_weights
-from raycomp.tables import write_json
-from raycomp.train.optim import resolve_precision
 from raycomp.yoco.eesng import EESNG, EESNGSettings
 from raycomp.yoco.schedule import Schedule, phases
+from raycomp.yoco.searchers import Budget
 from raycomp.yoco.space import SearchSpace
 
 
-class Workplace:
-    """What a run is made of, loaded when first asked for.
+class Blueprint:
+    """A job with the shape of its network: space, costs, budgets, and the trained sampler."""
 
-    Every process builds its own from the job and the folder: nothing is sent around but names.
-    """
-
-    def __init__(self, job: Job, run_dir: Path) -> None:
+    def __init__(self, job: Job, run_dir: Path, shape: Shape | None = None) -> None:
         self.job = job
         self.run_dir = run_dir
-
-    @functools.cached_property
-    def task(self) -> Task:
-        """The task with its three splits."""
-        return load_task(self.job.task, self.job.run.seed)
-
-    @functools.cached_property
-    def base(self) -> tuple[RaycompForSequenceClassification, Any, bool]:
-        """The pretrained network at full size, its tokenizer, and whether it is fine-tuned."""
-        torch.manual_seed(self.job.run.seed)  # a new classifier is drawn at random
-        return load_encoder(
-            self.job.model.name,
-            num_labels=self.task.num_labels,
-            label_names=self.task.label_names,
-            revision=self.job.model.revision,
-            trust_remote_code=self.job.model.trust_remote_code,
-        )
+        self._shape = shape
 
     @property
-    def tokenizer(self) -> Any:
-        """The tokenizer, padding and truncation switched off."""
-        return self.base[1]
-
-    @property
-    def pad_id(self) -> int:
-        """The token that fills a batch up."""
-        return int(self.base[0].config.pad_token_id or 0)
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Every metric of the task."""
-        return self.task.metrics
-
-    @property
-    def primary(self) -> str:
-        """The metric that choices are made on."""
-        return self.task.primary
-
-    @property
-    def regression(self) -> bool:
-        """Whether the task has one real-valued output."""
-        return self.task.kind == "regression"
-
-    @functools.lru_cache(maxsize=8)  # noqa: B019 - lives as long as the process
-    def tokens(self, split: str) -> TokenSplit:
-        """Return a split ("train", "selection" or a validation split's name), tokenised."""
-        chosen = {
-            "train": self.task.train,
-            "selection": self.task.selection,
-            **{v.name: v for v in self.task.validation},
-        }[split]
-        limit = min(self.job.task.max_length, self.base[0].config.max_positions)
-        return tokenise(chosen, self.tokenizer, limit, self.run_dir.parent / ".cache" / "tokens")
-
-    @property
-    def config(self) -> RaycompConfig:
-        """The configuration of the full network."""
-        return self.base[0].config
-
-    def network(self, path: Path | None = None) -> ElasticEncoder:
-        """Return the full elastic network, with the weights of `path` or the pretrained ones."""
-        config = RaycompConfig.from_dict(self.base[0].config.to_dict())
-        model = ElasticEncoder(RaycompForSequenceClassification(config))
-        if path is None:
-            model.load_state_dict(ElasticEncoder(self.base[0]).state_dict())
-        else:
-            load_weights(model, path)
-        return model
-
-    def teacher(self) -> ElasticEncoder:
-        """Return the fine-tuned teacher."""
-        return self.network(self.run_dir / "teacher" / "network.safetensors")
-
-    def supernet(self) -> ElasticEncoder:
-        """Return the trained super-network."""
-        return self.network(self.run_dir / "supernet" / "network.safetensors")
+    def shape(self) -> Shape:
+        """The full network's shape."""
+        if self._shape is None:
+            raise ValueError("this blueprint was made without a shape")
+        return self._shape
 
     @functools.cached_property
     def space(self) -> SearchSpace:
         """The search space of the job on this network."""
-        return make_space(self.job, self.config)
+        return make_space(self.job, self.shape)
 
-    @functools.lru_cache(maxsize=1)  # noqa: B019 - lives as long as the process
+    @functools.cached_property
     def costs(self) -> CostModel:
-        """Return the cost model of the full network."""
-        return CostModel(self.config, self.job.search.flops_length or self.job.task.max_length)
+        """The cost model of the full network."""
+        return CostModel(self.shape, self.job.search.flops_length or self.job.task.max_length)
 
     def limit(self, budget: BudgetSettings) -> float:
         """Return a budget's limit, absolute, in the unit of its kind."""
-        return budget.resolve(float(self.costs().cost(budget.kind, self.space.largest())))
+        return budget.resolve(float(self.costs.cost(budget.kind, self.space.largest())))
 
-    def precision(self, device: torch.device) -> str:
-        """Return the precision of this run: chosen once, then kept, so that a resume computes alike.
+    def budget(self, settings: BudgetSettings) -> Budget:
+        """Return a budget of the job with its cost function, its limit absolute."""
 
-        Raises:
-            UserError: the device does not compute in the precision that the run was begun with.
-        """
-        path = self.run_dir / "precision.json"
-        if not path.exists():
-            chosen = resolve_precision(self.job.train.precision, device)
-            write_json(path, {"precision": chosen})
-        return resolve_precision(json.loads(path.read_text())["precision"], device)
+        def cost(arch: Architecture) -> float:
+            return float(self.costs.cost(settings.kind, arch))
+
+        return Budget(
+            cost=cost,
+            limit=self.limit(settings),
+            largest=cost(self.space.largest()),
+            alpha=self.job.search.alpha,
+            form=self.job.search.reward,
+        )
 
     def sampler_state(self) -> dict[str, Any]:
         """Return the trained sampler's state."""
@@ -146,14 +73,14 @@ class Workplace:
             raise UserError(f"{path} cannot be read ({error}); run the job again") from None
 
 
-def make_space(job: Job, config: RaycompConfig) -> SearchSpace:
+def make_space(job: Job, shape: Shape) -> SearchSpace:
     """Return the job's space; what it leaves open takes the paper's proportions.
 
     Raises:
         UserError: a choice is larger than the network, or the full size is missing.
     """
-    layers = len(config.layer_heads)
-    heads, ffn = config.layer_heads[0], config.layer_ffn[0]
+    layers = len(shape.layer_heads)
+    heads, ffn = shape.layer_heads[0], shape.layer_ffn[0]
     chosen: dict[str, tuple[int, ...]] = {}
     for key, full, shares in (
         ("depth", layers, (1 / 2, 2 / 3, 5 / 6, 1)),
@@ -172,7 +99,7 @@ def make_space(job: Job, config: RaycompConfig) -> SearchSpace:
     return SearchSpace(layers, chosen["depth"], chosen["heads"], chosen["ffn"])
 
 
-def train_plan(job: Job, space: SearchSpace, config: RaycompConfig, rows: int) -> dict[str, Any]:
+def train_plan(job: Job, space: SearchSpace, shape: Shape, rows: int) -> dict[str, Any]:
     """Return what every worker and the sampler must agree on: JSON-able.
 
     Raises:
@@ -197,7 +124,7 @@ def train_plan(job: Job, space: SearchSpace, config: RaycompConfig, rows: int) -
             "ffn": list(space.ffn),
         },
         "steps": steps,
-        "config": config.to_dict(),
+        "shape": shape.to_dict(),
         "length": job.search.flops_length or job.task.max_length,
     }
 
@@ -215,7 +142,7 @@ def plan_schedule(plan: dict[str, Any]) -> Schedule:
 
 def build_sampler(job: Job, plan: dict[str, Any]) -> EESNG:
     """Return a fresh EE-SNG sampler for a plan."""
-    costs = CostModel(RaycompConfig.from_dict(plan["config"]), plan["length"])
+    costs = CostModel(Shape.from_dict(plan["shape"]), plan["length"])
     settings = EESNGSettings(
         update=job.train.update,
         lam=job.train.samples,

@@ -10,7 +10,7 @@ from raycomp.encoder.arch import Architecture
 from raycomp.errors import UserError
 from raycomp.job import parse_job
 from raycomp.runtime.deploy import export_arch
-from raycomp.runtime.recipe import Workplace
+from raycomp.runtime.workplace import Workplace
 from raycomp.tables import read_table
 
 

@@ -25,10 +25,11 @@ from raycomp.runtime.cluster import ray
 from raycomp.runtime.deploy import deploy, score_network
 from raycomp.runtime.evaluators import start_ledger
 from raycomp.runtime.progress import Progress
-from raycomp.runtime.recipe import Workplace, build_sampler, train_plan
+from raycomp.runtime.recipe import build_sampler, train_plan
 from raycomp.runtime.sampler_actor import start_sampler
 from raycomp.runtime.trainer import train_stage
 from raycomp.runtime.tuner import infeasible, search_all
+from raycomp.runtime.workplace import Workplace
 from raycomp.tables import write_json, write_text
 from raycomp.train.objectives import label_loss
 from raycomp.yoco.searchers import min_cost
@@ -72,7 +73,7 @@ def check_budgets(place: Workplace) -> None:
     faults = []
     for budget in place.job.budget:
         kind, limit = budget.kind, place.limit(budget)
-        costs = place.costs()
+        costs = place.costs
         _, least = min_cost(place.space, lambda a, k=kind, c=costs: float(c.cost(k, a)))  # type: ignore[misc]
         if least > limit:
             faults.append(infeasible(budget.name, kind, limit, least))
@@ -116,7 +117,7 @@ def _supernet(place: Workplace, progress: Progress) -> None:
     if not (folder / "start.safetensors").exists():
         with progress.bar("importance"):
             save_tensors(folder / "start.safetensors", _start(place).state_dict())
-    plan = train_plan(job, place.space, place.config, len(place.tokens("train")))
+    plan = train_plan(job, place.space, place.shape, len(place.tokens("train")))
     plan["sampler"] = build_sampler(job, plan).state_dict()
     plan["actor"] = f"eesng-{place.run_dir.name}"
     data = job.model_dump(mode="json")
@@ -151,9 +152,9 @@ def _search(place: Workplace, progress: Progress) -> None:
     precision = place.precision(device)
     weights_id = file_hash(run_dir / "supernet" / "network.safetensors")
     place.tokens("selection")
-    ledger, evaluators = start_ledger(job.model_dump(mode="json"), run_dir, weights_id)
+    ledger, evaluators = start_ledger(job.model_dump(mode="json"), run_dir, weights_id, place.primary)
     with progress.bar("search") as bar:
-        outcomes = search_all(job, run_dir, ledger, precision, lambda d, t: bar(d, t, {}))
+        outcomes = search_all(place, ledger, precision, lambda d, t: bar(d, t, {}))
     ray.get(ledger.flush.remote())
     fresh = ray.get(ledger.fresh.remote())
     for actor in (ledger, *evaluators):

@@ -13,8 +13,9 @@ from raycomp.encoder.elastic import ElasticEncoder, ElasticOutput
 from raycomp.job import Job
 from raycomp.runtime.checkpoint import save_tensors
 from raycomp.runtime.cluster import ray
-from raycomp.runtime.recipe import Workplace, plan_schedule
+from raycomp.runtime.recipe import plan_schedule
 from raycomp.runtime.sampler_actor import ActorSampler
+from raycomp.runtime.workplace import Workplace
 from raycomp.tables import write_json
 from raycomp.train.loop import TrainStep
 from raycomp.train.optim import LinearDecay, Reduce, Updater

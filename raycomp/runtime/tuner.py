@@ -19,12 +19,13 @@ from ray import tune
 from ray.tune import RunConfig, TuneConfig, Tuner
 
 from raycomp.encoder.arch import Architecture
+from raycomp.encoder.cost import Shape
 from raycomp.errors import UserError
-from raycomp.job import BudgetSettings, Job, parse_job
+from raycomp.job import Job, parse_job
 from raycomp.runtime.cluster import ray
-from raycomp.runtime.recipe import Workplace
+from raycomp.runtime.recipe import Blueprint
 from raycomp.tables import write_json
-from raycomp.yoco.searchers import Budget, Searcher, best, make_searcher, min_cost, opening
+from raycomp.yoco.searchers import Searcher, best, make_searcher, min_cost, opening
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,10 @@ def outcome_path(run_dir: Path, budget: str, searcher: str, seed: int) -> Path:
 
 
 def search_all(
-    job: Job, run_dir: Path, ledger: Any, precision: str, on_progress: Callable[[int, int], None]
+    place: Blueprint, ledger: Any, precision: str, on_progress: Callable[[int, int], None]
 ) -> list[Outcome]:
     """Search every budget; trials that ended before are not run again."""
+    job, run_dir = place.job, place.run_dir
     trials: list[dict[str, Any]] = [
         {"budget": b.name, "searcher": s, "seed": seed}
         for b in job.budget
@@ -72,7 +74,7 @@ def search_all(
     paths = [outcome_path(run_dir, t["budget"], t["searcher"], t["seed"]) for t in trials]
     open_trials = [t for t, p in zip(trials, paths, strict=True) if not p.exists()]
     if open_trials:
-        _tune(job, run_dir, ledger, precision, open_trials, on_progress)
+        _tune(place, ledger, precision, open_trials, on_progress)
     missing = [p.stem for p in paths if not p.exists()]
     if missing:
         raise UserError(f"the search of {', '.join(missing)} failed; run the job again")
@@ -80,20 +82,20 @@ def search_all(
 
 
 def _tune(
-    job: Job,
-    run_dir: Path,
+    place: Blueprint,
     ledger: Any,
     precision: str,
     trials: list[dict[str, Any]],
     on_progress: Callable[[int, int], None],
 ) -> None:
-    data = job.model_dump(mode="json")
+    data, run_dir = place.job.model_dump(mode="json"), place.run_dir
+    shape = place.shape.to_dict()
 
     def trial(config: dict[str, Any]) -> dict[str, float]:
         chosen = config["trial"]
         outcome = search_one(
-            parse_job(data), run_dir, ledger, precision, chosen["budget"], chosen["searcher"],
-            chosen["seed"],
+            parse_job(data), run_dir, Shape.from_dict(shape), ledger, precision,
+            chosen["budget"], chosen["searcher"], chosen["seed"],
         )  # fmt: skip
         return {"value": outcome.value if outcome.arch else -1.0}
 
@@ -120,7 +122,14 @@ def _tune(
 
 
 def search_one(
-    job: Job, run_dir: Path, ledger: Any, precision: str, name: str, searcher: str, seed: int
+    job: Job,
+    run_dir: Path,
+    shape: Shape,
+    ledger: Any,
+    precision: str,
+    name: str,
+    searcher: str,
+    seed: int,
 ) -> Outcome:
     """Run one trial and write its outcome.
 
@@ -128,9 +137,9 @@ def search_one(
     evaluations; then the searcher asks on its own until `search.evaluations` are told.
     """
     began = time.perf_counter()
-    place = Workplace(job, run_dir)
+    place = Blueprint(job, run_dir, shape)
     settings = next(b for b in job.budget if b.name == name)
-    space, budget = place.space, make_budget(place, settings)
+    space, budget = place.space, place.budget(settings)
     limit, cost = budget.limit, budget.cost
 
     def record(arch: Architecture | None, value: float, loss: float, asked: int, why: str) -> Outcome:
@@ -164,7 +173,7 @@ def search_one(
     total = min(job.search.evaluations, space.size())
     shared = min(total, math.floor(total * job.search.opening))
     if shared:
-        every = [make_budget(place, b) for b in job.budget]
+        every = [place.budget(b) for b in job.budget]
         tell(opening(space, theta, every, shared, whole_seed))
     while len({a.id for a in archs}) < total:
         before = len({a.id for a in archs})
@@ -178,22 +187,6 @@ def search_one(
         tell([smallest])
         index, asked = len(archs) - 1, asked + 1
     return record(archs[index], values[index], losses[index], asked, "")
-
-
-def make_budget(place: Workplace, settings: BudgetSettings) -> Budget:
-    """Return a budget of the job with its cost function, its limit absolute."""
-    costs, search = place.costs(), place.job.search
-
-    def cost(arch: Architecture) -> float:
-        return float(costs.cost(settings.kind, arch))
-
-    return Budget(
-        cost=cost,
-        limit=place.limit(settings),
-        largest=cost(place.space.largest()),
-        alpha=search.alpha,
-        form=search.reward,
-    )
 
 
 def infeasible(name: str, kind: str, limit: float, least: float) -> str:

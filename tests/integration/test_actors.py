@@ -12,15 +12,16 @@ import pytest
 
 from raycomp.job import parse_job
 from raycomp.runtime.cluster import ray
-from raycomp.runtime.evaluators import Ledger
-from raycomp.runtime.recipe import Workplace, build_sampler, train_plan
+from raycomp.runtime.ledger import Ledger
+from raycomp.runtime.recipe import build_sampler, train_plan
 from raycomp.runtime.sampler_actor import ActorSampler, start_sampler
+from raycomp.runtime.workplace import Workplace
 from raycomp.tables import read_table
 
 
 def plan_of(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     place = Workplace(parse_job(job), folder)
-    plan = train_plan(place.job, place.space, place.config, 100)
+    plan = train_plan(place.job, place.space, place.shape, 100)
     plan["steps"] = [1, 1, 1, 1, 1, 1, 60]
     return plan
 
@@ -109,13 +110,12 @@ class Slow:
         return self.count
 
 
-def test_the_ledger_scores_each_once_whoever_asks(tiny_job: dict[str, Any], tmp_path: Path) -> None:
+def test_the_ledger_scores_each_once_whoever_asks(tmp_path: Path) -> None:
     from raycomp.encoder.arch import Architecture
 
-    job = parse_job(tiny_job).model_dump(mode="json")
     slow = ray.remote(Slow).options(num_cpus=0).remote()
     start = ray.remote(Ledger).options(num_cpus=0, max_concurrency=100)
-    ledger = start.remote(job, str(tmp_path), "w", [slow])
+    ledger = start.remote(str(tmp_path), "w", "accuracy", [slow])
     archs = [Architecture(2, (1, h), (16, k)).to_json() for h in (1, 2, 4) for k in (16, 32)]
     asked = [ledger.score.remote(archs, "selection", "fp32") for _ in range(5)]
     assert all([r["arch"] for r in rows] == archs for rows in ray.get(asked))
@@ -126,14 +126,11 @@ def test_the_ledger_scores_each_once_whoever_asks(tiny_job: dict[str, Any], tmp_
     ray.kill(ledger)
 
 
-def test_a_failed_evaluation_fails_the_asker_and_can_be_asked_again(
-    tiny_job: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_failed_evaluation_fails_the_asker_and_can_be_asked_again(tmp_path: Path) -> None:
     from raycomp.encoder.arch import Architecture
 
-    job = parse_job(tiny_job).model_dump(mode="json")
     slow = ray.remote(Slow).options(num_cpus=0).remote()
-    ledger = ray.remote(Ledger).options(num_cpus=0).remote(job, str(tmp_path), "w", [slow])
+    ledger = ray.remote(Ledger).options(num_cpus=0).remote(str(tmp_path), "w", "accuracy", [slow])
     bad = Architecture(3, (1, 1, 1), (16, 16, 16)).to_json()
     good = Architecture(1, (1,), (16,)).to_json()
     for _ in range(2):

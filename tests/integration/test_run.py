@@ -17,8 +17,8 @@ from raycomp.encoder.arch import Architecture
 from raycomp.errors import UserError
 from raycomp.job import parse_job
 from raycomp.runtime.checkpoint import load_tensors
-from raycomp.runtime.recipe import Workplace
 from raycomp.runtime.reexport import export_budget
+from raycomp.runtime.workplace import Workplace
 from raycomp.tables import SCHEMAS, part_files, read_table
 from tests.integration.conftest import run
 

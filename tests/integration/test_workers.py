@@ -12,8 +12,8 @@ import torch
 from raycomp.job import parse_job
 from raycomp.runtime.checkpoint import load_tensors
 from raycomp.runtime.progress import Progress
-from raycomp.runtime.recipe import Workplace
 from raycomp.runtime.run import _supernet, _teacher
+from raycomp.runtime.workplace import Workplace
 from raycomp.tables import read_table
 
 

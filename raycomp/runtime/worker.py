@@ -1,0 +1,169 @@
+"""What every rank of a training runs: the stage, the loop, its rows and its checkpoints."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train import Checkpoint
+from ray.train.collective import broadcast_from_rank_zero
+from torch import Tensor
+
+from raycomp.data.batches import Batch, TrainPlan, collate, shard
+from raycomp.job import Job, parse_job
+from raycomp.runtime.checkpoint import load_checkpoint, save_checkpoint
+from raycomp.runtime.stages import STAGES, Stage
+from raycomp.tables import part_files, write_json, write_rows
+from raycomp.train.loop import StepResult, fit
+
+FLUSH_STEPS = 50
+DUE_STEPS = 10
+
+
+def work(config: dict[str, Any]) -> None:
+    """What every rank runs."""
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(config["threads"])
+    job, run_dir = parse_job(config["job"]), Path(config["run_dir"])
+    device = ray.train.torch.get_device()
+    attempt = broadcast_from_rank_zero(f"{time.time_ns():x}") if world > 1 else f"{time.time_ns():x}"
+    stage = STAGES[config["stage"]](
+        job, run_dir, config["plan"], device=device, reduce=_flat_sum if world > 1 else None
+    )
+    start, state = 0, None
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            weights, optimizer, state = load_checkpoint(Path(folder))
+        stage.model.load_state_dict(weights)
+        stage.updater.load_tensors(optimizer)
+        start = int(state["step"])
+    stage.begin(attempt, rank, world, start, state)
+    if world > 1:
+        broadcast_from_rank_zero(True)  # nobody asks before rank 0 has opened the attempt
+    keeper = _Keeper(stage, config["stage"], run_dir, rank, world, start, job)
+    fit(
+        stage.step,
+        _batches(stage, job, rank, world),
+        start,
+        stage.total,
+        seed=job.run.seed * 4099 + rank,
+        report=keeper.report,
+    )
+    if rank == 0:
+        keeper.flush()
+        stage.finish()
+    # A last report for all ranks: the controller then knows a checkpoint at the very end.
+    keeper.checkpoint(stage.total)
+
+
+def _batches(stage: Stage, job: Job, rank: int, world: int) -> Callable[[int], Batch]:
+    tokens = stage.tokens
+    plan = TrainPlan(tokens.lengths, stage.batch_size, job.run.seed)
+
+    def at(index: int) -> Batch:
+        rows = plan.rows(index)
+        mine = shard(rows, rank, world)
+        return collate(
+            tokens, mine, stage.pad_id, total=len(rows), total_tokens=int(tokens.lengths[rows].sum())
+        )
+
+    return at
+
+
+def _flat_sum(tensors: list[Tensor]) -> None:
+    """One all-reduce of everything: the active slices, flattened, summed, written back."""
+    flat = torch.cat([t.reshape(-1).float() for t in tensors])
+    dist.all_reduce(flat)
+    offset = 0
+    for tensor in tensors:
+        count = tensor.numel()
+        tensor.copy_(flat[offset : offset + count].view(tensor.shape))
+        offset += count
+
+
+class _Keeper:
+    """Rows, checkpoints and the progress file of one rank; the loop's `report`."""
+
+    def __init__(
+        self, stage: Stage, name: str, run_dir: Path, rank: int, world: int, start: int, job: Job
+    ) -> None:
+        self._stage, self._name, self._run_dir = stage, name, run_dir
+        self._rank, self._world = rank, world
+        self._every = job.train.checkpoint_seconds
+        self._rows: list[dict[str, Any]] = []
+        self._first = start
+        self._saved_at = time.monotonic()
+        self._shown_at = 0.0
+        if rank == 0:  # what an interrupted attempt wrote after its last checkpoint is redone
+            for table in ("steps", "distribution"):
+                for path in part_files(run_dir, table):
+                    stem, _, first = path.stem.rpartition("-")
+                    if stem == name and int(first) >= start:
+                        path.unlink()
+
+    def report(self, index: int, result: StepResult, seconds: float) -> None:
+        done = index + 1
+        if self._rank == 0:
+            info = {"loss": result.loss, **result.info}
+            self._rows.append(
+                {
+                    "run": self._run_dir.name,
+                    "method": self._stage.method,
+                    "step": index,
+                    "epoch": index / self._stage.steps_per_epoch,
+                    "tokens": result.tokens,
+                    "seconds": seconds,
+                    "phase": self._name,
+                    **info,
+                }
+            )
+            if done % FLUSH_STEPS == 0:
+                self.flush()
+            self._show(done, info)
+        if done % DUE_STEPS == 0 and done < self._stage.total:
+            due = time.monotonic() - self._saved_at >= self._every
+            if self._world > 1:
+                due = broadcast_from_rank_zero(due)
+            if due:
+                self.checkpoint(done)
+
+    def flush(self) -> None:
+        """Write the rows gathered so far, and theta as it stands."""
+        if not self._rows:
+            return
+        part = f"{self._name}-{self._first:09d}"
+        write_rows(self._run_dir, "steps", self._rows, part)
+        last = self._rows[-1]["step"] + 1
+        theta = self._stage.distribution_rows(last)
+        if theta:
+            write_rows(self._run_dir, "distribution", theta, part)
+        self._rows, self._first = [], last
+
+    def checkpoint(self, step: int) -> None:
+        """Save everything that the next step depends on; every rank calls this together."""
+        if self._rank != 0:
+            ray.train.report({"step": step})
+        else:
+            self.flush()
+            state = {"step": step, **self._stage.state(step)}
+            with tempfile.TemporaryDirectory() as folder:
+                save_checkpoint(
+                    Path(folder), self._stage.model.state_dict(), self._stage.updater.tensors(), state
+                )
+                ray.train.report({"step": step}, checkpoint=Checkpoint.from_directory(folder))
+        self._saved_at = time.monotonic()
+
+    def _show(self, done: int, info: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if now - self._shown_at > 0.5 or done == self._stage.total:
+            self._shown_at = now
+            shown = {"done": done, "total": self._stage.total, **info}
+            write_json(self._run_dir / "progress" / f"{self._name}.json", shown)

@@ -1,0 +1,155 @@
+"""The command line as a user meets it: messages, exit codes, JSON, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from raycomp.tables import write_rows
+from tests.conftest import sentences
+
+
+def toml(job: dict[str, Any]) -> str:
+    lines = []
+    for section, values in job.items():
+        for table in values if isinstance(values, list) else [values]:
+            lines.append(f"[[{section}]]" if isinstance(values, list) else f"[{section}]")
+            lines += [f"{k} = {json.dumps(v)}" for k, v in table.items()]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture
+def job_file(tiny_job: dict[str, Any], tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(toml(tiny_job))
+    return path
+
+
+def cli(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    given = {k: v for k, v in os.environ.items() if not k.startswith("RAY_ADDRESS")}
+    return subprocess.run(
+        [sys.executable, "-m", "raycomp.cli", *args],
+        capture_output=True, text=True, check=False, cwd=cwd, env=given, timeout=240,
+    )  # fmt: skip
+
+
+def refused(*args: str, words: list[str]) -> None:
+    done = cli(*args)
+    assert done.returncode not in (0, 1), done
+    assert "Traceback" not in done.stderr + done.stdout
+    assert done.stderr.startswith("error: ")
+    for word in words:
+        assert word in done.stderr
+
+
+def test_plan_says_what_would_be(job_file: Path, tmp_path: Path) -> None:
+    done = cli("plan", str(job_file), "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["space"]["size"] == 9 + 81 + 729
+    assert all(b["feasible"] for b in plan["budgets"])
+    assert plan["steps"]["supernet"] == 21
+    assert not list(tmp_path.rglob("steps*"))
+    text = cli("plan", str(job_file), "--set", "budget.half.encoder_params=0.01x", cwd=tmp_path)
+    assert text.returncode == 1
+    assert "cannot be met" in text.stdout
+    assert "Nearest" in text.stdout
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["trian.epochs=3"], ["trian.epochs", "train.epochs"]),
+        (["train.batch_size=lots"], ["train.batch_size"]),
+        (["task.train=/none/there.csv"], ["/none/there.csv"]),
+        (["budget.half.encoder_params=nan"], ["encoder_params"]),
+        (["budget.half.encoder_params=0.001x"], ["smallest", "Nearest"]),
+        (["task.label=stars"], ["stars", "label"]),
+        (["model.name=/none/model"], ["/none/model"]),
+        (["space.heads=[1,2]"], ["space.heads", "4"]),
+        (["train.steps=[1,2]"], ["train.steps", "7"]),
+    ],
+    ids=lambda v: v[0] if isinstance(v, list) else None,
+)
+def test_mistakes_are_one_message(
+    job_file: Path, tmp_path: Path, overrides: list[str], words: list[str]
+) -> None:
+    sets = [part for o in overrides for part in ("--set", o)]
+    storage = tmp_path / "runs"
+    refused("run", str(job_file), *sets, "--storage", str(storage), words=words)
+    left = [p for p in storage.rglob("*") if p.is_file() and ".cache" not in p.parts]
+    assert left == []
+
+
+def test_bad_data_and_bad_weights(job_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+    one = tmp_path / "one.csv"
+    sentences(40, 0).assign(label="good").to_csv(one, index=False)
+    empty = tmp_path / "empty.csv"
+    sentences(0, 0).to_csv(empty, index=False)
+    torn = tmp_path / "model"
+    torn.mkdir()
+    for path in tiny_model.iterdir():
+        (torn / path.name).write_bytes(path.read_bytes())
+    weights = torn / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    base = ["run", str(job_file), "--storage", str(tmp_path / "runs")]
+    text = ["--set", 'task.text=["text"]', "--set", "task.label=label"]
+    refused(*base, "--set", f"task.train={one}", *text, words=["one class"])
+    refused(*base, "--set", f"task.train={empty}", *text, words=["empty"])
+    refused(*base, "--set", f"model.name={torn}", words=[str(torn)])
+
+
+def test_storage_that_cannot_be_written(job_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    refused("run", str(job_file), "--storage", str(tmp_path / "file" / "runs"), words=["storage"])
+
+
+def test_an_unreachable_cluster_is_one_message(
+    job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
+    given["RAY_gcs_rpc_server_reconnect_timeout_s"] = "2"
+    done = subprocess.run(
+        [sys.executable, "-m", "raycomp.cli", "run", str(job_file), "--storage", str(tmp_path / "r")],
+        capture_output=True, text=True, check=False, env=given, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "no Ray cluster answers at 127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_query_filters_and_explains(tmp_path: Path) -> None:
+    rows = [
+        {"run": "r", "method": "yoco", "budget": b, "params": p, "feasible": f, "validation": v}
+        for b, p, f, v in [("a", 10, True, 0.8), ("b", 12, True, 0.9), ("c", 5, False, None)]
+    ]
+    (tmp_path / "job.json").write_text("{}")
+    write_rows(tmp_path, "deployments", rows, "yoco")
+    done = cli(
+        "query", str(tmp_path), "--where", "params < 20 and feasible", "--best", "validation", "--json"
+    )
+    assert [r["budget"] for r in json.loads(done.stdout)] == ["b"]
+    assert "a" in cli("query", str(tmp_path), "--where", "params < 11").stdout
+    refused("query", str(tmp_path), "--where", "parms < 1", words=["parms", "params"])
+    refused("query", str(tmp_path), "--where", "__import__('os')", words=["--where"])
+    refused("query", str(tmp_path), "--best", "arch", words=["arch"])
+    refused("query", str(tmp_path / "none"), words=["none"])
+    refused("query", str(tmp_path), "--table", "speeds", words=["speeds", "deployments"])
+    torn = write_rows(tmp_path, "deployments", rows, "zz")
+    torn.write_bytes(b"PAR1")
+    refused("query", str(tmp_path), words=["zz.parquet"])
+    assert isinstance(pd.DataFrame(rows), pd.DataFrame)
+
+
+@pytest.mark.parametrize("command", ["plan", "run", "query", "export"])
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    done = cli(command, "--help")
+    assert done.returncode == 0
+    assert f"raycomp {command}" in done.stdout
