@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import warnings
 
 # Before `import ray`: these are read once. Values that the user set stay.
@@ -40,18 +41,34 @@ def connect(address: str | None = None) -> bool:
     common = {"logging_level": logging.ERROR, "log_to_driver": bool(os.environ.get("RAYCOMP_DEBUG"))}
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     if address:
+        _knock(address)
         try:
             ray.init(address=address, **common)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"no Ray cluster answers at {address} ({error}); start one with "
-                "`ray start --head`, or unset RAY_ADDRESS to run on this machine"
-            ) from None
+            raise UserError(_unreachable(address, error)) from None
     else:
         ray.init(include_dashboard=False, object_store_memory=512 * 2**20, **common)
     for noisy in ("ray.train", "ray.tune", "ray.data"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     return True
+
+
+def _knock(address: str) -> None:
+    """Raise UserError when nothing listens at HOST:PORT: Ray would end this process instead."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return  # "auto" and the like
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(_unreachable(address, error)) from None
+
+
+def _unreachable(address: str, error: object) -> str:
+    return (
+        f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`, or unset "
+        "RAY_ADDRESS to run on this machine"
+    )
 
 
 def free_cpus() -> int:

@@ -45,7 +45,7 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
     """
     run_dir = storage.resolve() / job.run_id
     place = Workplace(job, run_dir)
-    check_budgets(place)  # before anything is written or started
+    check(place)  # before anything is written or started
     fresh = not run_dir.exists()
     with _hold(run_dir):
         if not fresh:
@@ -64,12 +64,25 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
     return run_dir
 
 
-def check_budgets(place: Workplace) -> None:
-    """Refuse a job with a budget that no network of the space can meet, naming each.
+def check(place: Workplace) -> None:
+    """Refuse a job that would fail later: its schedule, its teacher, its workers, its budgets.
 
     Raises:
         UserError: with the nearest feasible value of every budget that cannot be met.
     """
+    job = place.job
+    train_plan(job, place.space, place.shape, len(place.task.train))
+    if job.teacher.mode == "as-is" and not place.base[2]:
+        raise UserError(
+            f"teacher.mode is as-is, but {job.model.name} holds no classifier for this task's "
+            f"{place.task.num_labels} outputs; use teacher.mode = 'train'"
+        )
+    smallest = min(job.train.batch_size, job.teacher.batch_size, len(place.task.train))
+    if job.train.workers > smallest:
+        raise UserError(
+            f"train.workers={job.train.workers} was given; a batch has {smallest} rows, and every "
+            "worker needs one: raise batch_size or lower train.workers"
+        )
     faults = []
     for budget in place.job.budget:
         kind, limit = budget.kind, place.limit(budget)
@@ -88,11 +101,6 @@ def _teacher(place: Workplace, progress: Progress) -> None:
         return
     job = place.job
     _, _, fine_tuned = place.base
-    if job.teacher.mode == "as-is" and not fine_tuned:
-        raise UserError(
-            f"teacher.mode is as-is, but {job.model.name} holds no classifier for this task's "
-            f"{place.task.num_labels} outputs; use teacher.mode = 'train'"
-        )
     place.tokens("train")  # once, before several workers would each do it
     if not (folder / "network.safetensors").exists():
         if fine_tuned and job.teacher.mode != "train":
@@ -224,4 +232,4 @@ def deployments(run_dir: Path) -> pd.DataFrame:
     return read_table(run_dir, "deployments")
 
 
-__all__ = ["check_budgets", "deployments", "file_hash", "run_job", "write_text"]
+__all__ = ["check", "deployments", "file_hash", "run_job", "write_text"]
