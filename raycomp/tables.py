@@ -131,9 +131,10 @@ def read_table(run: Path, name: str) -> pd.DataFrame:
     Raises:
         UserError: a file of the table is torn or no Parquet; it names the file.
     """
+    parts = part_files(run, name)
     schema = SCHEMAS[name]
     tables: list[pa.Table] = []
-    for path in part_files(run, name):
+    for path in parts:
         try:
             part = pq.read_table(path)
         except (pa.ArrowInvalid, OSError) as error:

@@ -115,23 +115,42 @@ def test_a_second_process_on_the_same_run_is_refused(job: dict[str, Any], tmp_pa
     first.wait()
 
 
-def test_a_killed_worker_is_replaced_and_the_run_ends(job: dict[str, Any], tmp_path: Path) -> None:
-    import psutil
+def ancestors(pid: int) -> list[int]:
+    found = []
+    while pid > 1:
+        try:
+            text = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            break
+        pid = int(text.rsplit(")", 1)[1].split()[1])
+        found.append(pid)
+    return found
 
+
+def training_workers(driver: int) -> list[int]:
+    """Process ids of Ray Train's workers below a driver."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            command = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"RayTrainWorker" in command and driver in ancestors(int(folder.name)):
+            found.append(int(folder.name))
+    return found
+
+
+def test_a_killed_worker_is_replaced_and_the_run_ends(job: dict[str, Any], tmp_path: Path) -> None:
     run_id = parse_job(job).run_id
     process = start(job, tmp_path, tmp_path / "runs")
     run_dir = tmp_path / "runs" / run_id
     wait_for(lambda: len(checkpoints(run_dir, "supernet")) > 0, process)
-    workers = [
-        p
-        for p in psutil.process_iter(["cmdline"])
-        if any("RayTrainWorker" in part for part in p.info["cmdline"] or [])
-        and process.pid in {a.pid for a in [*p.parents()]}
-    ]
-    if not workers:  # ray's processes are children of the raylet, a child of the driver
-        pytest.fail("no training worker was found")
-    for worker in workers:
-        worker.kill()
+    workers = training_workers(process.pid)
+    assert workers
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
     finish(process)
     steps = read_table(run_dir, "steps")
     assert sorted(steps.loc[steps["method"] == "yoco", "step"]) == list(range(STEPS))
