@@ -168,18 +168,21 @@ def _show_run(run_dir: Path, as_json: bool) -> None:
     full = frame["params"].iloc[0] / frame["params_ratio"].iloc[0]
     print(
         f"{run_dir.name}  teacher {metric} {frame['teacher_validation'].iloc[0]:.3f}  "
-        f"{full / 1e6:.1f}M params"
+        f"{full / 1e6:.1f}M params  p50 latency {summary['teacher_latency_ms']:.1f} ms"
     )
     shown = Table(box=None, pad_edge=False)
     for name in ("method", "budget"):
         shown.add_column(name)
-    for name in ("limit", "params", "of full", "selection", "validation", "kept", "p50 latency"):
+    for name in (
+        "limit", "used", "params", "of full", "selection", "validation", "kept", "p50 latency",
+    ):  # fmt: skip
         shown.add_column(name, justify="right")
     for row in frame.to_dict("records"):
         shown.add_row(
             row["method"],
             row["budget"],
-            f"{_short(row['limit'])} {row['kind']}",
+            f"{_short(row['limit'])} {_KINDS[row['kind']]}",
+            _short(row["cost"]),
             _short(row["params"]),
             f"{row['params_ratio']:.2f}",
             f"{row['selection']:.3f}",
@@ -187,14 +190,15 @@ def _show_run(run_dir: Path, as_json: bool) -> None:
             f"{100 * row['retention']:.1f}%",
             f"{row['latency_ms']:.1f} ms",
         )
-    Console(width=max(100, Console().width)).print(shown)
+    Console(width=max(120, Console().width)).print(shown)
     budgets = len(frame)
     print(
         f"search used {summary['evaluations']} evaluations for {budgets} budgets "
         f"(dearest alone: {summary['dearest']}) · super-network trained once"
     )
-    print(f"tables   {run_dir / 'tables'}")
-    print(f"exports  {run_dir / 'exports'}")
+    shown_dir = run_dir.relative_to(Path.cwd()) if run_dir.is_relative_to(Path.cwd()) else run_dir
+    print(f"tables   {shown_dir / 'tables'}")
+    print(f"exports  {shown_dir / 'exports'}")
 
 
 def _print_plan(found: dict[str, Any]) -> None:
@@ -231,10 +235,13 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
+_KINDS = {"params": "params", "encoder_params": "encoder", "flops": "flops"}
+
+
 def _short(value: float) -> str:
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
-            return f"{value / size:.4g}{unit}"
+            return f"{value / size:.3g}{unit}"
     return f"{value:g}"
 
 

@@ -31,12 +31,13 @@ def score_network(place: Workplace, model: ElasticEncoder, split: str) -> dict[s
     return {**found.values, "loss": found.loss, "examples": found.examples}
 
 
-def deploy(
-    place: Workplace, outcomes: list[Outcome], weights_id: str, on_progress: Update
-) -> list[dict[str, Any]]:
+def deploy(place: Workplace, outcomes: list[Outcome], weights_id: str, on_progress: Update) -> float:
     """Extract, verify and export the best architecture of each budget; write the deployments.
 
     The validation split is read here, once for each deployed model, after every choice is made.
+
+    Returns:
+        The median milliseconds of the teacher, measured as the deployed models are.
     """
     model = place.supernet().eval()
     teacher = _teacher_validation(place)
@@ -47,7 +48,7 @@ def deploy(
         rows.append(_row(place, model, chosen, mine, teacher, weights_id))
         on_progress(i + 1, len(place.job.budget), {})
     write_rows(place.run_dir, "deployments", rows, "yoco")
-    return rows
+    return _latency(place, place.teacher().extract(place.space.largest()))
 
 
 def _row(
@@ -94,11 +95,7 @@ def _row(
             f"budget {chosen.budget}: the exported model counts {counted_kind:,.0f} {chosen.kind}, "
             f"above the limit of {chosen.limit:,.0f}; this is a fault of raycomp, please report it"
         )
-    latency = p50_latency_ms(
-        lambda ids, mask: loaded(input_ids=ids, attention_mask=mask),
-        place.config.vocab_size,
-        length=place.job.task.max_length,
-    )
+    latency = _latency(place, loaded)
     full = float(costs.cost("params", place.space.largest()))
     row |= {
         "arch_id": arch.id,
@@ -159,6 +156,15 @@ def export_arch(
             f"(allowed {PARITY:g}); this is a fault of raycomp, please report it"
         )
     return {**proof, "max_logit_difference": difference}
+
+
+def _latency(place: Workplace, model: Any) -> float:
+    """Return the median milliseconds of one sequence of task.max_length tokens on this machine."""
+    return p50_latency_ms(
+        lambda ids, mask: model(input_ids=ids, attention_mask=mask),
+        place.config.vocab_size,
+        length=place.job.task.max_length,
+    )
 
 
 def _logits(model: Any, batch: Batch) -> torch.Tensor:

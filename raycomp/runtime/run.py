@@ -168,10 +168,14 @@ def _search(place: Workplace, progress: Progress) -> None:
     for actor in (ledger, *evaluators):
         ray.kill(actor)
     with progress.bar("deploy") as bar:
-        deploy(place, outcomes, weights_id, bar)
+        latency = deploy(place, outcomes, weights_id, bar)
     write_json(
         done,
-        {"evaluations": fresh, "dearest": max(o.evaluations for o in outcomes)},
+        {
+            "evaluations": fresh,
+            "dearest": max(o.evaluations for o in outcomes),
+            "teacher_latency_ms": latency,
+        },
     )
 
 
