@@ -153,7 +153,7 @@ class TrainSettings(Section):
     )
     weight_decay: float = Field(0.0, ge=0, lt=1, description="AdamW's decoupled decay.")
     clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
-    dropout: float | None = Field(None, ge=0, lt=1, description="The model's own when absent.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="0.1 is the paper's.")
     distill: Literal["none", "logits", "hidden"] = Field(
         "hidden",
         description="none: labels alone (the paper). logits: the teacher's predictions. "

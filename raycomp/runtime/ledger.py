@@ -32,7 +32,6 @@ class Ledger:
         self._known: dict[Key, dict[str, Any]] = {}
         self._coming: dict[Key, asyncio.Future[dict[str, Any]]] = {}
         self._new: list[dict[str, Any]] = []
-        self._fresh = 0
         self._flushed_at = time.monotonic()
         for row in read_table(self._run_dir, "evaluations").to_dict("records"):
             known = {str(k): v for k, v in row.items()}
@@ -41,10 +40,6 @@ class Ledger:
     async def score(self, archs: list[str], split: str, precision: str) -> list[dict[str, Any]]:
         """Return one row per architecture (JSON), in order; new ones are evaluated now."""
         return await asyncio.gather(*(self._one(a, split, precision) for a in archs))
-
-    async def fresh(self) -> int:
-        """Return how many evaluations this ledger has run itself."""
-        return self._fresh
 
     async def flush(self) -> None:
         """Write every new row."""
@@ -80,7 +75,6 @@ class Ledger:
         }
         self._known[key] = row
         self._new.append(row)
-        self._fresh += 1
         future.set_result(row)
         if len(self._new) >= 256 or time.monotonic() - self._flushed_at > 2:
             await self.flush()

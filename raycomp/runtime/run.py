@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from raycomp.data.batches import TrainPlan, collate
@@ -30,7 +29,7 @@ from raycomp.runtime.sampler_actor import start_sampler
 from raycomp.runtime.trainer import train_stage
 from raycomp.runtime.tuner import infeasible, search_all
 from raycomp.runtime.workplace import Workplace
-from raycomp.tables import write_json, write_text
+from raycomp.tables import read_table, write_json
 from raycomp.train.objectives import label_loss
 from raycomp.yoco.searchers import min_cost
 
@@ -164,15 +163,15 @@ def _search(place: Workplace, progress: Progress) -> None:
     with progress.bar("search") as bar:
         outcomes = search_all(place, ledger, precision, lambda d, t: bar(d, t, {}))
     ray.get(ledger.flush.remote())
-    fresh = ray.get(ledger.fresh.remote())
     for actor in (ledger, *evaluators):
         ray.kill(actor)
     with progress.bar("deploy") as bar:
         latency = deploy(place, outcomes, weights_id, bar)
+    scored = read_table(run_dir, "evaluations")
     write_json(
         done,
         {
-            "evaluations": fresh,
+            "evaluations": int((scored["weights_id"] == weights_id).sum()),
             "dearest": max(o.evaluations for o in outcomes),
             "teacher_latency_ms": latency,
         },
@@ -227,13 +226,3 @@ def _found(run_dir: Path) -> str:
         parts.append("super-network not begun")
     parts.append("all done" if (run_dir / "deployed.json").exists() else "search not done")
     return ", ".join(parts)
-
-
-def deployments(run_dir: Path) -> pd.DataFrame:
-    """Return the deployments of a run."""
-    from raycomp.tables import read_table
-
-    return read_table(run_dir, "deployments")
-
-
-__all__ = ["check", "deployments", "file_hash", "run_job", "write_text"]
