@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from raycomp.job import Job
 from raycomp.runtime.recipe import train_plan
 from raycomp.runtime.tuner import infeasible
 from raycomp.runtime.workplace import Workplace
+from raycomp.train.optim import matmul_flops, resolve_precision
 from raycomp.yoco.searchers import min_cost
 
-# Measured on 2 cores with bf16 (benchmarks/step_cost.py): FLOPs of training a second, all told.
-CPU_FLOPS_PER_CORE = 6.0e10
+# Share of a matrix product's speed that a training step reaches (benchmarks/step_cost.py).
+EFFICIENCY = 0.6
 
 
 def make_plan(job: Job) -> dict[str, Any]:
@@ -85,5 +88,9 @@ def _time(job: Job, place: Workplace, teacher: int, steps: list[int]) -> str:
     work += sum(steps) * job.train.batch_size * (3 * job.train.samples * middle + distilled * full)
     if job.train.gpus:
         return f"{work:.3g} FLOPs of training; measure a step on your GPU to turn this into hours"
-    minutes = work / (CPU_FLOPS_PER_CORE * 2) / 60
-    return f"about {max(1, round(minutes))} min of training on 2 cores ({work:.2g} FLOPs)"
+    precision = resolve_precision(job.train.precision, torch.device("cpu"))
+    minutes = work / (EFFICIENCY * matmul_flops(precision)) / 60
+    return (
+        f"about {max(1, round(minutes))} min of training on this machine's {torch.get_num_threads()} "
+        f"threads in {precision} ({work:.2g} FLOPs)"
+    )
