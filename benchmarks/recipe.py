@@ -122,6 +122,7 @@ def _supernet(
         firsts = {schedule.first_step(i) for i in range(len(schedule.phases))}
         stretches = tuple(sorted({*firsts, schedule.total}))
     model.set_dropout(settings.dropout)
+    model.embeddings.word.weight.requires_grad_(not settings.freeze_embeddings)
     updater = Updater(
         model,
         LinearDecay(settings.learning_rate, settings.warmup, stretches),

@@ -159,6 +159,9 @@ class TrainSettings(Section):
         description="none: labels alone (the paper). logits: the teacher's predictions. "
         "hidden: predictions and hidden states.",
     )
+    freeze_embeddings: bool = Field(
+        False, description="Keep the word embeddings as they are: a tenth less time a step."
+    )
     samples: int = Field(2, ge=2, le=64, description="Architectures a step (lambda).")
     update: Literal["raw", "sng", "asng"] = Field("asng", description="Update rule of theta.")
     mode: Literal["eesng", "exploit", "explore"] = Field(

@@ -131,6 +131,7 @@ class SuperStage:
         self.total = schedule.total
         self.model = place.network(run_dir / "supernet" / "start.safetensors").to(device)
         self.model.set_dropout(settings.dropout)
+        self.model.embeddings.word.weight.requires_grad_(not settings.freeze_embeddings)
         stretches: tuple[int, ...] = (0, schedule.total)
         if settings.schedule == "phase":
             firsts = [schedule.first_step(i) for i in range(len(schedule.phases))]
