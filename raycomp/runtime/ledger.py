@@ -41,6 +41,10 @@ class Ledger:
         """Return one row per architecture (JSON), in order; new ones are evaluated now."""
         return await asyncio.gather(*(self._one(a, split, precision) for a in archs))
 
+    async def count(self) -> int:
+        """Return how many architectures are scored with these weights."""
+        return sum(key[0] == self._weights_id for key in self._known)
+
     async def flush(self) -> None:
         """Write every new row."""
         rows, self._new = self._new, []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,6 +66,7 @@ def train_stage(
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise UserError(f"training of the {name} failed: {_root_cause(error)}") from error
+    shutil.rmtree(run_dir / "train" / name, ignore_errors=True)  # the trained network is written
 
 
 def _worker(config: dict[str, Any]) -> None:

@@ -7,10 +7,13 @@ architectures that were not scored before. Nothing of Tune's own (pickled) state
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import shutil
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from raycomp.encoder.arch import Architecture
 from raycomp.encoder.cost import Shape
 from raycomp.errors import UserError
 from raycomp.job import Job, parse_job
-from raycomp.runtime.cluster import ray
+from raycomp.runtime.cluster import free_cpus, ray
 from raycomp.runtime.recipe import Blueprint
 from raycomp.tables import write_json
 from raycomp.yoco.searchers import Searcher, best, make_searcher, min_cost, opening
@@ -99,26 +102,45 @@ def _tune(
         )  # fmt: skip
         return {"value": outcome.value if outcome.arch else -1.0}
 
-    class Progress(tune.Callback):
-        def __init__(self) -> None:
-            self.done = 0
-
-        def on_trial_complete(self, *args: Any, **kwargs: Any) -> None:
-            self.done += 1
-            on_progress(self.done, len(trials))
-
     tuner = Tuner(
         # Trials wait for scores; the processors belong to the evaluators.
         tune.with_resources(trial, {"cpu": 0.001}),
         param_space={"trial": tune.grid_search(trials)},
-        tune_config=TuneConfig(max_concurrent_trials=len(trials)),
-        run_config=RunConfig(
-            name="search", storage_path=str(run_dir / "tune"), verbose=0, callbacks=[Progress()]
-        ),
+        tune_config=TuneConfig(max_concurrent_trials=min(len(trials), max(4, 2 * free_cpus()))),
+        run_config=RunConfig(name="search", storage_path=str(run_dir / "tune"), verbose=0),
     )
-    results = tuner.fit()
+    with _watch(ledger, _expected(place, len(trials)), on_progress):
+        results = tuner.fit()
     if results.errors:
         raise UserError(f"the search failed: {str(results.errors[0]).strip().splitlines()[-1]}")
+    shutil.rmtree(run_dir / "tune", ignore_errors=True)  # outcomes and rows hold all that counts
+
+
+def _expected(place: Blueprint, trials: int) -> int:
+    """Return how many evaluations all trials together will need at most."""
+    search = place.job.search
+    total = min(search.evaluations, place.space.size())
+    shared = math.floor(total * search.opening)
+    return shared * len(search.seeds) + (total - shared) * trials
+
+
+@contextlib.contextmanager
+def _watch(ledger: Any, total: int, on_progress: Callable[[int, int], None]) -> Iterator[None]:
+    """Show how many architectures are scored while the block runs."""
+    stop = threading.Event()
+
+    def poll() -> None:
+        while not stop.wait(0.5):
+            done = ray.get(ledger.count.remote())
+            on_progress(done, max(total, done))
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def search_one(
