@@ -14,7 +14,7 @@ from raycomp.data.batches import Batch, collate
 from raycomp.encoder.arch import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.export import export, verify
-from raycomp.encoder.latency import p50_latency_ms
+from raycomp.encoder.latency import p50_latencies_ms
 from raycomp.errors import UserError
 from raycomp.runtime.progress import Update
 from raycomp.runtime.tuner import Outcome
@@ -41,14 +41,26 @@ def deploy(place: Workplace, outcomes: list[Outcome], weights_id: str, on_progre
     """
     model = place.supernet().eval()
     teacher = _teacher_validation(place)
-    rows = []
+    rows, networks = [], [place.teacher().extract(place.space.largest())]
     for i, budget in enumerate(place.job.budget):
         mine = [o for o in outcomes if o.budget == budget.name]
         chosen = max(mine, key=lambda o: (o.arch is not None, o.value, -o.loss))
-        rows.append(_row(place, model, chosen, mine, teacher, weights_id))
+        row, loaded = _row(place, model, chosen, mine, teacher)
+        rows.append(row)
+        networks += [loaded] if loaded is not None else []
         on_progress(i + 1, len(place.job.budget), {})
+    latencies = p50_latencies_ms(
+        [lambda ids, mask, n=n: n(input_ids=ids, attention_mask=mask) for n in networks],  # type: ignore[misc]
+        place.config.vocab_size,
+        length=place.job.task.max_length,
+    )
+    made = [row for row in rows if row["feasible"]]
+    for row, latency in zip(made, latencies[1:], strict=True):
+        row["latency_ms"] = latency
+        certificate = {**row, "weights_id": weights_id, "made": time.time()}
+        write_json(place.run_dir / row["export"] / "certificate.json", certificate)
     write_rows(place.run_dir, "deployments", rows, "yoco")
-    return _latency(place, place.teacher().extract(place.space.largest()))
+    return latencies[0]
 
 
 def _row(
@@ -57,8 +69,8 @@ def _row(
     chosen: Outcome,
     mine: list[Outcome],
     teacher: float,
-    weights_id: str,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Any]:
+    """Return the row of one budget and the model that was loaded back, or None."""
     row: dict[str, Any] = {
         "run": place.run_dir.name,
         "method": "yoco",
@@ -75,7 +87,7 @@ def _row(
         "reason": chosen.reason,
     }
     if chosen.arch is None:
-        return row
+        return row, None
     arch, costs = Architecture.from_json(chosen.arch), place.costs
     out = place.run_dir / "exports" / f"yoco-{chosen.budget}"
     proof = export_arch(place, model, arch, out, {"budget": chosen.budget, "selection": chosen.value})
@@ -95,7 +107,6 @@ def _row(
             f"budget {chosen.budget}: the exported model counts {counted_kind:,.0f} {chosen.kind}, "
             f"above the limit of {chosen.limit:,.0f}; this is a fault of raycomp, please report it"
         )
-    latency = _latency(place, loaded)
     full = float(costs.cost("params", place.space.largest()))
     row |= {
         "arch_id": arch.id,
@@ -105,19 +116,14 @@ def _row(
         "encoder_params": int(costs.cost("encoder_params", arch)),
         "flops": float(costs.cost("flops", arch)),
         "cost": counted_kind,
-        "latency_ms": latency,
         "selection": chosen.value,
         "validation": validation,
         "gap": chosen.value - validation,
-        "retention": validation / teacher if teacher else float("nan"),
+        "retention": validation / teacher if teacher else None,
         "parity": proof["max_logit_difference"],
         "export": str(out.relative_to(place.run_dir)),
     }
-    write_json(
-        out / "certificate.json",
-        {**{k: v for k, v in row.items() if v == v}, "weights_id": weights_id, "made": time.time()},
-    )
-    return row
+    return row, loaded
 
 
 def export_arch(
@@ -156,15 +162,6 @@ def export_arch(
             f"(allowed {PARITY:g}); this is a fault of raycomp, please report it"
         )
     return {**proof, "max_logit_difference": difference}
-
-
-def _latency(place: Workplace, model: Any) -> float:
-    """Return the median milliseconds of one sequence of task.max_length tokens on this machine."""
-    return p50_latency_ms(
-        lambda ids, mask: model(input_ids=ids, attention_mask=mask),
-        place.config.vocab_size,
-        length=place.job.task.max_length,
-    )
 
 
 def _logits(model: Any, batch: Batch) -> torch.Tensor:
