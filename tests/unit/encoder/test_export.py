@@ -85,7 +85,7 @@ def test_the_folder_holds_what_a_user_needs(tmp_path: Path) -> None:
     assert config["layer_heads"] == [2, 1]
     assert config["layer_ffn"] == [32, 16]
     assert "raycomp" not in (out / "modeling_raycomp.py").read_text().split("import")[1]
-    assert AutoTokenizer.from_pretrained(out)("fine film")["input_ids"]
+    assert AutoTokenizer.from_pretrained(out, trust_remote_code=True)("fine film")["input_ids"]
     assert "half" in (out / "README.md").read_text()
 
 
