@@ -21,6 +21,7 @@ from raycomp.tables import read_table
 from tests.integration.test_cli import toml
 
 STEPS = 40
+pytestmark = pytest.mark.timeout(900)  # whole runs, several of them
 
 
 @pytest.fixture

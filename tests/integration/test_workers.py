@@ -18,6 +18,7 @@ from raycomp.runtime.workplace import Workplace
 from raycomp.tables import read_table
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("distill", ["none", "hidden"])
 def test_one_and_two_workers_agree(tiny_job: dict[str, Any], tmp_path: Path, distill: str) -> None:
     """To 1e-5, without dropout, on the same global batches: losses, teacher and super-network."""
