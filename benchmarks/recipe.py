@@ -25,7 +25,8 @@ from raycomp.data.batches import TrainPlan, collate
 from raycomp.encoder.arch import Architecture
 from raycomp.encoder.elastic import ElasticEncoder, ElasticOutput
 from raycomp.encoder.importance import reorder, scores
-from raycomp.job import Job, load_job
+from raycomp.job import Job
+from raycomp.jobfile import load_job
 from raycomp.runtime.checkpoint import load_weights, save_tensors
 from raycomp.runtime.recipe import build_sampler, plan_schedule, train_plan
 from raycomp.runtime.workplace import Workplace

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from raycomp.data.batches import TrainPlan, collate
-from raycomp.job import load_job
+from raycomp.jobfile import load_job
 from raycomp.runtime.recipe import build_sampler, train_plan
 from raycomp.runtime.workplace import Workplace
 from raycomp.train.loop import TrainStep

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raycomp.errors import UserError
-from raycomp.job import load_job
+from raycomp.jobfile import load_job
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

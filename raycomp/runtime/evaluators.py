@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from raycomp.encoder.arch import Architecture
-from raycomp.job import parse_job
+from raycomp.jobfile import parse_job
 from raycomp.runtime.cluster import free_cpus, free_gpus, ray
 from raycomp.runtime.ledger import Ledger
 from raycomp.runtime.workplace import Workplace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -56,6 +57,25 @@ class Progress:
                 shown.update(task, completed=done, total=total, rate=rate, figures=_figures(info))
 
             yield update
+
+
+@contextmanager
+def polling(look: Callable[[], None], seconds: float = 0.5) -> Iterator[None]:
+    """Call `look` every so often, from a thread, while the block runs, and once at its end."""
+    stop = threading.Event()
+
+    def poll() -> None:
+        while not stop.wait(seconds):
+            look()
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        look()
 
 
 def _figures(info: dict[str, Any]) -> str:

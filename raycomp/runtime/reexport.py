@@ -8,7 +8,7 @@ from typing import Any
 
 from raycomp.encoder.arch import Architecture
 from raycomp.errors import UserError
-from raycomp.job import parse_job
+from raycomp.jobfile import parse_job
 from raycomp.runtime.deploy import export_arch
 from raycomp.runtime.workplace import Workplace
 from raycomp.tables import read_table

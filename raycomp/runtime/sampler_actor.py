@@ -15,7 +15,7 @@ from typing import Any
 
 from raycomp.encoder.arch import Architecture
 from raycomp.errors import UserError
-from raycomp.job import parse_job
+from raycomp.jobfile import parse_job
 from raycomp.runtime.cluster import ray
 from raycomp.runtime.recipe import build_sampler
 from raycomp.tables import write_json

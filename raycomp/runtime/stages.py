@@ -55,7 +55,17 @@ class Stage(Protocol):
         ...
 
 
-class TeacherStage:
+class _OnTrainText:
+    """What every stage reads: the training split in batches."""
+
+    def _read(self, place: Workplace, batch_size: int) -> None:
+        self.tokens = place.tokens("train")
+        self.pad_id = place.pad_id
+        self.batch_size = batch_size
+        self.steps_per_epoch = -(-len(self.tokens) // batch_size)
+
+
+class TeacherStage(_OnTrainText):
     """Fine-tuning of the full network."""
 
     method = "teacher"
@@ -71,10 +81,7 @@ class TeacherStage:
     ) -> None:
         place = Workplace(job, run_dir)
         settings = job.teacher
-        self.tokens = place.tokens("train")
-        self.pad_id = place.pad_id
-        self.batch_size = settings.batch_size
-        self.steps_per_epoch = -(-len(self.tokens) // settings.batch_size)
+        self._read(place, settings.batch_size)
         self.total = max(1, round(settings.epochs * self.steps_per_epoch))
         self.model = place.network().to(device)
         self.model.set_dropout(settings.dropout)
@@ -107,7 +114,7 @@ class TeacherStage:
         save_tensors(self._run_dir / "teacher" / "network.safetensors", self.model.state_dict())
 
 
-class SuperStage:
+class SuperStage(_OnTrainText):
     """Training of the super-network under EE-SNG."""
 
     method = "yoco"
@@ -124,10 +131,7 @@ class SuperStage:
         place = Workplace(job, run_dir)
         settings = job.train
         schedule = plan_schedule(plan)
-        self.tokens = place.tokens("train")
-        self.pad_id = place.pad_id
-        self.batch_size = settings.batch_size
-        self.steps_per_epoch = -(-len(self.tokens) // settings.batch_size)
+        self._read(place, settings.batch_size)
         self.total = schedule.total
         self.model = place.network(run_dir / "supernet" / "start.safetensors").to(device)
         self.model.set_dropout(settings.dropout)

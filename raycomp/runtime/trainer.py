@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from raycomp.errors import UserError
 from raycomp.job import Job
 from raycomp.runtime.cluster import free_cpus, free_gpus
+from raycomp.runtime.progress import polling
 
 
 def train_stage(
@@ -61,7 +61,14 @@ def train_stage(
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
-    with _watch(run_dir, name, on_progress):
+    path = run_dir / "progress" / f"{name}.json"
+
+    def look() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            data = json.loads(path.read_text())
+            on_progress(data["done"], data["total"], data)
+
+    with polling(look):
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -74,30 +81,6 @@ def _worker(config: dict[str, Any]) -> None:
     from raycomp.runtime.worker import work
 
     work(config)
-
-
-@contextlib.contextmanager
-def _watch(
-    run_dir: Path, name: str, on_progress: Callable[[int, int, dict[str, Any]], None]
-) -> Iterator[None]:
-    """Poll the stage's progress file while the block runs."""
-    path, stop = run_dir / "progress" / f"{name}.json", threading.Event()
-
-    def poll() -> None:
-        while True:
-            with contextlib.suppress(OSError, ValueError):
-                data = json.loads(path.read_text())
-                on_progress(data["done"], data["total"], data)
-            if stop.wait(0.5):
-                return
-
-    thread = threading.Thread(target=poll, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _root_cause(error: BaseException) -> str:

@@ -7,13 +7,11 @@ architectures that were not scored before. Nothing of Tune's own (pickled) state
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +22,15 @@ from ray.tune import RunConfig, TuneConfig, Tuner
 from raycomp.encoder.arch import Architecture
 from raycomp.encoder.cost import Shape
 from raycomp.errors import UserError
-from raycomp.job import Job, parse_job
+from raycomp.job import Job
+from raycomp.jobfile import parse_job
 from raycomp.runtime.cluster import free_cpus, ray
+from raycomp.runtime.progress import polling
 from raycomp.runtime.recipe import Blueprint
 from raycomp.tables import write_json
 from raycomp.yoco.searchers import Searcher, best, make_searcher, min_cost, opening
+
+SURPLUS = 0.3  # evaluations of all budgets together, over those of one
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,13 @@ def _tune(
         tune_config=TuneConfig(max_concurrent_trials=min(len(trials), max(4, 2 * free_cpus()))),
         run_config=RunConfig(name="search", storage_path=str(run_dir / "tune"), verbose=0),
     )
-    with _watch(ledger, _expected(place, len(trials)), on_progress):
+    total = _expected(place, len(trials))
+
+    def look() -> None:
+        done = ray.get(ledger.count.remote())
+        on_progress(done, max(total, done))
+
+    with polling(look):
         results = tuner.fit()
     if results.errors:
         raise UserError(f"the search failed: {str(results.errors[0]).strip().splitlines()[-1]}")
@@ -118,29 +126,22 @@ def _tune(
 
 def _expected(place: Blueprint, trials: int) -> int:
     """Return how many evaluations all trials together will need at most."""
-    search = place.job.search
-    total = min(search.evaluations, place.space.size())
-    shared = math.floor(total * search.opening)
-    return shared * len(search.seeds) + (total - shared) * trials
+    total, shared = evaluations(place.job, place.space.size())
+    return shared * len(place.job.search.seeds) + (total - shared) * trials
 
 
-@contextlib.contextmanager
-def _watch(ledger: Any, total: int, on_progress: Callable[[int, int], None]) -> Iterator[None]:
-    """Show how many architectures are scored while the block runs."""
-    stop = threading.Event()
+def evaluations(job: Job, size: int) -> tuple[int, int]:
+    """Return how many evaluations a trial may ask for, and how many of them all budgets share.
 
-    def poll() -> None:
-        while not stop.wait(0.5):
-            done = ray.get(ledger.count.remote())
-            on_progress(done, max(total, done))
-
-    thread = threading.Thread(target=poll, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    Where search.opening is absent, so many are shared that all budgets together need at most
+    1.3 times the evaluations of one.
+    """
+    search = job.search
+    total = min(search.evaluations, size)
+    if search.opening is not None:
+        return total, min(total, math.ceil(total * search.opening))
+    others = len(job.budget) - 1
+    return total, total - math.floor(SURPLUS * total / others) if others else 0
 
 
 def search_one(
@@ -192,8 +193,7 @@ def search_one(
         values.extend(found)
         losses.extend(lost)
 
-    total = min(job.search.evaluations, space.size())
-    shared = min(total, math.floor(total * job.search.opening))
+    total, shared = evaluations(job, space.size())
     if shared:
         every = [place.budget(b) for b in job.budget]
         tell(opening(space, theta, every, shared, whole_seed))

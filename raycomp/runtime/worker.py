@@ -16,7 +16,8 @@ from ray.train.collective import broadcast_from_rank_zero
 from torch import Tensor
 
 from raycomp.data.batches import Batch, TrainPlan, collate, shard
-from raycomp.job import Job, parse_job
+from raycomp.job import Job
+from raycomp.jobfile import parse_job
 from raycomp.runtime.checkpoint import load_checkpoint, save_checkpoint
 from raycomp.runtime.stages import STAGES, Stage
 from raycomp.tables import part_files, write_json, write_rows

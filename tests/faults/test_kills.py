@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from raycomp.job import parse_job
+from raycomp.jobfile import parse_job
 from raycomp.runtime.checkpoint import load_tensors
 from raycomp.tables import read_table
 from tests.integration.test_cli import toml

@@ -13,7 +13,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 
-from raycomp.job import Job, parse_job
+from raycomp.job import Job
+from raycomp.jobfile import parse_job
 from raycomp.runtime.cluster import ray
 from raycomp.runtime.progress import Progress
 from raycomp.runtime.run import run_job

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from raycomp.job import parse_job
+from raycomp.jobfile import parse_job
 from raycomp.runtime.cluster import ray
 from raycomp.runtime.ledger import Ledger
 from raycomp.runtime.recipe import build_sampler, train_plan

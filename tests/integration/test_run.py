@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification
 from raycomp.data.batches import collate
 from raycomp.encoder.arch import Architecture
 from raycomp.errors import UserError
-from raycomp.job import parse_job
+from raycomp.jobfile import parse_job
 from raycomp.runtime.checkpoint import load_tensors
 from raycomp.runtime.reexport import export_budget
 from raycomp.runtime.workplace import Workplace

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from raycomp.job import parse_job
+from raycomp.jobfile import parse_job
 from raycomp.runtime.checkpoint import load_tensors
 from raycomp.runtime.progress import Progress
 from raycomp.runtime.run import _supernet, _teacher
