@@ -129,7 +129,7 @@ def _supernet(
         LinearDecay(settings.learning_rate, settings.warmup, stretches),
         weight_decay=settings.weight_decay,
         clip=settings.clip,
-        fresh_each_stretch=settings.schedule == "phase",
+        fresh_at=stretches if settings.schedule == "phase" else (),
     )
     hidden, seen = settings.distill == "hidden", [0]
 

@@ -145,7 +145,7 @@ class SuperStage(_OnTrainText):
             LinearDecay(settings.learning_rate, settings.warmup, stretches),
             weight_decay=settings.weight_decay,
             clip=settings.clip,
-            fresh_each_stretch=settings.schedule == "phase",
+            fresh_at=stretches if settings.schedule == "phase" else (),
             reduce=reduce,
         )
         self._place, self._device, self._settings = place, device, settings

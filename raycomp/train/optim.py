@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,31 +50,37 @@ class Updater:
     def __init__(
         self,
         model: nn.Module,
-        schedule: LinearDecay,
+        schedule: Callable[[int], float],
         *,
         weight_decay: float,
         clip: float,
-        fresh_each_stretch: bool = False,
+        fresh_at: Sequence[int] = (),
         reduce: Reduce | None = None,
+        optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] | None = None,
     ) -> None:
+        """Make an optimizer over the model's trainable parameters.
+
+        Args:
+            model: what is trained.
+            schedule: learning rate of each step.
+            weight_decay: of matrices; biases and norms are not decayed.
+            clip: largest norm of the gradient.
+            fresh_at: steps before which the optimizer's state is forgotten.
+            reduce: sums gradients over workers.
+            optimizer: from parameter groups to an optimizer; fused AdamW when absent.
+        """
         self.model = model
         self.schedule = schedule
         self.clip = clip
         self.reduce = reduce
-        self._fresh = fresh_each_stretch
-        names = {id(p): n for n, p in model.named_parameters() if p.requires_grad}
-        plain = [p for n, p in model.named_parameters() if p.requires_grad and p.ndim < 2]
-        decayed = [p for n, p in model.named_parameters() if p.requires_grad and p.ndim >= 2]
-        self._names = names
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": weight_decay},
-                {"params": plain, "weight_decay": 0.0},  # biases and norms are not decayed
-            ],
-            lr=schedule.peak,
-            eps=1e-8,
-            fused=True,
-        )
+        self._fresh_at = frozenset(fresh_at)
+        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        self._names = {id(p): n for n, p in named}
+        groups = [
+            {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": weight_decay},
+            {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        self.optimizer = (optimizer or _adamw)([g for g in groups if g["params"]])
 
     def apply(self, step: int, touched: Sequence[Tensor], extra: Tensor | None = None) -> None:
         """Sum over workers, clip, update, and clear the gradients.
@@ -86,7 +93,11 @@ class Updater:
         """
         if self.reduce is not None:
             self.reduce([*touched, extra] if extra is not None else list(touched))
-        if self._fresh and step in self.schedule.stretches:
+        self.update(step)
+
+    def update(self, step: int) -> None:
+        """Clip, update, and clear the gradients, which are summed already."""
+        if step in self._fresh_at:
             self.optimizer.state.clear()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         for group in self.optimizer.param_groups:
@@ -100,6 +111,7 @@ class Updater:
             f"{self._names[id(parameter)]}:{key}": value.detach().contiguous()
             for parameter, state in self.optimizer.state.items()
             for key, value in state.items()
+            if value is not None  # SGD before its first step
         }
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
@@ -117,6 +129,35 @@ class Updater:
             parameter = by_name[name]
             kept = value.clone() if part == "step" else value.to(parameter.device).clone()
             self.optimizer.state[parameter][part] = kept
+
+
+def _adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, eps=1e-8, fused=True)
+
+
+class JointUpdater:
+    """Several updaters of disjoint parameters that share one sum over the workers."""
+
+    def __init__(self, members: Sequence[Updater], reduce: Reduce | None = None) -> None:
+        self.members = list(members)
+        self.reduce = reduce
+
+    def apply(self, step: int, touched: Sequence[Tensor], extra: Tensor | None = None) -> None:
+        """As `Updater.apply`, for all members."""
+        if self.reduce is not None:
+            self.reduce([*touched, extra] if extra is not None else list(touched))
+        for member in self.members:
+            member.update(step)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every member's state as named tensors."""
+        return {f"{i}/{k}": v for i, m in enumerate(self.members) for k, v in m.tensors().items()}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what `tensors` returned."""
+        for i, member in enumerate(self.members):
+            mine = {k.split("/", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{i}/")}
+            member.load_tensors(mine)
 
 
 def resolve_precision(wanted: str, device: torch.device) -> str:

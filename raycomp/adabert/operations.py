@@ -1,0 +1,121 @@
+"""The candidate operations of a cell's edges (Section 2.5.1), respecting masks.
+
+States are (batch, length, width), 0 where the mask (batch, length, 1) is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from raycomp.adabert.compiled import average_pool, convolve, max_pool
+from raycomp.adabert.structure import CONVOLUTIONS
+
+MOMENTUM = 0.1
+EPS = 1e-5
+
+
+class ReluConvNorm(nn.Module):
+    """ReLU -> convolution -> batch normalisation over real tokens.
+
+    Attributes:
+        weight: (width, width, 1, kernel).
+        scale, shift: (width,) of the normalisation.
+        mean, variance: (width,) running statistics.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, width: int, kernel: int, dilation: int) -> None:
+        super().__init__()
+        self.kernel, self.dilation = kernel, dilation
+        bound = (3.0 / (width * kernel)) ** 0.5  # variance 1 / fan-in
+        weight = torch.empty(width, width, 1, kernel).uniform_(-bound, bound)
+        self.weight = nn.Parameter(weight)
+        self.scale = nn.Parameter(torch.ones(width))
+        self.shift = nn.Parameter(torch.zeros(width))
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("variance", torch.ones(width))
+
+
+def run_together(x: Tensor, mask: Tensor, group: Sequence[ReluConvNorm]) -> list[Tensor]:
+    """Run convolutions of one kind that read one node as one kernel, and normalise each output.
+
+    Exact, because normalisation is per channel.
+
+    Args:
+        x: the node after ReLU.
+        mask: real tokens.
+        group: convolutions with the same kernel and dilation.
+    """
+    first = group[0]
+    if len(group) == 1:
+        weight, scale, shift = first.weight, first.scale, first.shift
+    else:
+        weight = torch.cat([m.weight for m in group])
+        scale = torch.cat([m.scale for m in group])
+        shift = torch.cat([m.shift for m in group])
+    y = convolve(x, weight, first.dilation)
+    if first.training:
+        count = mask.sum().clamp(min=1)
+        y32 = y.float()
+        mean = (y32 * mask).sum((0, 1)) / count
+        variance = ((y32 - mean).square() * mask).sum((0, 1)) / count
+        _remember(group, mean.detach(), variance.detach())
+    else:
+        mean = torch.cat([m.mean for m in group])
+        variance = torch.cat([m.variance for m in group])
+    factor = scale * torch.rsqrt(variance + EPS)
+    out = (y * factor + (shift - mean * factor)) * mask
+    return list(out.split(len(first.scale), -1))
+
+
+@torch.no_grad()
+def _remember(group: Sequence[ReluConvNorm], mean: Tensor, variance: Tensor) -> None:
+    width = len(group[0].scale)
+    for i, module in enumerate(group):
+        part = slice(i * width, (i + 1) * width)
+        module.mean.lerp_(mean[part].to(module.mean.dtype), MOMENTUM)
+        module.variance.lerp_(variance[part].to(module.mean.dtype), MOMENTUM)
+
+
+def make(name: str, width: int) -> nn.Module:
+    """Return the weights of an operation; one without weights is an empty module."""
+    if name in CONVOLUTIONS:
+        return ReluConvNorm(width, *CONVOLUTIONS[name])
+    return nn.Module()
+
+
+def apply_all(
+    x: Tensor, mask: Tensor, wanted: Sequence[tuple[str, nn.Module]]
+) -> list[Tensor | None]:
+    """Apply operations that read the same node; None for `zero`.
+
+    ReLU is computed once, convolutions of one kind are one kernel, a pool is computed once.
+
+    Args:
+        x: the node.
+        mask: real tokens.
+        wanted: (name, weights) of each.
+    """
+    found: list[Tensor | None] = [None] * len(wanted)
+    kinds: dict[str, list[int]] = {}
+    for i, (name, _) in enumerate(wanted):
+        kinds.setdefault(name, []).append(i)
+    positive = torch.relu(x) if any(name in CONVOLUTIONS for name in kinds) else x
+    for name, where in kinds.items():
+        if name in CONVOLUTIONS:
+            modules = [wanted[i][1] for i in where]
+            outputs: Sequence[Tensor | None] = run_together(positive, mask, modules)  # type: ignore[arg-type]
+        elif name == "zero":
+            continue
+        else:
+            same = {"avg_pool_3": average_pool, "max_pool_3": max_pool}.get(name)
+            made = x if same is None else same(x, mask)
+            outputs = [made] * len(where)
+        for i, output in zip(where, outputs, strict=True):
+            found[i] = output
+    return found

@@ -1,0 +1,179 @@
+"""The parent graph and its children: one embedding, cells, a probe per cell, one classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from raycomp.adabert.cell import Cell, Chosen
+from raycomp.adabert.compiled import Head, inputs, pool
+from raycomp.adabert.gumbel import Sample
+from raycomp.adabert.structure import OPERATIONS, Structure, edges
+from raycomp.errors import UserError
+
+
+@dataclass(frozen=True)
+class StudentShape:
+    """What a student's sizes depend on, beside its structure.
+
+    Attributes:
+        vocab_size: rows of the word table.
+        embedding_size: rank of the factorised embedding.
+        width: channels of every state.
+        max_positions: longest text, in tokens.
+        classes: outputs.
+        pair: two texts.
+        sep_token_id: the token that ends the first text.
+        pad_token_id: the token that fills a batch up.
+    """
+
+    vocab_size: int
+    embedding_size: int
+    width: int
+    max_positions: int
+    classes: int
+    pair: bool
+    sep_token_id: int
+    pad_token_id: int
+
+
+class FactorisedEmbedding(nn.Module):
+    """Word and position tables of a small rank, then a projection to the width of the states."""
+
+    def __init__(self, shape: StudentShape) -> None:
+        super().__init__()
+        self.word = nn.Embedding(shape.vocab_size, shape.embedding_size)
+        self.position = nn.Parameter(torch.zeros(shape.max_positions, shape.embedding_size))
+        self.project = nn.Linear(shape.embedding_size, shape.width, bias=False)
+        self.norm = nn.LayerNorm(shape.width)
+
+    @torch.no_grad()
+    def factorise(self, words: Tensor, positions: Tensor) -> None:
+        """Take the teacher's tables, by the singular vectors of its words: the best of this rank.
+
+        Args:
+            words: (vocabulary, hidden) of the teacher.
+            positions: (at least max_positions, hidden) of the teacher.
+        """
+        words, rank = words.double(), self.word.weight.shape[1]
+        if words.shape[0] != self.word.weight.shape[0]:
+            raise UserError(
+                f"the teacher has {words.shape[0]} words, the student {self.word.weight.shape[0]}"
+            )
+        # The right singular vectors are the eigenvectors of a small (hidden x hidden) matrix.
+        _, vectors = torch.linalg.eigh(words.T @ words)
+        basis = vectors.flip(1)[:, :rank]
+        # LayerNorm's eps must not swallow the small values of some tables.
+        unit = float((words @ basis).std().clamp(min=1e-12))
+        held = min(rank, basis.shape[1])
+        self.word.weight.zero_()
+        self.word.weight[:, :held] = (words @ basis / unit).to(self.word.weight.dtype)
+        count = self.position.shape[0]
+        self.position.zero_()
+        self.position[:, :held] = (positions[:count].double() @ basis / unit).to(self.position.dtype)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Embed (batch, length) tokens into (batch, length, width), 0 where the mask is 0."""
+        x = self.word(ids) + self.position[: ids.shape[1]]
+        return self.norm(self.project(x)) * mask.unsqueeze(-1)
+
+
+class Student(nn.Module):
+    """Cells that hold candidate operations: all of them (the parent) or one per edge (a child)."""
+
+    def __init__(self, shape: StudentShape, layers: int, nodes: int, held: Sequence[Sequence[str]]):
+        super().__init__()
+        self.shape = shape
+        self.embedding = FactorisedEmbedding(shape)
+        self.cells = nn.ModuleList(Cell(shape.width, nodes, held) for _ in range(layers))
+        self.probes = nn.ModuleList(nn.Linear(2 * shape.width, shape.classes) for _ in range(layers))
+        self.head = Head(shape.width, shape.classes)
+        self.dropout = 0.0
+        nn.init.orthogonal_(self.embedding.project.weight)
+        nn.init.normal_(self.embedding.word.weight)
+
+    def start(self, batch_ids: Tensor, real: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the two input states of the first cell and the mask (batch, length, 1)."""
+        one, two = inputs(batch_ids, real, self.shape.pair, self.shape.sep_token_id)
+        first = self.embedding(*one)
+        second = self.embedding(*two) if self.shape.pair else first
+        return [first, second], (one[1] | two[1]).unsqueeze(-1).to(first.dtype)
+
+    def layers(self, ids: Tensor, real: Tensor, chosen: Chosen, depth: int) -> Iterator[Tensor]:
+        """Yield the pooled state (batch, 2 * width) after each of the first `depth` cells."""
+        states, mask = self.start(ids, real)
+        for i in range(depth):
+            states = [states[1], self.cells[i](states, mask, chosen)]
+            yield pool(states[1], mask)
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Return the logits of a pooled state."""
+        return self.head(pooled, self.dropout if self.training else 0.0)
+
+
+class Child(Student):
+    """A student of one structure."""
+
+    def __init__(self, shape: StudentShape, structure: Structure) -> None:
+        held = [[name] for name in structure.operations]
+        super().__init__(shape, structure.layers, structure.nodes, held)
+        self.structure = structure
+        self.chosen: Chosen = [[(name, None)] for name in structure.operations]
+
+    def forward(self, ids: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (batch, classes) and the probes' logits (batch, layers, classes)."""
+        pooled = list(self.layers(ids, real, self.chosen, self.structure.layers))
+        probes = [probe(p) for probe, p in zip(self.probes, pooled, strict=True)]
+        return self.classify(pooled[-1]), torch.stack(probes, 1)
+
+
+class Parent(Student):
+    """A student that holds every candidate operation on every edge, K_max cells deep."""
+
+    def __init__(
+        self,
+        shape: StudentShape,
+        max_layers: int,
+        nodes: int,
+        candidates: Sequence[str] = OPERATIONS,
+    ) -> None:
+        held = [list(candidates) for _ in edges(nodes)]
+        super().__init__(shape, max_layers, nodes, held)
+        self.candidates = tuple(candidates)
+
+    def forward(
+        self, ids: Tensor, real: Tensor, sample: Sample, estimator: str
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Run a sample; return logits and probe logits after each cell, each (batch, classes).
+
+        Args:
+            ids, real: (batch, length).
+            sample: what was drawn.
+            estimator: "full" runs all operations and all cells, as the paper's straight-through
+                estimator asks; "sampled" runs the drawn operations and the drawn cells alone.
+        """
+        if estimator == "full":
+            depth = len(self.cells)
+            chosen: Chosen = [
+                list(zip(self.candidates, row.unbind(), strict=True)) for row in sample.operations
+            ]
+        else:
+            depth = sample.structure.layers
+            chosen = [
+                [(name, row[self.candidates.index(name)])]
+                for name, row in zip(sample.structure.operations, sample.operations, strict=True)
+            ]
+        pooled = list(self.layers(ids, real, chosen, depth))
+        probes = [self.probes[i](p) for i, p in enumerate(pooled)]
+        return [self.classify(p) for p in pooled], probes
+
+    @torch.no_grad()
+    def child(self, structure: Structure) -> Child:
+        """Return the child of a structure with a copy of the weights trained here."""
+        child = Child(self.shape, structure)
+        mine = self.state_dict()
+        child.load_state_dict({name: mine[name] for name in child.state_dict()})
+        return child

@@ -1,0 +1,226 @@
+"""Structures, operations, parent, child and compiled model."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+import torch
+
+from raycomp.adabert.compiled import RaycompCnnForSequenceClassification, average_pool, inputs, max_pool
+from raycomp.adabert.compiler import compile_child, compiled_config, compiled_macs, merge
+from raycomp.adabert.gumbel import Distribution
+from raycomp.adabert.operations import ReluConvNorm, apply_all
+from raycomp.adabert.structure import CONVOLUTIONS, OPERATIONS, Structure, edges
+from raycomp.adabert.student import Child, Parent, StudentShape
+from raycomp.errors import UserError
+
+SHAPE = StudentShape(50, 12, 16, 32, 3, False, 3, 0)
+PAIR = StudentShape(50, 12, 16, 32, 3, True, 3, 0)
+
+
+def random_structure(seed: int, layers: int = 3, nodes: int = 3) -> Structure:
+    rng = random.Random(seed)
+    return Structure(layers, tuple(rng.choice(OPERATIONS) for _ in edges(nodes)), nodes)
+
+
+def text(rows: int = 5, length: int = 14, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(4, 50, (rows, length), generator=generator)
+    lengths = torch.randint(5, length + 1, (rows,), generator=generator)
+    real = torch.arange(length) < lengths[:, None]
+    for row, n in enumerate(lengths.tolist()):
+        ids[row, n // 2] = ids[row, n - 1] = 3  # first SEP second SEP
+    return ids * real, real
+
+
+def shake(model: torch.nn.Module) -> None:
+    """Give every weight and running statistic a value of its own."""
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    for name, buffer in model.named_buffers():
+        buffer += 0.1 * torch.randn_like(buffer).abs() if "variance" in name else 0.1
+
+
+def test_nine_edges_and_ten_operations() -> None:
+    assert edges(3) == [(0, 2), (1, 2), (0, 3), (1, 3), (2, 3), (0, 4), (1, 4), (2, 4), (3, 4)]
+    assert len(OPERATIONS) == 10
+
+
+def test_structure_round_trip_and_refusals() -> None:
+    one = random_structure(0)
+    assert Structure.from_json(one.to_json()) == one
+    assert Structure.from_json(one.to_json()).id == one.id
+    for bad in ("{", '{"layers": 0}', "[]", one.to_json().replace('"layers":3', '"layers":0')):
+        with pytest.raises(UserError):
+            Structure.from_json(bad)
+    with pytest.raises(UserError, match="unknown operation 'conv'"):
+        Structure(1, ("conv",) * 9)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_padding_never_leaks(name: str) -> None:
+    torch.manual_seed(0)
+    op = ReluConvNorm(8, *CONVOLUTIONS[name]) if name in CONVOLUTIONS else torch.nn.Module()
+    shake(op)
+    op.eval()
+    x, mask = torch.randn(2, 6, 8), torch.ones(2, 6, 1)
+    (short,) = apply_all(x, mask, [(name, op)])
+    wide = torch.cat([x, torch.zeros(2, 9, 8)], 1)
+    (long,) = apply_all(wide, torch.cat([mask, torch.zeros(2, 9, 1)], 1), [(name, op)])
+    if name == "zero":
+        assert short is None
+        assert long is None
+        return
+    assert short is not None
+    assert long is not None
+    torch.testing.assert_close(long[:, :6], short)
+    assert long[:, 6:].abs().max() == 0
+
+
+def test_convolution_is_relu_conv_norm_and_dilation_is_true() -> None:
+    torch.manual_seed(0)
+    op = ReluConvNorm(4, 5, 2)
+    shake(op)
+    op.eval()
+    x = torch.randn(3, 11, 4)
+    (got,) = apply_all(x, torch.ones(3, 11, 1), [("dil_conv_5", op)])
+    y = torch.nn.functional.conv1d(
+        torch.relu(x).transpose(1, 2), op.weight.squeeze(2), padding=4, dilation=2
+    )
+    want = torch.nn.functional.batch_norm(y, op.mean, op.variance, op.scale, op.shift)
+    torch.testing.assert_close(got, want.transpose(1, 2), rtol=1e-5, atol=1e-6)
+
+
+def test_normalisation_counts_real_tokens_alone() -> None:
+    torch.manual_seed(0)
+    op = ReluConvNorm(4, 3, 1).train()
+    x, real = torch.randn(4, 9, 4), torch.arange(9) < torch.tensor([9, 4, 6, 2])[:, None]
+    mask = real.unsqueeze(-1).float()
+    (got,) = apply_all(x * mask, mask, [("std_conv_3", op)])
+    assert got is not None
+    kept = got[real]
+    torch.testing.assert_close(kept.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(kept.var(0, unbiased=False), torch.ones(4), atol=1e-3, rtol=0)
+
+
+def test_pools_by_hand() -> None:
+    x = torch.tensor([[-1.0, -4.0, -2.0, 0.0]]).unsqueeze(-1)
+    mask = torch.tensor([[1.0, 1.0, 1.0, 0.0]]).unsqueeze(-1)
+    assert average_pool(x, mask).flatten().tolist() == pytest.approx([-2.5, -7 / 3, -3.0, 0.0])
+    assert max_pool(x, mask).flatten().tolist() == [-1.0, -1.0, -2.0, 0.0]
+
+
+def test_convolutions_of_one_kind_run_together_exactly() -> None:
+    torch.manual_seed(0)
+    ops = [ReluConvNorm(8, 5, 1).train() for _ in range(3)]
+    x, mask = torch.randn(3, 7, 8), torch.ones(3, 7, 1)
+    together = apply_all(x, mask, [("std_conv_5", o) for o in ops])
+    means = [o.mean.clone() for o in ops]
+    for o in ops:
+        o.mean.zero_()
+    alone = [apply_all(x, mask, [("std_conv_5", o)])[0] for o in ops]
+    for one, other, op, mean in zip(together, alone, ops, means, strict=True):
+        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(op.mean, mean)
+
+
+def test_two_texts_are_split_and_both_begin_at_zero() -> None:
+    ids = torch.tensor([[2, 7, 8, 3, 9, 3, 0], [2, 5, 3, 6, 7, 8, 3]])
+    (a, real_a), (b, real_b) = inputs(ids, ids > 0, True, 3)
+    assert [r[m].tolist() for r, m in zip(a, real_a, strict=True)] == [[2, 7, 8, 3], [2, 5, 3]]
+    assert [r[m].tolist() for r, m in zip(b, real_b, strict=True)] == [[9, 3], [6, 7, 8, 3]]
+    assert a.shape == b.shape == (2, 4)
+
+
+@pytest.mark.parametrize("shape", [SHAPE, PAIR])
+@pytest.mark.parametrize("seed", range(8))
+def test_compiled_child_equals_the_child(shape: StudentShape, seed: int) -> None:
+    torch.manual_seed(seed)
+    child = Child(shape, random_structure(seed, layers=1 + seed % 4)).eval()
+    shake(child)
+    model = compile_child(child)
+    ids, real = text(seed=seed)
+    want = child(ids, real)[0]
+    torch.testing.assert_close(model(input_ids=ids, attention_mask=real).logits, want, atol=1e-5, rtol=0)
+    # alone, without its neighbours' padding
+    n = int(real[0].sum())
+    alone = model(input_ids=ids[:1, :n], attention_mask=real[:1, :n]).logits
+    torch.testing.assert_close(alone, want[:1], atol=1e-5, rtol=0)
+
+
+def test_every_operation_compiles() -> None:
+    for name in OPERATIONS:
+        child = Child(SHAPE, Structure(2, (name,) * 9)).eval()
+        shake(child)
+        ids, real = text()
+        got = compile_child(child)(input_ids=ids, attention_mask=real).logits
+        torch.testing.assert_close(got, child(ids, real)[0], atol=1e-5, rtol=0)
+
+
+def test_compiled_model_is_smaller_and_has_no_zero_edges() -> None:
+    structure = Structure(2, ("std_conv_3",) * 4 + ("zero",) * 5)
+    config = compiled_config(SHAPE, structure)
+    assert len(config.cells[0]["kernels"]) == 1  # one text into both inputs: kernels add up
+    assert config.cells[0]["kernels"][0]["sources"] == [0]
+    assert config.cells[1]["kernels"][0]["sources"] == [0, 1]
+    child = Child(SHAPE, structure)
+    model = compile_child(child)
+    held = sum(p.numel() for n, p in child.named_parameters() if not n.startswith("probes"))
+    assert sum(p.numel() for p in model.parameters()) < held
+    # two cells: 2 targets x (1, then 2 sources) x 3 taps; attentive sums; classifier
+    want = (16 * 16 * 2 * 3 + 16 * 16 * 4 * 3 + 2 * 2 * 16 * 3) * 10 + 2 * 16 * 16 + 16 * 3
+    assert compiled_macs(config, 10) == want
+
+
+def test_merging_keeps_every_edge_once_and_wastes_little() -> None:
+    for seed, one in itertools.product(range(20), (False, True)):
+        structure = random_structure(seed)
+        kernels = merge(structure, one)
+        found = sorted(e for k in kernels for e, _, _ in k.members)
+        assert found == [e for e, o in enumerate(structure.operations) if o in CONVOLUTIONS]
+        parts = sum(CONVOLUTIONS[o][0] for o in structure.operations if o in CONVOLUTIONS)
+        assert sum(k.products for k in kernels) <= 1.15**8 * parts
+
+
+def test_child_inherits_and_equals_the_parents_path() -> None:
+    torch.manual_seed(0)
+    parent = Parent(PAIR, 4, 3).eval()
+    distribution = Distribution(4, 3, OPERATIONS)
+    shake(parent)
+    ids, real = text()
+    for seed in range(5):
+        sample = distribution.sample(1.0, seed)
+        k = sample.structure.layers
+        child = parent.child(sample.structure).eval()
+        logits, probes = child(ids, real)
+        for estimator in ("sampled", "full"):
+            got, said = parent(ids, real, sample, estimator)
+            torch.testing.assert_close(got[k - 1], logits, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(torch.stack(said[:k], 1), probes, atol=1e-5, rtol=1e-5)
+
+
+def test_embedding_takes_the_best_factors_of_the_teacher() -> None:
+    torch.manual_seed(0)
+    child = Child(StudentShape(40, 6, 8, 5, 2, False, 3, 0), random_structure(0))
+    words, positions = torch.randn(40, 6) @ torch.randn(6, 20), torch.randn(9, 20)
+    child.embedding.factorise(words, positions)
+    table = child.embedding.word.weight.detach()
+    # rank 6 holds it all: inner products stay, up to the common unit
+    ratio = (table @ table.T) / (words @ words.T)
+    torch.testing.assert_close(ratio, torch.full_like(ratio, float(ratio[0, 0])), rtol=1e-3, atol=0)
+
+
+def test_published_sizes_with_berts_vocabulary() -> None:
+    """Table 2 gives 6.4M at K = 3 and 9.5M at K = 7; the largest cell of this space brackets both."""
+    for layers, published in ((3, 6.4e6), (7, 9.5e6)):
+        sizes = []
+        for name in ("std_conv_5", "std_conv_7"):
+            shape = StudentShape(30522, 128, 128, 128, 2, True, 102, 0)
+            model = RaycompCnnForSequenceClassification(
+                compiled_config(shape, Structure(layers, (name,) * 9))
+            )
+            sizes.append(sum(p.numel() for p in model.parameters()))
+        assert sizes[0] * 0.95 <= published <= sizes[1]
