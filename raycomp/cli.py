@@ -158,17 +158,19 @@ def _show_run(run_dir: Path, as_json: bool) -> None:
     from raycomp.tables import read_table
 
     frame = read_table(run_dir, "deployments")
-    summary = json.loads((run_dir / "deployed.json").read_text())
+    found = {"search": run_dir / "deployed.json", "adabert": run_dir / "adabert" / "deployed.json"}
+    summary = {k: json.loads(p.read_text()) for k, p in found.items() if p.exists()}
     teacher = json.loads((run_dir / "teacher" / "score.json").read_text())
     if as_json:
         rows = json.loads(frame.to_json(orient="records"))
-        _print_json({"run": str(run_dir), "deployments": rows, "search": summary, "teacher": teacher})
+        _print_json({"run": str(run_dir), "deployments": rows, **summary, "teacher": teacher})
         return
     metric = str(frame["metric"].iloc[0])
-    full = frame["params"].iloc[0] / frame["params_ratio"].iloc[0]
+    made = frame[frame["params"].notna()].iloc[0]
+    latency = next(iter(summary.values()))["teacher_latency_ms"]
     print(
-        f"{run_dir.name}  teacher {metric} {frame['teacher_validation'].iloc[0]:.3f}  "
-        f"{full / 1e6:.1f}M params  p50 latency {summary['teacher_latency_ms']:.1f} ms"
+        f"{run_dir.name}  teacher {metric} {made['teacher_validation']:.3f}  "
+        f"{made['params'] / made['params_ratio'] / 1e6:.1f}M params  p50 latency {latency:.1f} ms"
     )
     shown = Table(box=None, pad_edge=False)
     for name in ("method", "budget"):
@@ -177,12 +179,13 @@ def _show_run(run_dir: Path, as_json: bool) -> None:
         "limit", "used", "params", "of full", "selection", "validation", "kept", "p50 latency",
     ):  # fmt: skip
         shown.add_column(name, justify="right")
-    for row in frame.to_dict("records"):
+    for row in frame.sort_values("method", ascending=False, kind="stable").to_dict("records"):
+        searched = row["kind"] == "beta"  # a CNN is searched under a price, not under a limit
         shown.add_row(
             row["method"],
             row["budget"],
-            f"{_short(row['limit'])} {_KINDS[row['kind']]}",
-            _short(row["cost"]),
+            "" if searched else f"{_short(row['limit'])} {_KINDS[row['kind']]}",
+            "" if searched else _short(row["cost"]),
             _short(row["params"]),
             f"{row['params_ratio']:.2f}",
             f"{row['selection']:.3f}",
@@ -191,11 +194,12 @@ def _show_run(run_dir: Path, as_json: bool) -> None:
             f"{row['latency_ms']:.1f} ms",
         )
     Console(width=max(120, Console().width)).print(shown)
-    budgets = len(frame)
-    print(
-        f"search used {summary['evaluations']} evaluations for {budgets} budgets "
-        f"(dearest alone: {summary['dearest']}) · super-network trained once"
-    )
+    if "search" in summary:
+        budgets, search = int((frame["method"] == "yoco").sum()), summary["search"]
+        print(
+            f"search used {search['evaluations']} evaluations for {budgets} budgets "
+            f"(dearest alone: {search['dearest']}) · super-network trained once"
+        )
     shown_dir = run_dir.relative_to(Path.cwd()) if run_dir.is_relative_to(Path.cwd()) else run_dir
     print(f"tables   {shown_dir / 'tables'}")
     print(f"exports  {shown_dir / 'exports'}")

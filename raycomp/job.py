@@ -10,11 +10,22 @@ import hashlib
 import json
 import math
 import re
-from typing import Annotated, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+OPERATIONS = (
+    "std_conv_3", "std_conv_5", "std_conv_7", "dil_conv_3", "dil_conv_5", "dil_conv_7",
+    "avg_pool_3", "max_pool_3", "skip", "zero",
+)  # fmt: skip
 BUDGET_KINDS = ("params", "encoder_params", "flops")
 
 
@@ -28,7 +39,7 @@ class RunSettings(Section):
     """What the run is called and which methods it holds."""
 
     name: str = Field("run", description="Name of the run; its folder is NAME-HASH.")
-    methods: list[Literal["yoco"]] = Field(
+    methods: list[Literal["yoco", "adabert"]] = Field(
         ["yoco"], description="Compression methods; they share one teacher and one set of tables."
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of every random choice.")
@@ -42,7 +53,7 @@ class RunSettings(Section):
     @classmethod
     def _methods(cls, value: list[str]) -> list[str]:
         if not value or len(set(value)) != len(value):
-            raise ValueError('must name each method once, such as ["yoco"]')
+            raise ValueError('must name each method once, such as ["yoco", "adabert"]')
         return value
 
 
@@ -207,6 +218,90 @@ class SearchSettings(Section):
     max_tokens: int = Field(8192, ge=16, description="Padded tokens a batch of evaluation.")
 
 
+class AugmentSettings(Section):
+    """Word replacement (TinyBERT's), for AdaBERT's training text."""
+
+    copies: int = Field(4, ge=0, le=1000, description="New sentences a row (N); 0 is off.")
+    method: Literal["auto", "mlm", "neighbours"] = Field(
+        "auto",
+        description="mlm: the model's masked-language head. neighbours: its word-embedding table. "
+        "auto: mlm where the model has that head.",
+    )
+    probability: float = Field(
+        0.4, gt=0, le=1, description="Of each word that is alphabetic and no stop word (p)."
+    )
+    candidates: int = Field(15, ge=1, le=1000, description="Words that may take a word's place.")
+
+
+class AdabertSettings(Section):
+    """The differentiable search of a small CNN. Lists of gamma, beta, layers and seeds are swept."""
+
+    layers: int | list[int] = Field(8, description="Most cells of the CNN (K_max).")
+    nodes: int = Field(3, ge=1, le=6, description="Inner nodes of a cell (N).")
+    width: int = Field(128, ge=4, le=4096, description="Channels of every state.")
+    embedding: int = Field(128, ge=4, le=4096, description="Rank of the factorised embedding.")
+    operations: list[str] = Field(list(OPERATIONS), min_length=1, description="Candidates of every edge.")
+    gamma: float | list[float] = Field(0.8, description="Share of distillation (Eq. 1), 0 to 1.")
+    beta: float | list[float] = Field(4.0, description="Weight of the efficiency loss (Eq. 1).")
+    seeds: list[int] = Field([0], min_length=1, description="Added to run.seed.")
+    temperature: float = Field(1.0, gt=0, description="T of Eq. 3.")
+    hints: Literal["probes", "logits"] = Field(
+        "probes", description="logits: the teacher's prediction alone (the paper's Base-KD)."
+    )
+    normalisation: Literal["spread", "released"] = Field(
+        "spread", description="Prices of Eq. 5; released are 14% apart, so beta presses on K alone."
+    )
+    estimator: Literal["sampled", "full"] = Field(
+        "sampled", description="Run the drawn operations alone, or all of them (the paper's)."
+    )
+    epochs: float = Field(8.0, gt=0, le=10_000, description="Of the search, over the given rows.")
+    child: Literal["inherited", "scratch"] = Field(
+        "inherited", description="Weights that the child begins with."
+    )
+    child_epochs: float = Field(
+        12.0, ge=0, le=10_000, description="Of the child; 0 deploys what it inherits."
+    )
+    batch_size: int = Field(64, ge=2, description="Sentences a step, over all workers.")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="Of the weights.")
+    learning_rate: float = Field(2e-2, gt=0, lt=10, description="Of the weights, at first.")
+    final_learning_rate: float = Field(5e-4, ge=0, lt=10, description="At the end of the cosine.")
+    weight_decay: float = Field(0.0, ge=0, lt=1, description="Of the weights.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Before the classifier.")
+    clip: float = Field(5.0, gt=0, description="Largest norm of the gradient.")
+    alpha_learning_rate: float = Field(
+        3e-3, gt=0, lt=10, description="Adam's, of P_alpha. The paper's is 3e-4, over 80 epochs."
+    )
+    alpha_weight_decay: float = Field(1e-3, ge=0, lt=1, description="Of P_alpha.")
+
+    @field_validator("layers", "gamma", "beta")
+    @classmethod
+    def _ranges(cls, value: Any, info: ValidationInfo) -> Any:
+        low, high = {"layers": (1, 64), "gamma": (0, 1), "beta": (0, 1e6)}[str(info.field_name)]
+        values = value if isinstance(value, list) else [value]
+        if not values or len(set(values)) != len(values):
+            raise ValueError("a list needs at least one value, and each once")
+        if not all(low <= v <= high for v in values):
+            raise ValueError(f"must be from {low:g} to {high:g}")
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds(cls, value: list[int]) -> list[int]:
+        if len(set(value)) != len(value) or min(value, default=0) < 0:
+            raise ValueError("must be whole numbers from 0 up, each once")
+        return value
+
+    @field_validator("operations")
+    @classmethod
+    def _operations(cls, value: list[str]) -> list[str]:
+        unknown = [v for v in value if v not in OPERATIONS]
+        if unknown or len(set(value)) != len(value):
+            raise ValueError(f"each must be one of {', '.join(OPERATIONS)}, and named once")
+        if set(value) <= {"zero"}:
+            raise ValueError("no operation is left that passes anything on; name another than zero")
+        return value
+
+
 class BudgetSettings(Section):
     """One deployment target: a name and exactly one limit."""
 
@@ -263,11 +358,15 @@ class Job(Section):
     space: SpaceSettings = SpaceSettings()
     train: TrainSettings = TrainSettings()
     search: SearchSettings = SearchSettings()
-    budget: Annotated[list[BudgetSettings], Field(min_length=1)]
+    augment: AugmentSettings = AugmentSettings()
+    adabert: AdabertSettings = AdabertSettings()
+    budget: list[BudgetSettings] = Field([], description="At least one where methods has yoco.")
     export: ExportSettings = ExportSettings()
 
     @model_validator(mode="after")
     def _budgets(self) -> Job:
+        if not self.budget and "yoco" in self.run.methods:
+            raise ValueError("missing section 'budget': yoco needs at least one [[budget]]")
         names = [b.name for b in self.budget]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
@@ -281,6 +380,8 @@ class Job(Section):
             data["train"].pop(key)
         for key in ("evaluators", "gpus", "max_tokens"):
             data["search"].pop(key)
+        if "adabert" not in self.run.methods:
+            del data["augment"], data["adabert"]
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

@@ -53,9 +53,7 @@ class Distribution(nn.Module):
     @torch.no_grad()
     def probabilities(self) -> list[tuple[str, str, float]]:
         """Return (variable, choice, probability) of every choice."""
-        rows = [
-            ("layers", str(k + 1), float(p)) for k, p in enumerate(torch.softmax(self.layers, -1))
-        ]
+        rows = [("layers", str(k + 1), float(p)) for k, p in enumerate(torch.softmax(self.layers, -1))]
         for (i, j), row in zip(edges(self.nodes), torch.softmax(self.operations, -1), strict=True):
             rows += [(f"edge {i}-{j}", n, float(p)) for n, p in zip(self.candidates, row, strict=True)]
         return rows

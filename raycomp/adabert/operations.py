@@ -52,9 +52,10 @@ def run_together(x: Tensor, mask: Tensor, group: Sequence[ReluConvNorm]) -> list
         group: convolutions with the same kernel and dilation.
     """
     first = group[0]
-    if len(group) == 1:
-        weight, scale, shift = first.weight, first.scale, first.shift
-    else:
+    weight: Tensor = first.weight
+    scale: Tensor = first.scale
+    shift: Tensor = first.shift
+    if len(group) > 1:
         weight = torch.cat([m.weight for m in group])
         scale = torch.cat([m.scale for m in group])
         shift = torch.cat([m.shift for m in group])
@@ -89,9 +90,7 @@ def make(name: str, width: int) -> nn.Module:
     return nn.Module()
 
 
-def apply_all(
-    x: Tensor, mask: Tensor, wanted: Sequence[tuple[str, nn.Module]]
-) -> list[Tensor | None]:
+def apply_all(x: Tensor, mask: Tensor, wanted: Sequence[tuple[str, nn.Module]]) -> list[Tensor | None]:
     """Apply operations that read the same node; None for `zero`.
 
     ReLU is computed once, convolutions of one kind are one kernel, a pool is computed once.

@@ -71,9 +71,7 @@ class Guidance:
             target = probed[:, where]
             weights = probe_weights(target, batch.labels)
             student = torch.stack(list(probes), 1)
-            distilled = distilled + probe_loss(
-                student, target, weights, batch.total, self.temperature
-            )
+            distilled = distilled + probe_loss(student, target, weights, batch.total, self.temperature)
         return label, objective(label, distilled, 0.0, self.gamma, 0.0)
 
 
@@ -111,9 +109,7 @@ class SearchStep:
         drawn = sample.structure.layers
         self.parent.train()
         with autocast(self.precision, self.device):
-            logits, probes = self.parent(
-                batch.input_ids, batch.attention_mask, sample, self.estimator
-            )
+            logits, probes = self.parent(batch.input_ids, batch.attention_mask, sample, self.estimator)
         label, loss = self._losses(logits, probes, batch, teacher, drawn)
         guided = loss[drawn - 1]
         # Forward only the drawn depth counts; backward y^K also sees what other depths would lose.

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 
 from raycomp.errors import UserError
+from raycomp.job import OPERATIONS
 
 # Name -> (kernel, dilation) of the convolutions; the other operations have no weights.
 CONVOLUTIONS: dict[str, tuple[int, int]] = {
@@ -17,7 +18,6 @@ CONVOLUTIONS: dict[str, tuple[int, int]] = {
     "dil_conv_5": (5, 2),
     "dil_conv_7": (7, 2),
 }
-OPERATIONS: tuple[str, ...] = (*CONVOLUTIONS, "avg_pool_3", "max_pool_3", "skip", "zero")
 
 
 def edges(nodes: int) -> list[tuple[int, int]]:

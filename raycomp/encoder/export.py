@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import uuid
 from collections.abc import Sequence
@@ -10,18 +11,14 @@ from typing import Any
 
 import jinja2
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from raycomp.encoder import static
 from raycomp.encoder.elastic import Tokens
-from raycomp.encoder.static import RaycompForSequenceClassification
 from raycomp.errors import UserError
-
-_MODULE = "modeling_raycomp"
 
 
 def export(
-    model: RaycompForSequenceClassification,
+    model: PreTrainedModel,
     tokenizer: Any,
     out: Path,
     label_names: Sequence[str],
@@ -30,7 +27,7 @@ def export(
     """Write config, weights, tokenizer, modeling file and model card; all or nothing.
 
     Args:
-        model: the extracted network.
+        model: the extracted network; its class is defined in a file that stands alone.
         tokenizer: its tokenizer.
         out: the folder; replaced when it exists.
         label_names: class names in order; empty for regression.
@@ -46,15 +43,17 @@ def export(
         if label_names:
             config.id2label = dict(enumerate(map(str, label_names)))
             config.label2id = {v: k for k, v in config.id2label.items()}
-        config.architectures = ["RaycompForSequenceClassification"]
+        source = Path(inspect.getfile(type(model)))
+        module = "modeling_raycomp" + {"static": "", "compiled": "_cnn"}[source.stem]
+        config.architectures = [type(model).__name__]
         config.auto_map = {
-            "AutoConfig": f"{_MODULE}.RaycompConfig",
-            "AutoModelForSequenceClassification": f"{_MODULE}.RaycompForSequenceClassification",
+            "AutoConfig": f"{module}.{type(config).__name__}",
+            "AutoModelForSequenceClassification": f"{module}.{type(model).__name__}",
         }
         model.save_pretrained(hidden)
-        shutil.copyfile(static.__file__, hidden / f"{_MODULE}.py")
+        shutil.copyfile(source, hidden / f"{module}.py")
         tokenizer.save_pretrained(hidden)
-        (hidden / "README.md").write_text(_card(card), encoding="utf-8")
+        (hidden / "README.md").write_text(_card({"modeling": module, **card}), encoding="utf-8")
         if out.exists():
             shutil.rmtree(out)
         hidden.replace(out)
@@ -67,7 +66,7 @@ def export(
 
 
 @torch.inference_mode()
-def verify(out: Path, model: RaycompForSequenceClassification, batch: Tokens) -> dict[str, Any]:
+def verify(out: Path, model: PreTrainedModel, batch: Tokens) -> dict[str, Any]:
     """Load a folder as a user would and compare it with the model that was written.
 
     Returns:

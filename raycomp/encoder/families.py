@@ -13,7 +13,13 @@ from typing import Any
 
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 from transformers.utils import logging as transformers_logging
 
 from raycomp.encoder.static import ACTIVATIONS, RaycompConfig, RaycompForSequenceClassification
@@ -207,6 +213,39 @@ def load_encoder(
         raise UserError(f"the weights of {name} lack {', '.join(lacking[:5])}")
     _switch_off(tokenizer)
     return model, tokenizer, fits
+
+
+# The first matrix of each family's masked-language head.
+_MASKED_HEADS = (
+    "cls.predictions.transform.dense.weight",
+    "lm_head.dense.weight",
+    "generator_predictions.dense.weight",
+    "vocab_transform.weight",
+)
+
+
+def masked_language_model(
+    name: str, revision: str | None = None, trust_remote_code: bool = False
+) -> Any | None:
+    """Load a checkpoint with its masked-language head; None when it has none.
+
+    Raises:
+        UserError: the checkpoint cannot be loaded.
+    """
+    source = _demo_folder() if name == DEMO_MODEL else name
+    try:
+        model, info = AutoModelForMaskedLM.from_pretrained(
+            source,
+            use_safetensors=True,
+            dtype="float32",
+            output_loading_info=True,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise UserError(f"model {name} cannot be loaded for word replacement ({first})") from None
+    return None if set(_MASKED_HEADS) & set(info["missing_keys"]) else model.eval()
 
 
 def _labels(num_labels: int, names: Sequence[str]) -> dict[str, Any]:

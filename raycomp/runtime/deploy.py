@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ PARITY = 1e-5  # largest difference of logits between the slice and the model th
 
 def score_network(place: Workplace, model: ElasticEncoder, split: str) -> dict[str, float]:
     """Return every metric of the full network on a split, in fp32."""
-    found = _score(place, lambda b: model(b, None).logits, split)
+    found = score_forward(place, lambda b: model(b, None).logits, split)
     return {**found.values, "loss": found.loss, "examples": found.examples}
 
 
@@ -40,7 +41,7 @@ def deploy(place: Workplace, outcomes: list[Outcome], weights_id: str, on_progre
         The median milliseconds of the teacher, measured as the deployed models are.
     """
     model = place.supernet().eval()
-    teacher = _teacher_validation(place)
+    teacher = teacher_validation(place)
     rows, networks = [], [place.teacher().extract(place.space.largest())]
     for i, budget in enumerate(place.job.budget):
         mine = [o for o in outcomes if o.budget == budget.name]
@@ -95,7 +96,7 @@ def _row(
         str(out), trust_remote_code=True, local_files_only=True
     ).eval()
     found = [
-        _score(place, lambda b: _logits(loaded, b), v.name).values[place.primary]
+        score_forward(place, lambda b: logits_of(loaded, b), v.name).values[place.primary]
         for v in place.task.validation
     ]
     validation = float(np.mean(found))  # MNLI: the mean of matched and mismatched, as in the paper
@@ -136,6 +137,8 @@ def export_arch(
     """
     costs = place.costs
     card = {
+        "method": "Extracted by raycomp (YOCO-BERT) from a super-network; every layer has its own "
+        "number of heads and FFN neurons. No fine-tuning followed the extraction.",
         "base_model": place.job.model.name,
         "task": place.task.name,
         "metric": place.primary,
@@ -153,7 +156,7 @@ def export_arch(
     batch = collate(tokens, np.arange(min(32, len(tokens))), place.pad_id)
     with torch.inference_mode():
         sliced = model(batch, arch).logits
-        straight = _logits(extracted.eval(), batch)
+        straight = logits_of(extracted.eval(), batch)
     proof = verify(out, extracted, batch)
     difference = max(float(proof["max_logit_difference"]), float((sliced - straight).abs().max()))
     if difference > PARITY:
@@ -164,7 +167,8 @@ def export_arch(
     return {**proof, "max_logit_difference": difference}
 
 
-def _logits(model: Any, batch: Batch) -> torch.Tensor:
+def logits_of(model: Any, batch: Batch) -> torch.Tensor:
+    """Return the logits of a transformers model, (batch, classes)."""
     return model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
@@ -181,7 +185,8 @@ def _counted(model: Any, kind: str, computed: float) -> float:
     return computed
 
 
-def _score(place: Workplace, forward: Any, split: str) -> Score:
+def score_forward(place: Workplace, forward: Any, split: str) -> Score:
+    """Score a forward function, from a batch to logits, on a split, in fp32 on the processor."""
     tokens = place.tokens(split)
     logits = predict(
         forward,
@@ -194,9 +199,7 @@ def _score(place: Workplace, forward: Any, split: str) -> Score:
     return score(place.metrics, tokens, logits)
 
 
-def _teacher_validation(place: Workplace) -> float:
+def teacher_validation(place: Workplace) -> float:
     """Return the teacher's score over the validation splits, as it was measured once."""
-    import json
-
     figures = json.loads((place.run_dir / "teacher" / "score.json").read_text())
     return float(np.mean([figures[v.name][place.primary] for v in place.task.validation]))

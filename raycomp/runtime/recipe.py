@@ -7,6 +7,7 @@ processes starts in a second.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -159,3 +160,12 @@ def build_sampler(job: Job, plan: dict[str, Any]) -> EESNG:
         settings,
         cost=lambda arch: float(costs.cost("encoder_params", arch)),
     )
+
+
+def file_hash(path: Path) -> str:
+    """Return the first 16 hex digits of a file's sha256: the identity of weights."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]

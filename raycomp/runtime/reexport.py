@@ -1,4 +1,4 @@
-"""Write a deployed model again, anywhere, from a run's super-network."""
+"""Write a deployed model again, anywhere, from what a run trained."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 from raycomp.encoder.arch import Architecture
 from raycomp.errors import UserError
 from raycomp.jobfile import parse_job
+from raycomp.runtime.adabert import export_child, trials
+from raycomp.runtime.classroom import Classroom
 from raycomp.runtime.deploy import export_arch
 from raycomp.runtime.workplace import Workplace
 from raycomp.tables import read_table
@@ -29,11 +31,15 @@ def export_budget(run_dir: Path, budget: str, out: Path) -> dict[str, Any]:
         raise UserError(f"run {run_dir.name} has no deployed budget {budget!r}; it has: {names}")
     row = found.iloc[0]
     run_dir = run_dir.resolve()
-    place = Workplace(parse_job(json.loads((run_dir / "job.json").read_text())), run_dir)
+    job = parse_job(json.loads((run_dir / "job.json").read_text()))
     figures = {k: row[k] for k in ("budget", "selection", "validation", "teacher_validation")}
-    proof = export_arch(
-        place, place.supernet().eval(), Architecture.from_json(row["arch"]), out.resolve(), figures
-    )
+    if row["method"] == "adabert":
+        trial = next(t for t in trials(job) if (t.setting, t.seed) == (budget, row["seed"]))
+        proof, _ = export_child(Classroom(job, run_dir), trial, out.resolve(), figures)
+    else:
+        place = Workplace(job, run_dir)
+        arch = Architecture.from_json(row["arch"])
+        proof = export_arch(place, place.supernet().eval(), arch, out.resolve(), figures)
     return {
         "out": str(out),
         "arch": row["arch"],

@@ -1,9 +1,8 @@
-"""The driver: teacher -> super-network -> search -> deployment, each stage once, each resumable."""
+"""The driver: teacher, then what each method needs; each stage once, each resumable."""
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -18,13 +17,13 @@ from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.importance import reorder, scores
 from raycomp.errors import UserError
 from raycomp.job import Job
-from raycomp.runtime import cluster
+from raycomp.runtime import adabert, cluster
 from raycomp.runtime.checkpoint import save_tensors
 from raycomp.runtime.cluster import ray
 from raycomp.runtime.deploy import deploy, score_network
 from raycomp.runtime.evaluators import start_ledger
 from raycomp.runtime.progress import Progress
-from raycomp.runtime.recipe import build_sampler, train_plan
+from raycomp.runtime.recipe import build_sampler, file_hash, train_plan
 from raycomp.runtime.sampler_actor import start_sampler
 from raycomp.runtime.trainer import train_stage
 from raycomp.runtime.tuner import infeasible, search_all
@@ -55,8 +54,11 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
             if not job.train.gpus:  # else the first GPU worker chooses
                 place.precision(torch.device("cpu"))
             _teacher(place, progress)
-            _supernet(place, progress)
-            _search(place, progress)
+            if "yoco" in job.run.methods:
+                _supernet(place, progress)
+                _search(place, progress)
+            if "adabert" in job.run.methods:
+                adabert.compress(job, run_dir, progress)
         finally:
             if owned:
                 ray.shutdown()
@@ -70,19 +72,23 @@ def check(place: Workplace) -> None:
         UserError: with the nearest feasible value of every budget that cannot be met.
     """
     job = place.job
-    train_plan(job, place.space, place.shape, len(place.task.train))
+    if "yoco" in job.run.methods:
+        train_plan(job, place.space, place.shape, len(place.task.train))
     if job.teacher.mode == "as-is" and not place.base[2]:
         raise UserError(
             f"teacher.mode is as-is, but {job.model.name} holds no classifier for this task's "
             f"{place.task.num_labels} outputs; use teacher.mode = 'train'"
         )
-    smallest = min(job.train.batch_size, job.teacher.batch_size, len(place.task.train))
+    sizes = [job.teacher.batch_size, len(place.task.train)]
+    sizes += [job.train.batch_size] if "yoco" in job.run.methods else []
+    sizes += [job.adabert.batch_size] if "adabert" in job.run.methods else []
+    smallest = min(sizes)
     if job.train.workers > smallest:
         raise UserError(
             f"train.workers={job.train.workers} was given; a batch has {smallest} rows, and every "
             "worker needs one: raise batch_size or lower train.workers"
         )
-    faults = []
+    faults = adabert.faults(place) if "adabert" in job.run.methods else []
     for budget in place.job.budget:
         kind, limit = budget.kind, place.limit(budget)
         costs = place.costs
@@ -178,15 +184,6 @@ def _search(place: Workplace, progress: Progress) -> None:
     )
 
 
-def file_hash(path: Path) -> str:
-    """Return the first 16 hex digits of a file's sha256: the identity of weights."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
-
-
 @contextmanager
 def _hold(run_dir: Path) -> Iterator[None]:
     """Hold the run's lock; the system frees it when this process ends, however it ends."""
@@ -216,13 +213,11 @@ def _hold(run_dir: Path) -> Iterator[None]:
 def _found(run_dir: Path) -> str:
     """Say how far an earlier start of this run came."""
     parts = ["teacher done" if (run_dir / "teacher" / "score.json").exists() else "teacher not done"]
-    progress = run_dir / "progress" / "supernet.json"
-    if (run_dir / "supernet" / "sampler.json").exists():
-        parts.append("super-network done")
-    elif progress.exists():
-        data: dict[str, Any] = json.loads(progress.read_text())
-        parts.append(f"super-network at step {data['done']:,} of {data['total']:,}")
-    else:
-        parts.append("super-network not begun")
-    parts.append("all done" if (run_dir / "deployed.json").exists() else "search not done")
+    for path in sorted((run_dir / "progress").glob("*.json")):
+        data: dict[str, Any] = json.loads(path.read_text())
+        if path.stem != "teacher":
+            parts.append(f"{path.stem} at step {data['done']:,} of {data['total']:,}")
+    for method, done in (("yoco", "deployed.json"), ("adabert", "adabert/deployed.json")):
+        if (run_dir / done).exists():
+            parts.append(f"{method} deployed")
     return ", ".join(parts)

@@ -1,24 +1,27 @@
-"""What is trained, as stages that `trainer` runs on every rank: the teacher, the super-network."""
+"""What is trained, as stages that `trainer` runs on every rank."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from raycomp.data.batches import Batch
 from raycomp.data.tokens import TokenSplit
-from raycomp.encoder.elastic import ElasticEncoder, ElasticOutput
+from raycomp.encoder.elastic import ElasticOutput
 from raycomp.job import Job
 from raycomp.runtime.checkpoint import save_tensors
 from raycomp.runtime.cluster import ray
 from raycomp.runtime.recipe import plan_schedule
 from raycomp.runtime.sampler_actor import ActorSampler
+from raycomp.runtime.student_stages import ChildStage, SearchStage
 from raycomp.runtime.workplace import Workplace
 from raycomp.tables import write_json
 from raycomp.train.loop import TrainStep
-from raycomp.train.optim import LinearDecay, Reduce, Updater
+from raycomp.train.optim import JointUpdater, LinearDecay, Reduce, Updater
 from raycomp.train.teacher import TeacherStep
 from raycomp.yoco.step import SuperStep
 
@@ -27,14 +30,22 @@ class Stage(Protocol):
     """One thing to train, on one rank."""
 
     method: str
-    model: ElasticEncoder
-    updater: Updater
     step: TrainStep
     tokens: TokenSplit
     pad_id: int
     batch_size: int
     steps_per_epoch: int
     total: int
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained."""
+        ...
+
+    @property
+    def updater(self) -> Updater | JointUpdater:
+        """What updates it."""
+        ...
 
     def begin(
         self, attempt: str, rank: int, world: int, start: int, state: dict[str, Any] | None
@@ -206,7 +217,9 @@ class SuperStage(_OnTrainText):
         write_json(folder / "sampler.json", self._sampler.state(self.total))
 
 
-STAGES: dict[str, type[TeacherStage] | type[SuperStage]] = {
+STAGES: dict[str, Callable[..., Stage]] = {
     "teacher": TeacherStage,
     "supernet": SuperStage,
+    "adabert-search": SearchStage,
+    "adabert-child": ChildStage,
 }

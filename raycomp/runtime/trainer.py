@@ -25,14 +25,24 @@ def train_stage(
     run_dir: Path,
     plan: dict[str, Any],
     on_progress: Callable[[int, int, dict[str, Any]], None],
+    *,
+    cpus: float = 0,
 ) -> None:
-    """Run one stage ("teacher" or "supernet") to its end; an interrupted one goes on.
+    """Run one stage to its end; an interrupted one goes on.
+
+    Args:
+        name: a key of `stages.STAGES`; what follows a "." tells several trainings of a kind apart.
+        job: the job.
+        run_dir: the run's folder.
+        plan: what every worker must agree on.
+        on_progress: called with steps done, steps in all, and figures.
+        cpus: of each worker; job.train.cpus, or a fair share of the cluster, when 0.
 
     Raises:
         UserError: the workers do not fit into the cluster, or the training failed for good.
     """
     workers = job.train.workers
-    cpus = job.train.cpus or max(1, free_cpus() // workers)
+    cpus = job.train.cpus or cpus or max(1, free_cpus() // workers)
     if cpus * workers > free_cpus() or job.train.gpus * workers > free_gpus():
         raise UserError(
             f"train.workers={workers} with {cpus:g} CPUs and {job.train.gpus:g} GPUs each was given; "

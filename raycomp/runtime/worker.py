@@ -35,7 +35,7 @@ def work(config: dict[str, Any]) -> None:
     job, run_dir = parse_job(config["job"]), Path(config["run_dir"])
     device = ray.train.torch.get_device()
     attempt = broadcast_from_rank_zero(f"{time.time_ns():x}") if world > 1 else f"{time.time_ns():x}"
-    stage = STAGES[config["stage"]](
+    stage = STAGES[config["stage"].partition(".")[0]](
         job, run_dir, config["plan"], device=device, reduce=_flat_sum if world > 1 else None
     )
     start, state = 0, None
