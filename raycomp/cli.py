@@ -214,6 +214,12 @@ def _print_plan(found: dict[str, Any]) -> None:
     for b in found["budgets"]:
         verdict = "ok" if b["feasible"] else f"cannot be met: {b['reason']}"
         print(f"budget    {b['name']} {b['kind']} <= {_short(b['limit'])}: {verdict}")
+    if "adabert" in found:
+        cnn = found["adabert"]
+        low, high = map(_short, cnn["params"])
+        print(f"adabert   {cnn['structures']:,} structures of {low} .. {high} params · {cnn['trials']} "
+              f"trials of {cnn['search_steps']:,} + {cnn['child_steps']:,} steps · up to "
+              f"{cnn['rows']:,} sentences")  # fmt: skip
     steps = found["steps"]
     print(f"steps     teacher {steps['teacher']:,} · super-network {steps['supernet']:,} in "
           f"{steps['phases']} phases")  # fmt: skip

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from raycomp.adabert.compiled import summarise
+from raycomp.adabert.compiled import Summary
 from raycomp.adabert.operations import apply_all, make
 from raycomp.adabert.structure import edges
 
@@ -30,7 +30,7 @@ class Cell(nn.Module):
         self.edges = nn.ModuleList(
             nn.ModuleDict({name: make(name, width) for name in names}) for names in held
         )
-        self.query = nn.Parameter(torch.zeros(width))
+        self.summary = Summary(width)
 
     def forward(self, inputs: Sequence[Tensor], mask: Tensor, chosen: Chosen) -> Tensor:
         """Map the two input states to the cell's output, each (batch, length, width).
@@ -55,7 +55,7 @@ class Cell(nn.Module):
                 part = value if factor is None else value * factor
                 sums[target] = sums[target] + part if target in sums else part
         states.append(sums.get(self.nodes + 1, torch.zeros_like(states[0])))
-        return summarise(states[2:], self.query)
+        return cast(Tensor, self.summary(states[2:], mask))
 
     def _held(self, edge: int, name: str) -> nn.Module:
         return cast(nn.ModuleDict, self.edges[edge])[name]

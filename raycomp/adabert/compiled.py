@@ -130,6 +130,22 @@ def summarise(nodes: list[Tensor], query: Tensor) -> Tensor:
     return (torch.softmax(scores, 0).unsqueeze(-1) * stacked).sum(0)
 
 
+class Summary(nn.Module):
+    """A cell's output: the attentive sum of its inner nodes, normalised at each position.
+
+    Without the normalisation skips and sums let states grow by a factor a cell.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.zeros(width))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, nodes: list[Tensor], mask: Tensor) -> Tensor:
+        """Map the inner nodes to the output, each (batch, length, width)."""
+        return self.norm(summarise(nodes, self.query)) * mask
+
+
 def pool(x: Tensor, mask: Tensor) -> Tensor:
     """Mean and maximum over real tokens, side by side: (batch, 2 * width)."""
     mean = x.sum(1) / mask.sum(1).clamp(min=1)
@@ -161,7 +177,7 @@ class CompiledCell(nn.Module):
             for k in plan["kernels"]
         )
         self.bias = nn.Parameter(torch.zeros(config.nodes, width))
-        self.query = nn.Parameter(torch.zeros(width))
+        self.summary = Summary(width)
         self.to_channels_last()
 
     def to_channels_last(self) -> None:
@@ -192,7 +208,7 @@ class CompiledCell(nn.Module):
                     add(target, made[source])
             bias = self.bias[stage - 1]
             states.append((sums[stage + 1] + bias if stage + 1 in sums else bias) * mask)
-        return summarise(states[2:], self.query)
+        return self.summary(states[2:], mask)
 
 
 class RaycompCnnForSequenceClassification(PreTrainedModel):

@@ -158,7 +158,7 @@ def _fill(
     target: CompiledCell, source: Cell, structure: Structure, kernels: Sequence[Kernel], width: int
 ) -> None:
     """Write a cell's folded weights into its compiled form."""
-    target.query.copy_(source.query)
+    target.summary.load_state_dict(source.summary.state_dict())
     target.bias.zero_()
     for parameter, kernel in zip(target.kernels, kernels, strict=True):
         parameter.zero_()

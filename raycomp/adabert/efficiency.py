@@ -56,4 +56,4 @@ def efficiency_loss(layers: Tensor, operations: Tensor, price: Tensor) -> Tensor
 def cell_params(structure: Structure, width: int) -> int:
     """Return the parameters of all cells before compilation."""
     one = sum(operation_params(n, width) for n in structure.operations)
-    return structure.layers * (one + width)  # the query of the attentive sum
+    return structure.layers * (one + 3 * width)  # attentive sum and normalisation

@@ -21,6 +21,11 @@ from raycomp.train.objectives import label_loss, prediction_loss
 from raycomp.train.optim import JointUpdater, Updater, autocast
 
 
+# Eq. 4 sums over the instances of a batch, and so fixes what beta weighs against: the published
+# beta of 4 meets batches of 128. Losses here are means, so beta is shared out over so many rows.
+PAPER_BATCH = 128
+
+
 class Knowledge(Protocol):
     """What the teacher said of each row of the training text, computed once."""
 
@@ -120,9 +125,10 @@ class SearchStep:
         objective_ = guided + (sample.layers * contrast).sum() - contrast[drawn - 1]
         share = len(batch.labels) / batch.total
         price = efficiency_loss(sample.layers, sample.operations, self.price)
-        (objective_ + self.beta * price * share).backward()
+        weighted = self.beta / PAPER_BATCH * price
+        (objective_ + weighted * share).backward()
         told = torch.stack([guided.detach(), label.detach()])
-        statistics = _statistics(self.parent, share)
+        statistics = _statistics(self.parent, share) if self.updater.reduce else []
         grads = [p.grad for p in self._parameters() if p.grad is not None]
         self.updater.apply(index, [*grads, *statistics], told)
         _restore(self.parent, statistics)
@@ -131,7 +137,7 @@ class SearchStep:
             "entropy": self.distribution.entropy(),
         }
         tokens = int(batch.attention_mask.sum())
-        return StepResult(float(told[0] + self.beta * price.detach()), tokens, info)
+        return StepResult(float(told[0] + weighted.detach()), tokens, info)
 
     def _losses(
         self,
@@ -182,7 +188,8 @@ class ChildStep:
         label, guided = self.guidance.loss(logits, probes.unbind(1), batch, teacher)
         guided.backward()
         told = torch.stack([guided.detach(), label.detach()])
-        statistics = _statistics(self.child, len(batch.labels) / batch.total)
+        share = len(batch.labels) / batch.total
+        statistics = _statistics(self.child, share) if self.updater.reduce else []
         grads = [p.grad for p in self.child.parameters() if p.grad is not None]
         self.updater.apply(index, [*grads, *statistics], told)
         _restore(self.child, statistics)
@@ -206,5 +213,6 @@ def _statistics(model: nn.Module, share: float) -> list[Tensor]:
 
 @torch.no_grad()
 def _restore(model: nn.Module, statistics: Sequence[Tensor]) -> None:
-    for buffer, value in zip(model.buffers(), statistics, strict=True):
-        buffer.copy_(value)
+    if statistics:  # empty where one worker sees it all
+        for buffer, value in zip(model.buffers(), statistics, strict=True):
+            buffer.copy_(value)

@@ -20,6 +20,7 @@ from transformers import AutoModelForSequenceClassification
 from raycomp.adabert.compiled import RaycompCnnForSequenceClassification
 from raycomp.adabert.compiler import compile_child, compiled_config, compiled_macs
 from raycomp.adabert.drawing import draw
+from raycomp.adabert.efficiency import operation_params
 from raycomp.adabert.structure import Structure, edges
 from raycomp.adabert.student import Child
 from raycomp.data.batches import collate
@@ -367,17 +368,25 @@ def _length(room: Classroom) -> int:
     return room.job.search.flops_length or room.job.task.max_length
 
 
-def planned(job: Job, room: Classroom) -> dict[str, Any]:
-    """Return what the sweep would do: trials, steps, and the largest student's size."""
-    given, per_epoch = job.adabert, -(-len(room.task.train) // job.adabert.batch_size)
+def planned(place: Workplace) -> dict[str, Any]:
+    """Return what the sweep would do: trials, steps, rows of text, and sizes of the student."""
+    job = place.job
+    given, per_epoch = job.adabert, -(-len(place.task.train) // job.adabert.batch_size)
+    shape = Classroom(job, place.run_dir).student_shape
     most = max(t.layers for t in trials(job))
-    widest = max(given.operations, key=lambda o: ("conv" in o, o))
-    structure = Structure(most, (widest,) * len(edges(given.nodes)), given.nodes)
-    model = RaycompCnnForSequenceClassification(compiled_config(room.student_shape, structure))
+    sizes = []
+    for layers, pick in ((1, min), (most, max)):
+        cheap = pick(given.operations, key=lambda o: operation_params(o, given.width))
+        structure = Structure(layers, (cheap,) * len(edges(given.nodes)), given.nodes)
+        with torch.device("meta"):  # shapes alone
+            model = RaycompCnnForSequenceClassification(compiled_config(shape, structure))
+        sizes.append(sum(p.numel() for p in model.parameters()))
+    candidates = len(given.operations) ** len(edges(given.nodes))
     return {
+        "structures": candidates * most,
+        "params": sizes,
         "trials": len(trials(job)),
         "search_steps": round(given.epochs * per_epoch),
         "child_steps": round(given.child_epochs * per_epoch),
-        "rows": len(room.task.train) * (1 + job.augment.copies),
-        "largest_params": sum(p.numel() for p in model.parameters()),
+        "rows": len(place.task.train) * (1 + job.augment.copies),
     }

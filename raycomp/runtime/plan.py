@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from raycomp.job import Job
+from raycomp.runtime.adabert import planned
 from raycomp.runtime.recipe import train_plan
 from raycomp.runtime.tuner import infeasible
 from raycomp.runtime.workplace import Workplace
@@ -48,21 +49,25 @@ def make_plan(job: Job) -> dict[str, Any]:
                 "reason": "" if ok else infeasible(budget.name, kind, limit, least),
             }
         )
-    plan = train_plan(job, space, place.shape, len(task.train))
     per_epoch = -(-len(task.train) // job.teacher.batch_size)
     teacher = 0 if place.base[2] and job.teacher.mode != "train" else per_epoch * job.teacher.epochs
-    supernet = sum(plan["steps"])
-    return {
+    phases = (
+        train_plan(job, space, place.shape, len(task.train))["steps"] if "yoco" in job.run.methods else []
+    )
+    found = {
         "run": job.run_id,
         "task": f"{task.name}: {len(task.train):,} train, {len(task.selection):,} selection, "
         + ", ".join(f"{len(v):,} {v.name}" for v in task.validation),
         "space": {"size": space.size(), "reach": {k: list(v) for k, v in reach.items()}},
         "budgets": budgets,
-        "steps": {"teacher": round(teacher), "supernet": supernet, "phases": len(plan["steps"])},
+        "steps": {"teacher": round(teacher), "supernet": sum(phases), "phases": len(phases)},
         "memory_gib": _memory(reach["params"][1], job, place),
-        "time": _time(job, place, round(teacher), plan["steps"]),
+        "time": _time(job, place, round(teacher), phases),
         "notes": list(task.notes),
     }
+    if "adabert" in job.run.methods:
+        found["adabert"] = planned(place)
+    return found
 
 
 def _memory(params: int, job: Job, place: Workplace) -> float:

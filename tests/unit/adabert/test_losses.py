@@ -85,7 +85,7 @@ def test_operation_figures_are_those_of_the_modules() -> None:
     assert operation_macs("dil_conv_5", 128, 128) == 128 * 128 * 5 * 128
     assert operation_params("skip", 128) == operation_macs("zero", 128, 128) == 0
     structure = Structure(3, ("std_conv_3", "skip", *(["zero"] * 7)))
-    assert cell_params(structure, 16) == 3 * (16 * 16 * 3 + 32 + 16)
+    assert cell_params(structure, 16) == 3 * (16 * 16 * 3 + 32 + 48)
 
 
 def test_both_normalisations_have_the_published_range() -> None:

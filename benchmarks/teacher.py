@@ -1,0 +1,130 @@
+"""raycomp's teacher against plain fine-tuning with transformers: same data, rates, steps and seeds.
+
+    python benchmarks/teacher.py jobs/quickstart.toml --seeds 0 1 2
+
+The peer is what a user would write: AutoModelForSequenceClassification, shuffled batches padded to
+their longest sentence, AdamW, linear warm-up and decay. Prints each score on the selection and
+validation splits, the mean difference, and the ratio of the times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification, get_linear_schedule_with_warmup
+
+from raycomp.data.batches import Batch, TrainPlan, collate
+from raycomp.encoder.families import DEMO_MODEL, _demo_folder
+from raycomp.jobfile import load_job
+from raycomp.runtime.stages import TeacherStage
+from raycomp.runtime.workplace import Workplace
+from raycomp.train.evaluate import predict, score
+from raycomp.train.loop import fit
+
+CPU = torch.device("cpu")
+
+
+def main() -> None:
+    """Train both for every seed, and compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("job")
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("runs/teacher"))
+    args = parser.parse_args()
+    rows = []
+    for seed in args.seeds:
+        # The precision is fixed: both sides compute alike.
+        job = load_job(args.job, [f"run.seed={seed}", "train.precision=fp32", *args.overrides])
+        place = Workplace(job, args.out / f"{job.run_id}")
+        for name, train in (("raycomp", _ours), ("transformers", _plain)):
+            began = time.perf_counter()
+            forward = train(place)
+            seconds = time.perf_counter() - began
+            row = {"seed": seed, "who": name, "seconds": round(seconds, 1)}
+            row |= {s: round(_value(place, forward, s), 4) for s in ("selection", _validation(place))}
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    for split in ("selection", _validation(place)):
+        pairs = zip(rows[::2], rows[1::2], strict=True)
+        gaps = [a[split] - b[split] for a, b in pairs]
+        spread = statistics.stdev(gaps) if len(gaps) > 1 else float("nan")
+        print(f"{split}: raycomp - transformers = {statistics.mean(gaps):+.4f} (sd {spread:.4f})")
+    ratios = [a["seconds"] / b["seconds"] for a, b in zip(rows[::2], rows[1::2], strict=True)]
+    print(f"time: raycomp / transformers = {statistics.median(ratios):.2f}")
+
+
+def _validation(place: Workplace) -> str:
+    return str(place.task.validation[0].name)
+
+
+def _ours(place: Workplace) -> Any:
+    stage = TeacherStage(place.job, place.run_dir, {}, device=CPU, reduce=None)
+    plan = TrainPlan(stage.tokens.lengths, stage.batch_size, place.job.run.seed)
+
+    def at(index: int) -> Batch:
+        return collate(stage.tokens, plan.rows(index), stage.pad_id)
+
+    fit(stage.step, at, 0, stage.total, seed=place.job.run.seed * 4099, report=lambda *_: None)
+    model = stage.model.eval()
+    return lambda batch: model(batch, None).logits
+
+
+def _plain(place: Workplace) -> Any:
+    job, tokens = place.job, place.tokens("train")
+    source = _demo_folder() if job.model.name == DEMO_MODEL else job.model.name
+    torch.manual_seed(job.run.seed)
+    model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=place.task.num_labels)
+    settings = job.teacher
+    steps = -(-len(tokens) // settings.batch_size)
+    total = round(settings.epochs * steps)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    schedule = get_linear_schedule_with_warmup(optimizer, round(settings.warmup * total), total)
+    rng = np.random.default_rng(job.run.seed)
+    model.train()
+    done = 0
+    while done < total:
+        order = rng.permutation(len(tokens))
+        for first in range(0, len(order), settings.batch_size):
+            if done == total:
+                break
+            batch = collate(tokens, order[first : first + settings.batch_size], place.pad_id, multiple=1)
+            loss = model(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask.long(),
+                token_type_ids=batch.token_type_ids,
+                labels=batch.labels,
+            ).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            done += 1
+    model.eval()
+    return lambda batch: (
+        model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask.long(),
+            token_type_ids=batch.token_type_ids,
+        ).logits
+    )
+
+
+def _value(place: Workplace, forward: Any, split: str) -> float:
+    tokens = place.tokens(split)
+    logits = predict(forward, tokens, pad_id=place.pad_id, max_tokens=8192, precision="fp32", device=CPU)
+    return float(score(place.metrics, tokens, logits).values[place.primary])
+
+
+if __name__ == "__main__":
+    main()
