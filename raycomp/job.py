@@ -251,8 +251,10 @@ class AdabertSettings(Section):
     normalisation: Literal["spread", "released"] = Field(
         "spread", description="Prices of Eq. 5; released are 14% apart, so beta presses on K alone."
     )
-    estimator: Literal["sampled", "full"] = Field(
-        "sampled", description="Run the drawn operations alone, or all of them (the paper's)."
+    estimator: Literal["contrast", "sampled", "full"] = Field(
+        "contrast",
+        description="What runs beside the drawn operation of an edge: contrast: those without weights "
+        "and one convolution. sampled: nothing. full: all (the paper's).",
     )
     epochs: float = Field(5.0, gt=0, le=10_000, description="Of the search, over the given rows.")
     child: Literal["inherited", "scratch"] = Field(

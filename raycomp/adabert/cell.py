@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,43 @@ from raycomp.adabert.compiled import Summary
 from raycomp.adabert.operations import apply_all, make
 from raycomp.adabert.structure import edges
 
-Chosen = Sequence[Sequence[tuple[str, Tensor | None]]]
-"""For each edge the operations that run, each with the factor of its output (None: 1)."""
+
+@dataclass(frozen=True)
+class Path:
+    """What runs on one edge.
+
+    Attributes:
+        name: the operation whose output the edge carries.
+        others: operations that run beside it for the sake of their choice's gradient alone.
+        weights: y of `name` and of `others`, which are 1 and 0; None where nothing is chosen.
+    """
+
+    name: str
+    others: tuple[str, ...] = ()
+    weights: Tensor | None = None
+
+
+class _Chosen(torch.autograd.Function):
+    """y . outputs for a one-hot y: forward the chosen output, backward also d/dy = <gradient, output>.
+
+    The outputs that were not chosen are multiplied by 0, so their weights have no gradient, and
+    they are neither added nor kept for a backward pass of their own.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, chosen: Tensor, *others: Tensor | None) -> Tensor:
+        ctx.save_for_backward(chosen, *(o for o in others if o is not None))
+        ctx.present = [o is not None for o in others]
+        return chosen.view_as(chosen)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,), (chosen, *kept) = gradients, ctx.saved_tensors
+        flat, present = gradient.reshape(-1), iter(kept)
+        products = [torch.dot(flat, chosen.reshape(-1))]
+        for there in ctx.present:
+            products.append(torch.dot(flat, next(present).reshape(-1)) if there else flat.new_zeros(()))
+        return torch.stack(products), gradient, *([None] * len(ctx.present))
 
 
 class Cell(nn.Module):
@@ -32,30 +68,42 @@ class Cell(nn.Module):
         )
         self.summary = Summary(width)
 
-    def forward(self, inputs: Sequence[Tensor], mask: Tensor, chosen: Chosen) -> Tensor:
+    def forward(self, inputs: Sequence[Tensor], mask: Tensor, paths: Sequence[Path]) -> Tensor:
         """Map the two input states to the cell's output, each (batch, length, width).
 
         Args:
             inputs: c_{k-2} and c_{k-1}.
             mask: (batch, length, 1).
-            chosen: what runs on each edge.
+            paths: what runs on each edge.
         """
         states: list[Tensor] = list(inputs)
         sums: dict[int, Tensor] = {}
+        nothing = torch.zeros_like(states[0])
         for source in range(self.nodes + 1):
             if source >= 2:  # every edge into this node has run
-                states.append(sums.get(source, torch.zeros_like(states[0])))
-            out = [(e, t) for e, (s, t) in enumerate(self.graph) if s == source]
-            runs = [(e, t, name, factor) for e, t in out for name, factor in chosen[e]]
-            wanted = [(name, self._held(e, name)) for e, _, name, _ in runs]
-            made = apply_all(states[source], mask, wanted)
-            for (_, target, _, factor), value in zip(runs, made, strict=True):
-                if value is None:
-                    continue
-                part = value if factor is None else value * factor
-                sums[target] = sums[target] + part if target in sums else part
-        states.append(sums.get(self.nodes + 1, torch.zeros_like(states[0])))
+                states.append(sums.get(source, nothing))
+            mine = [(e, t) for e, (s, t) in enumerate(self.graph) if s == source]
+            drawn = [(paths[e].name, self._held(e, paths[e].name)) for e, _ in mine]
+            outputs = apply_all(states[source], mask, drawn)
+            others = self._beside(states[source], mask, [(e, paths[e]) for e, _ in mine])
+            for (e, target), output, beside in zip(mine, outputs, others, strict=True):
+                weights = paths[e].weights
+                if weights is not None:
+                    kept = nothing if output is None else output
+                    output = cast(Tensor, _Chosen.apply(weights, kept, *beside))
+                if output is not None:
+                    sums[target] = sums[target] + output if target in sums else output
+        states.append(sums.get(self.nodes + 1, nothing))
         return cast(Tensor, self.summary(states[2:], mask))
+
+    @torch.no_grad()
+    def _beside(
+        self, x: Tensor, mask: Tensor, paths: Sequence[tuple[int, Path]]
+    ) -> list[list[Tensor | None]]:
+        """Return the outputs of each path's other operations, without a graph."""
+        wanted = [(name, self._held(e, name)) for e, path in paths for name in path.others]
+        made = iter(apply_all(x, mask, wanted))
+        return [[next(made) for _ in path.others] for _, path in paths]
 
     def _held(self, edge: int, name: str) -> nn.Module:
         return cast(nn.ModuleDict, self.edges[edge])[name]

@@ -19,11 +19,13 @@ class Sample:
     Attributes:
         layers: (K_max,) y^K.
         operations: (edges, candidates) y^o.
+        scores: (edges, candidates), (log theta + g) / tau: y^o is their softmax.
         structure: the drawn structure.
     """
 
     layers: Tensor
     operations: Tensor
+    scores: Tensor
     structure: Structure
 
 
@@ -40,10 +42,10 @@ class Distribution(nn.Module):
     def sample(self, temperature: float, seed: int) -> Sample:
         """Draw a structure; the same seed draws the same on every worker and device."""
         generator = torch.Generator().manual_seed(seed)
-        layers = straight_through(self.layers, temperature, generator)
-        operations = straight_through(self.operations, temperature, generator)
-        drawn = self._structure(layers.detach(), operations.detach())
-        return Sample(layers, operations, drawn)
+        layers = straight_through(perturbed(self.layers, temperature, generator))
+        scores = perturbed(self.operations, temperature, generator)
+        drawn = self._structure(layers.detach(), scores.detach())
+        return Sample(layers, straight_through(scores), scores, drawn)
 
     @torch.no_grad()
     def best(self) -> Structure:
@@ -73,8 +75,8 @@ class Distribution(nn.Module):
         return Structure(int(layers.argmax()) + 1, names, self.nodes)
 
 
-def straight_through(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Sample one-hot rows whose gradient is that of the soft sample (Eq. 6).
+def perturbed(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """Return (log theta + g) / tau with Gumbel noise g: the exponents of Eq. 6.
 
     Args:
         logits: (..., choices), log theta up to a constant.
@@ -83,8 +85,13 @@ def straight_through(logits: Tensor, temperature: float, generator: torch.Genera
     """
     uniform = torch.rand(logits.shape, generator=generator, dtype=torch.float64)
     noise = -torch.log(-torch.log(uniform.clamp(1e-12, 1 - 1e-12)))
-    soft = torch.softmax((logits + noise.to(logits)) / temperature, -1)
-    hard = torch.nn.functional.one_hot(soft.argmax(-1), logits.shape[-1]).to(soft.dtype)
+    return (logits + noise.to(logits)) / temperature
+
+
+def straight_through(scores: Tensor) -> Tensor:
+    """Return one-hot rows whose gradient is that of the softmax of `scores` (Eq. 6)."""
+    soft = torch.softmax(scores, -1)
+    hard = torch.nn.functional.one_hot(soft.argmax(-1), scores.shape[-1]).to(soft.dtype)
     return hard - soft.detach() + soft
 
 

@@ -20,7 +20,6 @@ from raycomp.train.loop import StepResult
 from raycomp.train.objectives import label_loss, prediction_loss
 from raycomp.train.optim import JointUpdater, Updater, autocast
 
-
 # Eq. 4 sums over the instances of a batch, and so fixes what beta weighs against: the published
 # beta of 4 meets batches of 128. Losses here are means, so beta is shared out over so many rows.
 PAPER_BATCH = 128
@@ -110,11 +109,14 @@ class SearchStep:
         batch = batch.to(self.device)
         teacher = _on(self.knowledge.rows(batch.index), self.device)
         tau = temperature_at(index / max(1, self.total_steps - 1))
-        sample = self.distribution.sample(tau, (self.seed * 7_368_787 + index) % 2**63)
+        seed = (self.seed * 7_368_787 + index) % 2**63
+        sample = self.distribution.sample(tau, seed)
         drawn = sample.structure.layers
         self.parent.train()
         with autocast(self.precision, self.device):
-            logits, probes = self.parent(batch.input_ids, batch.attention_mask, sample, self.estimator)
+            logits, probes = self.parent(
+                batch.input_ids, batch.attention_mask, sample, self.estimator, seed
+            )
         label, loss = self._losses(logits, probes, batch, teacher, drawn)
         guided = loss[drawn - 1]
         # Forward only the drawn depth counts; backward y^K also sees what other depths would lose.

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from raycomp.adabert.cell import Cell, Chosen
+from raycomp.adabert.cell import Cell, Path
 from raycomp.adabert.compiled import Head, inputs, pool
-from raycomp.adabert.gumbel import Sample
-from raycomp.adabert.structure import OPERATIONS, Structure, edges
+from raycomp.adabert.gumbel import Sample, straight_through
+from raycomp.adabert.structure import CONVOLUTIONS, OPERATIONS, Structure, edges
 from raycomp.errors import UserError
 
 
@@ -102,11 +103,11 @@ class Student(nn.Module):
         second = self.embedding(*two) if self.shape.pair else first
         return [first, second], (one[1] | two[1]).unsqueeze(-1).to(first.dtype)
 
-    def layers(self, ids: Tensor, real: Tensor, chosen: Chosen, depth: int) -> Iterator[Tensor]:
+    def layers(self, ids: Tensor, real: Tensor, paths: Sequence[Path], depth: int) -> Iterator[Tensor]:
         """Yield the pooled state (batch, 2 * width) after each of the first `depth` cells."""
         states, mask = self.start(ids, real)
         for i in range(depth):
-            states = [states[1], self.cells[i](states, mask, chosen)]
+            states = [states[1], self.cells[i](states, mask, paths)]
             yield pool(states[1], mask)
 
     def classify(self, pooled: Tensor) -> Tensor:
@@ -121,11 +122,11 @@ class Child(Student):
         held = [[name] for name in structure.operations]
         super().__init__(shape, structure.layers, structure.nodes, held)
         self.structure = structure
-        self.chosen: Chosen = [[(name, None)] for name in structure.operations]
+        self.paths = [Path(name) for name in structure.operations]
 
     def forward(self, ids: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (batch, classes) and the probes' logits (batch, layers, classes)."""
-        pooled = list(self.layers(ids, real, self.chosen, self.structure.layers))
+        pooled = list(self.layers(ids, real, self.paths, self.structure.layers))
         probes = [probe(p) for probe, p in zip(self.probes, pooled, strict=True)]
         return self.classify(pooled[-1]), torch.stack(probes, 1)
 
@@ -145,28 +146,18 @@ class Parent(Student):
         self.candidates = tuple(candidates)
 
     def forward(
-        self, ids: Tensor, real: Tensor, sample: Sample, estimator: str
+        self, ids: Tensor, real: Tensor, sample: Sample, estimator: str, seed: int = 0
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Run a sample; return logits and probe logits after each cell, each (batch, classes).
 
         Args:
             ids, real: (batch, length).
             sample: what was drawn.
-            estimator: "full" runs all operations and all cells, as the paper's straight-through
-                estimator asks; "sampled" runs the drawn operations and the drawn cells alone.
+            estimator: what runs beside the drawn structure, see `paths`. "full" also runs all cells.
+            seed: of what `paths` draws.
         """
-        if estimator == "full":
-            depth = len(self.cells)
-            chosen: Chosen = [
-                list(zip(self.candidates, row.unbind(), strict=True)) for row in sample.operations
-            ]
-        else:
-            depth = sample.structure.layers
-            chosen = [
-                [(name, row[self.candidates.index(name)])]
-                for name, row in zip(sample.structure.operations, sample.operations, strict=True)
-            ]
-        pooled = list(self.layers(ids, real, chosen, depth))
+        depth = len(self.cells) if estimator == "full" else sample.structure.layers
+        pooled = list(self.layers(ids, real, paths(sample, self.candidates, estimator, seed), depth))
         probes = [self.probes[i](p) for i, p in enumerate(pooled)]
         return [self.classify(p) for p in pooled], probes
 
@@ -177,3 +168,33 @@ class Parent(Student):
         mine = self.state_dict()
         child.load_state_dict({name: mine[name] for name in child.state_dict()})
         return child
+
+
+def paths(sample: Sample, candidates: Sequence[str], estimator: str, seed: int) -> list[Path]:
+    """Return what runs on each edge of a sample.
+
+    "full": every candidate, as the straight-through estimator asks. "sampled": the drawn one alone;
+    its y has the gradient of its output, the others none. "contrast": beside the drawn one those that
+    have no weights, which cost little, and one convolution; y is compared among these.
+
+    Args:
+        sample: what was drawn.
+        candidates: names, in the order of the sample's columns.
+        estimator: "full", "sampled" or "contrast".
+        seed: of the convolutions that "contrast" draws.
+    """
+    rng = random.Random(seed)
+    found = []
+    for e, name in enumerate(sample.structure.operations):
+        rest = [c for c in candidates if c != name]
+        if estimator == "sampled":
+            drawn = sample.operations[e, candidates.index(name)]
+            found.append(Path(name, (), drawn.unsqueeze(0)))
+            continue
+        if estimator == "contrast":
+            heavy = [c for c in rest if c in CONVOLUTIONS]
+            kept = {rng.choice(heavy)} if heavy else set()
+            rest = [c for c in rest if c not in CONVOLUTIONS or c in kept]
+        where = [candidates.index(c) for c in (name, *rest)]
+        found.append(Path(name, tuple(rest), straight_through(sample.scores[e, where])))
+    return found

@@ -155,3 +155,39 @@ def test_a_killed_worker_is_replaced_and_the_run_ends(job: dict[str, Any], tmp_p
     finish(process)
     steps = read_table(run_dir, "steps")
     assert sorted(steps.loc[steps["method"] == "yoco", "step"]) == list(range(STEPS))
+
+
+def test_a_killed_search_of_a_cnn_is_taken_up_again_with_the_same_result(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    tiny_job["run"]["methods"] = ["adabert"]
+    tiny_job["train"] |= {"checkpoint_seconds": 0.01, "cpus": 1}
+    tiny_job["augment"] = {"copies": 1, "candidates": 3}
+    tiny_job["adabert"] = {
+        "layers": 3, "width": 16, "embedding": 8, "batch_size": 8, "epochs": 2, "child_epochs": 2,
+    }  # fmt: skip
+    job = parse_job(tiny_job)
+    trial = "beta4-gamma0_8-k3-s0"
+    whole = finish(start(tiny_job, tmp_path, tmp_path / "whole"))
+    run_dir = tmp_path / "cut" / job.run_id
+    for stage in ("adabert-search", "adabert-child"):
+        process = start(tiny_job, tmp_path, tmp_path / "cut")
+        name = f"{stage}.{trial}"
+        wait_for(lambda n=name: len(checkpoints(run_dir, n)) > 0, process)  # type: ignore[misc]
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (run_dir / "adabert" / "deployed.json").exists()
+    found = finish(start(tiny_job, tmp_path, tmp_path / "cut"))
+    other = tmp_path / "whole" / job.run_id
+    for file in ("parent.safetensors", "child.safetensors"):
+        one = load_tensors(other / "adabert" / trial / file)
+        two = load_tensors(run_dir / "adabert" / trial / file)
+        assert all(torch.equal(one[k], two[k]) for k in one)
+    steps, reference = read_table(run_dir, "steps"), read_table(other, "steps")
+    columns = ["phase", "step", "loss", "entropy", "tokens"]
+    pairs = [f.sort_values(["phase", "step"])[columns].reset_index(drop=True) for f in (steps, reference)]
+    assert pairs[0].equals(pairs[1])
+    keys = ("arch_id", "selection", "validation", "params")
+    assert [[d[k] for k in keys] for d in found["deployments"]] == [
+        [d[k] for k in keys] for d in whole["deployments"]
+    ]

@@ -14,7 +14,7 @@ from raycomp.adabert.efficiency import (
     operation_params,
     prices,
 )
-from raycomp.adabert.gumbel import Distribution, straight_through, temperature_at
+from raycomp.adabert.gumbel import Distribution, perturbed, straight_through, temperature_at
 from raycomp.adabert.losses import matched, objective, probe_loss, probe_weights
 from raycomp.adabert.operations import ReluConvNorm
 from raycomp.adabert.structure import OPERATIONS, Structure
@@ -114,7 +114,7 @@ def test_equation_5_by_hand_and_its_gradient() -> None:
 
 def test_equation_6_is_one_hot_forward_and_soft_backward() -> None:
     logits = torch.tensor([0.3, -0.2, 0.9], requires_grad=True)
-    y = straight_through(logits, 0.7, torch.Generator().manual_seed(3))
+    y = straight_through(perturbed(logits, 0.7, torch.Generator().manual_seed(3)))
     assert sorted(y.tolist()) == [0.0, 0.0, 1.0]
     generator = torch.Generator().manual_seed(3)
     noise = -torch.log(-torch.log(torch.rand(3, generator=generator, dtype=torch.float64)))
@@ -128,7 +128,9 @@ def test_equation_6_is_one_hot_forward_and_soft_backward() -> None:
 def test_samples_follow_theta() -> None:
     logits = torch.tensor([0.6, 0.3, 0.1]).log()
     generator = torch.Generator().manual_seed(0)
-    counts = torch.stack([straight_through(logits, 1.0, generator) for _ in range(4000)]).mean(0)
+    counts = torch.stack([straight_through(perturbed(logits, 1.0, generator)) for _ in range(4000)]).mean(
+        0
+    )
     torch.testing.assert_close(counts, torch.tensor([0.6, 0.3, 0.1]), atol=0.03, rtol=0)
 
 

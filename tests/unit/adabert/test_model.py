@@ -8,7 +8,13 @@ import random
 import pytest
 import torch
 
-from raycomp.adabert.compiled import RaycompCnnForSequenceClassification, average_pool, inputs, max_pool
+from raycomp.adabert.compiled import (
+    RaycompCnnForSequenceClassification,
+    average_pool,
+    inputs,
+    max_pool,
+    pool,
+)
 from raycomp.adabert.compiler import compile_child, compiled_config, compiled_macs, merge
 from raycomp.adabert.gumbel import Distribution
 from raycomp.adabert.operations import ReluConvNorm, apply_all
@@ -196,7 +202,7 @@ def test_child_inherits_and_equals_the_parents_path() -> None:
         k = sample.structure.layers
         child = parent.child(sample.structure).eval()
         logits, probes = child(ids, real)
-        for estimator in ("sampled", "full"):
+        for estimator in ("sampled", "contrast", "full"):
             got, said = parent(ids, real, sample, estimator)
             torch.testing.assert_close(got[k - 1], logits, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(torch.stack(said[:k], 1), probes, atol=1e-5, rtol=1e-5)
@@ -224,3 +230,58 @@ def test_published_sizes_with_berts_vocabulary() -> None:
             )
             sizes.append(sum(p.numel() for p in model.parameters()))
         assert sizes[0] * 0.95 <= published <= sizes[1]
+
+
+@pytest.mark.parametrize("estimator", ["sampled", "contrast", "full"])
+def test_gradients_of_the_choice_are_inner_products(estimator: str) -> None:
+    """d loss / d y_o is <d loss / d edge, output of o>, for what runs; weights of others have none."""
+    torch.manual_seed(0)
+    parent, distribution = Parent(SHAPE, 1, 1).eval(), Distribution(1, 1, OPERATIONS)
+    shake(parent)
+    ids, real = text()
+    sample = distribution.sample(0.7, 4)
+    logits, _ = parent(ids, real, sample, estimator)
+    weights = torch.randn_like(logits[0])
+    distribution.zero_grad()
+    (logits[0] * weights).sum().backward()
+    got = distribution.operations.grad
+    held = {n for n, p in parent.named_parameters() if p.grad is not None and ".edges." in n}
+    drawn = {f"cells.0.edges.{e}.{o}" for e, o in enumerate(sample.structure.operations)}
+    assert {n.rsplit(".", 1)[0] for n in held} == {d for d in drawn if "conv" in d}
+    # the slow, obvious form: every output times its y
+    names = sample.structure.operations
+    for e in range(2):
+        soft = torch.softmax(sample.scores[e], -1).detach()
+        slopes = {}
+        for o in OPERATIONS:
+            y = torch.zeros(len(OPERATIONS), requires_grad=True)
+            states, mask = parent.start(ids, real)
+            node = torch.zeros_like(states[0])
+            for other in range(2):
+                for i, name in enumerate(OPERATIONS):
+                    module = parent.cells[0].edges[other][name]
+                    (value,) = apply_all(states[other], mask, [(name, module)])
+                    if value is None:
+                        continue
+                    hard = float(name == names[other])
+                    node = node + value * (hard + y[i] if other == e and name == o else hard)
+            out = parent.cells[0].summary([node], mask)
+            (parent.head(pool(out, mask)) * weights).sum().backward()
+            slopes[o] = 0.0 if y.grad is None else float(y.grad[OPERATIONS.index(o)])
+        if estimator == "full":
+            mean = sum(float(soft[i]) * slopes[o] for i, o in enumerate(OPERATIONS))
+            want = [float(soft[i]) * (slopes[o] - mean) / 0.7 for i, o in enumerate(OPERATIONS)]
+        elif estimator == "sampled":
+            i = OPERATIONS.index(names[e])
+            one = [float(n == i) - float(soft[n]) for n in range(10)]
+            want = [slopes[names[e]] * float(soft[i]) * v / 0.7 for v in one]
+        else:
+            assert abs(float(got[e].sum())) < 1e-4  # a comparison: what one gains others lose
+            run = [o for i, o in enumerate(OPERATIONS) if float(got[e, i]) != 0]
+            assert set(OPERATIONS[6:]) <= set(run)
+            assert len(run) == 6 - (names[e] not in CONVOLUTIONS)
+            total = sum(float(soft[OPERATIONS.index(o)]) for o in run)
+            p = {o: float(soft[OPERATIONS.index(o)]) / total for o in run}
+            mean = sum(p[o] * slopes[o] for o in run)
+            want = [p[o] * (slopes[o] - mean) / 0.7 if o in p else 0.0 for o in OPERATIONS]
+        torch.testing.assert_close(got[e], torch.tensor(want), atol=1e-4, rtol=1e-3)

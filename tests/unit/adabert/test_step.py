@@ -63,7 +63,7 @@ def search(estimator: str = "sampled", beta: float = 0.0, total: int = 60) -> Se
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("estimator", ["sampled", "full"])
+@pytest.mark.parametrize("estimator", ["sampled", "contrast", "full"])
 def test_search_learns(estimator: str) -> None:
     step = search(estimator)
     losses = [step(i, batch()).info["loss"] for i in range(60)]
