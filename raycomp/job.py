@@ -273,7 +273,10 @@ class AdabertSettings(Section):
     dropout: float = Field(0.1, ge=0, lt=1, description="Before the classifier.")
     clip: float = Field(5.0, gt=0, description="Largest norm of the gradient.")
     alpha_learning_rate: float = Field(
-        1e-2, gt=0, lt=10, description="Adam's, of P_alpha. The paper's is 3e-4, over 80 epochs."
+        3e-2, gt=0, lt=10, description="Adam's, of P_alpha. The paper's is 3e-4, over 80 epochs."
+    )
+    alpha_warmup: float = Field(
+        0.5, ge=0, lt=1, description="Share of the search in which P_alpha waits, uniform; the paper: 0."
     )
     alpha_weight_decay: float = Field(1e-3, ge=0, lt=1, description="Of P_alpha.")
 

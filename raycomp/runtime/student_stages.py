@@ -87,7 +87,7 @@ class SearchStage(_StudentStage):
         self.model = SearchedGraph(parent, distribution).to(device)
         alpha = Updater(
             distribution,
-            lambda step: settings.alpha_learning_rate,
+            lambda step: settings.alpha_learning_rate * (step >= settings.alpha_warmup * self.total),
             weight_decay=settings.alpha_weight_decay,
             clip=float("inf"),
             optimizer=functools.partial(torch.optim.Adam, betas=(0.5, 0.999)),
