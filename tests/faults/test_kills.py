@@ -158,9 +158,10 @@ def test_a_killed_worker_is_replaced_and_the_run_ends(job: dict[str, Any], tmp_p
 
 
 def test_a_killed_search_of_a_cnn_is_taken_up_again_with_the_same_result(
-    tiny_job: dict[str, Any], tmp_path: Path
+    tiny_job: dict[str, Any], tuned_model: Path, tmp_path: Path
 ) -> None:
     tiny_job["run"]["methods"] = ["adabert"]
+    tiny_job["model"]["name"] = str(tuned_model)  # a teacher that needs no training
     tiny_job["train"] |= {"checkpoint_seconds": 0.01, "cpus": 1}
     tiny_job["augment"] = {"copies": 1, "candidates": 3}
     tiny_job["adabert"] = {

@@ -29,7 +29,8 @@ def write(tmp_path: Path, text: str = JOB) -> Path:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.toml")), ids=lambda p: p.name)
 def test_every_ready_job_is_valid(path: Path) -> None:
-    assert load_job(path).budget
+    job = load_job(path)
+    assert job.budget or job.run.methods == ["adabert"]
 
 
 @pytest.mark.parametrize(

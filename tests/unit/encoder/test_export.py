@@ -19,6 +19,7 @@ from tests.unit.encoder.test_elastic import make_batch, make_pair
 
 ARCH = Architecture(2, (2, 1), (32, 16))
 CARD = {
+    "method": "A test.",
     "base_model": "tiny", "task": "t", "metric": "accuracy", "arch": ARCH.to_json(), "params": 1,
     "encoder_params": 1, "flops": 1.0, "length": 16, "run": "r", "budget": "half", "selection": 0.5,
 }  # fmt: skip
