@@ -17,6 +17,7 @@ import argparse
 import json
 import random
 import shutil
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--random", type=int, default=0, help="random structures to compare with")
     parser.add_argument("--validate", action="store_true")
+    parser.add_argument("--cost", type=int, default=0, help="only time so many steps of each estimator")
     parser.add_argument("--note", default="")
     args = parser.parse_args()
     job = load_job(args.job, ['run.methods=["adabert"]', *args.overrides])
@@ -64,6 +66,9 @@ def main() -> None:
         prepare(room, Progress())
         cluster.ray.shutdown()
     preparing = time.perf_counter() - began
+    if args.cost:
+        _cost(room, args.cost)
+        return
     for seed in args.seeds:
         for trial in trials(job):
             point = Trial(trial.gamma, trial.beta, trial.layers, seed)
@@ -74,6 +79,30 @@ def main() -> None:
             with (args.out / "adabert.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(json.dumps(row))
+
+
+def _cost(room: Classroom, steps: int) -> None:
+    """Time the search step of each estimator, in turns, on the same batches."""
+    stages, taken = {}, {}
+    for name in ("sampled", "contrast", "full"):
+        given = room.job.adabert.model_copy(update={"estimator": name})
+        job = room.job.model_copy(update={"adabert": given})
+        plan = {"trial": "cost", "gamma": 0.8, "beta": 4.0, "layers": 8, "seed": 0}
+        stages[name] = SearchStage(job, room.run_dir, plan, device=CPU, reduce=None)
+        taken[name] = list[float]()
+    tokens, pad = stages["full"].tokens, stages["full"].pad_id
+    plan = TrainPlan(tokens.lengths, room.job.adabert.batch_size, room.job.run.seed)
+    for i in range(steps):
+        batch = collate(tokens, plan.rows(i), pad)
+        for name, stage in stages.items():
+            began = time.perf_counter()
+            stage.step(i, batch)
+            taken[name].append(time.perf_counter() - began)
+    for name, seconds in taken.items():
+        ratio = statistics.mean(seconds) / statistics.mean(taken["full"])
+        print(json.dumps({"estimator": name, "seconds": round(statistics.mean(seconds), 3),
+                          "of_full": round(ratio, 3), "steps": steps,
+                          "threads": torch.get_num_threads()}))  # fmt: skip
 
 
 def hash_of(text: str) -> int:

@@ -166,6 +166,7 @@ def test_a_killed_search_of_a_cnn_is_taken_up_again_with_the_same_result(
     tiny_job["augment"] = {"copies": 1, "candidates": 3}
     tiny_job["adabert"] = {
         "layers": 3, "width": 16, "embedding": 8, "batch_size": 8, "epochs": 2, "child_epochs": 2,
+        "child": "scratch",
     }  # fmt: skip
     job = parse_job(tiny_job)
     trial = "beta4-gamma0_8-k3-s0"
