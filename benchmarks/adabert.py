@@ -29,7 +29,7 @@ from raycomp.adabert.structure import Structure, edges
 from raycomp.data.batches import Batch, TrainPlan, collate
 from raycomp.jobfile import load_job
 from raycomp.runtime import cluster
-from raycomp.runtime.adabert import Trial, load_child, trials
+from raycomp.runtime.adabert_deploy import Trial, load_child, trials
 from raycomp.runtime.classroom import Classroom, prepare
 from raycomp.runtime.deploy import logits_of, score_forward
 from raycomp.runtime.progress import Progress

@@ -256,6 +256,16 @@ class AdabertSettings(Section):
         description="What runs beside the drawn operation of an edge: contrast: those without weights "
         "and one convolution. sampled: nothing. full: all (the paper's).",
     )
+    supervise: Literal["depths", "drawn"] = Field(
+        "depths",
+        description="In the search, the classifier learns after every cell of a drawn structure, or "
+        "after its last alone (the paper's).",
+    )
+    share_kernels: bool = Field(
+        True,
+        description="In the search, an edge's convolutions of one dilation share their middle taps; "
+        "false: each has its own (the paper's).",
+    )
     epochs: float = Field(5.0, gt=0, le=10_000, description="Of the search, over the given rows.")
     child: Literal["inherited", "scratch"] = Field(
         "inherited", description="Weights that the child begins with."

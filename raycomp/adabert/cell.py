@@ -58,14 +58,17 @@ class Cell(nn.Module):
     The parent's cells hold every candidate operation on every edge; a child's cells hold one.
     """
 
-    def __init__(self, width: int, nodes: int, held: Sequence[Sequence[str]]) -> None:
-        """Make the operations `held[e]` of each edge e, in the order of `edges(nodes)`."""
+    def __init__(
+        self, width: int, nodes: int, held: Sequence[Sequence[str]], share: bool = False
+    ) -> None:
+        """Make the operations `held[e]` of each edge e, in the order of `edges(nodes)`.
+
+        With `share` an edge's convolutions of one dilation share their middle taps.
+        """
         super().__init__()
         self.nodes = nodes
         self.graph = edges(nodes)
-        self.edges = nn.ModuleList(
-            nn.ModuleDict({name: make(name, width) for name in names}) for names in held
-        )
+        self.edges = nn.ModuleList(make(names, width, share) for names in held)
         self.summary = Summary(width)
 
     def forward(self, inputs: Sequence[Tensor], mask: Tensor, paths: Sequence[Path]) -> Tensor:

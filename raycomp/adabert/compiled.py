@@ -125,9 +125,12 @@ def _same(x: Tensor, mask: Tensor) -> Tensor:
 
 def summarise(nodes: list[Tensor], query: Tensor) -> Tensor:
     """Attentive sum over a cell's inner nodes, at each position: (batch, length, width)."""
-    stacked = torch.stack(nodes)
-    scores = (stacked @ query) * query.shape[0] ** -0.5
-    return (torch.softmax(scores, 0).unsqueeze(-1) * stacked).sum(0)
+    scores = torch.stack([node @ query for node in nodes]) * query.shape[0] ** -0.5
+    shares = torch.softmax(scores, 0).unsqueeze(-1)
+    found = nodes[0] * shares[0]
+    for node, share in zip(nodes[1:], shares[1:], strict=True):
+        found = torch.addcmul(found, node, share)
+    return found
 
 
 class Summary(nn.Module):
@@ -197,7 +200,7 @@ class CompiledCell(nn.Module):
             for kernel, k in zip(self.kernels, self.plan["kernels"], strict=True):
                 if max(1, *k["sources"]) == stage:
                     read = [states[s] for s in k["sources"]]
-                    x = torch.relu(read[0] if len(read) == 1 else torch.cat(read, -1))
+                    x = torch.relu(read[0]) if len(read) == 1 else torch.cat(read, -1).relu_()
                     parts = convolve(x, kernel, k["dilation"]).split(self.bias.shape[1], -1)
                     for target, part in zip(k["targets"], parts, strict=True):
                         add(target, part)

@@ -179,7 +179,7 @@ def _fill(
 def fold(conv: ReluConvNorm) -> tuple[Tensor, Tensor]:
     """Return weight and bias of a convolution with its normalisation folded in."""
     factor = conv.scale * torch.rsqrt(conv.variance + EPS)
-    return conv.weight * factor[:, None, None, None], conv.shift - conv.mean * factor
+    return conv.taps * factor[:, None, None, None], conv.shift - conv.mean * factor
 
 
 def compiled_macs(config: RaycompCnnConfig, length: int) -> int:

@@ -21,7 +21,7 @@ class ReluConvNorm(nn.Module):
     """ReLU -> convolution -> batch normalisation over real tokens.
 
     Attributes:
-        weight: (width, width, 1, kernel).
+        weight: (width, width, 1, kernel); absent where the taps are those of a wider convolution.
         scale, shift: (width,) of the normalisation.
         mean, variance: (width,) running statistics.
     """
@@ -29,16 +29,27 @@ class ReluConvNorm(nn.Module):
     mean: Tensor
     variance: Tensor
 
-    def __init__(self, width: int, kernel: int, dilation: int) -> None:
+    def __init__(self, width: int, kernel: int, dilation: int, wide: ReluConvNorm | None = None) -> None:
+        """Make a convolution with weights of its own, or one that is the middle taps of `wide`."""
         super().__init__()
         self.kernel, self.dilation = kernel, dilation
-        bound = (3.0 / (width * kernel)) ** 0.5  # variance 1 / fan-in
-        weight = torch.empty(width, width, 1, kernel).uniform_(-bound, bound)
-        self.weight = nn.Parameter(weight)
+        self._wide = () if wide is None else (wide,)  # a tuple: no module of this one
+        if wide is None:
+            bound = (3.0 / (width * kernel)) ** 0.5  # variance 1 / fan-in
+            weight = torch.empty(width, width, 1, kernel).uniform_(-bound, bound)
+            self.weight = nn.Parameter(weight)
         self.scale = nn.Parameter(torch.ones(width))
         self.shift = nn.Parameter(torch.zeros(width))
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("variance", torch.ones(width))
+
+    @property
+    def taps(self) -> Tensor:
+        """The kernel: (width, width, 1, kernel)."""
+        for wide in self._wide:
+            margin = (wide.kernel - self.kernel) // 2
+            return wide.weight[..., margin : margin + self.kernel]
+        return self.weight
 
 
 def run_together(x: Tensor, mask: Tensor, group: Sequence[ReluConvNorm]) -> list[Tensor]:
@@ -52,11 +63,11 @@ def run_together(x: Tensor, mask: Tensor, group: Sequence[ReluConvNorm]) -> list
         group: convolutions with the same kernel and dilation.
     """
     first = group[0]
-    weight: Tensor = first.weight
+    weight = first.taps
     scale: Tensor = first.scale
     shift: Tensor = first.shift
     if len(group) > 1:
-        weight = torch.cat([m.weight for m in group])
+        weight = torch.cat([m.taps for m in group])
         scale = torch.cat([m.scale for m in group])
         shift = torch.cat([m.shift for m in group])
     y = convolve(x, weight, first.dilation)
@@ -83,11 +94,22 @@ def _remember(group: Sequence[ReluConvNorm], mean: Tensor, variance: Tensor) -> 
         module.variance.lerp_(variance[part].to(module.mean.dtype), MOMENTUM)
 
 
-def make(name: str, width: int) -> nn.Module:
-    """Return the weights of an operation; one without weights is an empty module."""
-    if name in CONVOLUTIONS:
-        return ReluConvNorm(width, *CONVOLUTIONS[name])
-    return nn.Module()
+def make(names: Sequence[str], width: int, share: bool) -> nn.ModuleDict:
+    """Return the weights of an edge's operations; one without weights is an empty module.
+
+    Args:
+        names: the operations.
+        width: channels.
+        share: convolutions of one dilation share taps: the narrower are the middle of the widest.
+    """
+    found: dict[str, nn.Module] = {name: nn.Module() for name in names}
+    widest: dict[int, ReluConvNorm] = {}
+    for name in sorted(set(names) & set(CONVOLUTIONS), key=lambda n: (-CONVOLUTIONS[n][0], n)):
+        kernel, dilation = CONVOLUTIONS[name]
+        made = ReluConvNorm(width, kernel, dilation, widest.get(dilation) if share else None)
+        widest.setdefault(dilation, made)
+        found[name] = made
+    return nn.ModuleDict(found)
 
 
 def apply_all(x: Tensor, mask: Tensor, wanted: Sequence[tuple[str, nn.Module]]) -> list[Tensor | None]:

@@ -93,6 +93,8 @@ class SearchStep:
         price: Tensor,
         beta: float,
         estimator: str,
+        supervise: str,
+        wait: int,
         total_steps: int,
         seed: int,
         precision: str,
@@ -101,12 +103,19 @@ class SearchStep:
         self.parent, self.distribution, self.updater = parent, distribution, updater
         self.knowledge, self.guidance = knowledge, guidance
         self.price, self.beta, self.estimator = price, beta, estimator
+        self.supervise, self.wait = supervise, wait
         self.total_steps, self.seed = total_steps, seed
         self.precision, self.device = precision, device
 
     def __call__(self, index: int, batch: Batch) -> StepResult:
-        """Train on one batch; every worker draws the same structure."""
+        """Train on one batch; every worker draws the same structure.
+
+        In the first `wait` steps P_alpha is not trained, so nothing runs beside what is drawn.
+        """
         batch = batch.to(self.device)
+        waiting = index < self.wait
+        self.distribution.requires_grad_(not waiting)
+        estimator = "sampled" if waiting else self.estimator
         teacher = _on(self.knowledge.rows(batch.index), self.device)
         tau = temperature_at(index / max(1, self.total_steps - 1))
         seed = (self.seed * 7_368_787 + index) % 2**63
@@ -114,9 +123,7 @@ class SearchStep:
         drawn = sample.structure.layers
         self.parent.train()
         with autocast(self.precision, self.device):
-            logits, probes = self.parent(
-                batch.input_ids, batch.attention_mask, sample, self.estimator, seed
-            )
+            logits, probes = self.parent(batch.input_ids, batch.attention_mask, sample, estimator, seed)
         label, loss = self._losses(logits, probes, batch, teacher, drawn)
         guided = loss[drawn - 1]
         # Forward only the drawn depth counts; backward y^K also sees what other depths would lose.
@@ -124,7 +131,8 @@ class SearchStep:
         others = torch.stack([value.detach() for value in loss])
         deeper = guided.detach().expand(len(sample.layers) - len(loss))
         contrast = torch.cat([others, deeper])
-        objective_ = guided + (sample.layers * contrast).sum() - contrast[drawn - 1]
+        trained = torch.stack(loss[:drawn]).mean() if self.supervise == "depths" else guided
+        objective_ = trained + (sample.layers * contrast).sum() - contrast[drawn - 1]
         share = len(batch.labels) / batch.total
         price = efficiency_loss(sample.layers, sample.operations, self.price)
         weighted = self.beta / PAPER_BATCH * price
@@ -149,11 +157,15 @@ class SearchStep:
         teacher: tuple[Tensor, Tensor],
         drawn: int,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Return the label loss at the drawn depth and the guided loss at every depth that ran."""
+        """Return the label loss at the drawn depth and the guided loss at every depth that ran.
+
+        What `supervise` does not train has no graph.
+        """
         found: list[Tensor] = []
         label = logits[0].new_zeros(())
         for k in range(1, len(logits) + 1):
-            with torch.set_grad_enabled(k == drawn):
+            taught = k <= drawn if self.supervise == "depths" else k == drawn
+            with torch.set_grad_enabled(taught):
                 task, guided = self.guidance.loss(logits[k - 1], probes[:k], batch, teacher)
             label = task if k == drawn else label
             found.append(guided)

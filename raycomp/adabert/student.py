@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from raycomp.adabert.cell import Cell, Path
 from raycomp.adabert.compiled import Head, inputs, pool
 from raycomp.adabert.gumbel import Sample, straight_through
+from raycomp.adabert.operations import ReluConvNorm
 from raycomp.adabert.structure import CONVOLUTIONS, OPERATIONS, Structure, edges
 from raycomp.errors import UserError
 
@@ -85,11 +86,18 @@ class FactorisedEmbedding(nn.Module):
 class Student(nn.Module):
     """Cells that hold candidate operations: all of them (the parent) or one per edge (a child)."""
 
-    def __init__(self, shape: StudentShape, layers: int, nodes: int, held: Sequence[Sequence[str]]):
+    def __init__(
+        self,
+        shape: StudentShape,
+        layers: int,
+        nodes: int,
+        held: Sequence[Sequence[str]],
+        share: bool = False,
+    ) -> None:
         super().__init__()
         self.shape = shape
         self.embedding = FactorisedEmbedding(shape)
-        self.cells = nn.ModuleList(Cell(shape.width, nodes, held) for _ in range(layers))
+        self.cells = nn.ModuleList(Cell(shape.width, nodes, held, share) for _ in range(layers))
         self.probes = nn.ModuleList(nn.Linear(2 * shape.width, shape.classes) for _ in range(layers))
         self.head = Head(shape.width, shape.classes)
         self.dropout = 0.0
@@ -140,9 +148,11 @@ class Parent(Student):
         max_layers: int,
         nodes: int,
         candidates: Sequence[str] = OPERATIONS,
+        share: bool = True,
     ) -> None:
+        """Make every candidate on every edge; with `share`, kernels of one dilation share taps."""
         held = [list(candidates) for _ in edges(nodes)]
-        super().__init__(shape, max_layers, nodes, held)
+        super().__init__(shape, max_layers, nodes, held, share)
         self.candidates = tuple(candidates)
 
     def forward(
@@ -165,9 +175,17 @@ class Parent(Student):
     def child(self, structure: Structure) -> Child:
         """Return the child of a structure with a copy of the weights trained here."""
         child = Child(self.shape, structure)
-        mine = self.state_dict()
+        mine = self.unshared()
         child.load_state_dict({name: mine[name] for name in child.state_dict()})
         return child
+
+    def unshared(self) -> dict[str, Tensor]:
+        """Return the weights with a kernel for every convolution, as children name them."""
+        state = dict(self.state_dict())
+        for name, module in self.named_modules():
+            if isinstance(module, ReluConvNorm):
+                state[f"{name}.weight"] = module.taps.detach().contiguous()
+        return state
 
 
 def paths(sample: Sample, candidates: Sequence[str], estimator: str, seed: int) -> list[Path]:

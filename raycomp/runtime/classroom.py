@@ -262,7 +262,7 @@ def _write_augmented(job: dict[str, Any], run_dir: str, index: int, out: str) ->
 @functools.lru_cache(maxsize=1)
 def _candidates(room: Classroom) -> Candidates:
     settings = room.job.augment
-    table = room.base[0].embeddings.word.weight.detach()
+    table = room.load()[0].embeddings.word.weight.detach()
     near = NeighbourCandidates(table, room.tokenizer, settings.candidates)
     if settings.method == "neighbours":
         return near

@@ -50,7 +50,7 @@ def make_plan(job: Job) -> dict[str, Any]:
             }
         )
     per_epoch = -(-len(task.train) // job.teacher.batch_size)
-    teacher = 0 if place.base[2] and job.teacher.mode != "train" else per_epoch * job.teacher.epochs
+    teacher = 0 if place.fine_tuned and job.teacher.mode != "train" else per_epoch * job.teacher.epochs
     phases = (
         train_plan(job, space, place.shape, len(task.train))["steps"] if "yoco" in job.run.methods else []
     )

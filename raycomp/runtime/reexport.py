@@ -9,7 +9,7 @@ from typing import Any
 from raycomp.encoder.arch import Architecture
 from raycomp.errors import UserError
 from raycomp.jobfile import parse_job
-from raycomp.runtime.adabert import export_child, trials
+from raycomp.runtime.adabert_deploy import export_child, trials
 from raycomp.runtime.classroom import Classroom
 from raycomp.runtime.deploy import export_arch
 from raycomp.runtime.workplace import Workplace

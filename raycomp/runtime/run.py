@@ -74,7 +74,7 @@ def check(place: Workplace) -> None:
     job = place.job
     if "yoco" in job.run.methods:
         train_plan(job, place.space, place.shape, len(place.task.train))
-    if job.teacher.mode == "as-is" and not place.base[2]:
+    if job.teacher.mode == "as-is" and not place.fine_tuned:
         raise UserError(
             f"teacher.mode is as-is, but {job.model.name} holds no classifier for this task's "
             f"{place.task.num_labels} outputs; use teacher.mode = 'train'"
@@ -105,10 +105,9 @@ def _teacher(place: Workplace, progress: Progress) -> None:
     if (folder / "score.json").exists():
         return
     job = place.job
-    _, _, fine_tuned = place.base
     place.tokens("train")  # once, before several workers would each do it
     if not (folder / "network.safetensors").exists():
-        if fine_tuned and job.teacher.mode != "train":
+        if place.fine_tuned and job.teacher.mode != "train":
             save_tensors(folder / "network.safetensors", place.network().state_dict())
         else:
             with progress.bar("teacher") as bar:

@@ -4,70 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import nn
 
 from raycomp.data.batches import Batch
-from raycomp.data.tokens import TokenSplit
 from raycomp.encoder.elastic import ElasticOutput
 from raycomp.job import Job
 from raycomp.runtime.checkpoint import save_tensors
 from raycomp.runtime.cluster import ray
 from raycomp.runtime.recipe import plan_schedule
 from raycomp.runtime.sampler_actor import ActorSampler
+from raycomp.runtime.stage import PlainStage, Stage
 from raycomp.runtime.student_stages import ChildStage, SearchStage
 from raycomp.runtime.workplace import Workplace
 from raycomp.tables import write_json
 from raycomp.train.loop import TrainStep
-from raycomp.train.optim import JointUpdater, LinearDecay, Reduce, Updater
+from raycomp.train.optim import LinearDecay, Reduce, Updater
 from raycomp.train.teacher import TeacherStep
 from raycomp.yoco.step import SuperStep
 
 
-class Stage(Protocol):
-    """One thing to train, on one rank."""
-
-    method: str
-    step: TrainStep
-    tokens: TokenSplit
-    pad_id: int
-    batch_size: int
-    steps_per_epoch: int
-    total: int
-
-    @property
-    def model(self) -> nn.Module:
-        """What is trained."""
-        ...
-
-    @property
-    def updater(self) -> Updater | JointUpdater:
-        """What updates it."""
-        ...
-
-    def begin(
-        self, attempt: str, rank: int, world: int, start: int, state: dict[str, Any] | None
-    ) -> None:
-        """Open an attempt at step `start`, with the checkpoint's state."""
-        ...
-
-    def state(self, step: int) -> dict[str, Any]:
-        """Return what a checkpoint must hold beside weights and optimizer."""
-        ...
-
-    def distribution_rows(self, step: int) -> list[dict[str, Any]]:
-        """Return rows of table `distribution`, if there is one."""
-        ...
-
-    def finish(self) -> None:
-        """Write the trained network; rank 0 alone calls this."""
-        ...
-
-
-class _OnTrainText:
-    """What every stage reads: the training split in batches."""
+class _OnTrainText(PlainStage):
+    """What both stages read: the training split in batches."""
 
     def _read(self, place: Workplace, batch_size: int) -> None:
         self.tokens = place.tokens("train")
@@ -106,19 +65,6 @@ class TeacherStage(_OnTrainText):
         precision = place.precision(device)
         self.step: TrainStep = TeacherStep(self.model, self.updater, precision=precision, device=device)
         self._run_dir = run_dir
-
-    def begin(
-        self, attempt: str, rank: int, world: int, start: int, state: dict[str, Any] | None
-    ) -> None:
-        """Nothing to open: the teacher has no sampler."""
-
-    def state(self, step: int) -> dict[str, Any]:
-        """Return nothing beyond weights and optimizer."""
-        return {}
-
-    def distribution_rows(self, step: int) -> list[dict[str, Any]]:
-        """Return no rows."""
-        return []
 
     def finish(self) -> None:
         """Write the teacher's weights."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from raycomp.adabert.student import Child, Parent, Student
 from raycomp.job import AdabertSettings, Job
 from raycomp.runtime.checkpoint import load_tensors, save_tensors
 from raycomp.runtime.classroom import Classroom
+from raycomp.runtime.stage import PlainStage
 from raycomp.tables import write_json
 from raycomp.train.loop import TrainStep
 from raycomp.train.optim import JointUpdater, Reduce, Updater
@@ -32,7 +34,7 @@ class SearchedGraph(nn.Module):
         self.distribution = distribution
 
 
-class _StudentStage:
+class _StudentStage(PlainStage):
     """What both trainings share: the augmented text, the teacher's answers, and one trial's folder."""
 
     method = "adabert"
@@ -46,15 +48,6 @@ class _StudentStage:
         # An epoch is one over the given rows, whatever augmentation adds: runs stay comparable.
         self.steps_per_epoch = -(-len(self.room.task.train) // self.batch_size)
         torch.manual_seed(plan["seed"])
-
-    def begin(
-        self, attempt: str, rank: int, world: int, start: int, state: dict[str, Any] | None
-    ) -> None:
-        """Nothing to open: what is sampled is a function of seed and step."""
-
-    def state(self, step: int) -> dict[str, Any]:
-        """Return nothing beyond weights and optimizers."""
-        return {}
 
     def _factorise(self, student: Student) -> None:
         teacher = self.room.teacher().embeddings
@@ -80,14 +73,16 @@ class SearchStage(_StudentStage):
         self._open(job, run_dir, plan)
         settings, shape = job.adabert, self.room.student_shape
         self.total = max(1, round(settings.epochs * self.steps_per_epoch))
-        parent = Parent(shape, plan["layers"], settings.nodes, settings.operations)
+        parent = Parent(
+            shape, plan["layers"], settings.nodes, settings.operations, settings.share_kernels
+        )
         parent.dropout = settings.dropout
         self._factorise(parent)
         distribution = Distribution(plan["layers"], settings.nodes, settings.operations)
         self.model = SearchedGraph(parent, distribution).to(device)
         alpha = Updater(
             distribution,
-            lambda step: settings.alpha_learning_rate * (step >= settings.alpha_warmup * self.total),
+            lambda step: settings.alpha_learning_rate,
             weight_decay=settings.alpha_weight_decay,
             clip=float("inf"),
             optimizer=functools.partial(torch.optim.Adam, betas=(0.5, 0.999)),
@@ -104,6 +99,8 @@ class SearchStage(_StudentStage):
             price=prices(settings.operations, shape.width, length, settings.normalisation).to(device),
             beta=plan["beta"],
             estimator=settings.estimator,
+            supervise=settings.supervise,
+            wait=math.ceil(settings.alpha_warmup * self.total),
             total_steps=self.total,
             seed=plan["seed"],
             precision=self.room.precision(device),
@@ -120,7 +117,7 @@ class SearchStage(_StudentStage):
 
     def finish(self) -> None:
         """Write the parent's weights, and the argmax of P_alpha."""
-        save_tensors(self.trial / "parent.safetensors", self.model.parent.state_dict())
+        save_tensors(self.trial / "parent.safetensors", self.model.parent.unshared())
         best = self.model.distribution.best()
         write_json(self.trial / "structure.json", json.loads(best.to_json()))
 
@@ -158,10 +155,6 @@ class ChildStage(_StudentStage):
             precision=self.room.precision(device),
             device=device,
         )
-
-    def distribution_rows(self, step: int) -> list[dict[str, Any]]:
-        """Return no rows."""
-        return []
 
     def finish(self) -> None:
         """Write the child's weights."""

@@ -19,7 +19,8 @@ from raycomp.data.batches import Batch, TrainPlan, collate, shard
 from raycomp.job import Job
 from raycomp.jobfile import parse_job
 from raycomp.runtime.checkpoint import load_checkpoint, save_checkpoint
-from raycomp.runtime.stages import STAGES, Stage
+from raycomp.runtime.stage import Stage
+from raycomp.runtime.stages import STAGES
 from raycomp.tables import part_files, write_json, write_rows
 from raycomp.train.loop import StepResult, fit
 

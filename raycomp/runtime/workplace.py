@@ -32,9 +32,11 @@ class Workplace(Blueprint):
         """The task with its three splits."""
         return load_task(self.job.task, self.job.run.seed)
 
-    @functools.cached_property
-    def base(self) -> tuple[RaycompForSequenceClassification, Any, bool]:
-        """The pretrained network at full size, its tokenizer, and whether it is fine-tuned."""
+    def load(self) -> tuple[RaycompForSequenceClassification, Any, bool]:
+        """Load the pretrained network at full size, its tokenizer, and whether it is fine-tuned.
+
+        Nobody keeps the network: what was trained takes its place, and memory is short.
+        """
         torch.manual_seed(self.job.run.seed)  # a new classifier is drawn at random
         return load_encoder(
             self.job.model.name,
@@ -44,15 +46,30 @@ class Workplace(Blueprint):
             trust_remote_code=self.job.model.trust_remote_code,
         )
 
+    @functools.cached_property
+    def _kept(self) -> tuple[RaycompConfig, Any, bool]:
+        network, tokenizer, fine_tuned = self.load()
+        return network.config, tokenizer, fine_tuned
+
+    @property
+    def config(self) -> RaycompConfig:
+        """The configuration of the full network."""
+        return self._kept[0]
+
     @property
     def tokenizer(self) -> Any:
         """The tokenizer, padding and truncation switched off."""
-        return self.base[1]
+        return self._kept[1]
+
+    @property
+    def fine_tuned(self) -> bool:
+        """Whether the given model has a classifier for this task."""
+        return self._kept[2]
 
     @property
     def pad_id(self) -> int:
         """The token that fills a batch up."""
-        return int(self.base[0].config.pad_token_id or 0)
+        return int(self.config.pad_token_id or 0)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -77,13 +94,8 @@ class Workplace(Blueprint):
             "selection": self.task.selection,
             **{v.name: v for v in self.task.validation},
         }[split]
-        limit = min(self.job.task.max_length, self.base[0].config.max_positions)
+        limit = min(self.job.task.max_length, self.config.max_positions)
         return tokenise(chosen, self.tokenizer, limit, self.run_dir.parent / ".cache" / "tokens")
-
-    @property
-    def config(self) -> RaycompConfig:
-        """The configuration of the full network."""
-        return self.base[0].config
 
     @property
     def shape(self) -> Shape:
@@ -92,12 +104,11 @@ class Workplace(Blueprint):
 
     def network(self, path: Path | None = None) -> ElasticEncoder:
         """Return the full elastic network, with the weights of `path` or the pretrained ones."""
-        config = RaycompConfig.from_dict(self.base[0].config.to_dict())
-        model = ElasticEncoder(RaycompForSequenceClassification(config))
         if path is None:
-            model.load_state_dict(ElasticEncoder(self.base[0]).state_dict())
-        else:
-            load_weights(model, path)
+            return ElasticEncoder(self.load()[0])
+        config = RaycompConfig.from_dict(self.config.to_dict())
+        model = ElasticEncoder(RaycompForSequenceClassification(config))
+        load_weights(model, path)
         return model
 
     def teacher(self) -> ElasticEncoder:

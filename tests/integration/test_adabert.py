@@ -18,7 +18,7 @@ from raycomp.adabert.structure import Structure
 from raycomp.data.batches import collate
 from raycomp.errors import UserError
 from raycomp.jobfile import parse_job
-from raycomp.runtime.adabert import load_child, trials
+from raycomp.runtime.adabert_deploy import load_child, trials
 from raycomp.runtime.checkpoint import load_tensors
 from raycomp.runtime.classroom import Classroom
 from raycomp.runtime.reexport import export_budget

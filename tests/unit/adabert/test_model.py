@@ -236,7 +236,8 @@ def test_published_sizes_with_berts_vocabulary() -> None:
 def test_gradients_of_the_choice_are_inner_products(estimator: str) -> None:
     """d loss / d y_o is <d loss / d edge, output of o>, for what runs; weights of others have none."""
     torch.manual_seed(0)
-    parent, distribution = Parent(SHAPE, 1, 1).eval(), Distribution(1, 1, OPERATIONS)
+    parent = Parent(SHAPE, 1, 1, share=False).eval()
+    distribution = Distribution(1, 1, OPERATIONS)
     shake(parent)
     ids, real = text()
     sample = distribution.sample(0.7, 4)
@@ -285,3 +286,19 @@ def test_gradients_of_the_choice_are_inner_products(estimator: str) -> None:
             mean = sum(p[o] * slopes[o] for o in run)
             want = [p[o] * (slopes[o] - mean) / 0.7 if o in p else 0.0 for o in OPERATIONS]
         torch.testing.assert_close(got[e], torch.tensor(want), atol=1e-4, rtol=1e-3)
+
+
+def test_shared_kernels_are_the_middle_of_the_widest() -> None:
+    shared, own = Parent(SHAPE, 1, 1), Parent(SHAPE, 1, 1, share=False)
+    for edge in shared.cells[0].edges:
+        for dilation in ("std", "dil"):
+            wide = edge[f"{dilation}_conv_7"].taps
+            assert torch.equal(edge[f"{dilation}_conv_5"].taps, wide[..., 1:6])
+            assert torch.equal(edge[f"{dilation}_conv_3"].taps, wide[..., 2:5])
+    assert not any("conv_3.weight" in name for name in shared.state_dict())
+    assert any("conv_3.weight" in name for name in own.state_dict())
+    assert shared.unshared().keys() == own.state_dict().keys() == own.unshared().keys()
+    out = shared.cells[0].edges[0]["std_conv_3"].taps.sum()
+    out.backward()
+    grad = shared.cells[0].edges[0]["std_conv_7"].weight.grad
+    assert grad[0, 0, 0].tolist() == [0, 0, 1, 1, 1, 0, 0]

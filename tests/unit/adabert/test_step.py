@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -44,7 +45,7 @@ def batch(rows: int = 16, total: int | None = None) -> Batch:
     return Batch(ids * real, real, ids * 0, labels, np.arange(rows), total or rows, int(real.sum()))
 
 
-def search(estimator: str = "sampled", beta: float = 0.0, total: int = 60) -> SearchStep:
+def search(estimator: str = "sampled", beta: float = 0.0, total: int = 60, wait: int = 0) -> SearchStep:
     torch.manual_seed(0)
     parent = Parent(SHAPE, 3, 3)
     distribution = Distribution(3, 3, OPERATIONS)
@@ -59,7 +60,8 @@ def search(estimator: str = "sampled", beta: float = 0.0, total: int = 60) -> Se
     return SearchStep(
         parent, distribution, updater, knowledge=Fixed(batch().labels),
         guidance=Guidance(0.8, 1.0, "probes", False), price=prices(OPERATIONS, 128, 128, "spread"),
-        beta=beta, estimator=estimator, total_steps=total, seed=1, precision="fp32", device=CPU,
+        beta=beta, estimator=estimator, supervise="depths", wait=wait,
+        total_steps=total, seed=1, precision="fp32", device=CPU,
     )  # fmt: skip
 
 
@@ -68,6 +70,38 @@ def test_search_learns(estimator: str) -> None:
     step = search(estimator)
     losses = [step(i, batch()).info["loss"] for i in range(60)]
     assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:5])
+
+
+def test_p_alpha_waits_while_the_weights_learn() -> None:
+    step = search("contrast", wait=3)
+    before = step.parent.unshared()
+    for i in range(3):
+        step(i, batch())
+    assert not any(p.any() for p in step.distribution.parameters())
+    assert any(not torch.equal(before[k], v) for k, v in step.parent.unshared().items())
+    step(3, batch())
+    assert all(p.any() for p in step.distribution.parameters())
+
+
+def test_every_depth_is_taught_or_the_drawn_one_alone() -> None:
+    """The classifier's loss is the mean over the cells up to the drawn one, or the last one's."""
+    taught = {}
+    for supervise in ("depths", "drawn"):
+        step = search(wait=99)
+        step.supervise = supervise
+        seen = step._losses
+
+        def losses(*given: Any, seen: Any = seen, key: str = supervise) -> Any:
+            taught[key] = [loss.requires_grad for loss in seen(*given)[1]]
+            return seen(*given)
+
+        step._losses = losses  # type: ignore[method-assign]
+        index = next(
+            i for i in range(99)
+            if step.distribution.sample(1.0, step.seed * 7_368_787 + i).structure.layers == 3
+        )  # fmt: skip
+        step(index, batch())
+    assert taught == {"depths": [True, True, True], "drawn": [False, False, True]}
 
 
 def test_search_is_a_function_of_seed_and_step() -> None:

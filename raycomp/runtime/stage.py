@@ -1,0 +1,68 @@
+"""A stage: one thing that is trained, as every rank builds it from the job and the run's folder."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import nn
+
+from raycomp.data.tokens import TokenSplit
+from raycomp.train.loop import TrainStep
+from raycomp.train.optim import JointUpdater, Updater
+
+
+class Stage(Protocol):
+    """One thing to train, on one rank."""
+
+    method: str
+    step: TrainStep
+    tokens: TokenSplit
+    pad_id: int
+    batch_size: int
+    steps_per_epoch: int
+    total: int
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained."""
+        ...
+
+    @property
+    def updater(self) -> Updater | JointUpdater:
+        """What updates it."""
+        ...
+
+    def begin(
+        self, attempt: str, rank: int, world: int, start: int, state: dict[str, Any] | None
+    ) -> None:
+        """Open an attempt at step `start`, with the checkpoint's state."""
+        ...
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Return what a checkpoint must hold beside weights and optimizer."""
+        ...
+
+    def distribution_rows(self, step: int) -> list[dict[str, Any]]:
+        """Return rows of table `distribution`, if there is one."""
+        ...
+
+    def finish(self) -> None:
+        """Write the trained network; rank 0 alone calls this."""
+        ...
+
+
+class PlainStage:
+    """The hooks of a stage that samples nothing: there is nothing to open, keep or tell."""
+
+    def begin(
+        self, attempt: str, rank: int, world: int, start: int, state: dict[str, Any] | None
+    ) -> None:
+        """Open nothing."""
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Return nothing beyond weights and optimizer."""
+        return {}
+
+    def distribution_rows(self, step: int) -> list[dict[str, Any]]:
+        """Return no rows."""
+        return []
