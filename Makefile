@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test check lint types imports unit conformance integration faults docs clean help
+.PHONY: demo test check lint types imports unit conformance integration faults cluster docs clean help
 .DEFAULT_GOAL := help
 
 help:  ## say what there is
@@ -42,7 +42,7 @@ docs-check: $(VENV)/.installed
 docs: $(VENV)/.installed  ## write docs/job-file.md from the schema
 	$(BIN)/python -m raycomp.docs docs/job-file.md
 
-unit conformance integration faults: $(VENV)/.installed  ## one part of the tests
+unit conformance integration faults cluster: $(VENV)/.installed  ## one part of the tests
 	$(BIN)/python -m pytest tests/$@
 
 clean:  ## remove the environment and caches (runs/ stays)

@@ -6,6 +6,8 @@ import json
 import math
 import os
 import sys
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,7 +83,110 @@ def run(
     from raycomp.runtime.run import run_job
 
     run_dir = run_job(loaded, storage, Progress(enabled=False if as_json else None))
-    _show_run(run_dir, as_json)
+    show_run(run_dir, as_json)
+
+
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="URL",
+        help="Dashboard of the cluster; RAY_API_SERVER_ADDRESS or http://127.0.0.1:8265 by default.",
+    ),
+]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="What `raycomp submit` printed.")]
+
+
+@app.command()
+def submit(
+    job: JobFile,
+    storage: Annotated[
+        str, typer.Option("--storage", help="Folder that holds the runs, as every node sees it.")
+    ],
+    sets: Sets = None,
+    address: Address = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Print the id and leave.")] = False,
+    installed: Annotated[
+        bool, typer.Option("--installed", help="The cluster's image has raycomp: send no source.")
+    ] = False,
+) -> None:
+    """Run a job on a Ray cluster; its output is shown here, its exit code is this command's.
+
+    Example: raycomp submit jobs/quickstart.toml --address http://127.0.0.1:8265 --storage /mnt/runs
+    """
+    loaded = load_job(job, sets)
+    from raycomp.runtime import submit as cluster_jobs
+
+    identity = cluster_jobs.submit(loaded, storage, address, installed=installed)
+    if detach:
+        print(identity)
+        return
+    print(f"job {identity}; ^C leaves it running, `raycomp stop {identity}` ends it", file=sys.stderr)
+    _follow(identity, address)
+
+
+@app.command()
+def status(address: Address = None, as_json: AsJson = False) -> None:
+    """List the jobs that were submitted to a cluster.
+
+    Example: raycomp status --address http://127.0.0.1:8265
+    """
+    from raycomp.runtime import submit as cluster_jobs
+
+    found = cluster_jobs.jobs(address)
+    if as_json:
+        _print_json(found)
+    elif not found:
+        print("no job was submitted there")
+    else:
+        shown = Table(box=None, pad_edge=False)
+        for name in ("id", "status", "started", "took"):
+            shown.add_column(name)
+        for row in found:
+            began = datetime.fromtimestamp(row["started"], UTC)
+            took = f"{(row['ended'] or time.time()) - row['started']:.0f} s"
+            shown.add_row(row["id"], row["status"].lower(), f"{began:%Y-%m-%d %H:%M:%S} UTC", took)
+        Console(width=max(120, Console().width)).print(shown)
+
+
+@app.command()
+def logs(
+    identity: JobId,
+    address: Address = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False,
+) -> None:
+    """Print what a submitted job has written.
+
+    Example: raycomp logs quickstart-1f3a9c02-5e6f7a8b --follow
+    """
+    from raycomp.runtime import submit as cluster_jobs
+
+    if follow:
+        _follow(identity, address)
+    else:
+        print(cluster_jobs.output(identity, address), end="")
+
+
+@app.command()
+def stop(identity: JobId, address: Address = None) -> None:
+    """Stop a submitted job; submitting it again goes on where it stopped.
+
+    Example: raycomp stop quickstart-1f3a9c02-5e6f7a8b
+    """
+    from raycomp.runtime import submit as cluster_jobs
+
+    print(f"job {identity}: {cluster_jobs.stop(identity, address).lower()}")
+
+
+def _follow(identity: str, address: str | None) -> None:
+    from raycomp.runtime import submit as cluster_jobs
+
+    def write(text: str) -> None:
+        print(text, end="", flush=True)
+
+    code = cluster_jobs.follow(identity, address, write)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -154,7 +259,8 @@ def _check_run(run_dir: Path) -> None:
         raise UserError(f"{run_dir} is no run's folder{hint}")
 
 
-def _show_run(run_dir: Path, as_json: bool) -> None:
+def show_run(run_dir: Path, as_json: bool) -> None:
+    """Print a finished run: its teacher, its deployments, where they lie."""
     from raycomp.tables import read_table
 
     frame = read_table(run_dir, "deployments")

@@ -16,7 +16,7 @@ from ray.tune import RunConfig, TuneConfig, Tuner
 
 from raycomp.adabert.compiled import RaycompCnnForSequenceClassification
 from raycomp.adabert.compiler import compile_child, compiled_config, compiled_macs
-from raycomp.adabert.efficiency import operation_params
+from raycomp.adabert.efficiency import operation_macs, operation_params
 from raycomp.adabert.structure import Structure, edges
 from raycomp.adabert.student import Child
 from raycomp.encoder.families import masked_language_model
@@ -215,3 +215,24 @@ def planned(place: Workplace) -> dict[str, Any]:
         "child_steps": round(given.child_epochs * per_epoch),
         "rows": len(place.task.train) * (1 + job.augment.copies),
     }
+
+
+def training_flops(place: Workplace, share: float) -> float:
+    """Return about how many FLOPs search and child take: three times the forward pass a step.
+
+    A drawn structure and the child are taken to be the mean over operations and depths.
+
+    Args:
+        place: of the job.
+        share: mean length of a text over the length that `place` counts FLOPs at.
+    """
+    job, given = place.job, place.job.adabert
+    length = flops_length(Classroom(job, place.run_dir))
+    one = sum(operation_macs(o, given.width, length) for o in given.operations) / len(given.operations)
+    cell = 2 * one * len(edges(given.nodes)) * share
+    beside = {"sampled": 0.0, "contrast": 1.0, "full": len(given.operations) - 1.0}[given.estimator]
+    search = given.epochs * (3 + beside * (1 - given.alpha_warmup))
+    rows, total = len(place.task.train), 0.0
+    for trial in trials(job):
+        total += rows * cell * (trial.layers + 1) / 2 * (search + 3 * given.child_epochs)
+    return total

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import warnings
+from pathlib import Path
 
-# Before `import ray`: these are read once. Values that the user set stay.
-for _key, _value in {
+# Values that the user set stay. A job that is submitted takes these along (see `submit`).
+SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # train.report waits for a poll of the controller: 1.6 s by default. More polls cost processor time.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
@@ -20,10 +22,12 @@ for _key, _value in {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}.items():
+}
+for _key, _value in SETTINGS.items():  # before `import ray`: they are read once
     os.environ.setdefault(_key, _value)
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raycomp.errors import UserError
 
@@ -49,7 +53,8 @@ def connect(address: str | None = None) -> bool:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(_unreachable(address, error)) from None
     else:
-        ray.init(include_dashboard=False, object_store_memory=512 * 2**20, **common)
+        # "local": a cluster that `ray start` left on this machine is joined only when it is named.
+        ray.init("local", include_dashboard=False, object_store_memory=512 * 2**20, **common)
     for noisy in ("ray.train", "ray.tune", "ray.data"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     return True
@@ -71,6 +76,39 @@ def _unreachable(address: str, error: object) -> str:
         f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`, or unset "
         "RAY_ADDRESS to run on this machine"
     )
+
+
+def check_storage(folder: Path) -> None:
+    """Check that every node sees a run's folder: networks, tables and checkpoints pass through it.
+
+    Raises:
+        UserError: a node does not, named by its address.
+    """
+    nodes = [n for n in ray.nodes() if n["Alive"]]
+    if len(nodes) < 2:
+        return
+    word = secrets.token_hex(8)
+    marker = folder / ".seen"
+    marker.write_text(word)
+    look = ray.remote(num_cpus=0, max_retries=0)(_read)
+    asked = {}
+    for node in nodes:
+        where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        asked[node["NodeManagerAddress"]] = look.options(scheduling_strategy=where).remote(str(marker))
+    blind = [address for address, answer in asked.items() if ray.get(answer) != word]
+    marker.unlink(missing_ok=True)
+    if blind:
+        raise UserError(
+            f"storage {folder.parent} is not seen by {len(blind)} of {len(nodes)} nodes "
+            f"({', '.join(sorted(blind))}); choose a folder that all nodes share, such as an NFS mount"
+        )
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
 
 
 def free_cpus() -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from raycomp.job import Job
-from raycomp.runtime.adabert import planned
+from raycomp.runtime.adabert import planned, training_flops
 from raycomp.runtime.recipe import train_plan
 from raycomp.runtime.tuner import infeasible
 from raycomp.runtime.workplace import Workplace
@@ -91,6 +91,9 @@ def _time(job: Job, place: Workplace, teacher: int, steps: list[int]) -> str:
     middle = (full + least) / 2
     work = 3 * full * teacher * job.teacher.batch_size
     work += sum(steps) * job.train.batch_size * (3 * job.train.samples * middle + distilled * full)
+    if "adabert" in job.run.methods:
+        work += training_flops(place, share)
+        work += full * len(place.task.train) * (1 + job.augment.copies)  # the teacher's answers
     if job.train.gpus:
         return f"{work:.3g} FLOPs of training; measure a step on your GPU to turn this into hours"
     precision = resolve_precision(job.train.precision, torch.device("cpu"))

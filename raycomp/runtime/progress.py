@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,15 +19,21 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
+LINE_SECONDS = 10.0
+
 Update = Callable[[int, int, dict[str, Any]], None]
 
 
 class Progress:
-    """Shows bars and says short lines on standard error; quiet when that is no terminal."""
+    """Shows bars and says short lines on standard error; quiet when that is no terminal.
 
-    def __init__(self, enabled: bool | None = None) -> None:
+    With `lines` it says how far long work has come every LINE_SECONDS instead: for logs.
+    """
+
+    def __init__(self, enabled: bool | None = None, *, lines: bool = False) -> None:
         self._console = Console(stderr=True)
         self._enabled = sys.stderr.isatty() if enabled is None else enabled
+        self._lines = lines
 
     def say(self, text: str) -> None:
         """Print one line, also where there is no terminal."""
@@ -35,6 +42,11 @@ class Progress:
     @contextmanager
     def bar(self, name: str) -> Iterator[Update]:
         """Show a bar while the block runs; call the yielded function with done, total, figures."""
+        if self._lines:
+            began = time.monotonic()
+            yield self._line(name, began)
+            self.say(f"{name} done in {time.monotonic() - began:.0f} s")
+            return
         if not self._enabled:
             yield lambda done, total, info: None
             return
@@ -57,6 +69,21 @@ class Progress:
                 shown.update(task, completed=done, total=total, rate=rate, figures=_figures(info))
 
             yield update
+
+    def _line(self, name: str, began: float) -> Update:
+        last, seen = began, 0
+
+        def update(done: int, total: int, info: dict[str, Any]) -> None:
+            nonlocal last, seen
+            now = time.monotonic()
+            if now - last < LINE_SECONDS or done == seen:
+                return
+            rate = (done - seen) / (now - last)
+            left = f"{(total - done) / rate:.0f} s left" if rate > 0 else ""
+            self.say(f"{name} {done:,}/{total:,}  {rate:.1f}/s  {left}  {_figures(info)}".rstrip())
+            last, seen = now, done
+
+        return update
 
 
 @contextmanager

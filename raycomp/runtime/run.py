@@ -51,6 +51,7 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
         write_json(run_dir / "job.json", job.model_dump(mode="json"))
         owned = cluster.connect()
         try:
+            cluster.check_storage(run_dir)
             if not job.train.gpus:  # else the first GPU worker chooses
                 place.precision(torch.device("cpu"))
             _teacher(place, progress)

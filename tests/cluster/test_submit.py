@@ -1,0 +1,99 @@
+"""A job file that runs on this machine runs on a cluster: submitted, watched, stopped, resumed."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycomp.jobfile import parse_job
+from raycomp.tables import read_table
+from tests.cluster.conftest import Head, free_port
+from tests.integration.test_cli import toml
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture
+def job_file(tiny_job: dict[str, Any], tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(toml(tiny_job))
+    return path
+
+
+def test_a_submitted_job_runs_to_the_same_table(
+    head: Head, job_file: Path, tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    done = head.cli("submit", str(job_file), "--storage", str(tmp_path / "runs"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    run_id = parse_job(tiny_job).run_id
+    for said in ("super-network done in", "yoco", "half", "exports"):
+        assert said in done.stdout
+    frame = read_table(tmp_path / "runs" / run_id, "deployments")
+    assert set(frame["budget"]) == {"half", "third"}
+    listed = json.loads(head.cli("status", "--json").stdout)
+    mine = next(j for j in listed if j["run"] == run_id)
+    assert mine["status"] == "SUCCEEDED"
+    assert head.cli("logs", mine["id"]).stdout in done.stdout
+
+
+def test_a_failing_job_has_its_message_and_its_exit_code(
+    head: Head, job_file: Path, tmp_path: Path
+) -> None:
+    wrong = ["--set", "model.name=/no/such/model"]
+    done = head.cli("submit", str(job_file), "--storage", str(tmp_path), *wrong)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "error: " in done.stdout
+    assert "/no/such/model" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_job_is_stopped_and_goes_on_when_it_is_submitted_again(
+    head: Head, tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    tiny_job["train"] |= {"steps": [0, 0, 0, 0, 0, 0, 60], "checkpoint_seconds": 0.01}
+    job_file = tmp_path / "long.toml"
+    job_file.write_text(toml(tiny_job))
+    run_dir = tmp_path / "runs" / parse_job(tiny_job).run_id
+    begun = head.cli("submit", str(job_file), "--storage", str(tmp_path / "runs"), "--detach")
+    identity = begun.stdout.strip()
+    assert begun.returncode == 0
+    deadline = time.monotonic() + 200
+    while not list((run_dir / "train" / "supernet").glob("checkpoint_*")):
+        assert time.monotonic() < deadline, head.cli("logs", identity).stdout
+        time.sleep(0.2)
+    assert head.cli("stop", identity).stdout == f"job {identity}: stopped\n"
+    done = head.cli("submit", str(job_file), "--storage", str(tmp_path / "runs"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "teacher done, supernet at step" in done.stdout
+    steps = read_table(run_dir, "steps")
+    trained = sorted(steps.loc[steps["method"] == "yoco", "step"])
+    assert trained == list(range(60))
+
+
+def test_what_cannot_be_reached_is_one_message(head: Head, job_file: Path, tmp_path: Path) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    given = ["submit", str(job_file), "--storage", str(tmp_path)]
+    cases = {
+        "no Ray dashboard answers at": [*given, "--address", nowhere],
+        "must be the URL of a cluster's dashboard": [*given, "--address", "file:///etc/passwd"],
+        "absolute path that every node": ["submit", str(job_file), "--storage", "runs"],
+        "is not known to the cluster": ["logs", "raycomp; touch /tmp/x"],
+        "unknown setting 'train.epoch'": [*given, "--set", "train.epoch=1"],
+    }
+    for message, arguments in cases.items():
+        done = head.cli(*arguments)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_nobody_gets_in_without_the_token(head: Head, job_file: Path, tmp_path: Path) -> None:
+    for arguments in (["status"], ["submit", str(job_file), "--storage", str(tmp_path)]):
+        done = head.cli(*arguments, token=False)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "token" in done.stderr
+        assert "Traceback" not in done.stderr
