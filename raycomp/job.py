@@ -280,7 +280,7 @@ class AdabertSettings(Section):
     learning_rate: float = Field(2e-3, gt=0, lt=10, description="Of the weights, at first.")
     final_learning_rate: float = Field(1e-5, ge=0, lt=10, description="At the end of the cosine.")
     weight_decay: float = Field(0.0, ge=0, lt=1, description="Of the weights.")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Before the classifier.")
+    dropout: float = Field(0.4, ge=0, lt=1, description="Before the classifier.")
     clip: float = Field(5.0, gt=0, description="Largest norm of the gradient.")
     alpha_learning_rate: float = Field(
         3e-2, gt=0, lt=10, description="Adam's, of P_alpha. The paper's is 3e-4, over 80 epochs."
