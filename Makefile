@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test check lint types imports unit conformance integration faults cluster docs clean help
+.PHONY: demo test check lint types imports unit conformance integration faults cluster check-cluster docs clean help
 .DEFAULT_GOAL := help
 
 help:  ## say what there is
@@ -24,7 +24,7 @@ test: $(VENV)/.installed  ## install, then everything that CI runs
 	$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest tests
 
-check: lint types imports docs-check  ## lint, types, import walls, generated documents
+check: lint types imports docs-check check-cluster  ## lint, types, import walls, generated documents, cluster files
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -38,6 +38,10 @@ imports: $(VENV)/.installed
 
 docs-check: $(VENV)/.installed
 	$(BIN)/python -m raycomp.docs --check docs/job-file.md
+
+check-cluster: $(VENV)/.installed  ## the files of cluster/: Ray's schema, KubeRay's rules, bash -n, this project's rules
+	$(BIN)/mypy cluster/check.py
+	$(BIN)/python cluster/check.py
 
 docs: $(VENV)/.installed  ## write docs/job-file.md from the schema
 	$(BIN)/python -m raycomp.docs docs/job-file.md

@@ -83,7 +83,7 @@ def run(
     from raycomp.runtime.run import run_job
 
     run_dir = run_job(loaded, storage, Progress(enabled=False if as_json else None))
-    show_run(run_dir, as_json)
+    finish_run(run_dir, as_json)
 
 
 Address = Annotated[
@@ -123,6 +123,19 @@ def submit(
         return
     print(f"job {identity}; ^C leaves it running, `raycomp stop {identity}` ends it", file=sys.stderr)
     _follow(identity, address)
+
+
+@app.command("run-request", hidden=True)
+def run_request() -> None:
+    """Run what was submitted: the cluster's side of `submit`."""
+    from raycomp.runtime.progress import Progress
+    from raycomp.runtime.run import run_job
+    from raycomp.runtime.submit import read_request
+
+    loaded, storage = read_request()
+    progress = Progress(enabled=False, lines=True)
+    progress.say(f"run {loaded.run_id} on {os.uname().nodename}")
+    finish_run(run_job(loaded, storage, progress), False)
 
 
 @app.command()
@@ -232,6 +245,28 @@ def query(
 
 
 @app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or of a storage.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The page; RUN/report.html for one run.")
+    ] = None,
+) -> None:
+    """Write one HTML page on one or several runs; works while they run.
+
+    Example: raycomp report runs/quickstart-1f3a9c02
+    """
+    from raycomp.report import write_report
+
+    if out is None:
+        if len(runs) > 1:
+            raise UserError("several runs were given; name the page with --out FILE.html")
+        out = runs[0] / "report.html"
+    print(_near(write_report(runs, out)))
+
+
+@app.command()
 def export(
     run_dir: RunDir,
     budget: Annotated[str, typer.Option("--budget", help="Name of the budget.")],
@@ -259,8 +294,15 @@ def _check_run(run_dir: Path) -> None:
         raise UserError(f"{run_dir} is no run's folder{hint}")
 
 
-def show_run(run_dir: Path, as_json: bool) -> None:
-    """Print a finished run: its teacher, its deployments, where they lie."""
+def finish_run(run_dir: Path, as_json: bool) -> None:
+    """Write a finished run's page and print its teacher, its deployments, and where all lies."""
+    from raycomp.report import write_report
+
+    write_report([run_dir], run_dir / "report.html")
+    _show_run(run_dir, as_json)
+
+
+def _show_run(run_dir: Path, as_json: bool) -> None:
     from raycomp.tables import read_table
 
     frame = read_table(run_dir, "deployments")
@@ -306,9 +348,13 @@ def show_run(run_dir: Path, as_json: bool) -> None:
             f"search used {search['evaluations']} evaluations for {budgets} budgets "
             f"(dearest alone: {search['dearest']}) · super-network trained once"
         )
-    shown_dir = run_dir.relative_to(Path.cwd()) if run_dir.is_relative_to(Path.cwd()) else run_dir
-    print(f"tables   {shown_dir / 'tables'}")
-    print(f"exports  {shown_dir / 'exports'}")
+    for part in ("tables", "exports", "report.html"):
+        print(f"{part.removesuffix('.html'):<9}{_near(run_dir / part)}")
+
+
+def _near(path: Path) -> Path:
+    """Return a path as seen from the working directory, where it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _print_plan(found: dict[str, Any]) -> None:

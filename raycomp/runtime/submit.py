@@ -13,7 +13,6 @@ import logging
 import os
 import secrets
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -29,7 +28,7 @@ from raycomp.jobfile import parse_job
 from raycomp.runtime.cluster import SETTINGS
 
 REQUEST = "raycomp-request.json"
-ENTRYPOINT = "python -m raycomp.runtime.submit"
+ENTRYPOINT = "python -m raycomp.cli run-request"
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 POLL_SECONDS = 0.5
 AGENT_SECONDS = 60.0
@@ -224,32 +223,16 @@ def _pack(folder: Path, job: Job, storage: str, installed: bool) -> None:
         shutil.copytree(source, folder / "raycomp", ignore=ignored)
 
 
-def _run_request() -> None:
-    """What the cluster runs: the request in the working directory, to its end."""
-    from raycomp.cli import show_run
-    from raycomp.runtime.progress import Progress
-    from raycomp.runtime.run import run_job
+def read_request() -> tuple[Job, Path]:
+    """Return job and storage of the request in the working directory: what the cluster runs.
 
+    Raises:
+        UserError: the cluster's image has another version of raycomp than the one that submitted.
+    """
     request = json.loads(Path(REQUEST).read_text())
     if request["installed"] and request["version"] != raycomp.__version__:
         raise UserError(
             f"raycomp {request['version']} submitted this job, the cluster has {raycomp.__version__}; "
             "submit without --installed, or install the same version"
         )
-    progress = Progress(enabled=False, lines=True)
-    progress.say(f"raycomp {request['version']} on {os.uname().nodename}")
-    show_run(run_job(parse_job(request["job"]), Path(request["storage"]), progress), False)
-
-
-def main() -> None:
-    """Run the request; a user's mistake is one message and exit code 2."""
-    try:
-        _run_request()
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
-if __name__ == "__main__":
-    main()
+    return parse_job(request["job"]), Path(request["storage"])

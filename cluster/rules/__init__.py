@@ -1,0 +1,1 @@
+"""What cluster/check.py checks: one module for each kind of file."""
