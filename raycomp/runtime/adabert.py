@@ -26,7 +26,7 @@ from raycomp.jobfile import parse_job
 from raycomp.runtime.adabert_deploy import Trial, deploy, flops_length, load_child, trials
 from raycomp.runtime.checkpoint import load_tensors, save_tensors
 from raycomp.runtime.classroom import Classroom, no_mlm, prepare
-from raycomp.runtime.cluster import free_cpus
+from raycomp.runtime.cluster import fitting
 from raycomp.runtime.deploy import logits_of, score_forward
 from raycomp.runtime.progress import Progress, Update, polling
 from raycomp.runtime.recipe import file_hash
@@ -96,7 +96,7 @@ def _sweep(room: Classroom, todo: list[Trial], bar: Update) -> None:
     job = room.job
     data, run_dir = job.model_dump(mode="json"), room.run_dir
     each = job.train.cpus or 1.0
-    slots = max(1, int(free_cpus() // (each * job.train.workers)))
+    slots = max(1, fitting(each, job.train.gpus) // job.train.workers)
 
     def run(config: dict[str, Any]) -> dict[str, Any]:
         inner = Classroom(parse_job(data), run_dir)

@@ -28,7 +28,7 @@ from raycomp.errors import UserError
 from raycomp.job import Job
 from raycomp.jobfile import parse_job
 from raycomp.runtime.checkpoint import load_tensors, save_tensors
-from raycomp.runtime.cluster import free_cpus, free_gpus, ray
+from raycomp.runtime.cluster import free_gpus, ray, share_cpus
 from raycomp.runtime.progress import Progress, Update
 from raycomp.runtime.workplace import Workplace
 from raycomp.tables import atomic_write, write_json
@@ -131,7 +131,7 @@ def prepare(room: Classroom, progress: Progress) -> None:
     rows = len(room.task.train)
     job = room.job.model_dump(mode="json")
     room.tokens("train")  # once, before several tasks would each do it
-    teach = {"num_gpus": 1.0} if free_gpus() else {"num_cpus": float(free_cpus())}
+    teach = {"num_gpus": 1.0} if free_gpus() else {"num_cpus": float(share_cpus(1))}
     features_at = room.blocks("features", rows, "safetensors")
     with progress.bar("teacher reads") as bar:
         _each(_write_features, job, room, features_at, teach, bar)
@@ -195,7 +195,7 @@ def _enter(job: dict[str, Any], run_dir: str) -> Classroom:
 def _teacher(room: Classroom) -> tuple[Any, torch.device]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
-        torch.set_num_threads(free_cpus())
+        torch.set_num_threads(share_cpus(1))
     return room.teacher().to(device).eval(), device
 
 

@@ -91,11 +91,12 @@ def check_storage(folder: Path) -> None:
     marker = folder / ".seen"
     marker.write_text(word)
     look = ray.remote(num_cpus=0, max_retries=0)(_read)
-    asked = {}
+    asked = []
     for node in nodes:
         where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        asked[node["NodeManagerAddress"]] = look.options(scheduling_strategy=where).remote(str(marker))
-    blind = [address for address, answer in asked.items() if ray.get(answer) != word]
+        answer = look.options(scheduling_strategy=where).remote(str(marker))
+        asked.append((node["NodeManagerAddress"], answer))
+    blind = [address for address, answer in asked if ray.get(answer) != word]
     marker.unlink(missing_ok=True)
     if blind:
         raise UserError(
@@ -109,6 +110,23 @@ def _read(path: str) -> str:
         return Path(path).read_text()
     except OSError:
         return ""
+
+
+def fitting(cpus: float, gpus: float = 0.0) -> int:
+    """Return how many workers of that size the cluster's nodes hold; a worker lies on one node."""
+    held = 0
+    for node in ray.nodes():
+        if node["Alive"]:
+            has = node["Resources"]
+            room = has.get("CPU", 0.0) // cpus
+            held += int(min(room, has.get("GPU", 0.0) // gpus) if gpus else room)
+    return held
+
+
+def share_cpus(count: int, gpus: float = 0.0) -> int:
+    """Return the most CPUs that each of `count` workers can have, at least 1."""
+    most = max((int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]), default=1)
+    return next((c for c in range(most, 0, -1) if fitting(c, gpus) >= count), 1)
 
 
 def free_cpus() -> int:

@@ -10,7 +10,7 @@ import torch
 
 from raycomp.encoder.arch import Architecture
 from raycomp.jobfile import parse_job
-from raycomp.runtime.cluster import free_cpus, free_gpus, ray
+from raycomp.runtime.cluster import fitting, free_gpus, ray, share_cpus
 from raycomp.runtime.ledger import Ledger
 from raycomp.runtime.workplace import Workplace
 from raycomp.train.evaluate import predict, score
@@ -61,14 +61,14 @@ def start_ledger(
     """Start evaluators over the cluster's free CPUs or GPUs, and the ledger in front of them."""
     settings = parse_job(job).search
     gpus = settings.gpus or (1.0 if free_gpus() else 0.0)
-    slots = int(free_gpus() / gpus) if gpus else free_cpus()
+    slots = fitting(1, gpus)
     count = settings.evaluators or max(1, slots)
-    cpus = max(1, free_cpus() // count)
+    cpus = share_cpus(count, gpus)
     evaluators = [
         ray.remote(Evaluator)
         .options(
             # A tenth stays free: trials ask for a sliver each, and would wait for ever without it.
-            num_cpus=0.9 * free_cpus() / count,
+            num_cpus=0.9 * cpus * min(1.0, slots / count),
             num_gpus=gpus,
             max_restarts=3,
             max_task_retries=3,

@@ -15,7 +15,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from raycomp.errors import UserError
 from raycomp.job import Job
-from raycomp.runtime.cluster import free_cpus, free_gpus
+from raycomp.runtime.cluster import fitting, free_cpus, free_gpus, share_cpus
 from raycomp.runtime.progress import polling
 
 
@@ -42,11 +42,13 @@ def train_stage(
         UserError: the workers do not fit into the cluster, or the training failed for good.
     """
     workers = job.train.workers
-    cpus = job.train.cpus or cpus or max(1, free_cpus() // workers)
-    if cpus * workers > free_cpus() or job.train.gpus * workers > free_gpus():
+    gpus = job.train.gpus
+    cpus = job.train.cpus or cpus or share_cpus(workers, gpus)
+    if fitting(cpus, gpus) < workers:
         raise UserError(
-            f"train.workers={workers} with {cpus:g} CPUs and {job.train.gpus:g} GPUs each was given; "
-            f"the cluster has {free_cpus()} CPUs and {free_gpus()} GPUs: lower train.workers"
+            f"train.workers={workers} with {cpus:g} CPUs and {gpus:g} GPUs each was given; the cluster "
+            f"has {free_cpus()} CPUs and {free_gpus()} GPUs, and its nodes hold {fitting(cpus, gpus)} "
+            "such workers: lower train.workers or train.cpus"
         )
     config = {
         "stage": name,

@@ -146,5 +146,18 @@ def test_storage_that_a_node_does_not_see_is_named(
         ours.check_storage(tmp_path)
 
 
+def test_workers_are_sized_by_nodes_not_by_the_cluster(
+    nodes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three nodes of one processor have no place for a worker of two, which would wait for ever."""
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+    nodes.add_node(num_cpus=4, object_store_memory=120 * 2**20)
+    nodes.wait_for_nodes()
+    ours.connect()
+    assert [ours.fitting(c) for c in (1, 2, 3, 5)] == [7, 2, 1, 0]
+    assert [ours.share_cpus(n) for n in (1, 2, 3, 4, 7, 8)] == [4, 2, 1, 1, 1, 1]
+    assert ours.fitting(1, 1.0) == 0
+
+
 def _blind(path: str) -> str:
     return ""

@@ -1,0 +1,225 @@
+"""Runs as named pandas frames: tables, settings and the teacher's scores. Works while a run writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from raycomp.errors import UserError
+from raycomp.tables import part_files, read_table
+
+NAMES = ("steps", "distribution", "evaluations", "deployments")
+_TRIES = 5
+_SUMMARIES = ("deployed.json", "adabert/deployed.json")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run's folder says beside its tables.
+
+    Attributes:
+        name: of the folder; the `run` column of every table.
+        path: the folder.
+        job: settings, as in job.json.
+        metric: that choices were made on; None before the first evaluation if the job names none.
+        teacher: split -> its metrics, `loss` and `examples`; empty until the teacher is scored.
+        teacher_latency_ms: median of one forward pass; None before the first deployment.
+        summaries: what each finished method says of its search.
+        environment: versions that the run recorded; empty if it recorded none.
+    """
+
+    name: str
+    path: Path
+    job: dict[str, Any]
+    metric: str | None
+    teacher: dict[str, dict[str, float]]
+    teacher_latency_ms: float | None
+    summaries: tuple[dict[str, Any], ...]
+    environment: dict[str, Any]
+
+    def setting(self, section: str, key: str) -> Any:
+        """Return one setting, None where the job lacks it."""
+        part = self.job.get(section)
+        return part.get(key) if isinstance(part, dict) else None
+
+    @property
+    def task(self) -> str:
+        """Name of the task, or its training file."""
+        return str(self.setting("task", "name") or self.setting("task", "train") or "unknown task")
+
+    @property
+    def length(self) -> int | None:
+        """Tokens of the sequence that FLOPs are counted at."""
+        return self.setting("search", "flops_length") or self.setting("task", "max_length")
+
+    def examples(self, split: str) -> list[int]:
+        """Return the number of examples of `selection`, or of each validation split."""
+        chosen = [v for k, v in self.teacher.items() if (k == "selection") == (split == "selection")]
+        return [int(v["examples"]) for v in chosen if v.get("examples")]
+
+    def teacher_score(self, split: str) -> float | None:
+        """Return the teacher's score on `selection`, or its mean over the validation splits."""
+        chosen = [v for k, v in self.teacher.items() if (k == "selection") == (split == "selection")]
+        values = [v[self.metric] for v in chosen if self.metric in v]
+        return sum(values) / len(values) if values else None
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Tables of one or several runs; the schemas are those of `raycomp.tables.SCHEMAS`.
+
+    Attributes:
+        steps: a row per training step.
+        distribution: theta over time; a further column `stage` names the training, such as
+            "supernet" or "adabert-search.<trial>".
+        evaluations: a row per scored architecture.
+        deployments: a row per deployed model.
+        runs: settings and teacher of each run, in the order given.
+    """
+
+    steps: pd.DataFrame
+    distribution: pd.DataFrame
+    evaluations: pd.DataFrame
+    deployments: pd.DataFrame
+    runs: tuple[Run, ...]
+
+    def of(self, *names: str) -> Tables:
+        """Return the part that belongs to some runs."""
+
+        def mine(frame: pd.DataFrame) -> pd.DataFrame:
+            return frame[frame["run"].isin(names)]
+
+        return Tables(
+            mine(self.steps),
+            mine(self.distribution),
+            mine(self.evaluations),
+            mine(self.deployments),
+            tuple(run for run in self.runs if run.name in names),
+        )
+
+
+def load(*paths: str | Path) -> Tables:
+    """Read runs into frames; what a run has not written yet is empty.
+
+    Args:
+        paths: folders of runs, or storage folders that hold runs; a run named twice is read once.
+
+    Raises:
+        UserError: a folder is missing, is no run and holds none, or has a file that is not whole.
+    """
+    if not paths:
+        raise UserError("no run was given; give a run's folder, or a storage folder that holds runs")
+    folders = list(dict.fromkeys(f.resolve() for p in paths for f in _run_folders(Path(p))))
+    for folder in folders:
+        twin = next(f for f in folders if f.name == folder.name)
+        if twin != folder:
+            raise UserError(f"{twin} and {folder} bear the same name; give one, or rename its folder")
+    read = [_read_run(folder) for folder in folders]
+    steps, distribution, evaluations, deployments = (
+        _joined([frames[i] for frames, _ in read]) for i in range(len(NAMES))
+    )
+    return Tables(steps, distribution, evaluations, deployments, tuple(run for _, run in read))
+
+
+def _run_folders(path: Path) -> list[Path]:
+    if not path.is_dir():
+        near = ", ".join(sorted(p.parent.name for p in path.parent.glob("*/job.json"))[:5])
+        hint = f"; {path.parent} holds: {near}" if near else ""
+        raise UserError(f"{path} is no folder{hint}; give a run's folder, such as runs/NAME-HASH")
+    if (path / "job.json").exists():
+        return [path]
+    found = sorted(p.parent for p in path.glob("*/job.json"))
+    if not found:
+        raise UserError(
+            f"{path} is no run's folder and holds none (a run has a job.json); give a run's folder, "
+            "such as runs/NAME-HASH, or start the run again to complete it"
+        )
+    return found
+
+
+def _read_run(folder: Path) -> tuple[list[pd.DataFrame], Run]:
+    frames = [_read(folder, name) for name in NAMES]
+    job = _json(folder / "job.json", {})
+    frames[3] = frames[3].sort_values("method", ascending=False, kind="stable")  # yoco first
+    evaluations, deployments = frames[2], frames[3]
+    metrics = [*deployments["metric"].dropna(), *evaluations["metric"].dropna().head(1)]
+    settings = job.get("task")
+    given = settings.get("metric") if isinstance(settings, dict) else None
+    summaries = [_json(folder / name, {}) for name in _SUMMARIES if (folder / name).exists()]
+    latencies = [s["teacher_latency_ms"] for s in summaries if s.get("teacher_latency_ms")]
+    scores = _json(folder / "teacher" / "score.json", {})
+    run = Run(
+        name=folder.name,
+        path=folder,
+        job=job,
+        metric=str(metrics[0]) if metrics else given,
+        teacher={k: v for k, v in scores.items() if isinstance(v, dict)},
+        teacher_latency_ms=float(latencies[0]) if latencies else None,
+        summaries=tuple(summaries),
+        environment=_json(folder / "environment.json", {}),
+    )
+    return frames, run
+
+
+def _read(folder: Path, name: str) -> pd.DataFrame:
+    """Read a table; again where a writer replaced or removed a file meanwhile."""
+    for left in reversed(range(_TRIES)):
+        parts = part_files(folder, name)
+        try:
+            frame = read_table(folder, name)
+        except UserError:
+            if not left or part_files(folder, name) == parts:
+                raise
+            continue
+        if part_files(folder, name) == parts:
+            break
+    frame = frame.assign(run=folder.name)
+    if name == "distribution":
+        frame = frame.assign(stage=_stages(frame, parts))
+    return frame
+
+
+def _stages(frame: pd.DataFrame, parts: Sequence[Path]) -> list[str]:
+    """Name the training that each row of theta comes from: the rows of one sweep look alike.
+
+    Rows come file by file, a file holds each choice once, and its name begins with the stage's.
+    """
+    student = frame["variable"].str.match(r"layers$|edge ")
+    numbers: list[int] = []
+    seen: set[tuple[str, str]] = set()
+    number, last = -1, None
+    rows = zip(frame["step"], student, frame["variable"], frame["choice"], strict=True)
+    for step, of_student, variable, choice in rows:
+        if (step, of_student) != last or (variable, choice) in seen:
+            number, last, seen = number + 1, (step, of_student), set()
+        seen.add((variable, choice))
+        numbers.append(number)
+    if number + 1 == len(parts):
+        names = [p.stem.rpartition("-")[0] for p in parts]
+        return [names[i] for i in numbers]
+    return ["adabert-search" if s else "supernet" for s in student]
+
+
+def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """Put the runs' rows one after another; a run without rows must not change the columns' types."""
+    filled = [f for f in frames if len(f)]
+    return pd.concat(filled, ignore_index=True) if filled else frames[0]
+
+
+def _json(path: Path, default: dict[str, Any]) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return default
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); run the job again to write it anew, or leave this run out"
+        ) from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds no JSON object; run the job again to write it anew")
+    return data

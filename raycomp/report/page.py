@@ -1,0 +1,188 @@
+"""One self-contained HTML page of a run or a set of runs."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from raycomp.errors import UserError
+from raycomp.report import words
+from raycomp.report.curves import controller_plots, loss_plots, theta_plots
+from raycomp.report.drawings import drawings
+from raycomp.report.environment import environment
+from raycomp.report.headline import headline
+from raycomp.report.load import Run, Tables, load
+from raycomp.report.plot import Plot
+from raycomp.report.reading import reading
+from raycomp.report.scatter import front_plot
+from raycomp.tables import write_text
+
+LIMIT = 6_000_000  # bytes
+DETAILS = (1.0, 0.5, 0.25, 0.1)  # shares of the points below, tried until the page fits
+POINTS, CURVE, MOMENTS = 2000, 400, 60  # evaluated architectures; of a curve; of a heat map
+SHARED = 4  # so many runs have all the points of curves; more share them
+
+
+def write_report(paths: str | Path | Iterable[str | Path], out: str | Path) -> Path:
+    """Write one HTML page of one or several runs; it needs no network, and no other file.
+
+    Works while a run writes: what is not there yet is said to be missing.
+
+    Args:
+        paths: folders of runs, or storage folders that hold runs.
+        out: the page, replaced at once if it exists.
+
+    Returns:
+        `out`.
+
+    Raises:
+        UserError: as `load`; the page cannot be written; or the runs are too many for LIMIT bytes.
+    """
+    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    tables = load(*given)
+    size = 0
+    for detail in DETAILS:
+        page = render(tables, detail)
+        size = len(page.encode())
+        if size <= LIMIT:
+            return write_text(Path(out), page)
+    raise UserError(
+        f"{len(tables.runs)} runs make a page of {size / 1e6:.1f} MB; allowed are {LIMIT / 1e6:.0f} MB: "
+        "give fewer runs"
+    )
+
+
+def render(tables: Tables, detail: float = 1.0) -> str:
+    """Return the page as text; `detail` is the share of points that is drawn."""
+    style, script, plotly = _part("style.css.j2"), _part("page.js.j2"), _plotly()
+    plots: list[dict[str, Any]] = []
+
+    def placed(plot: Plot) -> dict[str, Any]:
+        """Give a plot its place in the page, and its id."""
+        name = f"plot-{len(plots) + 1}"
+        view = {"id": name, "title": plot.title, "summary": plot.summary, "choices": plot.choices}
+        plots.append({**view, "payload": plot.payload()})
+        return plots[-1]
+
+    curve = round(CURVE * detail * min(1.0, SHARED / len(tables.runs)))
+    moments = round(MOMENTS * detail * min(1.0, SHARED / len(tables.runs)))
+    groups = [_group(part, metric, detail, placed) for metric, part in comparable(tables)]
+    runs = [_run(tables.of(run.name), run, curve, moments, placed) for run in tables.runs]
+    names = [run.name for run in tables.runs]
+    return _environment().get_template("report.html.j2").render(
+        title=names[0] if len(names) == 1 else f"{len(names)} runs",
+        names=names,
+        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        groups=groups,
+        runs=runs,
+        differing=_differing(tables.runs),
+        here=environment(),
+        policy=f"script-src '{_digest(plotly)}' '{_digest(script)}'",
+        style=Markup(style),
+        script=Markup(script),
+        plotly=Markup(plotly),
+    )  # fmt: skip
+
+
+def comparable(tables: Tables) -> list[tuple[str, Tables]]:
+    """Split runs by task and metric: only such runs belong in one table and one plot."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for run in tables.runs:
+        validation = str(run.setting("task", "validation") or "")
+        found.setdefault((f"{run.task} {validation}", run.metric or ""), []).append(run.name)
+    return [(metric, tables.of(*names)) for (_, metric), names in found.items()]
+
+
+def _group(tables: Tables, metric: str, detail: float, placed: Any) -> dict[str, Any]:
+    plot = front_plot(tables, metric, round(POINTS * detail))
+    return {
+        "task": tables.runs[0].task,
+        "metric": metric or "score",
+        "several": len(tables.runs) > 1,
+        "headline": headline(tables),
+        "plot": placed(plot) if plot else None,
+        "reading": reading(tables, metric),
+    }
+
+
+def _run(tables: Tables, run: Run, curve: int, moments: int, placed: Any) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "losses": [placed(p) for p in loss_plots(tables.steps, curve)],
+        "controllers": [placed(p) for p in controller_plots(tables.steps, curve)],
+        "thetas": [
+            {"plot": placed(plot), "likeliest": rows}
+            for plot, rows in theta_plots(tables.distribution, moments)
+        ],
+        "drawings": drawings(tables),
+        "settings": flat(run.job),
+        "environment": run.environment,
+    }
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return settings as dotted keys and their values as TOML writes most of them."""
+    found: dict[str, str] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            found |= flat(value, f"{name}.")
+        elif isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
+            for i, entry in enumerate(value):
+                found |= flat(entry, f"{name}.{i}.")
+        else:
+            found[name] = "not set" if value is None else json.dumps(value, ensure_ascii=False)
+    return found
+
+
+def _differing(runs: tuple[Run, ...]) -> dict[str, list[str]]:
+    """Return the settings that differ between runs, a value per run."""
+    if len(runs) < 2:
+        return {}
+    every = [flat(run.job) for run in runs]
+    keys = dict.fromkeys(key for settings in every for key in settings)
+    rows = {key: [settings.get(key, "") for settings in every] for key in keys}
+    return {key: values for key, values in rows.items() if len(set(values)) > 1}
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    found = jinja2.Environment(
+        loader=jinja2.PackageLoader("raycomp.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    found.filters |= {
+        name: getattr(words, name) for name in ("short", "score", "signed", "percent", "milliseconds")
+    }
+    return found
+
+
+def _part(name: str) -> str:
+    """Return our own style or script; neither holds data."""
+    return _environment().get_template(name).render().strip()
+
+
+@functools.cache
+def _plotly() -> str:
+    """Return plotly's script as a page may hold it, with the line ends that a browser reads."""
+    text: str = get_plotlyjs()
+    return text.replace("\r\n", "\n").replace("\r", "\n").replace("</script", "<\\/script").strip()
+
+
+def _digest(script: str) -> str:
+    """Return what the page's policy allows to run: this script and no other."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import html.parser
+import itertools
+import json
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycomp.errors import UserError
+from raycomp.report import load, page, write_report
+from raycomp.report.page import comparable
+from raycomp.report.scatter import budget_lines
+from raycomp.report.teacher import teacher_costs
+from raycomp.tables import write_json
+from tests.unit.report.made import BESIDE, FULL, begin, encoder_params, finish, made
+
+ATTACK = "\"><img src=x onerror=alert(1)></script><script>alert('2')</script>{{ 7*7 }}<b>%{y}"
+
+
+class Page(html.parser.HTMLParser):
+    """Elements with their attributes, their text, and the open elements above each."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: dict[str | None, str] = {}
+        self.text: list[str] = []
+        self._script: str | None = None
+        self._raw = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.elements.append((tag, given))
+        if tag in ("script", "style"):
+            self._raw, self._script = True, given.get("id") or f"{tag} {len(self.elements)}"
+            self.scripts[self._script] = ""
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("script", "style"):
+            self._raw = False
+
+    def handle_data(self, data: str) -> None:
+        if self._raw:
+            self.scripts[self._script] += data
+        elif data.strip():
+            self.text.append(" ".join(data.split()))
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [a for t, a in self.elements if t == tag]
+
+    def plots(self) -> list[dict[str, Any]]:
+        return [json.loads(text) for name, text in self.scripts.items() if str(name).endswith("-data")]
+
+
+def read(path: Path) -> Page:
+    return Page(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    folder = tmp_path_factory.mktemp("report")
+    return read(write_report(made(folder), folder / "report.html"))
+
+
+def test_the_sections_in_order_and_the_headline(both: Page) -> None:
+    ids = [str(a.get("id")) for t, a in both.elements if t == "h2"]
+    assert ids == ["deployments", "front", "training", "distribution", "architectures",
+                   "uncertainty", "settings"]  # fmt: skip
+    for column in ("method", "budget", "limit", "used", "of full", "gap", "kept", "p50 latency"):
+        assert column in both.text
+    for cell in (
+        "teacher",
+        "3.66M encoder",
+        "366M FLOPs",
+        "13.6M",
+        "0.830",
+        "+0.020",
+        "98.8%",
+        "10.0 ms",
+    ):
+        assert cell in both.text, cell
+    assert "beta4-gamma0_8-k3" in both.text
+
+
+def test_plots_hold_both_methods_budgets_and_the_teacher(both: Page) -> None:
+    front = both.plots()[0]
+    names = [t["name"] for t in front["data"]]
+    assert names == [
+        "yoco, evaluated (selection)", "yoco, deployed (validation)",
+        "adabert, deployed (validation)", "teacher (validation)", "front of validation",
+    ]  # fmt: skip
+    assert list(front["variants"]) == ["params", "flops", "latency_ms"]
+    assert front["variants"]["params"]["layout"]["annotations"][0]["text"] == "half"
+    assert front["variants"]["flops"]["layout"]["annotations"][0]["text"] == "flops"
+    assert front["variants"]["latency_ms"]["layout"]["annotations"] == []
+    assert front["variants"]["latency_ms"]["data"][0] == {"visible": False}
+    assert "heads 8 8" in front["data"][1]["text"][0]
+    assert "0→2 std_conv_3" in front["data"][2]["text"][0]
+    assert front["data"][1]["error_y"]["array"] == pytest.approx([0.01188, 0.01215], abs=1e-5)
+    titles = [a["aria-label"] for a in both.all("div") if a.get("class") == "plot"]
+    assert titles == [
+        "Pareto front", "Loss: teacher", "Loss: super-network", "Loss: AdaBERT's search",
+        "Loss: AdaBERT's child", "Entropy and exploit probability: super-network",
+        "Entropy: AdaBERT's search", "Theta: super-network",
+        "P_alpha: AdaBERT's search beta0-gamma0_8-k3-s0",
+        "P_alpha: AdaBERT's search beta4-gamma0_8-k3-s0",
+    ]  # fmt: skip
+
+
+def test_architectures_are_drawn(both: Page) -> None:
+    drawn = [str(a["aria-label"]) for a in both.all("svg")]
+    assert drawn[0].startswith("Of 4 layers with 12 heads and 1536 FFN neurons: layer 1: 8 of 12 heads")
+    assert drawn[0].endswith("layer 4: left out.")
+    cells = both.all("img")
+    assert len(cells) == 2
+    assert all("max_pool_3" in str(a["alt"]) for a in cells)
+    svg = base64.b64decode(str(cells[0]["src"]).partition(",")[2]).decode()
+    assert svg.startswith("<svg")
+    assert "std_conv_3" in svg
+
+
+def test_it_asks_nothing_of_a_network(both: Page) -> None:
+    for tag, attributes in both.elements:
+        for name in ("src", "href", "srcset", "action", "data", "poster"):
+            value = attributes.get(name) or ""
+            assert value.startswith(("#", "data:")) or not value, (tag, value)
+    assert not both.all("link")
+    assert not both.all("iframe")
+    assert not both.all("base")
+    styles = [text for name, text in both.scripts.items() if str(name).startswith("style ")]
+    assert styles
+    assert not any("@import" in s or "url(" in s for s in styles)
+    policy = next(str(a["content"]) for a in both.all("meta") if "http-equiv" in a)
+    assert "default-src 'none'" in policy
+    run = [t for n, t in both.scripts.items() if str(n).startswith("script ")]
+    assert len(run) == 2
+    for text in run:  # the policy lets these two run, and no other
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy
+
+
+def test_phones_dark_mode_and_screen_readers(both: Page) -> None:
+    metas = {str(a.get("name")): a.get("content") for a in both.all("meta")}
+    assert metas["viewport"] == "width=device-width, initial-scale=1"
+    style = next(t for n, t in both.scripts.items() if str(n).startswith("style "))
+    assert "@media (prefers-color-scheme: dark)" in style
+    assert "overflow-x: auto" in style
+    assert both.all("html")[0]["lang"] == "en"
+    count = {
+        tag: len(both.all(tag)) for tag in ("table", "caption", "h1", "main", "figure", "figcaption")
+    }
+    assert count["table"] == count["caption"]
+    assert count["h1"] == count["main"] == 1
+    assert all(a.get("scope") in ("col", "row") for a in both.all("th"))
+    ids = [a["id"] for _, a in both.elements if a.get("id")]
+    assert len(ids) == len(set(ids))
+    for plot in (a for a in both.all("div") if a.get("class") == "plot"):
+        assert plot["role"] == "img"
+        assert plot["aria-label"]
+        assert plot["aria-describedby"] in ids
+    levels = [int(t[1]) for t, _ in both.elements if re.fullmatch("h[1-6]", t)]
+    assert all(b - a <= 2 for a, b in itertools.pairwise(levels))
+
+
+def test_names_from_the_run_are_text_and_nothing_else(tmp_path: Path) -> None:
+    task = {"name": ATTACK, "train": None, "max_length": 64}
+    run = begin(tmp_path, task=task, **{ATTACK: {ATTACK: [ATTACK]}})
+    finish(run, budgets=(ATTACK, "flops"))
+    write_json(run / "environment.json", {ATTACK: ATTACK})
+    text = write_report(run, tmp_path / "r.html").read_text()
+    found = Page(text)
+    assert "x" not in [a.get("src") for a in found.all("img")]
+    assert not any(name.startswith("on") for _, given in found.elements for name in given)
+    assert len([n for n in found.scripts if str(n).startswith("script ")]) == 2
+    assert ATTACK in found.text  # in the headline, as it was given
+    assert "49" not in found.text
+    labels = [n["text"] for n in found.plots()[0]["layout"]["annotations"]]
+    assert labels == [ATTACK.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")]
+    every = json.dumps([p["data"] for p in found.plots()])
+    assert "<img" not in every
+    assert "<script" not in every
+
+
+def test_where_the_examples_cannot_tell_models_apart_it_says_so(both: Page) -> None:
+    said = " ".join(both.text)
+    assert "binomial, sqrt(p (1 - p) / n)" in said
+    assert "500 on selection, 1,000 on validation" in said
+    assert "yoco half: Validation 0.830 is 0.010 below the teacher's 0.840, inside the interval" in said
+    assert "compare the teacher's own gap, +0.000" in said
+
+
+def test_another_metric_has_no_binomial_error(tmp_path: Path) -> None:
+    found = read(write_report(made(tmp_path, metric="matthews"), tmp_path / "r.html"))
+    assert any("matthews is not a share of right answers" in t for t in found.text)
+    assert "error_y" not in found.plots()[0]["data"][1]
+
+
+def test_a_run_that_only_began(tmp_path: Path) -> None:
+    found = read(write_report(begin(tmp_path), tmp_path / "out" / "r.html"))
+    said = " ".join(found.text)
+    for missing in ("nothing is deployed yet", "Nothing is evaluated yet", "No step is recorded yet",
+                    "No distribution is recorded yet"):  # fmt: skip
+        assert missing in said
+    assert found.plots() == []
+
+
+def test_several_runs_on_one_page(tmp_path: Path) -> None:
+    made(tmp_path, "a-11111111")
+    made(tmp_path, "b-22222222", budgets=("other", "flops"))
+    third = begin(tmp_path, "c-33333333", task={"name": "glue/mrpc", "max_length": 128})
+    finish(third, metric="f1")
+    tables = load(tmp_path)
+    assert [len(part.runs) for _, part in comparable(tables)] == [2, 1]
+    found = read(write_report([tmp_path], tmp_path / "r.html"))
+    assert "3 runs" in found.text
+    fronts = [p for p in found.plots() if p["variants"]]
+    assert len(fronts) == 2
+    labels = fronts[0]["variants"]["params"]["layout"]["annotations"]
+    assert [n["text"] for n in labels] == ["half, other"]
+    assert "Settings that differ between the runs." in found.text
+    assert "task.name" in found.text
+
+
+def test_a_budget_that_was_not_met(tmp_path: Path) -> None:
+    from raycomp.tables import write_rows
+
+    run = made(tmp_path)
+    row = {"run": run.name, "method": "yoco", "budget": "tiny", "kind": "params", "limit": 1e6,
+           "feasible": False, "metric": "accuracy", "reason": "the smallest has 12M"}  # fmt: skip
+    write_rows(run, "deployments", [row], "more")
+    found = read(write_report(run, tmp_path / "r.html"))
+    assert "tiny: the smallest has 12M." in found.text
+    assert "not met" in found.text
+
+
+def test_what_the_teacher_costs_and_where_budgets_stand(tmp_path: Path) -> None:
+    tables = load(made(tmp_path))
+    full = encoder_params(FULL)
+    costs = teacher_costs(tables, tables.runs[0])
+    assert costs == {"params": full + BESIDE, "flops": pytest.approx(100 * full), "latency_ms": 10.0}
+    assert budget_lines(tables.deployments, "params") == [(full * 0.5 + BESIDE, "half")]
+    assert budget_lines(tables.deployments, "flops") == [(full * 50.0, "flops")]
+
+
+def test_a_hundred_thousand_evaluations(tmp_path: Path) -> None:
+    run = made(tmp_path, evaluations=2500)
+    first = run / "tables" / "evaluations" / "ledger-1.parquet"
+    for i in range(2, 41):
+        shutil.copy(first, first.with_name(f"ledger-{i}.parquet"))
+    began = time.perf_counter()
+    out = write_report(run, tmp_path / "r.html")
+    assert time.perf_counter() - began < 10
+    assert out.stat().st_size < page.LIMIT == 6_000_000
+    found = read(out)
+    assert len(found.plots()[0]["data"][0]["text"]) <= page.POINTS
+    assert any("2,000 of 100,000 evaluated architectures are drawn" in t for t in found.text)
+
+
+def test_fewer_points_until_it_fits_and_an_error_where_none_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made(tmp_path, evaluations=3000)
+    tables = load(run)
+    assert len(page.render(tables, 0.1)) < len(page.render(tables, 1.0)) - 100_000
+    monkeypatch.setattr(page, "render", lambda tables, detail: "x" * round(1000 * detail))
+    monkeypatch.setattr(page, "LIMIT", 300)
+    assert write_report(run, tmp_path / "r.html").stat().st_size == 250
+    monkeypatch.setattr(page, "LIMIT", 99)
+    with pytest.raises(UserError, match=r"1 runs make a page of .* MB"):
+        write_report(run, tmp_path / "r.html")
+
+
+def test_a_run_whose_search_has_not_ended(tmp_path: Path) -> None:
+    run = made(tmp_path)
+    for name in ("yoco", "adabert"):
+        (run / "tables" / "deployments" / f"{name}.parquet").unlink()
+    front = read(write_report(run, tmp_path / "r.html")).plots()[0]
+    assert [t["name"] for t in front["data"]] == [
+        "yoco, evaluated (selection)", "teacher (validation)", "front of validation",
+    ]  # fmt: skip
