@@ -141,7 +141,7 @@ def _controller(rows: pd.DataFrame, most: int) -> Plot:
 
 def _entropies(rows: pd.DataFrame, name: str, most: int) -> Plot:
     parts = list(dict.fromkeys(rows["part"]))
-    frame = layout(320, xaxis=axis("step"), yaxis=axis("entropy, share of the largest"))
+    frame = layout(320, xaxis=axis("step"), yaxis=axis("entropy, share"))
     figure = go.Figure(layout=frame)
     said = []
     for i, part in enumerate(parts[:MOST_TRIALS]):
@@ -156,7 +156,10 @@ def _entropies(rows: pd.DataFrame, name: str, most: int) -> Plot:
             showlegend=True,
         )
         said.append(f"{part} {mine['entropy'].iloc[-1]:.3g}")
-    summary = f"Entropy of P_alpha, 1 where every choice is as likely. At the end: {'; '.join(said)}."
+    summary = (
+        "Entropy of P_alpha as a share of the largest, 1 where every choice is as likely. "
+        f"At the end: {'; '.join(said)}."
+    )
     if len(said) < len(parts):
         summary += f" {len(said)} of {len(parts)} trials are drawn."
     return Plot(f"Entropy: {TRAININGS.get(name, name)}", summary, figure)

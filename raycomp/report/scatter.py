@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from raycomp.report.axes import COSTS, cost_axis, score_axis
 from raycomp.report.front import pareto
 from raycomp.report.load import Tables
 from raycomp.report.plot import GREY, METHODS, PALETTE, SYMBOLS, Plot, axis, layout, numbers, plain
-from raycomp.report.teacher import teacher_costs, teacher_scores
+from raycomp.report.teacher import teacher_costs
 from raycomp.report.uncertainty import BINOMIAL, pooled, standard_error
-from raycomp.report.words import describe, known, milliseconds, score, short
+from raycomp.report.words import describe, milliseconds, score, short
 
 MOST_NAMED = 12  # of the front, in words
-COSTS = {"params": "parameters", "flops": "FLOPs", "latency_ms": "p50 latency"}
 
 
 def front_plot(tables: Tables, metric: str, most: int) -> Plot | None:
@@ -41,19 +41,15 @@ def front_plot(tables: Tables, metric: str, most: int) -> Plot | None:
         *_teachers(tables),
         _front(deployed),
     ]
+    y, below = score_axis(tables, deployed, drawn, metric)
+    every = {cost: {"yaxis": y, **cost_axis(tables, deployed, cost)} for cost in COSTS}
+    every["latency_ms"]["yaxis"] = axis(plain(metric))  # there, evaluated architectures are not drawn
     variants: dict[str, Any] = {
-        cost: {"data": [t.pop(cost) for t in traces], "layout": _axis_of(tables, deployed, cost)}
-        for cost in COSTS
-    }
-    low, below = _lowest(deployed, drawn)
-    frame: dict[str, Any] = {
-        "yaxis": axis(plain(metric), range=[low, _highest(tables, deployed, drawn)]),
-        "hovermode": "closest",
-        **variants["params"]["layout"],
+        cost: {"data": [t.pop(cost) for t in traces], "layout": every[cost]} for cost in COSTS
     }
     figure = go.Figure(
         [{**t, **patch} for t, patch in zip(traces, variants["params"]["data"], strict=True)],
-        layout(540, **frame),
+        layout(540, hovermode="closest", **every["params"]),
     )
     summary = _summary(tables, deployed, evaluated, drawn, metric, below)
     return Plot("Pareto front", summary, figure, dict(COSTS), variants)
@@ -93,7 +89,7 @@ def _evaluated(drawn: pd.DataFrame, several: bool) -> list[dict[str, Any]]:
                     "color": METHODS.get(str(method), GREY),
                     "symbol": SYMBOLS.get(str(method), "circle"),
                     "size": 6,
-                    "opacity": 0.45,
+                    "opacity": 0.45 if len(drawn) < 500 else 0.2,
                 },
                 "params": {"x": numbers(rows["params"], 6), "visible": True},
                 "flops": {"x": numbers(rows["flops"], 6), "visible": True},
@@ -197,72 +193,6 @@ def _front(deployed: pd.DataFrame) -> dict[str, Any]:
         rows = pareto(deployed, "validation", cost)
         trace[cost] = {"x": numbers(rows[cost], 6), "y": numbers(rows["validation"])}
     return trace
-
-
-def _axis_of(tables: Tables, deployed: pd.DataFrame, cost: str) -> dict[str, Any]:
-    """Return the x axis of one cost, with the budgets' and the teachers' lines."""
-    flops_lengths = {run.length for run in tables.runs}
-    lengths = {run.setting("task", "max_length") for run in tables.runs}
-    title = {
-        "params": "parameters",
-        "flops": f"FLOPs{_of_length(flops_lengths)}",
-        "latency_ms": f"p50 latency{_of_length(lengths)}, ms",
-    }[cost]
-    line = {"type": "line", "line": {"width": 1, "dash": "dot", "color": GREY}, "layer": "below"}
-    shapes = [
-        {**line, "xref": "paper", "x0": 0, "x1": 1, "y0": value, "y1": value}
-        for value in teacher_scores(tables)
-    ]
-    notes = []
-    for limit, name in budget_lines(deployed, cost):
-        shapes.append({**line, "yref": "paper", "y0": 0, "y1": 1, "x0": limit, "x1": limit})
-        note = {"x": limit, "y": 1, "yref": "paper", "text": plain(name), "showarrow": False}
-        notes.append({**note, "textangle": -90, "xanchor": "left", "yanchor": "top"})
-    ticks = {"tickformat": "~s"} if cost != "latency_ms" else {"rangemode": "tozero"}
-    return {"xaxis": axis(title, **ticks), "shapes": shapes, "annotations": notes}
-
-
-def _of_length(lengths: set[Any]) -> str:
-    length = next(iter(lengths)) if len(lengths) == 1 else None
-    return f" of one sequence of {length} tokens" if known(length) else " of one sequence"
-
-
-def budget_lines(deployed: pd.DataFrame, cost: str) -> list[tuple[float, str]]:
-    """Return (limit, name) of every budget that can be drawn on a cost axis.
-
-    A limit on the Transformer layers is drawn on the axis of parameters, raised by what the model
-    has beside them, if that is the same for all of a run's sub-networks.
-    """
-    found: dict[tuple[Any, float], None] = {}  # in order, each once
-    for _, rows in deployed.groupby("run", sort=False):
-        subnetworks = rows[rows["method"] == "yoco"]
-        beside = (subnetworks["params"] - subnetworks["encoder_params"]).dropna().unique()
-        for row in rows.to_dict("records"):
-            if row["kind"] == cost:
-                found[row["budget"], float(row["limit"])] = None
-            elif row["kind"] == "encoder_params" and cost == "params" and len(beside) == 1:
-                found[row["budget"], float(row["limit"] + beside[0])] = None
-    names: dict[float, list[str]] = {}
-    for name, limit in found:
-        names.setdefault(limit, []).append(str(name))
-    return [(limit, ", ".join(same)) for limit, same in names.items()]
-
-
-def _lowest(deployed: pd.DataFrame, drawn: pd.DataFrame) -> tuple[float | None, int]:
-    """Return where the y axis begins, so that a few bad points do not flatten the rest."""
-    if deployed.empty or drawn.empty:
-        return None, 0
-    values = pd.concat([deployed["validation"], drawn["value"]])
-    low = min(deployed["validation"].min(), drawn["value"].quantile(0.1))
-    room = 0.15 * (values.max() - low) + 0.01
-    return float(low - room), int((drawn["value"] < low - room).sum())
-
-
-def _highest(tables: Tables, deployed: pd.DataFrame, drawn: pd.DataFrame) -> float | None:
-    if deployed.empty or drawn.empty:
-        return None
-    high = max([deployed["validation"].max(), drawn["value"].max(), *teacher_scores(tables)])
-    return float(high + 0.15 * (high - deployed["validation"].min()) + 0.01)
 
 
 def _summary(

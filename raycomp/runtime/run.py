@@ -17,6 +17,7 @@ from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.importance import reorder, scores
 from raycomp.errors import UserError
 from raycomp.job import Job
+from raycomp.report.environment import environment
 from raycomp.runtime import adabert, cluster
 from raycomp.runtime.checkpoint import save_tensors
 from raycomp.runtime.cluster import ray
@@ -49,6 +50,7 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
         if not fresh:
             progress.say(f"found {job.run_id}: {_found(run_dir)}")
         write_json(run_dir / "job.json", job.model_dump(mode="json"))
+        write_json(run_dir / "environment.json", environment())
         owned = cluster.connect()
         try:
             cluster.check_storage(run_dir)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from raycomp.report import write_report
+from raycomp.tables import read_table, write_rows
 from tests.unit.report.made import made
 
 BROWSERS = ("chromium", "google-chrome", "chromium-browser")
@@ -126,6 +127,21 @@ def test_hover_shows_the_architecture(driver: Any, page: Path) -> None:
     wait(lambda: "std_conv_3" in hovered(driver))
 
 
+def test_a_big_mark_is_what_the_mouse_finds_where_it_covers_a_small_one(
+    driver: Any, tmp_path: Path
+) -> None:
+    run = made(tmp_path)
+    deployed = read_table(run, "deployments")
+    chosen = deployed[deployed["budget"] == "half"].iloc[0]
+    beneath = {"run": run.name, "method": "yoco", "arch": chosen["arch"], "split": "selection",
+               "metric": "accuracy", "value": chosen["validation"] + 0.0003,
+               "params": int(chosen["params"]), "flops": chosen["flops"]}  # fmt: skip
+    write_rows(run, "evaluations", [beneath], "ledger-2")
+    visit(driver, write_report(run, tmp_path / "r.html"))
+    point(driver, 1, 0)
+    wait(lambda: hovered(driver).startswith("yoco half"))
+
+
 def test_the_cost_axis_is_the_reader_s_choice(driver: Any, page: Path) -> None:
     visit(driver, page)
     seen = {}
@@ -135,8 +151,8 @@ def test_the_cost_axis_is_the_reader_s_choice(driver: Any, page: Path) -> None:
             "const p = document.getElementById('plot-1'); return [p.layout.xaxis.title.text, "
             "p.layout.annotations.map(a => a.text).join(), p._fullData[0].visible, p._fullData[1].x[0]]"
         )
-    assert seen["flops"] == ["FLOPs of one sequence of 64 tokens", "flops", True, 161920000.0]
-    assert seen["latency_ms"][:3] == ["p50 latency of one sequence of 64 tokens, ms", "", False]
+    assert seen["flops"] == ["FLOPs (64 tokens)", "flops", True, 161920000.0]
+    assert seen["latency_ms"][:3] == ["p50 latency, ms (64 tokens)", "", False]
     assert seen["latency_ms"][3] == 5
     assert seen["params"][:3] == ["parameters", "half", True]
 

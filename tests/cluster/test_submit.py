@@ -34,6 +34,8 @@ def test_a_submitted_job_runs_to_the_same_table(
         assert said in done.stdout
     frame = read_table(tmp_path / "runs" / run_id, "deployments")
     assert set(frame["budget"]) == {"half", "third"}
+    assert "third" in (tmp_path / "runs" / run_id / "report.html").read_text()
+    assert json.loads((tmp_path / "runs" / run_id / "environment.json").read_text())["torch"]
     listed = json.loads(head.cli("status", "--json").stdout)
     mine = next(j for j in listed if j["run"] == run_id)
     assert mine["status"] == "SUCCEEDED"

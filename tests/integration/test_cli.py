@@ -148,7 +148,23 @@ def test_query_filters_and_explains(tmp_path: Path) -> None:
     assert isinstance(pd.DataFrame(rows), pd.DataFrame)
 
 
-@pytest.mark.parametrize("command", ["plan", "run", "query", "export"])
+def test_a_report_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    cases = {
+        "is no folder": ["report", str(tmp_path / "none")],
+        "holds none (a run has a job.json)": ["report", str(tmp_path / "one")],
+        "name the page with --out": ["report", str(tmp_path), str(tmp_path / "one")],
+    }
+    for message, arguments in cases.items():
+        done = cli(*arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["plan", "run", "query", "export", "report", "submit", "status", "logs", "stop"]
+)
 def test_every_command_has_help_with_an_example(command: str) -> None:
     done = cli(command, "--help")
     assert done.returncode == 0

@@ -15,8 +15,8 @@ import pytest
 
 from raycomp.errors import UserError
 from raycomp.report import load, page, write_report
+from raycomp.report.axes import budget_lines
 from raycomp.report.page import comparable
-from raycomp.report.scatter import budget_lines
 from raycomp.report.teacher import teacher_costs
 from raycomp.tables import write_json
 from tests.unit.report.made import BESIDE, FULL, begin, encoder_params, finish, made
@@ -88,6 +88,10 @@ def test_the_sections_in_order_and_the_headline(both: Page) -> None:
     ):
         assert cell in both.text, cell
     assert "beta4-gamma0_8-k3" in both.text
+    likeliest = both.text.index("Theta: super-network, at the last step that is recorded.")
+    assert both.text[likeliest + 4 : likeliest + 7] == ["depth", "2", "0.500"]
+    for cell in ("python", "torch", "ray", "transformers", "CPUs", "search.evaluations", "budget.0.name"):
+        assert cell in both.text, cell
 
 
 def test_plots_hold_both_methods_budgets_and_the_teacher(both: Page) -> None:
