@@ -215,7 +215,7 @@ class SearchSettings(Section):
     flops_length: int | None = Field(
         None, ge=1, description="Tokens a sequence when FLOPs are counted; task.max_length else."
     )
-    max_tokens: int = Field(8192, ge=16, description="Padded tokens a batch of evaluation.")
+    max_tokens: int = Field(4096, ge=16, description="Padded tokens a batch of evaluation.")
 
 
 class AugmentSettings(Section):

@@ -17,6 +17,7 @@ from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.importance import reorder, scores
 from raycomp.errors import UserError
 from raycomp.job import Job
+from raycomp.jobfile import parse_job
 from raycomp.report.environment import environment
 from raycomp.runtime import adabert, cluster
 from raycomp.runtime.checkpoint import save_tensors
@@ -131,7 +132,9 @@ def _supernet(place: Workplace, progress: Progress) -> None:
     job = place.job
     if not (folder / "start.safetensors").exists():
         with progress.bar("importance"):
-            save_tensors(folder / "start.safetensors", _start(place).state_dict())
+            # In a process of its own, which ends: activations of 32 batches would stay in the driver.
+            judge = ray.remote(num_cpus=cluster.share_cpus(1), max_calls=1, max_retries=3)(_write_start)
+            ray.get(judge.remote(job.model_dump(mode="json"), str(place.run_dir)))
     plan = train_plan(job, place.space, place.shape, len(place.tokens("train")))
     plan["sampler"] = build_sampler(job, plan).state_dict()
     plan["actor"] = f"eesng-{place.run_dir.name}"
@@ -140,6 +143,12 @@ def _supernet(place: Workplace, progress: Progress) -> None:
     with progress.bar("super-network") as bar:
         train_stage("supernet", job, place.run_dir, plan, bar)
     ray.kill(actor)
+
+
+def _write_start(job: dict[str, Any], run_dir: str) -> None:
+    torch.set_num_threads(cluster.share_cpus(1))
+    place = Workplace(parse_job(job), Path(run_dir))
+    save_tensors(place.run_dir / "supernet" / "start.safetensors", _start(place).state_dict())
 
 
 def _start(place: Workplace) -> ElasticEncoder:
