@@ -51,6 +51,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     given = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     given |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "OMP_NUM_THREADS": "1"}
     given |= {"RAY_TMPDIR": "/tmp", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1"}
+    given["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{given['PATH']}"  # as `activate` does
     port = free_port()
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(

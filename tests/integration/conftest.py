@@ -23,6 +23,7 @@ from raycomp.runtime.run import run_job
 @pytest.fixture(scope="session", autouse=True)
 def _ray() -> Iterator[None]:
     ray.init(
+        "local",  # never the head that another test left
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
