@@ -17,13 +17,13 @@ from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.importance import reorder, scores
 from raycomp.errors import UserError
 from raycomp.job import Job
-from raycomp.jobfile import parse_job
 from raycomp.report.environment import environment
 from raycomp.runtime import adabert, cluster
 from raycomp.runtime.checkpoint import save_tensors
 from raycomp.runtime.cluster import ray
 from raycomp.runtime.deploy import deploy, score_network
 from raycomp.runtime.evaluators import start_ledger
+from raycomp.runtime.memory import release_memory
 from raycomp.runtime.progress import Progress
 from raycomp.runtime.recipe import build_sampler, file_hash, train_plan
 from raycomp.runtime.sampler_actor import start_sampler
@@ -122,6 +122,7 @@ def _teacher(place: Workplace, progress: Progress) -> None:
         for split in ("selection", *(v.name for v in place.task.validation))
     }
     write_json(folder / "score.json", figures)
+    release_memory()
 
 
 def _supernet(place: Workplace, progress: Progress) -> None:
@@ -132,9 +133,8 @@ def _supernet(place: Workplace, progress: Progress) -> None:
     job = place.job
     if not (folder / "start.safetensors").exists():
         with progress.bar("importance"):
-            # In a process of its own, which ends: activations of 32 batches would stay in the driver.
-            judge = ray.remote(num_cpus=cluster.share_cpus(1), max_calls=1, max_retries=3)(_write_start)
-            ray.get(judge.remote(job.model_dump(mode="json"), str(place.run_dir)))
+            save_tensors(folder / "start.safetensors", _start(place).state_dict())
+        release_memory()
     plan = train_plan(job, place.space, place.shape, len(place.tokens("train")))
     plan["sampler"] = build_sampler(job, plan).state_dict()
     plan["actor"] = f"eesng-{place.run_dir.name}"
@@ -143,12 +143,6 @@ def _supernet(place: Workplace, progress: Progress) -> None:
     with progress.bar("super-network") as bar:
         train_stage("supernet", job, place.run_dir, plan, bar)
     ray.kill(actor)
-
-
-def _write_start(job: dict[str, Any], run_dir: str) -> None:
-    torch.set_num_threads(cluster.share_cpus(1))
-    place = Workplace(parse_job(job), Path(run_dir))
-    save_tensors(place.run_dir / "supernet" / "start.safetensors", _start(place).state_dict())
 
 
 def _start(place: Workplace) -> ElasticEncoder:
