@@ -56,7 +56,7 @@ def test_a_failing_job_has_its_message_and_its_exit_code(
 def test_a_job_is_stopped_and_goes_on_when_it_is_submitted_again(
     head: Head, tiny_job: dict[str, Any], tmp_path: Path
 ) -> None:
-    tiny_job["train"] |= {"steps": [0, 0, 0, 0, 0, 0, 60], "checkpoint_seconds": 0.01}
+    tiny_job["train"] |= {"steps": [0, 0, 0, 0, 0, 0, 30], "checkpoint_seconds": 0.01}
     job_file = tmp_path / "long.toml"
     job_file.write_text(toml(tiny_job))
     run_dir = tmp_path / "runs" / parse_job(tiny_job).run_id
@@ -73,7 +73,7 @@ def test_a_job_is_stopped_and_goes_on_when_it_is_submitted_again(
     assert "teacher done, supernet at step" in done.stdout
     steps = read_table(run_dir, "steps")
     trained = sorted(steps.loc[steps["method"] == "yoco", "step"])
-    assert trained == list(range(60))
+    assert trained == list(range(30))
 
 
 def test_what_cannot_be_reached_is_one_message(head: Head, job_file: Path, tmp_path: Path) -> None:
