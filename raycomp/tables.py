@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,33 +131,35 @@ def read_table(run: Path, name: str) -> pd.DataFrame:
     Raises:
         UserError: a file of the table is torn or no Parquet; it names the file.
     """
-    parts = part_files(run, name)
-    schema = SCHEMAS[name]
-    tables: list[pa.Table] = []
-    for path in parts:
+    tables = [part for _, part in read_parts(run, name)]
+    return (pa.concat_tables(tables) if tables else SCHEMAS[name].empty_table()).to_pandas()
+
+
+def read_parts(run: Path, name: str) -> list[tuple[Path, pa.Table]]:
+    """Read the files of a table; one that its writer takes back meanwhile is left out.
+
+    Raises:
+        UserError: a file is torn or no Parquet; it names the file.
+    """
+    found: list[tuple[Path, pa.Table]] = []
+    for path in part_files(run, name):
         try:
-            part = pq.read_table(path)
+            with path.open("rb") as file:  # once open it stays whole, whatever becomes of the name
+                part = pq.read_table(file)
+        except FileNotFoundError:
+            continue
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(
                 f"{path} is not a whole Parquet file ({error}); move it away, and run the job "
                 "again to write its rows anew"
             ) from None
-        tables.append(_fit(part, schema))
-    frame = pa.concat_tables(tables) if tables else schema.empty_table()
-    return frame.to_pandas()
+        found.append((path, _fit(part, SCHEMAS[name])))
+    return found
 
 
 def part_files(run: Path, name: str) -> list[Path]:
     """Return the visible files of a table, by name."""
     return sorted(p for p in table_dir(run, name).glob("*.parquet") if not p.name.startswith("."))
-
-
-def drop_parts(run: Path, name: str, keep: Iterable[str] = ()) -> None:
-    """Remove files of a table whose part name is not in `keep`."""
-    kept = set(keep)
-    for path in part_files(run, name):
-        if path.stem not in kept:
-            path.unlink(missing_ok=True)
 
 
 def _fit(part: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from raycomp.adabert.compiled import Summary
+from raycomp.adabert.modules import Summary
 from raycomp.adabert.operations import apply_all, make
 from raycomp.adabert.structure import edges
 

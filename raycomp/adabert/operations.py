@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from raycomp.adabert.compiled import average_pool, convolve, max_pool
+from raycomp.adabert.modules import average_pool, convolve, max_pool
 from raycomp.adabert.structure import CONVOLUTIONS
 
 MOMENTUM = 0.1

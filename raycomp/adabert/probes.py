@@ -10,8 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 STRENGTH = 0.01  # inverse of the penalty on standardised features
@@ -42,6 +40,9 @@ def fit_probe(x: np.ndarray, labels: np.ndarray, classes: int) -> tuple[Tensor, 
         weight (classes, features) and bias (classes,), fp32; a class that no row has gets a bias far
         below the others.
     """
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.preprocessing import StandardScaler
+
     scaler = StandardScaler().fit(x)
     scaled = scaler.transform(x)
     if classes == 1:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from raycomp.adabert.cell import Cell, Path
-from raycomp.adabert.compiled import Head, inputs, pool
 from raycomp.adabert.gumbel import Sample, straight_through
+from raycomp.adabert.modules import Head, inputs, pool
 from raycomp.adabert.operations import ReluConvNorm
 from raycomp.adabert.structure import CONVOLUTIONS, OPERATIONS, Structure, edges
 from raycomp.errors import UserError

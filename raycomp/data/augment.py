@@ -7,6 +7,7 @@ table. Neighbours can turn the meaning over (good, bad); the teacher then speaks
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from torch import Tensor
 
 from raycomp.errors import UserError
@@ -35,7 +35,15 @@ class Word:
 def replaceable(text: str) -> list[Word]:
     """Return the alphabetic words of a text that are no stop words, in order."""
     found = [Word(m.start(), m.end(), m.group().lower()) for m in _WORD.finditer(text)]
-    return [w for w in found if w.text.isalpha() and w.text not in ENGLISH_STOP_WORDS]
+    return [w for w in found if w.text.isalpha() and w.text not in _stop_words()]
+
+
+@functools.cache
+def _stop_words() -> frozenset[str]:
+    # Imported here: a second in every training worker, which augments nothing.
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    return ENGLISH_STOP_WORDS
 
 
 class Candidates(Protocol):

@@ -36,10 +36,9 @@ def check_metric(name: str, kind: str) -> str:
 
 def _one(name: str, labels: np.ndarray, logits: np.ndarray) -> float:
     # Imported here: a second in every worker process, which has no use for them.
-    from scipy import stats
-    from sklearn import metrics as sk
-
     if name in REGRESSION:
+        from scipy import stats
+
         predicted = logits[:, 0].astype(np.float64)
         pearson = _correlation(stats.pearsonr, labels, predicted)
         spearman = _correlation(stats.spearmanr, labels, predicted)
@@ -48,6 +47,8 @@ def _one(name: str, labels: np.ndarray, logits: np.ndarray) -> float:
             "spearman": spearman,
             "pearson_spearman": (pearson + spearman) / 2,
         }[name]
+    from sklearn import metrics as sk
+
     predicted = logits.argmax(1)
     if name == "accuracy":
         return float(sk.accuracy_score(labels, predicted))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,19 +45,27 @@ class TokenSplit:
         return np.diff(self.offsets)
 
 
-def tokenise(split: Split, tokenizer: Any, max_length: int, cache: Path | None) -> TokenSplit:
+def fingerprint(tokenizer: Any) -> str:
+    """Return the hash of all that a fast tokenizer does to a text, its limits of length left out."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend["truncation"] = backend["padding"] = None
+    return hashlib.sha256(json.dumps(backend, sort_keys=True).encode()).hexdigest()
+
+
+def tokenise(
+    split: Split, tokenizer: Callable[[], Any], mark: str, max_length: int, cache: Path | None
+) -> TokenSplit:
     """Return a split's tokens, from the cache where it has them.
 
     Args:
         split: texts and labels.
-        tokenizer: a fast tokenizer of transformers.
+        tokenizer: gives a fast tokenizer of transformers; called only when the cache lacks the split.
+        mark: the tokenizer's `fingerprint`.
         max_length: longer texts are cut, the longest of a pair first.
         cache: folder of Arrow files, or None.
     """
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    backend["truncation"] = backend["padding"] = None
     digest = hashlib.sha256()
-    for part in (json.dumps(backend, sort_keys=True), str(max_length), str(split.labels.dtype)):
+    for part in (mark, str(max_length), str(split.labels.dtype)):
         digest.update(part.encode())
     for texts in (split.text_a, split.text_b or []):
         digest.update(f"\x01{len(texts)}".encode())
@@ -66,16 +75,14 @@ def tokenise(split: Split, tokenizer: Any, max_length: int, cache: Path | None) 
             digest.update(raw)
     digest.update(np.ascontiguousarray(split.labels).tobytes())
     key = digest.hexdigest()[:32]
-    path = cache / f"{key}.arrow" if cache is not None else None
-    if path is not None and path.exists():
-        found = _read(path, key, len(split))
-        if found is not None:
-            return found
-    made = _encode(split, tokenizer, max_length, key)
-    if path is None:
+    found = cached(cache, key, len(split)) if cache is not None else None
+    if found is not None:
+        return found
+    made = _encode(split, tokenizer(), max_length, key)
+    if cache is None:
         return made
-    atomic_write(path, lambda hidden: _write(hidden, made))
-    return _read(path, key, len(split)) or made
+    atomic_write(cache / f"{key}.arrow", lambda hidden: _write(hidden, made))
+    return cached(cache, key, len(split)) or made
 
 
 def _encode(split: Split, tokenizer: Any, max_length: int, key: str) -> TokenSplit:
@@ -115,8 +122,9 @@ def _write(path: Path, tokens: TokenSplit) -> None:
         writer.write_batch(table.combine_chunks().to_batches()[0])
 
 
-def _read(path: Path, key: str, rows: int) -> TokenSplit | None:
-    """Map a cached file; None when it is damaged, so that it is built again."""
+def cached(cache: Path, key: str, rows: int) -> TokenSplit | None:
+    """Map a cached split; None when it is missing or damaged, so that it is built again."""
+    path = cache / f"{key}.arrow"
     try:
         batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
         lists = batch.column("input_ids")

@@ -9,22 +9,18 @@ the first d (YOCO-BERT, Section 3.2, "front portion").
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raycomp.encoder.arch import Architecture
-from raycomp.encoder.static import (
-    ACTIVATIONS,
-    Embeddings,
-    Layer,
-    RaycompConfig,
-    RaycompForSequenceClassification,
-    head,
-)
+from raycomp.encoder.layers import ACTIVATIONS, Embeddings, Encoder, EncoderConfig, Layer, head
 from raycomp.errors import UserError
+
+if TYPE_CHECKING:
+    from raycomp.encoder.static import RaycompForSequenceClassification
 
 
 class Tokens(Protocol):
@@ -60,22 +56,22 @@ Slices = tuple[slice, ...]
 class ElasticEncoder(nn.Module):
     """A super-network: every sub-network is a front slice of these weights."""
 
-    def __init__(self, full: RaycompForSequenceClassification) -> None:
+    def __init__(self, full: Encoder | RaycompForSequenceClassification) -> None:
         """Take over the modules of a full-size static model (they are shared, not copied)."""
         super().__init__()
-        self.config: RaycompConfig = full.config
+        self.config = EncoderConfig.of(full.config)
         self.embeddings: Embeddings = full.embeddings
         self.layers = full.layers
         self.pooler: nn.Linear = full.pooler
         self.classifier: nn.Linear = full.classifier
-        self.classifier_dropout: float = full.config.classifier_dropout
+        self.classifier_dropout = self.config.classifier_dropout
         self.masks_heads: list[Tensor] | None = None  # set while importance is measured
 
     @property
     def largest(self) -> Architecture:
         """The full architecture."""
         heads, ffn = self.config.layer_heads, self.config.layer_ffn
-        return Architecture(len(heads), tuple(heads), tuple(ffn))
+        return Architecture(len(heads), heads, ffn)
 
     def set_dropout(self, rate: float | None) -> None:
         """Set every dropout rate; None leaves the network's own."""
@@ -173,9 +169,12 @@ class ElasticEncoder(nn.Module):
     @torch.no_grad()
     def extract(self, arch: Architecture) -> RaycompForSequenceClassification:
         """Return the slice as a static model with weights of its own, in eval mode."""
-        data: dict[str, Any] = self.config.to_dict()
-        data |= {"layer_heads": list(arch.heads), "layer_ffn": list(arch.ffn)}
-        model = RaycompForSequenceClassification(RaycompConfig.from_dict(data))
+        # Here and not above: importing transformers' model classes takes seconds, which every
+        # worker would pay and none needs.
+        from raycomp.encoder.static import RaycompConfig, RaycompForSequenceClassification
+
+        shapes = {"layer_heads": list(arch.heads), "layer_ffn": list(arch.ffn)}
+        model = RaycompForSequenceClassification(RaycompConfig(**self.config.to_dict() | shapes))
         parameters = dict(self.named_parameters())
         state = {
             name: parameters[name][where].detach().cpu().clone()

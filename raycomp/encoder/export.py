@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import shutil
 import uuid
 from collections.abc import Sequence
@@ -12,9 +13,13 @@ from typing import Any
 import jinja2
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from raycomp.encoder.elastic import Tokens
 from raycomp.errors import UserError
+
+transformers_logging.disable_progress_bar()  # saving takes a second
+_RELATIVE = re.compile(r"^from \.(\w+) import", re.MULTILINE)
 
 
 def export(
@@ -52,6 +57,8 @@ def export(
         }
         model.save_pretrained(hidden)
         shutil.copyfile(source, hidden / f"{module}.py")
+        for name in _RELATIVE.findall(source.read_text(encoding="utf-8")):
+            shutil.copyfile(source.with_name(f"{name}.py"), hidden / f"{name}.py")
         tokenizer.save_pretrained(hidden)
         (hidden / "README.md").write_text(_card({"modeling": module, **card}), encoding="utf-8")
         if out.exists():

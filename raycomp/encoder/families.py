@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from raycomp.encoder.static import ACTIVATIONS, RaycompConfig, RaycompForSequenceClassification
+from raycomp.encoder.layers import ACTIVATIONS, Encoder, EncoderConfig
 from raycomp.errors import UserError
 
 DEMO_MODEL = "demo/minilm-l6"
@@ -75,7 +74,7 @@ _LAYOUT: dict[str, tuple[str, str, dict[str, str], str, str]] = {
 _LAYOUT["xlm-roberta"] = _LAYOUT["roberta"]
 
 
-def from_family_config(config: Any, **labels: Any) -> RaycompConfig:
+def from_family_config(config: Any, num_labels: int) -> EncoderConfig:
     """Translate a transformers configuration.
 
     Raises:
@@ -102,13 +101,13 @@ def from_family_config(config: Any, **labels: Any) -> RaycompConfig:
     if distil:
         head_dropout = config.seq_classif_dropout
     pad = config.pad_token_id
-    return RaycompConfig(
+    return EncoderConfig(
         vocab_size=config.vocab_size,
         hidden_size=hidden,
         embedding_size=getattr(config, "embedding_size", hidden),
         head_size=hidden // heads,
-        layer_heads=[heads] * layers,
-        layer_ffn=[ffn] * layers,
+        layer_heads=(heads,) * layers,
+        layer_ffn=(ffn,) * layers,
         max_position_embeddings=config.max_position_embeddings,
         position_offset=pad + 1 if roberta else 0,
         type_vocab_size=0 if distil else config.type_vocab_size,
@@ -121,11 +120,11 @@ def from_family_config(config: Any, **labels: Any) -> RaycompConfig:
         classifier_dropout=dropout if head_dropout is None else head_dropout,
         initializer_range=config.initializer_range,
         pad_token_id=pad,
-        **labels,
+        num_labels=num_labels,
     )
 
 
-def key_map(model_type: str, config: RaycompConfig) -> dict[str, str]:
+def key_map(model_type: str, config: EncoderConfig) -> dict[str, str]:
     """Return our parameter name -> the family's, for a ForSequenceClassification checkpoint."""
     prefix, layers, names, pooler, classifier = _LAYOUT[model_type]
     pairs = {}
@@ -146,13 +145,13 @@ def key_map(model_type: str, config: RaycompConfig) -> dict[str, str]:
     return found
 
 
-def from_family(model_type: str, config: RaycompConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def from_family(model_type: str, config: EncoderConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Translate a family's state dict to ours; what it lacks is left out."""
     pairs = key_map(model_type, config)
     return {ours: state[theirs] for ours, theirs in pairs.items() if theirs in state}
 
 
-def to_family(model_type: str, config: RaycompConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def to_family(model_type: str, config: EncoderConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Translate our state dict (full, uniform shapes) to a family's."""
     return {theirs: state[ours] for ours, theirs in key_map(model_type, config).items()}
 
@@ -161,10 +160,9 @@ def load_encoder(
     name: str,
     *,
     num_labels: int,
-    label_names: Sequence[str] = (),
     revision: str | None = None,
     trust_remote_code: bool = False,
-) -> tuple[RaycompForSequenceClassification, Any, bool]:
+) -> tuple[Encoder, Any, bool]:
     """Load a checkpoint from the Hub, a folder, or the demo package.
 
     Returns:
@@ -181,7 +179,7 @@ def load_encoder(
         _check_folder(folder, name)
     try:
         config = AutoConfig.from_pretrained(source, **options)
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        tokenizer = _tokenizer(source, **options)
         architectures = config.architectures or []
         tuned = any(a.endswith("ForSequenceClassification") for a in architectures)
         if config.model_type not in FAMILIES:
@@ -196,8 +194,7 @@ def load_encoder(
             f"model {name} cannot be loaded ({first}); give a Hub name such as "
             f"google-bert/bert-base-uncased (network needed), a local folder, or {DEMO_MODEL}"
         ) from None
-    labels = _labels(num_labels, label_names)
-    ours = from_family_config(config, **labels)
+    ours = from_family_config(config, num_labels)
     state = dict(loaded.state_dict())
     if not tuned:
         prefix = _LAYOUT[config.model_type][0]
@@ -206,13 +203,26 @@ def load_encoder(
     fits = tuned and translated["classifier.weight"].shape[0] == num_labels
     if not fits:
         translated = {k: v for k, v in translated.items() if not k.startswith("classifier.")}
-    model = RaycompForSequenceClassification(ours)
+    model = Encoder(ours)
     missing, unexpected = model.load_state_dict(translated, strict=False)
     lacking = [k for k in missing if not k.startswith(("classifier.", "pooler."))]
     if lacking or unexpected:
         raise UserError(f"the weights of {name} lack {', '.join(lacking[:5])}")
-    _switch_off(tokenizer)
     return model, tokenizer, fits
+
+
+def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """Load a checkpoint's tokenizer alone, padding and truncation off.
+
+    Raises:
+        UserError: it cannot be loaded, or is no fast tokenizer.
+    """
+    source = _demo_folder() if name == DEMO_MODEL else name
+    try:
+        return _tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise UserError(f"the tokenizer of {name} cannot be loaded ({first})") from None
 
 
 # The first matrix of each family's masked-language head.
@@ -248,15 +258,9 @@ def masked_language_model(
     return None if set(_MASKED_HEADS) & set(info["missing_keys"]) else model.eval()
 
 
-def _labels(num_labels: int, names: Sequence[str]) -> dict[str, Any]:
-    if not names:
-        return {"num_labels": num_labels}
-    by_id = {i: str(n) for i, n in enumerate(names)}
-    return {"id2label": by_id, "label2id": {v: k for k, v in by_id.items()}}
-
-
-def _switch_off(tokenizer: Any) -> None:
-    """Switch baked-in padding and truncation off (MiniLM's tokenizer.json cuts at 128)."""
+def _tokenizer(source: str, **options: Any) -> Any:
+    """Load a fast tokenizer; switch baked-in padding and truncation off (MiniLM's cuts at 128)."""
+    tokenizer = AutoTokenizer.from_pretrained(source, **options)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise UserError(
@@ -265,6 +269,7 @@ def _switch_off(tokenizer: Any) -> None:
         )
     backend.no_padding()
     backend.no_truncation()
+    return tokenizer
 
 
 def _check_folder(folder: Path, name: str) -> None:

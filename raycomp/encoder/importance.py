@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from raycomp.encoder.elastic import ElasticEncoder, Tokens
-from raycomp.encoder.static import Layer
+from raycomp.encoder.layers import Layer
 
 B = TypeVar("B", bound=Tokens)
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from raycomp.errors import UserError
-from raycomp.tables import part_files, read_table
+from raycomp.tables import SCHEMAS, read_parts
 
 NAMES = ("steps", "distribution", "evaluations", "deployments")
-_TRIES = 5
 _SUMMARIES = ("deployed.json", "adabert/deployed.json")
 
 
@@ -167,42 +166,15 @@ def _read_run(folder: Path) -> tuple[list[pd.DataFrame], Run]:
 
 
 def _read(folder: Path, name: str) -> pd.DataFrame:
-    """Read a table; again where a writer replaced or removed a file meanwhile."""
-    for left in reversed(range(_TRIES)):
-        parts = part_files(folder, name)
-        try:
-            frame = read_table(folder, name)
-        except UserError:
-            if not left or part_files(folder, name) == parts:
-                raise
-            continue
-        if part_files(folder, name) == parts:
-            break
-    frame = frame.assign(run=folder.name)
+    """Read a table; rows of theta get the training that their file is named after."""
+    parts = read_parts(folder, name) or [(folder / "none-0", SCHEMAS[name].empty_table())]
     if name == "distribution":
-        frame = frame.assign(stage=_stages(frame, parts))
-    return frame
+        parts = [(path, rows.append_column("stage", _stage(path, rows))) for path, rows in parts]
+    return pa.concat_tables([rows for _, rows in parts]).to_pandas().assign(run=folder.name)
 
 
-def _stages(frame: pd.DataFrame, parts: Sequence[Path]) -> list[str]:
-    """Name the training that each row of theta comes from: the rows of one sweep look alike.
-
-    Rows come file by file, a file holds each choice once, and its name begins with the stage's.
-    """
-    student = frame["variable"].str.match(r"layers$|edge ")
-    numbers: list[int] = []
-    seen: set[tuple[str, str]] = set()
-    number, last = -1, None
-    rows = zip(frame["step"], student, frame["variable"], frame["choice"], strict=True)
-    for step, of_student, variable, choice in rows:
-        if (step, of_student) != last or (variable, choice) in seen:
-            number, last, seen = number + 1, (step, of_student), set()
-        seen.add((variable, choice))
-        numbers.append(number)
-    if number + 1 == len(parts):
-        names = [p.stem.rpartition("-")[0] for p in parts]
-        return [names[i] for i in numbers]
-    return ["adabert-search" if s else "supernet" for s in student]
+def _stage(path: Path, rows: pa.Table) -> pa.Array:
+    return pa.array([path.stem.rpartition("-")[0]] * len(rows), pa.string())
 
 
 def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:

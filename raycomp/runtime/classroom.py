@@ -22,8 +22,7 @@ from raycomp.adabert.student import StudentShape
 from raycomp.data.augment import Candidates, MaskedCandidates, NeighbourCandidates, augment
 from raycomp.data.batches import collate, eval_batches
 from raycomp.data.tasks import Split
-from raycomp.data.tokens import TokenSplit, tokenise
-from raycomp.encoder.families import masked_language_model
+from raycomp.data.tokens import TokenSplit
 from raycomp.errors import UserError
 from raycomp.job import Job
 from raycomp.jobfile import parse_job
@@ -59,7 +58,7 @@ class Classroom(Workplace):
         """The files of new sentences, in order; none where augmentation is off."""
         if not self.job.augment.copies:
             return []
-        return self.blocks("augmented", len(self.task.train), "json")
+        return self.blocks("augmented", len(self.tokens("train")), "json")
 
     def blocks(self, what: str, rows: int, ending: str) -> list[Path]:
         """Return the file of each block of rows."""
@@ -69,8 +68,7 @@ class Classroom(Workplace):
     @functools.cached_property
     def augmented_tokens(self) -> TokenSplit:
         """The augmented split, tokenised."""
-        limit = min(self.job.task.max_length, self.config.max_positions)
-        return tokenise(self.augmented, self.tokenizer, limit, self.run_dir.parent / ".cache" / "tokens")
+        return self.tokenised("augmented", lambda: self.augmented)
 
     @functools.cached_property
     def answers(self) -> Answers:
@@ -85,8 +83,8 @@ class Classroom(Workplace):
     @property
     def student_shape(self) -> StudentShape:
         """The sizes of every student of this job."""
-        settings, pair = self.job.adabert, self.task.train.text_b is not None
-        sep = self.tokenizer.sep_token_id
+        settings, pair = self.job.adabert, self.facts.pair
+        sep = self.facts.sep_token_id
         if pair and sep is None:
             raise UserError(
                 f"the tokenizer of {self.job.model.name} has no separator, so a pair of texts cannot "
@@ -97,7 +95,7 @@ class Classroom(Workplace):
             embedding_size=settings.embedding,
             width=settings.width,
             max_positions=min(self.job.task.max_length, self.config.max_positions),
-            classes=self.task.num_labels,
+            classes=self.facts.num_labels,
             pair=pair,
             sep_token_id=int(sep or 0),
             pad_token_id=self.pad_id,
@@ -128,9 +126,8 @@ def prepare(room: Classroom, progress: Progress) -> None:
     """Write probes, augmented text and the teacher's answers, unless they are there."""
     if (room.folder / "probes.npy").exists():
         return
-    rows = len(room.task.train)
+    rows = len(room.tokens("train"))  # tokenised once, before several tasks would each do it
     job = room.job.model_dump(mode="json")
-    room.tokens("train")  # once, before several tasks would each do it
     teach = {"num_gpus": 1.0} if free_gpus() else {"num_cpus": float(share_cpus(1))}
     features_at = room.blocks("features", rows, "safetensors")
     with progress.bar("teacher reads") as bar:
@@ -239,7 +236,7 @@ def _write_probe(job: dict[str, Any], run_dir: str, index: int, out: str) -> Non
         mine = chosen[(chosen >= block * BLOCK) & (chosen < (block + 1) * BLOCK)] - block * BLOCK
         parts.append(load_tensors(path)["features"][torch.from_numpy(mine), index].float())
     x = torch.cat(parts).numpy()
-    weight, bias = fit_probe(x, labels[chosen], room.task.num_labels)
+    weight, bias = fit_probe(x, labels[chosen], room.facts.num_labels)
     save_tensors(Path(out), {"weight": weight, "bias": bias})
 
 
@@ -266,6 +263,8 @@ def _candidates(room: Classroom) -> Candidates:
     near = NeighbourCandidates(table, room.tokenizer, settings.candidates)
     if settings.method == "neighbours":
         return near
+    from raycomp.encoder.families import masked_language_model
+
     given = room.job.model
     model = masked_language_model(given.name, given.revision, given.trust_remote_code)
     if model is None:
@@ -286,7 +285,7 @@ def no_mlm(job: Job) -> str:
 
 def _write_answers(job: dict[str, Any], run_dir: str, index: int, out: str) -> None:
     room = _enter(job, run_dir)
-    tokens, rows = room.augmented_tokens, len(room.task.train)
+    tokens, rows = room.augmented_tokens, len(room.tokens("train"))
     first = rows + index * BLOCK
     seen, logits = _read(room, tokens, first, min(first + BLOCK, len(tokens)))
     probes = load_tensors(room.folder / "probes.safetensors")
@@ -298,8 +297,8 @@ def _join(room: Classroom, features_at: list[Path], answers_at: list[Path]) -> N
     """Write all answers as two arrays that every worker maps, and drop the blocks."""
     probes = load_tensors(room.folder / "probes.safetensors")
     shapes = {
-        "logits": (len(room.augmented), room.task.num_labels),
-        "probes": (len(room.augmented), probes["weight"].shape[0], room.task.num_labels),
+        "logits": (len(room.augmented), room.facts.num_labels),
+        "probes": (len(room.augmented), probes["weight"].shape[0], room.facts.num_labels),
     }
     for name, shape in shapes.items():  # "probes" comes last: it says that all is written
 

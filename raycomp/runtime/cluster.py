@@ -7,7 +7,10 @@ import os
 import secrets
 import socket
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 # Values that the user set stay. A job that is submitted takes these along (see `submit`).
 SETTINGS = {
@@ -22,6 +25,15 @@ SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+# For processes of a cluster inside this machine.
+LOCAL = {
+    # At the end of every stage Ray Train waits for a helper that asks the dashboard's server about its
+    # controller. Where there is none the helper looks for it for 40 s, and the stage waits 12 s of them;
+    # told an address at which nothing listens, it gives up at once.
+    "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9",
+    # Nobody takes this machine away from us, and the watcher is one more process to start.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 for _key, _value in SETTINGS.items():  # before `import ray`: they are read once
     os.environ.setdefault(_key, _value)
@@ -53,11 +65,33 @@ def connect(address: str | None = None) -> bool:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(_unreachable(address, error)) from None
     else:
-        # "local": a cluster that `ray start` left on this machine is joined only when it is named.
-        ray.init("local", include_dashboard=False, object_store_memory=512 * 2**20, **common)
+        embed(object_store_memory=512 * 2**20, **common)
     for noisy in ("ray.train", "ray.tune", "ray.data"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     return True
+
+
+def embed(**options: Any) -> None:
+    """Start a cluster of this machine's own: no dashboard, gone with this process.
+
+    Args:
+        options: of `ray.init`.
+    """
+    # "local": a cluster that `ray start` left on this machine is joined only when it is named.
+    with _for_children(LOCAL):
+        ray.init("local", include_dashboard=False, **options)
+
+
+@contextmanager
+def _for_children(settings: dict[str, str]) -> Iterator[None]:
+    """Give the processes that are started meanwhile these settings, where the user gave none."""
+    added = {k: v for k, v in settings.items() if k not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for key in added:
+            del os.environ[key]
 
 
 def _knock(address: str) -> None:

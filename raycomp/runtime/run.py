@@ -52,6 +52,7 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
             progress.say(f"found {job.run_id}: {_found(run_dir)}")
         write_json(run_dir / "job.json", job.model_dump(mode="json"))
         write_json(run_dir / "environment.json", environment())
+        place.record_facts()
         owned = cluster.connect()
         try:
             cluster.check_storage(run_dir)
@@ -114,8 +115,12 @@ def _teacher(place: Workplace, progress: Progress) -> None:
         if place.fine_tuned and job.teacher.mode != "train":
             save_tensors(folder / "network.safetensors", place.network().state_dict())
         else:
+            start = folder / "start.safetensors"
+            if not start.exists():  # here alone: the nodes need neither the Hub nor transformers
+                save_tensors(start, place.network().state_dict())
             with progress.bar("teacher") as bar:
                 train_stage("teacher", job, place.run_dir, {}, bar)
+            start.unlink()
     teacher = place.teacher().eval()
     figures = {
         split: score_network(place, teacher, split)

@@ -53,7 +53,7 @@ class TeacherStage(_OnTrainText):
         settings = job.teacher
         self._read(place, settings.batch_size)
         self.total = max(1, round(settings.epochs * self.steps_per_epoch))
-        self.model = place.network().to(device)
+        self.model = place.network(run_dir / "teacher" / "start.safetensors").to(device)
         self.model.set_dropout(settings.dropout)
         self.updater = Updater(
             self.model,

@@ -46,7 +46,7 @@ class _StudentStage(PlainStage):
         self.pad_id = self.room.pad_id
         self.batch_size = job.adabert.batch_size
         # An epoch is one over the given rows, whatever augmentation adds: runs stay comparable.
-        self.steps_per_epoch = -(-len(self.room.task.train) // self.batch_size)
+        self.steps_per_epoch = -(-len(self.room.tokens("train")) // self.batch_size)
         torch.manual_seed(plan["seed"])
 
     def _factorise(self, student: Student) -> None:

@@ -12,20 +12,19 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+import ray
 
 from raycomp.job import Job
 from raycomp.jobfile import parse_job
-from raycomp.runtime.cluster import ray
+from raycomp.runtime.cluster import embed
 from raycomp.runtime.progress import Progress
 from raycomp.runtime.run import run_job
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _ray() -> Iterator[None]:
-    ray.init(
-        "local",  # never the head that another test left
+    embed(
         num_cpus=2,
-        include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
         object_store_memory=256 * 2**20,

@@ -8,15 +8,10 @@ import random
 import pytest
 import torch
 
-from raycomp.adabert.compiled import (
-    RaycompCnnForSequenceClassification,
-    average_pool,
-    inputs,
-    max_pool,
-    pool,
-)
+from raycomp.adabert.compiled import RaycompCnnForSequenceClassification
 from raycomp.adabert.compiler import compile_child, compiled_config, compiled_macs, merge
 from raycomp.adabert.gumbel import Distribution
+from raycomp.adabert.modules import average_pool, inputs, max_pool, pool
 from raycomp.adabert.operations import ReluConvNorm, apply_all
 from raycomp.adabert.structure import CONVOLUTIONS, OPERATIONS, Structure, edges
 from raycomp.adabert.student import Child, Parent, StudentShape

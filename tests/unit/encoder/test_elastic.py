@@ -13,6 +13,7 @@ from raycomp.encoder.cost import CostModel, layer_params
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.families import from_family, from_family_config
 from raycomp.encoder.importance import reorder, scores
+from raycomp.encoder.layers import Encoder
 from raycomp.encoder.static import RaycompConfig, RaycompForSequenceClassification
 from raycomp.errors import UserError
 from raycomp.train.objectives import label_loss
@@ -38,7 +39,7 @@ def make_pair(seed: int = 0) -> tuple[BertForSequenceClassification, ElasticEnco
     bert = BertForSequenceClassification(bert_config(num_labels=2))
     randomise(bert, seed)
     config = from_family_config(bert.config, num_labels=2)
-    ours = RaycompForSequenceClassification(config)
+    ours = Encoder(config)
     ours.load_state_dict(from_family("bert", config, bert.state_dict()), strict=True)
     return bert.eval(), ElasticEncoder(ours).eval()
 

@@ -1,0 +1,211 @@
+"""The modules of a BERT-like encoder with its own heads and FFN width in every layer: torch alone.
+
+This file is self-contained: it is copied beside `modeling_raycomp.py` into every exported folder.
+Training needs no more than this; importing transformers' model classes takes seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ACTIVATIONS = {
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Shapes of a heterogeneous encoder.
+
+    Attributes:
+        layer_heads: attention heads of each layer.
+        layer_ffn: FFN neurons of each layer.
+        head_size: width of one head; the same in all layers.
+        hidden_size: width of the residual stream.
+        embedding_size: width of the embeddings; a projection follows where it differs.
+        position_offset: first position id of a text (RoBERTa: padding id + 1).
+        type_vocab_size: token types; 0 for none (DistilBERT).
+        hidden_act: activation of the FFN, a key of `ACTIVATIONS`.
+        head_act: activation between pooler and classifier (tanh, gelu, relu).
+        drop_before_pooler: dropout also before the pooler (RoBERTa, ELECTRA).
+        num_labels: outputs; 1 for regression.
+    """
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    embedding_size: int = 768
+    head_size: int = 64
+    layer_heads: tuple[int, ...] = (12,) * 12
+    layer_ffn: tuple[int, ...] = (3072,) * 12
+    max_position_embeddings: int = 512
+    position_offset: int = 0
+    type_vocab_size: int = 2
+    hidden_act: str = "gelu"
+    head_act: str = "tanh"
+    drop_before_pooler: bool = False
+    layer_norm_eps: float = 1e-12
+    hidden_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    classifier_dropout: float = 0.1
+    initializer_range: float = 0.02
+    pad_token_id: int | None = 0
+    num_labels: int = 2
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of layers."""
+        return len(self.layer_heads)
+
+    @property
+    def max_positions(self) -> int:
+        """Longest text, in tokens."""
+        return self.max_position_embeddings - self.position_offset
+
+    @classmethod
+    def of(cls, config: Any) -> EncoderConfig:
+        """Read a transformers configuration with these attributes, or what `to_dict` wrote."""
+        given: dict[str, Any] = (
+            config
+            if isinstance(config, dict)
+            else {field.name: getattr(config, field.name) for field in fields(cls)}
+        )
+        ready: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+        return cls(**ready)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-able values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+class Embeddings(nn.Module):
+    """Word + position + token type, normalised, projected where the widths differ."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        size = config.embedding_size
+        self.word = nn.Embedding(config.vocab_size, size, padding_idx=config.pad_token_id)
+        self.position = nn.Embedding(config.max_position_embeddings, size)
+        self.token_type = nn.Embedding(config.type_vocab_size, size) if config.type_vocab_size else None
+        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.project = nn.Linear(size, config.hidden_size) if size != config.hidden_size else None
+        self.position_offset = config.position_offset
+        self.dropout = config.hidden_dropout
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        """Embed (batch, length) tokens into (batch, length, hidden)."""
+        first = self.position_offset
+        positions = torch.arange(first, first + input_ids.shape[1], device=input_ids.device)
+        x = self.word(input_ids) + self.position(positions)
+        if self.token_type is not None:
+            types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+            x = x + self.token_type(types)
+        x = F.dropout(self.norm(x), self.dropout, self.training)
+        return x if self.project is None else self.project(x)
+
+
+class Layer(nn.Module):
+    """One post-norm Transformer layer with `heads` heads and `ffn` neurons."""
+
+    def __init__(self, config: EncoderConfig, heads: int, ffn: int) -> None:
+        super().__init__()
+        hidden, inner = config.hidden_size, heads * config.head_size
+        self.heads, self.head_size = heads, config.head_size
+        self.query = nn.Linear(hidden, inner)
+        self.key = nn.Linear(hidden, inner)
+        self.value = nn.Linear(hidden, inner)
+        self.output = nn.Linear(inner, hidden)
+        self.attention_norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
+        self.up = nn.Linear(hidden, ffn)
+        self.down = nn.Linear(ffn, hidden)
+        self.output_norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
+        self.act = ACTIVATIONS[config.hidden_act]
+        self.hidden_dropout = config.hidden_dropout
+        self.attention_dropout = config.attention_dropout
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Map (batch, length, hidden) to the same shape; mask (batch, 1, 1, length) or None."""
+        batch, length, _ = x.shape
+
+        def split(y: Tensor) -> Tensor:
+            return y.view(batch, length, self.heads, self.head_size).transpose(1, 2)
+
+        attended = F.scaled_dot_product_attention(
+            split(self.query(x)),
+            split(self.key(x)),
+            split(self.value(x)),
+            attn_mask=mask,
+            dropout_p=self.attention_dropout if self.training else 0.0,
+        )
+        attended = self.output(attended.transpose(1, 2).reshape(batch, length, -1))
+        x = self.attention_norm(x + F.dropout(attended, self.hidden_dropout, self.training))
+        y = self.down(self.act(self.up(x)))
+        return self.output_norm(x + F.dropout(y, self.hidden_dropout, self.training))
+
+
+class Encoder(nn.Module):
+    """Embeddings, layers, pooler on the first token, classifier."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(
+            Layer(config, h, k) for h, k in zip(config.layer_heads, config.layer_ffn, strict=True)
+        )
+        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        for module in self.modules():
+            initialise(module, config.initializer_range)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
+    ) -> Tensor:
+        """Map (batch, length) tokens to logits (batch, classes)."""
+        return classify(self, input_ids, attention_mask, token_type_ids)
+
+
+def initialise(module: nn.Module, deviation: float) -> None:
+    """Draw one module's weights as BERT does: normal matrices, no biases, plain norms."""
+    with torch.no_grad():
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            module.weight.normal_(0.0, deviation)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            module.bias.zero_()
+        if isinstance(module, nn.LayerNorm):
+            module.weight.fill_(1.0)
+            module.bias.zero_()
+
+
+def classify(
+    model: Any, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
+) -> Tensor:
+    """Run anything with an encoder's modules and `config`: logits (batch, classes)."""
+    x = model.embeddings(input_ids, token_type_ids)
+    mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
+    for layer in model.layers:
+        x = layer(x, mask)
+    config = model.config
+    dropout = config.classifier_dropout if model.training else 0.0
+    act = ACTIVATIONS[config.head_act]
+    return head(x[:, 0], model.pooler, model.classifier, act, dropout, config.drop_before_pooler)
+
+
+def head(
+    first: Tensor, pooler: nn.Linear, classifier: nn.Linear, act: Any, dropout: float, before: bool
+) -> Tensor:
+    """Map the first token's state (batch, hidden) to logits (batch, classes)."""
+    if before:
+        first = F.dropout(first, dropout, dropout > 0)
+    pooled = act(pooler(first))
+    return classifier(F.dropout(pooled, dropout, dropout > 0))
