@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from raycomp.data.metrics import compute
+from raycomp.report.statistics import (
+    NO_DIFFERENCE,
+    Answers,
+    break_even,
+    compare,
+    estimate,
+    rank_agreement,
+    replicates,
+    weighted,
+)
+
+
+def answers(right: float, rows: int = 400, seed: int = 0, classes: int = 2) -> Answers:
+    """A model that answers so large a share rightly, of labels that are the same for every seed."""
+    labels = np.random.default_rng(7).integers(classes, size=rows)
+    rng = np.random.default_rng(seed)
+    said = np.where(rng.random(rows) < right, labels, (labels + 1) % classes)
+    return Answers((labels,), (np.eye(classes, dtype=np.float32)[said],))
+
+
+def test_mean_deviation_and_student_s_interval_by_hand() -> None:
+    found = estimate([0.80, 0.82, 0.87])
+    assert found.mean == pytest.approx(0.83)
+    assert found.sd == pytest.approx(0.0360555, abs=1e-7)  # sqrt((.03^2 + .01^2 + .04^2) / 2)
+    assert found.high - found.mean == pytest.approx(4.302653 * 0.0360555 / math.sqrt(3), abs=1e-6)
+    assert found.basis == "seeds"
+    alone = estimate([0.8])
+    assert math.isnan(alone.sd)
+    assert math.isnan(alone.low)
+    assert alone.basis == ""
+    same = estimate([0.8, 0.8])
+    assert (same.sd, same.low, same.high) == (0, 0.8, 0.8)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "accuracy_f1", "matthews"])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_weighted_metrics_are_those_of_repeated_rows(metric: str, classes: int) -> None:
+    rng = np.random.default_rng(1)
+    labels = rng.integers(classes, size=12)
+    logits = rng.normal(size=(12, classes))
+    weights = rng.multinomial(12, np.full(12, 1 / 12), size=200)
+    expected = [
+        compute([metric], np.repeat(labels, w), np.repeat(logits, w, axis=0))[metric] for w in weights
+    ]
+    assert weighted(metric, labels, logits, weights) == pytest.approx(expected)
+
+
+def test_a_correlation_is_computed_on_the_repeated_rows() -> None:
+    rng = np.random.default_rng(2)
+    labels = rng.normal(size=30).astype(np.float32)
+    logits = (labels + rng.normal(size=30)).astype(np.float32)[:, None]
+    found = weighted("pearson_spearman", labels, logits, np.ones((1, 30), int))
+    assert found == pytest.approx([compute(["pearson_spearman"], labels, logits)["pearson_spearman"]])
+
+
+def test_the_interval_of_one_seed_is_scipy_s_bootstrap() -> None:
+    one = answers(0.8)
+    right = (one.logits[0].argmax(1) == one.labels[0]).astype(float)
+    expected = stats.bootstrap(
+        (right,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    found = estimate([one.value("accuracy")], "accuracy", [one])
+    assert found.basis == "examples"
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.006)
+    assert estimate([one.value("accuracy")], "accuracy", [one]) == found  # the draws are seeded
+
+
+def test_seeds_widen_the_interval() -> None:
+    alike = [answers(0.8, seed=0)] * 3
+    unlike = [answers(r, seed=s) for s, r in enumerate((0.7, 0.8, 0.9))]
+    assert np.std(replicates("accuracy", unlike)) > 1.5 * np.std(replicates("accuracy", alike))
+
+
+def test_two_splits_count_alike_however_many_rows_they_have() -> None:
+    small, large = answers(1.0, rows=50), answers(0.5, rows=800)
+    both = Answers((*small.labels, *large.labels), (*small.logits, *large.logits))
+    assert both.value("accuracy") == pytest.approx((1 + large.value("accuracy")) / 2)
+    assert np.mean(replicates("accuracy", [both])) == pytest.approx(both.value("accuracy"), abs=0.005)
+
+
+def test_a_paired_test_sees_what_two_intervals_do_not() -> None:
+    """The second errs wherever the first does, and on 12 examples more."""
+    first = answers(0.8, rows=400)
+    logits = first.logits[0].copy()
+    right = np.flatnonzero(logits.argmax(1) == first.labels[0])[:12]
+    logits[right] = logits[right][:, ::-1]
+    second = Answers(first.labels, (logits,))
+    a, b = first.value("accuracy"), second.value("accuracy")
+    alone = [estimate([v], "accuracy", [x]) for v, x in ((a, first), (b, second))]
+    assert alone[1].high > alone[0].low
+    found = compare([a], [b], "accuracy", ([first], [second]))
+    assert found.test == "paired bootstrap"
+    assert found.difference == pytest.approx(12 / 400)
+    assert found.low > 0
+    assert found.p < 0.01
+    assert found.verdict == "higher"
+    assert compare([b], [a], "accuracy", ([second], [first])).verdict == "lower"
+
+
+def test_equal_models_are_not_told_apart_as_often_as_the_level_says() -> None:
+    told = 0
+    for i in range(100):
+        one, other = answers(0.8, rows=200, seed=2 * i), answers(0.8, rows=200, seed=2 * i + 1)
+        values = [[m.value("accuracy")] for m in (one, other)]
+        told += compare(*values, "accuracy", ([one], [other])).verdict != NO_DIFFERENCE
+    assert told <= 100 * (0.05 + 4 * math.sqrt(0.05 * 0.95 / 100))
+
+
+def test_seeds_alone_are_a_paired_t_test() -> None:
+    first, second = [0.81, 0.84, 0.86], [0.80, 0.82, 0.83]
+    found = compare(first, second)
+    assert found.test == "paired t-test"
+    assert found.p == pytest.approx(stats.ttest_rel(first, second).pvalue)
+    assert (found.low <= 0 <= found.high) == (found.p > 0.05)
+    assert found.verdict == NO_DIFFERENCE
+    assert compare([0.5, 0.5], [0.5, 0.5]).p == 1
+    assert compare([0.8], [0.7]).verdict == "no test: fewer than 2 pairs"
+    assert compare([], []).verdict == "no test: no pair of runs"
+
+
+def test_models_that_were_asked_other_examples_are_not_paired_by_example() -> None:
+    first = [answers(0.8, seed=s) for s in range(2)]
+    second = [answers(0.8, rows=300, seed=s) for s in range(2)]
+    values = [[m.value("accuracy") for m in one] for one in (first, second)]
+    assert compare(*values, "accuracy", (first, second)).test == "paired t-test"
+
+
+def test_rank_agreement_by_hand() -> None:
+    # Of 6 pairs, 5 agree and 1 does not: tau = 4/6; p = 2 * (1 + 3) / 24.
+    tau, p = rank_agreement([1, 2, 3, 4], [1, 2, 4, 3])
+    assert tau == pytest.approx(4 / 6)
+    assert p == pytest.approx(8 / 24)
+    assert math.isnan(rank_agreement([1, 2, 3], [5, 5, 5])[0])
+    assert math.isnan(rank_agreement([1, 2], [1, 2])[0])
+
+
+def test_break_even() -> None:
+    assert break_even(100, 5, 30) == 4
+    assert break_even(100, 5, 25) == 5
+    assert break_even(0, 5, 30) == 1
+    assert break_even(100, 30, 30) is None
