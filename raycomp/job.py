@@ -267,6 +267,11 @@ class AdabertSettings(Section):
         "false: each has its own (the paper's).",
     )
     epochs: float = Field(5.0, gt=0, le=10_000, description="Of the search, over the given rows.")
+    structure: str | None = Field(
+        None,
+        description="Train this structure in place of a search: its JSON (deployments' arch), or "
+        '"random:N", the N-th random one. Needs child = "scratch".',
+    )
     child: Literal["inherited", "scratch"] = Field(
         "inherited", description="Weights that the child begins with."
     )
@@ -308,6 +313,15 @@ class AdabertSettings(Section):
             raise ValueError("must be whole numbers from 0 up, each once")
         return value
 
+    @model_validator(mode="after")
+    def _given(self) -> AdabertSettings:
+        if self.structure is not None and self.child == "inherited":
+            raise ValueError(
+                "structure was given, so that there is no search to inherit weights from; set "
+                'child = "scratch"'
+            )
+        return self
+
     @field_validator("operations")
     @classmethod
     def _operations(cls, value: list[str]) -> list[str]:
@@ -317,6 +331,26 @@ class AdabertSettings(Section):
         if set(value) <= {"zero"}:
             raise ValueError("no operation is left that passes anything on; name another than zero")
         return value
+
+
+class FinetuneSettings(Section):
+    """Fine-tuning of sub-networks on their own, to compare with: scored, never exported."""
+
+    epochs: float = Field(
+        0.0, ge=0, le=1000, description="Passes over the training split; 0 is off (the paper deploys so)."
+    )
+    learning_rate: float = Field(2e-5, gt=0, lt=1, description="Peak; linear decay to 0.")
+    batch_size: int = Field(32, ge=1, description="Sentences a step, over all workers.")
+    start: Literal["supernet", "teacher"] = Field(
+        "supernet",
+        description="Weights at the start: inherited from the trained super-network, or the slice of "
+        "the network that it began with, as if there were no super-network.",
+    )
+    networks: int = Field(
+        0,
+        ge=0,
+        description="Tune so many sub-networks drawn from the space, to rank them; 0: the deployed ones.",
+    )
 
 
 class BudgetSettings(Section):
@@ -377,6 +411,7 @@ class Job(Section):
     search: SearchSettings = SearchSettings()
     augment: AugmentSettings = AugmentSettings()
     adabert: AdabertSettings = AdabertSettings()
+    finetune: FinetuneSettings = FinetuneSettings()
     budget: list[BudgetSettings] = Field([], description="At least one where methods has yoco.")
     export: ExportSettings = ExportSettings()
 
@@ -384,6 +419,8 @@ class Job(Section):
     def _budgets(self) -> Job:
         if not self.budget and "yoco" in self.run.methods:
             raise ValueError("missing section 'budget': yoco needs at least one [[budget]]")
+        if self.finetune.epochs and "yoco" not in self.run.methods:
+            raise ValueError("finetune.epochs was given, but only yoco has sub-networks to fine-tune")
         names = [b.name for b in self.budget]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
@@ -399,6 +436,10 @@ class Job(Section):
             data["search"].pop(key)
         if "adabert" not in self.run.methods:
             del data["augment"], data["adabert"]
+        elif self.adabert.structure is None:
+            del data["adabert"]["structure"]
+        if not self.finetune.epochs:  # what is off leaves a run its name
+            del data["finetune"]
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -49,7 +50,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     "ablations": _schema(
         run=_TEXT, study=_TEXT, variant=_TEXT, task=_TEXT, seed=_INT, budget=_TEXT, metric=_TEXT,
-        value=_REAL,
+        value=_REAL, method=_TEXT, selection=_REAL, gap=_REAL, examples=_INT, params=_INT,
+        published=_REAL,
     ),
 }  # fmt: skip
 
@@ -123,6 +125,37 @@ def write_text(target: Path, text: str) -> Path:
 def write_json(target: Path, data: Any) -> Path:
     """Write JSON atomically; floats round-trip bit for bit."""
     return write_text(target, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def predictions_path(run: Path, model: str, split: str) -> Path:
+    """Return where a model's logits on a split lie; model "labels" are the labels themselves."""
+    return Path(run) / "predictions" / f"{model}.{split}.npy"
+
+
+def write_array(target: Path, array: np.ndarray) -> Path:
+    """Write an array as .npy atomically."""
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+
+    return atomic_write(target, write)
+
+
+def read_array(path: Path) -> np.ndarray | None:
+    """Read what `write_array` wrote; None where there is no such file.
+
+    Raises:
+        UserError: the file is torn or no array.
+    """
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            f"{path} is no whole array ({error}); move it away, and run the job again"
+        ) from None
 
 
 def read_table(run: Path, name: str) -> pd.DataFrame:

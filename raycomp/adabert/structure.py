@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from raycomp.errors import UserError
 from raycomp.job import OPERATIONS
@@ -79,3 +82,31 @@ class Structure:
     def id(self) -> str:
         """First 12 hex digits of the hash of the canonical JSON."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+
+
+def random_structure(layers: int, nodes: int, operations: Sequence[str], seed: int) -> Structure:
+    """Draw K from 1 to `layers` and every operation uniformly; a cell of zeros alone is drawn again."""
+    rng = np.random.default_rng(seed)
+    cells = int(rng.integers(1, layers + 1))
+    while True:
+        drawn = tuple(str(o) for o in rng.choice(list(operations), len(edges(nodes))))
+        if set(drawn) != {"zero"}:
+            return Structure(cells, drawn, nodes)
+
+
+def given_structure(text: str, layers: int, nodes: int, operations: Sequence[str]) -> Structure:
+    """Read `adabert.structure`: the JSON of a structure, or "random:N".
+
+    Raises:
+        UserError: it is neither, or has another number of nodes than the job's cells.
+    """
+    word, _, number = text.partition(":")
+    if word == "random" and number.isdigit():
+        return random_structure(layers, nodes, operations, int(number))
+    found = Structure.from_json(text)
+    if found.nodes != nodes:
+        raise UserError(
+            f"adabert.structure has {found.nodes} inner nodes and adabert.nodes is {nodes}; set that to "
+            f"{found.nodes}"
+        )
+    return found

@@ -172,7 +172,7 @@ def replicates(metric: str, answers: Sequence[Answers], seed: int = 0, draws: in
     splits = len(answers[0].labels)
     scores = np.zeros((draws, len(answers)))
     for k in range(splits):
-        drawn = rng.integers(2**63)  # of this split, whatever the number of rows before it
+        drawn = int(rng.integers(2**63))  # of this split, whatever the number of rows before it
         for s, one in enumerate(answers):
             at = 0
             for weights in _weights(len(one.labels[k]), draws, [drawn, 0 if crossed else s]):

@@ -17,7 +17,7 @@ from ray.tune import RunConfig, TuneConfig, Tuner
 from raycomp.adabert.compiled import RaycompCnnForSequenceClassification
 from raycomp.adabert.compiler import compile_child, compiled_config, compiled_macs
 from raycomp.adabert.efficiency import operation_macs, operation_params
-from raycomp.adabert.structure import Structure, edges
+from raycomp.adabert.structure import Structure, edges, given_structure
 from raycomp.adabert.student import Child
 from raycomp.encoder.families import masked_language_model
 from raycomp.errors import UserError
@@ -76,6 +76,11 @@ def _train(room: Classroom, trial: Trial, stage: str, bar: Update, cpus: float =
     job, folder = room.job, room.folder / trial.name
     result = {"adabert-search": "structure.json", "adabert-child": "child.safetensors"}[stage]
     if (folder / result).exists():
+        return
+    given = job.adabert
+    if stage == "adabert-search" and given.structure is not None:
+        found = given_structure(given.structure, trial.layers, given.nodes, given.operations)
+        write_json(folder / result, json.loads(found.to_json()))
         return
     if stage == "adabert-child" and job.adabert.child_epochs == 0:
         _inherit(room, folder)
@@ -172,6 +177,14 @@ def faults(place: Workplace) -> list[str]:
         _ = room.student_shape
     except UserError as error:
         found.append(str(error))
+    asked = job.adabert
+    if asked.structure is not None:
+        if asked.child_epochs == 0:
+            found.append("adabert.structure was given with child_epochs = 0: nothing would be trained")
+        try:
+            given_structure(asked.structure, 1, asked.nodes, asked.operations)
+        except UserError as error:
+            found.append(str(error))
     splits = (place.task.train, place.task.selection, *place.task.validation)
     for split in splits:
         for texts in (split.text_a, split.text_b or []):
@@ -211,7 +224,7 @@ def planned(place: Workplace) -> dict[str, Any]:
         "structures": candidates * most,
         "params": sizes,
         "trials": len(trials(job)),
-        "search_steps": round(given.epochs * per_epoch),
+        "search_steps": round(given.epochs * per_epoch) if given.structure is None else 0,
         "child_steps": round(given.child_epochs * per_epoch),
         "rows": len(place.task.train) * (1 + job.augment.copies),
     }
@@ -231,7 +244,8 @@ def training_flops(place: Workplace, share: float) -> float:
     one = sum(operation_macs(o, given.width, length) for o in given.operations) / len(given.operations)
     cell = 2 * one * len(edges(given.nodes)) * share
     beside = {"sampled": 0.0, "contrast": 1.0, "full": len(given.operations) - 1.0}[given.estimator]
-    search = given.epochs * (3 + beside * (1 - given.alpha_warmup))
+    epochs = given.epochs if given.structure is None else 0.0
+    search = epochs * (3 + beside * (1 - given.alpha_warmup))
     rows, total = len(place.task.train), 0.0
     for trial in trials(job):
         total += rows * cell * (trial.layers + 1) / 2 * (search + 3 * given.child_epochs)

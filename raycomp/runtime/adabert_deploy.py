@@ -162,7 +162,7 @@ def _row(
 ) -> dict[str, Any]:
     """Return one deployment; the validation split is read here, once."""
     found = [
-        score_forward(room, lambda b: logits_of(loaded, b), v.name).values[room.primary]
+        score_forward(room, lambda b: logits_of(loaded, b), v.name, out.name).values[room.primary]
         for v in room.task.validation
     ]
     validation, teacher = float(np.mean(found)), teacher_validation(room)
@@ -174,7 +174,7 @@ def _row(
         "kind": "beta",
         "limit": trial.beta,
         "feasible": True,
-        "searcher": "gumbel",
+        "searcher": "gumbel" if room.job.adabert.structure is None else "given",
         "seed": trial.seed,
         "metric": room.primary,
         "arch_id": outcome["arch_id"],

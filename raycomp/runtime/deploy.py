@@ -20,15 +20,15 @@ from raycomp.errors import UserError
 from raycomp.runtime.progress import Update
 from raycomp.runtime.tuner import Outcome
 from raycomp.runtime.workplace import Workplace
-from raycomp.tables import write_json, write_rows
+from raycomp.tables import predictions_path, write_array, write_json, write_rows
 from raycomp.train.evaluate import Score, predict, score
 
 PARITY = 1e-5  # largest difference of logits between the slice and the model that was loaded back
 
 
 def score_network(place: Workplace, model: ElasticEncoder, split: str) -> dict[str, float]:
-    """Return every metric of the full network on a split, in fp32."""
-    found = score_forward(place, lambda b: model(b, None).logits, split)
+    """Return every metric of the full network on a split, in fp32; keep what it answered."""
+    found = score_forward(place, lambda b: model(b, None).logits, split, "teacher")
     return {**found.values, "loss": found.loss, "examples": found.examples}
 
 
@@ -96,7 +96,7 @@ def _row(
         str(out), trust_remote_code=True, local_files_only=True
     ).eval()
     found = [
-        score_forward(place, lambda b: logits_of(loaded, b), v.name).values[place.primary]
+        score_forward(place, lambda b: logits_of(loaded, b), v.name, out.name).values[place.primary]
         for v in place.task.validation
     ]
     validation = float(np.mean(found))  # MNLI: the mean of matched and mismatched, as in the paper
@@ -185,8 +185,12 @@ def _counted(model: Any, kind: str, computed: float) -> float:
     return computed
 
 
-def score_forward(place: Workplace, forward: Any, split: str) -> Score:
-    """Score a forward function, from a batch to logits, on a split, in fp32 on the processor."""
+def score_forward(place: Workplace, forward: Any, split: str, keep: str = "") -> Score:
+    """Score a forward function, from a batch to logits, on a split, in fp32 on the processor.
+
+    With a name to `keep` them under, the logits and the split's labels are written into the run's
+    folder, so that later comparisons can be made example by example.
+    """
     tokens = place.tokens(split)
     logits = predict(
         forward,
@@ -196,6 +200,9 @@ def score_forward(place: Workplace, forward: Any, split: str) -> Score:
         precision="fp32",
         device=torch.device("cpu"),
     )
+    if keep:
+        write_array(predictions_path(place.run_dir, keep, split), logits)
+        write_array(predictions_path(place.run_dir, "labels", split), np.asarray(tokens.labels))
     return score(place.metrics, tokens, logits)
 
 

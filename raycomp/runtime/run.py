@@ -23,6 +23,7 @@ from raycomp.runtime.checkpoint import save_tensors
 from raycomp.runtime.cluster import ray
 from raycomp.runtime.deploy import deploy, score_network
 from raycomp.runtime.evaluators import start_ledger
+from raycomp.runtime.finetune import finetune, too_many
 from raycomp.runtime.memory import release_memory
 from raycomp.runtime.progress import Progress
 from raycomp.runtime.recipe import build_sampler, file_hash, train_plan
@@ -47,7 +48,7 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
     place = Workplace(job, run_dir)
     check(place)  # before anything is written or started
     fresh = not run_dir.exists()
-    with _hold(run_dir):
+    with hold(run_dir):
         if not fresh:
             progress.say(f"found {job.run_id}: {_found(run_dir)}")
         write_json(run_dir / "job.json", job.model_dump(mode="json"))
@@ -62,6 +63,7 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
             if "yoco" in job.run.methods:
                 _supernet(place, progress)
                 _search(place, progress)
+                finetune(place, progress)
             if "adabert" in job.run.methods:
                 adabert.compress(job, run_dir, progress)
         finally:
@@ -94,6 +96,7 @@ def check(place: Workplace) -> None:
             "worker needs one: raise batch_size or lower train.workers"
         )
     faults = adabert.faults(place) if "adabert" in job.run.methods else []
+    faults += too_many(place)
     for budget in place.job.budget:
         kind, limit = budget.kind, place.limit(budget)
         costs = place.costs
@@ -195,8 +198,8 @@ def _search(place: Workplace, progress: Progress) -> None:
 
 
 @contextmanager
-def _hold(run_dir: Path) -> Iterator[None]:
-    """Hold the run's lock; the system frees it when this process ends, however it ends."""
+def hold(run_dir: Path) -> Iterator[None]:
+    """Hold a folder's lock; the system frees it when this process ends, however it ends."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         file = (run_dir / ".lock").open("a+")

@@ -1,0 +1,171 @@
+"""One cell of a study: a whole run, its wall times, and its rows of table `ablations`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from raycomp.encoder.arch import Architecture
+from raycomp.errors import UserError
+from raycomp.report.statistics import rank_agreement
+from raycomp.runtime.finetune import outcomes
+from raycomp.runtime.progress import Progress, Update
+from raycomp.runtime.run import run_job
+from raycomp.runtime.shared import take_over
+from raycomp.runtime.workplace import Workplace
+from raycomp.studyfile import Cell, StudySettings
+from raycomp.tables import read_table, write_json, write_rows
+
+BEST = 10  # architectures whose mean is followed over a search (YOCO-BERT, Fig. 3)
+
+
+class Stopwatch(Progress):
+    """Writes how long each stage of a run took, over all its starts, and which one runs now."""
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(enabled=False)
+        self._path = run_dir / "stages.json"
+
+    @contextmanager
+    def bar(self, name: str) -> Iterator[Update]:
+        """Time the block."""
+        began, before = time.perf_counter(), stages(self._path.parent)
+        write_json(self._path, {"now": name, "seconds": before})
+        yield lambda done, total, info: None
+        taken = before.get(name, 0.0) + time.perf_counter() - began
+        write_json(self._path, {"now": "", "seconds": {**before, name: taken}})
+
+
+def stages(run_dir: Path) -> dict[str, float]:
+    """Return the wall seconds of each stage of a run that a Stopwatch saw end."""
+    try:
+        return dict(json.loads((run_dir / "stages.json").read_text())["seconds"])
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def run_cell(folder: Path, settings: StudySettings, cell: Cell) -> None:
+    """Run a cell to its end and write its rows into the study's folder.
+
+    Raises:
+        UserError: as `run_job`; or the search that the cell takes its structure from has not ended.
+    """
+    if cell.structure_of is not None:
+        cell = cell.with_structure(_structure(folder, settings, cell))
+    runs = folder / "runs"
+    run_dir = runs / cell.job.run_id
+    take_over(cell.parts, run_dir)
+    run_job(cell.job, runs, Stopwatch(run_dir))
+    write_rows(folder, "ablations", rows(run_dir, settings, cell), cell.name)
+
+
+def _structure(folder: Path, settings: StudySettings, cell: Cell) -> str:
+    found = read_table(folder, "ablations")
+    key = (settings.variant[0].name, cell.structure_of, cell.seed)
+    mine = found[(found["variant"] == key[0]) & (found["task"] == key[1]) & (found["seed"] == key[2])]
+    if mine.empty:
+        raise UserError(f"{cell.name} waits for the structure of {key[1]}, whose search did not end")
+    searched = read_table(folder / "runs" / str(mine["run"].iloc[0]), "deployments")
+    return str(searched[searched["method"] == "adabert"]["arch"].iloc[0])
+
+
+def rows(run_dir: Path, settings: StudySettings, cell: Cell) -> list[dict[str, Any]]:
+    """Return all that a finished run says of its cell."""
+    place = Workplace(cell.job, run_dir)
+    common = {
+        "run": run_dir.name,
+        "study": settings.name,
+        "variant": cell.variant,
+        "task": cell.task,
+        "seed": cell.seed,
+    }
+    teacher = json.loads((run_dir / "teacher" / "score.json").read_text())
+    splits = [v for k, v in teacher.items() if k != "selection"]
+    examples = sum(int(v["examples"]) for v in splits)
+    selected = float(teacher["selection"][place.primary])
+    validated = sum(float(v[place.primary]) for v in splits) / len(splits)
+    found: list[dict[str, Any]] = [
+        {
+            "budget": "teacher", "method": "teacher", "metric": place.primary, "value": validated,
+            "selection": selected, "gap": selected - validated, "examples": examples,
+            "params": int(place.costs.cost("params", place.space.largest())),
+            "published": settings.published.get(cell.task, {}).get("teacher", {}).get("teacher"),
+        }
+    ]  # fmt: skip
+    published = settings.published.get(cell.task, {}).get(cell.variant, {})
+    for row in _deployed(run_dir, cell):
+        found.append({**row, "examples": examples, "published": published.get(row["budget"])})
+    found += _ranking(run_dir)
+    found += _search(place)
+    found += [
+        {"budget": name, "metric": "seconds", "value": seconds}
+        for name, seconds in stages(run_dir).items()
+    ]
+    return [{**common, **row} for row in found]
+
+
+def _deployed(run_dir: Path, cell: Cell) -> list[dict[str, Any]]:
+    """Return a row per budget: of the deployed network, or of the tuned one where the job tunes it."""
+    frame = read_table(run_dir, "deployments")
+    frame = frame[frame["validation"].notna()]
+    tuned = {o["name"]: o for o in outcomes(run_dir) if o["deployed"]}
+    students = int((frame["method"] == "adabert").sum())
+    found = []
+    for row in frame.to_dict("records"):
+        score = tuned.get(str(row["budget"]), row) if row["method"] == "yoco" else row
+        found.append(
+            {
+                "budget": "cnn" if row["method"] == "adabert" and students == 1 else row["budget"],
+                "method": "finetuned" if score is not row else row["method"],
+                "metric": row["metric"],
+                "value": score["validation"],
+                "selection": score["selection"],
+                "gap": score["selection"] - score["validation"],
+                "params": int(row["params"]),
+            }
+        )
+    return found
+
+
+def _ranking(run_dir: Path) -> list[dict[str, Any]]:
+    """Return what drawn networks scored as inherited and on their own, and how the two agree."""
+    drawn = [o for o in outcomes(run_dir) if not o["deployed"]]
+    if not drawn:
+        return []
+    found: list[dict[str, Any]] = []
+    for method, key in (("inherited", "inherited"), ("alone", "selection")):
+        for one in drawn:
+            figures = {"params": one["params"], "examples": one["examples"]}
+            found.append(
+                {"budget": one["name"], "method": method, "metric": one["metric"],
+                 "value": one[key], **figures}
+            )  # fmt: skip
+    tau, p = rank_agreement([o["inherited"] for o in drawn], [o["selection"] for o in drawn])
+    for metric, value in (("kendall_tau", tau), ("kendall_p", p)):
+        found.append({"budget": f"{len(drawn)} networks", "metric": metric, "value": value})
+    return found
+
+
+def _search(place: Workplace) -> list[dict[str, Any]]:
+    """Return the best feasible scores after every batch of a search for one budget by one searcher."""
+    job = place.job
+    if len(job.budget) * len(job.search.searchers) * len(job.search.seeds) != 1:
+        return []  # several searches share the ledger, and its rows are nobody's alone
+    frame = read_table(place.run_dir, "evaluations")
+    frame = frame[frame["method"] == "yoco"].sort_values("created_at", kind="stable")
+    budget = place.budget(job.budget[0])
+    met = [budget.met(Architecture.from_json(str(a))) for a in frame["arch"]]
+    found = []
+    for count in range(job.search.batch, len(frame) + 1, job.search.batch):
+        mine = pd.Series(frame["value"].to_numpy()[:count])[met[:count]].nlargest(BEST)
+        for name, value in (("best", mine.max()), (f"best{BEST}", mine.mean())):
+            if len(mine):
+                found.append({"budget": job.budget[0].name, "metric": f"{name}@{count:04d}",
+                              "value": float(value)})  # fmt: skip
+    return found
