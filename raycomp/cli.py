@@ -17,6 +17,7 @@ from rich.table import Table
 
 from raycomp.errors import UserError
 from raycomp.jobfile import load_job
+from raycomp.studyfile import is_study, load_study
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -72,18 +73,67 @@ def plan(job: JobFile, sets: Sets = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def run(
-    job: JobFile, sets: Sets = None, storage: Storage = Path("runs"), as_json: AsJson = False
+    job: JobFile,
+    sets: Sets = None,
+    storage: Storage = Path("runs"),
+    as_json: AsJson = False,
+    preset: Annotated[
+        str, typer.Option("--preset", help="Of a study: small ends in minutes on two cores.")
+    ] = "",
 ) -> None:
-    """Run a job to its end; the same command goes on after an interruption.
+    """Run a job or a study to its end; the same command goes on after an interruption.
 
     Example: raycomp run jobs/quickstart.toml --set run.seed=1
     """
+    if is_study(job):
+        _run_study(job, sets, storage, as_json, preset)
+        return
+    if preset:
+        raise UserError(
+            f"--preset {preset!r} was given, but {job} is no study: it has no [study] section"
+        )
     loaded = load_job(job, sets)
     from raycomp.runtime.progress import Progress
     from raycomp.runtime.run import run_job
 
     run_dir = run_job(loaded, storage, Progress(enabled=False if as_json else None))
     finish_run(run_dir, as_json)
+
+
+def _run_study(path: Path, sets: list[str] | None, storage: Path, as_json: bool, preset: str) -> None:
+    study = load_study(path, sets, preset)
+    from raycomp.report import write_report
+    from raycomp.runtime.progress import Progress
+    from raycomp.runtime.study import run_study
+
+    folder = run_study(study, storage, Progress(enabled=False if as_json else None))
+    write_report([folder], folder / "report.html")
+    _show_study(folder, as_json)
+
+
+def _show_study(folder: Path, as_json: bool) -> None:
+    from raycomp.report import ablation_table, load_study
+    from raycomp.report.studytext import heading, sentences, tables
+
+    study = load_study(folder)
+    if as_json:
+        found = json.loads(ablation_table(study).to_json(orient="records"))
+        _print_json({"study": str(folder), "table": found, "sentences": sentences(study)})
+        return
+    print(heading(study))
+    for table in tables(study):
+        shown = Table(box=None, pad_edge=False, title=table.title, title_justify="left", title_style="")
+        for i, name in enumerate(table.columns):
+            shown.add_column(name, justify="left" if i < table.named else "right")
+        for row in table.rows:
+            shown.add_row(*row)
+        print()
+        Console(width=max(200, Console().width)).print(shown)
+    print()
+    for said in sentences(study):
+        print(said)
+    for part in ("tables", "runs", "report.html"):
+        print(f"{part.removesuffix('.html'):<9}{_near(folder / part)}")
 
 
 Address = Annotated[
@@ -212,7 +262,10 @@ def query(
         str | None, typer.Option("--best", help="Only the row with the highest value here.")
     ] = None,
     table: Annotated[
-        str, typer.Option("--table", help="deployments, evaluations, steps, distribution.")
+        str,
+        typer.Option(
+            "--table", help="deployments, evaluations, steps, distribution; ablations of a study."
+        ),
     ] = "deployments",
     limit: Annotated[int, typer.Option("--limit", help="Rows to print.", min=1)] = 50,
     as_json: AsJson = False,
@@ -224,7 +277,8 @@ def query(
     from raycomp import query as language
     from raycomp.tables import read_table
 
-    _check_run(run_dir)
+    if table != "ablations" or not (run_dir / "study.json").exists():
+        _check_run(run_dir)
     frame = read_table(run_dir, table)
     if where is not None:
         frame = language.where(frame, where)

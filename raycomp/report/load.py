@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from raycomp.errors import UserError
+from raycomp.report.studies import Study, is_study, load_study
 from raycomp.tables import SCHEMAS, read_parts
 
 NAMES = ("steps", "distribution", "evaluations", "deployments")
@@ -79,6 +80,8 @@ class Tables:
         evaluations: a row per scored architecture.
         deployments: a row per deployed model.
         runs: settings and teacher of each run, in the order given.
+        ablations: a row per figure of a study's run.
+        studies: the studies, in the order given.
     """
 
     steps: pd.DataFrame
@@ -86,6 +89,10 @@ class Tables:
     evaluations: pd.DataFrame
     deployments: pd.DataFrame
     runs: tuple[Run, ...]
+    ablations: pd.DataFrame = field(
+        default_factory=lambda: SCHEMAS["ablations"].empty_table().to_pandas()
+    )
+    studies: tuple[Study, ...] = ()
 
     def of(self, *names: str) -> Tables:
         """Return the part that belongs to some runs."""
@@ -99,6 +106,7 @@ class Tables:
             mine(self.evaluations),
             mine(self.deployments),
             tuple(run for run in self.runs if run.name in names),
+            mine(self.ablations),
         )
 
 
@@ -106,13 +114,16 @@ def load(*paths: str | Path) -> Tables:
     """Read runs into frames; what a run has not written yet is empty.
 
     Args:
-        paths: folders of runs, or storage folders that hold runs; a run named twice is read once.
+        paths: folders of runs, of studies (with all their runs), or storage folders that hold runs and
+            studies (of those, the table `ablations` alone); a run named twice is read once.
 
     Raises:
         UserError: a folder is missing, is no run and holds none, or has a file that is not whole.
     """
     if not paths:
         raise UserError("no run was given; give a run's folder, or a storage folder that holds runs")
+    found = dict.fromkeys(f.resolve() for p in paths for f in _studies(Path(p)))
+    studies = tuple(load_study(f) for f in found)
     folders = list(dict.fromkeys(f.resolve() for p in paths for f in _run_folders(Path(p))))
     for folder in folders:
         twin = next(f for f in folders if f.name == folder.name)
@@ -120,9 +131,17 @@ def load(*paths: str | Path) -> Tables:
             raise UserError(f"{twin} and {folder} bear the same name; give one, or rename its folder")
     read = [_read_run(folder) for folder in folders]
     steps, distribution, evaluations, deployments = (
-        _joined([frames[i] for frames, _ in read]) for i in range(len(NAMES))
+        _joined([frames[i] for frames, _ in read] or [SCHEMAS[name].empty_table().to_pandas()])
+        for i, name in enumerate(NAMES)
     )
-    return Tables(steps, distribution, evaluations, deployments, tuple(run for _, run in read))
+    ablations = _joined([s.frame for s in studies] or [SCHEMAS["ablations"].empty_table().to_pandas()])
+    runs = tuple(run for _, run in read)
+    return Tables(steps, distribution, evaluations, deployments, runs, ablations, studies)
+
+
+def _studies(path: Path) -> list[Path]:
+    """Return the studies at or below a folder."""
+    return [path] if is_study(path) else sorted(p.parent for p in path.glob("*/study.json"))
 
 
 def _run_folders(path: Path) -> list[Path]:
@@ -132,8 +151,10 @@ def _run_folders(path: Path) -> list[Path]:
         raise UserError(f"{path} is no folder{hint}; give a run's folder, such as runs/NAME-HASH")
     if (path / "job.json").exists():
         return [path]
+    if is_study(path):
+        return sorted(p.parent for p in path.glob("runs/*/job.json"))
     found = sorted(p.parent for p in path.glob("*/job.json"))
-    if not found:
+    if not found and not _studies(path):
         raise UserError(
             f"{path} is no run's folder and holds none (a run has a job.json); give a run's folder, "
             "such as runs/NAME-HASH, or start the run again to complete it"

@@ -25,6 +25,9 @@ from raycomp.report.load import Run, Tables, load
 from raycomp.report.plot import Plot
 from raycomp.report.reading import reading
 from raycomp.report.scatter import front_plot
+from raycomp.report.studies import Study
+from raycomp.report.studytext import heading, sentences
+from raycomp.report.studytext import tables as study_tables
 from raycomp.tables import write_text
 
 LIMIT = 6_000_000  # bytes
@@ -74,14 +77,15 @@ def render(tables: Tables, detail: float = 1.0) -> str:
         plots.append({**view, "payload": plot.payload()})
         return plots[-1]
 
-    curve = round(CURVE * detail * min(1.0, SHARED / len(tables.runs)))
-    moments = round(MOMENTS * detail * min(1.0, SHARED / len(tables.runs)))
+    share = min(1.0, SHARED / max(1, len(tables.runs)))
+    curve, moments = round(CURVE * detail * share), round(MOMENTS * detail * share)
     groups = [_group(part, metric, detail, placed) for metric, part in comparable(tables)]
     runs = [_run(tables.of(run.name), run, curve, moments, placed) for run in tables.runs]
     names = [run.name for run in tables.runs]
     return _environment().get_template("report.html.j2").render(
-        title=names[0] if len(names) == 1 else f"{len(names)} runs",
+        title=_title(tables),
         names=names,
+        studies=[_study(study) for study in tables.studies],
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         groups=groups,
         runs=runs,
@@ -92,6 +96,16 @@ def render(tables: Tables, detail: float = 1.0) -> str:
         script=Markup(script),
         plotly=Markup(plotly),
     )  # fmt: skip
+
+
+def _title(tables: Tables) -> str:
+    if len(tables.studies) == 1:
+        return tables.studies[0].id
+    return tables.runs[0].name if len(tables.runs) == 1 else f"{len(tables.runs)} runs"
+
+
+def _study(study: Study) -> dict[str, Any]:
+    return {"title": heading(study), "tables": study_tables(study), "sentences": sentences(study)}
 
 
 def comparable(tables: Tables) -> list[tuple[str, Tables]]:

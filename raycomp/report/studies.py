@@ -223,8 +223,8 @@ def search_table(study: str | Path | Study) -> pd.DataFrame:
     """
     given = study if isinstance(study, Study) else load_study(study)
     frame = given.frame[given.frame["metric"].str.contains("@", na=False)].copy()
-    frame[["what", "evaluations"]] = frame["metric"].str.split("@", n=1, expand=True)
-    frame["evaluations"] = frame["evaluations"].astype(int)
+    frame["what"] = [str(m).partition("@")[0] for m in frame["metric"]]
+    frame["evaluations"] = [int(str(m).partition("@")[2]) for m in frame["metric"]]
     wide = frame.pivot_table(
         index=["variant", "task", "evaluations"], columns="what", values="value", sort=False
     )

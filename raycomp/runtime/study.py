@@ -15,6 +15,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune import RunConfig, TuneConfig, Tuner
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from raycomp.errors import UserError
 from raycomp.runtime import cluster
@@ -156,16 +157,23 @@ def _tune(settings: StudySettings, cells: list[Cell], folder: Path) -> dict[str,
     data = {c.name: _sent(c) for c in cells}
 
     def trial(config: dict[str, Any]) -> dict[str, Any]:
-        # A process of its own: a run drives Train and Tune itself, and leaves no memory behind.
-        work = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(_work)
+        # A process of its own: a run drives Train and Tune itself, and leaves no memory behind. Outside
+        # of the trial's placement group, in which nothing that the run starts would find room.
+        work = ray.remote(
+            num_cpus=0,
+            max_calls=1,
+            max_retries=0,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None),
+        )(_work)
         why = ray.get(work.remote(str(folder), chosen, data[config["cell"]]))
         return {"cell": config["cell"], "why": why}
 
     train = cells[0].job.train
     slots = max(1, fitting(train.cpus or share_cpus(1), train.gpus) // train.workers)
     tuner = Tuner(
-        # The trial only waits: what runs holds the processors.
-        tune.with_resources(trial, {"cpu": 0.001}),
+        # The trial only waits. It asks for a byte, for it must ask for something: with a sliver of a CPU
+        # it would keep a whole one from the workers.
+        tune.with_resources(trial, {"cpu": 0, "memory": 1}),
         param_space={"cell": tune.grid_search(list(data))},
         tune_config=TuneConfig(max_concurrent_trials=slots, reuse_actors=True),
         run_config=RunConfig(name="study", storage_path=str(folder / "tune"), verbose=0),

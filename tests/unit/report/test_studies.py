@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raycomp.errors import UserError
+from raycomp.report import ablation_table, load, load_study, write_report
+from raycomp.report.statistics import NO_DIFFERENCE
+from raycomp.report.studies import COLUMNS, amortised, cost_table, rank_table, search_table
+from raycomp.report.studytext import heading, sentences, tables
+from raycomp.tables import part_files, predictions_path, write_array
+from tests.unit.report.made_study import TASK, made_study
+from tests.unit.report.test_page import read
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_study(tmp_path_factory.mktemp("study"))
+
+
+def test_a_row_per_task_budget_and_variant(folder: Path) -> None:
+    table = ablation_table(folder)
+    assert tuple(table.columns) == COLUMNS
+    assert list(zip(table["budget"], table["variant"], strict=True)) == [
+        ("teacher", "teacher"), ("half", "plain"), ("half", "good"), ("half", "same"),
+        ("third", "plain"), ("third", "good"), ("third", "same"),
+    ]  # fmt: skip
+    frame = load_study(folder).frame
+    for row in table.to_dict("records"):
+        if row["variant"] == "teacher":
+            continue
+        mine = frame[(frame["variant"] == row["variant"]) & (frame["budget"] == row["budget"])]
+        values = mine[mine["method"] == "yoco"]["value"]
+        assert row["mean"] == pytest.approx(values.mean())
+        assert row["sd"] == pytest.approx(values.std())  # pandas divides by n - 1
+        assert row["low"] < row["mean"] < row["high"]
+        assert row["basis"] == "examples and seeds"
+        assert row["gap"] == pytest.approx(0.9 - row["mean"])
+    assert ablation_table(folder).equals(table)  # the draws are seeded
+
+
+def test_variants_are_tested_against_the_first(folder: Path) -> None:
+    half = ablation_table(folder).query("budget == 'half'").set_index("variant")
+    assert half.loc["plain", "verdict"] == "reference"
+    assert half.loc["good", "verdict"] == "higher"
+    assert half.loc["good", "test"] == "paired bootstrap"
+    assert half.loc["good", "p"] < 0.01
+    assert half.loc["good", "difference"] == pytest.approx(
+        half.loc["good", "mean"] - half.loc["plain", "mean"]
+    )
+    assert half.loc["same", "verdict"] == NO_DIFFERENCE
+    assert half.loc["same", "difference_low"] <= 0 <= half.loc["same", "difference_high"]
+    assert half["published"].tolist()[:2] == [0.841, 0.876]
+
+
+def test_without_predictions_the_seeds_alone_are_tested(tmp_path: Path) -> None:
+    table = ablation_table(made_study(tmp_path, predictions=False))
+    assert set(table["basis"]) == {"seeds"}
+    assert set(table["test"]) == {"", "paired t-test"}
+
+
+def test_predictions_of_another_model_are_not_taken(tmp_path: Path) -> None:
+    folder = made_study(tmp_path)
+    run = load_study(folder).frame.query("variant == 'good' and budget == 'half'")["run"].iloc[0]
+    path = predictions_path(folder / "runs" / run, "yoco-half", "validation")
+    write_array(path, np.zeros((300, 2), np.float32))
+    half = ablation_table(folder).query("budget == 'half'").set_index("variant")
+    assert half.loc["good", "basis"] == "seeds"
+    assert half.loc["good", "test"] == "paired t-test"
+    assert half.loc["same", "test"] == "paired bootstrap"
+
+
+def test_what_is_missing_is_no_row(tmp_path: Path) -> None:
+    folder = made_study(tmp_path)
+    for path in part_files(folder, "ablations"):
+        if path.stem != "plain-demo-polarity-s0":
+            path.unlink()
+    study = load_study(folder)
+    assert (study.finished, study.cells) == (1, 9)
+    assert "1 of 9 runs" in heading(study)
+    table = ablation_table(study)
+    assert set(table["variant"]) == {"teacher", "plain"}
+    assert table["sd"].isna().all()
+    for path in part_files(folder, "ablations"):
+        path.unlink()
+    assert ablation_table(folder).empty
+    assert tables(load_study(folder)) == []
+    assert "No run of this study has ended yet." in read(write_report(folder, tmp_path / "x.html")).text
+
+
+def test_ranks_searches_and_costs(folder: Path) -> None:
+    ranks = rank_table(folder)
+    # 0 1 2 3 against 2 1 2 3 (tenths): of 6 pairs 4 agree, 1 does not, 1 is tied: 3 / sqrt(6 * 5).
+    assert ranks["tau"].tolist() == pytest.approx([3 / 30**0.5] * 9)
+    assert set(ranks["networks"]) == {4}
+    found = search_table(folder).query("variant == 'plain'")
+    assert found["evaluations"].tolist() == [8, 16, 24]
+    assert found["best10"].tolist() == pytest.approx([0.78, 0.81, 0.81])
+    costs = cost_table(folder).set_index(["variant", "stage"])["seconds"]
+    assert costs["plain", "super-network"] == 98
+    first = amortised(folder)[0]
+    assert (first["once"], first["each_after"], first["each_apart"]) == (100, 5, 30)
+    assert first["budgets"] == 4  # 100 + 4 * 5 = 4 * 30
+
+
+def test_tables_and_sentences_say_it_in_the_paper_s_layout(folder: Path) -> None:
+    study = load_study(folder)
+    layout, statistics, *_ = tables(study)
+    assert layout.columns == ["variant", TASK, f"{TASK} half", f"{TASK} third"]
+    assert [r[0] for r in layout.rows] == ["teacher", "plain", "good", "same"]
+    assert layout.rows[1][2].endswith("(0.841)")
+    assert layout.rows[0][1].endswith("(0.895)")
+    shown = {tuple(r[1:3]): r[-1] for r in statistics.rows}
+    assert shown["half", "same"] == NO_DIFFERENCE
+    assert shown["half", "plain"] == ""
+    said = " ".join(sentences(study))
+    assert "plain reached good's best of 24 evaluations (0.830) after 16." in said
+    assert "once is the cheaper way from 4 budgets on" in said
+    assert "over 3 seeds" in said
+
+
+def test_the_page_shows_studies(folder: Path) -> None:
+    page = read(write_report(folder, folder.parent / "report.html"))
+    ids = [str(a.get("id")) for t, a in page.elements if t == "h2"]
+    assert ids[:2] == ["studies", "deployments"]
+    for cell in (
+        NO_DIFFERENCE,
+        "0.841",
+        "YOCO-BERT, Table 4: accuracy, mean ± standard deviation over seeds",
+    ):
+        assert cell in page.text, cell
+    assert len(page.all("table")) == len(page.all("caption"))
+
+
+def test_load_takes_studies_and_storages(folder: Path) -> None:
+    found = load(folder)
+    assert len(found.runs) == 9
+    assert len(found.ablations) == len(load_study(folder).frame)
+    storage = load(folder.parent)  # of a study below a storage, the table alone
+    assert storage.runs == ()
+    assert len(storage.ablations) == len(found.ablations)
+    assert [s.id for s in storage.studies] == [folder.name]
+    with pytest.raises(UserError, match="no study"):
+        ablation_table(folder / "runs")
+
+
+def test_the_example_script(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ablations.py", str(folder)])
+    runpy.run_path(str(ROOT / "jobs" / "examples" / "ablations.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    assert NO_DIFFERENCE in said
+    assert "good" in said
