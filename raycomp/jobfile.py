@@ -125,7 +125,8 @@ def _explain(error: dict[str, Any], data: dict[str, Any], root: type[BaseModel])
     dotted = _dotted(location, data)
     model, prefix = _model_at(location, root)
     if error["type"] == "extra_forbidden":
-        known = {f"{prefix}.{name}" if prefix else name: name for name in model.model_fields}
+        owner = dotted.rpartition(".")[0]
+        known = {f"{owner}.{name}" if owner else name: name for name in model.model_fields}
         near = nearest_key(str(location[-1]), known)
         given = error.get("input")
         if near and model is root and isinstance(given, dict) and len(given) == 1:
@@ -136,7 +137,8 @@ def _explain(error: dict[str, Any], data: dict[str, Any], root: type[BaseModel])
             near = f"{near}.{nearest_key(str(key), inside) or key}"
         hint = f" Did you mean '{near}'?" if near else ""
         allowed = ", ".join(model.model_fields)
-        what = "Sections" if model is root else f"Keys of [{prefix.split('.')[0]}]"
+        tables = ".".join(k for k in prefix.split(".") if not k.isdigit())
+        what = "Sections" if model is root else f"Keys of [{tables}]"
         return f"unknown setting '{dotted}'.{hint} {what}: {allowed}."
     if error["type"] == "missing":
         what = "section" if len(location) == 1 else "setting"

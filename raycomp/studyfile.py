@@ -18,7 +18,7 @@ from pydantic import Field, field_validator, model_validator
 
 from raycomp.errors import UserError
 from raycomp.job import Job, Section, plain_name
-from raycomp.jobfile import override, parse, parse_job, put, read_toml
+from raycomp.jobfile import nearest_key, override, parse, parse_job, put, read_toml
 
 PRESETS = ("small",)
 # Of [train] and [search]: where and how fast a job runs, not what comes out.
@@ -87,13 +87,6 @@ class StudySettings(Section):
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"variant names must differ; given more than once: {', '.join(twice)}")
-        for task, figures in self.published.items():
-            unknown = sorted(set(figures) - {*names, "teacher"})
-            if unknown:
-                raise ValueError(
-                    f"published figures of {task} name the variant {unknown[0]!r}; there are: "
-                    f"{', '.join(names)}"
-                )
         for variant in self.variant:
             if variant.structure_of is not None and variant.structure_of not in self.tasks:
                 raise ValueError(
@@ -206,6 +199,16 @@ def _check_published(data: dict[str, Any]) -> None:
         raise UserError(
             f"study.published names the task {unknown[0]!r}; study.tasks are: {', '.join(settings.tasks)}"
         )
+    names = [v.name for v in settings.variant]
+    for task, figures in settings.published.items():
+        strange = sorted(set(figures) - {*names, "teacher"})
+        if strange:
+            near = nearest_key(strange[0], {n: n for n in names})
+            hint = f" Did you mean {near!r}?" if near else ""
+            raise UserError(
+                f"study.published of {task} names the variant {strange[0]!r}.{hint} Variants: "
+                f"{', '.join(names)}, and teacher."
+            )
 
 
 def parse_study(data: dict[str, Any], preset: str = "") -> Study:

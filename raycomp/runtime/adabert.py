@@ -110,6 +110,7 @@ def _sweep(room: Classroom, todo: list[Trial], bar: Update) -> None:
             _train(inner, trial, stage, lambda done, total, info: None, cpus=each)
         return {"value": _record(inner, trial)}
 
+    run.__name__ = f"sweep-{run_dir.name}"  # Tune knows functions by name, one a Ray job
     tuner = Tuner(
         # The trial only waits for its workers, which hold the processors.
         tune.with_resources(run, {"cpu": 0.001}),

@@ -156,7 +156,7 @@ def _tune(settings: StudySettings, cells: list[Cell], folder: Path) -> dict[str,
     chosen = settings.model_dump(mode="json")
     data = {c.name: _sent(c) for c in cells}
 
-    def trial(config: dict[str, Any]) -> dict[str, Any]:
+    def study_cell(config: dict[str, Any]) -> dict[str, Any]:
         # A process of its own: a run drives Train and Tune itself, and leaves no memory behind. Outside
         # of the trial's placement group, in which nothing that the run starts would find room.
         work = ray.remote(
@@ -173,7 +173,7 @@ def _tune(settings: StudySettings, cells: list[Cell], folder: Path) -> dict[str,
     tuner = Tuner(
         # The trial only waits. It asks for a byte, for it must ask for something: with a sliver of a CPU
         # it would keep a whole one from the workers.
-        tune.with_resources(trial, {"cpu": 0, "memory": 1}),
+        tune.with_resources(study_cell, {"cpu": 0, "memory": 1}),
         param_space={"cell": tune.grid_search(list(data))},
         tune_config=TuneConfig(max_concurrent_trials=slots, reuse_actors=True),
         run_config=RunConfig(name="study", storage_path=str(folder / "tune"), verbose=0),

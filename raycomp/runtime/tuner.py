@@ -104,6 +104,8 @@ def _tune(
         )  # fmt: skip
         return {"value": outcome.value if outcome.arch else -1.0}
 
+    # Tune knows functions by name, one a Ray job: runs of a study search at the same time.
+    trial.__name__ = f"search-{run_dir.name}"
     tuner = Tuner(
         # Trials wait for scores; the processors belong to the evaluators.
         tune.with_resources(trial, {"cpu": 0.001}),
