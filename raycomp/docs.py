@@ -9,12 +9,19 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic_core import PydanticUndefined
 
 from raycomp.job import Job
+from raycomp.studyfile import StudySettings, Variant
 
 HEAD = """# The job file
 
 Generated from `raycomp/job.py` by `make docs`; do not edit. TOML, one file a run. Unknown keys are
 errors that name the nearest key. Any key can be set on the command line: `--set train.samples=4`,
 `--set budget.half.params=12M`.
+"""
+
+
+STUDY = """# Of a study
+
+A file with these sections is a grid of jobs: [studies.md](studies.md).
 """
 
 
@@ -26,13 +33,20 @@ def render() -> str:
         title = f"[[{name}]]" if get_origin(section) is list else f"[{name}]"
         if get_origin(section) is list:
             section = get_args(section)[0]
-        summary = (section.__doc__ or "").strip().splitlines()[0]
-        rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
-        for key, inner in section.model_fields.items():
-            default = "required" if inner.default is PydanticUndefined else _default(inner.default)
-            rows.append(f"| `{key}` | {_type(inner.annotation)} | {default} | {inner.description} |")
-        parts.append(f"## `{title}`\n\n{summary}\n\n" + "\n".join(rows) + "\n")
+        parts.append(_section(title, section))
+    parts.append(STUDY)
+    parts += [_section("[study]", StudySettings), _section("[[study.variant]]", Variant)]
     return "\n".join(parts)
+
+
+def _section(title: str, section: Any) -> str:
+    """Return one section as a heading, a sentence and a table."""
+    summary = (section.__doc__ or "").strip().splitlines()[0]
+    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for key, inner in section.model_fields.items():
+        default = "required" if inner.default is PydanticUndefined else _default(inner.default)
+        rows.append(f"| `{key}` | {_type(inner.annotation)} | {default} | {inner.description} |")
+    return f"## `{title}`\n\n{summary}\n\n" + "\n".join(rows) + "\n"
 
 
 def _default(value: Any) -> str:
@@ -46,6 +60,10 @@ def _default(value: Any) -> str:
 def _type(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return " or ".join(f'`"{a}"`' for a in get_args(annotation))
+    if annotation is Variant:
+        return "tables"
+    if get_origin(annotation) is dict:
+        return "table"
     if get_origin(annotation) is list:
         return f"list of {_type(get_args(annotation)[0])}"
     inner = [a for a in get_args(annotation) if a is not type(None)]

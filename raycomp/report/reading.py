@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from raycomp.report.load import Run, Tables
+from raycomp.report.statistics import middle, replicates
+from raycomp.report.studies import kept_answers
 from raycomp.report.uncertainty import (
     BINOMIAL,
     against_teacher,
@@ -27,7 +29,10 @@ def reading(tables: Tables, metric: str) -> dict[str, Any]:
         deployed = deployed[deployed["validation"].notna()]
         counts = _counts(run) if metric in BINOMIAL else None
         for row in deployed.to_dict("records"):
-            rows.append({"run": run.name, **_figures(row, counts)})
+            figures = _figures(row, counts)
+            if counts is None:
+                figures |= _bootstrapped(run, row, metric)
+            rows.append({"run": run.name, **figures})
         if counts is not None and len(deployed):
             said = _sentences(deployed.to_dict("records"), run, counts)
             sentences += [f"{run.name}: {s}" if len(tables.runs) > 1 else s for s in said]
@@ -61,6 +66,17 @@ def _figures(row: dict[Any, Any], counts: tuple[float, float] | None) -> dict[st
     return found
 
 
+def _bootstrapped(run: Run, row: dict[Any, Any], metric: str) -> dict[str, str]:
+    """Return error and interval of a score from what the model answered, where that was kept."""
+    value = float(row["validation"])
+    answers = kept_answers(run.path, str(row["method"]), str(row["budget"]), metric, value)
+    if answers is None:
+        return {}
+    drawn = replicates(metric, [answers])
+    low, high = middle(drawn)
+    return {"error": score(float(drawn.std())), "interval": f"{low:.3f} to {high:.3f}"}
+
+
 def _sentences(rows: list[dict[Any, Any]], run: Run, counts: tuple[float, float]) -> list[str]:
     selection, validation = counts
     named = [(f"{r['method']} {r['budget']}", r) for r in rows]
@@ -81,9 +97,10 @@ def _sentences(rows: list[dict[Any, Any]], run: Run, counts: tuple[float, float]
 def _basis(tables: Tables, metric: str) -> str:
     if metric not in BINOMIAL:
         return (
-            f"No standard error is given: {metric or 'the metric'} is not a share of right answers, so "
-            "the binomial does not apply, and predictions are not kept for a bootstrap. The gap is "
-            "selection minus validation."
+            f"{metric or 'The metric'} is not a share of right answers, so the binomial does not apply: "
+            "standard errors and intervals of 95% are a bootstrap's over the examples, where a run kept "
+            "what its models answered, and are left out where it did not. They do not cover the seeds of "
+            "training and search. The gap is selection minus validation."
         )
     counts = [
         f"{run.name}: {sum(run.examples('selection')):,} on selection, "
@@ -99,6 +116,6 @@ def _basis(tables: Tables, metric: str) -> str:
         "and search: another run can differ by more. Intervals are of 95%: Wilson's for a score, "
         "Newcombe's for a difference, with the two scores taken as independent. Models that are "
         "scored on the same examples are not independent, and a paired test would usually tell more "
-        "of them apart; only totals are kept. Intervals are not widened for the number of comparisons. "
+        "of them apart: a study makes it. Intervals are not widened for the number of comparisons. "
         "Selection chose the architectures, so that it flatters them; validation chose nothing."
     )

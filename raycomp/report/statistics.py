@@ -112,7 +112,7 @@ def estimate(
         raise ValueError("one value per seed is needed, and as many answers")
     mean, sd = float(np.mean(values)), _deviation(values)
     if answers is not None:
-        low, high = _middle(replicates(metric, answers, seed))
+        low, high = middle(replicates(metric, answers, seed))
         basis = "examples and seeds" if len(values) > 1 else "examples"
         return Estimate(len(values), mean, sd, low, high, basis)
     if len(values) < 2:
@@ -151,7 +151,7 @@ def compare(
             raise ValueError("as many answers as values are needed")
         if all(a.same_examples(b) for a, b in zip(ones, others, strict=True)):
             drawn = replicates(metric, ones, seed) - replicates(metric, others, seed)
-            low, high = _middle(drawn)
+            low, high = middle(drawn)
             return Comparison(pairs, difference, low, high, _two_sided(drawn), "paired bootstrap")
     if pairs < 2:
         return Comparison(pairs, difference, math.nan, math.nan, math.nan, "none")
@@ -195,16 +195,21 @@ def _weights(rows: int, draws: int, seed: list[int]) -> Iterator[np.ndarray]:
 def weighted(metric: str, labels: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return a metric as if row i stood weights[b, i] times in the split: (draws,).
 
-    Equal to `raycomp.data.metrics.compute` on the repeated rows, for all draws at once where the
-    metric is made of counts.
+    Equal to `raycomp.data.metrics.compute` on the repeated rows, for all draws at once.
+
+    Raises:
+        ValueError: the metric is unknown.
     """
+    weights = weights.astype(float)  # so that products are BLAS's
     if metric in REGRESSION:
-        rows = np.arange(len(labels))
-        repeated = (np.repeat(rows, w) for w in weights)
-        return np.array([compute([metric], labels[r], logits[r])[metric] for r in repeated])
+        target, predicted = labels.astype(float), logits[:, 0].astype(float)
+        pearson = _correlations(target[None], predicted[None], weights)
+        if metric == "pearson":
+            return pearson
+        spearman = _correlations(_ranks(target, weights), _ranks(predicted, weights), weights)
+        return spearman if metric == "spearman" else (pearson + spearman) / 2
     predicted, classes = logits.argmax(1), max(logits.shape[1], int(labels.max()) + 1)
     unit = np.eye(classes)
-    weights = weights.astype(float)  # so that the products are BLAS's
     rows_total = weights.sum(axis=1)
     # Counts of each class and draw: (draws, classes).
     right = weights @ (unit[labels] * (predicted == labels)[:, None])
@@ -222,6 +227,27 @@ def weighted(metric: str, labels: np.ndarray, logits: np.ndarray, weights: np.nd
         f1 = each[:, 1] if logits.shape[1] == 2 else each.sum(axis=1) / seen.sum(axis=1)
         return f1 if metric == "f1" else (f1 + accuracy) / 2
     raise ValueError(f"metric {metric!r} is unknown")
+
+
+def _correlations(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return Pearson's r under each draw's weights, 0 where one side is constant: (draws,)."""
+    total = weights.sum(axis=1, keepdims=True)
+    x = x - (weights * x).sum(axis=1, keepdims=True) / total
+    y = y - (weights * y).sum(axis=1, keepdims=True) / total
+    spread = (weights * x * x).sum(axis=1) * (weights * y * y).sum(axis=1)
+    together = (weights * x * y).sum(axis=1)
+    return np.where(spread > 0, together / np.sqrt(np.where(spread > 0, spread, 1)), 0.0)
+
+
+def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the rank of each row among the repeated rows, ties averaged: (draws, rows)."""
+    order = np.argsort(values, kind="stable")
+    starts = np.flatnonzero(np.diff(values[order], prepend=np.nan) != 0)
+    size = np.add.reduceat(weights[:, order], starts, axis=1)  # of each group of ties
+    middle = np.cumsum(size, axis=1) - size + (size + 1) / 2
+    group = np.empty(len(values), int)
+    group[order] = np.repeat(np.arange(len(starts)), np.diff([*starts, len(values)]))
+    return np.asarray(middle[:, group])
 
 
 def rank_agreement(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
@@ -261,7 +287,7 @@ def _student(values: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _middle(drawn: np.ndarray) -> tuple[float, float]:
+def middle(drawn: np.ndarray) -> tuple[float, float]:
     """Return the percentile interval of replicates."""
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

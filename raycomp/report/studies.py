@@ -168,11 +168,18 @@ def _answers(study: Study, rows: pd.DataFrame) -> list[Answers] | None:
     """Return what each row's model answered; None where one was not kept, or does not give the value."""
     found: list[Answers] = []
     for row in rows.to_dict("records"):
-        one = _read(study.run(str(row["run"])), str(row["method"]), str(row["budget"]))
-        if one is None or abs(one.value(str(row["metric"])) - row["value"]) > 1e-6:
+        run, figures = study.run(str(row["run"])), (str(row["method"]), str(row["budget"]))
+        one = kept_answers(run, *figures, str(row["metric"]), float(row["value"]))
+        if one is None:
             return None
         found.append(one)
     return found or None
+
+
+def kept_answers(run: Path, method: str, budget: str, metric: str, value: float) -> Answers | None:
+    """Return what a model of a run answered; None where it was not kept, or scores another value."""
+    one = _read(run, method, budget)
+    return one if one is not None and abs(one.value(metric) - value) < 1e-6 else None
 
 
 @functools.lru_cache(maxsize=256)

@@ -37,10 +37,10 @@ def outcomes(run_dir: Path) -> list[dict[str, Any]]:
 
 def too_many(place: Workplace) -> list[str]:
     """Return a message where more networks are to be drawn than the space has."""
-    asked, size = place.job.finetune.networks, place.space.size()
-    if asked <= size:
+    asked = place.job.finetune.networks
+    if not asked or asked <= place.space.size():
         return []
-    return [f"finetune.networks={asked} was given; the space has {size:,} architectures"]
+    return [f"finetune.networks={asked} was given; the space has {place.space.size():,} architectures"]
 
 
 def finetune(place: Workplace, progress: Progress) -> None:

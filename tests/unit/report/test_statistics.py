@@ -54,12 +54,16 @@ def test_weighted_metrics_are_those_of_repeated_rows(metric: str, classes: int) 
     assert weighted(metric, labels, logits, weights) == pytest.approx(expected)
 
 
-def test_a_correlation_is_computed_on_the_repeated_rows() -> None:
+@pytest.mark.parametrize("metric", ["pearson", "spearman", "pearson_spearman"])
+def test_weighted_correlations_are_those_of_repeated_rows(metric: str) -> None:
     rng = np.random.default_rng(2)
-    labels = rng.normal(size=30).astype(np.float32)
+    labels = rng.integers(5, size=30).astype(np.float32)  # with ties
     logits = (labels + rng.normal(size=30)).astype(np.float32)[:, None]
-    found = weighted("pearson_spearman", labels, logits, np.ones((1, 30), int))
-    assert found == pytest.approx([compute(["pearson_spearman"], labels, logits)["pearson_spearman"]])
+    weights = rng.multinomial(30, np.full(30, 1 / 30), size=50)
+    expected = [
+        compute([metric], np.repeat(labels, w), np.repeat(logits, w, axis=0))[metric] for w in weights
+    ]
+    assert weighted(metric, labels, logits, weights) == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_interval_of_one_seed_is_scipy_s_bootstrap() -> None:

@@ -9,10 +9,12 @@ import pytest
 
 from raycomp.errors import UserError
 from raycomp.report import ablation_table, load, load_study, write_report
-from raycomp.report.statistics import NO_DIFFERENCE
+from raycomp.report.reading import reading
+from raycomp.report.statistics import NO_DIFFERENCE, Answers
 from raycomp.report.studies import COLUMNS, amortised, cost_table, rank_table, search_table
 from raycomp.report.studytext import heading, sentences, tables
-from raycomp.tables import part_files, predictions_path, write_array
+from raycomp.tables import part_files, predictions_path, read_table, write_array, write_rows
+from tests.unit.report.made import made
 from tests.unit.report.made_study import TASK, made_study
 from tests.unit.report.test_page import read
 
@@ -136,6 +138,25 @@ def test_the_page_shows_studies(folder: Path) -> None:
     ):
         assert cell in page.text, cell
     assert len(page.all("table")) == len(page.all("caption"))
+
+
+def test_the_page_of_a_run_bootstraps_what_is_no_share(tmp_path: Path) -> None:
+    run = made(tmp_path, metric="matthews")
+    rng = np.random.default_rng(0)
+    truth = rng.integers(2, size=400)
+    said = np.where(rng.random(400) < 0.9, truth, 1 - truth)
+    kept = Answers((truth,), (np.eye(2, dtype=np.float32)[said],))
+    frame = read_table(run, "deployments")
+    rows = frame[frame["method"] == "yoco"].to_dict("records")
+    for row in rows:
+        row["validation"] = kept.value("matthews")
+    write_rows(run, "deployments", rows, "yoco")
+    write_array(predictions_path(run, "labels", "validation"), truth)
+    write_array(predictions_path(run, "yoco-half", "validation"), kept.logits[0])
+    found = {r["name"]: r for r in reading(load(run), "matthews")["rows"]}
+    low, high = map(float, found["yoco half"]["interval"].split(" to "))
+    assert low < kept.value("matthews") < high
+    assert found["yoco flops"]["interval"] == ""  # its answers were not kept
 
 
 def test_load_takes_studies_and_storages(folder: Path) -> None:
