@@ -65,10 +65,22 @@ def sentences(study: Study) -> list[str]:
                 f"In brackets and under “paper”: {study.paper or 'the paper'}'s own figure, from its own "
                 "model and data; it is no part of the test."
             )
+    said += _random(table)
     said += _who_is_first(study)
     for one in amortised(study):
         said.append(_break_even(one, study.variants[0]))
     return said
+
+
+def _random(table: pd.DataFrame) -> list[str]:
+    """Say the mean of random-0, random-1 and so on: the paper gives no more of them."""
+    mine = table[[str(v).startswith("random-") for v in table["variant"]]]
+    return [
+        f"{task} {budget}: {len(rows)} random variants have {score(rows['mean'].mean())} ± "
+        f"{score(rows['mean'].std())}, mean and standard deviation over the variants."
+        for (task, budget), rows in mine.groupby(["task", "budget"], sort=False)
+        if len(rows) > 1
+    ]
 
 
 def _layout(study: Study, table: pd.DataFrame) -> TextTable:

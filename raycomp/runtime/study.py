@@ -180,11 +180,13 @@ def _tune(settings: StudySettings, cells: list[Cell], folder: Path) -> dict[str,
     )
     failed: dict[str, str] = {}
     for result in tuner.fit():
-        cell = str(result.config["cell"])
+        cell, why = str((result.config or {}).get("cell")), (result.metrics or {}).get("why")
         if result.error is not None:
             failed[cell] = str(result.error).strip().splitlines()[-1]
-        elif result.metrics["why"]:
-            failed[cell] = result.metrics["why"]
+        elif why is None:
+            raise KeyboardInterrupt  # Tune catches it, and ends its trials without a word
+        elif why:
+            failed[cell] = why
     shutil.rmtree(folder / "tune" / "study", ignore_errors=True)
     return failed
 

@@ -11,8 +11,16 @@ import numpy as np
 import pytest
 
 from raycomp.data.metrics import compute
+from raycomp.encoder.arch import Architecture
+from raycomp.jobfile import parse_job
+from raycomp.report import ablation_table
+from raycomp.report.statistics import rank_agreement
+from raycomp.runtime.cell import _ranking
+from raycomp.runtime.deploy import score_forward
+from raycomp.runtime.finetune import finetune, outcomes
 from raycomp.runtime.progress import Progress
 from raycomp.runtime.study import finished, run_study
+from raycomp.runtime.workplace import Workplace
 from raycomp.studyfile import Study, parse_study
 from raycomp.tables import part_files, predictions_path, read_array, read_table
 
@@ -36,7 +44,7 @@ def study(tiny_job: dict[str, Any], tuned_model: Path) -> Study:
         "seeds": [0, 1],
         "variant": [
             {"name": "sng"},
-            {"name": "random", "set": {"search": {"searchers": ["random"]}}},
+            {"name": "tuned", "set": {"search.searchers": ["random"], "finetune.epochs": 1.0}},
         ],
         "published": {"train.csv": {"sng": {"half": 0.876}}},
     }
@@ -54,31 +62,39 @@ def test_every_cell_has_its_rows(folder: Path, study: Study) -> None:
     rows = read_table(folder, "ablations")
     main = rows[(rows["budget"] == "half") & (rows["metric"] == "accuracy")]
     assert sorted(zip(main["variant"], main["seed"], strict=True)) == [
-        ("random", 0), ("random", 1), ("sng", 0), ("sng", 1),
+        ("sng", 0), ("sng", 1), ("tuned", 0), ("tuned", 1),
     ]  # fmt: skip
     for row in main.to_dict("records"):
         run = folder / "runs" / row["run"]
-        deployed = read_table(run, "deployments").iloc[0]
-        assert row["value"] == deployed["validation"]
-        assert row["gap"] == pytest.approx(deployed["selection"] - deployed["validation"])
+        tuned = row["variant"] == "tuned"
+        scored = outcomes(run)[0] if tuned else read_table(run, "deployments").iloc[0]
+        assert row["method"] == ("finetuned" if tuned else "yoco")
+        assert row["value"] == scored["validation"]
+        assert row["gap"] == pytest.approx(scored["selection"] - scored["validation"])
         assert row["examples"] == 60
         # What was kept of each answer gives the same score.
         labels = read_array(predictions_path(run, "labels", "validation"))
-        logits = read_array(predictions_path(run, "yoco-half", "validation"))
+        logits = read_array(predictions_path(run, f"{row['method']}-half", "validation"))
         assert labels is not None
         assert logits is not None
         assert compute(["accuracy"], labels, logits)["accuracy"] == pytest.approx(row["value"])
     sng = main[main["variant"] == "sng"]
     assert (sng["published"] == 0.876).all()
-    assert main[main["variant"] == "random"]["published"].isna().all()
+    assert main[main["variant"] == "tuned"]["published"].isna().all()
     assert set(rows["metric"]) >= {"best@0004", "best10@0008", "seconds"}
+    teachers = rows[rows["method"] == "teacher"]
+    assert len(teachers) == 4
+    assert teachers.groupby("seed")["value"].nunique().tolist() == [1, 1]
+    table = ablation_table(folder)
+    assert set(table["basis"]) == {"examples and seeds"}
+    assert table["test"].tolist() == ["", "", "paired bootstrap"]
 
 
 def test_what_differs_in_the_search_alone_shares_teacher_and_super_network(folder: Path) -> None:
     runs = {p.parent.name: p.parent for p in (folder / "runs").glob("*/job.json")}
     for seed in (0, 1):
         first = next(r for n, r in runs.items() if n.startswith(f"tiny-sng-train-s{seed}"))
-        second = next(r for n, r in runs.items() if n.startswith(f"tiny-random-train-s{seed}"))
+        second = next(r for n, r in runs.items() if n.startswith(f"tiny-tuned-train-s{seed}"))
         taken = json.loads((second / "shared.json").read_text())
         assert taken == {"teacher": first.name, "supernet": first.name}
         weights = "supernet/network.safetensors"
@@ -101,3 +117,23 @@ def test_an_interrupted_study_runs_what_is_missing(folder: Path, study: Study, s
     keep = before["metric"] != "seconds"
     again = after[after["metric"] != "seconds"]
     assert np.array_equal(before[keep][figures].to_numpy(), again[figures].to_numpy())
+
+
+def test_drawn_networks_are_tuned_on_their_own_and_ranked(folder: Path, study: Study) -> None:
+    """In a finished run's folder: what it needs is there."""
+    cell = study.cells[0]
+    run = folder / "runs" / cell.job.run_id
+    data = cell.job.model_dump(mode="json")
+    data["finetune"] |= {"epochs": 1.0, "networks": 4, "start": "teacher"}
+    finetune(Workplace(parse_job(data), run), Progress(enabled=False))
+    found = outcomes(run)
+    assert [o["name"] for o in found] == [f"network-{i:03d}" for i in range(4)]
+    assert all(0 <= o[k] <= 1 for o in found for k in ("inherited", "selection"))
+    place = Workplace(parse_job(data), run)
+    one = found[0]
+    supernet, arch = place.supernet().eval(), Architecture.from_json(one["arch"])
+    again = score_forward(place, lambda b: supernet(b, arch).logits, "selection")
+    assert again.values["accuracy"] == one["inherited"]
+    rows = [r for r in _ranking(run) if r["metric"] == "kendall_tau"]
+    tau, _ = rank_agreement([o["inherited"] for o in found], [o["selection"] for o in found])
+    assert rows[0]["value"] == pytest.approx(tau, nan_ok=True)
