@@ -122,12 +122,12 @@ def _show_study(folder: Path, as_json: bool) -> None:
         return
     print(heading(study))
     for table in tables(study):
-        shown = Table(box=None, pad_edge=False, title=table.title, title_justify="left", title_style="")
+        shown = Table(box=None, pad_edge=False)
         for i, name in enumerate(table.columns):
             shown.add_column(name, justify="left" if i < table.named else "right")
         for row in table.rows:
             shown.add_row(*row)
-        print()
+        print(f"\n{table.title}")
         Console(width=max(200, Console().width)).print(shown)
     print()
     for said in sentences(study):

@@ -259,7 +259,7 @@ def rank_agreement(first: Sequence[float], second: Sequence[float]) -> tuple[flo
 
 
 def break_even(once: float, each_after: float, each_apart: float) -> int | None:
-    """Return the least number of budgets at which compressing once is the cheaper way.
+    """Return the least number of budgets at which compressing once costs no more.
 
     Args:
         once: cost that is paid once, whatever the number of budgets.

@@ -210,6 +210,7 @@ def rank_table(study: str | Path | Study) -> pd.DataFrame:
     """Return Kendall's tau of inherited against stand-alone scores, a row per variant, task and seed."""
     given = study if isinstance(study, Study) else load_study(study)
     drawn = given.frame[given.frame["method"].isin(_APART)]
+    drawn = drawn.sort_values("variant", key=lambda v: v.map(given.variants.index), kind="stable")
     found = []
     for (variant, task, seed), rows in drawn.groupby(["variant", "task", "seed"], sort=False):
         wide = rows.pivot(index="budget", columns="method", values="value").dropna()
@@ -253,7 +254,7 @@ def cost_table(study: str | Path | Study) -> pd.DataFrame:
 
 
 def amortised(study: str | Path | Study) -> list[dict[str, Any]]:
-    """Return, for each variant that compresses budgets apart, from how many budgets once is cheaper.
+    """Return, for each variant that compresses budgets apart, from how many on once costs no more.
 
     The first variant compresses once: importance and super-network are paid once, search and
     deployment per budget. Another variant's budget costs its fine-tuning, where it fine-tunes, else

@@ -74,7 +74,7 @@ def sentences(study: Study) -> list[str]:
 
 def _random(table: pd.DataFrame) -> list[str]:
     """Say the mean of random-0, random-1 and so on: the paper gives no more of them."""
-    mine = table[[str(v).startswith("random-") for v in table["variant"]]]
+    mine = table[table["variant"].astype(str).str.startswith("random-")]
     return [
         f"{task} {budget}: {len(rows)} random variants have {score(rows['mean'].mean())} ± "
         f"{score(rows['mean'].std())}, mean and standard deviation over the variants."
@@ -86,9 +86,8 @@ def _random(table: pd.DataFrame) -> list[str]:
 def _layout(study: Study, table: pd.DataFrame) -> TextTable:
     """Set mean and deviation as the paper does, its own figure in brackets."""
     table = table.assign(column=[_column(r, study) for r in table.to_dict("records")])
-    rows = dict.fromkeys(table["variant" if study.by == "variant" else "task"])
-    columns = dict.fromkeys(c for c in table["column"])
     by = "variant" if study.by == "variant" else "task"
+    rows, columns = dict.fromkeys(table[by]), dict.fromkeys(table["column"])
     cells: dict[tuple[str, str], str] = {}
     for row in table.to_dict("records"):
         text = score(row["mean"]) + (f" ± {score(row['sd'])}" if known(row["sd"]) else "")
@@ -224,4 +223,4 @@ def _break_even(one: dict[str, Any], first: str) -> str:
     )
     if one["budgets"] is None:
         return f"{said}{one['variant']} is the cheaper way for any number of budgets."
-    return f"{said}once is the cheaper way from {one['budgets']} budgets on."
+    return f"{said}{first} costs no more from {one['budgets']} budgets on."

@@ -12,7 +12,8 @@ import pytest
 
 from raycomp.report import write_report
 from raycomp.tables import read_table, write_rows
-from tests.unit.report.made import made
+from tests.unit.report.made import finish, made
+from tests.unit.report.made_study import made_study
 
 BROWSERS = ("chromium", "google-chrome", "chromium-browser")
 ATTACK = "<img src=x onerror=document.title='attacked'>"
@@ -197,3 +198,21 @@ def test_a_name_that_is_an_attack_is_shown_as_text(driver: Any, tmp_path: Path) 
     assert f"yoco {ATTACK}" in hovered(driver)
     assert driver.title == "raycomp: both-1a2b3c4d"
     assert driver.execute_script("return document.querySelectorAll('img[src=x]').length") == 0
+
+
+def test_a_study_s_tables_stand_first_and_scroll_in_their_box(driver: Any, tmp_path: Path) -> None:
+    folder = made_study(tmp_path)
+    finish(next((folder / "runs").iterdir()))
+    page = write_report([folder], tmp_path / "study.html")
+    driver.get_log("browser")
+    visit(driver, page, width=390)
+    assert driver.get_log("browser") == []
+    first, shown, wide = driver.execute_script(
+        "return [document.querySelector('main h2').id, document.querySelector('main').innerText, "
+        "document.documentElement.scrollWidth]"
+    )
+    assert first == "studies"
+    assert "no difference shown" in shown
+    assert "0.841" in shown
+    assert wide == 390
+    assert page.stat().st_size < 6_000_000
