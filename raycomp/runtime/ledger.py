@@ -7,6 +7,7 @@ and hands the rest to evaluator actors.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
 from datetime import UTC, datetime
@@ -27,8 +28,8 @@ class Ledger:
         self._metric = metric
         self._weights_id = weights_id
         self._free: asyncio.Queue[Any] = asyncio.Queue()
-        for actor in evaluators:
-            self._free.put_nowait(actor)
+        self._starting = list(evaluators)
+        self._tasks: set[asyncio.Task[None]] = set()  # asyncio keeps no task alive itself
         self._known: dict[Key, dict[str, Any]] = {}
         self._coming: dict[Key, asyncio.Future[dict[str, Any]]] = {}
         self._new: list[dict[str, Any]] = []
@@ -37,8 +38,19 @@ class Ledger:
             known = {str(k): v for k, v in row.items()}
             self._known[self._key(known)] = known
 
+    async def _join(self, actor: Any) -> None:
+        """Use an evaluator from when it has started, which may be when another run gives its place up.
+
+        Two runs of a study that waited for evaluators of each other would wait for ever.
+        """
+        with contextlib.suppress(Exception):  # what keeps it from starting, its first evaluation says
+            await actor.__ray_ready__.remote()
+        self._free.put_nowait(actor)
+
     async def score(self, archs: list[str], split: str, precision: str) -> list[dict[str, Any]]:
         """Return one row per architecture (JSON), in order; new ones are evaluated now."""
+        while self._starting:
+            self._tasks.add(asyncio.ensure_future(self._join(self._starting.pop())))
         return await asyncio.gather(*(self._one(a, split, precision) for a in archs))
 
     async def count(self) -> int:

@@ -17,6 +17,7 @@ from ray import tune
 from ray.tune import RunConfig, TuneConfig, Tuner
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from raycomp.data.tasks import Task
 from raycomp.errors import UserError
 from raycomp.runtime import cluster
 from raycomp.runtime.cluster import fitting, ray, share_cpus
@@ -84,7 +85,7 @@ def _check(cells: list[Cell], folder: Path) -> None:
     Raises:
         UserError: every fault, with the variant that it is of.
     """
-    known: dict[str, Facts] = {}
+    known: dict[str, tuple[Facts, Task]] = {}
     seen: set[tuple[str, str]] = set()
     faults: list[str] = []
     for cell in cells:
@@ -94,10 +95,10 @@ def _check(cells: list[Cell], folder: Path) -> None:
         place = Workplace(cell.job, folder / "runs" / cell.job.run_id)
         model = json.dumps([cell.job.task.model_dump(), cell.job.model.model_dump()])
         if model in known:
-            place.facts = known[model]  # the model is loaded once, not for every variant
+            place.facts, place.task = known[model]  # loaded once, not for every variant
         try:
             check(place)
-            known[model] = place.facts
+            known[model] = place.facts, place.task
         except UserError as error:
             faults += [f"variant {cell.variant}, {cell.task}: {line}" for line in str(error).splitlines()]
     if faults:
