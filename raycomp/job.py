@@ -64,7 +64,7 @@ class TaskSettings(Section):
         None, description='"glue/sst2" (any of the nine), "demo/polarity", or "owner/dataset".'
     )
     folder: str | None = Field(
-        None, description="Local folder with the files of a GLUE task (Parquet or TSV)."
+        None, description="Local folder with the files of a GLUE task, or of all (Parquet or TSV)."
     )
     train: str | None = Field(None, description="Own training file: .csv, .tsv, .jsonl, .parquet.")
     validation: str | None = Field(
