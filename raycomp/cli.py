@@ -36,8 +36,12 @@ Sets = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set train.epochs=2"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Storage = Annotated[Path, typer.Option("--storage", help="Folder that holds the runs.")]
-RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/NAME-HASH.")]
+Storage = Annotated[
+    str, typer.Option("--storage", help="Folder that holds the runs, or a URL such as s3://bucket/runs.")
+]
+RunPlace = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's folder, such as runs/NAME-HASH, or its URL.")
+]
 
 
 def main() -> None:
@@ -71,9 +75,7 @@ def plan(job: JobFile, sets: Sets = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def run(
-    job: JobFile, sets: Sets = None, storage: Storage = Path("runs"), as_json: AsJson = False
-) -> None:
+def run(job: JobFile, sets: Sets = None, storage: Storage = "runs", as_json: AsJson = False) -> None:
     """Run a job to its end; the same command goes on after an interruption.
 
     Example: raycomp run jobs/quickstart.toml --set run.seed=1
@@ -81,9 +83,10 @@ def run(
     loaded = load_job(job, sets)
     from raycomp.runtime.progress import Progress
     from raycomp.runtime.run import run_job
+    from raycomp.storage import opened
 
-    run_dir = run_job(loaded, storage, Progress(enabled=False if as_json else None))
-    finish_run(run_dir, as_json)
+    with opened(storage, loaded.run_id) as folder:
+        finish_run(run_job(loaded, folder, Progress(enabled=False if as_json else None)), as_json)
 
 
 Address = Annotated[
@@ -101,7 +104,7 @@ JobId = Annotated[str, typer.Argument(metavar="ID", help="What `raycomp submit` 
 def submit(
     job: JobFile,
     storage: Annotated[
-        str, typer.Option("--storage", help="Folder that holds the runs, as every node sees it.")
+        str, typer.Option("--storage", help="Folder of the runs, as every node sees it, or a URL.")
     ],
     sets: Sets = None,
     address: Address = None,
@@ -131,11 +134,13 @@ def run_request() -> None:
     from raycomp.runtime.progress import Progress
     from raycomp.runtime.run import run_job
     from raycomp.runtime.submit import read_request
+    from raycomp.storage import opened
 
     loaded, storage = read_request()
     progress = Progress(enabled=False, lines=True)
     progress.say(f"run {loaded.run_id} on {os.uname().nodename}")
-    finish_run(run_job(loaded, storage, progress), False)
+    with opened(storage, loaded.run_id) as folder:
+        finish_run(run_job(loaded, folder, progress), False)
 
 
 @app.command()
@@ -204,7 +209,7 @@ def _follow(identity: str, address: str | None) -> None:
 
 @app.command()
 def query(
-    run_dir: RunDir,
+    run: RunPlace,
     where: Annotated[
         str | None, typer.Option("--where", help='Such as "params < 12e6 and feasible".')
     ] = None,
@@ -222,8 +227,10 @@ def query(
     Example: raycomp query runs/quickstart-1f3a9c02 --where "params < 12e6 and feasible" --best validation
     """
     from raycomp import query as language
+    from raycomp.storage import fetched, is_figure
     from raycomp.tables import read_table
 
+    run_dir = fetched(run, is_figure)
     _check_run(run_dir)
     frame = read_table(run_dir, table)
     if where is not None:
@@ -247,7 +254,7 @@ def query(
 @app.command()
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or of a storage.")
+        list[str], typer.Argument(metavar="RUN...", help="Folders or URLs of runs, or of a storage.")
     ],
     out: Annotated[
         Path | None, typer.Option("--out", help="The page; RUN/report.html for one run.")
@@ -258,17 +265,20 @@ def report(
     Example: raycomp report runs/quickstart-1f3a9c02
     """
     from raycomp.report import write_report
+    from raycomp.storage import is_url
 
     if out is None:
         if len(runs) > 1:
             raise UserError("several runs were given; name the page with --out FILE.html")
-        out = runs[0] / "report.html"
+        if is_url(runs[0]):
+            raise UserError("a URL was given; name the page with --out FILE.html")
+        out = Path(runs[0]) / "report.html"
     print(_near(write_report(runs, out)))
 
 
 @app.command()
 def export(
-    run_dir: RunDir,
+    run: RunPlace,
     budget: Annotated[str, typer.Option("--budget", help="Name of the budget.")],
     out: Annotated[Path, typer.Option("--out", help="New folder for the model.")],
     as_json: AsJson = False,
@@ -278,7 +288,9 @@ def export(
     Example: raycomp export runs/quickstart-1f3a9c02 --budget half --out models/half
     """
     from raycomp.runtime.reexport import export_budget
+    from raycomp.storage import fetched
 
+    run_dir = fetched(run)
     _check_run(run_dir)
     proof = export_budget(run_dir, budget, out)
     if as_json:
