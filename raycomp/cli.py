@@ -43,6 +43,8 @@ RunPlace = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's folder, such as runs/NAME-HASH, or its URL.")
 ]
 
+INTERRUPTED = 130
+
 
 def main() -> None:
     """Run the command line; a user's mistake is one message and exit code 2."""
@@ -52,9 +54,10 @@ def main() -> None:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        raise SystemExit(130) from None
+    except SystemExit as error:
+        if error.code == INTERRUPTED:  # as typer says ^C
+            print("interrupted; the same command goes on from here", file=sys.stderr)
+        raise
 
 
 @app.command()
