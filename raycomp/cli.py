@@ -86,10 +86,12 @@ def run(job: JobFile, sets: Sets = None, storage: Storage = "runs", as_json: AsJ
     loaded = load_job(job, sets)
     from raycomp.runtime.progress import Progress
     from raycomp.runtime.run import run_job
-    from raycomp.storage import opened
+    from raycomp.storage import is_url, opened
 
     with opened(storage, loaded.run_id) as folder:
         finish_run(run_job(loaded, folder, Progress(enabled=False if as_json else None)), as_json)
+    if is_url(storage) and not as_json:
+        print(f"copied to {storage}, as {loaded.run_id}")
 
 
 Address = Annotated[

@@ -79,8 +79,8 @@ def fetched(path: str | Path, wanted: Callable[[str], bool] = lambda _: True) ->
     """
     if not is_url(path):
         return Path(path)
-    url = str(path).rstrip("/")
-    remote = _open(url)
+    remote = _open(str(path))
+    url, _ = _split(str(path))
     folder = work_folder(url) / "read" / url.rpartition("/")[2]
     found = {name: info for name, info in _listed(remote, url).items() if wanted(name)}
     if not found:
@@ -103,7 +103,13 @@ def work_folder(url: str) -> Path:
     """Return the folder in which runs of a URL are worked on: below RAYCOMP_WORK, or the user's cache."""
     given = os.environ.get("RAYCOMP_WORK")
     root = Path(given) if given else Path.home() / ".cache" / "raycomp"
-    return root / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:12]
+    return root / hashlib.sha256(_split(url)[0].encode()).hexdigest()[:12]
+
+
+def _split(url: str) -> tuple[str, str]:
+    """Return a URL without its options and its last "/", and the options with their "?"."""
+    place, mark, options = url.partition("?")
+    return place.rstrip("/"), mark + options
 
 
 class Mirror:
@@ -114,9 +120,9 @@ class Mirror:
     """
 
     def __init__(self, url: str, run: str) -> None:
-        self._url = url.rstrip("/")
-        self._remote = _open(f"{self._url}/{run}")
-        self.folder = work_folder(self._url) / run
+        self._url, options = _split(url)
+        self._remote = _open(f"{self._url}/{run}{options}")
+        self.folder = work_folder(url) / run
         self._attempt = self.folder.parent / f".{run}.attempt"
         self._me = uuid.uuid4().hex
         self._copied: dict[str, tuple[int, int]] = {}
