@@ -37,8 +37,14 @@ Sets = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set train.epochs=2"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Storage = Annotated[Path, typer.Option("--storage", help="Folder that holds the runs.")]
-RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/NAME-HASH.")]
+Storage = Annotated[
+    str, typer.Option("--storage", help="Folder that holds the runs, or a URL such as s3://bucket/runs.")
+]
+RunPlace = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's folder, such as runs/NAME-HASH, or its URL.")
+]
+
+INTERRUPTED = 130
 
 
 def main() -> None:
@@ -49,9 +55,10 @@ def main() -> None:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        raise SystemExit(130) from None
+    except SystemExit as error:
+        if error.code == INTERRUPTED:  # as typer says ^C
+            print("interrupted; the same command goes on from here", file=sys.stderr)
+        raise
 
 
 @app.command()
@@ -75,7 +82,7 @@ def plan(job: JobFile, sets: Sets = None, as_json: AsJson = False) -> None:
 def run(
     job: JobFile,
     sets: Sets = None,
-    storage: Storage = Path("runs"),
+    storage: Storage = "runs",
     as_json: AsJson = False,
     preset: Annotated[
         str, typer.Option("--preset", help="Of a study: small ends in minutes on two cores.")
@@ -95,20 +102,27 @@ def run(
     loaded = load_job(job, sets)
     from raycomp.runtime.progress import Progress
     from raycomp.runtime.run import run_job
+    from raycomp.storage import is_url, opened
 
-    run_dir = run_job(loaded, storage, Progress(enabled=False if as_json else None))
-    finish_run(run_dir, as_json)
+    with opened(storage, loaded.run_id) as folder:
+        finish_run(run_job(loaded, folder, Progress(enabled=False if as_json else None)), as_json)
+    if is_url(storage) and not as_json:
+        print(f"copied to {storage}, as {loaded.run_id}")
 
 
-def _run_study(path: Path, sets: list[str] | None, storage: Path, as_json: bool, preset: str) -> None:
+def _run_study(path: Path, sets: list[str] | None, storage: str, as_json: bool, preset: str) -> None:
     study = load_study(path, sets, preset)
     from raycomp.report import write_report
     from raycomp.runtime.progress import Progress
     from raycomp.runtime.study import run_study
+    from raycomp.storage import is_url, opened
 
-    folder = run_study(study, storage, Progress(enabled=False if as_json else None))
-    write_report([folder], folder / "report.html")
-    _show_study(folder, as_json)
+    with opened(storage, study.id) as place:
+        folder = run_study(study, place, Progress(enabled=False if as_json else None))
+        write_report([folder], folder / "report.html")
+        _show_study(folder, as_json)
+    if is_url(storage) and not as_json:
+        print(f"copied to {storage}, as {study.id}")
 
 
 def _show_study(folder: Path, as_json: bool) -> None:
@@ -151,7 +165,7 @@ JobId = Annotated[str, typer.Argument(metavar="ID", help="What `raycomp submit` 
 def submit(
     job: JobFile,
     storage: Annotated[
-        str, typer.Option("--storage", help="Folder that holds the runs, as every node sees it.")
+        str, typer.Option("--storage", help="Folder of the runs, as every node sees it, or a URL.")
     ],
     sets: Sets = None,
     address: Address = None,
@@ -181,11 +195,13 @@ def run_request() -> None:
     from raycomp.runtime.progress import Progress
     from raycomp.runtime.run import run_job
     from raycomp.runtime.submit import read_request
+    from raycomp.storage import opened
 
     loaded, storage = read_request()
     progress = Progress(enabled=False, lines=True)
     progress.say(f"run {loaded.run_id} on {os.uname().nodename}")
-    finish_run(run_job(loaded, storage, progress), False)
+    with opened(storage, loaded.run_id) as folder:
+        finish_run(run_job(loaded, folder, progress), False)
 
 
 @app.command()
@@ -254,7 +270,7 @@ def _follow(identity: str, address: str | None) -> None:
 
 @app.command()
 def query(
-    run_dir: RunDir,
+    run: RunPlace,
     where: Annotated[
         str | None, typer.Option("--where", help='Such as "params < 12e6 and feasible".')
     ] = None,
@@ -275,8 +291,10 @@ def query(
     Example: raycomp query runs/quickstart-1f3a9c02 --where "params < 12e6 and feasible" --best validation
     """
     from raycomp import query as language
+    from raycomp.storage import fetched, is_figure
     from raycomp.tables import read_table
 
+    run_dir = fetched(run, is_figure)
     if table != "ablations" or not (run_dir / "study.json").exists():
         _check_run(run_dir)
     frame = read_table(run_dir, table)
@@ -301,7 +319,7 @@ def query(
 @app.command()
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or of a storage.")
+        list[str], typer.Argument(metavar="RUN...", help="Folders or URLs of runs, or of a storage.")
     ],
     out: Annotated[
         Path | None, typer.Option("--out", help="The page; RUN/report.html for one run.")
@@ -312,17 +330,20 @@ def report(
     Example: raycomp report runs/quickstart-1f3a9c02
     """
     from raycomp.report import write_report
+    from raycomp.storage import is_url
 
     if out is None:
         if len(runs) > 1:
             raise UserError("several runs were given; name the page with --out FILE.html")
-        out = runs[0] / "report.html"
+        if is_url(runs[0]):
+            raise UserError("a URL was given; name the page with --out FILE.html")
+        out = Path(runs[0]) / "report.html"
     print(_near(write_report(runs, out)))
 
 
 @app.command()
 def export(
-    run_dir: RunDir,
+    run: RunPlace,
     budget: Annotated[str, typer.Option("--budget", help="Name of the budget.")],
     out: Annotated[Path, typer.Option("--out", help="New folder for the model.")],
     as_json: AsJson = False,
@@ -332,7 +353,9 @@ def export(
     Example: raycomp export runs/quickstart-1f3a9c02 --budget half --out models/half
     """
     from raycomp.runtime.reexport import export_budget
+    from raycomp.storage import fetched
 
+    run_dir = fetched(run)
     _check_run(run_dir)
     proof = export_budget(run_dir, budget, out)
     if as_json:

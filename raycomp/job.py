@@ -43,6 +43,10 @@ class RunSettings(Section):
         ["yoco"], description="Compression methods; they share one teacher and one set of tables."
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of every random choice.")
+    live: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(
+        ["tensorboard"],
+        description="Where figures go while the run goes: RUN/tensorboard, MLflow, Weights & Biases.",
+    )
 
     @field_validator("name")
     @classmethod
@@ -64,7 +68,7 @@ class TaskSettings(Section):
         None, description='"glue/sst2" (any of the nine), "demo/polarity", or "owner/dataset".'
     )
     folder: str | None = Field(
-        None, description="Local folder with the files of a GLUE task (Parquet or TSV)."
+        None, description="Local folder with the files of a GLUE task, or of all (Parquet or TSV)."
     )
     train: str | None = Field(None, description="Own training file: .csv, .tsv, .jsonl, .parquet.")
     validation: str | None = Field(
@@ -430,6 +434,7 @@ class Job(Section):
     def identity(self) -> str:
         """First 8 hex digits of the hash of everything that can change a result."""
         data = self.model_dump(mode="json")
+        data["run"].pop("live")
         for key in ("cpus", "gpus", "checkpoint_seconds", "barrier_seconds", "workers"):
             data["train"].pop(key)
         for key in ("evaluators", "gpus", "max_tokens"):

@@ -6,6 +6,7 @@ States are (batch, length, width), 0 where the mask (batch, length, 1) is 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -72,17 +73,50 @@ def run_together(x: Tensor, mask: Tensor, group: Sequence[ReluConvNorm]) -> list
         shift = torch.cat([m.shift for m in group])
     y = convolve(x, weight, first.dilation)
     if first.training:
-        count = mask.sum().clamp(min=1)
-        y32 = y.float()
-        mean = (y32 * mask).sum((0, 1)) / count
-        variance = ((y32 - mean).square() * mask).sum((0, 1)) / count
-        _remember(group, mean.detach(), variance.detach())
+        out, mean, variance = cast(tuple[Tensor, ...], _Normalise.apply(y, mask, scale, shift))
+        _remember(group, mean, variance)
     else:
         mean = torch.cat([m.mean for m in group])
         variance = torch.cat([m.variance for m in group])
-    factor = scale * torch.rsqrt(variance + EPS)
-    out = (y * factor + (shift - mean * factor)) * mask
+        factor = scale * torch.rsqrt(variance + EPS)
+        out = (y * factor + (shift - mean * factor)) * mask
     return list(out.split(len(first.scale), -1))
+
+
+class _Normalise(torch.autograd.Function):
+    """Batch normalisation over real tokens; keeps its input alone, where autograd would keep two copies.
+
+    With x = (y - mean) / deviation and g the gradient, over N real tokens, in each channel:
+    dy = scale / deviation * (g - sum(g) / N - x * sum(g * x) / N); dscale = sum(g * x); dshift = sum(g).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, mask: Tensor, scale: Tensor, shift: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the output, the mean and the variance of the real tokens."""
+        count = mask.sum().clamp(min=1)
+        y32 = y.float()
+        mean = (y32 * mask).sum((0, 1)) / count
+        variance = (y32 - mean).square_().mul_(mask).sum((0, 1)) / count
+        inverse = torch.rsqrt(variance + EPS)
+        factor = scale * inverse
+        out = (y * factor).add_(shift - mean * factor).mul_(mask)
+        ctx.save_for_backward(y, mask, scale, mean, inverse, count)
+        ctx.mark_non_differentiable(mean, variance)
+        return out, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of y, scale and shift."""
+        y, mask, scale, mean, inverse, count = ctx.saved_tensors
+        gradient = gradients[0].float() * mask
+        normal = (y.float() - mean).mul_(inverse)
+        shift_gradient = gradient.sum((0, 1))
+        scale_gradient = (gradient * normal).sum((0, 1))
+        gradient.sub_(shift_gradient / count).sub_(normal.mul_(scale_gradient / count))
+        gradient.mul_(mask * (scale * inverse))
+        return gradient.to(y.dtype), None, scale_gradient, shift_gradient
 
 
 @torch.no_grad()

@@ -92,7 +92,8 @@ def _glue(settings: TaskSettings) -> Source:
     if short == "mnli":
         wanted = ["train", "validation_matched", "validation_mismatched"]
     if settings.folder is not None:
-        frames = {name: _glue_file(Path(settings.folder), name, short) for name in wanted}
+        folder = _task_folder(Path(settings.folder), short)
+        frames = {name: _glue_file(folder, name, short) for name in wanted}
     else:
         frames = _from_hub("nyu-mll/glue", short, wanted)
     columns = list(task.text)
@@ -123,13 +124,19 @@ def _glue_labels(labels: pd.Series[Any], names: tuple[str, ...], where: str) -> 
     return labels.map(dict(enumerate(names)))
 
 
-def _glue_file(folder: Path, split: str, task: str) -> pd.DataFrame:
-    """Read one split of GLUE from a folder: Parquet as on the Hub, or the TSV files."""
+def _task_folder(folder: Path, task: str) -> Path:
+    """Return a task's folder: the one given, or the one in it that bears the task's name."""
     if not folder.is_dir():
         raise UserError(f"task.folder {folder} is no folder")
+    inner = [p for p in folder.iterdir() if p.is_dir()]
+    return next((p for p in inner if p.name.lower().replace("-", "") == task), folder)
+
+
+def _glue_file(folder: Path, split: str, task: str) -> pd.DataFrame:
+    """Read one split of GLUE from a folder: Parquet as on the Hub, or the TSV files."""
     tried = []
     for stem in _SPLIT_NAMES[split]:
-        for ending in (".parquet", ".tsv"):
+        for ending in (".parquet", "-00000-of-00001.parquet", ".tsv"):  # the second as the Hub has it
             path = folder / f"{stem}{ending}"
             tried.append(path.name)
             if not path.exists():

@@ -57,10 +57,12 @@ def export(
         }
         model.save_pretrained(hidden)
         shutil.copyfile(source, hidden / f"{module}.py")
-        for name in _RELATIVE.findall(source.read_text(encoding="utf-8")):
+        beside = _RELATIVE.findall(source.read_text(encoding="utf-8"))
+        for name in beside:
             shutil.copyfile(source.with_name(f"{name}.py"), hidden / f"{name}.py")
         tokenizer.save_pretrained(hidden)
-        (hidden / "README.md").write_text(_card({"modeling": module, **card}), encoding="utf-8")
+        code = " and ".join(f"`{name}.py`" for name in (module, *beside))
+        (hidden / "README.md").write_text(_card({"code": code, **card}), encoding="utf-8")
         if out.exists():
             shutil.rmtree(out)
         hidden.replace(out)

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from raycomp.errors import UserError
 from raycomp.report.studies import Study, is_study, load_study
+from raycomp.storage import fetched, is_figure
 from raycomp.tables import SCHEMAS, read_parts
 
 NAMES = ("steps", "distribution", "evaluations", "deployments")
@@ -114,17 +115,19 @@ def load(*paths: str | Path) -> Tables:
     """Read runs into frames; what a run has not written yet is empty.
 
     Args:
-        paths: folders of runs, of studies (with all their runs), or storage folders that hold runs and
-            studies (of those, the table `ablations` alone); a run named twice is read once.
+        paths: folders of runs, of studies (with all their runs), or of storages that hold runs and
+            studies (of those, the table `ablations` alone), or URLs of any (s3://bucket/runs); a run
+            named twice is read once.
 
     Raises:
         UserError: a folder is missing, is no run and holds none, or has a file that is not whole.
     """
     if not paths:
         raise UserError("no run was given; give a run's folder, or a storage folder that holds runs")
-    found = dict.fromkeys(f.resolve() for p in paths for f in _studies(Path(p)))
+    here = [fetched(path, is_figure) for path in paths]
+    found = dict.fromkeys(f.resolve() for path in here for f in _studies(path))
     studies = tuple(load_study(f) for f in found)
-    folders = list(dict.fromkeys(f.resolve() for p in paths for f in _run_folders(Path(p))))
+    folders = list(dict.fromkeys(f.resolve() for path in here for f in _run_folders(path)))
     for folder in folders:
         twin = next(f for f in folders if f.name == folder.name)
         if twin != folder:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from raycomp.errors import UserError
 from raycomp.report.statistics import Answers, break_even, compare, estimate, rank_agreement
+from raycomp.storage import fetched, is_figure
 from raycomp.tables import predictions_path, read_array, read_table
 
 REFERENCE = "reference"
@@ -68,12 +69,12 @@ def is_study(path: str | Path) -> bool:
 
 
 def load_study(path: str | Path) -> Study:
-    """Read a study's folder; works while it runs.
+    """Read a study's folder, or its URL; works while it runs.
 
     Raises:
         UserError: the folder is no study's, or a file of it is damaged.
     """
-    path = Path(path)
+    path = fetched(path, is_figure)
     try:
         data = json.loads((path / "study.json").read_text(encoding="utf-8"))
         settings, cells = data["study"], data["cells"]

@@ -24,6 +24,7 @@ from raycomp.runtime.cluster import ray
 from raycomp.runtime.deploy import deploy, score_network
 from raycomp.runtime.evaluators import start_ledger
 from raycomp.runtime.finetune import finetune, too_many
+from raycomp.runtime.live import check_live, live
 from raycomp.runtime.memory import release_memory
 from raycomp.runtime.progress import Progress
 from raycomp.runtime.recipe import build_sampler, file_hash, train_plan
@@ -59,13 +60,14 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
             cluster.check_storage(run_dir)
             if not job.train.gpus:  # else the first GPU worker chooses
                 place.precision(torch.device("cpu"))
-            _teacher(place, progress)
-            if "yoco" in job.run.methods:
-                _supernet(place, progress)
-                _search(place, progress)
-                finetune(place, progress)
-            if "adabert" in job.run.methods:
-                adabert.compress(job, run_dir, progress)
+            with live(job, run_dir):
+                _teacher(place, progress)
+                if "yoco" in job.run.methods:
+                    _supernet(place, progress)
+                    _search(place, progress)
+                    finetune(place, progress)
+                if "adabert" in job.run.methods:
+                    adabert.compress(job, run_dir, progress)
         finally:
             if owned:
                 ray.shutdown()
@@ -79,6 +81,7 @@ def check(place: Workplace) -> None:
         UserError: with the nearest feasible value of every budget that cannot be met.
     """
     job = place.job
+    check_live(job)
     if "yoco" in job.run.methods:
         train_plan(job, place.space, place.shape, len(place.task.train))
     if job.teacher.mode == "as-is" and not place.fine_tuned:

@@ -26,6 +26,7 @@ from raycomp.errors import UserError
 from raycomp.job import Job
 from raycomp.jobfile import parse_job
 from raycomp.runtime.cluster import SETTINGS
+from raycomp.storage import is_url
 
 REQUEST = "raycomp-request.json"
 ENTRYPOINT = "python -m raycomp.cli run-request"
@@ -46,7 +47,7 @@ def submit(job: Job, storage: str, address: str | None, *, installed: bool = Fal
     Raises:
         UserError: the cluster does not answer, or it refuses.
     """
-    if not Path(storage).is_absolute():
+    if not is_url(storage) and not Path(storage).is_absolute():
         raise UserError(
             f"--storage {storage!r} was given; a job on a cluster needs an absolute path that every node "
             "sees, such as /mnt/shared/runs"
@@ -223,7 +224,7 @@ def _pack(folder: Path, job: Job, storage: str, installed: bool) -> None:
         shutil.copytree(source, folder / "raycomp", ignore=ignored)
 
 
-def read_request() -> tuple[Job, Path]:
+def read_request() -> tuple[Job, str]:
     """Return job and storage of the request in the working directory: what the cluster runs.
 
     Raises:
@@ -235,4 +236,4 @@ def read_request() -> tuple[Job, Path]:
             f"raycomp {request['version']} submitted this job, the cluster has {raycomp.__version__}; "
             "submit without --installed, or install the same version"
         )
-    return parse_job(request["job"]), Path(request["storage"])
+    return parse_job(request["job"]), str(request["storage"])

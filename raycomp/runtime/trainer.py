@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +83,26 @@ def train_stage(
             data = json.loads(path.read_text())
             on_progress(data["done"], data["total"], data)
 
-    with polling(look):
+    with polling(look), _interruptible():
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise UserError(f"training of the {name} failed: {_root_cause(error)}") from error
     shutil.rmtree(run_dir / "train" / name, ignore_errors=True)  # the trained network is written
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let ^C be KeyboardInterrupt: Train sets a handler that ends the process, and leaves it behind."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT) if main else None
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
 
 
 def _worker(config: dict[str, Any]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,28 @@ def test_an_unreachable_cluster_is_one_message(
     assert done.returncode == 2, done.stderr[-2000:]
     assert "no Ray cluster answers at 127.0.0.1:1" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_interrupted_run_says_so_and_goes_on(tiny_job: dict[str, Any], tmp_path: Path) -> None:
+    tiny_job["teacher"]["epochs"] = 400
+    job, storage = tmp_path / "long.toml", tmp_path / "runs"
+    job.write_text(toml(tiny_job))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "raycomp.cli", "run", str(job), "--storage", str(storage)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(storage.glob("*/progress/teacher.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert "interrupted; the same command goes on from here" in err
+    assert "Traceback" not in out + err
+    assert not list(storage.glob("*/teacher/network.safetensors"))
 
 
 def test_query_filters_and_explains(tmp_path: Path) -> None:

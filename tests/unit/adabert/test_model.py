@@ -11,8 +11,8 @@ import torch
 from raycomp.adabert.compiled import RaycompCnnForSequenceClassification
 from raycomp.adabert.compiler import compile_child, compiled_config, compiled_macs, merge
 from raycomp.adabert.gumbel import Distribution
-from raycomp.adabert.modules import average_pool, inputs, max_pool, pool
-from raycomp.adabert.operations import ReluConvNorm, apply_all
+from raycomp.adabert.modules import average_pool, convolve, inputs, max_pool, pool
+from raycomp.adabert.operations import ReluConvNorm, apply_all, run_together
 from raycomp.adabert.structure import CONVOLUTIONS, OPERATIONS, Structure, edges
 from raycomp.adabert.student import Child, Parent, StudentShape
 from raycomp.errors import UserError
@@ -112,6 +112,27 @@ def test_pools_by_hand() -> None:
     mask = torch.tensor([[1.0, 1.0, 1.0, 0.0]]).unsqueeze(-1)
     assert average_pool(x, mask).flatten().tolist() == pytest.approx([-2.5, -7 / 3, -3.0, 0.0])
     assert max_pool(x, mask).flatten().tolist() == [-1.0, -1.0, -2.0, 0.0]
+
+
+def test_normalisation_has_the_gradients_of_its_plain_form() -> None:
+    torch.manual_seed(0)
+    op = ReluConvNorm(6, 3, 1)
+    mask = (torch.arange(7)[None, :] < torch.tensor([7, 4, 2])[:, None]).unsqueeze(-1).float()
+    x = (torch.randn(3, 7, 6) * mask).requires_grad_()
+    weight = torch.randn(3, 7, 6)
+    leaves = (x, op.weight, op.scale, op.shift)
+    out = run_together(x, mask, [op.train()])[0]
+    got = torch.autograd.grad((out * weight).sum(), leaves)
+
+    y = convolve(x, op.weight, 1)
+    count = mask.sum()
+    mean = (y * mask).sum((0, 1)) / count
+    variance = ((y - mean).square() * mask).sum((0, 1)) / count
+    plain = ((y - mean) * torch.rsqrt(variance + 1e-5) * op.scale + op.shift) * mask
+    want = torch.autograd.grad((plain * weight).sum(), leaves)
+    torch.testing.assert_close(out, plain, atol=1e-5, rtol=1e-5)
+    for one, two in zip(got, want, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
 
 
 def test_convolutions_of_one_kind_run_together_exactly() -> None:

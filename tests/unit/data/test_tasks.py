@@ -133,6 +133,21 @@ def test_all_nine_glue_tasks_from_a_folder(tmp_path: Path, name: str, ending: st
     assert len(loaded.validation) == (2 if name == "mnli" else 1)
 
 
+def test_a_folder_of_all_tasks_as_the_hub_has_it(tmp_path: Path) -> None:
+    for task, rows in (("SST-2", 40), ("mrpc", 60)):
+        (tmp_path / task).mkdir()
+        for split in ("train", "validation"):
+            columns = ("sentence",) if task == "SST-2" else ("sentence1", "sentence2")
+            data = {c: [f"{c} {split} {i}" for i in range(rows)] for c in columns}
+            frame = pd.DataFrame(data | {"label": np.arange(rows) % 2})
+            frame.to_parquet(tmp_path / task / f"{split}-00000-of-00001.parquet")
+    loaded = load_task(TaskSettings(name="glue/sst2", folder=str(tmp_path)), 0)
+    assert len(loaded.validation[0]) == 40
+    assert len(load_task(TaskSettings(name="glue/mrpc", folder=str(tmp_path)), 0).validation[0]) == 60
+    with pytest.raises(UserError, match="no train split"):
+        load_task(TaskSettings(name="glue/cola", folder=str(tmp_path)), 0)
+
+
 @pytest.mark.parametrize(
     ("name", "header"),
     [

@@ -5,6 +5,7 @@ import shutil
 import threading
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from raycomp.errors import UserError
@@ -73,6 +74,14 @@ def test_a_half_written_file_is_not_read_and_a_torn_one_is_named(tmp_path: Path)
     (folder / "ledger-2.parquet").write_bytes(b"half")
     with pytest.raises(UserError, match=r"ledger-2\.parquet is not a whole"):
         load(run)
+
+
+def test_a_url_is_read_like_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = made(tmp_path / "bucket")
+    monkeypatch.setenv("RAYCOMP_WORK", str(tmp_path / "work"))
+    here, there = load(run), load(f"file://{run}")
+    pd.testing.assert_frame_equal(here.evaluations, there.evaluations)
+    assert [r.name for r in load(f"file://{tmp_path}/bucket").runs] == [run.name]
 
 
 def test_files_that_come_and_go_meanwhile(tmp_path: Path) -> None:
