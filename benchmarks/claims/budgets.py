@@ -73,7 +73,7 @@ class Searches:
         data = place.job.model_dump(mode="json")
         ledger, self.evaluators = start_ledger(data, folder / "home", "bench", place.primary)
         largest = place.space.largest().to_json()
-        ray.get([e.evaluate.remote(largest, "selection", "fp32") for e in self.evaluators])
+        ray.get([e.evaluate.remote([largest], "selection", "fp32") for e in self.evaluators])
         ray.kill(ledger)
 
     def run(self, name: str, shares: tuple[float, ...]) -> tuple[float, float]:

@@ -1,12 +1,14 @@
 """The ledger: each architecture is scored once, whoever asks.
 
 One actor. It answers from the rows on storage, joins requests that wait for the same architecture,
-and hands the rest to evaluator actors.
+and hands the rest to evaluator actors, together those that begin alike: an evaluator computes once
+what they share.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from datetime import UTC, datetime
@@ -17,6 +19,10 @@ from raycomp.encoder.arch import Architecture
 from raycomp.tables import read_table, write_rows
 
 Key = tuple[str, str, str, str, str]
+Kind = tuple[str, str]
+"""Split and precision: what one pass over the data has in common."""
+
+MOST = 64  # architectures a pass: more share little more, and rows and progress come later
 
 
 class Ledger:
@@ -26,11 +32,12 @@ class Ledger:
         self._run_dir = Path(run_dir)
         self._metric = metric
         self._weights_id = weights_id
-        self._free: asyncio.Queue[Any] = asyncio.Queue()
-        for actor in evaluators:
-            self._free.put_nowait(actor)
+        self._evaluators = len(evaluators)
+        self._free: list[Any] = list(evaluators)
         self._known: dict[Key, dict[str, Any]] = {}
-        self._coming: dict[Key, asyncio.Future[dict[str, Any]]] = {}
+        self._coming: dict[Key, asyncio.Future[None]] = {}
+        self._waiting: dict[Kind, list[Architecture]] = {}
+        self._passes: set[asyncio.Task[None]] = set()
         self._new: list[dict[str, Any]] = []
         self._flushed_at = time.monotonic()
         for row in read_table(self._run_dir, "evaluations").to_dict("records"):
@@ -39,7 +46,17 @@ class Ledger:
 
     async def score(self, archs: list[str], split: str, precision: str) -> list[dict[str, Any]]:
         """Return one row per architecture (JSON), in order; new ones are evaluated now."""
-        return await asyncio.gather(*(self._one(a, split, precision) for a in archs))
+        asked = [Architecture.from_json(a) for a in archs]
+        keys = [self._key_of(a.id, (split, precision)) for a in asked]
+        for arch, key in zip(asked, keys, strict=True):
+            if key not in self._known and key not in self._coming:
+                self._coming[key] = asyncio.get_running_loop().create_future()
+                self._waiting.setdefault((split, precision), []).append(arch)
+        coming = {k: self._coming[k] for k in keys if k not in self._known}
+        self._hand_out()
+        # Shielded: one asker that goes away must not take the others' answer along.
+        await asyncio.gather(*(asyncio.shield(f) for f in coming.values()))
+        return [self._known[key] for key in keys]
 
     async def count(self) -> int:
         """Return how many architectures are scored with these weights."""
@@ -52,24 +69,42 @@ class Ledger:
         if rows:
             write_rows(self._run_dir, "evaluations", rows, f"ledger-{uuid.uuid4().hex[:12]}")
 
-    async def _one(self, arch: str, split: str, precision: str) -> dict[str, Any]:
-        ids = {"weights_id": self._weights_id, "arch_id": Architecture.from_json(arch).id}
-        key = self._key({**ids, "split": split, "precision": precision, "metric": self._metric})
-        if key in self._known:
-            return self._known[key]
-        if key in self._coming:
-            return await asyncio.shield(self._coming[key])
-        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._coming[key] = future
+    def _hand_out(self) -> None:
+        """Give every free evaluator its share of what waits."""
+        while self._free and self._waiting:
+            kind = next(iter(self._waiting))
+            # Neighbours in this order share the most layers.
+            waiting = sorted(self._waiting.pop(kind), key=_beginning)
+            count = min(MOST, math.ceil(len(waiting) / self._evaluators))
+            if waiting[count:]:
+                self._waiting[kind] = waiting[count:]
+            task = asyncio.create_task(self._pass(self._free.pop(), waiting[:count], kind))
+            self._passes.add(task)  # the loop itself holds no task
+            task.add_done_callback(self._passes.discard)
+
+    async def _pass(self, actor: Any, archs: list[Architecture], kind: Kind) -> None:
+        """Have some architectures evaluated and answer who waits for them."""
+        keys = [self._key_of(a.id, kind) for a in archs]
         try:
-            row = await self._evaluate(arch, split, precision)
-        except BaseException as error:
-            if not future.cancelled():
-                future.set_exception(error)
-                future.exception()  # nobody else may be waiting: mark it as seen
-            raise
+            found = await actor.evaluate.remote([a.to_json() for a in archs], *kind)
+            for key, row in zip(keys, found, strict=True):
+                self._record(key, row)
+                self._coming[key].set_result(None)
+        except Exception as error:
+            for future in (self._coming[key] for key in keys):
+                if not future.done():
+                    future.set_exception(error)
+                    future.exception()  # nobody may be waiting any more: mark it as seen
         finally:
-            del self._coming[key]
+            for key in keys:
+                del self._coming[key]
+            self._free.append(actor)
+            self._hand_out()
+        if len(self._new) >= 256 or time.monotonic() - self._flushed_at > 2:
+            await self.flush()
+
+    def _record(self, key: Key, row: dict[str, Any]) -> None:
+        """Complete an evaluator's row and keep it."""
         row = {
             **row,
             "run": self._run_dir.name,
@@ -79,20 +114,17 @@ class Ledger:
         }
         self._known[key] = row
         self._new.append(row)
-        future.set_result(row)
-        if len(self._new) >= 256 or time.monotonic() - self._flushed_at > 2:
-            await self.flush()
-        return row
 
-    async def _evaluate(self, arch: str, split: str, precision: str) -> dict[str, Any]:
-        actor = await self._free.get()
-        try:
-            return await actor.evaluate.remote(arch, split, precision)
-        finally:
-            self._free.put_nowait(actor)
+    def _key_of(self, arch_id: str, kind: Kind) -> Key:
+        split, precision = kind
+        return (self._weights_id, arch_id, split, precision, self._metric)
 
     @staticmethod
     def _key(row: dict[str, Any]) -> Key:
         return (
             row["weights_id"], row["arch_id"], row["split"], row["precision"], row["metric"],
         )  # fmt: skip
+
+
+def _beginning(arch: Architecture) -> list[tuple[int, int]]:
+    return list(zip(arch.heads, arch.ffn, strict=True))
