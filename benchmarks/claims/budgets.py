@@ -1,7 +1,7 @@
 """Eight budgets against the dearest one, and the same search again: evaluations and wall time.
 
 The real search: Ray Tune, a trial a budget, one ledger, two evaluator actors that hold the demo's
-network and score 120 sentences. The dearest budget is the largest, whose networks are slowest. The
+network and score 160 sentences. The dearest budget is the largest, whose networks are slowest. The
 second search of a run finds its ledger's rows on storage.
 """
 
@@ -32,7 +32,7 @@ SHARES = (0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35)
 
 def measure(settings: Settings) -> list[Claim]:
     """Search in turns: one budget, eight budgets, the eight again."""
-    rows, asked = (20, 4) if settings.quick else (120, 32)
+    rows, asked = (20, 4) if settings.quick else (160, 32)
     place = workplace(f"task.selection={rows}", f"search.evaluations={asked}")
     with ray_here(), tempfile.TemporaryDirectory() as folder:
         return _claims(Searches(place, Path(folder)), settings.runs)

@@ -1,6 +1,6 @@
 """Peak memory of a super-network step against plain fine-tuning with transformers.
 
-Each side runs in a fresh process: three steps on batches of 32 texts, the longest there are. On a
+Each side runs in a fresh process: two steps on batches of 32 texts, the longest there are. On a
 processor the figure is the peak of the process's resident memory less what it held before a network
 was made; on a GPU, the peak of what torch allocated. Once with labels alone, and once as jobs
 train by default, with a teacher beside the super-network that plain fine-tuning does not hold.
@@ -65,7 +65,7 @@ def peak(side: str, device: torch.device) -> int:
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     if side == "plain":
         step = plain_step(model, precision, device)
-        for _ in range(3):
+        for _ in range(2):
             step(batch.to(device))
     else:
         held = place.network().to(device).eval().requires_grad_(False) if side == "taught" else None
@@ -74,7 +74,7 @@ def peak(side: str, device: torch.device) -> int:
             return held(b, None, hidden=True) if held is not None else None
 
         train = super_step(model, sampler, precision, device, teacher=held and teacher)
-        for i in range(3):
+        for i in range(2):
             train(i, batch)
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
