@@ -75,12 +75,14 @@ class Ledger:
             kind = next(iter(self._waiting))
             # Neighbours in this order share the most layers.
             waiting = sorted(self._waiting.pop(kind), key=_beginning)
-            count = min(MOST, math.ceil(len(waiting) / self._evaluators))
-            if waiting[count:]:
-                self._waiting[kind] = waiting[count:]
-            task = asyncio.create_task(self._pass(self._free.pop(), waiting[:count], kind))
-            self._passes.add(task)  # the loop itself holds no task
-            task.add_done_callback(self._passes.discard)
+            share = min(MOST, math.ceil(len(waiting) / self._evaluators))
+            while self._free and waiting:
+                task = asyncio.create_task(self._pass(self._free.pop(), waiting[:share], kind))
+                self._passes.add(task)  # the loop itself holds no task
+                task.add_done_callback(self._passes.discard)
+                waiting = waiting[share:]
+            if waiting:
+                self._waiting[kind] = waiting
 
     async def _pass(self, actor: Any, archs: list[Architecture], kind: Kind) -> None:
         """Have some architectures evaluated and answer who waits for them."""

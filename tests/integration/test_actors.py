@@ -94,11 +94,9 @@ class Slow:
 
     def __init__(self) -> None:
         self.count = 0
-        self.passes: list[list[str]] = []
 
     def evaluate(self, archs: list[str], split: str, precision: str) -> list[dict[str, Any]]:
         self.count += len(archs)
-        self.passes.append(archs)
         time.sleep(0.05)
         if any('"depth":3' in arch for arch in archs):
             raise ValueError("this one fails")
@@ -110,9 +108,6 @@ class Slow:
             }
             for arch in archs
         ]  # fmt: skip
-
-    def passed(self) -> list[list[str]]:
-        return self.passes
 
     def counted(self) -> int:
         return self.count
@@ -131,21 +126,6 @@ def test_the_ledger_scores_each_once_whoever_asks(tmp_path: Path) -> None:
     ray.get(ledger.flush.remote())
     frame = read_table(tmp_path, "evaluations")
     assert len(frame) == len(archs)
-    ray.kill(ledger)
-
-
-def test_the_ledger_hands_out_together_what_begins_alike(tmp_path: Path) -> None:
-    """Six architectures in a mixed order, two evaluators: three each, of one first layer."""
-    from raycomp.encoder.arch import Architecture
-
-    pool = [ray.remote(Slow).options(num_cpus=0).remote() for _ in range(2)]
-    ray.get([slow.counted.remote() for slow in pool])
-    ledger = ray.remote(Ledger).options(num_cpus=0).remote(str(tmp_path), "w", "accuracy", pool)
-    archs = [Architecture(2, (h, 4), (16, k)).to_json() for k in (64, 16, 32) for h in (2, 1)]
-    ray.get(ledger.score.remote(archs, "selection", "fp32"))
-    passes = [p for slow in pool for p in ray.get(slow.passed.remote())]
-    assert sorted(len(p) for p in passes) == [3, 3]
-    assert all(len({Architecture.from_json(a).heads[0] for a in p}) == 1 for p in passes)
     ray.kill(ledger)
 
 
