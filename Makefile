@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test check lint types imports unit conformance integration faults cluster check-cluster docs clean help
+# Prints one line a claim; `make bench BENCH='--only steps'` measures one file.
+BENCH ?=
+
+.PHONY: demo test bench bench-gpu check lint types imports unit conformance integration faults cluster check-cluster docs clean help
 .DEFAULT_GOAL := help
 
 help:  ## say what there is
@@ -23,6 +26,12 @@ demo: $(VENV)/.installed  ## install, then the main job on real data: a printed 
 test: $(VENV)/.installed  ## install, then everything that CI runs
 	$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest tests
+
+bench: $(VENV)/.installed  ## install, then every claim of speed, each beside its peer: benchmarks/README.md
+	$(BIN)/python -m benchmarks.run_all $(BENCH)
+
+bench-gpu: $(VENV)/.installed  ## the claims that need no Ray, on one GPU
+	$(BIN)/python -m benchmarks.run_all --device cuda $(BENCH)
 
 check: lint types imports docs-check check-cluster  ## lint, types, import walls, generated documents, cluster files
 

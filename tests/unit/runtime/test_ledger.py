@@ -1,0 +1,112 @@
+"""What the ledger hands out, with evaluators in this process in place of actors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycomp.encoder.arch import Architecture
+from raycomp.runtime.ledger import MOST, Ledger
+from raycomp.tables import read_table
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of an actor."""
+
+    remote: Callable[..., Awaitable[list[dict[str, Any]]]]
+
+
+class Pool:
+    """Evaluators that note each pass; a depth of 3 fails."""
+
+    def __init__(self, count: int) -> None:
+        self.passes: list[list[Architecture]] = []
+        self.evaluate = Method(self._evaluate)
+        self.actors = [self] * count
+
+    async def _evaluate(self, archs: list[str], split: str, precision: str) -> list[dict[str, Any]]:
+        values = [Architecture.from_json(a) for a in archs]
+        self.passes.append(values)
+        await asyncio.sleep(0.01)
+        if any(v.depth == 3 for v in values):
+            raise ValueError("this one fails")
+        return [
+            {
+                "arch_id": v.id, "arch": v.to_json(), "split": split, "precision": precision,
+                "metric": "accuracy", "value": v.ffn[0] / 100, "loss": 1.0, "examples": 3,
+                "params": 1, "flops": 1.0, "seconds": 0.1,
+            }
+            for v in values
+        ]  # fmt: skip
+
+
+def archs(heads: range, ffn: range) -> list[str]:
+    """Architectures in an order in which neighbours differ from the first layer on."""
+    return [Architecture(2, (h, 4), (16, k)).to_json() for k in ffn for h in heads]
+
+
+def test_what_begins_alike_is_scored_together(tmp_path: Path) -> None:
+    """Six architectures of two first layers, two evaluators: each gets one first layer."""
+    pool = Pool(2)
+    ledger = Ledger(str(tmp_path), "w", "accuracy", pool.actors)
+    asyncio.run(ledger.score(archs(range(1, 3), range(16, 64, 16)), "selection", "fp32"))
+    assert [[a.heads[0] for a in p] for p in pool.passes] == [[1, 1, 1], [2, 2, 2]]
+
+
+def test_many_askers_are_answered_in_their_order_by_one_evaluation_each(tmp_path: Path) -> None:
+    pool = Pool(2)
+    ledger = Ledger(str(tmp_path), "w", "accuracy", pool.actors)
+    asked = archs(range(1, 3), range(1, 101))
+    orders = [asked, asked[::-1], asked[50:60], asked[:3] + asked[:3]]
+
+    async def together() -> list[list[dict[str, Any]]]:
+        rows = await asyncio.gather(*(ledger.score(o, "selection", "fp32") for o in orders))
+        await ledger.score(asked[:2], "selection", "bf16")
+        assert await ledger.count() == 202
+        await ledger.flush()
+        return rows
+
+    rows = asyncio.run(together())
+    assert [[r["arch"] for r in found] for found in rows] == orders
+    assert sum(len(p) for p in pool.passes) == 202
+    assert max(len(p) for p in pool.passes) == MOST
+    again = Ledger(str(tmp_path), "w", "accuracy", Pool(1).actors)
+    assert asyncio.run(again.count()) == 202 == len(read_table(tmp_path, "evaluations"))
+
+
+def test_a_failed_pass_fails_its_askers_and_frees_the_evaluator(tmp_path: Path) -> None:
+    pool = Pool(1)
+    ledger = Ledger(str(tmp_path), "w", "accuracy", pool.actors)
+    bad = Architecture(3, (1,) * 3, (16,) * 3).to_json()
+
+    async def ask() -> None:
+        for _ in range(2):  # asked again, it is evaluated again
+            with pytest.raises(ValueError, match="this one fails"):
+                await ledger.score([bad], "selection", "fp32")
+        (row,) = await ledger.score(archs(range(1, 2), range(1, 2)), "selection", "fp32")
+        assert row["weights_id"] == "w"
+
+    asyncio.run(ask())
+    assert len(pool.passes) == 3
+
+
+def test_an_asker_that_goes_away_takes_no_answer_along(tmp_path: Path) -> None:
+    pool = Pool(1)
+    ledger = Ledger(str(tmp_path), "w", "accuracy", pool.actors)
+    asked = archs(range(1, 2), range(1, 3))
+
+    async def ask() -> list[dict[str, Any]]:
+        first = asyncio.create_task(ledger.score(asked, "selection", "fp32"))
+        second = asyncio.create_task(ledger.score(asked, "selection", "fp32"))
+        await asyncio.sleep(0)
+        first.cancel()
+        return await second
+
+    assert [r["arch"] for r in asyncio.run(ask())] == asked
+    assert len(pool.passes) == 1
