@@ -13,9 +13,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from raycomp.errors import UserError
+from raycomp.errors import UserError, shown
 from raycomp.jobfile import load_job
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -46,7 +47,13 @@ def main() -> None:
         app()
     except UserError as error:
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {shown(line, 4000)}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        name = shown(str(error.filename))
+        print(f"error: {name} cannot be used: {error.strerror}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
@@ -152,14 +159,16 @@ def status(address: Address = None, as_json: AsJson = False) -> None:
     elif not found:
         print("no job was submitted there")
     else:
-        shown = Table(box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
         for name in ("id", "status", "started", "took"):
-            shown.add_column(name)
+            table.add_column(name)
         for row in found:
             began = datetime.fromtimestamp(row["started"], UTC)
             took = f"{(row['ended'] or time.time()) - row['started']:.0f} s"
-            shown.add_row(row["id"], row["status"].lower(), f"{began:%Y-%m-%d %H:%M:%S} UTC", took)
-        Console(width=max(120, Console().width)).print(shown)
+            table.add_row(
+                escape(row["id"]), row["status"].lower(), f"{began:%Y-%m-%d %H:%M:%S} UTC", took
+            )
+        Console(width=max(120, Console().width)).print(table)
 
 
 @app.command()
@@ -303,12 +312,12 @@ def finish_run(run_dir: Path, as_json: bool) -> None:
 
 
 def _show_run(run_dir: Path, as_json: bool) -> None:
-    from raycomp.tables import read_table
+    from raycomp.tables import read_json, read_table
 
     frame = read_table(run_dir, "deployments")
     found = {"search": run_dir / "deployed.json", "adabert": run_dir / "adabert" / "deployed.json"}
-    summary = {k: json.loads(p.read_text()) for k, p in found.items() if p.exists()}
-    teacher = json.loads((run_dir / "teacher" / "score.json").read_text())
+    summary = {k: read_json(p) for k, p in found.items() if p.exists()}
+    teacher = read_json(run_dir / "teacher" / "score.json")
     if as_json:
         rows = json.loads(frame.to_json(orient="records"))
         _print_json({"run": str(run_dir), "deployments": rows, **summary, "teacher": teacher})
@@ -320,16 +329,16 @@ def _show_run(run_dir: Path, as_json: bool) -> None:
         f"{run_dir.name}  teacher {metric} {made['teacher_validation']:.3f}  "
         f"{made['params'] / made['params_ratio'] / 1e6:.1f}M params  p50 latency {latency:.1f} ms"
     )
-    shown = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for name in ("method", "budget"):
-        shown.add_column(name)
+        table.add_column(name)
     for name in (
         "limit", "used", "params", "of full", "selection", "validation", "kept", "p50 latency",
     ):  # fmt: skip
-        shown.add_column(name, justify="right")
+        table.add_column(name, justify="right")
     for row in frame.sort_values("method", ascending=False, kind="stable").to_dict("records"):
         searched = row["kind"] == "beta"  # a CNN is searched under a price, not under a limit
-        shown.add_row(
+        table.add_row(
             row["method"],
             row["budget"],
             "" if searched else f"{_short(row['limit'])} {_KINDS[row['kind']]}",
@@ -341,7 +350,7 @@ def _show_run(run_dir: Path, as_json: bool) -> None:
             f"{100 * row['retention']:.1f}%",
             f"{row['latency_ms']:.1f} ms",
         )
-    Console(width=max(120, Console().width)).print(shown)
+    Console(width=max(120, Console().width)).print(table)
     if "search" in summary:
         budgets, search = int((frame["method"] == "yoco").sum()), summary["search"]
         print(
@@ -383,18 +392,18 @@ def _print_plan(found: dict[str, Any]) -> None:
 
 def _print_frame(frame: Any) -> None:
     columns = [c for c in frame.columns if frame[c].notna().any()]
-    shown = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for name in columns:
-        shown.add_column(name, justify="right" if frame[name].dtype.kind in "if" else "left")
+        table.add_column(name, justify="right" if frame[name].dtype.kind in "if" else "left")
     for row in frame[columns].to_dict("records"):
-        shown.add_row(*(_cell(v) for v in row.values()))
-    Console(width=max(Console().width, 32 * len(columns))).print(shown)
+        table.add_row(*(_cell(v) for v in row.values()))
+    Console(width=max(Console().width, 32 * len(columns))).print(table)
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.6g}"
-    return str(value)
+    return escape(shown(str(value), 2000))  # tables may come from elsewhere: no markup, no escapes
 
 
 _KINDS = {"params": "params", "encoder_params": "encoder", "flops": "flops"}

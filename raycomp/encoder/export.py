@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from raycomp.encoder.elastic import Tokens
-from raycomp.errors import UserError
+from raycomp.errors import UserError, shown
 
 transformers_logging.disable_progress_bar()  # saving takes a second
 _RELATIVE = re.compile(r"^from \.(\w+) import", re.MULTILINE)
@@ -101,4 +101,11 @@ def _card(figures: dict[str, Any]) -> str:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["plain"] = _plain
     return environment.get_template("model_card.md.j2").render(figures=figures)
+
+
+def _plain(value: Any) -> str:
+    """Return a figure or a name as one cell of a Markdown table: no line, no HTML, no markup."""
+    text = re.sub(r"[`<>|]", lambda m: f"&#{ord(m[0])};", shown(str(value), 500))
+    return text.replace("](", "]&#40;")

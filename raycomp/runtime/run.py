@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -30,7 +28,7 @@ from raycomp.runtime.sampler_actor import start_sampler
 from raycomp.runtime.trainer import train_stage
 from raycomp.runtime.tuner import infeasible, search_all
 from raycomp.runtime.workplace import Workplace
-from raycomp.tables import read_table, write_json
+from raycomp.tables import read_json, read_table, write_json
 from raycomp.train.objectives import label_loss
 from raycomp.yoco.searchers import min_cost
 
@@ -44,6 +42,8 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
         UserError: a mistake in the job, the data or the storage; nothing is left half-written.
     """
     run_dir = storage.resolve() / job.run_id
+    if run_dir.is_symlink():
+        raise UserError(f"{run_dir} is a link; a run writes into a folder of its own: remove the link")
     place = Workplace(job, run_dir)
     check(place)  # before anything is written or started
     fresh = not run_dir.exists()
@@ -224,9 +224,9 @@ def _found(run_dir: Path) -> str:
     """Say how far an earlier start of this run came."""
     parts = ["teacher done" if (run_dir / "teacher" / "score.json").exists() else "teacher not done"]
     for path in sorted((run_dir / "progress").glob("*.json")):
-        data: dict[str, Any] = json.loads(path.read_text())
+        data = read_json(path)
         if path.stem != "teacher":
-            parts.append(f"{path.stem} at step {data['done']:,} of {data['total']:,}")
+            parts.append(f"{path.stem} at step {data.get('done', 0):,} of {data.get('total', 0):,}")
     for method, done in (("yoco", "deployed.json"), ("adabert", "adabert/deployed.json")):
         if (run_dir / done).exists():
             parts.append(f"{method} deployed")

@@ -7,7 +7,6 @@ architectures that were not scored before. Nothing of Tune's own (pickled) state
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
@@ -27,7 +26,7 @@ from raycomp.jobfile import parse_job
 from raycomp.runtime.cluster import free_cpus, ray
 from raycomp.runtime.progress import polling
 from raycomp.runtime.recipe import Blueprint
-from raycomp.tables import write_json
+from raycomp.tables import read_json, write_json
 from raycomp.yoco.searchers import Searcher, best, make_searcher, min_cost, opening
 
 SURPLUS = 0.3  # evaluations of all budgets together, over those of one
@@ -83,7 +82,14 @@ def search_all(
     missing = [p.stem for p in paths if not p.exists()]
     if missing:
         raise UserError(f"the search of {', '.join(missing)} failed; run the job again")
-    return [Outcome(**json.loads(p.read_text())) for p in paths]
+    return [_outcome(p) for p in paths]
+
+
+def _outcome(path: Path) -> Outcome:
+    try:
+        return Outcome(**read_json(path))
+    except TypeError as error:
+        raise UserError(f"{path} is no outcome of a search ({error}); move it away") from None
 
 
 def _tune(
