@@ -54,6 +54,10 @@ SCHEMAS: dict[str, pa.Schema] = {
 }  # fmt: skip
 
 
+# What comes back when a file of a table was lost; the rest is a record of work that stays done.
+_AGAIN = dict.fromkeys(("evaluations", "deployments"), " to write its rows anew")
+
+
 def table_dir(run: Path, name: str) -> Path:
     """Return the folder of one table of a run."""
     if name not in SCHEMAS:
@@ -169,7 +173,7 @@ def read_parts(run: Path, name: str) -> list[tuple[Path, pa.Table]]:
         except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
             raise UserError(
                 f"{path} is not a whole Parquet file of this table ({first_line(error)}); move it away, "
-                "and run the job again to write its rows anew"
+                f"and run the job again{_AGAIN.get(name, '')}"
             ) from None
         found.append((path, part))
     return found

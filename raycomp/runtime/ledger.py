@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from raycomp.encoder.arch import Architecture
-from raycomp.tables import read_table, write_rows
+from raycomp.tables import part_files, read_json, read_table, write_json, write_rows
 
 Key = tuple[str, str, str, str, str]
 
@@ -51,6 +51,7 @@ class Ledger:
         self._flushed_at = time.monotonic()
         if rows:
             write_rows(self._run_dir, "evaluations", rows, f"ledger-{uuid.uuid4().hex[:12]}")
+            record_parts(self._run_dir)
 
     async def _one(self, arch: str, split: str, precision: str) -> dict[str, Any]:
         ids = {"weights_id": self._weights_id, "arch_id": Architecture.from_json(arch).id}
@@ -96,3 +97,16 @@ class Ledger:
         return (
             row["weights_id"], row["arch_id"], row["split"], row["precision"], row["metric"],
         )  # fmt: skip
+
+
+def record_parts(run_dir: Path) -> None:
+    """Write which files of evaluations there are, so that one that goes missing is noticed."""
+    names = [p.name for p in part_files(run_dir, "evaluations")]
+    write_json(run_dir / "search" / "parts.json", {"evaluations": names})
+
+
+def lost_parts(run_dir: Path) -> list[str]:
+    """Return the files of evaluations that were written and are gone, by name."""
+    path = run_dir / "search" / "parts.json"
+    known = read_json(path).get("evaluations", []) if path.exists() else []
+    return sorted(set(known) - {p.name for p in part_files(run_dir, "evaluations")})

@@ -21,14 +21,15 @@ from raycomp.runtime.checkpoint import save_tensors
 from raycomp.runtime.cluster import ray
 from raycomp.runtime.deploy import deploy, score_network
 from raycomp.runtime.evaluators import start_ledger
+from raycomp.runtime.ledger import lost_parts, record_parts
 from raycomp.runtime.memory import release_memory
 from raycomp.runtime.progress import Progress
 from raycomp.runtime.recipe import build_sampler, file_hash, train_plan
 from raycomp.runtime.sampler_actor import start_sampler
 from raycomp.runtime.trainer import train_stage
-from raycomp.runtime.tuner import infeasible, search_all
+from raycomp.runtime.tuner import forget_outcomes, infeasible, search_all
 from raycomp.runtime.workplace import Workplace
-from raycomp.tables import read_json, read_table, write_json
+from raycomp.tables import SCHEMAS, read_json, read_table, write_json
 from raycomp.train.objectives import label_loss
 from raycomp.yoco.searchers import min_cost
 
@@ -50,6 +51,7 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
     with _hold(run_dir):
         if not fresh:
             progress.say(f"found {job.run_id}: {_found(run_dir)}")
+            _mend(run_dir, progress)
         write_json(run_dir / "job.json", job.model_dump(mode="json"))
         write_json(run_dir / "environment.json", environment())
         place.record_facts()
@@ -218,6 +220,25 @@ def _hold(run_dir: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {os.uname().nodename}")
         file.flush()
         yield
+
+
+def _mend(run_dir: Path, progress: Progress) -> None:
+    """Check an earlier start's tables; what was moved away is written anew by the stages that made it.
+
+    Raises:
+        UserError: a file of a table is torn; it is named, before anything is started.
+    """
+    tables = {name: read_table(run_dir, name) for name in SCHEMAS}
+    lost = lost_parts(run_dir)
+    if lost:
+        progress.say(f"evaluations lack {', '.join(lost)}: what they held is scored again")
+        forget_outcomes(run_dir)
+        (run_dir / "deployed.json").unlink(missing_ok=True)
+        record_parts(run_dir)
+    deployed = set(tables["deployments"]["method"])
+    for method, path in (("yoco", "deployed.json"), ("adabert", "adabert/deployed.json")):
+        if method not in deployed:
+            (run_dir / path).unlink(missing_ok=True)
 
 
 def _found(run_dir: Path) -> str:

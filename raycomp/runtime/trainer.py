@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,8 @@ def train_stage(
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
+    # A worker that answers no poll so long is taken as hung; Ray waits ten minutes by itself.
+    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", f"{job.train.barrier_seconds:g}")
     path = run_dir / "progress" / f"{name}.json"
 
     def look() -> None:

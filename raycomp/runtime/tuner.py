@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune import RunConfig, TuneConfig, Tuner
+from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
 
 from raycomp.encoder.arch import Architecture
 from raycomp.encoder.cost import Shape
@@ -85,6 +85,12 @@ def search_all(
     return [_outcome(p) for p in paths]
 
 
+def forget_outcomes(run_dir: Path) -> None:
+    """Let every trial run again: it asks for the same architectures, and the ledger for what it lacks."""
+    for path in (run_dir / "search").glob("*.*.*.json"):
+        path.unlink()
+
+
 def _outcome(path: Path) -> Outcome:
     try:
         return Outcome(**read_json(path))
@@ -115,7 +121,13 @@ def _tune(
         tune.with_resources(trial, {"cpu": 0.001}),
         param_space={"trial": tune.grid_search(trials)},
         tune_config=TuneConfig(max_concurrent_trials=min(len(trials), max(4, 2 * free_cpus()))),
-        run_config=RunConfig(name="search", storage_path=str(run_dir / "tune"), verbose=0),
+        run_config=RunConfig(
+            name="search",
+            storage_path=str(run_dir / "tune"),
+            verbose=0,
+            # A trial whose process died begins again, and walks the same path through the ledger.
+            failure_config=FailureConfig(max_failures=3),
+        ),
     )
     total = _expected(place, len(trials))
 
