@@ -61,14 +61,34 @@ def main() -> None:
 
 
 @app.command()
-def plan(job: JobFile, sets: Sets = None, as_json: AsJson = False) -> None:
+def plan(
+    job: JobFile,
+    sets: Sets = None,
+    nodes: Annotated[
+        int | None, typer.Option("--nodes", help="Machines to say time and cost on.", min=1, max=10_000)
+    ] = None,
+    gpus: Annotated[int, typer.Option("--gpus", help="GPUs of each machine.", min=0, max=64)] = 0,
+    price: Annotated[
+        float | None, typer.Option("--price-per-hour", help="Of one machine.", min=0, max=1e6)
+    ] = None,
+    gigabits: Annotated[
+        float, typer.Option("--bandwidth", help="Gigabits a second between machines.", min=0.1, max=1e5)
+    ] = 25.0,
+    runs: Annotated[
+        Path, typer.Option("--runs", help="Folder of runs: their measured steps are used.")
+    ] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
     """Say what a job would do, before anything is spent.
 
-    Example: raycomp plan jobs/quickstart.toml
+    Example: raycomp plan jobs/quickstart.toml --nodes 8 --gpus 8 --price-per-hour 30
     """
+    from raycomp.runtime.forecast import Machines
     from raycomp.runtime.plan import make_plan
 
-    found = make_plan(load_job(job, sets))
+    asked = nodes is not None or gpus > 0 or price is not None
+    machines = Machines(nodes or 1, gpus, price, gigabits) if asked else None
+    found = make_plan(load_job(job, sets), machines, runs)
     if as_json:
         _print_json(found)
     else:
@@ -386,8 +406,25 @@ def _print_plan(found: dict[str, Any]) -> None:
           f"{steps['phases']} phases")  # fmt: skip
     print(f"memory    about {found['memory_gib']:.1f} GiB a worker")
     print(f"time      {found['time']}")
+    if "forecast" in found:
+        _print_forecast(found["forecast"])
     for note in found["notes"]:
         print(f"note      {note}")
+
+
+def _print_forecast(guess: dict[str, Any]) -> None:
+    parts = " · ".join(
+        f"{name} {seconds / 60:,.1f} min" if seconds is not None else f"{name} not known"
+        for name, seconds in guess["seconds"].items()
+    )
+    cost = "" if guess["cost"] is None else f", cost {guess['cost']:,.2f}"
+    where = f"{guess['nodes']} machines of {guess['gpus']} GPUs" if guess["gpus"] else (
+        f"{guess['nodes']} machines"
+    )  # fmt: skip
+    print(f"on        {where}: {guess['hours']:,.2f} h{cost} ({parts})")
+    print(f"gradients {guess['allreduce_ms']:.1f} ms a step at {guess['gigabits']:g} Gbit/s, "
+          f"{100 * guess['allreduce_share']:.0f}% of the time")  # fmt: skip
+    print(f"source    {guess['source']}")
 
 
 def _print_frame(frame: Any) -> None:

@@ -50,8 +50,17 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], secon
     return found
 
 
+def output(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Wait for the end of a process; one that hangs is ended, and is a failure."""
+    try:
+        return process.communicate(timeout=600)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+
+
 def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
-    out, err = process.communicate(timeout=600)
+    out, err = output(process)
     assert process.returncode == 0, err
     result: dict[str, Any] = json.loads(out[out.index("{") :])
     return result
@@ -59,7 +68,7 @@ def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 def refused(process: subprocess.Popen[str]) -> str:
     """Return the one message that a run ends with."""
-    _, err = process.communicate(timeout=600)
+    _, err = output(process)
     assert process.returncode == 2, err
     assert "Traceback" not in err
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
