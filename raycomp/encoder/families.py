@@ -63,7 +63,7 @@ _DISTIL_LAYER = {
 _EMBEDDINGS = {
     "word": "word_embeddings",
     "position": "position_embeddings",
-    "token_type": "token_type_embeddings",
+    "token_type": "token_type_embeddings",  # nosec B105  # a parameter's name
     "norm": "LayerNorm",
 }
 # model type -> (prefix of the encoder, prefix of layers, names in a layer, pooler, classifier)
@@ -201,7 +201,7 @@ def _load(name: str, num_labels: int, options: dict[str, Any]) -> tuple[Encoder,
     folder = Path(source)
     if folder.is_dir():
         _check_folder(folder, name)
-    config = AutoConfig.from_pretrained(source, **options)
+    config = AutoConfig.from_pretrained(source, **options)  # nosec B615  # model.revision
     _check_sizes(config, name, folder)
     tokenizer = _tokenizer(source, **options)
     if max(tokenizer.get_vocab().values(), default=-1) >= config.vocab_size:
@@ -282,7 +282,7 @@ def masked_language_model(
 def _tokenizer(source: str, **options: Any) -> Any:
     """Load a fast tokenizer; switch baked-in padding and truncation off (MiniLM's cuts at 128)."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)  # nosec B615  # model.revision
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # of Rust: it is no Exception of Python's
             raise
