@@ -146,8 +146,8 @@ def rows(run: Path, count: int) -> None:
         assert len(frame) == frame["arch_id"].nunique() == count
         print(
             f"rows      {count:,} in {seconds:.0f} s, {len(part_files(run, 'evaluations'))} files; "
-            f"processor time of the last {BLOCK:,} over the first: {ratio:.2f} (medians of a tenth: {smooth:.2f}); "
-            f"peak PSS {peak():.0f} MiB, {peak() - before:.0f} above the start"
+            f"processor time of the last {BLOCK:,} over the first: {ratio:.2f} (medians of a tenth: "
+            f"{smooth:.2f}); peak PSS {peak():.0f} MiB, {peak() - before:.0f} above the start"
         )
     began = time.perf_counter()
     Ledger(str(run), "w" * 16, "accuracy", [])
@@ -164,9 +164,7 @@ def commands(run: Path) -> None:
         )
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
-        print(
-            f"{name:<10}{time.perf_counter() - began:.1f} s with Python's start, {cpu:.1f} of the processor"
-        )
+        print(f"{name:<10}{time.perf_counter() - began:.1f} s, {cpu:.1f} s of the processor")
 
 
 def trials(storage: Path, count: int) -> None:
