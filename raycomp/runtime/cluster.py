@@ -78,12 +78,12 @@ def embed(**options: Any) -> None:
         options: of `ray.init`.
     """
     # "local": a cluster that `ray start` left on this machine is joined only when it is named.
-    with _for_children(LOCAL):
+    with for_children(LOCAL):
         ray.init("local", include_dashboard=False, **options)
 
 
 @contextmanager
-def _for_children(settings: dict[str, str]) -> Iterator[None]:
+def for_children(settings: dict[str, str]) -> Iterator[None]:
     """Give the processes that are started meanwhile these settings, where the user gave none."""
     added = {k: v for k, v in settings.items() if k not in os.environ}
     os.environ.update(added)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from raycomp.errors import UserError
 from raycomp.job import Job
-from raycomp.runtime.cluster import fitting, free_cpus, free_gpus, share_cpus
+from raycomp.runtime.cluster import fitting, for_children, free_cpus, free_gpus, share_cpus
 from raycomp.runtime.progress import polling
 
 
@@ -74,8 +73,6 @@ def train_stage(
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
-    # A worker that answers no poll so long is taken as hung; Ray waits ten minutes by itself.
-    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", f"{job.train.barrier_seconds:g}")
     path = run_dir / "progress" / f"{name}.json"
 
     def look() -> None:
@@ -83,7 +80,9 @@ def train_stage(
             data = json.loads(path.read_text())
             on_progress(data["done"], data["total"], data)
 
-    with polling(look):
+    # A worker that answers no poll so long is taken as hung; Ray waits ten minutes by itself.
+    limit = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": f"{job.train.barrier_seconds:g}"}
+    with for_children(limit), polling(look):
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:

@@ -46,7 +46,7 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], secon
     while not (found := condition()):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.02)
+        time.sleep(0.05)
     return found
 
 
