@@ -41,7 +41,7 @@ for _key, _value in SETTINGS.items():  # before `import ray`: they are read once
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raycomp.errors import UserError
+from raycomp.errors import UserError, first_line
 
 
 def connect(address: str | None = None) -> bool:
@@ -65,7 +65,13 @@ def connect(address: str | None = None) -> bool:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(_unreachable(address, error)) from None
     else:
-        embed(object_store_memory=512 * 2**20, **common)
+        try:
+            embed(object_store_memory=512 * 2**20, **common)
+        except Exception as error:  # Ray raises just that when a busy machine starts too slowly
+            raise UserError(
+                f"Ray did not start on this machine ({first_line(error)}); try again when it is less "
+                "busy, or name a cluster with RAY_ADDRESS"
+            ) from None
     for noisy in ("ray.train", "ray.tune", "ray.data"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     return True
