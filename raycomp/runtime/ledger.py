@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from raycomp.encoder.arch import Architecture
-from raycomp.tables import read_table, write_rows
+from raycomp.tables import part_files, read_json, read_table, write_json, write_rows
 
 Key = tuple[str, str, str, str, str]
 Kind = tuple[str, str]
@@ -79,10 +79,11 @@ class Ledger:
 
     async def flush(self) -> None:
         """Write every new row."""
-        rows, self._new = self._new, []
-        self._flushed_at = time.monotonic()
+        rows, self._flushed_at = list(self._new), time.monotonic()
         if rows:
             write_rows(self._run_dir, "evaluations", rows, f"ledger-{uuid.uuid4().hex[:12]}")
+            del self._new[: len(rows)]  # only now: what cannot be written is kept
+            record_parts(self._run_dir)
 
     def _hand_out(self) -> None:
         """Give every free evaluator its share of what waits."""
@@ -104,6 +105,9 @@ class Ledger:
             found = await actor.evaluate.remote([a.to_json() for a in archs], *kind)
             for key, row in zip(keys, found, strict=True):
                 self._record(key, row)
+            if len(self._new) >= 256 or time.monotonic() - self._flushed_at > 2:
+                await self.flush()  # a storage that is full fails who asked
+            for key in keys:
                 self._coming[key].set_result(None)
         except Exception as error:
             for future in (self._coming[key] for key in keys):
@@ -115,8 +119,6 @@ class Ledger:
                 del self._coming[key]
             self._free.append(actor)
             self._hand_out()
-        if len(self._new) >= 256 or time.monotonic() - self._flushed_at > 2:
-            await self.flush()
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         """Start a task and hold it: the loop itself holds none."""
@@ -149,3 +151,16 @@ class Ledger:
 
 def _beginning(arch: Architecture) -> list[tuple[int, int]]:
     return list(zip(arch.heads, arch.ffn, strict=True))
+
+
+def record_parts(run_dir: Path) -> None:
+    """Write which files of evaluations there are, so that one that goes missing is noticed."""
+    names = [p.name for p in part_files(run_dir, "evaluations")]
+    write_json(run_dir / "search" / "parts.json", {"evaluations": names})
+
+
+def lost_parts(run_dir: Path) -> list[str]:
+    """Return the files of evaluations that were written and are gone, by name."""
+    path = run_dir / "search" / "parts.json"
+    known = read_json(path).get("evaluations", []) if path.exists() else []
+    return sorted(set(known) - {p.name for p in part_files(run_dir, "evaluations")})
