@@ -55,7 +55,7 @@ class Ledger:
         with contextlib.suppress(Exception):  # what keeps it from starting, its first evaluation says
             await actor.__ray_ready__.remote()
         self._free.append(actor)
-        self._hand_out()
+        asyncio.get_running_loop().call_soon(self._hand_out)  # after others that start at the same time
 
     async def score(self, archs: list[str], split: str, precision: str) -> list[dict[str, Any]]:
         """Return one row per architecture (JSON), in order; new ones are evaluated now."""

@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from raycomp.encoder.arch import Architecture
+from raycomp.errors import UserError
 from raycomp.runtime.ledger import MOST, Ledger
-from raycomp.tables import read_table
+from raycomp.tables import read_table, write_rows
 
 
 @dataclass(frozen=True)
@@ -110,3 +112,68 @@ def test_an_asker_that_goes_away_takes_no_answer_along(tmp_path: Path) -> None:
 
     assert [r["arch"] for r in asyncio.run(ask())] == asked
     assert len(pool.passes) == 1
+
+
+class Late:
+    """An evaluator that starts when its event is set."""
+
+    def __init__(self, started: asyncio.Event) -> None:
+        self._started = started
+        self.asked: list[str] = []
+        self.__ray_ready__ = SimpleNamespace(remote=started.wait)
+        self.evaluate = SimpleNamespace(remote=self._evaluate)
+
+    async def _evaluate(self, archs: list[str], split: str, precision: str) -> list[dict[str, Any]]:
+        assert self._started.is_set()
+        self.asked += archs
+        return [
+            {"arch_id": Architecture.from_json(arch).id, "arch": arch, "split": split,
+             "precision": precision, "metric": "accuracy", "value": 0.5}
+            for arch in archs
+        ]  # fmt: skip
+
+
+def test_an_evaluator_that_has_not_started_holds_nothing_up(tmp_path: Path) -> None:
+    async def play() -> tuple[int, int]:
+        here, waiting = asyncio.Event(), asyncio.Event()
+        here.set()
+        ready, late = Late(here), Late(waiting)
+        ledger = Ledger(str(tmp_path), "w", "accuracy", [ready, late])
+        first = [Architecture(1, (h,), (k,)).to_json() for h in (1, 2, 4) for k in (16, 32)]
+        rows = await asyncio.wait_for(ledger.score(first, "selection", "fp32"), 10)
+        assert [r["arch"] for r in rows] == first
+        before = len(late.asked)
+        waiting.set()
+        more = [Architecture(2, (h, h), (k, k)).to_json() for h in (1, 2, 4) for k in (16, 32)]
+        await asyncio.wait_for(ledger.score(more, "selection", "fp32"), 10)
+        return before, len(late.asked)
+
+    before, after = asyncio.run(play())
+    assert before == 0
+    assert after > 0
+
+
+def test_rows_that_cannot_be_written_fail_who_asked_and_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(str(tmp_path), "w", "accuracy", Pool(1).actors)
+    monkeypatch.setattr(ledger, "_flushed_at", -1e9)
+    full = True
+
+    def write(*given: Any) -> Path:
+        if full:
+            raise UserError("no space left")
+        return write_rows(*given)
+
+    monkeypatch.setattr("raycomp.runtime.ledger.write_rows", write)
+    asked = archs(range(1, 3), range(1, 3))
+
+    async def ask() -> None:
+        nonlocal full
+        with pytest.raises(UserError, match="no space left"):
+            await ledger.score(asked, "selection", "fp32")
+        full = False
+        await ledger.flush()
+
+    asyncio.run(ask())
+    assert len(read_table(tmp_path, "evaluations")) == 4

@@ -1,0 +1,126 @@
+"""Fine-tuning of one network, and a cell's rows: on a folder that is written by hand, without Ray."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raycomp.encoder.arch import Architecture
+from raycomp.job import Job
+from raycomp.jobfile import parse_job
+from raycomp.runtime import finetune as tuning
+from raycomp.runtime.cell import rows
+from raycomp.runtime.checkpoint import save_tensors
+from raycomp.runtime.deploy import score_forward, score_network
+from raycomp.runtime.workplace import Workplace
+from raycomp.studyfile import Cell, StudySettings
+from raycomp.tables import predictions_path, read_array, write_json, write_rows
+
+ARCH = Architecture(2, (2, 4), (32, 16))
+
+
+@pytest.fixture
+def run(
+    tiny_job: dict[str, Any], tuned_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Job, Path]:
+    """A run with a teacher, and a super-network that differs from it in the classifier."""
+    monkeypatch.setattr(tuning, "share_cpus", lambda count: 1)
+    tiny_job["model"]["name"] = str(tuned_model)
+    tiny_job["finetune"] = {"epochs": 1.0, "learning_rate": 1e-3}
+    job, folder = parse_job(tiny_job), tmp_path / "tiny-run"
+    place = Workplace(job, folder)
+    place.record_facts()
+    weights = place.network().state_dict()
+    for name in ("teacher/network", "supernet/start"):
+        save_tensors(folder / f"{name}.safetensors", weights)
+    weights["classifier.weight"] = -weights["classifier.weight"]
+    save_tensors(folder / "supernet" / "network.safetensors", weights)
+    teacher = place.teacher().eval()
+    figures = {s: score_network(place, teacher, s) for s in ("selection", "validation")}
+    write_json(folder / "teacher" / "score.json", figures)
+    return job, folder
+
+
+def tune(job: Job, folder: Path, **changes: Any) -> dict[str, Any]:
+    data = job.model_dump(mode="json")
+    data["finetune"] |= changes
+    tuning._tune(data, str(folder), "half", ARCH.to_json(), True)
+    return json.loads((folder / "finetune" / "half.json").read_text())
+
+
+def test_a_network_is_tuned_on_its_own_from_where_the_job_says(run: tuple[Job, Path]) -> None:
+    job, folder = run
+    place = Workplace(job, folder)
+    supernet = place.supernet().eval()
+    inherited = score_forward(place, lambda b: supernet(b, ARCH).logits, "selection")
+    hardly = tune(job, folder, learning_rate=1e-9)
+    assert hardly["inherited"] == inherited.values["accuracy"]
+    assert hardly["selection"] == hardly["inherited"]
+    teacher = place.teacher().eval()
+    sliced = score_forward(place, lambda b: teacher(b, ARCH).logits, "selection")
+    alone = tune(job, folder, learning_rate=1e-9, start="teacher")
+    assert alone["inherited"] == hardly["inherited"]
+    assert alone["selection"] == sliced.values["accuracy"]
+    before = read_array(predictions_path(folder, "finetuned-half", "validation"))
+    learned = tune(job, folder, epochs=6.0)
+    after = read_array(predictions_path(folder, "finetuned-half", "validation"))
+    assert before is not None
+    assert after is not None
+    assert abs(after - before).max() > 0.01
+    assert learned["seconds"] > 0
+    again = tune(job, folder, epochs=6.0)
+    assert {k: v for k, v in again.items() if k != "seconds"} == {
+        k: v for k, v in learned.items() if k != "seconds"
+    }
+    assert torch.equal(
+        place.supernet().state_dict()["classifier.weight"], supernet.state_dict()["classifier.weight"]
+    )
+
+
+def test_a_cell_that_tunes_is_judged_by_the_tuned_network(run: tuple[Job, Path]) -> None:
+    job, folder = run
+    outcome = tune(job, folder)
+    deployed = {
+        "run": folder.name, "method": "yoco", "budget": "half", "kind": "flops", "feasible": True,
+        "metric": "accuracy", "selection": 0.75, "validation": 0.5, "arch": ARCH.to_json(), "params": 9,
+    }  # fmt: skip
+    write_rows(folder, "deployments", [deployed], "yoco")
+    write_json(folder / "stages.json", {"now": "", "seconds": {"fine-tuning": 3.5}})
+    settings = StudySettings(
+        name="tiny",
+        variant=[{"name": "a"}],  # type: ignore[list-item]
+        published={"t": {"a": {"half": 0.8}, "teacher": {"teacher": 0.9}}},
+    )
+    found = rows(folder, settings, Cell("a", "t", 0, job))
+    main = next(r for r in found if r["budget"] == "half" and "method" in r)
+    assert main["method"] == "finetuned"
+    assert (main["value"], main["selection"]) == (outcome["validation"], outcome["selection"])
+    assert main["gap"] == pytest.approx(outcome["selection"] - outcome["validation"])
+    assert (main["published"], main["examples"]) == (0.8, 60)
+    teacher = next(r for r in found if r["budget"] == "teacher")
+    assert teacher["published"] == 0.9
+    assert [r["value"] for r in found if r["metric"] == "seconds"] == [3.5]
+    untuned = job.model_copy(update={"finetune": job.finetune.model_copy(update={"epochs": 0.0})})
+    (folder / "finetune" / "half.json").unlink()
+    plain = next(r for r in rows(folder, settings, Cell("a", "t", 0, untuned)) if r["budget"] == "half")
+    assert (plain["method"], plain["value"], plain["gap"]) == ("yoco", 0.5, 0.25)
+
+
+def test_ranked_networks_are_rows_of_their_own(run: tuple[Job, Path]) -> None:
+    job, folder = run
+    for i, (inherited, alone) in enumerate([(0.5, 0.6), (0.6, 0.7), (0.7, 0.9), (0.8, 0.8)]):
+        outcome = {
+            "name": f"network-{i:03d}", "deployed": False, "arch": ARCH.to_json(), "params": 9,
+            "metric": "accuracy", "inherited": inherited, "selection": alone, "validation": None,
+            "examples": 20, "seconds": 1.0,
+        }  # fmt: skip
+        write_json(folder / "finetune" / f"network-{i:03d}.json", outcome)
+    settings = StudySettings(name="tiny", variant=[{"name": "a"}])  # type: ignore[list-item]
+    found = rows(folder, settings, Cell("a", "t", 0, job))
+    tau = next(r for r in found if r["metric"] == "kendall_tau")
+    assert (tau["budget"], tau["value"]) == ("4 networks", pytest.approx(4 / 6))
+    assert [r["value"] for r in found if r.get("method") == "alone"] == [0.6, 0.7, 0.9, 0.8]
