@@ -66,13 +66,13 @@ def test_storage_that_fills_up_is_one_message_and_then_the_same_result(
     quiet(run_dir)
 
 
-@pytest.mark.parametrize("table", ["evaluations", "deployments"])
 def test_a_torn_table_is_named_and_its_rows_are_written_anew(
-    table: str, undisturbed: Undisturbed, tmp_path: Path
+    undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
+    """The other tables are in tests/unit/runtime/test_mending.py."""
     run_dir = tmp_path / undisturbed.run_dir.name
     shutil.copytree(undisturbed.run_dir, run_dir)
-    torn = sorted((run_dir / "tables" / table).glob("*.parquet"))[0]
+    torn = sorted((run_dir / "tables" / "evaluations").glob("*.parquet"))[0]
     torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
     said = refused(start(undisturbed.job, tmp_path, tmp_path))
     assert str(torn) in said
@@ -83,15 +83,3 @@ def test_a_torn_table_is_named_and_its_rows_are_written_anew(
     rows = [read_table(r, "deployments") for r in (undisturbed.run_dir, run_dir)]
     columns = ["budget", "arch_id", "selection", "validation", "evaluations"]
     assert rows[0][columns].equals(rows[1][columns])
-
-
-def test_a_torn_record_of_steps_is_named_and_the_run_goes_on_without_it(
-    undisturbed: Undisturbed, tmp_path: Path
-) -> None:
-    run_dir = tmp_path / undisturbed.run_dir.name
-    shutil.copytree(undisturbed.run_dir, run_dir)
-    torn = sorted((run_dir / "tables" / "steps").glob("*.parquet"))[0]
-    torn.write_bytes(b"PAR1")
-    assert str(torn) in refused(start(undisturbed.job, tmp_path, tmp_path))
-    torn.unlink()
-    finish(start(undisturbed.job, tmp_path, tmp_path))
