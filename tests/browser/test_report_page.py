@@ -205,7 +205,10 @@ def test_a_study_s_tables_stand_first_and_scroll_in_their_box(driver: Any, tmp_p
     finish(next((folder / "runs").iterdir()))
     page = write_report([folder], tmp_path / "study.html")
     driver.get_log("browser")
-    visit(driver, page, width=390)
+    size = {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": True}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    driver.get(page.as_uri())  # its first plot lies below the tables, and is drawn when it is seen
+    wait(lambda: driver.execute_script("return document.readyState === 'complete'"))
     assert driver.get_log("browser") == []
     first, shown, wide = driver.execute_script(
         "return [document.querySelector('main h2').id, document.querySelector('main').innerText, "
