@@ -119,4 +119,4 @@ def _root_cause(error: BaseException) -> str:
     failures = getattr(error, "worker_failures", {}) or {}
     causes = [str(e) for e in failures.values()] or [str(error)]
     lines = [line for line in causes[0].strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else repr(error)
+    return lines[-1].strip().removeprefix("raycomp.errors.UserError: ") if lines else repr(error)
