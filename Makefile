@@ -47,7 +47,7 @@ imports: $(VENV)/.installed
 	$(BIN)/lint-imports --no-cache
 
 bandit: $(VENV)/.installed
-	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive raycomp cluster benchmarks
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive raycomp cluster
 
 audit: $(VENV)/.installed  ## known weaknesses of the pinned packages, where advisories can be reached
 	.ci/audit $(BIN)
