@@ -5,7 +5,11 @@ BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test check lint types imports unit conformance integration faults cluster check-cluster docs clean help
+# Prints one line a claim; `make bench BENCH='--only steps'` measures one file.
+BENCH ?=
+
+.PHONY: demo test bench bench-gpu check lint types imports bandit audit fuzz unit conformance integration security faults cluster
+.PHONY: check-cluster docs docs-check clean help
 .DEFAULT_GOAL := help
 
 help:  ## say what there is
@@ -24,7 +28,13 @@ test: $(VENV)/.installed  ## install, then everything that CI runs
 	$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest tests
 
-check: lint types imports docs-check check-cluster  ## lint, types, import walls, generated documents, cluster files
+bench: $(VENV)/.installed  ## install, then every claim of speed, each beside its peer: benchmarks/README.md
+	$(BIN)/python -m benchmarks.run_all $(BENCH)
+
+bench-gpu: $(VENV)/.installed  ## the claims that need no Ray, on one GPU
+	$(BIN)/python -m benchmarks.run_all --device cuda $(BENCH)
+
+check: lint types imports bandit audit docs-check check-cluster  ## lint, types, walls, bandit, audit, documents, cluster
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -36,6 +46,15 @@ types: $(VENV)/.installed
 imports: $(VENV)/.installed
 	$(BIN)/lint-imports --no-cache
 
+bandit: $(VENV)/.installed
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive raycomp cluster benchmarks
+
+audit: $(VENV)/.installed  ## known weaknesses of the pinned packages, where advisories can be reached
+	.ci/audit $(BIN)
+
+fuzz: $(VENV)/.installed  ## 22,000 job files, tables, data files and model folders that nobody would write
+	RAYCOMP_FUZZ=25000 $(BIN)/python -m pytest tests/fuzz
+
 docs-check: $(VENV)/.installed
 	$(BIN)/python -m raycomp.docs --check docs/job-file.md
 
@@ -46,7 +65,7 @@ check-cluster: $(VENV)/.installed  ## the files of cluster/: Ray's schema, KubeR
 docs: $(VENV)/.installed  ## write docs/job-file.md from the schema
 	$(BIN)/python -m raycomp.docs docs/job-file.md
 
-unit conformance integration faults cluster: $(VENV)/.installed  ## one part of the tests
+unit conformance integration security faults cluster: $(VENV)/.installed  ## one part of the tests
 	$(BIN)/python -m pytest tests/$@
 
 clean:  ## remove the environment and caches (runs/ stays)

@@ -8,6 +8,7 @@ fine-tuning and writes runs/benchmarks/step_cost.parquet.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from pathlib import Path
@@ -28,6 +29,7 @@ CPU, WARM, STEPS = torch.device("cpu"), 3, 15
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()  # no settings: --help says what it does
     job = load_job("jobs/quickstart.toml")
     place = Workplace(job, Path("runs/benchmarks"))
     tokens = place.tokens("train")

@@ -9,6 +9,7 @@ over 8 seeds. Writes runs/benchmarks/update_rules.parquet.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,7 @@ def walk(rule_name: str, seed: int, noise_only: bool, marks: list[int]) -> list[
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()  # no settings: --help says what it does
     rows = []
     for name in RULES:
         drift = np.mean([walk(name, s, True, [100, 2000]) for s in range(8)], axis=0)

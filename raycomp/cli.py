@@ -13,9 +13,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from raycomp.errors import UserError
+from raycomp.errors import UserError, shown
 from raycomp.jobfile import load_job
 from raycomp.studyfile import is_study, load_study
 
@@ -53,7 +54,13 @@ def main() -> None:
         app()
     except UserError as error:
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {shown(line, 4000)}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        name = shown(str(error.filename))
+        print(f"error: {name} cannot be used: {error.strerror}", file=sys.stderr)
         raise SystemExit(2) from None
     except SystemExit as error:
         if error.code == INTERRUPTED:  # as typer says ^C
@@ -62,14 +69,34 @@ def main() -> None:
 
 
 @app.command()
-def plan(job: JobFile, sets: Sets = None, as_json: AsJson = False) -> None:
+def plan(
+    job: JobFile,
+    sets: Sets = None,
+    nodes: Annotated[
+        int | None, typer.Option("--nodes", help="Machines to say time and cost on.", min=1, max=10_000)
+    ] = None,
+    gpus: Annotated[int, typer.Option("--gpus", help="GPUs of each machine.", min=0, max=64)] = 0,
+    price: Annotated[
+        float | None, typer.Option("--price-per-hour", help="Of one machine.", min=0, max=1e6)
+    ] = None,
+    gigabits: Annotated[
+        float, typer.Option("--bandwidth", help="Gigabits a second between machines.", min=0.1, max=1e5)
+    ] = 25.0,
+    runs: Annotated[
+        Path, typer.Option("--runs", help="Folder of runs: their measured steps are used.")
+    ] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
     """Say what a job would do, before anything is spent.
 
-    Example: raycomp plan jobs/quickstart.toml
+    Example: raycomp plan jobs/quickstart.toml --nodes 8 --gpus 8 --price-per-hour 30
     """
+    from raycomp.runtime.forecast import Machines
     from raycomp.runtime.plan import make_plan
 
-    found = make_plan(load_job(job, sets))
+    asked = nodes is not None or gpus > 0 or price is not None
+    machines = Machines(nodes or 1, gpus, price, gigabits) if asked else None
+    found = make_plan(load_job(job, sets), machines, runs)
     if as_json:
         _print_json(found)
     else:
@@ -218,14 +245,16 @@ def status(address: Address = None, as_json: AsJson = False) -> None:
     elif not found:
         print("no job was submitted there")
     else:
-        shown = Table(box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
         for name in ("id", "status", "started", "took"):
-            shown.add_column(name)
+            table.add_column(name)
         for row in found:
             began = datetime.fromtimestamp(row["started"], UTC)
             took = f"{(row['ended'] or time.time()) - row['started']:.0f} s"
-            shown.add_row(row["id"], row["status"].lower(), f"{began:%Y-%m-%d %H:%M:%S} UTC", took)
-        Console(width=max(120, Console().width)).print(shown)
+            table.add_row(
+                escape(row["id"]), row["status"].lower(), f"{began:%Y-%m-%d %H:%M:%S} UTC", took
+            )
+        Console(width=max(120, Console().width)).print(table)
 
 
 @app.command()
@@ -380,12 +409,12 @@ def finish_run(run_dir: Path, as_json: bool) -> None:
 
 
 def _show_run(run_dir: Path, as_json: bool) -> None:
-    from raycomp.tables import read_table
+    from raycomp.tables import read_json, read_table
 
     frame = read_table(run_dir, "deployments")
     found = {"search": run_dir / "deployed.json", "adabert": run_dir / "adabert" / "deployed.json"}
-    summary = {k: json.loads(p.read_text()) for k, p in found.items() if p.exists()}
-    teacher = json.loads((run_dir / "teacher" / "score.json").read_text())
+    summary = {k: read_json(p) for k, p in found.items() if p.exists()}
+    teacher = read_json(run_dir / "teacher" / "score.json")
     if as_json:
         rows = json.loads(frame.to_json(orient="records"))
         _print_json({"run": str(run_dir), "deployments": rows, **summary, "teacher": teacher})
@@ -397,16 +426,16 @@ def _show_run(run_dir: Path, as_json: bool) -> None:
         f"{run_dir.name}  teacher {metric} {made['teacher_validation']:.3f}  "
         f"{made['params'] / made['params_ratio'] / 1e6:.1f}M params  p50 latency {latency:.1f} ms"
     )
-    shown = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for name in ("method", "budget"):
-        shown.add_column(name)
+        table.add_column(name)
     for name in (
         "limit", "used", "params", "of full", "selection", "validation", "kept", "p50 latency",
     ):  # fmt: skip
-        shown.add_column(name, justify="right")
+        table.add_column(name, justify="right")
     for row in frame.sort_values("method", ascending=False, kind="stable").to_dict("records"):
         searched = row["kind"] == "beta"  # a CNN is searched under a price, not under a limit
-        shown.add_row(
+        table.add_row(
             row["method"],
             row["budget"],
             "" if searched else f"{_short(row['limit'])} {_KINDS[row['kind']]}",
@@ -418,7 +447,7 @@ def _show_run(run_dir: Path, as_json: bool) -> None:
             f"{100 * row['retention']:.1f}%",
             f"{row['latency_ms']:.1f} ms",
         )
-    Console(width=max(120, Console().width)).print(shown)
+    Console(width=max(120, Console().width)).print(table)
     if "search" in summary:
         budgets, search = int((frame["method"] == "yoco").sum()), summary["search"]
         print(
@@ -454,24 +483,41 @@ def _print_plan(found: dict[str, Any]) -> None:
           f"{steps['phases']} phases")  # fmt: skip
     print(f"memory    about {found['memory_gib']:.1f} GiB a worker")
     print(f"time      {found['time']}")
+    if "forecast" in found:
+        _print_forecast(found["forecast"])
     for note in found["notes"]:
         print(f"note      {note}")
 
 
+def _print_forecast(guess: dict[str, Any]) -> None:
+    parts = " · ".join(
+        f"{name} {seconds / 60:,.1f} min" if seconds is not None else f"{name} not known"
+        for name, seconds in guess["seconds"].items()
+    )
+    cost = "" if guess["cost"] is None else f", cost {guess['cost']:,.2f}"
+    where = f"{guess['nodes']} machines of {guess['gpus']} GPUs" if guess["gpus"] else (
+        f"{guess['nodes']} machines"
+    )  # fmt: skip
+    print(f"on        {where}: {guess['hours']:,.2f} h{cost} ({parts})")
+    print(f"gradients {guess['allreduce_ms']:.1f} ms a step at {guess['gigabits']:g} Gbit/s, "
+          f"{100 * guess['allreduce_share']:.0f}% of the time")  # fmt: skip
+    print(f"source    {guess['source']}")
+
+
 def _print_frame(frame: Any) -> None:
     columns = [c for c in frame.columns if frame[c].notna().any()]
-    shown = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for name in columns:
-        shown.add_column(name, justify="right" if frame[name].dtype.kind in "if" else "left")
+        table.add_column(name, justify="right" if frame[name].dtype.kind in "if" else "left")
     for row in frame[columns].to_dict("records"):
-        shown.add_row(*(_cell(v) for v in row.values()))
-    Console(width=max(Console().width, 32 * len(columns))).print(shown)
+        table.add_row(*(_cell(v) for v in row.values()))
+    Console(width=max(Console().width, 32 * len(columns))).print(table)
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.6g}"
-    return str(value)
+    return escape(shown(str(value), 2000))  # tables may come from elsewhere: no markup, no escapes
 
 
 _KINDS = {"params": "params", "encoder_params": "encoder", "flops": "flops"}

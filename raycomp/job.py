@@ -190,8 +190,18 @@ class TrainSettings(Section):
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="auto: bf16 autocast where the processor has it."
     )
-    checkpoint_seconds: float = Field(30.0, gt=0, description="At most so much work is lost.")
-    barrier_seconds: float = Field(300.0, gt=0, description="Longest wait for a missing worker.")
+    checkpoint_seconds: float = Field(30.0, gt=0, le=86_400, description="At most so much work is lost.")
+    barrier_seconds: float = Field(
+        300.0, ge=1, le=86_400, description="Longest wait for a missing worker."
+    )
+
+    @field_validator("epochs", "steps")
+    @classmethod
+    def _lengths(cls, value: Any, info: ValidationInfo) -> Any:
+        most = {"epochs": 10_000, "steps": 1_000_000_000}[str(info.field_name)]
+        if not all(0 <= v <= most for v in (value if isinstance(value, list) else [value or 0])):
+            raise ValueError(f"each must be from 0 to {most:,}")
+        return value
 
 
 class SearchSettings(Section):
@@ -210,7 +220,7 @@ class SearchSettings(Section):
         "all budgets together need at most 1.3 times as many as one.",
     )
     batch: int = Field(8, ge=2, description="Architectures asked for at a time (lambda).")
-    alpha: float = Field(2.0, gt=0, description="Exponent of Eq. 7.")
+    alpha: float = Field(2.0, gt=0, le=100, description="Exponent of Eq. 7.")
     reward: Literal["corrected", "printed"] = Field(
         "corrected", description="Eq. 7 as it must be, or as the paper prints it."
     )
@@ -220,6 +230,11 @@ class SearchSettings(Section):
         None, ge=1, description="Tokens a sequence when FLOPs are counted; task.max_length else."
     )
     max_tokens: int = Field(4096, ge=16, description="Padded tokens a batch of evaluation.")
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds(cls, value: list[int]) -> list[int]:
+        return plain_seeds(value)
 
 
 class AugmentSettings(Section):
@@ -313,9 +328,7 @@ class AdabertSettings(Section):
     @field_validator("seeds")
     @classmethod
     def _seeds(cls, value: list[int]) -> list[int]:
-        if len(set(value)) != len(value) or min(value, default=0) < 0:
-            raise ValueError("must be whole numbers from 0 up, each once")
-        return value
+        return plain_seeds(value)
 
     @model_validator(mode="after")
     def _given(self) -> AdabertSettings:
@@ -461,6 +474,13 @@ def plain_name(value: str) -> str:
     return value
 
 
+def plain_seeds(value: list[int]) -> list[int]:
+    """Return seeds that are of use, or raise ValueError."""
+    if len(set(value)) != len(value) or not all(0 <= v < 2**31 for v in value):
+        raise ValueError("must be whole numbers from 0 up to 2,147,483,647, each once")
+    return value
+
+
 _SUFFIX = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 _QUANTITY = re.compile(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(x|[kKmMbBgGtT]?)(\s+encoder)?")
 
@@ -474,7 +494,7 @@ def parse_quantity(raw: float | int | str, full: float) -> float:
         number, unit, _ = match.groups()
         value = float(number) * (full if unit == "x" else _SUFFIX[unit.lower()])
     else:
-        value = float(raw)
+        value = float(raw) if abs(raw) < 1e300 else math.inf
     if not math.isfinite(value) or value <= 0:
         raise ValueError(f"{raw!r} is not a finite number above 0")
     return value

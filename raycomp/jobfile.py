@@ -9,17 +9,20 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from raycomp.errors import UserError
+from raycomp.errors import UserError, shown
 from raycomp.job import Job
 
 Model = TypeVar("Model", bound=BaseModel)
+MAX_JOB_BYTES = 2**16
+MAX_TEXT, MAX_DEPTH, MAX_FAULTS = 4096, 8, 20
+MAX_INTEGER = 2**53  # what a float and JSON hold exactly
 
 
 def load_job(path: str | Path, overrides: list[str] | None = None) -> Job:
     """Read a job file and apply `a.b=c` overrides.
 
     Raises:
-        UserError: the file is missing or no TOML, a key is unknown, a value is not allowed.
+        UserError: the file is missing, too large or no TOML, a key is unknown, a value not allowed.
     """
     data = read_toml(path)
     if "study" in data:
@@ -33,12 +36,16 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     """Read a job file as nested dicts, unchecked; raise UserError when it is none."""
     path = Path(path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            raw = file.read(MAX_JOB_BYTES + 1)
+        if len(raw) > MAX_JOB_BYTES:
+            raise UserError(f"job file {path} is larger than {MAX_JOB_BYTES // 1024} KiB; is it one?")
+        return _toml(raw.decode("utf-8"))
     except FileNotFoundError:
         raise UserError(f"job file {path} does not exist; see jobs/README.md for ready ones") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"job file {path} cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise UserError(f"job file {path} is not valid TOML: {error}") from None
 
 
@@ -49,24 +56,71 @@ def parse_job(data: dict[str, Any]) -> Job:
 
 def parse(schema: type[Model], data: dict[str, Any]) -> Model:
     """Check a nested dict against a schema; raise UserError with every fault on its own line."""
+    _bounded(data)
     try:
         return schema.model_validate(data)
     except ValidationError as error:
-        lines = [_explain(dict(e), data, schema) for e in error.errors()]
-        raise UserError("\n".join(dict.fromkeys(lines))) from None
+        lines = _merged([_explain(dict(e), data, schema) for e in error.errors()])
+        more = [f"and {len(lines) - MAX_FAULTS} more mistakes"] if len(lines) > MAX_FAULTS else []
+        raise UserError("\n".join(lines[:MAX_FAULTS] + more)) from None
+
+
+def _merged(lines: list[str]) -> list[str]:
+    """Make one line of the faults of one value: it may be of several types, and is of none."""
+    found: dict[str, list[str]] = {}
+    for line in dict.fromkeys(lines):
+        given, mark, wanted = line.rpartition(" was given; ")
+        found.setdefault(f"{given}{mark}" or line, []).append(wanted if mark else "")
+    return [given + "; or: ".join(wanted).replace(".; or:", "; or:") for given, wanted in found.items()]
+
+
+def _toml(text: str) -> dict[str, Any]:
+    """Parse TOML; raise ValueError also where Python's parser gives up on depth."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _bounded(data: dict[str, Any]) -> None:
+    """Refuse what no setting is: deep nesting, endless text, numbers beyond every size."""
+    open_: list[tuple[tuple[str, ...], Any]] = [((), data)]
+    while open_:
+        location, value = open_.pop()
+        name = shown(".".join(location))
+        if isinstance(value, (dict, list)):
+            if len(location) >= MAX_DEPTH:
+                raise UserError(f"'{name}' is nested deeper than {MAX_DEPTH} levels; no setting is")
+            pairs = value.items() if isinstance(value, dict) else enumerate(value)
+            open_ += [((*location, str(k)), v) for k, v in pairs]
+        elif isinstance(value, str):
+            if len(value) > MAX_TEXT:
+                raise UserError(f"'{name}' has {len(value):,} characters; allowed are up to {MAX_TEXT:,}")
+            if "\x00" in value or (not value.isascii() and _torn(value)):
+                raise UserError(f"'{name}': {shown(repr(value))} is no text; remove what is no character")
+        elif isinstance(value, int) and abs(value) > MAX_INTEGER:
+            raise UserError(f"'{name}' is larger than {MAX_INTEGER:,}; give a smaller number")
+
+
+def _torn(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def override(data: dict[str, Any], item: str) -> None:
     """Apply one override in place; `budget.NAME.key` and `budget.0.key` reach into [[budget]]."""
     key, sep, text = item.partition("=")
     parts = key.strip().split(".")
-    if not sep or not all(parts):
-        raise UserError(f"--set {item!r}: expected key=value, such as train.epochs=2")
+    if not sep or not all(parts) or len(parts) > MAX_DEPTH:
+        raise UserError(f"--set {shown(item)!r}: expected key=value, such as train.epochs=2")
     try:
-        value = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+        value = _toml(f"v = {text}")["v"]
+    except ValueError:
         value = text  # an unquoted string, such as model.name=google-bert/bert-base-uncased
-    put(data, key.strip(), value, f"--set {item!r}")
+    put(data, key.strip(), value, f"--set {shown(item)!r}")
 
 
 def put(data: dict[str, Any], key: str, value: Any, where: str) -> None:
@@ -89,9 +143,9 @@ def _child(node: Any, part: str, where: str) -> Any:
         for entry in node:
             if isinstance(entry, dict) and entry.get("name") == part:
                 return entry
-        if part.isdigit() and int(part) < len(node):
+        if part.isdecimal() and len(part) < 6 and int(part) < len(node):
             return node[int(part)]
-        names = ", ".join(str(e.get("name")) for e in node if isinstance(e, dict))
+        names = shown(", ".join(str(e.get("name")) for e in node if isinstance(e, dict)))
         raise UserError(f"{where}: no entry {part!r}; there are: {names}")
     if not isinstance(node, dict):
         raise UserError(f"{where}: {part!r} lies below a value that is not a table")
@@ -122,7 +176,7 @@ def _section(annotation: Any) -> type[BaseModel] | None:
 def _explain(error: dict[str, Any], data: dict[str, Any], root: type[BaseModel]) -> str:
     """Turn one pydantic error into: what was given, what is allowed, what to do."""
     location = tuple(k for k in error["loc"] if not (isinstance(k, str) and k in _UNION_MARKS))
-    dotted = _dotted(location, data)
+    dotted = shown(_dotted(location, data))
     model, prefix = _model_at(location, root)
     if error["type"] == "extra_forbidden":
         owner = dotted.rpartition(".")[0]
@@ -132,7 +186,7 @@ def _explain(error: dict[str, Any], data: dict[str, Any], root: type[BaseModel])
         if near and model is root and isinstance(given, dict) and len(given) == 1:
             # A mistyped section with one key in it: name the whole path.
             key, inner = next(iter(given)), _section(root.model_fields[near].annotation)
-            dotted = f"{dotted}.{key}"
+            dotted = shown(f"{dotted}.{key}")
             inside = {n: n for n in inner.model_fields} if inner else {}
             near = f"{near}.{nearest_key(str(key), inside) or key}"
         hint = f" Did you mean '{near}'?" if near else ""
@@ -144,10 +198,10 @@ def _explain(error: dict[str, Any], data: dict[str, Any], root: type[BaseModel])
         what = "section" if len(location) == 1 else "setting"
         return f"missing {what} '{dotted}'; add it to the job file (docs/job-file.md lists all keys)."
     message = str(error["msg"]).removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
+    message = shown(message[0].lower() + message[1:], 1000)
     if isinstance(error.get("input"), (dict, BaseModel)):
         return f"'{dotted}' {message}." if dotted else f"{message}."
-    return f"'{dotted}': {error.get('input')!r} was given; {message}."
+    return f"'{dotted}': {shown(repr(error.get('input')))} was given; {message}."
 
 
 _UNION_MARKS = {"int", "float", "str", "list[float]", "list[int]", "constrained-float"}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from raycomp.errors import UserError
+from raycomp.errors import UserError, first_line, shown
 
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Lt: operator.lt,
@@ -37,17 +37,20 @@ def where(frame: pd.DataFrame, expression: str) -> pd.DataFrame:
     """
     if len(expression) > 2000:
         raise UserError("--where is longer than 2,000 characters")
+    given = f"--where {shown(expression)!r}"
     try:
         tree = ast.parse(expression.strip(), mode="eval").body
         mask = _value(tree, frame)
     except (SyntaxError, RecursionError, MemoryError, ValueError) as error:
-        raise UserError(f"--where {expression!r} cannot be read ({error}); {_HELP}") from None
+        raise UserError(f"{given} cannot be read ({first_line(error)}); {_HELP}") from None
     except TypeError as error:
-        raise UserError(f"--where {expression!r} compares unlike things ({error})") from None
+        raise UserError(f"{given} compares unlike things ({first_line(error)})") from None
+    except OverflowError:
+        raise UserError(f"{given} holds a number that is too large") from None
     except ZeroDivisionError:
-        raise UserError(f"--where {expression!r} divides by zero") from None
+        raise UserError(f"{given} divides by zero") from None
     if not isinstance(mask, pd.Series):
-        raise UserError(f"--where {expression!r} names no column; {_HELP}")
+        raise UserError(f"{given} names no column; {_HELP}")
     return frame[_flag(mask)]
 
 
@@ -87,11 +90,20 @@ def _value(node: ast.expr, frame: pd.DataFrame) -> Any:
                 result = result & flag if isinstance(op, ast.And) else result | flag
             return result
         case ast.BinOp(op=op, left=left, right=right) if type(op) in _MATH:
-            return _MATH[type(op)](_value(left, frame), _value(right, frame))
+            return _MATH[type(op)](_number(left, frame), _number(right, frame))
         case ast.Compare():
             return _compare(node, frame)
         case _:
             raise ValueError(f"{ast.unparse(node)!r} is not allowed")
+
+
+def _number(node: ast.expr, frame: pd.DataFrame) -> Any:
+    """Return a value that is reckoned with: text times a number would be endless text."""
+    value = _value(node, frame)
+    text = value.dtype.kind not in "iufb" if isinstance(value, pd.Series) else isinstance(value, str)
+    if text:
+        raise TypeError(f"{ast.unparse(node)} is no number")
+    return value
 
 
 def _compare(node: ast.Compare, frame: pd.DataFrame) -> Any:

@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raycomp.errors import UserError
+from raycomp.errors import UserError, first_line
 
 _TEXT, _REAL, _INT, _FLAG = pa.string(), pa.float64(), pa.int64(), pa.bool_()
 
@@ -54,6 +54,10 @@ SCHEMAS: dict[str, pa.Schema] = {
         published=_REAL,
     ),
 }  # fmt: skip
+
+
+# What comes back when a file of a table was lost; the rest is a record of work that stays done.
+_AGAIN = dict.fromkeys(("evaluations", "deployments"), " to write its rows anew")
 
 
 def table_dir(run: Path, name: str) -> Path:
@@ -158,6 +162,23 @@ def read_array(path: Path) -> np.ndarray | None:
         ) from None
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that a run wrote.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds something else.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} cannot be read ({first_line(error)}); move it away, and run the job again"
+        ) from None
+    return data
+
+
 def read_table(run: Path, name: str) -> pd.DataFrame:
     """Read a table of one run; columns that an old file lacks are null.
 
@@ -178,15 +199,16 @@ def read_parts(run: Path, name: str) -> list[tuple[Path, pa.Table]]:
     for path in part_files(run, name):
         try:
             with path.open("rb") as file:  # once open it stays whole, whatever becomes of the name
-                part = pq.read_table(file)
+                part = _fit(pq.read_table(file), SCHEMAS[name])
+                part.validate(full=True)
         except FileNotFoundError:
             continue
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
             raise UserError(
-                f"{path} is not a whole Parquet file ({error}); move it away, and run the job "
-                "again to write its rows anew"
+                f"{path} is not a whole Parquet file of this table ({first_line(error)}); move it away, "
+                f"and run the job again{_AGAIN.get(name, '')}"
             ) from None
-        found.append((path, _fit(part, SCHEMAS[name])))
+        found.append((path, part))
     return found
 
 

@@ -110,16 +110,20 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny_job(tiny_model: Path, tiny_data: Path) -> dict[str, Any]:
     """The data of a job that runs in seconds."""
+    return tiny(tiny_model, tiny_data)
+
+
+def tiny(model: Path, data: Path) -> dict[str, Any]:
     return {
         "run": {"name": "tiny"},
         "task": {
-            "train": str(tiny_data / "train.csv"),
-            "validation": str(tiny_data / "validation.csv"),
+            "train": str(data / "train.csv"),
+            "validation": str(data / "validation.csv"),
             "text": ["text"],
             "label": "label",
             "max_length": 16,
         },
-        "model": {"name": str(tiny_model)},
+        "model": {"name": str(model)},
         "teacher": {"epochs": 2, "learning_rate": 1e-3},
         "space": {"depth": [1, 2, 3], "heads": [1, 2, 4], "ffn": [16, 32, 64]},
         "train": {"steps": 3, "batch_size": 16, "precision": "fp32", "interval": 2},

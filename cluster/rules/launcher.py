@@ -23,7 +23,7 @@ FORBIDDEN = re.compile(r"--(privileged|user=(0|root)|cap-add|publish|pid)|-(p|u)
 
 def check_launcher(text: str) -> Iterator[Fault]:
     """Check a file of Ray's cluster launcher for AWS or GCP."""
-    config = yaml.load(text, Loader)
+    config = yaml.load(text, Loader)  # nosec B506  # Loader is a SafeLoader
     faults = list(schema_faults(config, _schema()))
     if faults:
         yield from faults

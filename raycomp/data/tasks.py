@@ -11,10 +11,11 @@ import pandas as pd
 
 from raycomp.data import sources
 from raycomp.data.metrics import check_metric
-from raycomp.errors import UserError
+from raycomp.errors import UserError, shown
 from raycomp.job import TaskSettings
 
 Kind = Literal["classification", "regression"]
+MAX_LABEL = 200  # characters of a class name
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ def load_task(settings: TaskSettings, seed: int) -> Task:
     source = sources.load(settings)
     kind: Kind = source.kind if settings.kind == "auto" else settings.kind  # type: ignore[assignment]
     notes = list(source.notes)
+    for part, frame in (("train", source.train), *source.validation.items()):
+        _check_cells(frame, part)
     names = _label_names(source.train, settings.labels or source.labels, kind)
     train = _check(source.train, "train", kind, names)
     validation = {name: _check(frame, name, kind, names) for name, frame in source.validation.items()}
@@ -124,9 +127,41 @@ def _label_names(frame: pd.DataFrame, given: Sequence[str] | None, kind: Kind) -
             )
         numeric = all(isinstance(v, (int, float, np.number)) for v in values)
         names = tuple(map(_label_text, sorted(values) if numeric else sorted(map(str, values))))
+    long = next((n for n in names if len(n) > MAX_LABEL), None)
+    if long is not None:
+        raise UserError(
+            f"the label '{shown(long, 60)}' has {len(long):,} characters; allowed are {MAX_LABEL}: is "
+            "task.label the right column?"
+        )
     if len(set(names)) != len(names):
         raise UserError(f"task.labels names a class twice: {', '.join(names)}")
     return names
+
+
+def _check_cells(frame: pd.DataFrame, split: str) -> None:
+    """Refuse cells that hold no plain value: lists, objects, bytes, endless or torn text."""
+    for column in ("a", "b", "label"):
+        if pd.api.types.is_numeric_dtype(frame[column]):
+            continue
+        what = "label" if column == "label" else "text"
+        for row, value in enumerate(frame[column]):
+            fault = _fault(value)
+            if fault:
+                raise UserError(f"split {split}, row {row}: the {what} {fault}")
+
+
+def _fault(value: object) -> str:
+    """Return what is wrong with one cell, or nothing."""
+    if not isinstance(value, str):
+        plain = value is None or (pd.api.types.is_scalar(value) and not isinstance(value, bytes))
+        return "" if plain else f"is of type {type(value).__name__}; text or a number is needed"
+    if len(value) > sources.MAX_TEXT:
+        return f"has {len(value):,} characters; allowed are {sources.MAX_TEXT:,}: cut or drop it"
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return f"'{shown(value, 60)}' holds half a character; write it as UTF-8"
+    return ""
 
 
 def _label_text(value: object) -> str:
@@ -163,8 +198,8 @@ def _check(frame: pd.DataFrame, split: str, kind: Kind, names: tuple[str, ...]) 
     bad = found.isna().to_numpy().nonzero()[0]
     if len(bad):
         raise UserError(
-            f"split {split}, row {bad[0]}: label {texts.iloc[bad[0]]!r} is out of range; allowed: "
-            f"{', '.join(names[:20])}"
+            f"split {split}, row {bad[0]}: label '{shown(texts.iloc[bad[0]], 60)}' is out of range; "
+            f"allowed: {', '.join(names[:20])}"
         )
     out["y"] = found.astype("int64")
     if split == "train" and out["y"].nunique() < 2:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,8 @@ def _write(path: Path, tokens: TokenSplit) -> None:
 
 def cached(cache: Path, key: str, rows: int) -> TokenSplit | None:
     """Map a cached split; None when it is missing or damaged, so that it is built again."""
+    if re.fullmatch(r"[0-9a-f]{32}", key) is None:  # it names a file; a run's folder may be another's
+        return None
     path = cache / f"{key}.arrow"
     try:
         batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)

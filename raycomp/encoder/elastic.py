@@ -8,6 +8,7 @@ the first d (YOCO-BERT, Section 3.2, "front portion").
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -51,6 +52,8 @@ class ElasticOutput:
 
 
 Slices = tuple[slice, ...]
+Path = tuple[tuple[int, bool], ...]
+"""The half layers of an architecture: heads or neurons, and whether the layer is its last."""
 
 
 class ElasticEncoder(nn.Module):
@@ -100,9 +103,63 @@ class ElasticEncoder(nn.Module):
         states = [x]
         mask = batch.attention_mask[:, None, None, :]
         for i in range(arch.depth):
-            x = self._layer(i, x, mask, arch.heads[i], arch.ffn[i])
+            first = i == arch.depth - 1 and not hidden
+            x = self._attention(i, x, mask, arch.heads[i], first)
+            x = self._feed_forward(i, x, arch.ffn[i])
             states.append(x)
-        logits = head(
+        return ElasticOutput(self._head(x), tuple(states) if hidden else None)
+
+    def forward_many(self, batch: Tokens, archs: Sequence[Architecture]) -> Tensor:
+        """Run several slices; what they share from the input on is computed once.
+
+        The same numbers, bit for bit, as `forward` of each: the half layers of an architecture are a
+        path, paths that begin alike are one until they part, and a node of this tree is the same
+        operation on the same tensor as in `forward`.
+
+        Args:
+            batch: as for `forward`.
+            archs: which front slices to use.
+
+        Returns:
+            Logits (architectures, batch, classes).
+
+        Raises:
+            UserError: an architecture is larger than the network.
+        """
+        for arch in archs:
+            self.check(arch)
+        x = self.embeddings(batch.input_ids, batch.token_type_ids)
+        mask = batch.attention_mask[:, None, None, :]
+        paths = {i: _path(arch) for i, arch in enumerate(archs)}
+        logits = {i: self._head(y) for i, y in self._branches(x, mask, 0, paths)}
+        return torch.stack([logits[i] for i in range(len(archs))])
+
+    def _branches(
+        self, x: Tensor, mask: Tensor, done: int, paths: dict[int, Path]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield the last state of each path, (batch, 1, hidden), by its number.
+
+        Args:
+            x: (batch, length, hidden), what all these paths have after `done` half layers.
+            mask: (batch, 1, 1, length).
+            done: half layers that are behind x.
+            paths: those that began alike, by number.
+        """
+        parted: dict[tuple[int, bool], dict[int, Path]] = {}
+        for number, path in paths.items():
+            parted.setdefault(path[done], {})[number] = path
+        for (width, last), members in parted.items():
+            if done % 2 == 0:
+                y = self._attention(done // 2, x, mask, width, last)
+            else:
+                y = self._feed_forward(done // 2, x, width)
+            if last and done % 2 == 1:
+                yield from ((number, y) for number in members)
+            else:
+                yield from self._branches(y, mask, done + 1, members)
+
+    def _head(self, x: Tensor) -> Tensor:
+        return head(
             x[:, 0],
             self.pooler,
             self.classifier,
@@ -110,30 +167,43 @@ class ElasticEncoder(nn.Module):
             self.classifier_dropout if self.training else 0.0,
             self.config.drop_before_pooler,
         )
-        return ElasticOutput(logits, tuple(states) if hidden else None)
 
-    def _layer(self, i: int, x: Tensor, mask: Tensor, heads: int, ffn: int) -> Tensor:
-        """Run layer i with its first `heads` heads and `ffn` neurons: (batch, length, hidden)."""
+    def _attention(self, i: int, x: Tensor, mask: Tensor, heads: int, first: bool) -> Tensor:
+        """Run the attention of layer i with its first `heads` heads: (batch, length, hidden).
+
+        Args:
+            i: the layer.
+            x: (batch, length, hidden).
+            mask: (batch, 1, 1, length).
+            heads: how many.
+            first: for the first token alone, (batch, 1, hidden): the head of the network reads no
+                other, so the last layer owes no more unless hidden states are asked for.
+        """
         layer = cast(Layer, self.layers[i])
-        batch, length, _ = x.shape
         inner = heads * layer.head_size
+        asking = x[:, :1] if first else x
 
-        def split(linear: nn.Linear) -> Tensor:
-            y = F.linear(x, _rows(linear.weight, inner), _rows(linear.bias, inner))
-            return y.view(batch, length, heads, layer.head_size).transpose(1, 2)
+        def split(linear: nn.Linear, y: Tensor) -> Tensor:
+            z = F.linear(y, _rows(linear.weight, inner), _rows(linear.bias, inner))
+            return z.view(*y.shape[:2], heads, layer.head_size).transpose(1, 2)
 
         attended = F.scaled_dot_product_attention(
-            split(layer.query),
-            split(layer.key),
-            split(layer.value),
+            split(layer.query, asking),
+            split(layer.key, x),
+            split(layer.value, x),
             attn_mask=mask,
             dropout_p=layer.attention_dropout if self.training else 0.0,
         )
         if self.masks_heads is not None:
             attended = attended * self.masks_heads[i].view(1, -1, 1, 1)
-        attended = attended.transpose(1, 2).reshape(batch, length, inner)
+        attended = attended.transpose(1, 2).reshape(*asking.shape[:2], inner)
         attended = F.linear(attended, _columns(layer.output.weight, inner), layer.output.bias)
-        x = layer.attention_norm(x + F.dropout(attended, layer.hidden_dropout, self.training))
+        attended = F.dropout(attended, layer.hidden_dropout, self.training)
+        return cast(Tensor, layer.attention_norm(asking + attended))
+
+    def _feed_forward(self, i: int, x: Tensor, ffn: int) -> Tensor:
+        """Run the FFN of layer i with its first `ffn` neurons; x keeps its shape."""
+        layer = cast(Layer, self.layers[i])
         y = layer.act(F.linear(x, _rows(layer.up.weight, ffn), _rows(layer.up.bias, ffn)))
         y = F.linear(y, _columns(layer.down.weight, ffn), layer.down.bias)
         return cast(Tensor, layer.output_norm(x + F.dropout(y, layer.hidden_dropout, self.training)))
@@ -197,6 +267,11 @@ class ElasticEncoder(nn.Module):
 
     def _layers(self) -> list[Layer]:
         return [cast(Layer, layer) for layer in self.layers]
+
+
+def _path(arch: Architecture) -> Path:
+    widths = (w for layer in zip(arch.heads, arch.ffn, strict=True) for w in layer)
+    return tuple((width, n // 2 == arch.depth - 1) for n, width in enumerate(widths))
 
 
 def _rows(tensor: Tensor, count: int) -> Tensor:

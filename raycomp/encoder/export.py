@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from raycomp.encoder.elastic import Tokens
-from raycomp.errors import UserError
+from raycomp.errors import UserError, shown
 
 transformers_logging.disable_progress_bar()  # saving takes a second
 _RELATIVE = re.compile(r"^from \.(\w+) import", re.MULTILINE)
@@ -81,7 +81,7 @@ def verify(out: Path, model: PreTrainedModel, batch: Tokens) -> dict[str, Any]:
     Returns:
         `params` counted on the loaded model and `max_logit_difference` on the batch.
     """
-    loaded = AutoModelForSequenceClassification.from_pretrained(
+    loaded = AutoModelForSequenceClassification.from_pretrained(  # nosec B615  # a folder of ours
         str(out), trust_remote_code=True, local_files_only=True
     ).eval()
     given = {
@@ -97,10 +97,17 @@ def verify(out: Path, model: PreTrainedModel, batch: Tokens) -> dict[str, Any]:
 
 
 def _card(figures: dict[str, Any]) -> str:
-    environment = jinja2.Environment(
+    environment = jinja2.Environment(  # nosec B701  # Markdown; `plain` takes HTML out of each value
         loader=jinja2.PackageLoader("raycomp.encoder", "templates"),
         autoescape=False,
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["plain"] = _plain
     return environment.get_template("model_card.md.j2").render(figures=figures)
+
+
+def _plain(value: Any) -> str:
+    """Return a figure or a name as one cell of a Markdown table: no line, no HTML, no markup."""
+    text = re.sub(r"[`<>|]", lambda m: f"&#{ord(m[0])};", shown(str(value), 500))
+    return text.replace("](", "]&#40;")

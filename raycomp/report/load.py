@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from raycomp.errors import UserError
+from raycomp.errors import UserError, first_line
 from raycomp.report.studies import Study, is_study, load_study
 from raycomp.storage import fetched, is_figure
 from raycomp.tables import SCHEMAS, read_parts
@@ -212,9 +212,10 @@ def _json(path: Path, default: dict[str, Any]) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return default
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{path} cannot be read ({error}); run the job again to write it anew, or leave this run out"
+            f"{path} cannot be read ({first_line(error)}); run the job again to write it anew, or leave "
+            "this run out"
         ) from None
     if not isinstance(data, dict):
         raise UserError(f"{path} holds no JSON object; run the job again to write it anew")

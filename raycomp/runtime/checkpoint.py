@@ -19,7 +19,10 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     ready = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
 
     def write(hidden: Path) -> None:
-        safetensors.torch.save_file(ready, str(hidden))
+        try:
+            safetensors.torch.save_file(ready, str(hidden))
+        except SafetensorError as error:  # it hides what the system said, such as a full disk
+            raise OSError(str(error)) from None
 
     atomic_write(path, write)
 

@@ -41,7 +41,7 @@ for _key, _value in SETTINGS.items():  # before `import ray`: they are read once
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raycomp.errors import UserError
+from raycomp.errors import UserError, first_line
 
 
 def connect(address: str | None = None) -> bool:
@@ -65,7 +65,13 @@ def connect(address: str | None = None) -> bool:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(_unreachable(address, error)) from None
     else:
-        embed(object_store_memory=512 * 2**20, **common)
+        try:
+            embed(object_store_memory=512 * 2**20, **common)
+        except Exception as error:  # Ray raises just that when a busy machine starts too slowly
+            raise UserError(
+                f"Ray did not start on this machine ({first_line(error)}); try again when it is less "
+                "busy, or name a cluster with RAY_ADDRESS"
+            ) from None
     for noisy in ("ray.train", "ray.tune", "ray.data"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     return True
@@ -78,12 +84,12 @@ def embed(**options: Any) -> None:
         options: of `ray.init`.
     """
     # "local": a cluster that `ray start` left on this machine is joined only when it is named.
-    with _for_children(LOCAL):
+    with for_children(LOCAL):
         ray.init("local", include_dashboard=False, **options)
 
 
 @contextmanager
-def _for_children(settings: dict[str, str]) -> Iterator[None]:
+def for_children(settings: dict[str, str]) -> Iterator[None]:
     """Give the processes that are started meanwhile these settings, where the user gave none."""
     added = {k: v for k, v in settings.items() if k not in os.environ}
     os.environ.update(added)

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
+from raycomp.errors import UserError
 from raycomp.job import Job
 from raycomp.runtime.adabert import planned, training_flops
+from raycomp.runtime.forecast import Machines, Rates, Work, forecast, measured
 from raycomp.runtime.recipe import train_plan
-from raycomp.runtime.tuner import infeasible
+from raycomp.runtime.tuner import evaluations, infeasible
 from raycomp.runtime.workplace import Workplace
 from raycomp.train.optim import matmul_flops, resolve_precision
 from raycomp.yoco.searchers import min_cost
@@ -19,10 +21,15 @@ from raycomp.yoco.searchers import min_cost
 EFFICIENCY = 0.6
 
 
-def make_plan(job: Job) -> dict[str, Any]:
+def make_plan(job: Job, machines: Machines | None = None, runs: Path = Path("runs")) -> dict[str, Any]:
     """Return size and reach of the space, each budget's verdict, steps, memory and time.
 
     Starts no training; reads the data and the encoder's shapes.
+
+    Args:
+        job: the job.
+        machines: a cluster to say time and cost on; None: this machine.
+        runs: folder of runs, for the steps that they measured.
 
     Raises:
         UserError: as the run itself would.
@@ -67,7 +74,68 @@ def make_plan(job: Job) -> dict[str, Any]:
     }
     if "adabert" in job.run.methods:
         found["adabert"] = planned(place)
+    if machines is not None:
+        found["forecast"] = _forecast(place, round(teacher), phases, machines, runs)
+    elif "adabert" not in job.run.methods:
+        rates = measured(runs, job, job.train.gpus > 0)
+        if rates is not None:
+            guess = forecast(_work(place, round(teacher), phases), rates, Machines())
+            minutes = max(1, round(guess["hours"] * 60))
+            found["time"] = f"about {minutes} min on one worker ({rates.source})"
     return found
+
+
+def _forecast(
+    place: Workplace, teacher: int, steps: list[int], machines: Machines, runs: Path
+) -> dict[str, Any]:
+    """Return time and cost of YOCO-BERT's part of a job on some machines.
+
+    Raises:
+        UserError: GPUs are asked for and no run has measured a step on one; or the job is AdaBERT's.
+    """
+    job = place.job
+    if "yoco" not in job.run.methods:
+        raise UserError("--nodes and --gpus plan the super-network; this job's methods have no yoco")
+    rates = measured(runs, job, machines.gpus > 0)
+    if rates is None and machines.gpus:
+        raise UserError(
+            f"no run in {runs} has measured steps of {job.model.name} on a GPU; do a short one first, "
+            "such as `raycomp run JOB --set train.gpus=1 --set train.steps=20`, or name others by --runs"
+        )
+    if rates is None:
+        rates = _computed_rates(place)
+    return forecast(_work(place, teacher, steps), rates, machines)
+
+
+def _work(place: Workplace, teacher: int, steps: list[int]) -> Work:
+    job = place.job
+    total, shared = evaluations(job, place.space.size())
+    trials = len(job.budget) * len(job.search.searchers) * len(job.search.seeds)
+    return Work(
+        teacher=(teacher, job.teacher.batch_size),
+        supernet=(sum(steps), job.train.batch_size),
+        evaluations=shared * len(job.search.seeds) + (total - shared) * trials,
+        tokens=float(place.tokens("train").lengths.mean()),
+        params=int(place.costs.cost("params", place.space.largest())),
+    )
+
+
+def _computed_rates(place: Workplace) -> Rates:
+    """Return rates from FLOPs and this machine's speed: no run has measured a step."""
+    job, costs, space = place.job, place.costs, place.space
+    precision = resolve_precision(job.train.precision, torch.device("cpu"))
+    speed = EFFICIENCY * matmul_flops(precision)
+    length = job.search.flops_length or job.task.max_length
+    full = costs.cost("flops", space.largest()) / length
+    middle = (full + costs.cost("flops", space.smallest()) / length) / 2
+    distilled = full if job.train.distill != "none" else 0.0
+    rows = len(place.tokens("selection"))
+    return Rates(
+        teacher=3 * full / speed,
+        supernet=(3 * job.train.samples * middle + distilled) / speed,
+        evaluation=rows * float(place.tokens("selection").lengths.mean()) * middle / speed,
+        source=f"no run measured a step; from FLOPs at this machine's speed in {precision}",
+    )
 
 
 def _memory(params: int, job: Job, place: Workplace) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from raycomp.encoder.arch import Architecture
 from raycomp.encoder.cost import CostModel, Shape
 from raycomp.errors import UserError
 from raycomp.job import BudgetSettings, Job
+from raycomp.tables import read_json
 from raycomp.yoco.eesng import EESNG, EESNGSettings
 from raycomp.yoco.schedule import Schedule, phases
 from raycomp.yoco.searchers import Budget
@@ -67,11 +67,7 @@ class Blueprint:
 
     def sampler_state(self) -> dict[str, Any]:
         """Return the trained sampler's state."""
-        path = self.run_dir / "supernet" / "sampler.json"
-        try:
-            return json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read ({error}); run the job again") from None
+        return read_json(self.run_dir / "supernet" / "sampler.json")
 
 
 def make_space(job: Job, shape: Shape) -> SearchSpace:

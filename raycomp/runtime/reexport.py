@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from raycomp.runtime.adabert_deploy import export_child, trials
 from raycomp.runtime.classroom import Classroom
 from raycomp.runtime.deploy import export_arch
 from raycomp.runtime.workplace import Workplace
-from raycomp.tables import read_table
+from raycomp.tables import read_json, read_table
 
 
 def export_budget(run_dir: Path, budget: str, out: Path) -> dict[str, Any]:
@@ -22,6 +21,8 @@ def export_budget(run_dir: Path, budget: str, out: Path) -> dict[str, Any]:
     Raises:
         UserError: the budget is unknown or was not met, or `out` exists and is not empty.
     """
+    if out.is_symlink():
+        raise UserError(f"{out} is a link; name a new folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not empty; name a new folder")
     frame = read_table(run_dir, "deployments")
@@ -31,10 +32,12 @@ def export_budget(run_dir: Path, budget: str, out: Path) -> dict[str, Any]:
         raise UserError(f"run {run_dir.name} has no deployed budget {budget!r}; it has: {names}")
     row = found.iloc[0]
     run_dir = run_dir.resolve()
-    job = parse_job(json.loads((run_dir / "job.json").read_text()))
+    job = parse_job(read_json(run_dir / "job.json"))
     figures = {k: row[k] for k in ("budget", "selection", "validation", "teacher_validation")}
     if row["method"] == "adabert":
-        trial = next(t for t in trials(job) if (t.setting, t.seed) == (budget, row["seed"]))
+        trial = next((t for t in trials(job) if (t.setting, t.seed) == (budget, row["seed"])), None)
+        if trial is None:
+            raise UserError(f"run {run_dir.name} has no trial {budget!r}; job.json names others")
         proof, _ = export_child(Classroom(job, run_dir), trial, out.resolve(), figures)
     else:
         place = Workplace(job, run_dir)

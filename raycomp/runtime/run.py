@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,15 +22,16 @@ from raycomp.runtime.cluster import ray
 from raycomp.runtime.deploy import deploy, score_network
 from raycomp.runtime.evaluators import start_ledger
 from raycomp.runtime.finetune import finetune, too_many
+from raycomp.runtime.ledger import lost_parts, record_parts
 from raycomp.runtime.live import check_live, live
 from raycomp.runtime.memory import release_memory
 from raycomp.runtime.progress import Progress
 from raycomp.runtime.recipe import build_sampler, file_hash, train_plan
 from raycomp.runtime.sampler_actor import start_sampler
 from raycomp.runtime.trainer import train_stage
-from raycomp.runtime.tuner import infeasible, search_all
+from raycomp.runtime.tuner import forget_outcomes, infeasible, search_all
 from raycomp.runtime.workplace import Workplace
-from raycomp.tables import read_table, write_json
+from raycomp.tables import SCHEMAS, read_json, read_table, write_json
 from raycomp.train.objectives import label_loss
 from raycomp.yoco.searchers import min_cost
 
@@ -46,12 +45,15 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
         UserError: a mistake in the job, the data or the storage; nothing is left half-written.
     """
     run_dir = storage.resolve() / job.run_id
+    if run_dir.is_symlink():
+        raise UserError(f"{run_dir} is a link; a run writes into a folder of its own: remove the link")
     place = Workplace(job, run_dir)
     check(place)  # before anything is written or started
     fresh = not run_dir.exists()
     with hold(run_dir):
         if not fresh:
             progress.say(f"found {job.run_id}: {_found(run_dir)}")
+            _mend(run_dir, progress)
         write_json(run_dir / "job.json", job.model_dump(mode="json"))
         write_json(run_dir / "environment.json", environment())
         place.record_facts()
@@ -226,13 +228,32 @@ def hold(run_dir: Path) -> Iterator[None]:
         yield
 
 
+def _mend(run_dir: Path, progress: Progress) -> None:
+    """Check an earlier start's tables; what was moved away is written anew by the stages that made it.
+
+    Raises:
+        UserError: a file of a table is torn; it is named, before anything is started.
+    """
+    tables = {name: read_table(run_dir, name) for name in SCHEMAS}
+    lost = lost_parts(run_dir)
+    if lost:
+        progress.say(f"evaluations lack {', '.join(lost)}: what they held is scored again")
+        forget_outcomes(run_dir)
+        (run_dir / "deployed.json").unlink(missing_ok=True)
+        record_parts(run_dir)
+    deployed = set(tables["deployments"]["method"])
+    for method, path in (("yoco", "deployed.json"), ("adabert", "adabert/deployed.json")):
+        if method not in deployed:
+            (run_dir / path).unlink(missing_ok=True)
+
+
 def _found(run_dir: Path) -> str:
     """Say how far an earlier start of this run came."""
     parts = ["teacher done" if (run_dir / "teacher" / "score.json").exists() else "teacher not done"]
     for path in sorted((run_dir / "progress").glob("*.json")):
-        data: dict[str, Any] = json.loads(path.read_text())
+        data = read_json(path)
         if path.stem != "teacher":
-            parts.append(f"{path.stem} at step {data['done']:,} of {data['total']:,}")
+            parts.append(f"{path.stem} at step {data.get('done', 0):,} of {data.get('total', 0):,}")
     for method, done in (("yoco", "deployed.json"), ("adabert", "adabert/deployed.json")):
         if (run_dir / done).exists():
             parts.append(f"{method} deployed")

@@ -18,7 +18,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from raycomp.errors import UserError
 from raycomp.job import Job
-from raycomp.runtime.cluster import fitting, free_cpus, free_gpus, share_cpus
+from raycomp.runtime.cluster import fitting, for_children, free_cpus, free_gpus, share_cpus
 from raycomp.runtime.progress import polling
 
 
@@ -83,7 +83,9 @@ def train_stage(
             data = json.loads(path.read_text())
             on_progress(data["done"], data["total"], data)
 
-    with polling(look), _interruptible():
+    # A worker that answers no poll so long is taken as hung; Ray waits ten minutes by itself.
+    limit = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": f"{job.train.barrier_seconds:g}"}
+    with for_children(limit), polling(look), _interruptible():
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -117,4 +119,4 @@ def _root_cause(error: BaseException) -> str:
     failures = getattr(error, "worker_failures", {}) or {}
     causes = [str(e) for e in failures.values()] or [str(error)]
     lines = [line for line in causes[0].strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else repr(error)
+    return lines[-1].strip().removeprefix("raycomp.errors.UserError: ") if lines else repr(error)

@@ -7,7 +7,6 @@ architectures that were not scored before. Nothing of Tune's own (pickled) state
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune import RunConfig, TuneConfig, Tuner
+from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
 
 from raycomp.encoder.arch import Architecture
 from raycomp.encoder.cost import Shape
@@ -27,7 +26,7 @@ from raycomp.jobfile import parse_job
 from raycomp.runtime.cluster import free_cpus, ray
 from raycomp.runtime.progress import polling
 from raycomp.runtime.recipe import Blueprint
-from raycomp.tables import write_json
+from raycomp.tables import read_json, write_json
 from raycomp.yoco.searchers import Searcher, best, make_searcher, min_cost, opening
 
 SURPLUS = 0.3  # evaluations of all budgets together, over those of one
@@ -83,7 +82,20 @@ def search_all(
     missing = [p.stem for p in paths if not p.exists()]
     if missing:
         raise UserError(f"the search of {', '.join(missing)} failed; run the job again")
-    return [Outcome(**json.loads(p.read_text())) for p in paths]
+    return [_outcome(p) for p in paths]
+
+
+def forget_outcomes(run_dir: Path) -> None:
+    """Let every trial run again: it asks for the same architectures, and the ledger for what it lacks."""
+    for path in (run_dir / "search").glob("*.*.*.json"):
+        path.unlink()
+
+
+def _outcome(path: Path) -> Outcome:
+    try:
+        return Outcome(**read_json(path))
+    except TypeError as error:
+        raise UserError(f"{path} is no outcome of a search ({error}); move it away") from None
 
 
 def _tune(
@@ -111,7 +123,13 @@ def _tune(
         tune.with_resources(trial, {"cpu": 0.001}),
         param_space={"trial": tune.grid_search(trials)},
         tune_config=TuneConfig(max_concurrent_trials=min(len(trials), max(4, 2 * free_cpus()))),
-        run_config=RunConfig(name="search", storage_path=str(run_dir / "tune"), verbose=0),
+        run_config=RunConfig(
+            name="search",
+            storage_path=str(run_dir / "tune"),
+            verbose=0,
+            # A trial whose process died begins again, and walks the same path through the ledger.
+            failure_config=FailureConfig(max_failures=3),
+        ),
     )
     total = _expected(place, len(trials))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,9 +15,10 @@ from raycomp.data.tokens import TokenSplit, cached, fingerprint, tokenise
 from raycomp.encoder.cost import Shape
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.layers import Encoder, EncoderConfig
+from raycomp.errors import UserError
 from raycomp.runtime.checkpoint import load_weights
 from raycomp.runtime.recipe import Blueprint
-from raycomp.tables import write_json
+from raycomp.tables import read_json, write_json
 from raycomp.train.optim import resolve_precision
 
 
@@ -81,8 +81,11 @@ class Workplace(Blueprint):
         """What is known of model and data: from the run's folder once `record_facts` wrote it."""
         path = self.run_dir / "facts.json"
         if path.exists():
-            data = json.loads(path.read_text())
-            return Facts(**{**data, "metrics": tuple(data["metrics"])})
+            data = read_json(path)
+            try:
+                return Facts(**{**data, "metrics": tuple(data["metrics"])})
+            except (KeyError, TypeError) as error:
+                raise UserError(f"{path} was not written by this version of raycomp ({error})") from None
         network, tokenizer, fine_tuned = self.load()
         self.__dict__["tokenizer"] = tokenizer
         task = self.task
@@ -158,7 +161,8 @@ class Workplace(Blueprint):
         cache = self.run_dir.parent / ".cache" / "tokens"
         key = self.run_dir / "tokens" / f"{name}.json"
         if key.exists():
-            found = cached(cache, **json.loads(key.read_text()))
+            known = read_json(key)
+            found = cached(cache, str(known.get("key")), int(known.get("rows", 0)))
             if found is not None:
                 return found
         limit = min(self.job.task.max_length, self.config.max_positions)
@@ -198,4 +202,4 @@ class Workplace(Blueprint):
         if not path.exists():
             chosen = resolve_precision(self.job.train.precision, device)
             write_json(path, {"precision": chosen})
-        return resolve_precision(json.loads(path.read_text())["precision"], device)
+        return resolve_precision(str(read_json(path).get("precision")), device)

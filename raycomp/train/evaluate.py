@@ -35,10 +35,11 @@ def predict(
     precision: str,
     device: torch.device,
 ) -> np.ndarray:
-    """Return the logits (rows, classes) in fp32, in the order of the split.
+    """Return the logits (..., rows, classes) in fp32, in the order of the split.
 
     Args:
-        forward: from a batch to logits (batch, classes); the caller has set eval mode.
+        forward: from a batch to logits (..., batch, classes), such as those of several networks; the
+            caller has set eval mode.
         tokens: the split.
         pad_id: token that fills a batch up.
         max_tokens: padded tokens a batch.
@@ -51,8 +52,8 @@ def predict(
         with autocast(precision, device):
             logits = forward(batch).float().cpu().numpy()
         if out is None:
-            out = np.empty((len(tokens), logits.shape[1]), np.float32)
-        out[rows] = logits
+            out = np.empty((*logits.shape[:-2], len(tokens), logits.shape[-1]), np.float32)
+        out[..., rows, :] = logits
     if out is None:
         raise ValueError("the split is empty")
     return out

@@ -1,14 +1,9 @@
-"""A run that is killed goes on where it stopped, with the same result and no row lost or doubled."""
+"""Whatever is killed: the run ends as one without a fault, and no row is lost or doubled."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,90 +13,41 @@ import torch
 from raycomp.jobfile import parse_job
 from raycomp.runtime.checkpoint import load_tensors
 from raycomp.tables import read_table
-from tests.integration.test_cli import toml
+from tests.faults.conftest import (
+    Undisturbed,
+    checkpoints,
+    children,
+    finish,
+    kill,
+    quiet,
+    recovered,
+    rows_done,
+    start,
+    steps_done,
+    wait_for,
+)
 
-STEPS = 40
 pytestmark = pytest.mark.timeout(900)  # whole runs, several of them
 
 
-@pytest.fixture
-def job(tiny_job: dict[str, Any]) -> dict[str, Any]:
-    tiny_job["train"] |= {"steps": [0, 0, 0, 0, 0, 0, STEPS], "checkpoint_seconds": 0.01, "cpus": 1}
-    return tiny_job
-
-
-def start(job: dict[str, Any], folder: Path, storage: Path) -> subprocess.Popen[str]:
-    path = folder / "job.toml"
-    path.write_text(toml(job))
-    given = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
-    given.pop("RAY_ADDRESS", None)
-    return subprocess.Popen(
-        [sys.executable, "-m", "raycomp.cli", "run", str(path), "--storage", str(storage), "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=given, start_new_session=True,
-    )  # fmt: skip
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 150) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.02)
-
-
-def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    result: dict[str, Any] = json.loads(out[out.index("{") :])
-    return result
-
-
-def checkpoints(run_dir: Path, stage: str) -> list[Path]:
-    return list((run_dir / "train" / stage).glob("checkpoint_*"))
-
-
 def test_a_killed_driver_is_taken_up_again_with_the_same_result(
-    job: dict[str, Any], tmp_path: Path
+    undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    run_id = parse_job(job).run_id
-    whole = tmp_path / "whole"
-    expected = finish(start(job, tmp_path, whole))
-    cut = tmp_path / "cut"
-    run_dir = cut / run_id
-    process = start(job, tmp_path, cut)
+    job = undisturbed.job
+    run_dir = tmp_path / parse_job(job).run_id
+    process = start(job, tmp_path, tmp_path)
     wait_for(lambda: len(checkpoints(run_dir, "supernet")) > 0, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    second = start(job, tmp_path, cut)
-    table = run_dir / "tables" / "evaluations"
-    wait_for(lambda: len(list(table.glob("*.parquet"))) > 0, second)
+    second = start(job, tmp_path, tmp_path)
+    recovered("driver, in training", second, steps_done, run_dir)
+    wait_for(lambda: rows_done(run_dir) > 0, second)
     os.killpg(second.pid, signal.SIGKILL)
     second.wait()
     assert not (run_dir / "deployed.json").exists()
-    third = start(job, tmp_path, cut)
-    found = finish(third)
-
-    one = load_tensors(whole / run_id / "supernet" / "network.safetensors")
-    two = load_tensors(run_dir / "supernet" / "network.safetensors")
-    assert all(torch.equal(one[k], two[k]) for k in one)
-    steps = read_table(run_dir, "steps")
-    assert sorted(steps.loc[steps["method"] == "yoco", "step"]) == list(range(STEPS))
-    reference = read_table(whole / run_id, "steps")
-    columns = ["method", "step", "phase", "loss", "p_exploit", "entropy", "explored", "tokens"]
-    pairs = [
-        f.sort_values(["method", "step"])[columns].reset_index(drop=True) for f in (steps, reference)
-    ]
-    assert pairs[0].equals(pairs[1])
-    rows = read_table(run_dir, "evaluations")
-    assert not rows.duplicated(["weights_id", "arch_id", "split", "precision", "metric"]).any()
-    for a, b in zip(found["deployments"], expected["deployments"], strict=True):
-        assert (a["budget"], a["arch_id"], a["validation"]) == (
-            b["budget"],
-            b["arch_id"],
-            b["validation"],
-        )
-    leftovers = list(run_dir.rglob("*.tmp"))
-    assert not leftovers or all(p.name.startswith(".") for p in leftovers)
+    found = finish(start(job, tmp_path, tmp_path))
+    undisturbed.equals(run_dir, found)
+    quiet(run_dir)
 
 
 def test_a_second_process_on_the_same_run_is_refused(job: dict[str, Any], tmp_path: Path) -> None:
@@ -116,45 +62,38 @@ def test_a_second_process_on_the_same_run_is_refused(job: dict[str, Any], tmp_pa
     first.wait()
 
 
-def ancestors(pid: int) -> list[int]:
-    found = []
-    while pid > 1:
-        try:
-            text = Path(f"/proc/{pid}/stat").read_text()
-        except OSError:
-            break
-        pid = int(text.rsplit(")", 1)[1].split()[1])
-        found.append(pid)
-    return found
-
-
-def training_workers(driver: int) -> list[int]:
-    """Process ids of Ray Train's workers below a driver."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            command = (folder / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"RayTrainWorker" in command and driver in ancestors(int(folder.name)):
-            found.append(int(folder.name))
-    return found
-
-
-def test_a_killed_worker_is_replaced_and_the_run_ends(job: dict[str, Any], tmp_path: Path) -> None:
-    run_id = parse_job(job).run_id
-    process = start(job, tmp_path, tmp_path / "runs")
-    run_dir = tmp_path / "runs" / run_id
+@pytest.mark.parametrize(
+    ("what", "title"), [("training worker", b"RayTrainWorker"), ("sampler actor", b"ray::SamplerHost")]
+)
+def test_what_is_killed_in_training_is_replaced_with_the_same_result(
+    what: str, title: bytes, undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    process = start(undisturbed.job, tmp_path, tmp_path)
+    run_dir = tmp_path / parse_job(undisturbed.job).run_id
     wait_for(lambda: len(checkpoints(run_dir, "supernet")) > 0, process)
-    workers = training_workers(process.pid)
-    assert workers
-    for pid in workers:
-        os.kill(pid, signal.SIGKILL)
-    finish(process)
-    steps = read_table(run_dir, "steps")
-    assert sorted(steps.loc[steps["method"] == "yoco", "step"]) == list(range(STEPS))
+    victims = wait_for(lambda: children(process.pid, title), process)
+    kill(victims)
+    recovered(what, process, steps_done, run_dir)
+    undisturbed.equals(run_dir, finish(process))
+    quiet(run_dir)
+
+
+@pytest.mark.parametrize(
+    ("what", "title"), [("evaluator", b"ray::Evaluator"), ("Tune trial", b"ray::ImplicitFunc")]
+)
+def test_what_is_killed_in_the_search_is_replaced_with_the_same_result(
+    what: str, title: bytes, undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    process = start(undisturbed.job, tmp_path, tmp_path)
+    run_dir = tmp_path / parse_job(undisturbed.job).run_id
+    wait_for(lambda: steps_done(run_dir) > 0, process)
+    wait_for(lambda: children(process.pid, b"ray::Evaluator.evaluate"), process)  # it scores
+    victims = wait_for(lambda: children(process.pid, title), process)
+    kill(victims)
+    assert not list((run_dir / "search").glob("*.*.*.json")), "the search was over before the kill"
+    recovered(what, process, rows_done, run_dir)
+    undisturbed.equals(run_dir, finish(process))
+    quiet(run_dir)
 
 
 def test_a_killed_search_of_a_cnn_is_taken_up_again_with_the_same_result(

@@ -95,16 +95,19 @@ class Slow:
     def __init__(self) -> None:
         self.count = 0
 
-    def evaluate(self, arch: str, split: str, precision: str) -> dict[str, Any]:
-        self.count += 1
+    def evaluate(self, archs: list[str], split: str, precision: str) -> list[dict[str, Any]]:
+        self.count += len(archs)
         time.sleep(0.05)
-        if '"depth":3' in arch:
+        if any('"depth":3' in arch for arch in archs):
             raise ValueError("this one fails")
-        return {
-            "arch_id": "x", "arch": arch, "split": split, "precision": precision,
-            "metric": "accuracy", "value": 0.5, "loss": 1.0, "examples": 3, "params": 1,
-            "flops": 1.0, "seconds": 0.05,
-        }  # fmt: skip
+        return [
+            {
+                "arch_id": "x", "arch": arch, "split": split, "precision": precision,
+                "metric": "accuracy", "value": 0.5, "loss": 1.0, "examples": 3, "params": 1,
+                "flops": 1.0, "seconds": 0.05,
+            }
+            for arch in archs
+        ]  # fmt: skip
 
     def counted(self) -> int:
         return self.count

@@ -167,11 +167,12 @@ STUBS = {
     "scontrol": "echo nodeA; echo nodeB",
     "srun": 'while [[ $1 == -* ]]; do shift; done; exec "$@"',
     "ray": """case $1 in
-        start) echo "ray $*" >> "$RECORD"; trap 'echo ended >> "$RECORD"; exit' TERM
+        start) trap 'echo ended >> "$RECORD"; exit' TERM; echo "ray $*" >> "$RECORD"
                while :; do sleep .02; done;;
         esac""",
     "python": """[[ $1 == - ]] && exit 0; printf %064d 7""",
     "raycomp": """echo "raycomp $* at $RAY_ADDRESS" >> "$RECORD"
+        until [[ $(grep -c '^ray start' "$RECORD") == 2 ]]; do sleep .02; done
         stat -c %a "$RAY_AUTH_TOKEN_PATH" >> "$RECORD"; $ACT""",
 }
 

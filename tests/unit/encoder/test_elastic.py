@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from raycomp.encoder.layers import Encoder
 from raycomp.encoder.static import RaycompConfig, RaycompForSequenceClassification
 from raycomp.errors import UserError
 from raycomp.train.objectives import label_loss
+from raycomp.train.optim import autocast
 from raycomp.yoco.space import SearchSpace
 from tests.conftest import bert_config, randomise
 
@@ -71,6 +74,49 @@ def test_a_slice_is_the_extracted_model(seed: int) -> None:
     assert sum(p.numel() for p in small.parameters()) == costs.cost("params", arch)
     layers = sum(p.numel() for n, p in small.named_parameters() if n.startswith("layers."))
     assert layers == costs.cost("encoder_params", arch)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_many_slices_at_once_are_each_by_itself_to_the_last_bit(precision: str) -> None:
+    _, elastic = make_pair()
+    rng = np.random.default_rng(0)
+    archs = [SPACE.sample_uniform(rng) for _ in range(40)]
+    archs += [archs[0], SPACE.largest(), Architecture(1, (1,), (16,)), Architecture(2, (1, 1), (16, 16))]
+    batch = make_batch()
+    with torch.inference_mode(), autocast(precision, torch.device("cpu")):
+        together = elastic.forward_many(batch, archs)
+        for logits, arch in zip(together, archs, strict=True):
+            assert torch.equal(logits, elastic(batch, arch).logits)
+
+
+def test_what_slices_share_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half layers run: 1 attention and 2 FFNs first, then 2 + 1 attentions, then 2 + 1 FFNs."""
+    _, elastic = make_pair()
+    run: list[str] = []
+    for name in ("_attention", "_feed_forward"):
+        inner = getattr(elastic, name)
+
+        def counted(*given: object, name: str = name, inner: Any = inner) -> torch.Tensor:
+            run.append(name)
+            return inner(*given)
+
+        monkeypatch.setattr(elastic, name, counted)
+    archs = [Architecture(2, (4, h), (k, 16)) for h, k in ((1, 16), (2, 16), (1, 32))]
+    with torch.inference_mode():
+        elastic.forward_many(make_batch(), archs)
+    assert (run.count("_attention"), run.count("_feed_forward")) == (4, 5)
+    with pytest.raises(UserError, match="depth 4"):
+        elastic.forward_many(make_batch(), [*archs, Architecture(4, (1,) * 4, (16,) * 4)])
+
+
+def test_the_last_layer_is_run_for_the_first_token_alone_unless_states_are_asked_for() -> None:
+    _, elastic = make_pair()
+    batch = make_batch()
+    for arch in (SPACE.largest(), Architecture(1, (2,), (32,))):
+        whole = elastic(batch, arch, hidden=True)
+        assert whole.hidden is not None
+        assert [h.shape[1] for h in whole.hidden] == [11] * (arch.depth + 1)
+        assert (elastic(batch, arch).logits - whole.logits).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("seed", range(4))

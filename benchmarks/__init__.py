@@ -1,0 +1,1 @@
+"""What raycomp claims, as ratios of two things measured side by side."""

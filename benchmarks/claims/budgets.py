@@ -1,0 +1,104 @@
+"""Eight budgets against the dearest one, and the same search again: evaluations and wall time.
+
+The real search: Ray Tune, a trial a budget, one ledger, two evaluator actors that hold the demo's
+network and score 160 sentences. The dearest budget is the largest, whose networks are slowest. The
+second search of a run finds its ledger's rows on storage.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from benchmarks.measure import Claim, Paired, Settings, main
+from benchmarks.ranks import ray_here
+from benchmarks.setting import open_sampler, workplace
+from raycomp.jobfile import parse_job
+from raycomp.runtime.checkpoint import save_tensors
+from raycomp.runtime.evaluators import start_ledger
+from raycomp.runtime.ledger import Ledger
+from raycomp.runtime.recipe import Blueprint
+from raycomp.runtime.tuner import search_all
+from raycomp.runtime.workplace import Workplace
+from raycomp.tables import write_json
+
+SHARES = (0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35)
+
+
+def measure(settings: Settings) -> list[Claim]:
+    """Search in turns: one budget, eight budgets, the eight again."""
+    rows, asked = (20, 4) if settings.quick else (160, 32)
+    place = workplace(f"task.selection={rows}", f"search.evaluations={asked}")
+    with ray_here(), tempfile.TemporaryDirectory() as folder:
+        return _claims(Searches(place, Path(folder)), settings.runs, warm=not settings.quick)
+
+
+def _claims(searches: Searches, runs: int, warm: bool) -> list[Claim]:
+    found: dict[str, list[tuple[float, float]]] = {"one": [], "eight": [], "again": []}
+    for run in range(runs + warm):
+        rows = {"one": searches.run(f"one-{run}", SHARES[:1])}
+        rows["eight"] = searches.run(f"eight-{run}", SHARES)
+        shutil.rmtree(searches.folder / f"eight-{run}" / "search")
+        rows["again"] = searches.run(f"eight-{run}", SHARES)
+        if run or not warm:
+            for key, row in rows.items():
+                found[key].append(row)
+
+    def paired(a: str, b: str, column: int) -> Paired:
+        return Paired(tuple(r[column] for r in found[a]), tuple(r[column] for r in found[b]))
+
+    return [
+        Claim.of("8 budgets / the dearest one, evaluations", paired("eight", "one", 0), "lower", 1.3),
+        Claim.of("8 budgets / the dearest one, wall time", paired("eight", "one", 1), "lower", 1.3),
+        Claim.of("the same search again, evaluations", paired("again", "eight", 0), "lower", 0.0),
+    ]
+
+
+class Searches:
+    """A run's folder with an untrained super-network, and evaluators that several searches share."""
+
+    def __init__(self, place: Workplace, folder: Path) -> None:
+        self.place, self.folder = place, folder
+        home = Workplace(place.job, folder / "home")
+        (folder / "home").mkdir()
+        home.record_facts()
+        home.tokens("selection")
+        save_tensors(folder / "home" / "supernet" / "network.safetensors", home.network().state_dict())
+        self.theta = open_sampler(place).state_dict()
+        data = place.job.model_dump(mode="json")
+        ledger, self.evaluators = start_ledger(data, folder / "home", "bench", place.primary)
+        largest = place.space.largest().to_json()
+        ray.get([e.evaluate.remote([largest], "selection", "fp32") for e in self.evaluators])
+        ray.kill(ledger)
+
+    def run(self, name: str, shares: tuple[float, ...]) -> tuple[float, float]:
+        """Search budgets in a folder; return the evaluations that were computed, and seconds."""
+        folder, data = self.folder / name, self.place.job.model_dump(mode="json")
+        data["budget"] = [
+            {"name": f"b{s:g}".replace(".", "_"), "encoder_params": f"{s}x"} for s in shares
+        ]
+        folder.mkdir(exist_ok=True)
+        write_json(folder / "supernet" / "sampler.json", self.theta)
+        ledger: Any = (
+            ray.remote(Ledger)
+            .options(num_cpus=0, max_concurrency=10_000)
+            .remote(str(folder), "bench", self.place.primary, self.evaluators)
+        )
+        before = ray.get(ledger.count.remote())
+        began = time.perf_counter()
+        blueprint = Blueprint(parse_job(data), folder, self.place.shape)
+        search_all(blueprint, ledger, "fp32", lambda done, total: None)
+        seconds = time.perf_counter() - began
+        count = ray.get(ledger.count.remote()) - before
+        ray.get(ledger.flush.remote())
+        ray.kill(ledger)
+        return float(count), seconds
+
+
+if __name__ == "__main__":
+    main(__doc__, measure)

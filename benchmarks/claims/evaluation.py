@@ -1,0 +1,98 @@
+"""Architectures scored a second, against extracting and evaluating each by itself, padded.
+
+The architectures are those that a search of the demo's four budgets asks for first, drawn from a theta
+that has learnt nothing: a trained one repeats its choices and shares more. They are scored in one
+pass, as an evaluator does. The peer scores every sixteenth of them, counted along their FLOPs:
+batches of 32 padded to length 128, fp32.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+
+from benchmarks.measure import Claim, Settings, alternating, main
+from benchmarks.setting import open_sampler, padded, workplace
+from raycomp.data.tokens import TokenSplit
+from raycomp.encoder.arch import Architecture
+from raycomp.encoder.elastic import ElasticEncoder
+from raycomp.runtime.workplace import Workplace
+from raycomp.train.evaluate import predict, score
+from raycomp.train.optim import resolve_precision
+from raycomp.yoco.searchers import opening
+
+EVERY = 16
+
+
+def measure(settings: Settings) -> list[Claim]:
+    """Score the architectures on both sides; the figure is architectures a second."""
+    device, place = torch.device(settings.device), workplace()
+    rows, count = (753, 58) if device.type == "cuda" else (192, 58)
+    tokens = first_rows(place.tokens("selection"), 32 if settings.quick else rows)
+    network = place.network().to(device).eval()
+    archs = asked(place, EVERY if settings.quick else count)
+    few = sorted(archs, key=lambda a: place.costs.cost("flops", a))[EVERY // 2 :: EVERY]
+    precision = resolve_precision("auto", device)
+
+    def ours() -> float:
+        began = time.perf_counter()
+        logits = predict(
+            lambda batch: network.forward_many(batch, archs),
+            tokens,
+            pad_id=place.pad_id,
+            max_tokens=place.job.search.max_tokens,
+            precision=precision,
+            device=device,
+        )
+        for each in logits:
+            score(place.metrics, tokens, each)
+        return len(archs) / (time.perf_counter() - began)
+
+    def theirs() -> float:
+        began = time.perf_counter()
+        for arch in few:
+            alone(place, network, arch, tokens, device)
+        return len(few) / (time.perf_counter() - began)
+
+    theirs()  # one pass warms the processor up; another of ours would only take time
+    paired = alternating(ours, theirs, settings.runs, warm=0)
+    return [Claim.of("architectures scored a second / one at a time, padded", paired, "higher", 10.0)]
+
+
+def asked(place: Workplace, count: int) -> list[Architecture]:
+    """Return what the job's budgets ask for together at the beginning of their search."""
+    budgets = [place.budget(b) for b in place.job.budget]
+    return opening(place.space, open_sampler(place).state_dict(), budgets, count, 0)
+
+
+def first_rows(tokens: TokenSplit, count: int) -> TokenSplit:
+    """Return the first rows of a split."""
+    kept = min(count, len(tokens))
+    end = int(tokens.offsets[kept])
+    return TokenSplit(
+        f"{tokens.key}-{kept}", tokens.input_ids[:end], tokens.token_types[:end],
+        tokens.offsets[: kept + 1], tokens.labels[:kept],
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def alone(
+    place: Workplace,
+    network: ElasticEncoder,
+    arch: Architecture,
+    tokens: TokenSplit,
+    device: torch.device,
+) -> float:
+    """Extract one architecture, evaluate it on padded batches, return its value."""
+    model, found = network.extract(arch).to(device), []
+    for rows in np.split(np.arange(len(tokens)), range(32, len(tokens), 32)):
+        batch = padded(tokens, rows, place.pad_id, 128).to(device)
+        logits = model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits
+        found.append(logits.float().cpu().numpy())
+    return score(place.metrics, tokens, np.concatenate(found)).values[place.primary]
+
+
+if __name__ == "__main__":
+    main(__doc__, measure)

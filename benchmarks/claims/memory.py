@@ -1,0 +1,109 @@
+"""Peak memory of a super-network step against plain fine-tuning with transformers.
+
+Each side runs in a fresh process: two steps on batches of 32 texts, the longest there are. On a
+processor the figure is the peak of the process's resident memory less what it held before a network
+was made; on a GPU, the peak of what torch allocated. Once with labels alone, and once as jobs
+train by default, with a teacher beside the super-network that plain fine-tuning does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.measure import Claim, Paired, Settings, main, turns
+from benchmarks.setting import ROOT, bert, open_sampler, padded, plain_step, super_step, workplace
+from raycomp.data.batches import Batch
+from raycomp.encoder.elastic import ElasticOutput
+from raycomp.errors import UserError
+from raycomp.train.optim import resolve_precision
+
+SIDES = ("plain", "super", "taught")
+
+
+def measure(settings: Settings) -> list[Claim]:
+    """Run each side in processes of its own, in turns."""
+
+    def side(name: str) -> float:
+        command = [sys.executable, "-m", "benchmarks.claims.memory", "--side", name, settings.device]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UserError(
+                f"memory of {name}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
+            )
+        return float(done.stdout.split()[-1])
+
+    plain, super_, taught = turns(
+        [lambda n=n: side(n) for n in SIDES],  # type: ignore[misc]
+        settings.runs,
+        warm=0,
+    )
+    return [
+        Claim.of(
+            "peak memory of a super-network step / fine-tuning", Paired(super_, plain), "lower", 1.15
+        ),
+        Claim.of(
+            "peak memory of a super-network step with its teacher / fine-tuning",
+            Paired(taught, plain),
+            "lower",
+            1.15,
+        ),
+    ]
+
+
+def peak(side: str, device: torch.device) -> int:
+    """Return the bytes that one side needed at its peak."""
+    place = workplace()
+    precision = resolve_precision("auto", device)
+    tokens = place.tokens("train")
+    rows = tokens.lengths.argsort()[-(128 if device.type == "cuda" else 32) :]
+    batch = padded(tokens, rows, place.pad_id, place.job.task.max_length)
+    sampler = open_sampler(place)
+    # Loading a checkpoint holds the network twice for a moment, on both sides: it is no part of a step.
+    network = place.network()
+    model = bert(network) if side == "plain" else network
+    del network
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    model = model.to(device)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    if side == "plain":
+        step = plain_step(model, precision, device)
+        for _ in range(2):
+            step(batch.to(device))
+    else:
+        held = place.network().to(device).eval().requires_grad_(False) if side == "taught" else None
+
+        def teacher(b: Batch) -> ElasticOutput | None:
+            return held(b, None, hidden=True) if held is not None else None
+
+        train = super_step(model, sampler, precision, device, teacher=held and teacher)
+        for i in range(2):
+            train(i, batch)
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return weights + _resident("VmHWM") - before
+
+
+def _resident(key: str) -> int:
+    """Return the bytes that this process has in memory now (VmRSS), or at its peak (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def _one_side() -> bool:
+    """Run one side when this process was started for it."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--side", nargs=2)
+    side = parser.parse_known_args()[0].side
+    if side is not None:
+        print(peak(side[0], torch.device(side[1])))
+    return side is not None
+
+
+if __name__ == "__main__":
+    _one_side() or main(__doc__, measure)

@@ -1,0 +1,117 @@
+"""Two workers as Ray actors, each with one processor, joined by gloo: what a training's ranks are."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+import torch.distributed as dist
+
+from benchmarks.measure import NotMeasured
+from benchmarks.setting import ROOT, open_sampler, super_step, workplace
+from raycomp.data.batches import TrainPlan, collate, shard
+from raycomp.runtime.cluster import embed
+from raycomp.runtime.sampler_actor import ActorSampler
+from raycomp.runtime.worker import _flat_sum
+
+WORLD = 2
+
+
+@contextmanager
+def ray_here() -> Iterator[None]:
+    """Start a quiet Ray with two processors in this machine, whose processes find these files."""
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    embed(num_cpus=WORLD, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}}, **quiet)
+    for noisy in ("ray.train", "ray.tune"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def two_ranks() -> Iterator[list[Any]]:
+    """Start Ray in this machine and two ranks on it.
+
+    Raises:
+        NotMeasured: this process may use one processor alone.
+    """
+    if len(os.sched_getaffinity(0)) < WORLD:
+        raise NotMeasured("two workers need two processors")
+    with ray_here(), tempfile.TemporaryDirectory() as folder:
+        start = ray.remote(num_cpus=1)(Rank)
+        yield [start.remote(i, str(Path(folder) / "meeting")) for i in range(WORLD)]
+
+
+class Rank:
+    """One worker: its process group, its network, and what is measured on it."""
+
+    def __init__(self, rank: int, meeting: str) -> None:
+        torch.set_num_threads(1)
+        self.rank = rank
+        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=WORLD)
+        self.loops = 0
+
+    def prepare(self, batch_size: int) -> None:
+        """Load data and network, and make the step of a worker alone and of one of two."""
+        self.place = workplace('train.mode="explore"')
+        self.tokens, network = self.place.tokens("train"), self.place.network()
+        self.plan = TrainPlan(self.tokens.lengths, batch_size, 0)
+        cpu = torch.device("cpu")
+        # Uniform exploration does not move theta, so both ranks draw the same without an actor.
+        self.steps = {
+            world: super_step(
+                network, open_sampler(self.place), "fp32", cpu, reduce=_flat_sum if world > 1 else None
+            )
+            for world in (1, WORLD)
+        }
+        self.done = dict.fromkeys(self.steps, 0)
+
+    def train(self, world: int, steps: int) -> float:
+        """Train on this rank's share of some batches; return seconds."""
+        if world > 1:
+            dist.barrier()
+        began = time.perf_counter()
+        for _ in range(steps):
+            index = self.done[world]
+            rows = self.plan.rows(index)
+            mine = shard(rows, self.rank if world > 1 else 0, world)
+            self.steps[world](index, collate(self.tokens, mine, self.place.pad_id, total=len(rows)))
+            self.done[world] += 1
+        return time.perf_counter() - began
+
+    def calibrate(self, seconds: float) -> int:
+        """Return how many matrix products take so long here."""
+        self.x = torch.randn(256, 256)
+        for count in (20, 200):  # the first one warms up
+            began = time.perf_counter()
+            self._work(count)
+            taken = time.perf_counter() - began
+        return max(1, round(seconds * count / taken))
+
+    def steps_with(self, actor: Any, attempt: str, first: int, steps: int, work: int) -> float:
+        """Return the seconds of steps of so much work and one sum; with an actor, also ask and tell."""
+        sampler = ActorSampler(actor, attempt, self.rank) if actor is not None else None
+        flag = torch.zeros(1)
+        dist.barrier()
+        began = time.perf_counter()
+        for index in range(first, first + steps):
+            archs = sampler.ask(index) if sampler is not None else []
+            self._work(work)
+            dist.all_reduce(flag)
+            if sampler is not None:
+                sampler.tell(index, [1.0 + i for i in range(len(archs))])
+        return time.perf_counter() - began
+
+    def _work(self, count: int) -> None:
+        for _ in range(count):
+            self.x @ self.x

@@ -1,0 +1,160 @@
+"""What several claims are measured on: the demo's encoder and sentences, steps, and their peers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertForSequenceClassification
+
+from raycomp.data.batches import Batch, TrainPlan, collate
+from raycomp.data.tokens import TokenSplit
+from raycomp.encoder.arch import Architecture
+from raycomp.encoder.elastic import ElasticEncoder
+from raycomp.encoder.families import to_family
+from raycomp.encoder.layers import EncoderConfig
+from raycomp.jobfile import load_job
+from raycomp.runtime.recipe import build_sampler, train_plan
+from raycomp.runtime.workplace import Workplace
+from raycomp.train.objectives import label_loss
+from raycomp.train.optim import LinearDecay, Reduce, Updater, autocast
+from raycomp.yoco.eesng import EESNG
+from raycomp.yoco.moves import fit_to
+from raycomp.yoco.step import SuperStep
+
+ROOT = Path(__file__).parents[1]
+RATE = LinearDecay(1e-5, 0.1, (0, 100_000))
+
+
+def workplace(*overrides: str) -> Workplace:
+    """Return the demo's workplace (see jobs/quickstart.toml), with no settings but the defaults.
+
+    Args:
+        overrides: `a.b=c`, as after --set.
+    """
+    plain = ["train.freeze_embeddings=false", "train.epochs=1.0", *overrides]
+    return Workplace(load_job(ROOT / "jobs" / "quickstart.toml", plain), ROOT / "runs" / "benchmarks")
+
+
+def batches(place: Workplace, rows: int, count: int, device: torch.device) -> list[Batch]:
+    """Return training batches as a run makes them: similar lengths together."""
+    tokens = place.tokens("train")
+    plan = TrainPlan(tokens.lengths, rows, 0)
+    return [collate(tokens, plan.rows(i), place.pad_id).to(device) for i in range(count)]
+
+
+def padded(tokens: TokenSplit, rows: np.ndarray, pad_id: int, length: int) -> Batch:
+    """Return rows padded to a fixed length, as the released recipes do; longer rows are cut."""
+    batch = collate(tokens, rows, pad_id)
+    missing = length - batch.input_ids.shape[1]
+
+    def fill(x: Tensor, value: int) -> Tensor:
+        return nn.functional.pad(x, (0, missing), value=value)
+
+    return Batch(
+        fill(batch.input_ids, pad_id), fill(batch.attention_mask, 0), fill(batch.token_type_ids, 0),
+        batch.labels, batch.index, batch.total, batch.total_tokens,
+    )  # fmt: skip
+
+
+def bert(network: ElasticEncoder) -> BertForSequenceClassification:
+    """Return the same full network as transformers' own model."""
+    c = network.config
+    config = BertConfig(
+        vocab_size=c.vocab_size, hidden_size=c.hidden_size, num_hidden_layers=c.num_hidden_layers,
+        num_attention_heads=c.layer_heads[0], intermediate_size=c.layer_ffn[0],
+        max_position_embeddings=c.max_position_embeddings, type_vocab_size=c.type_vocab_size,
+        hidden_act=c.hidden_act, layer_norm_eps=c.layer_norm_eps, num_labels=c.num_labels,
+        hidden_dropout_prob=c.hidden_dropout, attention_probs_dropout_prob=c.attention_dropout,
+        pad_token_id=c.pad_token_id,
+    )  # fmt: skip
+    model = BertForSequenceClassification(config)
+    model.load_state_dict(to_family("bert", EncoderConfig.of(c), network.state_dict()), strict=False)
+    return model
+
+
+def updater(model: nn.Module, reduce: Reduce | None = None) -> Updater:
+    """Return the updater of a training of this project."""
+    return Updater(model, RATE, weight_decay=0.0, clip=1.0, reduce=reduce)
+
+
+def plain_step(model: Any, precision: str, device: torch.device) -> Callable[[Batch], None]:
+    """Return a step of plain fine-tuning: transformers' loop without this project's code.
+
+    The optimizer is fused AdamW and the gradient is clipped, as in transformers' Trainer.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.0, fused=True)
+    model.train()
+
+    def step(batch: Batch) -> None:
+        with autocast(precision, device):
+            logits = model(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                token_type_ids=batch.token_type_ids,
+            ).logits
+        label_loss(logits, batch.labels, batch.total).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+class Listed:
+    """A sampler that gives the same architectures at every step and learns nothing."""
+
+    def __init__(self, archs: Sequence[Architecture]) -> None:
+        self.archs = list(archs)
+
+    def ask(self, step: int) -> list[Architecture]:
+        """Return the architectures."""
+        return self.archs
+
+    def tell(self, step: int, losses: Sequence[float]) -> None:
+        """Forget the losses."""
+
+    def info(self, step: int) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+
+def open_sampler(place: Workplace, steps: int = 100_000) -> EESNG:
+    """Return the job's EE-SNG with the whole space open, as in the last phase of a training."""
+    plan = train_plan(place.job, place.space, place.shape, len(place.tokens("train")))
+    plan["steps"] = [0] * (len(plan["steps"]) - 1) + [steps]
+    return build_sampler(place.job, plan)
+
+
+def super_step(
+    model: ElasticEncoder,
+    sampler: Any,
+    precision: str,
+    device: torch.device,
+    *,
+    teacher: Any = None,
+    reduce: Reduce | None = None,
+) -> SuperStep:
+    """Return the project's training step; with a teacher it also matches hidden states."""
+    return SuperStep(
+        model, sampler, updater(model, reduce), teacher=teacher,
+        distill="none" if teacher is None else "hidden", regression=False,
+        precision=precision, device=device,
+    )  # fmt: skip
+
+
+def halves(place: Workplace, count: int, share: float = 0.5) -> list[Architecture]:
+    """Return architectures fitted to a share of the encoder's parameters, as the search fits them."""
+
+    def cost(arch: Architecture) -> float:
+        return float(place.costs.cost("encoder_params", arch))
+
+    rng, limit = np.random.default_rng(0), share * cost(place.space.largest())
+    fitted = [
+        fit_to(place.space.sample_uniform(rng), place.space, cost, limit, rng) for _ in range(count)
+    ]
+    return [a for a in fitted if a is not None]

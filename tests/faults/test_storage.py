@@ -1,0 +1,85 @@
+"""Storage that fills up, and a table that is torn: a message that helps, then the same result."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raycomp.jobfile import parse_job
+from raycomp.tables import read_table
+from tests.faults.conftest import (
+    Undisturbed,
+    checkpoints,
+    finish,
+    quiet,
+    recovered,
+    refused,
+    start,
+    steps_done,
+    wait_for,
+)
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small tmpfs is not allowed here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Take all the space that is left."""
+    path = disk / "ballast"
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 2**16)
+        except OSError:
+            return path
+
+
+def test_storage_that_fills_up_is_one_message_and_then_the_same_result(
+    undisturbed: Undisturbed, small_disk: Path, tmp_path: Path
+) -> None:
+    run_dir = small_disk / parse_job(undisturbed.job).run_id
+    process = start(undisturbed.job, tmp_path, small_disk)
+    wait_for(lambda: len(checkpoints(run_dir, "supernet")) > 0, process)
+    ballast = fill(small_disk)
+    said = refused(process)
+    assert "No space left" in said or "free space" in said, said
+    ballast.unlink()
+    again = start(undisturbed.job, tmp_path, small_disk)
+    recovered("storage full, freed, same command", again, steps_done, run_dir)
+    undisturbed.equals(run_dir, finish(again))
+    quiet(run_dir)
+
+
+def test_a_torn_table_is_named_and_its_rows_are_written_anew(
+    undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    """The other tables are in tests/unit/runtime/test_mending.py."""
+    run_dir = tmp_path / undisturbed.run_dir.name
+    shutil.copytree(undisturbed.run_dir, run_dir)
+    torn = sorted((run_dir / "tables" / "evaluations").glob("*.parquet"))[0]
+    torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
+    said = refused(start(undisturbed.job, tmp_path, tmp_path))
+    assert str(torn) in said
+    assert "move it away" in said
+    torn.unlink()
+    found = finish(start(undisturbed.job, tmp_path, tmp_path))
+    undisturbed.equals(run_dir, found)
+    rows = [read_table(r, "deployments") for r in (undisturbed.run_dir, run_dir)]
+    columns = ["budget", "arch_id", "selection", "validation", "evaluations"]
+    assert rows[0][columns].equals(rows[1][columns])

@@ -1,0 +1,201 @@
+"""Thousands of inputs that nobody would write: each is read, or refused with a message, in time.
+
+`make fuzz` tries 24,000 of them; the tests as such a few hundred, always the same.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raycomp import query
+from raycomp.data.tasks import load_task
+from raycomp.encoder.cost import Shape
+from raycomp.encoder.families import load_encoder
+from raycomp.job import TaskSettings
+from raycomp.jobfile import load_job
+from raycomp.report import load
+from raycomp.runtime.recipe import Blueprint, build_sampler, train_plan
+from raycomp.tables import SCHEMAS, part_files, read_table
+from raycomp.yoco.searchers import min_cost
+from tests.conftest import sentences
+from tests.fuzz.conftest import examples, tried
+from tests.fuzz.mutations import VALUES, mutated_bytes, mutated_value, toml
+from tests.unit.report.made import begin, finish
+
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(3000)]
+ROOT = Path(__file__).parents[2]
+SHAPE = Shape(
+    vocab_size=20, hidden_size=32, embedding_size=32, head_size=8, layer_heads=(4,) * 3,
+    layer_ffn=(64,) * 3, max_position_embeddings=40, type_vocab_size=2, num_labels=2,
+)  # fmt: skip
+JOB: dict[str, Any] = {
+    "run": {"name": "x", "seed": 1, "methods": ["yoco"]},
+    "task": {"name": "demo/polarity", "max_length": 16, "selection": 0.1},
+    "model": {"name": "demo/minilm-l6"},
+    "teacher": {"epochs": 1.0, "mode": "auto"},
+    "space": {"depth": [1, 2, 3], "heads": [1, 2, 4], "ffn": [16, 32, 64]},
+    "train": {"steps": 3, "batch_size": 16, "precision": "fp32", "samples": 2, "epochs": [1.0] * 7},
+    "search": {"evaluations": 12, "batch": 4, "seeds": [0], "alpha": 2.0},
+    "augment": {"copies": 1},
+    "adabert": {"layers": [2, 3], "beta": 4.0, "operations": ["skip", "zero"]},
+    "budget": [{"name": "half", "encoder_params": "0.5x"}, {"name": "b", "flops": 1e6}],
+}
+READY = [p.read_bytes() for p in sorted((ROOT / "jobs").glob("*.toml"))]
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """One folder for all inputs: hypothesis calls a test many times."""
+    made = Path(tempfile.mkdtemp())
+    yield made
+    shutil.rmtree(made)
+
+
+def read_job(path: Path) -> None:
+    """What `plan` and `run` do with a job before they look at data."""
+    job = load_job(path)
+    place = Blueprint(job, path.parent, SHAPE)
+    build_sampler(job, train_plan(job, place.space, SHAPE, 500)).ask(0)
+    for budget in job.budget:
+        place.limit(budget)
+        min_cost(place.space, place.budget(budget).cost)
+    assert job.run_id.replace("-", "").replace("_", "").isalnum()
+
+
+@given(value=mutated_value(JOB))
+@examples(0.15)
+def test_job_files_with_other_values(value: Any, folder: Path) -> None:
+    (folder / "job.toml").write_bytes(toml(value).encode("utf-8", "surrogatepass"))
+    tried("job files", lambda: read_job(folder / "job.toml"))
+
+
+@given(data=st.sampled_from(READY).flatmap(mutated_bytes))
+@examples(0.35)
+def test_job_files_with_other_bytes(data: bytes, folder: Path) -> None:
+    (folder / "job.toml").write_bytes(data)
+    tried("job files", lambda: read_job(folder / "job.toml"))
+
+
+@given(value=st.dictionaries(st.sampled_from([*JOB, "x", "é"]), VALUES, max_size=4), override=st.text())
+@examples(0.15)
+def test_random_toml_and_overrides(value: Any, override: str, folder: Path) -> None:
+    (folder / "job.toml").write_bytes(toml(value).encode("utf-8", "surrogatepass"))
+    tried("job files", lambda: load_job(folder / "job.toml", [f"train.epochs={override}", override]))
+
+
+@given(
+    expression=st.lists(
+        st.sampled_from([
+            "step", "loss", "phase", "run", "<", "==", "and", "or", "not", "(", ")", "in", "[", "]", "1",
+            "1e308", "'a'", "+", "*", "/", "-", ".", "**", ",", "None", "lambda", "explored", "9" * 40,
+        ]),
+        max_size=12,
+    )
+)  # fmt: skip
+@examples(0.1)
+def test_filters(expression: list[str]) -> None:
+    row = {
+        "run": ["a", "b"],
+        "step": [1, 2],
+        "loss": [0.5, None],
+        "phase": ["x", None],
+        "explored": [True, None],
+    }
+    tried("filters", lambda: query.where(pd.DataFrame(row), " ".join(expression)))
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> tuple[Path, dict[str, tuple[Path, bytes]]]:
+    """A run's folder, and one whole file of each of its tables."""
+    made = begin(folder / "storage")
+    finish(made)
+    parts = {name: part_files(made, name)[0] for name in SCHEMAS if part_files(made, name)}
+    return made, {name: (path, path.read_bytes()) for name, path in parts.items()}
+
+
+@given(data=st.data(), name=st.sampled_from(["steps", "distribution", "evaluations", "deployments"]))
+@examples(0.16)
+def test_tables_with_other_bytes(
+    data: st.DataObject, name: str, run: tuple[Path, dict[str, tuple[Path, bytes]]]
+) -> None:
+    made, parts = run
+    path, whole = parts[name]
+    tail = data.draw(st.booleans())  # the footer, which says how all the rest is read, is at the end
+    changed = data.draw(mutated_bytes(whole[::-1] if tail else whole, 600 if tail else None))
+    path.write_bytes(changed[::-1] if tail else changed)
+    try:
+        tried("tables", lambda: (read_table(made, name), load(made)))
+    finally:
+        path.write_bytes(whole)
+
+
+@pytest.fixture(scope="module")
+def texts(folder: Path) -> dict[str, bytes]:
+    """Good data in each format."""
+    frame = sentences(40, 0)
+    frame.to_parquet(folder / "good.parquet")
+    return {
+        "csv": frame.to_csv(index=False).encode(),
+        "tsv": frame.to_csv(index=False, sep="\t").encode(),
+        "jsonl": frame.to_json(orient="records", lines=True).encode(),
+        "parquet": (folder / "good.parquet").read_bytes(),
+    }
+
+
+@given(data=st.data(), ending=st.sampled_from(["csv", "tsv", "jsonl", "parquet"]))
+@examples(0.06)
+def test_data_files_with_other_bytes(
+    data: st.DataObject, ending: str, texts: dict[str, bytes], folder: Path
+) -> None:
+    path = folder / f"data.{ending}"
+    path.write_bytes(data.draw(mutated_bytes(texts[ending])))
+    settings = TaskSettings(train=str(path), text=["text"], label="label")
+    tried("data files", lambda: load_task(settings, 0))
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path, tuned_model: Path) -> tuple[Path, dict[str, bytes]]:
+    """A model's folder, and what its files held."""
+    shutil.copytree(tuned_model, folder / "model")
+    return folder / "model", {p.name: p.read_bytes() for p in tuned_model.iterdir()}
+
+
+@given(data=st.data(), file=st.sampled_from(["config.json", "tokenizer.json", "tokenizer_config.json"]))
+@examples(0.02)
+def test_model_folders_with_other_json(
+    data: st.DataObject, file: str, model: tuple[Path, dict[str, bytes]]
+) -> None:
+    path, whole = model
+    value = data.draw(mutated_value(json.loads(whole[file])))
+    (path / file).write_text(json.dumps(value))
+    try:
+        tried("model folders", lambda: load_encoder(str(path), num_labels=2))
+    finally:
+        (path / file).write_bytes(whole[file])
+
+
+@given(
+    data=st.data(),
+    file=st.sampled_from(["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"]),
+)
+@examples(0.02)
+def test_model_folders_with_other_bytes(
+    data: st.DataObject, file: str, model: tuple[Path, dict[str, bytes]]
+) -> None:
+    path, whole = model
+    head = 3000 if file == "model.safetensors" else None  # its header: the rest is numbers
+    (path / file).write_bytes(data.draw(mutated_bytes(whole[file], head)))
+    try:
+        tried("model folders", lambda: load_encoder(str(path), num_labels=2))
+    finally:
+        (path / file).write_bytes(whole[file])

@@ -1,0 +1,54 @@
+"""An evaluator's pass over many architectures against one pass for each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from raycomp.jobfile import parse_job
+from raycomp.runtime.checkpoint import save_tensors
+from raycomp.runtime.evaluators import Evaluator
+from raycomp.runtime.workplace import Workplace
+from raycomp.train.evaluate import predict, score
+from tests.conftest import randomise
+
+
+def test_together_or_alone_the_rows_are_the_same(tiny_job: dict[str, Any], tmp_path: Path) -> None:
+    """The slow form: extract each, run it on one row at a time, without any padding."""
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    tiny_job["search"]["max_tokens"] = 64  # several batches
+    place = Workplace(parse_job(tiny_job), run_dir)
+    place.record_facts()
+    network = place.network().eval()
+    randomise(network)
+    save_tensors(run_dir / "supernet" / "network.safetensors", network.state_dict())
+    evaluator = Evaluator(parse_job(tiny_job).model_dump(mode="json"), str(run_dir), 1)
+    rng = np.random.default_rng(0)
+    archs = [place.space.sample_uniform(rng) for _ in range(8)]
+    together = evaluator.evaluate([a.to_json() for a in archs], "selection", "fp32")
+    tokens = place.tokens("selection")
+    values = set()
+    for arch, row in zip(archs, together, strict=True):
+        (alone,) = evaluator.evaluate([arch.to_json()], "selection", "fp32")
+        assert {**row, "seconds": 0} == {**alone, "seconds": 0}  # to the last bit
+        model = network.extract(arch)
+        logits = [
+            model(torch.tensor(tokens.input_ids[None, tokens.offsets[i] : tokens.offsets[i + 1]]).long())
+            for i in range(len(tokens))
+        ]
+        slow = np.concatenate([out.logits.detach().numpy() for out in logits])
+        fast = predict(
+            lambda batch, arch=arch: network(batch, arch).logits,  # type: ignore[misc]
+            tokens, pad_id=0, max_tokens=64, precision="fp32", device=torch.device("cpu"),
+        )  # fmt: skip
+        assert np.abs(slow - fast).max() < 1e-5
+        found = score(place.metrics, tokens, slow)
+        assert row["value"] == found.values[place.primary]
+        assert abs(row["loss"] - found.loss) < 1e-6
+        assert (row["arch_id"], row["examples"]) == (arch.id, len(tokens))
+        values.add(row["loss"])
+    assert len(values) == len({a.id for a in archs}) > 1

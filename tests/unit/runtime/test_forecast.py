@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycomp.errors import UserError
+from raycomp.jobfile import parse_job
+from raycomp.runtime.forecast import (
+    LATENCY,
+    Machines,
+    Rates,
+    Work,
+    allreduce_seconds,
+    forecast,
+    measured,
+)
+from raycomp.runtime.plan import make_plan
+from raycomp.tables import write_json, write_rows
+
+WORK = Work(teacher=(100, 32), supernet=(1000, 64), evaluations=80, tokens=20.0, params=1_000_000)
+RATES = Rates(teacher=1e-3, supernet=2e-3, evaluation=5.0, source="made up")
+
+
+def test_one_worker_pays_every_row_and_no_all_reduce() -> None:
+    found = forecast(WORK, RATES, Machines())
+    assert found["seconds"] == pytest.approx({"teacher": 64.0, "supernet": 2560.0, "search": 400.0})
+    assert found["hours"] == pytest.approx(3024 / 3600)
+    assert found["allreduce_ms"] == 0
+    assert found["cost"] is None
+
+
+def test_an_all_reduce_sends_twice_the_gradients_less_a_share() -> None:
+    """4 MB in a ring of 4 over 1 Gbit/s: each sends 6 MB, 48 ms, in 6 messages."""
+    assert allreduce_seconds(1_000_000, 4, 1.0) == pytest.approx(0.048 + 6 * LATENCY)
+    assert allreduce_seconds(1_000_000, 1, 1.0) == 0
+
+
+def test_more_machines_share_rows_up_to_one_each_and_cost_by_the_hour() -> None:
+    found = forecast(WORK, RATES, Machines(nodes=8, gpus=8, price=3.0, gigabits=1000.0))
+    wait = [allreduce_seconds(1_000_000, w, 1000.0) for w in (32, 64)]  # a teacher's batch has 32 rows
+    assert found["workers"] == 64
+    assert found["seconds"]["teacher"] == pytest.approx(100 * (20 * 1e-3 + wait[0]))
+    assert found["seconds"]["supernet"] == pytest.approx(1000 * (20 * 2e-3 + wait[1]))
+    assert found["seconds"]["search"] == pytest.approx(2 * 5.0)
+    assert found["cost"] == pytest.approx(found["hours"] * 8 * 3.0)
+    more = forecast(WORK, RATES, Machines(nodes=128, gpus=8, gigabits=1000.0))
+    assert more["seconds"]["supernet"] >= found["seconds"]["supernet"]
+
+
+def test_a_slow_link_is_most_of_the_time() -> None:
+    found = forecast(WORK, RATES, Machines(nodes=8, gigabits=0.1))
+    assert found["allreduce_share"] > 0.5
+
+
+@pytest.fixture
+def run(tiny_job: dict[str, Any], tmp_path: Path) -> Path:
+    """A run of two workers that took .5 s for 100 tokens, after two steps that were slower."""
+    tiny_job["train"]["workers"] = 2
+    folder = tmp_path / "runs" / "tiny-1a2b3c4d"
+    write_json(folder / "job.json", parse_job(tiny_job).model_dump(mode="json"))
+    rows = [
+        {"run": "tiny", "phase": phase, "step": i, "tokens": 100, "seconds": 0.5 if i > 1 else 9.0}
+        for phase in ("teacher", "supernet")
+        for i in range(10)
+    ]
+    write_rows(folder, "steps", rows, "a")
+    write_rows(folder, "evaluations", [{"run": "tiny", "arch_id": "a", "seconds": 3.0}], "a")
+    return folder
+
+
+def test_measured_steps_are_seconds_of_one_worker_a_token(run: Path, tiny_job: dict[str, Any]) -> None:
+    found = measured(run.parent, parse_job(tiny_job), False)
+    assert found is not None
+    assert found.supernet == pytest.approx(0.5 * 2 / 100)
+    assert found.teacher == pytest.approx(0.5 * 2 / 100)
+    assert found.evaluation == 3.0
+    assert str(run) in found.source
+    assert measured(run.parent, parse_job(tiny_job), True) is None  # a processor says nothing of a GPU
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [("model", "name", "other/model"), ("task", "max_length", 32), ("train", "samples", 4)],
+)
+def test_a_run_of_another_network_measures_nothing(
+    section: str, key: str, value: Any, run: Path, tiny_job: dict[str, Any]
+) -> None:
+    tiny_job[section][key] = value
+    assert measured(run.parent, parse_job(tiny_job), False) is None
+
+
+def test_a_run_that_is_not_whole_is_passed_over(run: Path, tiny_job: dict[str, Any]) -> None:
+    (run.parent / "torn-00000000").mkdir()
+    (run.parent / "torn-00000000" / "job.json").write_text("{")
+    (run.parent / "other-00000000").mkdir()
+    (run.parent / "other-00000000" / "job.json").write_text(json.dumps({"model": {}}))
+    assert measured(run.parent, parse_job(tiny_job), False) is not None
+
+
+def test_the_plan_says_which_source_it_used(run: Path, tiny_job: dict[str, Any], tmp_path: Path) -> None:
+    tiny_job["train"].pop("workers")
+    job = parse_job(tiny_job)
+    found = make_plan(job, Machines(nodes=2, price=1.0), run.parent)["forecast"]
+    assert found["source"].endswith(str(run))
+    assert found["cost"] == pytest.approx(2 * found["hours"])
+    assert "measured in" in make_plan(job, None, run.parent)["time"]
+    guess = make_plan(job, Machines(nodes=2), tmp_path / "none")["forecast"]
+    assert guess["source"].startswith("no run measured a step")
+    assert guess["hours"] > 0
+    with pytest.raises(UserError, match="on a GPU"):
+        make_plan(job, Machines(nodes=8, gpus=8), run.parent)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from raycomp.errors import UserError
+from raycomp.runtime.checkpoint import save_tensors
+from raycomp.runtime.ledger import lost_parts, record_parts
+from raycomp.runtime.progress import Progress
+from raycomp.runtime.run import _mend
+from raycomp.tables import write_json, write_rows
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run whose search is done: two files of evaluations, an outcome, a deployment."""
+    for part in ("a", "b"):
+        write_rows(tmp_path, "evaluations", [{"run": "r", "arch_id": part}], part)
+    record_parts(tmp_path)
+    write_json(tmp_path / "search" / "half.sng.0.json", {})
+    write_rows(tmp_path, "deployments", [{"run": "r", "method": "yoco"}], "yoco")
+    write_json(tmp_path / "deployed.json", {})
+    return tmp_path
+
+
+def mend(run: Path) -> None:
+    _mend(run, Progress(enabled=False))
+
+
+def test_a_whole_run_is_left_as_it_is(run: Path) -> None:
+    before = sorted(run.rglob("*"))
+    mend(run)
+    assert sorted(run.rglob("*")) == before
+
+
+def test_evaluations_that_are_gone_open_the_search_again(run: Path) -> None:
+    (run / "tables" / "evaluations" / "a.parquet").unlink()
+    assert lost_parts(run) == ["a.parquet"]
+    mend(run)
+    assert not (run / "search" / "half.sng.0.json").exists()
+    assert not (run / "deployed.json").exists()
+    assert lost_parts(run) == []  # once is enough
+
+
+def test_deployments_that_are_gone_are_made_again_without_a_search(run: Path) -> None:
+    (run / "tables" / "deployments" / "yoco.parquet").unlink()
+    mend(run)
+    assert (run / "search" / "half.sng.0.json").exists()
+    assert not (run / "deployed.json").exists()
+
+
+@pytest.mark.parametrize("table", ["steps", "distribution", "evaluations", "deployments"])
+def test_a_torn_table_is_named_before_anything_starts(table: str, run: Path) -> None:
+    path = write_rows(run, table, [{"run": "r"}], "torn")
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"torn\.parquet is not a whole Parquet file") as caught:
+        mend(run)
+    assert ("write its rows anew" in str(caught.value)) == (table in ("evaluations", "deployments"))
+    assert (run / "deployed.json").exists()
+
+
+def test_a_full_disk_is_one_message_where_weights_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(tensors: Any, path: str) -> None:
+        raise SafetensorError('IoError(Os { code: 28, message: "No space left on device" })')
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(UserError, match=r"No space left.*free space"):
+        save_tensors(tmp_path / "x.safetensors", {"a": torch.ones(1)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_an_older_version_has_lost_nothing(tmp_path: Path) -> None:
+    write_rows(tmp_path, "evaluations", [{"run": "r"}], "a")
+    assert lost_parts(tmp_path) == []
