@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from raycomp import cli
 from raycomp.errors import UserError
 from raycomp.jobfile import load_job
 from raycomp.studyfile import flatten, is_study, load_study, parse_study, part_keys
@@ -123,6 +124,11 @@ def test_a_study_is_no_job(path: Path) -> None:
     assert not is_study(ROOT / "jobs" / "quickstart.toml")
     with pytest.raises(UserError, match="is a study"):
         load_job(path)
+
+
+def test_a_preset_needs_a_study() -> None:
+    with pytest.raises(UserError, match="is no study"):
+        cli.run(ROOT / "jobs" / "quickstart.toml", preset="small")
 
 
 def keys(given: dict[str, Any], **changes: Any) -> dict[str, str]:
