@@ -8,7 +8,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # Prints one line a claim; `make bench BENCH='--only steps'` measures one file.
 BENCH ?=
 
-.PHONY: demo test bench bench-gpu check lint types imports bandit audit fuzz unit conformance integration security faults cluster
+.PHONY: demo test slow bench bench-gpu check lint types imports bandit audit fuzz unit conformance integration security faults cluster
 .PHONY: check-cluster docs docs-check clean help
 .DEFAULT_GOAL := help
 
@@ -27,6 +27,9 @@ demo: $(VENV)/.installed  ## install, then the main job on real data: a printed 
 test: $(VENV)/.installed  ## install, then everything that CI runs
 	$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest tests
+
+slow: $(VENV)/.installed  ## tests too long for CI: hung workers, full disks, further kills, two runs on one cluster
+	$(BIN)/python -m pytest -m slow tests
 
 bench: $(VENV)/.installed  ## install, then every claim of speed, each beside its peer: benchmarks/README.md
 	$(BIN)/python -m benchmarks.run_all $(BENCH)

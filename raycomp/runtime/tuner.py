@@ -190,6 +190,7 @@ def search_one(
             name, settings.kind, limit, searcher, seed, arch.to_json() if arch else None,
             value, loss, asked, time.perf_counter() - began, why,
         )  # fmt: skip
+        ray.get(ledger.flush.remote())  # its rows first: who finds the outcome asks for none of them
         write_json(outcome_path(run_dir, name, searcher, seed), asdict(outcome))
         return outcome
 

@@ -27,6 +27,7 @@ from tests.faults.conftest import (
 pytestmark = pytest.mark.timeout(600)
 
 
+@pytest.mark.slow
 def test_a_hung_worker_is_noticed_and_replaced(undisturbed: Undisturbed, tmp_path: Path) -> None:
     job: dict[str, Any] = {**undisturbed.job, "train": {**undisturbed.job["train"], "barrier_seconds": 8}}
     run_dir = tmp_path / parse_job(job).run_id
@@ -59,6 +60,7 @@ def shared() -> Iterator[str]:
         made.shutdown()
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_storage_and_one_cluster_do_not_disturb_each_other(
     shared: str, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:

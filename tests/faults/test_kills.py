@@ -63,7 +63,11 @@ def test_a_second_process_on_the_same_run_is_refused(job: dict[str, Any], tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("what", "title"), [("training worker", b"RayTrainWorker"), ("sampler actor", b"ray::SamplerHost")]
+    ("what", "title"),
+    [
+        ("training worker", b"RayTrainWorker"),
+        pytest.param("sampler actor", b"ray::SamplerHost", marks=pytest.mark.slow),
+    ],
 )
 def test_what_is_killed_in_training_is_replaced_with_the_same_result(
     what: str, title: bytes, undisturbed: Undisturbed, tmp_path: Path
@@ -78,6 +82,7 @@ def test_what_is_killed_in_training_is_replaced_with_the_same_result(
     quiet(run_dir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "title"), [("evaluator", b"ray::Evaluator"), ("Tune trial", b"ray::ImplicitFunc")]
 )
@@ -96,6 +101,7 @@ def test_what_is_killed_in_the_search_is_replaced_with_the_same_result(
     quiet(run_dir)
 
 
+@pytest.mark.slow
 def test_a_killed_search_of_a_cnn_is_taken_up_again_with_the_same_result(
     tiny_job: dict[str, Any], tuned_model: Path, tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ def fill(disk: Path) -> Path:
             return path
 
 
+@pytest.mark.slow
 def test_storage_that_fills_up_is_one_message_and_then_the_same_result(
     undisturbed: Undisturbed, small_disk: Path, tmp_path: Path
 ) -> None:
@@ -66,6 +67,7 @@ def test_storage_that_fills_up_is_one_message_and_then_the_same_result(
     quiet(run_dir)
 
 
+@pytest.mark.slow
 def test_a_torn_table_is_named_and_its_rows_are_written_anew(
     undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
