@@ -98,6 +98,7 @@ def raylet(node: Any) -> int:
     return int(node.all_processes["raylet"][0].process.pid)
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_is_survived_with_the_same_result(
     nodes: Any, job: dict[str, Any], tmp_path: Path
 ) -> None:
