@@ -142,6 +142,7 @@ def test_two_texts_a_sweep_and_both_methods(cnn_job: dict[str, Any], tmp_path: P
     assert config["pair"] is True
 
 
+@pytest.mark.slow
 def test_one_and_two_workers_draw_the_same_structures(cnn_job: dict[str, Any], tmp_path: Path) -> None:
     cnn_job["task"]["limit"] = 64
     cnn_job["adabert"]["child_epochs"] = 0

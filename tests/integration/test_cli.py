@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from raycomp.cli import main
 from raycomp.tables import write_rows
 from tests.conftest import sentences
 
@@ -51,6 +52,19 @@ def refused(*args: str, words: list[str]) -> None:
         assert word in done.stderr
 
 
+def refused_here(capsys: pytest.CaptureFixture[str], *args: str, words: list[str]) -> None:
+    """As `refused`, in this process: nothing is imported anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["raycomp", *args])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code not in (0, 1, None)
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    for word in words:
+        assert word in said
+
+
 def test_plan_says_what_would_be(job_file: Path, tmp_path: Path) -> None:
     done = cli("plan", str(job_file), "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -81,16 +95,22 @@ def test_plan_says_what_would_be(job_file: Path, tmp_path: Path) -> None:
     ids=lambda v: v[0] if isinstance(v, list) else None,
 )
 def test_mistakes_are_one_message(
-    job_file: Path, tmp_path: Path, overrides: list[str], words: list[str]
+    job_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    overrides: list[str],
+    words: list[str],
 ) -> None:
     sets = [part for o in overrides for part in ("--set", o)]
     storage = tmp_path / "runs"
-    refused("run", str(job_file), *sets, "--storage", str(storage), words=words)
+    refused_here(capsys, "run", str(job_file), *sets, "--storage", str(storage), words=words)
     left = [p for p in storage.rglob("*") if p.is_file() and ".cache" not in p.parts]
     assert left == []
 
 
-def test_bad_data_and_bad_weights(job_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_bad_data_and_bad_weights(
+    job_file: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     one = tmp_path / "one.csv"
     sentences(40, 0).assign(label="good").to_csv(one, index=False)
     empty = tmp_path / "empty.csv"
@@ -103,8 +123,8 @@ def test_bad_data_and_bad_weights(job_file: Path, tiny_model: Path, tmp_path: Pa
     weights.write_bytes(weights.read_bytes()[:500])
     base = ["run", str(job_file), "--storage", str(tmp_path / "runs")]
     text = ["--set", 'task.text=["text"]', "--set", "task.label=label"]
-    refused(*base, "--set", f"task.train={one}", *text, words=["one class"])
-    refused(*base, "--set", f"task.train={empty}", *text, words=["empty"])
+    refused_here(capsys, *base, "--set", f"task.train={one}", *text, words=["one class"])
+    refused_here(capsys, *base, "--set", f"task.train={empty}", *text, words=["empty"])
     refused(*base, "--set", f"model.name={torn}", words=[str(torn)])
 
 
