@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -18,6 +17,7 @@ from rich.table import Table
 
 from raycomp.errors import UserError, shown
 from raycomp.jobfile import load_job
+from raycomp.printing import near, print_frame, print_json, print_plan, show_run, show_study
 from raycomp.studyfile import is_study, load_study
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -98,9 +98,9 @@ def plan(
     machines = Machines(nodes or 1, gpus, price, gigabits) if asked else None
     found = make_plan(load_job(job, sets), machines, runs)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
-        _print_plan(found)
+        print_plan(found)
     if not all(b["feasible"] for b in found["budgets"]):
         raise typer.Exit(1)
 
@@ -147,34 +147,9 @@ def _run_study(path: Path, sets: list[str] | None, storage: str, as_json: bool, 
     with opened(storage, study.id) as place:
         folder = run_study(study, place, Progress(enabled=False if as_json else None))
         write_report([folder], folder / "report.html")
-        _show_study(folder, as_json)
+        show_study(folder, as_json)
     if is_url(storage) and not as_json:
         print(f"copied to {storage}, as {study.id}")
-
-
-def _show_study(folder: Path, as_json: bool) -> None:
-    from raycomp.report import ablation_table, load_study
-    from raycomp.report.studytext import heading, sentences, tables
-
-    study = load_study(folder)
-    if as_json:
-        found = json.loads(ablation_table(study).to_json(orient="records"))
-        _print_json({"study": str(folder), "table": found, "sentences": sentences(study)})
-        return
-    print(heading(study))
-    for table in tables(study):
-        shown = Table(box=None, pad_edge=False)
-        for i, name in enumerate(table.columns):
-            shown.add_column(name, justify="left" if i < table.named else "right")
-        for row in table.rows:
-            shown.add_row(*row)
-        print(f"\n{table.title}")
-        Console(width=max(200, Console().width)).print(shown)
-    print()
-    for said in sentences(study):
-        print(said)
-    for part in ("tables", "runs", "report.html"):
-        print(f"{part.removesuffix('.html'):<9}{_near(folder / part)}")
 
 
 Address = Annotated[
@@ -241,7 +216,7 @@ def status(address: Address = None, as_json: AsJson = False) -> None:
 
     found = cluster_jobs.jobs(address)
     if as_json:
-        _print_json(found)
+        print_json(found)
     elif not found:
         print("no job was submitted there")
     else:
@@ -335,12 +310,12 @@ def query(
             raise UserError(f"--best {best!r} is no column of numbers")
         frame = frame.loc[[values.idxmax()]] if values.notna().any() else frame.iloc[:0]
     if as_json:
-        _print_json(json.loads(frame.to_json(orient="records", date_format="iso")))
+        print_json(json.loads(frame.to_json(orient="records", date_format="iso")))
         return
     if frame.empty:
         print("no row matches")
         return
-    _print_frame(frame.head(limit))
+    print_frame(frame.head(limit))
     if len(frame) > limit:
         print(f"{len(frame) - limit:,} more rows; --limit {len(frame)} shows them, --json all")
 
@@ -367,7 +342,7 @@ def report(
         if is_url(runs[0]):
             raise UserError("a URL was given; name the page with --out FILE.html")
         out = Path(runs[0]) / "report.html"
-    print(_near(write_report(runs, out)))
+    print(near(write_report(runs, out)))
 
 
 @app.command()
@@ -388,7 +363,7 @@ def export(
     _check_run(run_dir)
     proof = export_budget(run_dir, budget, out)
     if as_json:
-        _print_json(proof)
+        print_json(proof)
     else:
         print(f"{out}: {proof['params']:,} parameters, logits within {proof['parity']:.1g} of the run's")
 
@@ -405,133 +380,7 @@ def finish_run(run_dir: Path, as_json: bool) -> None:
     from raycomp.report import write_report
 
     write_report([run_dir], run_dir / "report.html")
-    _show_run(run_dir, as_json)
-
-
-def _show_run(run_dir: Path, as_json: bool) -> None:
-    from raycomp.tables import read_json, read_table
-
-    frame = read_table(run_dir, "deployments")
-    found = {"search": run_dir / "deployed.json", "adabert": run_dir / "adabert" / "deployed.json"}
-    summary = {k: read_json(p) for k, p in found.items() if p.exists()}
-    teacher = read_json(run_dir / "teacher" / "score.json")
-    if as_json:
-        rows = json.loads(frame.to_json(orient="records"))
-        _print_json({"run": str(run_dir), "deployments": rows, **summary, "teacher": teacher})
-        return
-    metric = str(frame["metric"].iloc[0])
-    made = frame[frame["params"].notna()].iloc[0]
-    latency = next(iter(summary.values()))["teacher_latency_ms"]
-    print(
-        f"{run_dir.name}  teacher {metric} {made['teacher_validation']:.3f}  "
-        f"{made['params'] / made['params_ratio'] / 1e6:.1f}M params  p50 latency {latency:.1f} ms"
-    )
-    table = Table(box=None, pad_edge=False)
-    for name in ("method", "budget"):
-        table.add_column(name)
-    for name in (
-        "limit", "used", "params", "of full", "selection", "validation", "kept", "p50 latency",
-    ):  # fmt: skip
-        table.add_column(name, justify="right")
-    for row in frame.sort_values("method", ascending=False, kind="stable").to_dict("records"):
-        searched = row["kind"] == "beta"  # a CNN is searched under a price, not under a limit
-        table.add_row(
-            row["method"],
-            row["budget"],
-            "" if searched else f"{_short(row['limit'])} {_KINDS[row['kind']]}",
-            "" if searched else _short(row["cost"]),
-            _short(row["params"]),
-            f"{row['params_ratio']:.2f}",
-            f"{row['selection']:.3f}",
-            f"{row['validation']:.3f}",
-            f"{100 * row['retention']:.1f}%",
-            f"{row['latency_ms']:.1f} ms",
-        )
-    Console(width=max(120, Console().width)).print(table)
-    if "search" in summary:
-        budgets, search = int((frame["method"] == "yoco").sum()), summary["search"]
-        print(
-            f"search used {search['evaluations']} evaluations for {budgets} budgets "
-            f"(dearest alone: {search['dearest']}) · super-network trained once"
-        )
-    for part in ("tables", "exports", "report.html"):
-        print(f"{part.removesuffix('.html'):<9}{_near(run_dir / part)}")
-
-
-def _near(path: Path) -> Path:
-    """Return a path as seen from the working directory, where it lies below."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def _print_plan(found: dict[str, Any]) -> None:
-    print(f"run       {found['run']}")
-    print(f"task      {found['task']}")
-    print(f"space     {found['space']['size']:,} architectures")
-    for kind, (low, high) in found["space"]["reach"].items():
-        print(f"{kind:<15}{_short(low)} .. {_short(high)}")
-    for b in found["budgets"]:
-        verdict = "ok" if b["feasible"] else f"cannot be met: {b['reason']}"
-        print(f"budget    {b['name']} {b['kind']} <= {_short(b['limit'])}: {verdict}")
-    if "adabert" in found:
-        cnn = found["adabert"]
-        low, high = map(_short, cnn["params"])
-        print(f"adabert   {cnn['structures']:,} structures of {low} .. {high} params · {cnn['trials']} "
-              f"trials of {cnn['search_steps']:,} + {cnn['child_steps']:,} steps · up to "
-              f"{cnn['rows']:,} sentences")  # fmt: skip
-    steps = found["steps"]
-    print(f"steps     teacher {steps['teacher']:,} · super-network {steps['supernet']:,} in "
-          f"{steps['phases']} phases")  # fmt: skip
-    print(f"memory    about {found['memory_gib']:.1f} GiB a worker")
-    print(f"time      {found['time']}")
-    if "forecast" in found:
-        _print_forecast(found["forecast"])
-    for note in found["notes"]:
-        print(f"note      {note}")
-
-
-def _print_forecast(guess: dict[str, Any]) -> None:
-    parts = " · ".join(
-        f"{name} {seconds / 60:,.1f} min" if seconds is not None else f"{name} not known"
-        for name, seconds in guess["seconds"].items()
-    )
-    cost = "" if guess["cost"] is None else f", cost {guess['cost']:,.2f}"
-    where = f"{guess['nodes']} machines of {guess['gpus']} GPUs" if guess["gpus"] else (
-        f"{guess['nodes']} machines"
-    )  # fmt: skip
-    print(f"on        {where}: {guess['hours']:,.2f} h{cost} ({parts})")
-    print(f"gradients {guess['allreduce_ms']:.1f} ms a step at {guess['gigabits']:g} Gbit/s, "
-          f"{100 * guess['allreduce_share']:.0f}% of the time")  # fmt: skip
-    print(f"source    {guess['source']}")
-
-
-def _print_frame(frame: Any) -> None:
-    columns = [c for c in frame.columns if frame[c].notna().any()]
-    table = Table(box=None, pad_edge=False)
-    for name in columns:
-        table.add_column(name, justify="right" if frame[name].dtype.kind in "if" else "left")
-    for row in frame[columns].to_dict("records"):
-        table.add_row(*(_cell(v) for v in row.values()))
-    Console(width=max(Console().width, 32 * len(columns))).print(table)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.6g}"
-    return escape(shown(str(value), 2000))  # tables may come from elsewhere: no markup, no escapes
-
-
-_KINDS = {"params": "params", "encoder_params": "encoder", "flops": "flops"}
-
-
-def _short(value: float) -> str:
-    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:g}"
-
-
-def _print_json(data: Any) -> None:
-    print(json.dumps(data, indent=1, default=str))
+    show_run(run_dir, as_json)
 
 
 if __name__ == "__main__":

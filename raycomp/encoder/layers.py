@@ -24,8 +24,26 @@ ACTIVATIONS = {
 }
 
 
+class Sizes:
+    """What follows from an encoder's configuration, whatever class holds it."""
+
+    layer_heads: Any
+    max_position_embeddings: int
+    position_offset: int
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of layers."""
+        return len(self.layer_heads)
+
+    @property
+    def max_positions(self) -> int:
+        """Longest text, in tokens."""
+        return self.max_position_embeddings - self.position_offset
+
+
 @dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(Sizes):
     """Shapes of a heterogeneous encoder.
 
     Attributes:
@@ -61,16 +79,6 @@ class EncoderConfig:
     initializer_range: float = 0.02
     pad_token_id: int | None = 0
     num_labels: int = 2
-
-    @property
-    def num_hidden_layers(self) -> int:
-        """Number of layers."""
-        return len(self.layer_heads)
-
-    @property
-    def max_positions(self) -> int:
-        """Longest text, in tokens."""
-        return self.max_position_embeddings - self.position_offset
 
     @classmethod
     def of(cls, config: Any) -> EncoderConfig:

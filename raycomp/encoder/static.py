@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .layers import Encoder, classify, initialise
+from .layers import Encoder, Sizes, classify, initialise
 
 
-class RaycompConfig(PretrainedConfig):
+class RaycompConfig(Sizes, PretrainedConfig):
     """Shapes of a heterogeneous encoder.
 
     The arguments are the attributes of `layers.EncoderConfig`.
@@ -64,16 +64,6 @@ class RaycompConfig(PretrainedConfig):
         self.classifier_dropout = classifier_dropout
         self.initializer_range = initializer_range
         super().__init__(pad_token_id=pad_token_id, **kwargs)
-
-    @property
-    def num_hidden_layers(self) -> int:
-        """Number of layers."""
-        return len(self.layer_heads)
-
-    @property
-    def max_positions(self) -> int:
-        """Longest text, in tokens."""
-        return self.max_position_embeddings - self.position_offset
 
 
 class RaycompForSequenceClassification(PreTrainedModel):

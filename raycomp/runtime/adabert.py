@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from ray import tune
-from ray.tune import RunConfig, TuneConfig, Tuner
+from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
 
 from raycomp.adabert.compiled import RaycompCnnForSequenceClassification
 from raycomp.adabert.compiler import compile_child, compiled_config, compiled_macs
@@ -116,7 +116,14 @@ def _sweep(room: Classroom, todo: list[Trial], bar: Update) -> None:
         tune.with_resources(run, {"cpu": 0.001}),
         param_space={"trial": tune.grid_search([asdict(t) for t in todo])},
         tune_config=TuneConfig(max_concurrent_trials=slots),
-        run_config=RunConfig(name="adabert", storage_path=str(run_dir / "tune"), verbose=0),
+        run_config=RunConfig(
+            name="adabert",
+            storage_path=str(run_dir / "tune"),
+            verbose=0,
+            failure_config=FailureConfig(
+                max_failures=3
+            ),  # what a trial had finished stands in its folder
+        ),
     )
     names = [f"{stage}.{t.name}" for t in todo for stage in STAGES]
 

@@ -27,8 +27,9 @@ from raycomp.errors import UserError
 from raycomp.job import Job
 from raycomp.jobfile import parse_job
 from raycomp.runtime.checkpoint import load_tensors, save_tensors
-from raycomp.runtime.cluster import free_gpus, ray, share_cpus
+from raycomp.runtime.cluster import free_gpus, share_cpus
 from raycomp.runtime.progress import Progress, Update
+from raycomp.runtime.tasks import run_tasks
 from raycomp.runtime.workplace import Workplace
 from raycomp.tables import atomic_write, write_json
 
@@ -164,18 +165,9 @@ def _each(
         UserError: a task failed; the others' files stay.
     """
     todo = [i for i, path in enumerate(files) if not path.exists()]
-    remote = ray.remote(task).options(max_retries=3, **resources)
-    waiting = [remote.remote(job, str(room.run_dir), i, str(files[i])) for i in todo]
-    while waiting:
-        on_progress(len(files) - len(waiting), len(files), {})
-        done, waiting = ray.wait(waiting, num_returns=1)
-        try:
-            ray.get(done)
-        except ray.exceptions.RayTaskError as error:
-            for other in waiting:
-                ray.cancel(other, force=True)
-            raise UserError(f"{task.__name__.strip('_')}: {error.cause}") from error
-    on_progress(len(files), len(files), {})
+    calls = [(job, str(room.run_dir), i, str(files[i])) for i in todo]
+    done = len(files) - len(todo)
+    run_tasks(task, calls, resources, lambda n: on_progress(done + n, len(files), {}))
 
 
 @functools.lru_cache(maxsize=1)

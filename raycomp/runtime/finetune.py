@@ -18,11 +18,11 @@ from raycomp.data.batches import TrainPlan, collate
 from raycomp.encoder.arch import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.layers import Encoder, EncoderConfig
-from raycomp.errors import UserError
 from raycomp.jobfile import parse_job
-from raycomp.runtime.cluster import free_gpus, ray, share_cpus
+from raycomp.runtime.cluster import free_gpus, share_cpus
 from raycomp.runtime.deploy import score_forward
 from raycomp.runtime.progress import Progress
+from raycomp.runtime.tasks import run_tasks
 from raycomp.runtime.workplace import Workplace
 from raycomp.tables import read_table, write_json
 from raycomp.train.loop import fit
@@ -57,19 +57,9 @@ def finetune(place: Workplace, progress: Progress) -> None:
     place.tokens("train")
     job = place.job.model_dump(mode="json")
     needs = {"num_gpus": 1.0} if free_gpus() else {"num_cpus": float(share_cpus(1))}
-    remote = ray.remote(_tune).options(max_retries=3, **needs)
+    calls = [(job, str(place.run_dir), *target) for target in todo]
     with progress.bar("fine-tuning") as bar:
-        waiting = [remote.remote(job, str(place.run_dir), *target) for target in todo]
-        while waiting:
-            bar(len(todo) - len(waiting), len(todo), {})
-            done, waiting = ray.wait(waiting, num_returns=1)
-            try:
-                ray.get(done)
-            except ray.exceptions.RayTaskError as error:
-                for other in waiting:
-                    ray.cancel(other, force=True)
-                raise UserError(f"fine-tuning: {error.cause}") from error
-        bar(len(todo), len(todo), {})
+        run_tasks(_tune, calls, needs, lambda n: bar(n, len(todo), {}))
 
 
 def targets(place: Workplace) -> list[tuple[str, str, bool]]:

@@ -12,16 +12,8 @@ from raycomp.errors import UserError
 from raycomp.jobfile import MAX_FAULTS, MAX_JOB_BYTES, load_job, parse_job
 from raycomp.runtime.run import run_job
 from tests.security.conftest import Refused
+from tests.unit.test_job import JOB
 
-JOB = """
-[run]
-name = "x"
-[task]
-name = "demo/polarity"
-[[budget]]
-name = "half"
-encoder_params = "0.5x"
-"""
 NINES = "9" * 5000
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raycomp import cli
+from raycomp import printing
 from raycomp.errors import UserError
 from raycomp.report import ablation_table, load, load_study, write_report
 from raycomp.report.reading import reading
@@ -176,11 +176,11 @@ def test_load_takes_studies_and_storages(folder: Path) -> None:
 def test_the_command_line_prints_it_for_people_and_for_scripts(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cli._show_study(folder, True)
+    printing.show_study(folder, True)
     found = json.loads(capsys.readouterr().out)
     assert [row["variant"] for row in found["table"]][:2] == ["teacher", "plain"]
     assert found["table"][1]["p"] is None
-    cli._show_study(folder, False)
+    printing.show_study(folder, False)
     said = capsys.readouterr().out
     assert said.startswith(f"{folder.name} · beside YOCO-BERT, Table 4 · preset small · 9 runs\n")
     assert "(0.841)" in said

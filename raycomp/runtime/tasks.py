@@ -1,0 +1,40 @@
+"""Independent Ray tasks: run in parallel, watched, ended together when one fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from raycomp.errors import UserError
+from raycomp.runtime.cluster import ray
+
+
+def run_tasks(
+    task: Callable[..., None],
+    calls: Sequence[tuple[Any, ...]],
+    resources: dict[str, float],
+    on_done: Callable[[int], None],
+) -> None:
+    """Call a function once per tuple of arguments, each call a task.
+
+    Args:
+        task: what to run; it leaves its result in a file.
+        calls: arguments of each call.
+        resources: what a task holds, such as {"num_cpus": 1.0}.
+        on_done: called with how many have ended.
+
+    Raises:
+        UserError: a task failed; those that wait are cancelled, the files of the others stay.
+    """
+    remote = ray.remote(task).options(max_retries=3, **resources)
+    waiting = [remote.remote(*call) for call in calls]
+    while waiting:
+        on_done(len(calls) - len(waiting))
+        done, waiting = ray.wait(waiting, num_returns=1)
+        try:
+            ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            for other in waiting:
+                ray.cancel(other, force=True)
+            raise UserError(f"{task.__name__.strip('_')}: {error.cause}") from error
+    on_done(len(calls))
