@@ -17,8 +17,9 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from raycomp.errors import UserError
-from raycomp.job import Job, Section, plain_name
+from raycomp.job import Job
 from raycomp.jobfile import nearest_key, override, parse, parse_job, put, read_toml
+from raycomp.jobsection import Section, plain_name
 
 PRESETS = ("small",)
 # Of [train] and [search]: where and how fast a job runs, not what comes out.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raycomp.errors import UserError
-from raycomp.job import OPERATIONS
+from raycomp.job_adabert import OPERATIONS
 
 # Name -> (kernel, dilation) of the convolutions; the other operations have no weights.
 CONVOLUTIONS: dict[str, tuple[int, int]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raycomp.job import parse_quantity
+from raycomp.jobsection import parse_quantity
 from raycomp.report.load import Run, Tables
 
 

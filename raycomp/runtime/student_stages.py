@@ -16,7 +16,8 @@ from raycomp.adabert.gumbel import Distribution
 from raycomp.adabert.step import ChildStep, SearchStep, cosine
 from raycomp.adabert.structure import Structure
 from raycomp.adabert.student import Child, Parent, Student
-from raycomp.job import AdabertSettings, Job
+from raycomp.job import Job
+from raycomp.job_adabert import AdabertSettings
 from raycomp.runtime.checkpoint import load_tensors, save_tensors
 from raycomp.runtime.classroom import Classroom
 from raycomp.runtime.stage import PlainStage

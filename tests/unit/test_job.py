@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from raycomp.errors import UserError
-from raycomp.job import parse_quantity
 from raycomp.jobfile import load_job, parse_job
+from raycomp.jobsection import parse_quantity
 
 ROOT = Path(__file__).parents[2]
 JOB = """

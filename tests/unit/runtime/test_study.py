@@ -9,7 +9,7 @@ import pytest
 
 from raycomp.adabert.structure import Structure, given_structure, random_structure
 from raycomp.errors import UserError
-from raycomp.job import OPERATIONS
+from raycomp.job_adabert import OPERATIONS
 from raycomp.jobfile import parse_job
 from raycomp.runtime.adabert import _train
 from raycomp.runtime.adabert_deploy import trials
