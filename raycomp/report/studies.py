@@ -258,8 +258,10 @@ def amortised(study: str | Path | Study) -> list[dict[str, Any]]:
     """Return, for each variant that compresses budgets apart, from how many on once costs no more.
 
     The first variant compresses once: importance and super-network are paid once, search and
-    deployment per budget. Another variant's budget costs its fine-tuning, where it fine-tunes, else
-    its own super-network, search and deployment. The teacher is everybody's, and left out.
+    deployment per budget. Another variant's budget costs its fine-tuning, where it fine-tunes, else,
+    where it has one budget of the first one's several, its own super-network, search and deployment. A
+    variant that deploys all budgets from one super-network compresses once as well, and is no rival
+    here. The teacher is everybody's, and left out.
 
     Returns:
         task, variant, `once`, `each_after`, `each_apart` in seconds, and `budgets`: the break-even, None
@@ -279,16 +281,16 @@ def amortised(study: str | Path | Study) -> list[dict[str, Any]]:
         if not {"super-network", "search", "deploy"} <= set(first) or given.variants[0] not in counts:
             continue
         once = first["super-network"] + first.get("importance", 0.0)
-        after = (first["search"] + first["deploy"]) / counts[given.variants[0]]
+        deployed = int(counts[given.variants[0]])
+        after = (first["search"] + first["deploy"]) / deployed
         for variant in given.variants[1:]:
             own = seconds.get(variant, {})
             if variant not in counts:
                 continue
             if "fine-tuning" in own:
                 apart = own["fine-tuning"] / counts[variant]
-            elif {"super-network", "search", "deploy"} <= set(own):
-                stages = ("importance", "super-network", "search", "deploy")
-                apart = sum(own.get(s, 0.0) for s in stages) / counts[variant]
+            elif counts[variant] == 1 < deployed and {"super-network", "search", "deploy"} <= set(own):
+                apart = sum(own.get(s, 0.0) for s in ("importance", "super-network", "search", "deploy"))
             else:
                 continue
             found.append(

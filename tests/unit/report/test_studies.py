@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from raycomp import printing
@@ -111,6 +113,21 @@ def test_ranks_searches_and_costs(folder: Path) -> None:
     first = amortised(folder)[0]
     assert (first["once"], first["each_after"], first["each_apart"]) == (100, 5, 30)
     assert first["budgets"] == 4  # 100 + 4 * 5 = 4 * 30
+
+
+def test_only_who_compresses_budgets_apart_is_held_against_once(folder: Path) -> None:
+    study = load_study(folder)
+    frame = study.frame[study.frame["metric"] != "seconds"]
+    stages = {"super-network": 50.0, "search": 8.0, "deploy": 2.0}
+    seconds = [
+        {"variant": v, "task": TASK, "seed": 0, "budget": s, "metric": "seconds", "value": x}
+        for v in study.variants
+        for s, x in stages.items()
+    ]
+    # "good" has one budget and a super-network for it; "same" has both budgets, as the first one has.
+    frame = frame[~((frame["variant"] == "good") & (frame["budget"] == "third"))]
+    found = amortised(replace(study, frame=pd.concat([frame, pd.DataFrame(seconds)])))
+    assert [(r["variant"], r["each_apart"]) for r in found] == [("good", 60.0)]
 
 
 def test_tables_and_sentences_say_it_in_the_paper_s_layout(folder: Path) -> None:

@@ -1,0 +1,52 @@
+"""What a run's processes hold is added up once, and shared pages stand apart."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from multiprocessing import shared_memory
+
+from benchmarks.run_memory import held
+
+MIB = 1024
+HOLD = """
+import sys
+data = bytearray(b"x" * (200 << 20))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+SHARE = """
+import sys
+from multiprocessing import resource_tracker, shared_memory
+block = shared_memory.SharedMemory(name=sys.argv[1])
+resource_tracker.unregister(block._name, "shared_memory")
+block.buf[:] = bytes(len(block.buf))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def measured(program: str, *args: str) -> tuple[int, int]:
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        return held(child.pid)
+    finally:
+        child.communicate("")
+
+
+def test_private_memory_counts_and_shared_memory_stands_apart() -> None:
+    private, shared = measured(HOLD)
+    assert 200 * MIB <= private <= 260 * MIB
+    assert shared < 10 * MIB
+    block = shared_memory.SharedMemory(create=True, size=64 << 20)
+    try:
+        private, shared = measured(SHARE, block.name)
+    finally:
+        block.close()
+        block.unlink()
+    assert shared >= 60 * MIB
+    assert private < 60 * MIB
