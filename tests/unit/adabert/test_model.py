@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from raycomp.adabert.compiled import RaycompCnnForSequenceClassification
+from raycomp.adabert.compiled import CACHED_ROWS, RaycompCnnForSequenceClassification
 from raycomp.adabert.compiler import compile_child, compiled_config, compiled_macs, merge
 from raycomp.adabert.gumbel import Distribution
 from raycomp.adabert.modules import average_pool, convolve, inputs, max_pool, pool
@@ -171,6 +171,18 @@ def test_compiled_child_equals_the_child(shape: StudentShape, seed: int) -> None
     n = int(real[0].sum())
     alone = model(input_ids=ids[:1, :n], attention_mask=real[:1, :n]).logits
     torch.testing.assert_close(alone, want[:1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [0, 1, CACHED_ROWS, 2 * CACHED_ROWS + 3])
+def test_rows_are_computed_in_parts_without_a_trace(rows: int) -> None:
+    torch.manual_seed(1)
+    child = Child(SHAPE, random_structure(1, layers=2)).eval()
+    shake(child)
+    ids, real = (t.repeat(2 * CACHED_ROWS + 3, 1)[:rows] for t in text(seed=1))
+    got = compile_child(child)(input_ids=ids, attention_mask=real).logits
+    assert got.shape == (rows, SHAPE.classes)
+    if rows:
+        torch.testing.assert_close(got, child(ids, real)[0], atol=1e-5, rtol=0)
 
 
 def test_every_operation_compiles() -> None:
