@@ -18,7 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .modules import CompiledCell, Head, inputs, pool
 
-CACHED_ROWS = 16  # on a processor: so many rows' states stay in its cache from one operation to the next
+CACHED_ROWS = 32  # on a processor: so many rows' states stay in its cache from one operation to the next
 
 
 class RaycompCnnConfig(PretrainedConfig):
