@@ -1,8 +1,8 @@
 """The EE-SNG distribution and its controller as a Ray actor, and the workers' client of it.
 
 Calls over Ray are at-least-once and a restarted actor has only its constructor. So every answer is
-a function of one snapshot on the run's storage, written before the reply: a call that comes twice
-changes nothing, a call of an attempt that was replaced is refused, a missing worker is named.
+a function of one snapshot on the run's storage, appended to a file before the reply: a call that comes
+twice changes nothing, a call of an attempt that was replaced is refused, a missing worker is named.
 
 The last share of a step's losses also draws the next step, and every rank's reply carries it: no
 worker waits between two steps for longer than the actor computes.
@@ -11,6 +11,7 @@ worker waits between two steps for longer than the actor computes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from raycomp.runtime.recipe import build_sampler
 from raycomp.tables import write_json
 
 QUESTION_SECONDS = 10.0
+SNAPSHOT_BYTES = 1 << 20
+"""How long the file of snapshots may grow before it is begun again."""
 
 Drawn = tuple[list[str], dict[str, Any]]
 """The architectures of a step (JSON) and its info."""
@@ -49,6 +52,7 @@ class SamplerHost:
         self._step = 0  # the first step that is not told yet
         self._timeout = 300.0
         self._arrived = asyncio.Condition()
+        self._room = 0  # bytes that may still be appended to the file of snapshots
         self._restore()
         # The sampler's state before `_step` is drawn: what a checkpoint and the snapshot hold.
         self._between = self._sampler.state_dict()
@@ -124,8 +128,7 @@ class SamplerHost:
         self._between, self._drawn = self._sampler.state_dict(), None
         async with self._arrived:
             try:
-                # Not synced: no checkpoint rests on it, and only a lost machine could tear it.
-                self._save(sync=False)
+                self._append()
             finally:
                 self._arrived.notify_all()
 
@@ -162,20 +165,38 @@ class SamplerHost:
         raise StaleAttempt(f"attempt {attempt} was replaced by {self._attempt}")
 
     def _save(self, *, sync: bool = True) -> None:
-        data = {
+        """Begin the file anew with the snapshot of now."""
+        write_json(self._path, self._snapshot(), compact=True, sync=sync)
+        self._room = SNAPSHOT_BYTES
+
+    def _append(self) -> None:
+        """Add the snapshot of now to the file: the last whole line counts.
+
+        Not synced: no checkpoint rests on it, and only a lost machine could tear it. A file that is
+        replaced at every step would cost ten times as much.
+        """
+        line = json.dumps(self._snapshot(), separators=(",", ":"), allow_nan=False) + "\n"
+        room, self._room = self._room - len(line), 0  # a line that fails half-way is followed by none
+        if room < 0:
+            self._save(sync=False)
+            return
+        with self._path.open("ab") as file:
+            file.write(line.encode())
+        self._room = room
+
+    def _snapshot(self) -> dict[str, Any]:
+        return {
             "attempt": self._attempt,
             "world": self._world,
             "step": self._step,
             "timeout": self._timeout,
             "sampler": self._between,
         }
-        write_json(self._path, data, compact=True, sync=sync)
 
     def _restore(self) -> None:
-        """Take up the snapshot; a torn one counts as none: `begin` brings all that it held."""
-        try:
-            data = json.loads(self._path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+        """Take up the last whole snapshot; none where all are torn: `begin` brings all that it held."""
+        data = last_whole(self._path)
+        if data is None:
             return
         try:
             self._sampler.load_state_dict(data["sampler"])
@@ -183,6 +204,18 @@ class SamplerHost:
             self._step, self._timeout = data["step"], data["timeout"]
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self._path} is no snapshot of this run ({error})") from None
+
+
+def last_whole(path: Path) -> Any:
+    """Return what the last line of JSON in a file holds; None where there is none."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return None
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError):
+            return json.loads(line)
+    return None
 
 
 class ActorSampler:

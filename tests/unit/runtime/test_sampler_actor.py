@@ -15,7 +15,7 @@ from raycomp.encoder.arch import Architecture
 from raycomp.errors import UserError
 from raycomp.jobfile import parse_job
 from raycomp.runtime.recipe import build_sampler
-from raycomp.runtime.sampler_actor import BarrierTimeout, SamplerHost, StaleAttempt
+from raycomp.runtime.sampler_actor import BarrierTimeout, SamplerHost, StaleAttempt, last_whole
 from raycomp.yoco.eesng import EESNG
 from tests.integration.test_actors import losses, plan_of
 
@@ -231,11 +231,100 @@ def test_a_snapshot_is_small_and_not_synced_at_every_step(
             await tell(host, step, parts)
             here.tell(step, told(parts))
             text = (tmp_path / "snapshot.json").read_text()
-            assert len(text.splitlines()) == 1
-            sizes.append(len(text))
+            assert len(text.splitlines()) == step + 2
+            sizes.append(len(text.splitlines()[-1]))
             held.append(sum(len(v) for v in vars(host).values() if isinstance(v, dict)))
         assert len(synced) == 1
         assert max(sizes[8:]) < 1.1 * min(sizes[8:]) < 4096
         assert len(set(held)) == 1  # nothing grows with the steps
+
+    asyncio.run(walk())
+
+
+def test_the_file_of_snapshots_is_begun_again_before_it_grows_long(
+    make: Make, here: EESNG, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raycomp.runtime.sampler_actor.SNAPSHOT_BYTES", 9000)
+
+    async def walk() -> None:
+        host = make()
+        await host.begin("a", 1, 0, None, 10.0)
+        lines = []
+        for step in range(sum(STEPS) - 1):
+            parts = shares(here.ask(step), 1)
+            await tell(host, step, parts)
+            here.tell(step, told(parts))
+            text = (tmp_path / "snapshot.json").read_text()
+            lines.append(len(text.splitlines()))
+            assert len(text) < 9000 + 4096
+            assert last_whole(tmp_path / "snapshot.json")["step"] == step + 1
+        assert lines.count(1) > 1
+        host = make()  # a restart finds the last one
+        assert await host.ask("a", step + 1) == (
+            [a.to_json() for a in here.ask(step + 1)],
+            here.info(step + 1),
+        )
+
+    asyncio.run(walk())
+
+
+@pytest.mark.parametrize("torn", ['{"attempt":"a","wor', "\0" * 400])
+def test_the_snapshot_before_a_torn_one_counts_and_no_line_is_added_to_a_torn_one(
+    make: Make, here: EESNG, tmp_path: Path, torn: str
+) -> None:
+    async def walk() -> None:
+        host = make()
+        await host.begin("a", 1, 0, None, 10.0)
+        for step in range(4):
+            parts = shares(here.ask(step), 1)
+            await tell(host, step, parts)
+            here.tell(step, told(parts))
+        with (tmp_path / "snapshot.json").open("a") as file:
+            file.write(torn)
+        host = make()
+        parts = shares(here.ask(4), 1)
+        assert await host.ask("a", 4) == ([a.to_json() for a in here.ask(4)], here.info(4))
+        await tell(host, 4, parts)
+        assert [json.loads(x)["step"] for x in (tmp_path / "snapshot.json").read_text().splitlines()] == [
+            5
+        ]
+
+    asyncio.run(walk())
+
+
+def test_after_a_full_disk_no_line_is_added_to_half_a_line(
+    make: Make, here: EESNG, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        """A file on a full disk: it takes the half."""
+
+        def __init__(self, path: Path) -> None:
+            self.file = open(path, "ab")  # noqa: SIM115
+
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def write(self, data: bytes) -> None:
+            self.file.write(data[: len(data) // 2])
+            raise OSError(28, "No space left on device")
+
+    async def walk() -> None:
+        host = make()
+        await host.begin("a", 1, 0, None, 10.0)
+        plain = Path.open
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                Path, "open", lambda path, mode="r": Full(path) if mode == "ab" else plain(path, mode)
+            )
+            with pytest.raises(OSError, match="No space left"):
+                await tell(host, 0, shares(here.ask(0), 1))
+        here.tell(0, told(shares(here.ask(0), 1)))
+        await tell(host, 1, shares(here.ask(1), 1))
+        assert [json.loads(x)["step"] for x in (tmp_path / "snapshot.json").read_text().splitlines()] == [
+            2
+        ]
 
     asyncio.run(walk())
