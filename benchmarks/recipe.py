@@ -3,9 +3,9 @@
     python benchmarks/recipe.py jobs/yoco_mrpc.toml --set train.distill=none --out runs/recipes
 
 Trains the job's super-network in this process (the same step, sampler and loop as on Ray), then
-scores architectures at 0.75, 0.5 and 0.3 of the encoder's parameters on the selection split, and the
-best of each on the validation split. Appends one JSON line to OUT/recipes.jsonl. The teacher is
-trained once per (task, model, teacher) and kept in OUT.
+scores architectures at 0.75, 0.5 and 0.35 of the encoder's parameters (--shares) on the selection
+split, and the best of each on the validation split. Appends one JSON line to OUT/recipes.jsonl. The
+teacher is trained once per (task, model, teacher) and kept in OUT.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ from raycomp.yoco.searchers import load_theta
 from raycomp.yoco.step import SuperStep
 
 CPU = torch.device("cpu")
-SHARES = (0.75, 0.5, 0.35)
 
 
 def main() -> None:
@@ -51,6 +50,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument("--out", type=Path, default=Path("runs/recipes"))
     parser.add_argument("--count", type=int, default=12, help="architectures a share")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.75, 0.5, 0.35])
     parser.add_argument("--note", default="")
     args = parser.parse_args()
     job = load_job(args.job, args.overrides)
@@ -64,7 +64,7 @@ def main() -> None:
     began = time.perf_counter()
     model, state, tokens = _supernet(place, job, teacher, precision)
     seconds = time.perf_counter() - began
-    found = _shares(place, model, state, args.count, precision, base_validation)
+    found = _shares(place, model, state, args.shares, args.count, precision, base_validation)
     row = {
         "job": args.job,
         "set": args.overrides,
@@ -161,6 +161,7 @@ def _shares(
     place: Workplace,
     model: ElasticEncoder,
     state: dict[str, Any],
+    shares: list[float],
     count: int,
     precision: str,
     teacher: float,
@@ -172,7 +173,7 @@ def _shares(
         return float(costs.cost("encoder_params", arch))
 
     result: dict[str, Any] = {"full": _validation(place, model, None, precision) / teacher}
-    for share in SHARES:
+    for share in shares:
         limit = share * cost(place.space.largest())
         archs: dict[Architecture, tuple[float, float]] = {}
         tries = 0
