@@ -1,9 +1,9 @@
 """A searched CNN, compiled, as a transformers model: what is exported.
 
-Torch, transformers and `modules.py` alone: both files are copied into every exported folder (this one
-as `modeling_raycomp_cnn.py`), so that the model loads without raycomp. Normalisation is folded into
-the convolutions, convolutions that run together are one kernel, and the embedding's factors are one
-table; `compiler.py` proves that the logits stay.
+Torch, transformers, `modules.py` and `winograd.py` alone: all three files are copied into every exported
+folder (this one as `modeling_raycomp_cnn.py`), so that the model loads without raycomp. Normalisation is
+folded into the convolutions, convolutions that run together are one kernel, and the embedding's factors
+are one table; `compiler.py` proves that the logits stay.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .modules import CompiledCell, Head, inputs, pool
+from .modules import Head, Summary, average_pool, convolve, inputs, max_pool, pool
+from .winograd import convolve_relu, transform, usable
 
-CACHED_ROWS = 32  # on a processor: so many rows' states stay in its cache from one operation to the next
+CACHED_TOKENS = 2048  # on a processor: so many tokens' states stay in its cache between two operations
 
 
 class RaycompCnnConfig(PretrainedConfig):
@@ -62,6 +63,91 @@ class RaycompCnnConfig(PretrainedConfig):
         super().__init__(pad_token_id=pad_token_id, **kwargs)
 
 
+class CompiledCell(nn.Module):
+    """One cell: merged kernels, one bias a node, pools and skips."""
+
+    def __init__(self, config: Any, plan: dict[str, Any]) -> None:
+        super().__init__()
+        self.plan, self.nodes, width = plan, config.nodes, config.width
+        self.kernels = nn.ParameterList(
+            torch.zeros(len(k["targets"]) * width, len(k["sources"]) * width, 1, k["size"])
+            for k in plan["kernels"]
+        )
+        self.bias = nn.Parameter(torch.zeros(config.nodes, width))
+        self.summary = Summary(width)
+        self._transformed: dict[int, tuple[tuple[int, int], Tensor]] = {}
+        self.to_channels_last()
+
+    def to_channels_last(self) -> None:
+        """Lay the kernels out as the states are."""
+        for kernel in self.kernels:
+            kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
+
+    def forward(self, states: list[Tensor], mask: Tensor, padded: bool = True) -> Tensor:
+        """Map the two input states to the cell's output, each (batch, length, width).
+
+        Args:
+            states: c_{k-2} and c_{k-1}.
+            mask: (batch, length, 1), 1 on real tokens.
+            padded: the mask has zeros.
+        """
+        states, sums = list(states), _Sums()
+        width = self.bias.shape[1]
+        for stage in range(1, self.nodes + 1):  # nodes 0 .. stage are ready
+            for i, k in enumerate(self.plan["kernels"]):
+                if max(1, *k["sources"]) == stage:
+                    made = self._convolve(i, [states[s] for s in k["sources"]])
+                    for n, target in enumerate(k["targets"]):
+                        sums.add(target, made[..., n * width : (n + 1) * width], own=True)
+            for name, run in (("averages", average_pool), ("maxima", max_pool), ("skips", _same)):
+                now = [(s, t) for s, t in self.plan[name] if max(1, s) == stage]
+                pooled = {s: run(states[s], mask) for s, _ in now}
+                for source, target in now:
+                    sums.add(target, pooled[source], own=False)
+            node = sums.of(stage + 1, self.bias[stage - 1])
+            states.append(node * mask if padded or node.ndim < mask.ndim else node)
+        return self.summary(states[2:], mask, padded)
+
+    def _convolve(self, index: int, read: list[Tensor]) -> Tensor:
+        """Apply a merged kernel to the positive parts of the states that it reads."""
+        kernel, k = self.kernels[index], self.plan["kernels"][index]
+        if usable(read[0], kernel, k["dilation"]) and not kernel.is_inference():
+            held, now = self._transformed.get(index), (kernel.data_ptr(), kernel._version)
+            if held is None or held[0] != now:  # the first time, or the weights were changed
+                held = self._transformed[index] = now, transform(kernel)
+            return convolve_relu(read, held[1], k["size"])
+        x = torch.relu(read[0]) if len(read) == 1 else torch.cat(read, -1).relu_()
+        return convolve(x, kernel, k["dilation"])
+
+
+class _Sums:
+    """What has come to each node so far."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, Tensor] = {}
+        self._own: set[int] = set()  # nobody else reads these: they are added to in place
+
+    def add(self, node: int, value: Tensor, *, own: bool) -> None:
+        """Add a value; `own`: nobody else reads it."""
+        if node not in self._held:
+            self._held[node] = value
+            if own:
+                self._own.add(node)
+        elif node in self._own and not torch.is_grad_enabled():
+            self._held[node].add_(value)
+        else:
+            self._held[node] = self._held[node] + value
+            self._own.add(node)
+
+    def of(self, node: int, bias: Tensor) -> Tensor:
+        """Return a node's sum and its bias: (batch, length, width), or (width,) where nothing came."""
+        return self._held[node] + bias if node in self._held else bias
+
+
+def _same(x: Tensor, mask: Tensor) -> Tensor:
+    return x
+
+
 class RaycompCnnForSequenceClassification(PreTrainedModel):
     """Embedding table, cells, pooling, classifier."""
 
@@ -96,8 +182,9 @@ class RaycompCnnForSequenceClassification(PreTrainedModel):
         states = [self.embed(*one)]
         states.append(self.embed(*two) if config.pair else states[0])
         mask = (one[1] | two[1]).unsqueeze(-1).to(states[0].dtype)
+        padded = torch.jit.is_tracing() or torch.compiler.is_compiling() or not bool(mask.all())
         for cell in self.cells:
-            states = [states[1], cell(states, mask)]
+            states = [states[1], cell(states, mask, padded)]
         return self.head(pool(states[1], mask))
 
     def forward(
@@ -113,7 +200,10 @@ class RaycompCnnForSequenceClassification(PreTrainedModel):
         if input_ids is None:
             raise ValueError("input_ids is required")
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        rows = CACHED_ROWS if input_ids.device.type == "cpu" else max(1, len(input_ids))
+        rows = len(input_ids)
+        if input_ids.device.type == "cpu":
+            rows = min(rows, CACHED_TOKENS // max(1, input_ids.shape[1]))
+        rows = max(1, rows)
         parts = zip(input_ids.split(rows), real.bool().split(rows), strict=True)
         logits = torch.cat([self._logits(ids, mask) for ids, mask in parts])
         loss = None

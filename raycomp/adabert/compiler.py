@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from raycomp.adabert.cell import Cell
-from raycomp.adabert.compiled import RaycompCnnConfig, RaycompCnnForSequenceClassification
-from raycomp.adabert.modules import CompiledCell
+from raycomp.adabert.compiled import CompiledCell, RaycompCnnConfig, RaycompCnnForSequenceClassification
 from raycomp.adabert.operations import EPS, ReluConvNorm
 from raycomp.adabert.structure import CONVOLUTIONS, Structure, edges
 from raycomp.adabert.student import Child, StudentShape

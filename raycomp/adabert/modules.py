@@ -8,8 +8,6 @@ its mask is 0, so SAME padding of a short text in a long batch reads what it wou
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -73,10 +71,6 @@ def convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     return y.squeeze(2).transpose(1, 2)
 
 
-def _same(x: Tensor, mask: Tensor) -> Tensor:
-    return x
-
-
 def summarise(nodes: list[Tensor], query: Tensor) -> Tensor:
     """Attentive sum over a cell's inner nodes, at each position: (batch, length, width)."""
     scores = torch.stack([node @ query for node in nodes]) * query.shape[0] ** -0.5
@@ -98,9 +92,10 @@ class Summary(nn.Module):
         self.query = nn.Parameter(torch.zeros(width))
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, nodes: list[Tensor], mask: Tensor) -> Tensor:
-        """Map the inner nodes to the output, each (batch, length, width)."""
-        return self.norm(summarise(nodes, self.query)) * mask
+    def forward(self, nodes: list[Tensor], mask: Tensor, padded: bool = True) -> Tensor:
+        """Map the inner nodes to the output, each (batch, length, width); `padded`: the mask has 0s."""
+        found = self.norm(summarise(nodes, self.query))
+        return found * mask if padded else found
 
 
 def pool(x: Tensor, mask: Tensor) -> Tensor:
@@ -121,48 +116,3 @@ class Head(nn.Module):
         """Map (batch, 2 * width) to (batch, classes)."""
         hidden = torch.relu(self.dense(F.dropout(pooled, dropout, dropout > 0)))
         return self.out(F.dropout(hidden, dropout, dropout > 0))
-
-
-class CompiledCell(nn.Module):
-    """One cell: merged kernels, one bias a node, pools and skips."""
-
-    def __init__(self, config: Any, plan: dict[str, Any]) -> None:
-        super().__init__()
-        self.plan, self.nodes, width = plan, config.nodes, config.width
-        self.kernels = nn.ParameterList(
-            torch.zeros(len(k["targets"]) * width, len(k["sources"]) * width, 1, k["size"])
-            for k in plan["kernels"]
-        )
-        self.bias = nn.Parameter(torch.zeros(config.nodes, width))
-        self.summary = Summary(width)
-        self.to_channels_last()
-
-    def to_channels_last(self) -> None:
-        """Lay the kernels out as the states are."""
-        for kernel in self.kernels:
-            kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
-
-    def forward(self, states: list[Tensor], mask: Tensor) -> Tensor:
-        """Map the two input states to the cell's output, each (batch, length, width)."""
-        states = list(states)
-        sums: dict[int, Tensor] = {}
-
-        def add(target: int, value: Tensor) -> None:
-            sums[target] = sums[target] + value if target in sums else value
-
-        for stage in range(1, self.nodes + 1):  # nodes 0 .. stage are ready
-            for kernel, k in zip(self.kernels, self.plan["kernels"], strict=True):
-                if max(1, *k["sources"]) == stage:
-                    read = [states[s] for s in k["sources"]]
-                    x = torch.relu(read[0]) if len(read) == 1 else torch.cat(read, -1).relu_()
-                    parts = convolve(x, kernel, k["dilation"]).split(self.bias.shape[1], -1)
-                    for target, part in zip(k["targets"], parts, strict=True):
-                        add(target, part)
-            for name, run in (("averages", average_pool), ("maxima", max_pool), ("skips", _same)):
-                now = [(s, t) for s, t in self.plan[name] if max(1, s) == stage]
-                made = {s: run(states[s], mask) for s, _ in now}
-                for source, target in now:
-                    add(target, made[source])
-            bias = self.bias[stage - 1]
-            states.append((sums[stage + 1] + bias if stage + 1 in sums else bias) * mask)
-        return self.summary(states[2:], mask)

@@ -8,13 +8,14 @@ import random
 import pytest
 import torch
 
-from raycomp.adabert.compiled import CACHED_ROWS, RaycompCnnForSequenceClassification
+from raycomp.adabert.compiled import CACHED_TOKENS, RaycompCnnForSequenceClassification
 from raycomp.adabert.compiler import compile_child, compiled_config, compiled_macs, merge
 from raycomp.adabert.gumbel import Distribution
 from raycomp.adabert.modules import average_pool, convolve, inputs, max_pool, pool
 from raycomp.adabert.operations import ReluConvNorm, apply_all, run_together
 from raycomp.adabert.structure import CONVOLUTIONS, OPERATIONS, Structure, edges
 from raycomp.adabert.student import Child, Parent, StudentShape
+from raycomp.adabert.winograd import PLANS
 from raycomp.errors import UserError
 
 SHAPE = StudentShape(50, 12, 16, 32, 3, False, 3, 0)
@@ -166,30 +167,44 @@ def test_compiled_child_equals_the_child(shape: StudentShape, seed: int) -> None
     model = compile_child(child)
     ids, real = text(seed=seed)
     want = child(ids, real)[0]
-    torch.testing.assert_close(model(input_ids=ids, attention_mask=real).logits, want, atol=1e-5, rtol=0)
+    for fast in (False, True):  # Winograd's convolution is for inference alone
+        with torch.set_grad_enabled(not fast):
+            got = model(input_ids=ids, attention_mask=real).logits
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+    assert any(c._transformed for c in model.cells) == any(
+        k["size"] in PLANS and k["dilation"] == 1 for c in model.config.cells for k in c["kernels"]
+    )
     # alone, without its neighbours' padding
     n = int(real[0].sum())
     alone = model(input_ids=ids[:1, :n], attention_mask=real[:1, :n]).logits
     torch.testing.assert_close(alone, want[:1], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("rows", [0, 1, CACHED_ROWS, 2 * CACHED_ROWS + 3])
+PART = CACHED_TOKENS // 14  # rows of `text` that are computed at once
+
+
+@pytest.mark.parametrize("rows", [0, 1, PART, 2 * PART + 3])
+@torch.no_grad()
 def test_rows_are_computed_in_parts_without_a_trace(rows: int) -> None:
     torch.manual_seed(1)
     child = Child(SHAPE, random_structure(1, layers=2)).eval()
     shake(child)
-    ids, real = (t.repeat(2 * CACHED_ROWS + 3, 1)[:rows] for t in text(seed=1))
+    ids, real = (t.repeat(2 * PART + 3, 1)[:rows] for t in text(seed=1))
     got = compile_child(child)(input_ids=ids, attention_mask=real).logits
     assert got.shape == (rows, SHAPE.classes)
     if rows:
         torch.testing.assert_close(got, child(ids, real)[0], atol=1e-5, rtol=0)
 
 
-def test_every_operation_compiles() -> None:
+@pytest.mark.parametrize("padded", [True, False])
+@torch.no_grad()
+def test_every_operation_compiles(padded: bool) -> None:
     for name in OPERATIONS:
         child = Child(SHAPE, Structure(2, (name,) * 9)).eval()
         shake(child)
         ids, real = text()
+        if not padded:
+            ids, real = ids.clamp(min=4), torch.ones_like(real)
         got = compile_child(child)(input_ids=ids, attention_mask=real).logits
         torch.testing.assert_close(got, child(ids, real)[0], atol=1e-5, rtol=0)
 
@@ -330,3 +345,21 @@ def test_shared_kernels_are_the_middle_of_the_widest() -> None:
     out.backward()
     grad = shared.cells[0].edges[0]["std_conv_7"].weight.grad
     assert grad[0, 0, 0].tolist() == [0, 0, 1, 1, 1, 0, 0]
+
+
+def test_a_compiled_model_follows_its_weights_and_gives_gradients() -> None:
+    """The transformed kernels are kept between two calls, and made again when the weights change."""
+    torch.manual_seed(3)
+    child = Child(SHAPE, Structure(2, ("std_conv_5",) * 9)).eval()
+    model = compile_child(child)
+    ids, real = text()
+    with torch.no_grad():
+        first = model(input_ids=ids, attention_mask=real).logits
+        for kernel in model.cells[0].kernels:  # type: ignore[union-attr]
+            kernel.mul_(1.5)
+        second = model(input_ids=ids, attention_mask=real).logits
+    straight = model(input_ids=ids, attention_mask=real).logits
+    assert (first - second).abs().max() > 1e-4
+    torch.testing.assert_close(second, straight, atol=1e-5, rtol=0)
+    straight.sum().backward()
+    assert all(p.grad is not None for c in model.cells for p in c.parameters())
