@@ -46,7 +46,7 @@ def work(config: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     attempt = broadcast_from_rank_zero(f"{time.time_ns():x}") if world > 1 else f"{time.time_ns():x}"
     stage = STAGES[config["stage"].partition(".")[0]](
-        job, run_dir, config["plan"], device=device, reduce=_flat_sum if world > 1 else None
+        job, run_dir, config["plan"], device=device, reduce=FlatSum() if world > 1 else None
     )
     start, state = 0, None
     checkpoint = ray.train.get_checkpoint()
@@ -110,22 +110,32 @@ def _naming(stage: Stage) -> TrainStep:
     return step
 
 
-def _flat_sum(tensors: list[Tensor]) -> None:
+class FlatSum:
     """One all-reduce of everything: the active slices, flattened, summed, written back.
 
-    Raises:
-        SumFailed: a rank did not take part in time, or its connection broke.
+    Its memory is kept from step to step: pages that are new take as long to touch as to sum.
     """
-    flat = torch.cat([t.reshape(-1).float() for t in tensors])
-    try:
-        dist.all_reduce(flat)
-    except RuntimeError as error:  # gloo raises no class of its own
-        raise SumFailed(first_line(error)) from error
-    offset = 0
-    for tensor in tensors:
-        count = tensor.numel()
-        tensor.copy_(flat[offset : offset + count].view(tensor.shape))
-        offset += count
+
+    def __init__(self) -> None:
+        self._held = torch.empty(0)
+
+    def __call__(self, tensors: list[Tensor]) -> None:
+        """Sum tensors over the workers, in place.
+
+        Raises:
+            SumFailed: a rank did not take part in time, or its connection broke.
+        """
+        sizes, device = [t.numel() for t in tensors], tensors[0].device
+        if self._held.numel() < sum(sizes) or self._held.device != device:
+            self._held = torch.empty(sum(sizes), device=device)
+        flat = self._held[: sum(sizes)]
+        parts = [p.view(t.shape) for p, t in zip(flat.split(sizes), tensors, strict=True)]
+        torch._foreach_copy_(parts, tensors)
+        try:
+            dist.all_reduce(flat)
+        except RuntimeError as error:  # gloo raises no class of its own
+            raise SumFailed(first_line(error)) from error
+        torch._foreach_copy_(tensors, parts)
 
 
 class _Keeper:

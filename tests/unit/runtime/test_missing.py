@@ -17,7 +17,7 @@ from raycomp.runtime.sampler_actor import ActorSampler, StaleAttempt
 from raycomp.runtime.stage import PlainStage
 from raycomp.runtime.stages import SuperStage
 from raycomp.runtime.trainer import _root_cause
-from raycomp.runtime.worker import RankMissing, SumFailed, _flat_sum, _naming
+from raycomp.runtime.worker import FlatSum, RankMissing, SumFailed, _naming
 from raycomp.train.loop import StepResult
 
 BATCH: Any = None
@@ -30,7 +30,7 @@ class Sums(PlainStage):
         self.value = torch.tensor([value])
 
     def step(self, index: int, batch: Batch) -> StepResult:
-        _flat_sum([self.value])
+        FlatSum()([self.value])
         return StepResult(float(self.value), 0)
 
 
