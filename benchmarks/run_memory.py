@@ -20,6 +20,7 @@ from pathlib import Path
 from benchmarks.startup import below
 
 EVERY_SECONDS = 5.0
+LISTED = 12  # processes that are named
 GIB = 2**20  # /proc counts in KiB
 
 
@@ -38,12 +39,18 @@ def main() -> None:
     began = time.monotonic()
     process = subprocess.Popen(command)
     peak, store, at, samples = 0, 0, 0.0, 0
+    largest: dict[str, float] = {}
     while process.poll() is None:
-        private, shared = held(process.pid)
+        each = held(process.pid)
+        private, shared = (sum(found[i] for found in each.values()) for i in (0, 1))
         samples += 1
         store = max(store, shared)
         if private > peak:
             peak, at = private, time.monotonic() - began
+            largest = {
+                f"{pid} {name(pid)}": round(each[pid][0] / GIB, 2)
+                for pid in sorted(each, key=lambda p: -each[p][0])[:LISTED]
+            }
         time.sleep(EVERY_SECONDS)
     if process.returncode:
         sys.exit(process.returncode)
@@ -53,23 +60,34 @@ def main() -> None:
         "at_second": round(at),
         "object_store_gib": round(store / GIB, 2),
         "samples": samples,
+        "largest_at_the_peak": largest,
     }
     print(json.dumps(found))
 
 
-def held(root: int) -> tuple[int, int]:
-    """Return the KiB that a process and its descendants hold: of their own, and of the object store."""
-    private = shared = 0
+def held(root: int) -> dict[int, tuple[int, int]]:
+    """Return the KiB that a process and each of its descendants hold: (own, in the object store)."""
+    found = {}
     for pid in below(root):
         try:
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
         except OSError:
             continue  # it has ended
-        pss = {name: int(kib) for name, kib in re.findall(r"^(Pss\w*):\s+(\d+) kB", text, re.MULTILINE)}
+        pss = {key: int(kib) for key, kib in re.findall(r"^(Pss\w*):\s+(\d+) kB", text, re.MULTILINE)}
         shmem = pss.get("Pss_Shmem", 0)
-        private += pss.get("Pss", 0) - shmem
-        shared += shmem
-    return private, shared
+        found[pid] = pss.get("Pss", 0) - shmem, shmem
+    return found
+
+
+def name(pid: int) -> str:
+    """Return what a process calls itself; Ray's say what they are at."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").split()
+    except OSError:
+        return "ended"
+    return next((w for w in words if w.startswith("ray::")), " ".join(Path(w).name for w in words[:4]))[
+        :60
+    ]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from multiprocessing import shared_memory
 
-from benchmarks.run_memory import held
+from benchmarks.run_memory import held, name
 
 MIB = 1024
 HOLD = """
@@ -33,7 +33,9 @@ def measured(program: str, *args: str) -> tuple[int, int]:
     try:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
-        return held(child.pid)
+        each = held(child.pid)
+        assert "python" in name(child.pid)
+        return sum(a for a, _ in each.values()), sum(b for _, b in each.values())
     finally:
         child.communicate("")
 
