@@ -156,6 +156,9 @@ def _tune(settings: StudySettings, cells: list[Cell], folder: Path) -> dict[str,
     """Run cells as a grid of Ray Tune; return why each failed one did."""
     chosen = settings.model_dump(mode="json")
     data = {c.name: _sent(c) for c in cells}
+    train = cells[0].job.train
+    slots = max(1, fitting(train.cpus or share_cpus(1), train.gpus) // train.workers)
+    threads = share_cpus(min(slots, len(cells)))
 
     def study_cell(config: dict[str, Any]) -> dict[str, Any]:
         # A process of its own: a run drives Train and Tune itself, and leaves no memory behind. Outside
@@ -166,11 +169,9 @@ def _tune(settings: StudySettings, cells: list[Cell], folder: Path) -> dict[str,
             max_retries=0,
             scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None),
         )(_work)
-        why = ray.get(work.remote(str(folder), chosen, data[config["cell"]]))
+        why = ray.get(work.remote(str(folder), chosen, data[config["cell"]], threads))
         return {"cell": config["cell"], "why": why}
 
-    train = cells[0].job.train
-    slots = max(1, fitting(train.cpus or share_cpus(1), train.gpus) // train.workers)
     tuner = Tuner(
         # The trial only waits. It asks for a byte, for it must ask for something: with a sliver of a CPU
         # it would keep a whole one from the workers.
@@ -203,14 +204,21 @@ def _sent(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _work(folder: str, settings: dict[str, Any], cell: dict[str, Any]) -> str:
-    """Run one cell; return why it failed, or an empty text."""
+def _work(folder: str, settings: dict[str, Any], cell: dict[str, Any], threads: int) -> str:
+    """Run one cell; return why it failed, or an empty text.
+
+    Args:
+        folder: of the study.
+        settings: of the study.
+        cell: what `_sent` returned.
+        threads: for what this process computes itself, beside the cells that run at the same time.
+    """
     import torch
 
     from raycomp.jobfile import parse_job
     from raycomp.runtime.cell import run_cell
 
-    torch.set_num_threads(share_cpus(1))
+    torch.set_num_threads(threads)
     given = Cell(**{**cell, "job": parse_job(cell["job"])})
     try:
         run_cell(Path(folder), StudySettings.model_validate(settings), given)
