@@ -171,18 +171,20 @@ class RaycompCnnForSequenceClassification(PreTrainedModel):
         """Return the word embeddings."""
         return self.word
 
-    def embed(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Embed (batch, length) tokens; 0 where the mask is 0."""
-        return self.norm(self.word(ids) + self.position[: ids.shape[1]]) * mask.unsqueeze(-1)
+    def embed(self, ids: Tensor, mask: Tensor, padded: bool = True) -> Tensor:
+        """Embed (batch, length) tokens; 0 where the mask is 0, which `padded` says that it has."""
+        found = self.norm(self.word(ids) + self.position[: ids.shape[1]])
+        return found * mask.unsqueeze(-1) if padded else found
 
     def _logits(self, ids: Tensor, real: Tensor) -> Tensor:
         """Map (rows, length) tokens to (rows, labels)."""
         config = self.config
         one, two = inputs(ids, real, config.pair, config.sep_token_id)
-        states = [self.embed(*one)]
-        states.append(self.embed(*two) if config.pair else states[0])
+        fixed = torch.jit.is_tracing() or torch.compiler.is_compiling()  # it must serve any mask
+        padded = fixed or not bool(one[1].all() and two[1].all())
+        states = [self.embed(*one, padded)]
+        states.append(self.embed(*two, padded) if config.pair else states[0])
         mask = (one[1] | two[1]).unsqueeze(-1).to(states[0].dtype)
-        padded = torch.jit.is_tracing() or torch.compiler.is_compiling() or not bool(mask.all())
         for cell in self.cells:
             states = [states[1], cell(states, mask, padded)]
         return self.head(pool(states[1], mask))

@@ -96,7 +96,10 @@ def convolve_relu(sources: list[Tensor], transformed: Tensor, taps: int) -> Tens
     # right of one text is left of the next. A text takes a whole number of tiles.
     stride = -(-(length + pad) // m) * m
     tiles = batch * stride // m
-    flat = sources[0].new_zeros((batch * stride + n - m) * every)
+    flat = sources[0].new_empty((batch * stride + n - m) * every)
+    flat[: pad * every] = flat[-pad * every :] = 0.0
+    between = (batch, (stride - length) * every)
+    flat.as_strided(between, (stride * every, 1), (pad + length) * every).zero_()
     for i, x in enumerate(sources):
         place = flat.as_strided(
             (batch, length, width), (stride * every, every, 1), pad * every + i * width
