@@ -172,7 +172,17 @@ class RaycompCnnForSequenceClassification(PreTrainedModel):
         return self.word
 
     def embed(self, ids: Tensor, mask: Tensor, padded: bool = True) -> Tensor:
-        """Embed (batch, length) tokens; 0 where the mask is 0, which `padded` says that it has."""
+        """Embed (batch, length) tokens; 0 where the mask is 0, which `padded` says that it has.
+
+        Raises:
+            ValueError: a text is longer than the model has positions.
+        """
+        most = self.position.shape[0]
+        if ids.shape[1] > most:
+            raise ValueError(
+                f"a text of {ids.shape[1]} tokens was given; this model reads at most {most}: "
+                "truncate it (the tokenizer beside the model does with truncation=True)"
+            )
         found = self.norm(self.word(ids) + self.position[: ids.shape[1]])
         return found * mask.unsqueeze(-1) if padded else found
 

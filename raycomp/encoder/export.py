@@ -60,7 +60,7 @@ def export(
         beside = _RELATIVE.findall(source.read_text(encoding="utf-8"))
         for name in beside:
             shutil.copyfile(source.with_name(f"{name}.py"), hidden / f"{name}.py")
-        tokenizer.save_pretrained(hidden)
+        _save_tokenizer(tokenizer, getattr(config, "max_positions", None), hidden)
         code = " and ".join(f"`{name}.py`" for name in (module, *beside))
         (hidden / "README.md").write_text(_card({"code": code, **card}), encoding="utf-8")
         if out.exists():
@@ -72,6 +72,16 @@ def export(
         ) from None
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _save_tokenizer(tokenizer: Any, most: int | None, folder: Path) -> None:
+    """Write a tokenizer that truncates to what the model reads, where that is less than before."""
+    before = tokenizer.model_max_length
+    try:
+        tokenizer.model_max_length = min(before, most or before)
+        tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.model_max_length = before
 
 
 @torch.inference_mode()

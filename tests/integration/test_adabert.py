@@ -70,6 +70,12 @@ def test_a_cnn_is_searched_compiled_and_deployed(cnn_job: dict[str, Any], storag
     tokenizer = AutoTokenizer.from_pretrained(folder)
     with torch.no_grad():
         assert loaded(**tokenizer("the film was fine", return_tensors="pt")).logits.shape == (1, 2)
+        long = "film " * 600
+        cut = tokenizer(long, return_tensors="pt", truncation=True)
+        assert cut["input_ids"].shape[1] == job.task.max_length
+        assert loaded(**cut).logits.shape == (1, 2)
+        with pytest.raises(ValueError, match=f"this model reads at most {job.task.max_length}: truncate"):
+            loaded(**tokenizer(long, return_tensors="pt"))
     ElementTree.fromstring((folder / "structure.svg").read_text())
     steps = read_table(run_dir, "steps")
     names = {f"adabert-search.{trials(job)[0].name}", f"adabert-child.{trials(job)[0].name}"}
