@@ -38,6 +38,7 @@ class Study:
         by: what stands on the left of the paper's table: "variant" or "task".
         variants, tasks, seeds: the grid, in order.
         cells: runs in all.
+        races: variants search in different ways, for the same budgets: their progress is compared.
         frame: table `ablations`.
     """
 
@@ -51,6 +52,7 @@ class Study:
     tasks: tuple[str, ...]
     seeds: tuple[int, ...]
     cells: int
+    races: bool
     frame: pd.DataFrame
 
     @property
@@ -89,6 +91,7 @@ def load_study(path: str | Path) -> Study:
             tasks=tuple(dict.fromkeys(str(c["task"]) for c in cells)),
             seeds=tuple(settings["seeds"]),
             cells=len(cells),
+            races=_races([c["job"] for c in cells]),
             frame=read_table(path, "ablations"),
         )
     except FileNotFoundError:
@@ -97,6 +100,13 @@ def load_study(path: str | Path) -> Study:
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}/study.json cannot be read ({error}); run the study again") from None
+
+
+def _races(jobs: list[dict[str, Any]]) -> bool:
+    def kinds(part: str) -> int:
+        return len({json.dumps(job[part], sort_keys=True) for job in jobs})
+
+    return kinds("search") > 1 and kinds("budget") == 1
 
 
 def ablation_table(study: str | Path | Study, draws_seed: int = 0) -> pd.DataFrame:

@@ -174,7 +174,7 @@ def _ranks(study: Study) -> list[TextTable]:
 
 def _searches(study: Study) -> list[TextTable]:
     table = search_table(study)
-    if table["variant"].nunique() < 2:
+    if not study.races or table["variant"].nunique() < 2:
         return []
     found = []
     for what, title in (("best10", "Mean of the ten best"), ("best", "Best")):
@@ -194,7 +194,7 @@ def _searches(study: Study) -> list[TextTable]:
 def _who_is_first(study: Study) -> list[str]:
     """Say after how many evaluations each searcher reached the best of each other."""
     table = search_table(study)
-    if table["variant"].nunique() < 2:
+    if not study.races or table["variant"].nunique() < 2:
         return []
     said = []
     for task, rows in table.groupby("task", sort=False):

@@ -64,7 +64,9 @@ def made_study(storage: Path, *, name: str = "tiny-1a2b3c4d", predictions: bool 
                     rows.append({**common, "budget": f"network-{n}", "method": method,
                                  "metric": "accuracy", "value": value})  # fmt: skip
             write_rows(folder, "ablations", rows, f"{variant}-demo-polarity-s{seed}")
-            cells.append({"name": f"{variant}-{seed}", "variant": variant, "task": TASK, "seed": seed})
+            job = {"search": {"searchers": [variant]}, "budget": [{"name": "half"}, {"name": "third"}]}
+            cells.append({"name": f"{variant}-{seed}", "variant": variant, "task": TASK, "seed": seed,
+                          "job": job})  # fmt: skip
             if not predictions:
                 for path in (run / "predictions").glob("*.npy"):
                     path.unlink()

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import copy
 import json
 import runpy
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from raycomp.errors import UserError
 from raycomp.report import ablation_table, load, load_study, write_report
 from raycomp.report.reading import reading
 from raycomp.report.statistics import NO_DIFFERENCE, Answers
-from raycomp.report.studies import COLUMNS, amortised, cost_table, rank_table, search_table
+from raycomp.report.studies import COLUMNS, Study, amortised, cost_table, rank_table, search_table
 from raycomp.report.studytext import heading, sentences, tables
 from raycomp.tables import part_files, predictions_path, read_table, write_array, write_rows
 from tests.unit.report.made import made
@@ -113,6 +115,23 @@ def test_ranks_searches_and_costs(folder: Path) -> None:
     first = amortised(folder)[0]
     assert (first["once"], first["each_after"], first["each_apart"]) == (100, 5, 30)
     assert first["budgets"] == 4  # 100 + 4 * 5 = 4 * 30
+
+
+def test_only_searches_for_the_same_budgets_race(folder: Path, tmp_path: Path) -> None:
+    def raced(study: Study) -> bool:
+        shown = any("after so many evaluations" in t.title for t in tables(study))
+        assert any("evaluations" in s for s in sentences(study)) == shown
+        return shown
+
+    assert raced(load_study(folder))
+    data = json.loads((folder / "study.json").read_text())
+    for part, differ in (("search", False), ("budget", True)):
+        other = copy.deepcopy(data)
+        for cell in other["cells"]:
+            cell["job"][part] = [cell["variant"]] if differ else data["cells"][0]["job"][part]
+        shutil.copytree(folder, tmp_path / part)
+        (tmp_path / part / "study.json").write_text(json.dumps(other))
+        assert not raced(load_study(tmp_path / part))
 
 
 def test_only_who_compresses_budgets_apart_is_held_against_once(folder: Path) -> None:
