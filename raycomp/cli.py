@@ -8,7 +8,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,9 +16,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from raycomp.errors import UserError, shown
+from raycomp.job import Job
 from raycomp.jobfile import load_job
 from raycomp.printing import near, print_frame, print_json, print_plan, show_run, show_study
-from raycomp.studyfile import is_study, load_study
+from raycomp.studyfile import Study, is_study, load_study
+
+if TYPE_CHECKING:
+    from raycomp.runtime.progress import Progress
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -41,6 +45,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Storage = Annotated[
     str, typer.Option("--storage", help="Folder that holds the runs, or a URL such as s3://bucket/runs.")
 ]
+Preset = Annotated[str, typer.Option("--preset", help="Of a study: small ends in minutes on two cores.")]
 RunPlace = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's folder, such as runs/NAME-HASH, or its URL.")
 ]
@@ -111,45 +116,50 @@ def run(
     sets: Sets = None,
     storage: Storage = "runs",
     as_json: AsJson = False,
-    preset: Annotated[
-        str, typer.Option("--preset", help="Of a study: small ends in minutes on two cores.")
-    ] = "",
+    preset: Preset = "",
 ) -> None:
     """Run a job or a study to its end; the same command goes on after an interruption.
 
     Example: raycomp run jobs/quickstart.toml --set run.seed=1
     """
-    if is_study(job):
-        _run_study(job, sets, storage, as_json, preset)
-        return
+    loaded = _load(job, sets, preset)
+    from raycomp.runtime.progress import Progress
+    from raycomp.storage import is_url
+
+    name = _run(loaded, storage, Progress(enabled=False if as_json else None), as_json)
+    if is_url(storage) and not as_json:
+        print(f"copied to {storage}, as {name}")
+
+
+def _load(path: Path, sets: list[str] | None, preset: str) -> Job | Study:
+    """Read a job file, which may hold a study."""
+    if is_study(path):
+        return load_study(path, sets, preset)
     if preset:
         raise UserError(
-            f"--preset {preset!r} was given, but {job} is no study: it has no [study] section"
+            f"--preset {preset!r} was given, but {path} is no study: it has no [study] section"
         )
-    loaded = load_job(job, sets)
-    from raycomp.runtime.progress import Progress
+    return load_job(path, sets)
+
+
+def _run(work: Job | Study, storage: str, progress: Progress, as_json: bool) -> str:
+    """Run a job or a study, write its page, show its table; return its folder's name."""
+    from raycomp.storage import opened
+
+    if isinstance(work, Study):
+        from raycomp.report import write_report
+        from raycomp.runtime.study import run_study
+
+        with opened(storage, work.id) as place:
+            folder = run_study(work, place, progress)
+            write_report([folder], folder / "report.html")
+            show_study(folder, as_json)
+        return work.id
     from raycomp.runtime.run import run_job
-    from raycomp.storage import is_url, opened
 
-    with opened(storage, loaded.run_id) as folder:
-        finish_run(run_job(loaded, folder, Progress(enabled=False if as_json else None)), as_json)
-    if is_url(storage) and not as_json:
-        print(f"copied to {storage}, as {loaded.run_id}")
-
-
-def _run_study(path: Path, sets: list[str] | None, storage: str, as_json: bool, preset: str) -> None:
-    study = load_study(path, sets, preset)
-    from raycomp.report import write_report
-    from raycomp.runtime.progress import Progress
-    from raycomp.runtime.study import run_study
-    from raycomp.storage import is_url, opened
-
-    with opened(storage, study.id) as place:
-        folder = run_study(study, place, Progress(enabled=False if as_json else None))
-        write_report([folder], folder / "report.html")
-        show_study(folder, as_json)
-    if is_url(storage) and not as_json:
-        print(f"copied to {storage}, as {study.id}")
+    with opened(storage, work.run_id) as place:
+        finish_run(run_job(work, place, progress), as_json)
+    return work.run_id
 
 
 Address = Annotated[
@@ -170,17 +180,18 @@ def submit(
         str, typer.Option("--storage", help="Folder of the runs, as every node sees it, or a URL.")
     ],
     sets: Sets = None,
+    preset: Preset = "",
     address: Address = None,
     detach: Annotated[bool, typer.Option("--detach", help="Print the id and leave.")] = False,
     installed: Annotated[
         bool, typer.Option("--installed", help="The cluster's image has raycomp: send no source.")
     ] = False,
 ) -> None:
-    """Run a job on a Ray cluster; its output is shown here, its exit code is this command's.
+    """Run a job or a study on a Ray cluster; its output is shown here, its exit code is this command's.
 
     Example: raycomp submit jobs/quickstart.toml --address http://127.0.0.1:8265 --storage /mnt/runs
     """
-    loaded = load_job(job, sets)
+    loaded = _load(job, sets, preset)
     from raycomp.runtime import submit as cluster_jobs
 
     identity = cluster_jobs.submit(loaded, storage, address, installed=installed)
@@ -195,15 +206,13 @@ def submit(
 def run_request() -> None:
     """Run what was submitted: the cluster's side of `submit`."""
     from raycomp.runtime.progress import Progress
-    from raycomp.runtime.run import run_job
     from raycomp.runtime.submit import read_request
-    from raycomp.storage import opened
 
     loaded, storage = read_request()
     progress = Progress(enabled=False, lines=True)
-    progress.say(f"run {loaded.run_id} on {os.uname().nodename}")
-    with opened(storage, loaded.run_id) as folder:
-        finish_run(run_job(loaded, folder, progress), False)
+    what, name = ("study", loaded.id) if isinstance(loaded, Study) else ("run", loaded.run_id)
+    progress.say(f"{what} {name} on {os.uname().nodename}")
+    _run(loaded, storage, progress, False)
 
 
 @app.command()

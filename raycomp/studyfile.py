@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -149,11 +149,13 @@ class Study:
         settings: the [study] section.
         cells: every job, variants in order, then tasks, then seeds.
         preset: the preset that it was read with, or an empty text.
+        source: what `parse_study` made it of: the file with the preset's settings and the overrides.
     """
 
     settings: StudySettings
     cells: tuple[Cell, ...]
     preset: str = ""
+    source: dict[str, Any] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -223,7 +225,7 @@ def parse_study(data: dict[str, Any], preset: str = "") -> Study:
         for task in given or [None]
         for seed in settings.seeds
     ]
-    return Study(settings, tuple(cells), preset)
+    return Study(settings, tuple(cells), preset, data)
 
 
 def _cell(

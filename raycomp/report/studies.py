@@ -39,6 +39,7 @@ class Study:
         variants, tasks, seeds: the grid, in order.
         cells: runs in all.
         races: variants search in different ways, for the same budgets: their progress is compared.
+        alone: variants that fine-tune each network out of the teacher, without the super-network.
         frame: table `ablations`.
     """
 
@@ -53,6 +54,7 @@ class Study:
     seeds: tuple[int, ...]
     cells: int
     races: bool
+    alone: frozenset[str]
     frame: pd.DataFrame
 
     @property
@@ -92,6 +94,7 @@ def load_study(path: str | Path) -> Study:
             seeds=tuple(settings["seeds"]),
             cells=len(cells),
             races=_races([c["job"] for c in cells]),
+            alone=frozenset(c["variant"] for c in cells if c["job"]["finetune"]["start"] == "teacher"),
             frame=read_table(path, "ablations"),
         )
     except FileNotFoundError:
@@ -268,10 +271,10 @@ def amortised(study: str | Path | Study) -> list[dict[str, Any]]:
     """Return, for each variant that compresses budgets apart, from how many on once costs no more.
 
     The first variant compresses once: importance and super-network are paid once, search and
-    deployment per budget. Another variant's budget costs its fine-tuning, where it fine-tunes, else,
-    where it has one budget of the first one's several, its own super-network, search and deployment. A
-    variant that deploys all budgets from one super-network compresses once as well, and is no rival
-    here. The teacher is everybody's, and left out.
+    deployment per budget. Another variant's budget costs its fine-tuning, where that begins with the
+    teacher, else, where it has one budget of the first one's several, its own super-network, search and
+    deployment. A variant that deploys all budgets from one super-network compresses once as well, and is
+    no rival here, though it fine-tunes them. The teacher is everybody's, and left out.
 
     Returns:
         task, variant, `once`, `each_after`, `each_apart` in seconds, and `budgets`: the break-even, None
@@ -297,7 +300,7 @@ def amortised(study: str | Path | Study) -> list[dict[str, Any]]:
             own = seconds.get(variant, {})
             if variant not in counts:
                 continue
-            if "fine-tuning" in own:
+            if "fine-tuning" in own and variant in given.alone:
                 apart = own["fine-tuning"] / counts[variant]
             elif counts[variant] == 1 < deployed and {"super-network", "search", "deploy"} <= set(own):
                 apart = sum(own.get(s, 0.0) for s in ("importance", "super-network", "search", "deploy"))

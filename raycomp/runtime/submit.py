@@ -1,7 +1,7 @@
 """Submitting jobs to a Ray cluster by its job API, and asking about them afterwards.
 
 What is sent is raycomp's own source (unless the cluster's image has it installed) and one JSON file
-with the checked job. The command that the cluster runs is a constant: nothing that a user wrote
+with the checked job or study. The command that the cluster runs is a constant: nothing that a user wrote
 becomes part of a shell's line.
 """
 
@@ -27,6 +27,7 @@ from raycomp.job import Job
 from raycomp.jobfile import parse_job
 from raycomp.runtime.cluster import SETTINGS
 from raycomp.storage import is_url
+from raycomp.studyfile import Study, parse_study
 
 REQUEST = "raycomp-request.json"
 ENTRYPOINT = "python -m raycomp.cli run-request"
@@ -35,11 +36,11 @@ POLL_SECONDS = 0.5
 AGENT_SECONDS = 60.0
 
 
-def submit(job: Job, storage: str, address: str | None, *, installed: bool = False) -> str:
-    """Send a job to a cluster and return its id.
+def submit(work: Job | Study, storage: str, address: str | None, *, installed: bool = False) -> str:
+    """Send a job or a study to a cluster and return its id there.
 
     Args:
-        job: the job; files and folders that it names must exist on the cluster.
+        work: what to run; files and folders that it names must exist on the cluster.
         storage: folder of the runs, absolute, as every node of the cluster sees it.
         address: of the cluster's dashboard, such as http://127.0.0.1:8265; None: see `client`.
         installed: the cluster's image has this version of raycomp; send no source.
@@ -53,11 +54,12 @@ def submit(job: Job, storage: str, address: str | None, *, installed: bool = Fal
             "sees, such as /mnt/shared/runs"
         )
     api = client(address)
-    identity = f"{job.run_id}-{secrets.token_hex(4)}"
+    name = work.id if isinstance(work, Study) else work.run_id
+    identity = f"{name}-{secrets.token_hex(4)}"
     with tempfile.TemporaryDirectory() as folder:
-        _pack(Path(folder), job, storage, installed)
+        _pack(Path(folder), work, storage, installed)
         with _explained(address):
-            _send(api, identity, folder, {"run": job.run_id, "raycomp": raycomp.__version__})
+            _send(api, identity, folder, {"run": name, "raycomp": raycomp.__version__})
     return identity
 
 
@@ -209,14 +211,13 @@ def _known(api: Any, identity: str) -> None:
         raise UserError(f"job {identity!r} is not known to the cluster; raycomp's jobs there: {there}")
 
 
-def _pack(folder: Path, job: Job, storage: str, installed: bool) -> None:
+def _pack(folder: Path, work: Job | Study, storage: str, installed: bool) -> None:
     """Write what is sent: the request, and raycomp's source where the cluster has none."""
-    request = {
-        "version": raycomp.__version__,
-        "installed": installed,
-        "storage": storage,
-        "job": job.model_dump(mode="json", exclude_unset=True),
-    }
+    request: dict[str, Any] = {"version": raycomp.__version__, "installed": installed, "storage": storage}
+    if isinstance(work, Study):
+        request |= {"study": work.source, "preset": work.preset}
+    else:
+        request |= {"job": work.model_dump(mode="json", exclude_unset=True)}
     (folder / REQUEST).write_text(json.dumps(request))
     if not installed:
         source = Path(raycomp.__file__).parent
@@ -224,8 +225,8 @@ def _pack(folder: Path, job: Job, storage: str, installed: bool) -> None:
         shutil.copytree(source, folder / "raycomp", ignore=ignored)
 
 
-def read_request() -> tuple[Job, str]:
-    """Return job and storage of the request in the working directory: what the cluster runs.
+def read_request() -> tuple[Job | Study, str]:
+    """Return job or study, and storage, of the request in the working directory: what the cluster runs.
 
     Raises:
         UserError: the cluster's image has another version of raycomp than the one that submitted.
@@ -236,4 +237,7 @@ def read_request() -> tuple[Job, str]:
             f"raycomp {request['version']} submitted this job, the cluster has {raycomp.__version__}; "
             "submit without --installed, or install the same version"
         )
-    return parse_job(request["job"]), str(request["storage"])
+    storage = str(request["storage"])
+    if "study" in request:
+        return parse_study(request["study"], request["preset"]), storage
+    return parse_job(request["job"]), storage

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from raycomp.jobfile import parse_job
+from raycomp.studyfile import load_study
 from raycomp.tables import read_table
 from tests.cluster.conftest import Head, free_ports
 from tests.integration.test_cli import toml
@@ -74,6 +75,43 @@ def test_a_job_is_stopped_goes_on_when_it_is_submitted_again_and_runs_to_the_sam
     assert head.cli("logs", second["id"]).stdout in done.stdout
 
 
+def test_a_study_is_submitted_as_a_job_is(
+    head: Head, tiny_job: dict[str, Any], tuned_model: Path, tmp_path: Path
+) -> None:
+    tiny_job["model"]["name"] = str(tuned_model)
+    tiny_job["train"]["steps"] = [0, 0, 0, 0, 0, 0, 1]
+    tiny_job["budget"] = tiny_job["budget"][:1]
+    del tiny_job["run"]
+    text = (
+        toml(tiny_job)
+        + """
+[study]
+name = "pairs"
+[[study.variant]]
+name = "matched"
+[[study.variant]]
+name = "free"
+set = { train.pairs = "free" }
+[study.small]
+study.seeds = [3]
+study.variant = [{ name = "free", set = { train.pairs = "free" } }]
+"""
+    )
+    path = tmp_path / "pairs.toml"
+    path.write_text(text)
+    study = load_study(path, ["run.live=[]"], "small")
+    given = [str(path), "--storage", str(tmp_path / "runs"), "--preset", "small", "--set", "run.live=[]"]
+    done = head.cli("submit", *given)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"study {study.id} on " in done.stdout
+    assert "Statistics" in done.stdout
+    folder = tmp_path / "runs" / study.id
+    assert set(read_table(folder, "ablations")["variant"]) == {"free"}
+    assert "free" in (folder / "report.html").read_text()
+    mine = [j for j in json.loads(head.cli("status", "--json").stdout) if j["run"] == study.id]
+    assert [j["status"] for j in mine] == ["SUCCEEDED"]
+
+
 def test_what_cannot_be_reached_is_one_message(head: Head, job_file: Path, tmp_path: Path) -> None:
     nowhere = f"http://127.0.0.1:{free_ports(1)[0]}"
     given = ["submit", str(job_file), "--storage", str(tmp_path)]
@@ -83,6 +121,7 @@ def test_what_cannot_be_reached_is_one_message(head: Head, job_file: Path, tmp_p
         "absolute path that every node": ["submit", str(job_file), "--storage", "runs"],
         "is not known to the cluster": ["logs", "raycomp; touch /tmp/x"],
         "unknown setting 'train.epoch'": [*given, "--set", "train.epoch=1"],
+        "is no study: it has no [study] section": [*given, "--preset", "small"],
     }
     for message, arguments in cases.items():
         done = head.cli(*arguments)

@@ -64,7 +64,8 @@ def made_study(storage: Path, *, name: str = "tiny-1a2b3c4d", predictions: bool 
                     rows.append({**common, "budget": f"network-{n}", "method": method,
                                  "metric": "accuracy", "value": value})  # fmt: skip
             write_rows(folder, "ablations", rows, f"{variant}-demo-polarity-s{seed}")
-            job = {"search": {"searchers": [variant]}, "budget": [{"name": "half"}, {"name": "third"}]}
+            job = {"search": {"searchers": [variant]}, "budget": [{"name": "half"}, {"name": "third"}],
+                   "finetune": {"start": "teacher" if i else "supernet"}}  # fmt: skip
             cells.append({"name": f"{variant}-{seed}", "variant": variant, "task": TASK, "seed": seed,
                           "job": job})  # fmt: skip
             if not predictions:
