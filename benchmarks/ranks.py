@@ -22,7 +22,6 @@ from raycomp.runtime.cluster import embed
 from raycomp.runtime.worker import FlatSum
 
 WORLD = 2
-UPDATE = 0.2  # share of a step after its losses are told, which is sum and update: 60 of 281 ms
 
 
 @contextmanager
@@ -92,6 +91,28 @@ class Rank:
             self.done[world] += 1
         return time.perf_counter() - began
 
+    def update_share(self) -> float:
+        """Return the share of a step of two workers that comes after its losses are told.
+
+        That is the sum and the update; waiting for the other rank is left out.
+        """
+        updater, spent = self.steps[WORLD].updater, [0.0, 0.0]  # in the update, waiting for the other
+        apply = updater.apply_parts
+
+        def timed(*args: Any) -> None:
+            came = time.perf_counter()
+            dist.barrier()
+            began = time.perf_counter()
+            apply(*args)
+            spent[0] += time.perf_counter() - began
+            spent[1] += began - came
+
+        self.train(WORLD)  # warms up
+        updater.apply_parts = timed  # type: ignore[method-assign]
+        whole = self.train(WORLD)
+        updater.apply_parts = apply  # type: ignore[method-assign]
+        return spent[0] / (whole - spent[1])
+
     def calibrate(self, seconds: float) -> int:
         """Return how many matrix products take so long here."""
         self.x = torch.randn(256, 256)
@@ -101,7 +122,7 @@ class Rank:
             taken = time.perf_counter() - began
         return max(1, round(seconds * count / taken))
 
-    def steps_with(self, sampler: Any, first: int, steps: int, work: int) -> float:
+    def steps_with(self, sampler: Any, first: int, steps: int, work: int, update: float) -> float:
         """Return the seconds of steps of so much work and one sum; with a sampler, also ask and tell.
 
         In the order of SuperStep: ask, work, tell, a sum of one number, and the rest of the work.
@@ -111,6 +132,7 @@ class Rank:
             first: index of the first step.
             steps: how many.
             work: matrix products a step.
+            update: share of them that comes after the losses are told.
         """
         asked = sampler(self.rank) if sampler is not None else None
         flag = torch.zeros(1)
@@ -118,12 +140,12 @@ class Rank:
         began = time.perf_counter()
         for index in range(first, first + steps):
             archs = asked.ask(index) if asked is not None else []
-            update = round(work * UPDATE)
-            self._work(work - update)
+            last = round(work * update)
+            self._work(work - last)
             if asked is not None:
                 asked.tell(index, [1.0 + i for i in range(len(archs))])
             dist.all_reduce(flag)
-            self._work(update)
+            self._work(last)
         return time.perf_counter() - began
 
     def _work(self, count: int) -> None:

@@ -115,12 +115,29 @@ def atomic_write(target: Path, write: Any, *, sync: bool = True) -> Path:
                 os.fsync(file.fileno())
         hidden.replace(target)
     except OSError as error:
-        raise UserError(
-            f"cannot write {target}: {error.strerror or error}; free space or choose another --storage"
-        ) from error
+        raise _refused(target, error) from error
     finally:
         hidden.unlink(missing_ok=True)
     return target
+
+
+def append_line(target: Path, line: str) -> None:
+    """Add a line to a text file, unsynced; a failure may leave half of it: readers must bear it.
+
+    Raises:
+        UserError: the storage is full or cannot be written.
+    """
+    try:
+        with target.open("ab") as file:
+            file.write(line.encode())
+    except OSError as error:
+        raise _refused(target, error) from error
+
+
+def _refused(target: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write {target}: {error.strerror or error}; free space or choose another --storage"
+    )
 
 
 def write_text(target: Path, text: str, *, sync: bool = True) -> Path:

@@ -1,9 +1,9 @@
 """A step of 50 ms on two workers with the EE-SNG actor, against the same step without it.
 
 Each worker multiplies matrices for 50 ms and joins one sum over the workers. With the actor it also
-asks for the step's architectures before, and tells their losses after four fifths of the work, for a
-step of SuperStep still sums and updates then. The demo's space; the actor writes its snapshot to a
-temporary folder. It is also held against a
+asks for the step's architectures before, and tells their losses when the share of the work is left that
+sum and update have in a real step of two workers (measured first, and printed). The demo's space; the
+actor writes its snapshot to a temporary folder. It is also held against a
 worker that waits for the reply to each of its two calls a step.
 """
 
@@ -52,10 +52,13 @@ def measure(settings: Settings) -> list[Claim]:
         actor = start_sampler("bench-sampler", job, plan, Path(folder) / "snapshot.json")
         ray.get(actor.begin.remote(attempt, WORLD, 0, state, 60.0))
         work = min(ray.get([r.calibrate.remote(STEP_SECONDS) for r in ranks]))
+        ray.get([r.prepare.remote(32, 1 if settings.quick else 4) for r in ranks])
+        update = min(ray.get([r.update_share.remote() for r in ranks]))
+        print(f"share of a step after its losses are told: {update:.2f}", flush=True)
         done = 0
 
         def run(sampler: Callable[[int], Any] | None, first: int) -> float:
-            asked = [r.steps_with.remote(sampler, first, steps, work) for r in ranks]
+            asked = [r.steps_with.remote(sampler, first, steps, work, update) for r in ranks]
             return max(ray.get(asked)) / steps
 
         def with_actor(form: Callable[[Any, str, int], Any]) -> float:

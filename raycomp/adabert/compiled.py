@@ -17,7 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .modules import Head, Summary, average_pool, convolve, inputs, max_pool, pool
-from .winograd import convolve_relu, transform, usable
+from .winograd import Transformed, convolve_relu, usable
 
 CACHED_TOKENS = 2048  # on a processor: so many tokens' states stay in its cache between two operations
 
@@ -75,8 +75,13 @@ class CompiledCell(nn.Module):
         )
         self.bias = nn.Parameter(torch.zeros(config.nodes, width))
         self.summary = Summary(width)
-        self._transformed: dict[int, tuple[tuple[int, int], Tensor]] = {}
+        self._transformed = [Transformed() for _ in plan["kernels"]]
         self.to_channels_last()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> CompiledCell:
+        """Move or cast; transformed kernels are not taken along."""
+        self._transformed = [Transformed() for _ in self._transformed]
+        return super()._apply(fn, recurse)
 
     def to_channels_last(self) -> None:
         """Lay the kernels out as the states are."""
@@ -112,10 +117,7 @@ class CompiledCell(nn.Module):
         """Apply a merged kernel to the positive parts of the states that it reads."""
         kernel, k = self.kernels[index], self.plan["kernels"][index]
         if usable(read[0], kernel, k["dilation"]) and not kernel.is_inference():
-            held, now = self._transformed.get(index), (kernel.data_ptr(), kernel._version)
-            if held is None or held[0] != now:  # the first time, or the weights were changed
-                held = self._transformed[index] = now, transform(kernel)
-            return convolve_relu(read, held[1], k["size"])
+            return convolve_relu(read, self._transformed[index].of(kernel), k["size"])
         x = torch.relu(read[0]) if len(read) == 1 else torch.cat(read, -1).relu_()
         return convolve(x, kernel, k["dilation"])
 
@@ -178,7 +180,7 @@ class RaycompCnnForSequenceClassification(PreTrainedModel):
             ValueError: a text is longer than the model has positions.
         """
         most = self.position.shape[0]
-        if ids.shape[1] > most:
+        if not torch.jit.is_tracing() and ids.shape[1] > most:
             raise ValueError(
                 f"a text of {ids.shape[1]} tokens was given; this model reads at most {most}: "
                 "truncate it (the tokenizer beside the model does with truncation=True)"
@@ -186,12 +188,11 @@ class RaycompCnnForSequenceClassification(PreTrainedModel):
         found = self.norm(self.word(ids) + self.position[: ids.shape[1]])
         return found * mask.unsqueeze(-1) if padded else found
 
-    def _logits(self, ids: Tensor, real: Tensor) -> Tensor:
-        """Map (rows, length) tokens to (rows, labels)."""
+    def _logits(self, ids: Tensor, real: Tensor, look: bool) -> Tensor:
+        """Map (rows, length) tokens to (rows, labels); `look`: at what is padded, to save work."""
         config = self.config
         one, two = inputs(ids, real, config.pair, config.sep_token_id)
-        fixed = torch.jit.is_tracing() or torch.compiler.is_compiling()  # it must serve any mask
-        padded = fixed or not bool(one[1].all() and two[1].all())
+        padded = not look or not bool(one[1].all() and two[1].all())
         states = [self.embed(*one, padded)]
         states.append(self.embed(*two, padded) if config.pair else states[0])
         mask = (one[1] | two[1]).unsqueeze(-1).to(states[0].dtype)
@@ -212,12 +213,14 @@ class RaycompCnnForSequenceClassification(PreTrainedModel):
         if input_ids is None:
             raise ValueError("input_ids is required")
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        rows = len(input_ids)
-        if input_ids.device.type == "cpu":
-            rows = min(rows, CACHED_TOKENS // max(1, input_ids.shape[1]))
-        rows = max(1, rows)
-        parts = zip(input_ids.split(rows), real.bool().split(rows), strict=True)
-        logits = torch.cat([self._logits(ids, mask) for ids, mask in parts])
+        # What is traced or exported has no parts and no branches, for it must serve any batch.
+        fixed = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        if fixed or input_ids.device.type != "cpu":  # on a GPU a look at the mask would wait for it
+            logits = self._logits(input_ids, real.bool(), look=False)
+        else:
+            rows = max(1, CACHED_TOKENS // max(1, input_ids.shape[1]))
+            parts = zip(input_ids.split(rows), real.bool().split(rows), strict=True)
+            logits = torch.cat([self._logits(ids, mask, look=True) for ids, mask in parts])
         loss = None
         if labels is not None:
             if self.num_labels == 1:

@@ -77,6 +77,30 @@ def transform(weight: Tensor) -> Tensor:
     return torch.einsum("nr,oir->nio", forth, kernel).float().contiguous()
 
 
+class Transformed:
+    """A kernel's transformed form: made when first asked for, and again when the kernel was changed.
+
+    It is not saved, nor copied, with the model that holds it. A write to `kernel.data` that leaves every
+    first weight of an output channel as it was goes unseen.
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[int, int, float] | None = None
+        self._held = torch.empty(0)
+
+    def of(self, kernel: Tensor) -> Tensor:
+        """Return the form of a kernel (out, in, 1, taps): (n, in, out)."""
+        # Writes to `.data` count no version, and memory is used again: so a glance at the numbers.
+        glance = float(kernel.detach()[:, 0, 0, 0].sum())
+        key = (kernel.data_ptr(), kernel._version, glance)
+        if key != self._key:
+            self._key, self._held = key, transform(kernel)
+        return self._held
+
+    def __reduce__(self) -> tuple[type[Transformed], tuple[()]]:
+        return Transformed, ()
+
+
 def convolve_relu(sources: list[Tensor], transformed: Tensor, taps: int) -> Tensor:
     """SAME convolution of the positive parts of `sources`, side by side.
 
@@ -92,9 +116,9 @@ def convolve_relu(sources: list[Tensor], transformed: Tensor, taps: int) -> Tens
     m, n = back.shape
     batch, length, width = sources[0].shape
     every, pad = width * len(sources), taps // 2
-    # One text after another, with as many zeros between them as a kernel reaches over the end: what is
-    # right of one text is left of the next. A text takes a whole number of tiles.
-    stride = -(-(length + pad) // m) * m
+    # One text after another, each a whole number of tiles, then whole tiles of zeros: what is right of
+    # one text is left of the next, and no tile with an output of one reads a number of the other.
+    stride = (-(-length // m) - (-pad // m)) * m
     tiles = batch * stride // m
     flat = sources[0].new_empty((batch * stride + n - m) * every)
     flat[: pad * every] = flat[-pad * every :] = 0.0

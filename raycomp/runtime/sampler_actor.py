@@ -22,11 +22,11 @@ from raycomp.errors import UserError
 from raycomp.jobfile import parse_job
 from raycomp.runtime.cluster import ray
 from raycomp.runtime.recipe import build_sampler
-from raycomp.tables import write_json
+from raycomp.tables import append_line, write_json
 
 QUESTION_SECONDS = 10.0
-SNAPSHOT_BYTES = 1 << 20
-"""How long the file of snapshots may grow before it is begun again."""
+SNAPSHOT_BYTES = 1 << 16
+"""How long the file of snapshots may grow before it is begun again: it is copied to where a URL says."""
 
 Drawn = tuple[list[str], dict[str, Any]]
 """The architectures of a step (JSON) and its info."""
@@ -180,8 +180,7 @@ class SamplerHost:
         if room < 0:
             self._save(sync=False)
             return
-        with self._path.open("ab") as file:
-            file.write(line.encode())
+        append_line(self._path, line)
         self._room = room
 
     def _snapshot(self) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def _tune(settings: StudySettings, cells: list[Cell], folder: Path) -> dict[str,
     data = {c.name: _sent(c) for c in cells}
     train = cells[0].job.train
     slots = max(1, fitting(train.cpus or share_cpus(1), train.gpus) // train.workers)
-    threads = share_cpus(min(slots, len(cells)))
+    threads = max(1, share_cpus(1) // min(slots, len(cells)))  # as if all ran on one node: they may
 
     def study_cell(config: dict[str, Any]) -> dict[str, Any]:
         # A process of its own: a run drives Train and Tune itself, and leaves no memory behind. Outside

@@ -117,17 +117,18 @@ class FlatSum:
     """
 
     def __init__(self) -> None:
-        self._held = torch.empty(0)
+        self._held = torch.empty(0, dtype=torch.float32)
 
     def __call__(self, tensors: list[Tensor]) -> None:
         """Sum tensors over the workers, in place.
 
         Raises:
-            SumFailed: a rank did not take part in time, or its connection broke.
+            SumFailed: a rank did not take part in time, or its connection broke; `tensors` are as before.
         """
         sizes, device = [t.numel() for t in tensors], tensors[0].device
         if self._held.numel() < sum(sizes) or self._held.device != device:
-            self._held = torch.empty(sum(sizes), device=device)
+            self._held = torch.empty(0)  # not both at once
+            self._held = torch.empty(sum(sizes), dtype=torch.float32, device=device)
         flat = self._held[: sum(sizes)]
         parts = [p.view(t.shape) for p, t in zip(flat.split(sizes), tensors, strict=True)]
         torch._foreach_copy_(parts, tensors)

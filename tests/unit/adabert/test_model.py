@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 import random
 
 import pytest
@@ -171,13 +173,56 @@ def test_compiled_child_equals_the_child(shape: StudentShape, seed: int) -> None
         with torch.set_grad_enabled(not fast):
             got = model(input_ids=ids, attention_mask=real).logits
         torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
-    assert any(c._transformed for c in model.cells) == any(
+    assert any(t._key for c in model.cells for t in c._transformed) == any(
         k["size"] in PLANS and k["dilation"] == 1 for c in model.config.cells for k in c["kernels"]
     )
     # alone, without its neighbours' padding
     n = int(real[0].sum())
     alone = model(input_ids=ids[:1, :n], attention_mask=real[:1, :n]).logits
     torch.testing.assert_close(alone, want[:1], atol=1e-5, rtol=0)
+    # and of many alike, so that there are tokens enough for Winograd's convolution
+    with torch.no_grad():
+        alike = model(input_ids=ids[:1, :n].repeat(9, 1), attention_mask=real[:1, :n].repeat(9, 1)).logits
+    torch.testing.assert_close(alike, want[:1].repeat(9, 1), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_one_padded_text_of_a_pair_is_enough_to_mask() -> None:
+    child = Child(PAIR, Structure(2, ("std_conv_3", "avg_pool_3", "skip") * 3)).eval()
+    shake(child)
+    model = compile_child(child)
+    # First texts of 3 and 6 tokens, second ones of 6 and 3: either input node is padded, alone in turn.
+    for ids in ([[2, 7, 3, 9, 8, 7, 6, 5, 3]], [[2, 7, 8, 9, 8, 3, 6, 5, 3]]):
+        given = torch.tensor(ids).repeat(8, 1)
+        real = torch.ones_like(given)
+        got = model(input_ids=given, attention_mask=real).logits
+        torch.testing.assert_close(got, child(given, real.bool())[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_what_is_traced_or_exported_serves_any_batch_and_any_mask() -> None:
+    torch.manual_seed(2)
+    child = Child(SHAPE, Structure(2, ("std_conv_5", "max_pool_3", "avg_pool_3") * 3)).eval()
+    shake(child)
+    model = compile_child(child)
+    full = torch.ones(2, 28, dtype=torch.long)  # tokens enough for Winograd's convolution
+    ids, real = (t.repeat(3, 2) for t in text(seed=2))
+    real = real.cummin(1).values
+    ids *= real
+    with torch.no_grad():
+        want = child(ids, real)[0]
+        model.requires_grad_(False)
+        traced = torch.jit.trace(
+            lambda i, m: model(input_ids=i, attention_mask=m).logits, (full * 7, full), check_trace=False
+        )
+        torch.testing.assert_close(traced(ids, real.long()), want, atol=1e-5, rtol=0)
+        batch = torch.export.Dim("batch", min=2, max=64)
+        exported = torch.export.export(
+            model, (), {"input_ids": ids[:4], "attention_mask": real[:4].long()},
+            dynamic_shapes={"input_ids": {0: batch}, "attention_mask": {0: batch}},
+        )  # fmt: skip
+        got = exported.module()(input_ids=ids, attention_mask=real.long()).logits
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
 
 
 PART = CACHED_TOKENS // 14  # rows of `text` that are computed at once
@@ -353,13 +398,44 @@ def test_a_compiled_model_follows_its_weights_and_gives_gradients() -> None:
     child = Child(SHAPE, Structure(2, ("std_conv_5",) * 9)).eval()
     model = compile_child(child)
     ids, real = text()
-    with torch.no_grad():
-        first = model(input_ids=ids, attention_mask=real).logits
-        for kernel in model.cells[0].kernels:  # type: ignore[union-attr]
-            kernel.mul_(1.5)
-        second = model(input_ids=ids, attention_mask=real).logits
-    straight = model(input_ids=ids, attention_mask=real).logits
-    assert (first - second).abs().max() > 1e-4
-    torch.testing.assert_close(second, straight, atol=1e-5, rtol=0)
+    kernel = model.cells[0].kernels[0]  # type: ignore[union-attr,index]
+
+    def logits() -> torch.Tensor:
+        with torch.no_grad():
+            return model(input_ids=ids, attention_mask=real).logits
+
+    before = logits()
+    changes = (
+        lambda: kernel.add_(0.1),
+        lambda: kernel.data.copy_(kernel.data + 0.1),  # as a swap to averaged weights does
+        lambda: kernel.detach().numpy().__iadd__(0.1),
+        lambda: setattr(kernel, "data", kernel.data + 0.1),
+        lambda: model.load_state_dict({k: v + 0.02 for k, v in model.state_dict().items()}),
+    )
+    for change in changes:
+        with torch.no_grad():
+            change()
+        after = logits()
+        straight = model(input_ids=ids, attention_mask=real).logits
+        assert (after - before).abs().max() > 1e-4
+        torch.testing.assert_close(after, straight, atol=1e-5, rtol=0)
+        before = after
     straight.sum().backward()
     assert all(p.grad is not None for c in model.cells for p in c.parameters())
+
+
+@torch.no_grad()
+def test_transformed_kernels_are_not_saved_copied_or_moved() -> None:
+    model = compile_child(Child(SHAPE, Structure(1, ("std_conv_5",) * 9)).eval())
+    size = len(pickle.dumps(model))
+    ids, real = text()
+    want = model(input_ids=ids, attention_mask=real).logits
+    assert len(pickle.dumps(model)) == size
+    twin = copy.deepcopy(model)
+    assert all(t._key is None for c in twin.cells for t in c._transformed)
+    assert torch.equal(twin(input_ids=ids, attention_mask=real).logits, want)
+    assert all(t._key is None for c in model.double().cells for t in c._transformed)
+    with torch.inference_mode():  # its weights count no versions: the direct form
+        other = compile_child(Child(SHAPE, Structure(1, ("std_conv_5",) * 9)).eval())
+        assert other(input_ids=ids, attention_mask=real).logits.shape == want.shape
+        assert all(t._key is None for c in other.cells for t in c._transformed)

@@ -30,6 +30,18 @@ def test_it_is_the_direct_convolution(taps: int, batch: int, length: int, inputs
 
 
 @pytest.mark.parametrize("taps", PLANS)
+@pytest.mark.parametrize("length", [1, 4, 29, 30, 31])
+def test_a_text_is_not_touched_by_the_next_one(taps: int, length: int) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(8, 8, 1, taps)
+    x = torch.randn(3, length, 8)
+    alone = convolve_relu([x[:1]], transform(weight), taps)
+    x[1:] = torch.nan
+    got = convolve_relu([x], transform(weight), taps)
+    torch.testing.assert_close(got[:1], alone, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("taps", PLANS)
 def test_a_tile_by_hand(taps: int) -> None:
     """In fp64: A ((G g) * (B d)) are the sums of products that a filter's outputs are."""
     torch.manual_seed(0)

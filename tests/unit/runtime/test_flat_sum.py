@@ -33,3 +33,15 @@ def test_slices_are_summed_in_place_and_memory_is_kept(monkeypatch: pytest.Monke
     assert seen[1].data_ptr() == seen[0].data_ptr()
     reduce([torch.ones(50)])
     assert seen[2].shape == (50,)
+
+
+def test_a_sum_that_fails_leaves_everything_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_reduce(flat: Tensor) -> None:
+        flat.zero_()
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(worker.dist, "all_reduce", all_reduce)
+    given = torch.arange(3.0)
+    with pytest.raises(worker.SumFailed, match="closed by peer"):
+        worker.FlatSum()([given])
+    assert given.tolist() == [0.0, 1.0, 2.0]

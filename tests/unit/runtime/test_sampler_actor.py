@@ -319,7 +319,9 @@ def test_after_a_full_disk_no_line_is_added_to_half_a_line(
             patched.setattr(
                 Path, "open", lambda path, mode="r": Full(path) if mode == "ab" else plain(path, mode)
             )
-            with pytest.raises(OSError, match="No space left"):
+            with pytest.raises(
+                UserError, match=r"cannot write .*snapshot\.json: No space left on device; free"
+            ):
                 await tell(host, 0, shares(here.ask(0), 1))
         here.tell(0, told(shares(here.ask(0), 1)))
         await tell(host, 1, shares(here.ask(1), 1))
