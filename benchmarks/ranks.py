@@ -38,8 +38,8 @@ def ray_here() -> Iterator[None]:
 
 
 @contextmanager
-def two_ranks() -> Iterator[list[Any]]:
-    """Start Ray in this machine and two ranks on it.
+def two_ranks(kind: type[Rank] | None = None) -> Iterator[list[Any]]:
+    """Start Ray in this machine and two ranks on it, of a class of their own where one is given.
 
     Raises:
         NotMeasured: this process may use one processor alone.
@@ -47,7 +47,7 @@ def two_ranks() -> Iterator[list[Any]]:
     if len(os.sched_getaffinity(0)) < WORLD:
         raise NotMeasured("two workers need two processors")
     with ray_here(), tempfile.TemporaryDirectory() as folder:
-        start = ray.remote(num_cpus=1)(Rank)
+        start = ray.remote(num_cpus=1)(kind or Rank)
         yield [start.remote(i, str(Path(folder) / "meeting")) for i in range(WORLD)]
 
 
@@ -108,9 +108,9 @@ class Rank:
             spent[1] += began - came
 
         self.train(WORLD)  # warms up
-        updater.apply_parts = timed  # type: ignore[method-assign]
+        updater.apply_parts = timed
         whole = self.train(WORLD)
-        updater.apply_parts = apply  # type: ignore[method-assign]
+        updater.apply_parts = apply
         return spent[0] / (whole - spent[1])
 
     def calibrate(self, seconds: float) -> int:
