@@ -28,6 +28,7 @@ shift 2
 export RAY_worker_niceness=0 RAY_USAGE_STATS_ENABLED=0 RAY_TRAIN_HEALTH_CHECK_INTERVAL_S=0.5
 export RAY_TRAIN_METRICS_ENABLED=0 RAY_CHDIR_TO_TRIAL_DIR=0 RAY_TRAIN_ENABLE_PRINT_PATCH=0
 export RAY_AIR_NEW_OUTPUT=0 TOKENIZERS_PARALLELISM=false RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0
+export ONEDNN_PRIMITIVE_CACHE_CAPACITY=64
 
 # A token for this job alone, on the storage so that every node reads it; nobody else may.
 private="$storage/.slurm-$SLURM_JOB_ID"
