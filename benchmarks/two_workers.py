@@ -8,6 +8,7 @@ medians of milliseconds a step. What two workers that share nothing take is the 
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 
@@ -16,7 +17,7 @@ import ray
 from benchmarks.ranks import WORLD, Rank, two_ranks
 from raycomp.data.batches import collate, shard, words_of
 
-BATCH, BATCHES, RUNS = 32, 4, 7
+BATCH, BATCHES = 32, 4
 
 
 class Alone(Rank):
@@ -35,10 +36,17 @@ class Alone(Rank):
 
 def main() -> None:
     """Measure in turns, print medians; the first turn warms up."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=7)
+    runs = parser.parse_args().runs
+    if runs < 2:
+        parser.error(f"--runs {runs} was given; allowed: 2 or more")
     found: dict[str, list[float]] = {}
     with two_ranks(Alone) as ranks:
         ray.get([r.prepare.remote(BATCH, BATCHES) for r in ranks])
-        for _ in range(RUNS):
+        for _ in range(runs):
             for name, asked in (
                 (f"one worker, {BATCH} rows", lambda: [ranks[0].train.remote(1)]),
                 (
