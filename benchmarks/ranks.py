@@ -108,9 +108,9 @@ class Rank:
             spent[1] += began - came
 
         self.train(WORLD)  # warms up
-        updater.apply_parts = timed
+        updater.apply_parts = timed  # type: ignore[method-assign,assignment]
         whole = self.train(WORLD)
-        updater.apply_parts = apply
+        updater.apply_parts = apply  # type: ignore[method-assign]
         return spent[0] / (whole - spent[1])
 
     def calibrate(self, seconds: float) -> int:
