@@ -26,7 +26,7 @@ SETTINGS = {
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # oneDNN keeps a compiled kernel, with its memory, for each of the last 1,024 shapes; slices and
-    # lengths make more. With 64 a super-network's training held 0.6 GiB less and was as fast.
+    # lengths make more. Measured on the demo, with 1,024 and 64: benchmarks/run_memory.py.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
 }
 # For processes of a cluster inside this machine.

@@ -55,6 +55,13 @@ async def tell(host: SamplerHost, step: int, parts: list[list[float]]) -> list[A
     return list(await asyncio.gather(*reversed(calls)))
 
 
+async def advance(host: SamplerHost, here: EESNG, step: int, world: int = 1) -> None:
+    """Tell a step to the host, and to the sampler in this process."""
+    parts = shares(here.ask(step), world)
+    await tell(host, step, parts)
+    here.tell(step, told(parts))
+
+
 @pytest.mark.parametrize("world", [1, 3])
 def test_one_call_a_step_is_the_awaited_form_to_the_bit(make: Make, here: EESNG, world: int) -> None:
     async def walk() -> None:
@@ -171,9 +178,7 @@ def test_a_torn_snapshot_is_none_when_an_attempt_begins_from_a_checkpoint(
         host = make()
         await host.begin("a", 1, 0, None, 10.0)
         for step in range(9):
-            parts = shares(here.ask(step), 1)
-            await tell(host, step, parts)
-            here.tell(step, told(parts))
+            await advance(host, here, step)
         state = await host.state("a", 9)
         (tmp_path / "snapshot.json").write_text(left)
         host = make()
@@ -205,9 +210,7 @@ def test_a_snapshot_older_than_its_workers_ends_the_attempt(
         await host.begin("a", 1, 0, None, 10.0)
         old = (tmp_path / "snapshot.json").read_bytes()
         for step in range(3):
-            parts = shares(here.ask(step), 1)
-            await tell(host, step, parts)
-            here.tell(step, told(parts))
+            await advance(host, here, step)
         (tmp_path / "snapshot.json").write_bytes(old)
         with pytest.raises(StaleAttempt, match="step 3 was told; the sampler's snapshot is of step 0"):
             await make().tell("a", 0, 3, losses(here.ask(3)))
@@ -227,9 +230,7 @@ def test_a_snapshot_is_small_and_not_synced_at_every_step(
         assert len(synced) == 1
         sizes, held = [], []
         for step in range(sum(STEPS)):
-            parts = shares(here.ask(step), 2)
-            await tell(host, step, parts)
-            here.tell(step, told(parts))
+            await advance(host, here, step, 2)
             text = (tmp_path / "snapshot.json").read_text()
             assert len(text.splitlines()) == step + 2
             sizes.append(len(text.splitlines()[-1]))
@@ -251,9 +252,7 @@ def test_the_file_of_snapshots_is_begun_again_before_it_grows_long(
         await host.begin("a", 1, 0, None, 10.0)
         lines = []
         for step in range(sum(STEPS) - 1):
-            parts = shares(here.ask(step), 1)
-            await tell(host, step, parts)
-            here.tell(step, told(parts))
+            await advance(host, here, step)
             text = (tmp_path / "snapshot.json").read_text()
             lines.append(len(text.splitlines()))
             assert len(text) < 9000 + 4096
@@ -276,9 +275,7 @@ def test_the_snapshot_before_a_torn_one_counts_and_no_line_is_added_to_a_torn_on
         host = make()
         await host.begin("a", 1, 0, None, 10.0)
         for step in range(4):
-            parts = shares(here.ask(step), 1)
-            await tell(host, step, parts)
-            here.tell(step, told(parts))
+            await advance(host, here, step)
         with (tmp_path / "snapshot.json").open("a") as file:
             file.write(torn)
         host = make()
