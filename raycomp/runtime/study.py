@@ -152,13 +152,18 @@ def _run(study: Study, todo: list[Cell], folder: Path, bar: Update) -> None:
         )
 
 
+def threads_each(together: int) -> int:
+    """Return the threads of each of so many cells that run together, maybe all of them on one node."""
+    return max(1, share_cpus(1) // together)
+
+
 def _tune(settings: StudySettings, cells: list[Cell], folder: Path) -> dict[str, str]:
     """Run cells as a grid of Ray Tune; return why each failed one did."""
     chosen = settings.model_dump(mode="json")
     data = {c.name: _sent(c) for c in cells}
     train = cells[0].job.train
     slots = max(1, fitting(train.cpus or share_cpus(1), train.gpus) // train.workers)
-    threads = max(1, share_cpus(1) // min(slots, len(cells)))  # as if all ran on one node: they may
+    threads = threads_each(min(slots, len(cells)))
 
     def study_cell(config: dict[str, Any]) -> dict[str, Any]:
         # A process of its own: a run drives Train and Tune itself, and leaves no memory behind. Outside

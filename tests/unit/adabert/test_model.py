@@ -215,6 +215,7 @@ def test_what_is_traced_or_exported_serves_any_batch_and_any_mask() -> None:
         traced = torch.jit.trace(
             lambda i, m: model(input_ids=i, attention_mask=m).logits, (full * 7, full), check_trace=False
         )
+        assert all(t._key is None for c in model.cells for t in c._transformed)  # the direct form
         torch.testing.assert_close(traced(ids, real.long()), want, atol=1e-5, rtol=0)
         batch = torch.export.Dim("batch", min=2, max=64)
         exported = torch.export.export(

@@ -17,7 +17,7 @@ from raycomp.runtime.cell import Stopwatch, stages
 from raycomp.runtime.classroom import Classroom
 from raycomp.runtime.finetune import targets, too_many
 from raycomp.runtime.shared import PARTS, take_over
-from raycomp.runtime.study import rounds
+from raycomp.runtime.study import rounds, threads_each
 from raycomp.runtime.workplace import Workplace
 from raycomp.studyfile import Cell, Study, parse_study
 from raycomp.tables import write_json, write_text
@@ -177,3 +177,11 @@ def test_networks_that_are_ranked_are_drawn_once_each(tiny_job: dict[str, Any], 
     assert too_many(place) == []
     tiny_job["finetune"]["networks"] = 820  # the space has 819
     assert "819" in too_many(Workplace(parse_job(tiny_job), tmp_path))[0]
+
+
+@pytest.mark.parametrize(("together", "threads"), [(1, 8), (2, 4), (3, 2), (9, 1)])
+def test_cells_that_run_together_share_a_node(
+    monkeypatch: pytest.MonkeyPatch, together: int, threads: int
+) -> None:
+    monkeypatch.setattr("raycomp.runtime.study.share_cpus", lambda count: 8 // count)
+    assert threads_each(together) == threads
