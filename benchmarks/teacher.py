@@ -21,7 +21,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, get_linear_schedule_with_warmup
 
 from raycomp.data.batches import Batch, TrainPlan, collate
-from raycomp.encoder.families import source_of
+from raycomp.encoder.pretrained import source_of
 from raycomp.jobfile import load_job
 from raycomp.runtime.stages import TeacherStage
 from raycomp.runtime.workplace import Workplace

@@ -19,7 +19,7 @@ from raycomp.adabert.compiler import compile_child, compiled_config, compiled_ma
 from raycomp.adabert.efficiency import operation_macs, operation_params
 from raycomp.adabert.structure import Structure, edges, given_structure
 from raycomp.adabert.student import Child
-from raycomp.encoder.families import masked_language_model
+from raycomp.encoder.pretrained import masked_language_model
 from raycomp.errors import UserError
 from raycomp.job import Job
 from raycomp.jobfile import parse_job

@@ -256,7 +256,7 @@ def _candidates(room: Classroom) -> Candidates:
     near = NeighbourCandidates(table, room.tokenizer, settings.candidates)
     if settings.method == "neighbours":
         return near
-    from raycomp.encoder.families import masked_language_model
+    from raycomp.encoder.pretrained import masked_language_model
 
     given = room.job.model
     model = masked_language_model(given.name, given.revision, given.trust_remote_code)

@@ -66,12 +66,14 @@ class Workplace(Blueprint):
         Nobody keeps the network: what was trained takes its place, and memory is short.
         """
         # Here and not above: transformers takes seconds to import, and workers never load a model.
-        from raycomp.encoder.families import load_encoder
+        from raycomp.encoder.pretrained import load_encoder
 
         torch.manual_seed(self.job.run.seed)  # a new classifier is drawn at random
         return load_encoder(
             self.job.model.name,
             num_labels=self.task.num_labels,
+            classes=self.task.label_names,
+            in_order=self.job.task.labels is not None or self.job.teacher.mode == "train",
             revision=self.job.model.revision,
             trust_remote_code=self.job.model.trust_remote_code,
         )
@@ -114,7 +116,7 @@ class Workplace(Blueprint):
     @functools.cached_property
     def tokenizer(self) -> Any:
         """The tokenizer, padding and truncation switched off."""
-        from raycomp.encoder.families import load_tokenizer
+        from raycomp.encoder.pretrained import load_tokenizer
 
         chosen = self.job.model
         return load_tokenizer(chosen.name, chosen.revision, chosen.trust_remote_code)

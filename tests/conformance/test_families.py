@@ -23,7 +23,8 @@ from transformers import (
 
 from raycomp.data.batches import Batch
 from raycomp.encoder.elastic import ElasticEncoder
-from raycomp.encoder.families import FAMILIES, load_encoder, to_family
+from raycomp.encoder.families import FAMILIES, to_family
+from raycomp.encoder.pretrained import load_encoder
 from raycomp.errors import UserError
 from tests.conftest import WORDS, randomise, tokenizer
 
@@ -70,6 +71,22 @@ def test_same_logits_and_a_way_back(family: str, tmp_path: Path) -> None:
     back = to_family(family, ours.config, dict(ours.state_dict()))
     for name, value in back.items():
         assert torch.equal(value, theirs.state_dict()[name])
+
+
+def test_outputs_stand_in_the_task_s_order(family: str, tmp_path: Path) -> None:
+    theirs = MODELS[family]()
+    theirs.config.id2label = {0: "CONTRADICTION", 1: "NEUTRAL", 2: "ENTAILMENT"}
+    randomise(theirs)
+    theirs.eval().save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    plain, _, _ = load_encoder(str(tmp_path), num_labels=3)
+    classes = ("entailment", "neutral", "contradiction")
+    ordered, _, tuned = load_encoder(str(tmp_path), num_labels=3, classes=classes)
+    assert tuned
+    for one, other in zip(ordered.classifier.parameters(), plain.classifier.parameters(), strict=True):
+        assert torch.equal(one, other[[2, 1, 0]])
+    with pytest.raises(UserError, match=r"CONTRADICTION, NEUTRAL, ENTAILMENT.*task\.labels"):
+        load_encoder(str(tmp_path), num_labels=3, classes=("a", "b", "c"))
 
 
 def test_a_checkpoint_without_classifier_gets_a_new_one(family: str, tmp_path: Path) -> None:

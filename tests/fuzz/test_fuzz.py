@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from raycomp import query
 from raycomp.data.tasks import load_task
 from raycomp.encoder.cost import Shape
-from raycomp.encoder.families import load_encoder
+from raycomp.encoder.pretrained import load_encoder
 from raycomp.job import TaskSettings
 from raycomp.jobfile import load_job
 from raycomp.report import load

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from raycomp.encoder.checks import MAX_BYTES
 from raycomp.encoder.export import export
-from raycomp.encoder.families import MAX_BYTES, load_encoder, load_tokenizer
+from raycomp.encoder.pretrained import load_encoder, load_tokenizer
 from raycomp.errors import UserError
 
 Harm = Callable[[Path], Any]
