@@ -88,6 +88,8 @@ def show_run(run_dir: Path, as_json: bool) -> None:
             f"(dearest alone: {search['dearest']}) · super-network trained once"
         )
     for part in ("tables", "exports", "report.html"):
+        if part == "exports" and not (run_dir / part).exists():
+            continue  # export.enabled = false
         print(f"{part.removesuffix('.html'):<9}{near(run_dir / part)}")
 
 

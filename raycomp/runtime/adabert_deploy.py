@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,10 @@ from raycomp.errors import UserError
 from raycomp.job import Job
 from raycomp.runtime.checkpoint import load_weights
 from raycomp.runtime.classroom import Classroom
-from raycomp.runtime.deploy import PARITY, logits_of, score_forward, teacher_validation
+from raycomp.runtime.deploy import PARITY, certify, logits_of, score_forward, teacher_validation
 from raycomp.runtime.progress import Update
 from raycomp.runtime.student_stages import read_structure
-from raycomp.tables import write_json, write_rows, write_text
+from raycomp.tables import write_rows, write_text
 
 
 @dataclass(frozen=True)
@@ -101,8 +100,7 @@ def deploy(room: Classroom, bar: Update) -> float:
     )
     for row, latency in zip(rows, latencies[1:], strict=True):
         row["latency_ms"] = latency
-        certificate = {**row, "made": time.time()}
-        write_json(room.run_dir / row["export"] / "certificate.json", certificate)
+        certify(room, row, {})
     write_rows(room.run_dir, "deployments", rows, "adabert")
     return latencies[0]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -58,10 +60,22 @@ def deploy(place: Workplace, outcomes: list[Outcome], weights_id: str, on_progre
     made = [row for row in rows if row["feasible"]]
     for row, latency in zip(made, latencies[1:], strict=True):
         row["latency_ms"] = latency
-        certificate = {**row, "weights_id": weights_id, "made": time.time()}
-        write_json(place.run_dir / row["export"] / "certificate.json", certificate)
+        certify(place, row, {"weights_id": weights_id})
     write_rows(place.run_dir, "deployments", rows, "yoco")
     return latencies[0]
+
+
+def certify(place: Workplace, row: dict[str, Any], more: dict[str, Any]) -> None:
+    """Write a deployment's figures into its export, or remove that where the job keeps none."""
+    if place.job.export.enabled:
+        certificate = {**row, **more, "made": time.time()}
+        write_json(place.run_dir / row["export"] / "certificate.json", certificate)
+    else:
+        folder = place.run_dir / row["export"]
+        shutil.rmtree(folder)
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()  # unless another method's lie there
+        row["export"] = None
 
 
 def _row(

@@ -22,6 +22,7 @@ from raycomp.runtime.cluster import ray
 from raycomp.runtime.deploy import deploy, score_network
 from raycomp.runtime.evaluators import start_ledger
 from raycomp.runtime.finetune import finetune, too_many
+from raycomp.runtime.inputs import record_inputs
 from raycomp.runtime.ledger import lost_parts, record_parts
 from raycomp.runtime.live import check_live, live
 from raycomp.runtime.memory import release_memory
@@ -54,6 +55,7 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
         if not fresh:
             progress.say(f"found {job.run_id}: {_found(run_dir)}")
             _mend(run_dir, progress)
+        record_inputs(place)
         write_json(run_dir / "job.json", job.model_dump(mode="json"))
         write_json(run_dir / "environment.json", environment())
         place.record_facts()

@@ -20,8 +20,8 @@ from raycomp.tables import atomic_write, write_json
 # Part -> patterns of its files. The last one names the file that says the part is whole.
 PARTS: dict[str, tuple[str, ...]] = {
     "teacher": (
-        "facts.json", "precision.json", "predictions/teacher.*.npy", "predictions/labels.*.npy",
-        "teacher/network.safetensors", "teacher/score.json",
+        "facts.json", "inputs.json", "precision.json", "predictions/teacher.*.npy",
+        "predictions/labels.*.npy", "teacher/network.safetensors", "teacher/score.json",
     ),
     "supernet": (
         "supernet/start.safetensors", "supernet/network.safetensors", "supernet/sampler.json",

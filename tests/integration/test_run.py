@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
@@ -100,6 +101,22 @@ def test_a_second_run_finds_everything_done(
     assert {p: p.stat().st_mtime_ns for p in run_dir.rglob("*.parquet")} == before
 
 
+def test_a_run_is_not_gone_on_with_on_other_data(
+    run_dir: Path, tiny_job: dict[str, Any], storage: Path
+) -> None:
+    path = Path(tiny_job["task"]["train"])
+    kept = path.read_bytes()
+    frame = pd.read_csv(path)
+    frame.loc[0, "text"] += " more"
+    frame.to_csv(path, index=False)
+    before = {p: p.stat().st_mtime_ns for p in run_dir.rglob("*") if p.name != ".lock"}
+    with pytest.raises(UserError, match=r"other contents of data \(.*train\.csv\); put them back"):
+        run(tiny_job, storage)
+    assert {p: p.stat().st_mtime_ns for p in run_dir.rglob("*") if p.name != ".lock"} == before
+    path.write_bytes(kept)
+    assert run(tiny_job, storage) == run_dir
+
+
 def test_a_search_that_was_cut_off_pays_only_for_what_is_missing(
     run_dir: Path, tiny_job: dict[str, Any], storage: Path
 ) -> None:
@@ -138,7 +155,11 @@ def test_a_fine_tuned_model_is_the_teacher_as_it_is(
     job["train"]["steps"] = [0, 0, 0, 0, 0, 0, 2]
     job["search"]["evaluations"] = 4
     job["search"]["searchers"] = ["random", "evolution"]
+    job["export"] = {"enabled": False}
     run_dir = run(job, tmp_path)
+    assert not (run_dir / "exports").exists()
+    assert read_table(run_dir, "deployments")["export"].isna().all()
+    export_budget(run_dir, "half", tmp_path / "half")
     place = Workplace(parse_job(job), run_dir)
     teacher = place.teacher().state_dict()
     assert all(torch.equal(teacher[k], v) for k, v in place.network().state_dict().items())
