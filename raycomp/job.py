@@ -54,22 +54,37 @@ class TaskSettings(Section):
     """The labelled text: a GLUE task, a Hub dataset, the demo, or own files."""
 
     name: str | None = Field(
-        None, description='"glue/sst2" (any of the nine), "demo/polarity", or "owner/dataset".'
+        None,
+        description='"glue/sst2" (any of the nine), "demo/polarity" (film sentences), "demo/reviews" '
+        '(long film reviews), or a Hub dataset, "owner/dataset" or "owner/dataset:config", with text and '
+        "label given and splits train and validation.",
     )
     folder: str | None = Field(
         None, description="Local folder with the files of a GLUE task, or of all (Parquet or TSV)."
     )
     train: str | None = Field(None, description="Own training file: .csv, .tsv, .jsonl, .parquet.")
     validation: str | None = Field(
-        None, description="Own validation file; carved from train (10%) when absent."
+        None,
+        description="Own validation file; carved from train (10%) when absent. Give it where the model "
+        "is fine-tuned already: it has seen train, so that its score on a part of it is too high.",
     )
     text: list[str] = Field([], description="One or two text columns.", max_length=2)
     label: str | None = Field(None, description="Label column.")
-    labels: list[str] | None = Field(None, description="Class names in order; sorted when absent.")
+    labels: list[str] | None = Field(
+        None,
+        description="Class names in order; when absent, the labels of train, sorted. A fine-tuned "
+        "model's outputs are matched with them by its id2label; where those names are others, the order "
+        "of this list is the order of its outputs.",
+    )
     kind: Literal["auto", "classification", "regression"] = Field(
         "auto", description="auto: what the task says, else classification."
     )
-    metric: str | None = Field(None, description="Metric of every choice; by task when absent.")
+    metric: str | None = Field(
+        None,
+        description="Metric of every choice: accuracy, f1 (macro beyond two classes), accuracy_f1, "
+        "matthews; of regression pearson, spearman, pearson_spearman. Absent: the GLUE task's own, else "
+        "accuracy or pearson_spearman.",
+    )
     selection: float | int = Field(
         0.1, description="Rows carved from train for every choice: share (< 1) or count."
     )
@@ -143,7 +158,7 @@ class TrainSettings(Section):
         None, description="Steps per phase in place of epochs: one number, or one per phase."
     )
     batch_size: int = Field(32, ge=1, description="Sentences a step, over all workers.")
-    learning_rate: float = Field(1e-4, gt=0, lt=1, description="Peak in each phase.")
+    learning_rate: float = Field(1e-4, gt=0, lt=1, description="Peak; see schedule.")
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the schedule.")
     schedule: Literal["phase", "run"] = Field(
         "run",
@@ -175,9 +190,12 @@ class TrainSettings(Section):
     )
     workers: int = Field(1, ge=1, le=4096, description="Data-parallel workers of Ray Train.")
     cpus: float = Field(0, ge=0, description="CPUs a worker; 0 shares out what the cluster has.")
-    gpus: float = Field(0, ge=0, description="GPUs a worker.")
+    gpus: float = Field(
+        0, ge=0, description="GPUs a worker; 0 trains on processors, also where there are GPUs."
+    )
     precision: Literal["auto", "bf16", "fp32"] = Field(
-        "auto", description="auto: bf16 autocast where the processor has it."
+        "auto",
+        description="auto: bf16 where it is faster (timed once a run on a processor), else fp32.",
     )
     checkpoint_seconds: float = Field(30.0, gt=0, le=86_400, description="At most so much work is lost.")
     barrier_seconds: float = Field(
@@ -214,7 +232,11 @@ class SearchSettings(Section):
         "corrected", description="Eq. 7 as it must be, or as the paper prints it."
     )
     evaluators: int = Field(0, ge=0, description="Evaluator actors; 0: one per free CPU or GPU.")
-    gpus: float = Field(0, ge=0, description="GPUs an evaluator (fractions allowed).")
+    gpus: float = Field(
+        0,
+        ge=0,
+        description="GPUs an evaluator (fractions allowed); 0: one where the cluster has any, else none.",
+    )
     flops_length: int | None = Field(
         None, ge=1, description="Tokens a sequence when FLOPs are counted; task.max_length else."
     )
@@ -260,7 +282,11 @@ class BudgetSettings(Section):
     encoder_params: float | int | str | None = Field(
         None, description="Transformer layers alone, without embeddings, pooler and classifier."
     )
-    flops: float | int | str | None = Field(None, description='FLOPs of one sequence: 2e9, "2G", "0.5x".')
+    flops: float | int | str | None = Field(
+        None,
+        description="FLOPs of one sequence of search.flops_length tokens (absent: task.max_length), two "
+        'a multiply-add of the matrix products: 2e9, "2G", "0.5x".',
+    )
 
     @field_validator("name")
     @classmethod
@@ -272,7 +298,9 @@ class BudgetSettings(Section):
         given = [k for k in BUDGET_KINDS if getattr(self, k) is not None]
         if len(given) != 1:
             raise ValueError(f"needs exactly one of {', '.join(BUDGET_KINDS)}; {len(given)} given")
-        self.resolve(1.0, 1.0)
+        self.resolve(1.0)
+        if given == ["flops"] and str(self.flops).endswith("encoder"):
+            raise ValueError(f'flops = {self.flops!r}: FLOPs are of the whole model; write "0.5x"')
         return self
 
     @property
@@ -284,7 +312,7 @@ class BudgetSettings(Section):
             return "encoder_params"
         return kind
 
-    def resolve(self, full: float, _unused: float = 0.0) -> float:
+    def resolve(self, full: float) -> float:
         """Return the limit in the kind's own unit; `full` is the full model's figure."""
         raw = next(getattr(self, k) for k in BUDGET_KINDS if getattr(self, k) is not None)
         return parse_quantity(raw, full)
@@ -293,7 +321,11 @@ class BudgetSettings(Section):
 class ExportSettings(Section):
     """What is written for each deployed model."""
 
-    enabled: bool = Field(True, description="Write exports/METHOD-BUDGET for each budget.")
+    enabled: bool = Field(
+        True,
+        description="Keep exports/METHOD-BUDGET of each budget. false: each is still written, loaded "
+        "back and checked, then removed; `raycomp export` writes it again.",
+    )
 
 
 class Job(Section):

@@ -26,7 +26,7 @@ def load_job(path: str | Path, overrides: list[str] | None = None) -> Job:
     """
     data = read_toml(path)
     if "study" in data:
-        raise UserError(f"{path} is a study, a grid of jobs; only `raycomp run` takes it")
+        raise UserError(f"{path} is a study, a grid of jobs; `raycomp run` and `raycomp submit` take it")
     for item in overrides or []:
         override(data, item)
     return parse_job(data)
