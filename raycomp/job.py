@@ -88,7 +88,7 @@ class TaskSettings(Section):
     selection: float | int = Field(
         0.1, description="Rows carved from train for every choice: share (< 1) or count."
     )
-    limit: int | None = Field(None, ge=1, description="Use at most so many training rows.")
+    limit: int | None = Field(None, ge=1, description="Train on at most so many different texts.")
     max_length: int = Field(128, ge=4, le=4096, description="Tokens; longer texts are cut.")
 
     @field_validator("selection")

@@ -89,7 +89,9 @@ class AdabertSettings(Section):
     alpha_warmup: float = Field(
         0.5, ge=0, lt=1, description="Share of the search in which P_alpha waits, uniform; the paper: 0."
     )
-    alpha_weight_decay: float = Field(1e-3, ge=0, lt=1, description="Of P_alpha.")
+    alpha_weight_decay: float = Field(
+        1e-3, ge=0, lt=1, description="Of P_o, the operations; K's own has none."
+    )
 
     @field_validator("layers", "gamma", "beta")
     @classmethod

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from raycomp.adabert.structure import CONVOLUTIONS, Structure
+from raycomp.adabert.structure import CONVOLUTIONS
 
 # name -> divisors of parameters and of multiply-adds before the softmax over the operations.
 SCALES: dict[str, tuple[float, float]] = {
@@ -51,9 +51,3 @@ def efficiency_loss(layers: Tensor, operations: Tensor, price: Tensor) -> Tensor
     """
     depth = torch.arange(1, len(layers) + 1, device=layers.device, dtype=layers.dtype)
     return (layers * depth).sum() / len(layers) * (operations @ price.to(operations)).sum()
-
-
-def cell_params(structure: Structure, width: int) -> int:
-    """Return the parameters of all cells before compilation."""
-    one = sum(operation_params(n, width) for n in structure.operations)
-    return structure.layers * (one + 3 * width)  # attentive sum and normalisation

@@ -36,7 +36,10 @@ def inputs(
     positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     moved = ids.gather(1, (positions + start).clamp(max=ids.shape[1] - 1))
     there = positions < second.sum(1, keepdim=True)
-    longest = max(1, int((first | there).sum(1).max()))
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        longest = ids.shape[1]  # what is fixed in a trace must serve texts of any length
+    else:
+        longest = max(1, int((first | there).sum(1).max()))
     return (ids[:, :longest], first[:, :longest]), (moved[:, :longest], there[:, :longest])
 
 

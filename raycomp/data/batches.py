@@ -97,6 +97,11 @@ def words_of(tokens: TokenSplit, rows: np.ndarray, pad_id: int) -> Tensor:
     return torch.from_numpy(np.unique(np.concatenate([*texts, [pad_id]])).astype(np.int64))
 
 
+def smallest_batch(rows: int, batch_size: int) -> int:
+    """Return the rows of a TrainPlan's smallest batch."""
+    return rows // -(-rows // batch_size)
+
+
 class TrainPlan:
     """Which rows each step trains on: every row once an epoch, similar lengths together.
 
@@ -119,7 +124,7 @@ class TrainPlan:
     def _make(self, epoch: int) -> list[np.ndarray]:
         rng = np.random.default_rng([self._seed, epoch])
         order = rng.permutation(len(self._lengths))
-        # Nearly equal cuts: no batch is so small that a worker would get no row of it.
+        # Nearly equal cuts: a last batch of a few rows would leave workers without any.
         cuts = np.linspace(0, len(order), self.steps_per_epoch + 1).round().astype(int)
         batches: list[np.ndarray] = []
         for first in range(0, self.steps_per_epoch, self._pool):

@@ -258,7 +258,9 @@ def read_file(path: Path, header: int | None = 0) -> pd.DataFrame:
     ending = path.suffix.lower()
     try:
         if ending == ".csv":
-            return pd.read_csv(path, header=header, encoding_errors="strict")
+            return pd.read_csv(
+                path, header=header, encoding_errors="strict", keep_default_na=False, na_values=[""]
+            )
         if ending == ".tsv":
             return pd.read_csv(
                 path, sep="\t", quoting=csv.QUOTE_NONE, header=header, encoding_errors="strict",

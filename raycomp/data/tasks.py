@@ -219,7 +219,9 @@ def _carve(
     firsts = ~keys.duplicated()
     groups = frame[firsts]
     count = round(size * len(groups)) if size < 1 else int(size)
-    if count < 1 or len(groups) - count < 2:
+    if what == "limit" and count >= len(groups):
+        return frame.iloc[:0], frame
+    if count < 1 or (len(groups) - count < 2 and what != "limit"):
         raise UserError(
             f"task.{what} = {size:g} takes {count:,} of {len(groups):,} different rows of train; at "
             "least 1 must be taken and 2 must be left"

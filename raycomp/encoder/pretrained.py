@@ -23,7 +23,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from raycomp.encoder.checks import check_folder, check_sizes
-from raycomp.encoder.families import LAYOUTS, from_family, from_family_config
+from raycomp.encoder.families import LAYOUTS, from_family, from_family_config, key_map
 from raycomp.encoder.layers import Encoder
 from raycomp.encoder.outputs import output_order
 from raycomp.errors import UserError, first_line, shown
@@ -112,21 +112,29 @@ def _load(
     architectures = config.architectures or []
     tuned = any(a.endswith("ForSequenceClassification") for a in architectures)
     auto = AutoModelForSequenceClassification if tuned else AutoModel
-    loaded = auto.from_pretrained(source, use_safetensors=True, dtype="float32", **options)
+    loaded, info = auto.from_pretrained(
+        source, use_safetensors=True, dtype="float32", output_loading_info=True, **options
+    )
     ours = from_family_config(config, num_labels)
-    state = dict(loaded.state_dict())
-    if not tuned:
-        prefix = LAYOUTS[config.model_type][0]
-        state = {f"{prefix}{key}": value for key, value in state.items()}
+    # transformers has drawn what the file lacks at random, and says so here alone.
+    prefix = "" if tuned else LAYOUTS[config.model_type][0]
+    drawn = {f"{prefix}{key}" for key in info["missing_keys"]}
+    state = {f"{prefix}{key}": value for key, value in loaded.state_dict().items()}
     translated = from_family(config.model_type, ours, state)
+    pairs = key_map(config.model_type, ours)
+    lacking = [v for k, v in pairs.items() if v in drawn and not k.startswith(("classifier.", "pooler."))]
+    if lacking:
+        raise UserError(
+            f"the weights of {name} lack {', '.join(lacking[:3])}"
+            + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
+            + "; are their names those of transformers?"
+        )
     fits = tuned and translated["classifier.weight"].shape[0] == num_labels
+    fits = fits and not drawn & {v for k, v in pairs.items() if k.startswith(("classifier.", "pooler."))}
     if not fits:
         translated = {k: v for k, v in translated.items() if not k.startswith("classifier.")}
     model = Encoder(ours)
-    missing, unexpected = model.load_state_dict(translated, strict=False)
-    lacking = [k for k in missing if not k.startswith(("classifier.", "pooler."))]
-    if lacking or unexpected:
-        raise UserError(f"the weights of {name} lack {', '.join(lacking[:5])}")
+    model.load_state_dict(translated, strict=False)  # a new classifier, if any, stays as it was drawn
     return model, tokenizer, dict(config.id2label or {}) if fits else None
 
 

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from raycomp.errors import UserError
 from raycomp.job import Job
 from raycomp.tables import read_table
@@ -49,7 +52,7 @@ class Rates:
 
     Attributes:
         teacher, supernet: seconds a token of the training text; None: not known.
-        evaluation: seconds of one evaluation; None: not known.
+        evaluation: seconds of one evaluation, a row of the selection split; None: not known.
         source: where the figures are from, for people.
     """
 
@@ -74,16 +77,16 @@ def measured(runs: Path, job: Job, gpu: bool) -> Rates | None:
             steps, scored = (read_table(path.parent, name) for name in ("steps", "evaluations"))
         except (OSError, ValueError, KeyError, TypeError, UserError):
             continue  # another's run, or one that is not whole: it measures nothing for us
-        workers = int(given["train"]["workers"])
-        costs = {
-            phase: _per_token(steps[steps["phase"] == phase], workers)
-            for phase in ("teacher", "supernet")
-        }
-        count = int(steps["phase"].isin(costs).sum())
-        seconds = float(scored["seconds"].mean()) if len(scored) else None
-        if costs["supernet"] is not None:
-            source = f"{count:,} steps and {len(scored):,} evaluations measured in {path.parent}"
-            found.append((count, Rates(costs["teacher"], costs["supernet"], seconds, source)))
+        supernet, scored = (frame[frame["method"] == "yoco"] for frame in (steps, scored))
+        # Of one sub-network a step while only the largest is open, of `samples` afterwards.
+        networks = np.where(supernet["entropy"] > 0, given["train"]["samples"], 1)
+        rate = _per_token(supernet.assign(tokens=supernet["tokens"] / networks))
+        teacher = _per_token(steps[steps["method"] == "teacher"])
+        rows = float(scored["examples"].sum())
+        seconds = float(scored["seconds"].sum()) / rows if rows else None
+        if rate is not None:
+            source = f"{len(steps):,} steps and {len(scored):,} evaluations measured in {path.parent}"
+            found.append((len(steps), Rates(teacher, rate, seconds, source)))
     return max(found, key=lambda pair: pair[0])[1] if found else None
 
 
@@ -94,11 +97,11 @@ def _alike(given: dict[str, Any], job: Job, gpu: bool) -> bool:
     return alike and (given["train"]["gpus"] > 0) == gpu
 
 
-def _per_token(rows: Any, workers: int) -> float | None:
-    """Return seconds that one worker needs for a token of a batch, from rows of table `steps`."""
+def _per_token(rows: pd.DataFrame) -> float | None:
+    """Return seconds that one worker needs for a token of its share of a batch."""
     rows = rows.sort_values("step").iloc[WARM_STEPS:]
     tokens = float(rows["tokens"].sum())
-    return float(rows["seconds"].sum()) * workers / tokens if tokens else None
+    return float(rows["seconds"].sum()) / tokens if tokens else None
 
 
 def allreduce_seconds(params: int, workers: int, gigabits: float) -> float:
@@ -120,6 +123,7 @@ class Work:
         teacher: steps, rows a step.
         supernet: steps, rows a step.
         evaluations: of the search, at most.
+        selection: rows of the split that each is scored on.
         tokens: mean tokens of a row.
         params: of the full network.
     """
@@ -127,6 +131,7 @@ class Work:
     teacher: tuple[int, int]
     supernet: tuple[int, int]
     evaluations: int
+    selection: int
     tokens: float
     params: int
 
@@ -145,7 +150,7 @@ def forecast(work: Work, rates: Rates, machines: Machines) -> dict[str, Any]:
         parts[name] = None if rate is None else steps * (largest * work.tokens * rate + wait)
         waits += steps * wait
     rounds = math.ceil(work.evaluations / machines.workers)
-    parts["search"] = None if rates.evaluation is None else rounds * rates.evaluation
+    parts["search"] = None if rates.evaluation is None else rounds * work.selection * rates.evaluation
     seconds = _total(parts.values())
     hours = seconds / 3600
     return {

@@ -115,6 +115,7 @@ def _work(place: Workplace, teacher: int, steps: list[int]) -> Work:
         teacher=(teacher, job.teacher.batch_size),
         supernet=(sum(steps), job.train.batch_size),
         evaluations=shared * len(job.search.seeds) + (total - shared) * trials,
+        selection=len(place.task.selection),
         tokens=float(place.tokens("train").lengths.mean()),
         params=int(place.costs.cost("params", place.space.largest())),
     )
@@ -129,11 +130,10 @@ def _computed_rates(place: Workplace) -> Rates:
     full = costs.cost("flops", space.largest()) / length
     middle = (full + costs.cost("flops", space.smallest()) / length) / 2
     distilled = full if job.train.distill != "none" else 0.0
-    rows = len(place.tokens("selection"))
     return Rates(
         teacher=3 * full / speed,
         supernet=(3 * job.train.samples * middle + distilled) / speed,
-        evaluation=rows * float(place.tokens("selection").lengths.mean()) * middle / speed,
+        evaluation=float(place.tokens("selection").lengths.mean()) * middle / speed,
         source=f"no run measured a step; from FLOPs at this machine's speed in {precision}",
     )
 

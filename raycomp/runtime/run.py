@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from raycomp.data.batches import TrainPlan, collate
+from raycomp.data.batches import TrainPlan, collate, smallest_batch
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.importance import reorder, scores
 from raycomp.errors import UserError
@@ -93,14 +93,16 @@ def check(place: Workplace) -> None:
             f"teacher.mode is as-is, but {job.model.name} holds no classifier for this task's "
             f"{place.task.num_labels} outputs; use teacher.mode = 'train'"
         )
-    sizes = [job.teacher.batch_size, len(place.task.train)]
-    sizes += [job.train.batch_size] if "yoco" in job.run.methods else []
-    sizes += [job.adabert.batch_size] if "adabert" in job.run.methods else []
-    smallest = min(sizes)
+    rows = len(place.task.train)
+    sizes = [(rows, job.teacher.batch_size)]
+    sizes += [(rows, job.train.batch_size)] if "yoco" in job.run.methods else []
+    if "adabert" in job.run.methods:
+        sizes.append((rows * (1 + job.augment.copies), job.adabert.batch_size))
+    smallest = min(smallest_batch(*size) for size in sizes)
     if job.train.workers > smallest:
         raise UserError(
-            f"train.workers={job.train.workers} was given; a batch has {smallest} rows, and every "
-            "worker needs one: raise batch_size or lower train.workers"
+            f"train.workers={job.train.workers} was given; the smallest batch has {smallest} rows, and "
+            "every worker needs one: raise batch_size or lower train.workers"
         )
     faults = adabert.faults(place) if "adabert" in job.run.methods else []
     faults += too_many(place)
@@ -181,8 +183,7 @@ def _search(place: Workplace, progress: Progress) -> None:
     done = run_dir / "deployed.json"
     if done.exists():
         return
-    device = torch.device("cuda" if cluster.free_gpus() else "cpu")
-    precision = place.precision(device)
+    precision = place.chosen_precision()
     weights_id = file_hash(run_dir / "supernet" / "network.safetensors")
     place.tokens("selection")
     ledger, evaluators = start_ledger(job.model_dump(mode="json"), run_dir, weights_id, place.primary)

@@ -204,4 +204,8 @@ class Workplace(Blueprint):
         if not path.exists():
             chosen = resolve_precision(self.job.train.precision, device)
             write_json(path, {"precision": chosen})
-        return resolve_precision(str(read_json(path).get("precision")), device)
+        return resolve_precision(self.chosen_precision(), device)
+
+    def chosen_precision(self) -> str:
+        """Return the precision that was chosen, for who does not compute in it: a driver without a GPU."""
+        return str(read_json(self.run_dir / "precision.json").get("precision"))

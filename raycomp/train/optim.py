@@ -127,8 +127,12 @@ class Updater:
             if name not in by_name:
                 raise UserError(f"the checkpoint's optimizer state names {name!r}, unknown here")
             parameter = by_name[name]
-            kept = value if part == "step" else torch.empty_like(parameter).copy_(value)
-            self.optimizer.state[parameter][part] = kept.clone() if kept is value else kept
+            if part == "step":  # beside the weights for a fused kernel; any other counts on the CPU
+                fused = bool(self.optimizer.defaults.get("fused"))
+                kept = value.clone().to(parameter.device if fused else "cpu")
+            else:
+                kept = torch.empty_like(parameter).copy_(value)
+            self.optimizer.state[parameter][part] = kept
 
 
 def _adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -201,6 +205,5 @@ def matmul_flops(precision: str, runs: int = 9) -> float:
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Return the context in which a forward pass of that precision runs."""
     if precision == "bf16":
-        # Weights change between uses, so a cache of casts would only cost memory on the CPU.
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()

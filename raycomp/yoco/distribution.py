@@ -22,7 +22,6 @@ class Categoricals:
     Attributes:
         theta: one float64 vector per variable, sums to 1.
         open: one boolean vector per variable: which choices are open.
-        theta_min: lower bound of an open choice's probability, one per variable.
     """
 
     def __init__(self, variables: Sequence[Variable]) -> None:

@@ -95,9 +95,10 @@ class SuperStep:
         embedded.backward(start.grad)
         # Before the sum over the workers: the sampler learns theta and draws while the network is
         # updated, and knows which ranks came so far when the sum fails.
+        drawn = self.sampler.info(index)
         self.sampler.tell(index, shares[0].tolist())
         self.updater.apply_parts(index, self._parts(archs, table), shares)
-        info = {**self.sampler.info(index), "loss": float(shares[0].mean())}
+        info = {**drawn, "loss": float(shares[0].mean())}
         tokens = int(batch.attention_mask.sum()) * len(archs)
         return StepResult(float(shares[1].mean()), tokens, info)
 

@@ -187,9 +187,9 @@ def fisher_root(theta: np.ndarray, grad: np.ndarray, mask: np.ndarray) -> np.nda
     first, last = where[:-1], where[-1]
     root = np.sqrt(np.maximum(theta[first], 1e-300))
     final = max(float(theta[last]), 1e-300)
-    # The path s keeps one slot per choice, so that it survives the opening of further choices.
-    slots = first if last == len(theta) - 1 else np.arange(len(first))
-    out[slots] = grad[first] / root + root * grad[first].sum() / (final + math.sqrt(final))
+    # The path s keeps one slot per choice, so that it survives the opening of further choices: the
+    # last one, the largest, is open from the first phase on.
+    out[first] = grad[first] / root + root * grad[first].sum() / (final + math.sqrt(final))
     return out
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -96,6 +97,24 @@ def test_a_checkpoint_without_classifier_gets_a_new_one(family: str, tmp_path: P
     ours, _, tuned = load_encoder(str(tmp_path), num_labels=5)
     assert not tuned
     assert ours.classifier.weight.shape == (5, 32)
+
+
+def without(folder: Path, part: str) -> None:
+    """Take the tensors whose name has `part` out of a checkpoint."""
+    path = folder / "model.safetensors"
+    kept = {k: v for k, v in load_file(path).items() if part not in k}
+    save_file(kept, path, metadata={"format": "pt"})
+
+
+def test_weights_that_the_file_lacks_are_not_made_up(family: str, tmp_path: Path) -> None:
+    MODELS[family]().save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    without(tmp_path, "classifier")
+    _, _, tuned = load_encoder(str(tmp_path), num_labels=3)
+    assert not tuned  # though its configuration says that it is a classifier
+    without(tmp_path, "layer.1.")
+    with pytest.raises(UserError, match=r"lack \S+layer\.1\.\S+, .* and 13 more"):
+        load_encoder(str(tmp_path), num_labels=3)
 
 
 def test_damaged_and_pickled_weights_are_refused(tmp_path: Path) -> None:

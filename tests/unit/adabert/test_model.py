@@ -200,12 +200,15 @@ def test_one_padded_text_of_a_pair_is_enough_to_mask() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
-def test_what_is_traced_or_exported_serves_any_batch_and_any_mask() -> None:
+@pytest.mark.parametrize("shape", [SHAPE, PAIR])
+def test_what_is_traced_or_exported_serves_any_batch_and_any_mask(shape: StudentShape) -> None:
     torch.manual_seed(2)
-    child = Child(SHAPE, Structure(2, ("std_conv_5", "max_pool_3", "avg_pool_3") * 3)).eval()
+    child = Child(shape, Structure(2, ("std_conv_5", "max_pool_3", "avg_pool_3") * 3)).eval()
     shake(child)
     model = compile_child(child)
     full = torch.ones(2, 28, dtype=torch.long)  # tokens enough for Winograd's convolution
+    short = full * 7
+    short[:, 13] = 3  # two texts of 14 tokens; other batches have longer ones
     ids, real = (t.repeat(3, 2) for t in text(seed=2))
     real = real.cummin(1).values
     ids *= real
@@ -213,7 +216,7 @@ def test_what_is_traced_or_exported_serves_any_batch_and_any_mask() -> None:
         want = child(ids, real)[0]
         model.requires_grad_(False)
         traced = torch.jit.trace(
-            lambda i, m: model(input_ids=i, attention_mask=m).logits, (full * 7, full), check_trace=False
+            lambda i, m: model(input_ids=i, attention_mask=m).logits, (short, full), check_trace=False
         )
         assert all(t._key is None for c in model.cells for t in c._transformed)  # the direct form
         torch.testing.assert_close(traced(ids, real.long()), want, atol=1e-5, rtol=0)

@@ -39,6 +39,29 @@ def test_splits_are_disjoint_stratified_and_seeded(tmp_path: Path) -> None:
     assert load_task(settings, 1).selection.text_a != task.selection.text_a
 
 
+@pytest.mark.parametrize(("limit", "rows"), [(20, 40), (49, 98), (50, 100), (51, 100), (99, 100)])
+def test_a_limit_counts_different_texts(tmp_path: Path, limit: int, rows: int) -> None:
+    frame = sentences(50, 0).assign(text=lambda f: f["text"] + f.index.astype(str))
+    twice = pd.concat([frame, frame], ignore_index=True)
+    held_out = tmp_path / "held_out.csv"
+    sentences(40, 1).to_csv(held_out, index=False)
+    task = load_task(own(tmp_path, twice, validation=str(held_out), limit=limit), 0)
+    assert len(task.train) + len(task.selection) == rows
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_words_that_pandas_takes_for_nothing_are_words(tmp_path: Path, ending: str) -> None:
+    frame = sentences(60, 0)
+    frame["label"] = frame["label"].map({"good": "None", "bad": "NA"})
+    frame.loc[0, "text"] = "null"
+    path = tmp_path / f"data.{ending}"
+    frame.to_csv(path, index=False, sep="," if ending == "csv" else "\t")
+    task = load_task(TaskSettings(train=str(path), text=["text"], label="label"), 0)
+    assert task.label_names == ("NA", "None")
+    splits = (task.train, task.selection, *task.validation)
+    assert sum("null" in s.text_a for s in splits) == 1
+
+
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
 def test_every_file_format_gives_the_same_task(tmp_path: Path, ending: str) -> None:
     frame, path = sentences(60, 0), tmp_path / f"data.{ending}"

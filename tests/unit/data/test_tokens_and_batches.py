@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raycomp.data.batches import TrainPlan, collate, eval_batches, shard
+from raycomp.data.batches import TrainPlan, collate, eval_batches, shard, smallest_batch
 from raycomp.data.metrics import compute
 from raycomp.data.tasks import Split
 from raycomp.data.tokens import fingerprint, tokenise
@@ -111,3 +111,11 @@ def test_metrics_by_hand() -> None:
     )
     assert real["spearman"] == pytest.approx(1.0)
     assert real["pearson_spearman"] == pytest.approx((1 + real["pearson"]) / 2)
+
+
+@pytest.mark.parametrize(("rows", "batch_size"), [(3301, 8), (100, 32), (7, 8), (64, 64), (65, 64)])
+def test_the_smallest_batch_is_known_beforehand(rows: int, batch_size: int) -> None:
+    plan = TrainPlan(np.full(rows, 5), batch_size, seed=0)
+    sizes = [len(plan.rows(i)) for i in range(plan.steps_per_epoch)]
+    assert min(sizes) == smallest_batch(rows, batch_size)
+    assert max(sizes) <= batch_size

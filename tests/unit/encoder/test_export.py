@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -85,7 +86,9 @@ def test_the_folder_holds_what_a_user_needs(tmp_path: Path) -> None:
     config = json.loads((out / "config.json").read_text())
     assert config["layer_heads"] == [2, 1]
     assert config["layer_ffn"] == [32, 16]
-    assert "raycomp" not in (out / "modeling_raycomp.py").read_text().split("import")[1]
+    code = sorted(out.glob("*.py"))
+    assert [p.name for p in code] == ["layers.py", "modeling_raycomp.py"]
+    assert not any(re.search(r"^\s*(from|import) raycomp", p.read_text(), re.M) for p in code)
     assert AutoTokenizer.from_pretrained(out, trust_remote_code=True)("fine film")["input_ids"]
     assert "half" in (out / "README.md").read_text()
 

@@ -20,8 +20,10 @@ from raycomp.runtime.forecast import (
 from raycomp.runtime.plan import make_plan
 from raycomp.tables import write_json, write_rows
 
-WORK = Work(teacher=(100, 32), supernet=(1000, 64), evaluations=80, tokens=20.0, params=1_000_000)
-RATES = Rates(teacher=1e-3, supernet=2e-3, evaluation=5.0, source="made up")
+WORK = Work(
+    teacher=(100, 32), supernet=(1000, 64), evaluations=80, selection=50, tokens=20.0, params=1_000_000
+)
+RATES = Rates(teacher=1e-3, supernet=2e-3, evaluation=0.1, source="made up")
 
 
 def test_one_worker_pays_every_row_and_no_all_reduce() -> None:
@@ -57,26 +59,34 @@ def test_a_slow_link_is_most_of_the_time() -> None:
 
 @pytest.fixture
 def run(tiny_job: dict[str, Any], tmp_path: Path) -> Path:
-    """A run of two workers that took .5 s for 100 tokens, after two steps that were slower."""
+    """A run of two workers: .5 s for 100 tokens of one network or 200 of two, after slower steps."""
     tiny_job["train"]["workers"] = 2
     folder = tmp_path / "runs" / "tiny-1a2b3c4d"
     write_json(folder / "job.json", parse_job(tiny_job).model_dump(mode="json"))
     rows = [
-        {"run": "tiny", "phase": phase, "step": i, "tokens": 100, "seconds": 0.5 if i > 1 else 9.0}
-        for phase in ("teacher", "supernet")
+        {"run": "tiny", "step": i, "seconds": 0.5 if i > 1 else 9.0, **more}
         for i in range(10)
+        for more in (
+            {"method": "teacher", "phase": "teacher", "tokens": 100},
+            {"method": "yoco", "phase": "heads-2", "tokens": 200, "entropy": 1.5}
+            if i > 4
+            else {"method": "yoco", "phase": "largest", "tokens": 100, "entropy": 0.0},
+            {"method": "adabert", "phase": "search", "tokens": 7},
+        )
     ]
     write_rows(folder, "steps", rows, "a")
-    write_rows(folder, "evaluations", [{"run": "tiny", "arch_id": "a", "seconds": 3.0}], "a")
+    scored = {"run": "tiny", "arch_id": "a", "examples": 60}
+    other = {**scored, "method": "adabert", "seconds": 99.0}
+    write_rows(folder, "evaluations", [{**scored, "method": "yoco", "seconds": 3.0}, other], "a")
     return folder
 
 
 def test_measured_steps_are_seconds_of_one_worker_a_token(run: Path, tiny_job: dict[str, Any]) -> None:
     found = measured(run.parent, parse_job(tiny_job), False)
     assert found is not None
-    assert found.supernet == pytest.approx(0.5 * 2 / 100)
-    assert found.teacher == pytest.approx(0.5 * 2 / 100)
-    assert found.evaluation == 3.0
+    assert found.supernet == pytest.approx(0.5 / 100)
+    assert found.teacher == pytest.approx(0.5 / 100)
+    assert found.evaluation == pytest.approx(3.0 / 60)
     assert str(run) in found.source
     assert measured(run.parent, parse_job(tiny_job), True) is None  # a processor says nothing of a GPU
 
