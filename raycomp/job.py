@@ -217,7 +217,7 @@ class SearchSettings(Section):
     searchers: list[Literal["sng", "random", "evolution"]] = Field(
         ["sng"], min_length=1, description="One trial per (budget, searcher, seed)."
     )
-    seeds: list[int] = Field([0], min_length=1, description="Added to run.seed.")
+    seeds: list[int] = Field([0], min_length=1, description="A trial each, on top of run.seed.")
     evaluations: int = Field(64, ge=4, description="Architectures that one trial may ask for.")
     opening: float | None = Field(
         None,

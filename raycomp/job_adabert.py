@@ -39,7 +39,7 @@ class AdabertSettings(Section):
     operations: list[str] = Field(list(OPERATIONS), min_length=1, description="Candidates of every edge.")
     gamma: float | list[float] = Field(0.8, description="Share of distillation (Eq. 1), 0 to 1.")
     beta: float | list[float] = Field(4.0, description="Weight of the efficiency loss (Eq. 1).")
-    seeds: list[int] = Field([0], min_length=1, description="Added to run.seed.")
+    seeds: list[int] = Field([0], min_length=1, description="A trial each, on top of run.seed.")
     temperature: float = Field(1.0, gt=0, description="T of Eq. 3.")
     hints: Literal["probes", "logits"] = Field(
         "probes", description="logits: the teacher's prediction alone (the paper's Base-KD)."
@@ -89,9 +89,7 @@ class AdabertSettings(Section):
     alpha_warmup: float = Field(
         0.5, ge=0, lt=1, description="Share of the search in which P_alpha waits, uniform; the paper: 0."
     )
-    alpha_weight_decay: float = Field(
-        1e-3, ge=0, lt=1, description="Of P_o, the operations; K's own has none."
-    )
+    alpha_weight_decay: float = Field(1e-3, ge=0, lt=1, description="Of P_o alone, the operations.")
 
     @field_validator("layers", "gamma", "beta")
     @classmethod

@@ -83,9 +83,10 @@ def show_run(run_dir: Path, as_json: bool) -> None:
     Console(width=max(120, Console().width)).print(table)
     if "search" in summary:
         budgets, search = int((frame["method"] == "yoco").sum()), summary["search"]
+        alone = "dearest alone" if search.get("trials", budgets) == budgets else "dearest trial"
         print(
             f"search used {search['evaluations']} evaluations for {budgets} budgets "
-            f"(dearest alone: {search['dearest']}) · super-network trained once"
+            f"({alone}: {search['dearest']}) · super-network trained once"
         )
     for part in ("tables", "exports", "report.html"):
         if part == "exports" and not (run_dir / part).exists():

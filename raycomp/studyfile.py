@@ -225,6 +225,13 @@ def parse_study(data: dict[str, Any], preset: str = "") -> Study:
         for task in given or [None]
         for seed in settings.seeds
     ]
+    tasks: dict[str, str] = {}
+    for cell in cells:
+        if tasks.setdefault(cell.name, cell.task) != cell.task:
+            raise UserError(
+                f"study.tasks {tasks[cell.name]!r} and {cell.task!r} make one file name, {cell.name}; "
+                "rename one, or make two studies of them"
+            )
     return Study(settings, tuple(cells), preset, data)
 
 

@@ -107,7 +107,7 @@ class Student(nn.Module):
     def start(self, batch_ids: Tensor, real: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the two input states of the first cell and the mask (batch, length, 1).
 
-        Of a pair the mask holds where either text has a token; the state of the shorter one is 0 beyond it.
+        Of a pair the mask holds where either text has a token; beyond the shorter one its state is 0.
         """
         one, two = inputs(batch_ids, real, self.shape.pair, self.shape.sep_token_id)
         first = self.embedding(*one)

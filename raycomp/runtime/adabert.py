@@ -112,8 +112,9 @@ def _sweep(room: Classroom, todo: list[Trial], bar: Update) -> None:
 
     run.__name__ = f"sweep-{run_dir.name}"  # Tune knows functions by name, one a Ray job
     tuner = Tuner(
-        # The trial only waits for its workers, which hold the processors.
-        tune.with_resources(run, {"cpu": 0.001}),
+        # The trial only waits for its workers, which hold the processors: with a sliver of one it would
+        # keep a whole one from them.
+        tune.with_resources(run, {"cpu": 0, "memory": 1}),
         param_space={"trial": tune.grid_search([asdict(t) for t in todo])},
         tune_config=TuneConfig(max_concurrent_trials=slots),
         run_config=RunConfig(

@@ -29,7 +29,7 @@ BEST = 10  # architectures whose mean is followed over a search (YOCO-BERT, Fig.
 
 
 class Stopwatch(Progress):
-    """Writes how long each stage of a run took, over all its starts, and which one runs now."""
+    """Writes how long each stage of a run took, the start that ended it alone, and which one runs now."""
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__(enabled=False)

@@ -96,7 +96,7 @@ def _row(
         "searcher": chosen.searcher,
         "seed": chosen.seed,
         "metric": place.primary,
-        "evaluations": max(o.evaluations for o in mine),
+        "evaluations": sum(o.evaluations for o in mine),
         "seconds": sum(o.seconds for o in mine),
         "teacher_validation": teacher,
         "reason": chosen.reason,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from raycomp.encoder.arch import Architecture
+from raycomp.errors import UserError
 from raycomp.jobfile import parse_job
 from raycomp.runtime.cluster import fitting, free_gpus, ray, share_cpus
 from raycomp.runtime.ledger import Ledger
@@ -64,10 +65,19 @@ class Evaluator:
 def start_ledger(
     job: dict[str, Any], run_dir: Path, weights_id: str, metric: str
 ) -> tuple[Any, list[Any]]:
-    """Start evaluators over the cluster's free CPUs or GPUs, and the ledger in front of them."""
+    """Start evaluators over the cluster's free CPUs or GPUs, and the ledger in front of them.
+
+    Raises:
+        UserError: no node has the GPUs that an evaluator asks for.
+    """
     settings = parse_job(job).search
     gpus = settings.gpus or (1.0 if free_gpus() else 0.0)
     slots = fitting(1, gpus)
+    if settings.gpus and not slots:
+        raise UserError(
+            f"search.gpus={settings.gpus:g} was given; no node of the cluster has so many: start Ray "
+            "with GPUs, or leave the setting out"
+        )
     count = settings.evaluators or max(1, slots)
     cpus = share_cpus(count, gpus)
     evaluators = [
@@ -84,7 +94,8 @@ def start_ledger(
     ]
     ledger = (
         ray.remote(Ledger)
-        .options(num_cpus=0, max_concurrency=10_000)
+        # One that dies reads its rows back, and who asked asks again.
+        .options(num_cpus=0, max_concurrency=10_000, max_restarts=3, max_task_retries=3)
         .remote(str(run_dir), weights_id, metric, evaluators)
     )
     return ledger, evaluators

@@ -154,13 +154,17 @@ def _beginning(arch: Architecture) -> list[tuple[int, int]]:
 
 
 def record_parts(run_dir: Path) -> None:
-    """Write which files of evaluations there are, so that one that goes missing is noticed."""
-    names = [p.name for p in part_files(run_dir, "evaluations")]
-    write_json(run_dir / "search" / "parts.json", {"evaluations": names})
+    """Write which files of the search's evaluations there are: one that goes missing is noticed."""
+    write_json(run_dir / "search" / "parts.json", {"evaluations": _parts(run_dir)})
 
 
 def lost_parts(run_dir: Path) -> list[str]:
-    """Return the files of evaluations that were written and are gone, by name."""
+    """Return the files of the search's evaluations that were written and are gone, by name."""
     path = run_dir / "search" / "parts.json"
     known = read_json(path).get("evaluations", []) if path.exists() else []
-    return sorted(set(known) - {p.name for p in part_files(run_dir, "evaluations")})
+    return sorted(set(known) - set(_parts(run_dir)))
+
+
+def _parts(run_dir: Path) -> list[str]:
+    names = [p.name for p in part_files(run_dir, "evaluations")]
+    return [n for n in names if not n.startswith("adabert-")]

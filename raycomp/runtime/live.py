@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -25,6 +24,7 @@ from raycomp.runtime.progress import polling
 from raycomp.tables import read_parts, write_json
 
 SECONDS = 5.0
+RECENT = 20  # evaluations that their rate is taken over
 _PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 _STEP = ("loss", "entropy", "p_exploit")
 
@@ -36,8 +36,12 @@ class Sink(Protocol):
         """Add figures of one series, such as "supernet", at its step."""
         ...
 
+    def flush(self) -> None:
+        """Pass on all that waits: what is noted as sent must not be lost with this process."""
+        ...
+
     def close(self) -> None:
-        """Write all that waits."""
+        """End."""
         ...
 
 
@@ -85,7 +89,8 @@ class LiveView:
         self._seen: set[tuple[str, str]] = set()
         self._told = False
         self._best, self._scored = -math.inf, 0
-        self._times: deque[datetime] = deque(maxlen=20)
+        self._times: list[datetime] = []
+        self._waiting: list[dict[str, Any]] = []
         self._sinks = [self._open(name, job) for name in job.run.live]
 
     def look(self) -> None:
@@ -95,6 +100,8 @@ class LiveView:
             self._steps()
             self._evaluations()
             self._deployments()
+            for sink in self._sinks:
+                sink.flush()
             if self._sent != sent or not self._path.exists():
                 write_json(self._path, {"sent": self._sent, "ids": self._ids})
         except Exception as error:  # a tracker that is down must not end a run
@@ -127,7 +134,7 @@ class LiveView:
         for path, part in read_parts(self._run_dir, table):
             if (table, path.stem) not in self._seen:
                 yield path.stem, part.to_pylist()
-                self._seen.add((table, path.stem))
+                self._seen.add((table, path.stem))  # only now: the rows are sent, or wait
 
     def _steps(self) -> None:
         for stem, rows in self._new("steps"):
@@ -137,15 +144,21 @@ class LiveView:
                 self._send(stem.rpartition("-")[0], int(row["step"]), figures)
 
     def _evaluations(self) -> None:
-        rows = [row for _, part in self._new("evaluations") for row in part]
-        for row in sorted(rows, key=lambda row: row["created_at"]):
-            self._best = max(self._best, row["value"])
-            self._times.append(row["created_at"])
-            seconds = (self._times[-1] - self._times[0]).total_seconds()
-            speed = (len(self._times) - 1) / seconds if seconds > 0 else None
-            figures = {k: row[k] for k in ("value", "params")} | {"best": self._best, "per_second": speed}
-            self._send("search", self._scored, figures)
-            self._scored += 1
+        for _, rows in self._new("evaluations"):
+            self._waiting += rows
+        self._waiting.sort(key=lambda row: row["created_at"])
+        sent = 0
+        try:
+            for row in self._waiting:
+                best, times = max(self._best, row["value"]), [*self._times, row["created_at"]][-RECENT:]
+                seconds = (times[-1] - times[0]).total_seconds()
+                speed = (len(times) - 1) / seconds if seconds > 0 else None
+                figures = {"value": row["value"], "params": row["params"]}
+                self._send("search", self._scored, {**figures, "best": best, "per_second": speed})
+                self._best, self._times = best, times
+                self._scored, sent = self._scored + 1, sent + 1
+        finally:
+            self._waiting = self._waiting[sent:]  # what could not be sent waits
 
     def _deployments(self) -> None:
         keys = ("selection", "validation", "retention", "gap", "params", "flops", "latency_ms")
@@ -179,8 +192,12 @@ class _TensorBoard:
         for name, value in values.items():
             self._writer.add_scalar(f"{series}/{name}", value, step)
 
+    def flush(self) -> None:
+        """Write what waits into the file."""
+        self._writer.flush()
+
     def close(self) -> None:
-        """Flush and close the file."""
+        """Close the file."""
         self._writer.close()
 
 
@@ -204,13 +221,17 @@ class _MLflow:
         now = int(time.time() * 1000)
         self._waiting += [self._metric(f"{series}/{k}", v, now, step) for k, v in values.items()]
         if len(self._waiting) >= 900:
-            self.close()
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits, at most a thousand at a time; what fails waits on."""
+        while self._waiting:
+            self._client.log_batch(self._run, metrics=self._waiting[:1000])
+            self._waiting = self._waiting[1000:]
 
     def close(self) -> None:
-        """Send all that waits."""
-        if self._waiting:
-            self._client.log_batch(self._run, metrics=self._waiting)
-            self._waiting = []
+        """Send what waits."""
+        self.flush()
 
 
 class _WandB:
@@ -236,6 +257,9 @@ class _WandB:
             self._run.define_metric(f"{series}/*", step_metric=f"{series}/step")
             self._known.add(series)
         self._run.log({f"{series}/step": step, **{f"{series}/{k}": v for k, v in values.items()}})
+
+    def flush(self) -> None:
+        """Nothing: the client keeps what it was given in a file, and sends it on its own."""
 
     def close(self) -> None:
         """End the session; a run that goes on takes it up again."""

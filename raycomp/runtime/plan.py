@@ -10,12 +10,12 @@ import torch
 from raycomp.errors import UserError
 from raycomp.job import Job
 from raycomp.runtime.adabert import planned, training_flops
+from raycomp.runtime.check import check_settings, least_of, unmet
 from raycomp.runtime.forecast import Machines, Rates, Work, forecast, measured
 from raycomp.runtime.recipe import train_plan
-from raycomp.runtime.tuner import evaluations, infeasible
+from raycomp.runtime.tuner import evaluations
 from raycomp.runtime.workplace import Workplace
 from raycomp.train.optim import matmul_flops, resolve_precision
-from raycomp.yoco.searchers import min_cost
 
 # Share of a matrix product's speed that a training step reaches (benchmarks/step_cost.py).
 EFFICIENCY = 0.6
@@ -32,30 +32,27 @@ def make_plan(job: Job, machines: Machines | None = None, runs: Path = Path("run
         runs: folder of runs, for the steps that they measured.
 
     Raises:
-        UserError: as the run itself would.
+        UserError: as the run itself would, but for budgets that cannot be met: those are in the answer.
     """
     place = Workplace(job, Path("runs") / job.run_id)
+    check_settings(place)
     space, costs, task = place.space, place.costs, place.task
     reach = {
         kind: (costs.cost(kind, space.smallest()), costs.cost(kind, space.largest()))
         for kind in ("params", "encoder_params", "flops")
     }
-    budgets = []
-    for budget in job.budget:
-        limit = place.limit(budget)
-        kind = budget.kind
-        _, least = min_cost(space, lambda a, k=kind: float(costs.cost(k, a)))  # type: ignore[misc]
-        ok = least <= limit
-        budgets.append(
-            {
-                "name": budget.name,
-                "kind": kind,
-                "limit": limit,
-                "feasible": ok,
-                "nearest": limit if ok else least,
-                "reason": "" if ok else infeasible(budget.name, kind, limit, least),
-            }
-        )
+    reasons = unmet(place)
+    budgets = [
+        {
+            "name": budget.name,
+            "kind": budget.kind,
+            "limit": place.limit(budget),
+            "feasible": not reasons[budget.name],
+            "nearest": least_of(place, budget.kind) if reasons[budget.name] else place.limit(budget),
+            "reason": reasons[budget.name],
+        }
+        for budget in job.budget
+    ]
     per_epoch = -(-len(task.train) // job.teacher.batch_size)
     teacher = 0 if place.fine_tuned and job.teacher.mode != "train" else per_epoch * job.teacher.epochs
     phases = (

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import contextlib
 from pathlib import Path
 
 import torch
 
-from raycomp.data.batches import TrainPlan, collate, smallest_batch
+from raycomp.data.batches import TrainPlan, collate
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.importance import reorder, scores
 from raycomp.errors import UserError
 from raycomp.job import Job
+from raycomp.locks import held
 from raycomp.report.environment import environment
 from raycomp.runtime import adabert, cluster
+from raycomp.runtime.check import check
 from raycomp.runtime.checkpoint import save_tensors
 from raycomp.runtime.cluster import ray
 from raycomp.runtime.deploy import deploy, score_network
 from raycomp.runtime.evaluators import start_ledger
-from raycomp.runtime.finetune import finetune, too_many
+from raycomp.runtime.finetune import finetune
 from raycomp.runtime.inputs import record_inputs
 from raycomp.runtime.ledger import lost_parts, record_parts
-from raycomp.runtime.live import check_live, live
+from raycomp.runtime.live import live
 from raycomp.runtime.memory import release_memory
 from raycomp.runtime.progress import Progress
 from raycomp.runtime.recipe import build_sampler, file_hash, train_plan
 from raycomp.runtime.sampler_actor import start_sampler
 from raycomp.runtime.trainer import train_stage
-from raycomp.runtime.tuner import forget_outcomes, infeasible, search_all
+from raycomp.runtime.tuner import forget_outcomes, search_all
 from raycomp.runtime.workplace import Workplace
-from raycomp.tables import SCHEMAS, read_json, read_table, write_json
+from raycomp.tables import SCHEMAS, part_files, read_json, read_table, write_json
 from raycomp.train.objectives import label_loss
-from raycomp.yoco.searchers import min_cost
 
 IMPORTANCE_BATCHES = 32
 
@@ -76,44 +74,6 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
             if owned:
                 ray.shutdown()
     return run_dir
-
-
-def check(place: Workplace) -> None:
-    """Refuse a job that would fail later: its schedule, its teacher, its workers, its budgets.
-
-    Raises:
-        UserError: with the nearest feasible value of every budget that cannot be met.
-    """
-    job = place.job
-    check_live(job)
-    if "yoco" in job.run.methods:
-        train_plan(job, place.space, place.shape, len(place.task.train))
-    if job.teacher.mode == "as-is" and not place.fine_tuned:
-        raise UserError(
-            f"teacher.mode is as-is, but {job.model.name} holds no classifier for this task's "
-            f"{place.task.num_labels} outputs; use teacher.mode = 'train'"
-        )
-    rows = len(place.task.train)
-    sizes = [(rows, job.teacher.batch_size)]
-    sizes += [(rows, job.train.batch_size)] if "yoco" in job.run.methods else []
-    if "adabert" in job.run.methods:
-        sizes.append((rows * (1 + job.augment.copies), job.adabert.batch_size))
-    smallest = min(smallest_batch(*size) for size in sizes)
-    if job.train.workers > smallest:
-        raise UserError(
-            f"train.workers={job.train.workers} was given; the smallest batch has {smallest} rows, and "
-            "every worker needs one: raise batch_size or lower train.workers"
-        )
-    faults = adabert.faults(place) if "adabert" in job.run.methods else []
-    faults += too_many(place)
-    for budget in place.job.budget:
-        kind, limit = budget.kind, place.limit(budget)
-        costs = place.costs
-        _, least = min_cost(place.space, lambda a, k=kind, c=costs: float(c.cost(k, a)))  # type: ignore[misc]
-        if least > limit:
-            faults.append(infeasible(budget.name, kind, limit, least))
-    if faults:
-        raise UserError("\n".join(faults))
 
 
 def _teacher(place: Workplace, progress: Progress) -> None:
@@ -200,35 +160,15 @@ def _search(place: Workplace, progress: Progress) -> None:
         {
             "evaluations": int((scored["weights_id"] == weights_id).sum()),
             "dearest": max(o.evaluations for o in outcomes),
+            "trials": len(outcomes),
             "teacher_latency_ms": latency,
         },
     )
 
 
-@contextmanager
-def hold(run_dir: Path) -> Iterator[None]:
+def hold(run_dir: Path) -> contextlib.AbstractContextManager[None]:
     """Hold a folder's lock; the system frees it when this process ends, however it ends."""
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        file = (run_dir / ".lock").open("a+")
-    except OSError as error:
-        raise UserError(
-            f"storage {run_dir.parent} cannot be written ({error.strerror}); choose another with "
-            "--storage"
-        ) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise UserError(
-                f"run {run_dir.name} is being worked on by {holder}; wait for it, or end it first"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
-        yield
+    return held(run_dir / ".lock", f"run {run_dir.name}")
 
 
 def _mend(run_dir: Path, progress: Progress) -> None:
@@ -244,6 +184,12 @@ def _mend(run_dir: Path, progress: Progress) -> None:
         forget_outcomes(run_dir)
         (run_dir / "deployed.json").unlink(missing_ok=True)
         record_parts(run_dir)
+    scored = {path.stem for path in part_files(run_dir, "evaluations")}
+    for outcome in run_dir.glob("adabert/*/outcome.json"):
+        if f"adabert-{outcome.parent.name}" not in scored:  # its child is there, and is scored again
+            progress.say(f"evaluations lack that of {outcome.parent.name}: it is scored again")
+            outcome.unlink()
+            (run_dir / "adabert" / "deployed.json").unlink(missing_ok=True)
     deployed = set(tables["deployments"]["method"])
     for method, path in (("yoco", "deployed.json"), ("adabert", "adabert/deployed.json")):
         if method not in deployed:

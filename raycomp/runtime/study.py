@@ -20,9 +20,10 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from raycomp.data.tasks import Task
 from raycomp.errors import UserError
 from raycomp.runtime import cluster
+from raycomp.runtime.check import check
 from raycomp.runtime.cluster import fitting, ray, share_cpus
 from raycomp.runtime.progress import Progress, Update, polling
-from raycomp.runtime.run import check, hold
+from raycomp.runtime.run import hold
 from raycomp.runtime.workplace import Facts, Workplace
 from raycomp.studyfile import Cell, Study, StudySettings
 from raycomp.tables import part_files, write_json

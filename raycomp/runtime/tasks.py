@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from raycomp.errors import UserError
+from raycomp.errors import UserError, first_line
 from raycomp.runtime.cluster import ray
 
 
@@ -24,7 +24,8 @@ def run_tasks(
         on_done: called with how many have ended.
 
     Raises:
-        UserError: a task failed; those that wait are cancelled, the files of the others stay.
+        UserError: a task failed, or its process died again and again; those that wait are cancelled, the
+            files of the others stay.
     """
     remote = ray.remote(task).options(max_retries=3, **resources)
     waiting = [remote.remote(*call) for call in calls]
@@ -33,8 +34,9 @@ def run_tasks(
         done, waiting = ray.wait(waiting, num_returns=1)
         try:
             ray.get(done)
-        except ray.exceptions.RayTaskError as error:
+        except ray.exceptions.RayError as error:
             for other in waiting:
                 ray.cancel(other, force=True)
-            raise UserError(f"{task.__name__.strip('_')}: {error.cause}") from error
+            why = error.cause if isinstance(error, ray.exceptions.RayTaskError) else first_line(error)
+            raise UserError(f"{task.__name__.strip('_')}: {why}") from error
     on_done(len(calls))

@@ -7,6 +7,7 @@ architectures that were not scored before. Nothing of Tune's own (pickled) state
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import time
@@ -137,8 +138,9 @@ def _tune(
     total = _expected(place, len(trials))
 
     def look() -> None:
-        done = ray.get(ledger.count.remote())
-        on_progress(done, max(total, done))
+        with contextlib.suppress(ray.exceptions.RayError):  # a ledger that starts again counts again
+            done = ray.get(ledger.count.remote())
+            on_progress(done, max(total, done))
 
     with polling(look):
         results = tuner.fit()

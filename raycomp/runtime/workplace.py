@@ -207,5 +207,5 @@ class Workplace(Blueprint):
         return resolve_precision(self.chosen_precision(), device)
 
     def chosen_precision(self) -> str:
-        """Return the precision that was chosen, for who does not compute in it: a driver without a GPU."""
+        """Return the precision that was chosen, for a driver that does not compute in it itself."""
         return str(read_json(self.run_dir / "precision.json").get("precision"))

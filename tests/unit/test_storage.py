@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from raycomp import mirror as module
 from raycomp import storage
 from raycomp.errors import UserError
-from raycomp.storage import Mirror, fetched, is_url, opened
+from raycomp.mirror import Mirror
+from raycomp.storage import fetched, is_url, opened
 
 RUN = "job-12345678"
 
@@ -32,7 +37,7 @@ def put(folder: Path, name: str, text: str) -> None:
 def there(tmp_path: Path) -> dict[str, str]:
     root = tmp_path / "bucket" / "runs" / RUN
     found = {str(p.relative_to(root)): p.read_text() for p in root.rglob("*") if p.is_file()}
-    found.pop(storage.HOLDER)
+    found.pop(module.HOLDER)
     return found
 
 
@@ -97,7 +102,7 @@ def test_one_process_holds_a_run(url: str, tmp_path: Path, monkeypatch: pytest.M
     machine("two", tmp_path, monkeypatch)
     with pytest.raises(UserError, match=r"is being worked on by process \d+ on .* sign of life 0 s ago"):
         Mirror(url, RUN).take()
-    monkeypatch.setattr(storage, "DEAD", 0.0)
+    monkeypatch.setattr(module, "DEAD", 0.0)
     second = Mirror(url, RUN)
     second.take()
     put(second.folder, "a.json", "2")
@@ -107,6 +112,107 @@ def test_one_process_holds_a_run(url: str, tmp_path: Path, monkeypatch: pytest.M
         first.close()
     second.close()
     assert there(tmp_path) == {"a.json": "2"}
+
+
+def test_a_second_start_on_one_machine_is_refused_and_changes_nothing(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine("one", tmp_path, monkeypatch)
+    with opened(url, RUN) as folder:
+        put(folder / RUN, "a.json", "1")
+        with (
+            pytest.raises(UserError, match=rf"run {RUN} is being worked on by process \d+"),
+            opened(url, RUN),
+        ):
+            pass
+    assert there(tmp_path) == {"a.json": "1"}
+
+
+def test_a_start_that_cannot_write_leaves_the_folder_the_newer_one(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine("one", tmp_path, monkeypatch)
+    first = Mirror(url, RUN)
+    first.take()
+    put(first.folder, "a.json", "1")
+    assert first.push()
+    put(first.folder, "a.json", "2")  # never copied: the storage is full from here on
+
+    def full(self: Mirror, name: str, content: bytes | Path) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Mirror, "_upload", full)
+        with pytest.raises(UserError, match="cannot be written"):
+            Mirror(url, RUN).take()
+    monkeypatch.setattr(module, "DEAD", 0.0)
+    with opened(url, RUN) as folder:
+        assert (folder / RUN / "a.json").read_text() == "2"
+    assert there(tmp_path) == {"a.json": "2"}
+
+
+def test_a_long_copy_gives_signs_of_life(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload, begun = Mirror._upload, threading.Event()
+
+    def slow(self: Mirror, name: str, content: bytes | Path) -> None:
+        if name == "weights":
+            begun.set()
+            time.sleep(1.5)
+        upload(self, name, content)
+
+    monkeypatch.setattr(Mirror, "_upload", slow)
+    monkeypatch.setattr(storage, "EVERY", 0.05)
+    monkeypatch.setattr(module, "DEAD", 0.7)
+    machine("one", tmp_path, monkeypatch)
+    with opened(url, RUN) as folder:
+        put(folder / RUN, "weights", "many")
+        assert begun.wait(10)
+        time.sleep(1.0)
+        machine("two", tmp_path, monkeypatch)
+        with pytest.raises(UserError, match="is being worked on by process"):
+            Mirror(url, RUN).take()
+    assert there(tmp_path) == {"weights": "many"}
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_copied_is_copied(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine("one", tmp_path, monkeypatch)
+    copied = Mirror(url, RUN)
+    copied.take()
+    put(copied.folder, "train/checkpoint_1/a", "1")
+    put(copied.folder, "train/checkpoint_1/b", "2")
+    put(copied.folder, "train/newest.json", '"checkpoint_1"')
+    upload = copied._upload
+
+    def replaced(name: str, content: bytes | Path) -> None:
+        shutil.rmtree(copied.folder / "train" / "checkpoint_1", ignore_errors=True)
+        upload(name, content)
+
+    monkeypatch.setattr(copied, "_upload", replaced)
+    assert copied.push()
+    assert there(tmp_path) == {
+        "train/checkpoint_1/a": "1", "train/checkpoint_1/b": "2", "train/newest.json": '"checkpoint_1"'
+    }  # fmt: skip
+
+
+def test_what_cannot_be_copied_is_said_once(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine("one", tmp_path, monkeypatch)
+    held = Mirror(url, RUN)
+    held.take()
+
+    def full(name: str, content: bytes | Path) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(held, "_upload", full)
+    put(held.folder, "a.json", "1")
+    assert held.copy()
+    assert held.copy()
+    assert caplog.text.count("no space left") == 1
 
 
 def test_a_copy_never_says_more_than_it_holds(

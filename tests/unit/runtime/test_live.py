@@ -49,6 +49,9 @@ class Kept:
     def send(self, series: str, step: int, values: dict[str, float]) -> None:
         self.rows.append((series, step, values))
 
+    def flush(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -99,6 +102,49 @@ def test_a_tracker_that_fails_is_told_once_and_tried_again(
         shown.look()
     assert [row[1] for row in kept.rows if row[0] == "supernet"] == [0, 1, 2]
     assert caplog.text.count("figures cannot be sent: no route; the run goes on") == 1
+
+
+def test_evaluations_that_could_not_be_sent_come_with_the_next(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    class Down(Kept):
+        up = False
+
+        def send(self, series: str, step: int, values: dict[str, float]) -> None:
+            if step == 1 and not self.up:
+                raise ConnectionError("no route")
+            super().send(series, step, values)
+
+    kept = Down()
+    shown = view(job(tiny_job), tmp_path, kept)
+    scored(tmp_path, [0.5, 0.7, 0.6])
+    shown.look()
+    shown.look()
+    kept.up = True
+    shown.look()
+    assert [(row[1], row[2]["value"], row[2]["best"]) for row in kept.rows] == [
+        (0, 0.5, 0.5), (1, 0.7, 0.7), (2, 0.6, 0.7),
+    ]  # fmt: skip
+
+
+def test_what_is_noted_as_sent_is_out_of_this_process(tiny_job: dict[str, Any], tmp_path: Path) -> None:
+    class Late(Kept):
+        """As MLflow's: holds figures until it is flushed."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.out = 0
+
+        def flush(self) -> None:
+            assert not (tmp_path / "live.json").exists()
+            self.out = len(self.rows)
+
+    kept = Late()
+    shown = view(job(tiny_job), tmp_path, kept)
+    steps(tmp_path, 0, 3)
+    shown.look()
+    assert kept.out == 3
+    assert json.loads((tmp_path / "live.json").read_text())["sent"] == {"supernet": 2}
 
 
 def test_tensorboard_holds_the_figures(tiny_job: dict[str, Any], tmp_path: Path) -> None:

@@ -47,6 +47,21 @@ def test_evaluations_that_are_gone_open_the_search_again(run: Path) -> None:
     assert lost_parts(run) == []  # once is enough
 
 
+def test_a_child_whose_evaluation_is_gone_is_scored_again_and_nothing_else(run: Path) -> None:
+    for name in ("one", "two"):
+        write_rows(run, "evaluations", [{"run": "r", "method": "adabert"}], f"adabert-{name}")
+        write_json(run / "adabert" / name / "outcome.json", {})
+    write_rows(run, "deployments", [{"run": "r", "method": "adabert"}], "adabert")
+    write_json(run / "adabert" / "deployed.json", {})
+    record_parts(run)
+    (run / "tables" / "evaluations" / "adabert-one.parquet").unlink()
+    assert lost_parts(run) == []  # the search's own are whole
+    mend(run)
+    there = {str(p.relative_to(run)) for p in run.rglob("*.json")}
+    assert not there & {"adabert/one/outcome.json", "adabert/deployed.json"}
+    assert there >= {"adabert/two/outcome.json", "search/half.sng.0.json", "deployed.json"}
+
+
 def test_deployments_that_are_gone_are_made_again_without_a_search(run: Path) -> None:
     (run / "tables" / "deployments" / "yoco.parquet").unlink()
     mend(run)
