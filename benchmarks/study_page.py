@@ -2,8 +2,8 @@
 
     python -m benchmarks.study_page runs/eesng-1f3a9c02
 
-Writes docs/results/NAME.md and NAME.csv (`ablation_table`, all digits). What stands on the page outside
-of `<!-- study -->` and `<!-- end of study -->` is a person's, and is kept.
+Writes docs/results/NAME.md, NAME.csv (`ablation_table`, all digits) and NAME.svg. What stands on the
+page outside of `<!-- study -->` and `<!-- end of study -->` is a person's, and is kept.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.run_all import ROOT, machine
+from benchmarks.study_figure import draw
 from benchmarks.table import placed
 from raycomp.errors import UserError
 from raycomp.report import ablation_table, load_study
@@ -46,6 +47,7 @@ def write(folder: Path, out: Path) -> Path:
     parts = [
         f"`raycomp run jobs/studies/{study.name}.toml{preset} --set task.folder=GLUE`, {machine('cpu')}.",
         heading(study),
+        f"![means and intervals of {study.name}]({study.name}.svg)",
         *(markdown(t) for t in tables(study)),
         *sentences(study),
     ]
@@ -54,6 +56,7 @@ def write(folder: Path, out: Path) -> Path:
     text = page.read_text(encoding="utf-8") if page.exists() else empty
     out.mkdir(parents=True, exist_ok=True)
     page.write_text(placed(text, "study", "\n\n".join(parts)), encoding="utf-8")
+    draw(study).savefig(page.with_suffix(".svg"), metadata={"Date": None})
     ablation_table(study).to_csv(page.with_suffix(".csv"), index=False)
     return page
 

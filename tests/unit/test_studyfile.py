@@ -80,9 +80,7 @@ def test_presets_and_overrides(path: Path) -> None:
 
 def test_two_tasks_of_one_file_name_are_refused(path: Path) -> None:
     given = ['study.tasks=["owner/reviews.v1", "owner/reviews.v2"]', 'task.text=["t"]', "task.label=l"]
-    with pytest.raises(
-        UserError, match=r"reviews\.v1' and 'owner/reviews\.v2' make one file name"
-    ):
+    with pytest.raises(UserError, match=r"reviews\.v1' and 'owner/reviews\.v2' make one file name"):
         load_study(path, given)
 
 

@@ -27,6 +27,11 @@ def test_the_page_holds_the_study_and_keeps_a_person_s_words(tmp_path: Path) -> 
     kept = pd.read_csv(page.with_suffix(".csv"))
     assert kept.columns.tolist() == ablation_table(folder).columns.tolist()
     assert kept["mean"].tolist() == ablation_table(folder)["mean"].tolist()  # all digits
+    assert "(tiny.svg)" in text
+    picture = page.with_suffix(".svg").read_text()
+    assert "<svg" in picture
+    for words in ("good", "teacher", "raycomp", "half"):
+        assert f">{words}" in picture or f", {words}<" in picture  # text that can be read and searched
 
 
 def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
