@@ -84,7 +84,12 @@ def test_what_is_killed_in_training_is_replaced_with_the_same_result(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("what", "title"), [("evaluator", b"ray::Evaluator"), ("Tune trial", b"ray::ImplicitFunc")]
+    ("what", "title"),
+    [
+        ("evaluator", b"ray::Evaluator"),
+        ("ledger", b"ray::Ledger"),
+        ("Tune trial", b"ray::ImplicitFunc"),
+    ],
 )
 def test_what_is_killed_in_the_search_is_replaced_with_the_same_result(
     what: str, title: bytes, undisturbed: Undisturbed, tmp_path: Path
