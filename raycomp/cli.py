@@ -1,25 +1,22 @@
-"""The command line: plan, run, query, export. Messages for people; figures with --json for scripts."""
+"""The command line: messages for people, figures with --json for scripts."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from raycomp.cli_cluster import logs, status, stop, submit
+from raycomp.cli_options import AsJson, JobFile, Preset, RunPlace, Sets, Storage, load_work
 from raycomp.errors import UserError, shown
 from raycomp.job import Job
 from raycomp.jobfile import load_job
 from raycomp.printing import near, print_frame, print_json, print_plan, show_run, show_study
-from raycomp.studyfile import Study, is_study, load_study
+from raycomp.studyfile import Study
 
 if TYPE_CHECKING:
     from raycomp.runtime.progress import Progress
@@ -35,20 +32,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (TOML).")]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set train.epochs=2"),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Storage = Annotated[
-    str, typer.Option("--storage", help="Folder that holds the runs, or a URL such as s3://bucket/runs.")
-]
-Preset = Annotated[str, typer.Option("--preset", help="Of a study: small ends in minutes on two cores.")]
-RunPlace = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run's folder, such as runs/NAME-HASH, or its URL.")
-]
 
 INTERRUPTED = 130
 
@@ -122,24 +105,13 @@ def run(
 
     Example: raycomp run jobs/quickstart.toml --set run.seed=1
     """
-    loaded = _load(job, sets, preset)
+    loaded = load_work(job, sets, preset)
     from raycomp.runtime.progress import Progress
     from raycomp.storage import is_url
 
     name = _run(loaded, storage, Progress(enabled=False if as_json else None), as_json)
     if is_url(storage) and not as_json:
         print(f"copied to {storage}, as {name}")
-
-
-def _load(path: Path, sets: list[str] | None, preset: str) -> Job | Study:
-    """Read a job file, which may hold a study."""
-    if is_study(path):
-        return load_study(path, sets, preset)
-    if preset:
-        raise UserError(
-            f"--preset {preset!r} was given, but {path} is no study: it has no [study] section"
-        )
-    return load_job(path, sets)
 
 
 def _run(work: Job | Study, storage: str, progress: Progress, as_json: bool) -> str:
@@ -162,46 +134,6 @@ def _run(work: Job | Study, storage: str, progress: Progress, as_json: bool) -> 
     return work.run_id
 
 
-Address = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        metavar="URL",
-        help="Dashboard of the cluster; RAY_API_SERVER_ADDRESS or http://127.0.0.1:8265 by default.",
-    ),
-]
-JobId = Annotated[str, typer.Argument(metavar="ID", help="What `raycomp submit` printed.")]
-
-
-@app.command()
-def submit(
-    job: JobFile,
-    storage: Annotated[
-        str, typer.Option("--storage", help="Folder of the runs, as every node sees it, or a URL.")
-    ],
-    sets: Sets = None,
-    preset: Preset = "",
-    address: Address = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Print the id and leave.")] = False,
-    installed: Annotated[
-        bool, typer.Option("--installed", help="The cluster's image has raycomp: send no source.")
-    ] = False,
-) -> None:
-    """Run a job or a study on a Ray cluster; its output is shown here, its exit code is this command's.
-
-    Example: raycomp submit jobs/quickstart.toml --address http://127.0.0.1:8265 --storage /mnt/runs
-    """
-    loaded = _load(job, sets, preset)
-    from raycomp.runtime import submit as cluster_jobs
-
-    identity = cluster_jobs.submit(loaded, storage, address, installed=installed)
-    if detach:
-        print(identity)
-        return
-    print(f"job {identity}; ^C leaves it running, `raycomp stop {identity}` ends it", file=sys.stderr)
-    _follow(identity, address)
-
-
 @app.command("run-request", hidden=True)
 def run_request() -> None:
     """Run what was submitted: the cluster's side of `submit`."""
@@ -213,72 +145,6 @@ def run_request() -> None:
     what, name = ("study", loaded.id) if isinstance(loaded, Study) else ("run", loaded.run_id)
     progress.say(f"{what} {name} on {os.uname().nodename}")
     _run(loaded, storage, progress, False)
-
-
-@app.command()
-def status(address: Address = None, as_json: AsJson = False) -> None:
-    """List the jobs that were submitted to a cluster.
-
-    Example: raycomp status --address http://127.0.0.1:8265
-    """
-    from raycomp.runtime import submit as cluster_jobs
-
-    found = cluster_jobs.jobs(address)
-    if as_json:
-        print_json(found)
-    elif not found:
-        print("no job was submitted there")
-    else:
-        table = Table(box=None, pad_edge=False)
-        for name in ("id", "status", "started", "took"):
-            table.add_column(name)
-        for row in found:
-            began = datetime.fromtimestamp(row["started"], UTC)
-            took = f"{(row['ended'] or time.time()) - row['started']:.0f} s"
-            table.add_row(
-                escape(row["id"]), row["status"].lower(), f"{began:%Y-%m-%d %H:%M:%S} UTC", took
-            )
-        Console(width=max(120, Console().width)).print(table)
-
-
-@app.command()
-def logs(
-    identity: JobId,
-    address: Address = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False,
-) -> None:
-    """Print what a submitted job has written.
-
-    Example: raycomp logs quickstart-1f3a9c02-5e6f7a8b --follow
-    """
-    from raycomp.runtime import submit as cluster_jobs
-
-    if follow:
-        _follow(identity, address)
-    else:
-        print(cluster_jobs.output(identity, address), end="")
-
-
-@app.command()
-def stop(identity: JobId, address: Address = None) -> None:
-    """Stop a submitted job; submitting it again goes on where it stopped.
-
-    Example: raycomp stop quickstart-1f3a9c02-5e6f7a8b
-    """
-    from raycomp.runtime import submit as cluster_jobs
-
-    print(f"job {identity}: {cluster_jobs.stop(identity, address).lower()}")
-
-
-def _follow(identity: str, address: str | None) -> None:
-    from raycomp.runtime import submit as cluster_jobs
-
-    def write(text: str) -> None:
-        print(text, end="", flush=True)
-
-    code = cluster_jobs.follow(identity, address, write)
-    if code:
-        raise typer.Exit(code)
 
 
 @app.command()
@@ -379,6 +245,10 @@ def export(
         print_json(proof)
     else:
         print(f"{out}: {proof['params']:,} parameters, logits within {proof['parity']:.1g} of the run's")
+
+
+for command in (submit, status, logs, stop):
+    app.command()(command)
 
 
 def _check_run(run_dir: Path) -> None:
