@@ -14,7 +14,8 @@ from typing import Any
 from raycomp.encoder.arch import Architecture
 from raycomp.encoder.cost import CostModel, Shape
 from raycomp.errors import UserError
-from raycomp.job import BudgetSettings, Job
+from raycomp.job import Job
+from raycomp.job_yoco import BudgetSettings
 from raycomp.tables import read_json
 from raycomp.yoco.eesng import EESNG, EESNGSettings
 from raycomp.yoco.schedule import Schedule, phases

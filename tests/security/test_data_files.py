@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raycomp.data import sources
+from raycomp.data import files
 from raycomp.data.tasks import Task, load_task
 from raycomp.errors import UserError
 from raycomp.job import TaskSettings
@@ -83,7 +83,7 @@ def test_columns_of_parquet_that_hold_no_text(
 
 def test_parquet_that_claims_more_than_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few kilobytes that would be gigabytes of rows, or of one text written once."""
-    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 2**30)
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 2**30)
     path = tmp_path / "t.parquet"
     same = pa.array(np.zeros(5_000_000, np.int32))
     pq.write_table(pa.table({n: pa.array(["x"]).take(same) for n in ("text", "label")}), path)
@@ -114,7 +114,7 @@ def test_metadata_of_pandas_is_not_obeyed(tmp_path: Path) -> None:
 
 def test_a_file_that_is_too_large_is_not_opened(tmp_path: Path) -> None:
     with (tmp_path / "t.csv").open("wb") as file:
-        file.truncate(sources.MAX_FILE_BYTES + 1)  # a hole: it takes no space
+        file.truncate(files.MAX_FILE_BYTES + 1)  # a hole: it takes no space
     with pytest.raises(UserError, match="larger than 8 GiB"):
         task(tmp_path / "t.csv")
 
