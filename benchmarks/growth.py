@@ -125,12 +125,14 @@ def budgets(settings: Settings, network: Network) -> list[Point]:
             sleepers = [ray.remote(Sleeper).options(num_cpus=0).remote() for _ in range(2)]
             ledger: Any = ray.remote(Ledger).options(num_cpus=0, max_concurrency=10_000)
             ledger = ledger.remote(str(run_dir), "growth", place.primary, sleepers)
-            ray.get(ledger.count.remote())
+            ray.get(ledger.scored.remote())
             began = time.perf_counter()
-            search_all(Blueprint(parse_job(data), run_dir, shape), ledger, "fp32", lambda d, t: None)
+            search_all(
+                Blueprint(parse_job(data), run_dir, shape), ledger, "fp32", lambda d, t, best: None
+            )
             taken = time.perf_counter() - began
             if count:  # 0 warms Tune up
-                asked = ray.get(ledger.count.remote())
+                asked = len(ray.get(ledger.scored.remote()))
                 found.append(Point("budgets", "evaluations of a search", count, asked, "evaluations"))
                 found.append(Point("budgets", "wall time of a search", count, taken, "s"))
             for actor in (ledger, *sleepers):

@@ -61,15 +61,15 @@ class Prompt:
     def __init__(self) -> None:
         self.evaluate = self
 
-    async def remote(self, arch: str, split: str, precision: str) -> dict[str, Any]:
-        return row(arch, split, precision)
+    async def remote(self, archs: list[str], split: str, precision: str) -> list[dict[str, Any]]:
+        return [row(arch, split, precision) for arch in archs]
 
 
 class Answering:
     """The same as an actor of Ray."""
 
-    def evaluate(self, arch: str, split: str, precision: str) -> dict[str, Any]:
-        return row(arch, split, precision)
+    def evaluate(self, archs: list[str], split: str, precision: str) -> list[dict[str, Any]]:
+        return [row(arch, split, precision) for arch in archs]
 
 
 def architectures(count: int) -> Iterator[str]:
@@ -188,7 +188,7 @@ def trials(storage: Path, count: int) -> None:
             .remote(str(run), "w" * 16, "accuracy", answering)
         )
         began = time.perf_counter()
-        found = search_all(place, ledger, "fp32", lambda done, total: None)
+        found = search_all(place, ledger, "fp32", lambda done, total, best: None)
         seconds = time.perf_counter() - began
         ends = sorted(p.stat().st_mtime for p in (run / "search").glob("half.*.json"))
         assert len(found) == len(ends) == count

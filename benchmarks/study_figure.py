@@ -7,6 +7,7 @@ ranking's, inherited against stand-alone scores.
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
@@ -75,7 +76,7 @@ def _scores(axes: Axes, rows: pd.DataFrame, table: pd.DataFrame) -> None:
 
 
 def _search(axes: Axes, rows: pd.DataFrame) -> None:
-    for (name, line), color in zip(rows.groupby("variant", sort=False), LINES, strict=False):
+    for (name, line), color in zip(rows.groupby("variant", sort=False), cycle(LINES), strict=False):
         axes.plot(line["evaluations"], line["best10"], marker="o", ms=3, color=color, label=str(name))
     axes.set_xlabel("evaluations")
     axes.set_ylabel("selection, mean of ten best")
@@ -85,7 +86,7 @@ def _search(axes: Axes, rows: pd.DataFrame) -> None:
 
 def _ranks(axes: Axes, rows: pd.DataFrame) -> None:
     scores: list[Any] = []
-    for seed, color in zip(sorted(rows["seed"].unique()), LINES, strict=False):
+    for seed, color in zip(sorted(rows["seed"].unique()), cycle(LINES), strict=False):
         mine = rows[rows["seed"] == seed]
         wide = mine.pivot_table(index=["variant", "budget"], columns="method", values="value")
         axes.plot(wide["inherited"], wide["alone"], "o", ms=3, color=color, label=f"seed {seed}")

@@ -12,12 +12,13 @@ from raycomp.errors import UserError
 
 
 @contextmanager
-def held(path: Path, what: str) -> Iterator[None]:
+def held(path: Path, what: str, other: str = "choose another with --storage") -> Iterator[None]:
     """Hold a lock file while the block runs.
 
     Args:
         path: the file; its folder is made where it is missing.
         what: what the lock is of, for people, such as "run quickstart-1f3a9c02".
+        other: what to do where the folder cannot be written.
 
     Raises:
         UserError: another process holds it, who is named; or the folder cannot be written.
@@ -27,8 +28,7 @@ def held(path: Path, what: str) -> Iterator[None]:
         file = path.open("a+")
     except OSError as error:
         raise UserError(
-            f"storage {path.parent.parent} cannot be written ({error.strerror}); choose another with "
-            "--storage"
+            f"storage {path.parent.parent} cannot be written ({error.strerror}); {other}"
         ) from None
     with file:
         try:

@@ -71,7 +71,8 @@ class Mirror:
     def copy(self) -> bool:
         """Copy what changed; what fails is said once and tried again. False: the run was taken over."""
         try:
-            self.push()
+            if self._still_mine():
+                self.push()
         except (OSError, pa.ArrowException, UserError) as error:
             if not self._told:
                 logging.getLogger("raycomp").warning(
@@ -155,6 +156,8 @@ class Mirror:
             if self._copied.get(name) != marks[name]:
                 self._upload(name, content)
                 self._copied[name] = marks[name]
+        if not self._still_mine():  # the next holder's files must stay
+            return False
         for name in self._names():
             if name not in marks and name != HOLDER:
                 self._remote.delete_file(name)

@@ -47,7 +47,8 @@ def opened(storage: str | Path, run: str) -> Iterator[Path]:
         return
     mirror = Mirror(str(storage), run)
     # A second start on this machine would pass for the first one gone on with.
-    with held(mirror.folder.parent / f".{run}.lock", f"run {run}"):
+    lock = mirror.folder.parent / f".{run}.lock"
+    with held(lock, f"run {run}", "name another working folder by RAYCOMP_WORK"):
         mirror.take()
         copying = _every(mirror.copy, "mirror")
         beating = _every(mirror.beat, "heartbeat")  # of its own: a large file takes long to copy

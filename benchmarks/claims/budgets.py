@@ -87,12 +87,12 @@ class Searches:
             .options(num_cpus=0, max_concurrency=10_000)
             .remote(str(folder), "bench", self.place.primary, self.evaluators)
         )
-        before = ray.get(ledger.count.remote())
+        before = len(ray.get(ledger.scored.remote()))
         began = time.perf_counter()
         blueprint = Blueprint(parse_job(data), folder, self.place.shape)
-        search_all(blueprint, ledger, "fp32", lambda done, total: None)
+        search_all(blueprint, ledger, "fp32", lambda done, total, best: None)
         seconds = time.perf_counter() - began
-        count = ray.get(ledger.count.remote()) - before
+        count = len(ray.get(ledger.scored.remote())) - before
         ray.get(ledger.flush.remote())
         ray.kill(ledger)
         return float(count), seconds

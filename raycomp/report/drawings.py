@@ -8,7 +8,7 @@ from typing import Any
 from raycomp.adabert.drawing import draw
 from raycomp.adabert.structure import Structure
 from raycomp.encoder.arch import Architecture
-from raycomp.report.load import Tables
+from raycomp.report.load import Run, Tables
 from raycomp.report.words import describe, parse, score, short
 
 
@@ -20,11 +20,14 @@ def drawings(tables: Tables) -> list[dict[str, Any]]:
     """
     rows = tables.deployments[tables.deployments["arch"].notna()].to_dict("records")
     full = largest(tables)
-    return [{**_frame(row), **_drawing(row, full)} for row in rows]
+    tuned = tables.runs[0].tuned if tables.runs else {}
+    return [{**_frame(row, tuned), **_drawing(row, full)} for row in rows]
 
 
-def _frame(row: dict[Any, Any]) -> dict[str, str]:
+def _frame(row: dict[Any, Any], tuned: dict[str, dict[str, Any]]) -> dict[str, str]:
     figures = f"{short(row['params'])} params, validation {score(row['validation'])}"
+    if row["method"] == "yoco" and row["budget"] in tuned:
+        figures += f", fine-tuned {score(tuned[row['budget']]['validation'])}"
     return {"title": f"{row['method']} {row['budget']}", "figures": figures}
 
 
@@ -66,10 +69,14 @@ def _layer(index: int, arch: Architecture, full: Architecture) -> dict[str, Any]
 
 
 def largest(tables: Tables) -> Architecture | None:
-    """Return the largest sub-network that a run's tables name, None where they name none.
+    """Return the largest sub-network of a run's space, None where nothing tells it.
 
-    Theta names every choice of the space; without it, the largest of what was deployed stands in.
+    The network's own sizes tell it, as far as the job's space goes; of a run that kept none, theta, which
+    names every choice, and then the largest of what was deployed.
     """
+    known = _of_the_network(tables.runs[0]) if tables.runs else None
+    if known is not None:
+        return known
     depth, heads, ffn = [0], [0], [0]
     choices = tables.distribution[["variable", "choice"]].drop_duplicates().dropna()
     for variable, choice in choices.itertuples(index=False):
@@ -87,6 +94,27 @@ def largest(tables: Tables) -> Architecture | None:
             ffn.extend(arch.ffn)
     d = max(depth)
     return Architecture(d, (max(heads),) * d, (max(ffn),) * d) if d and max(heads) and max(ffn) else None
+
+
+def _of_the_network(run: Run) -> Architecture | None:
+    try:
+        config = run.facts["config"]
+        heads, ffn = (tuple(map(int, config[key])) for key in ("layer_heads", "layer_ffn"))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+    def most(key: str) -> int | None:
+        given = run.setting("space", key)
+        return max(given) if isinstance(given, list) and given else None
+
+    depth = min(len(heads), most("depth") or len(heads))
+    if not depth:
+        return None
+    return Architecture(
+        depth,
+        tuple(min(h, most("heads") or h) for h in heads[:depth]),
+        tuple(min(f, most("ffn") or f) for f in ffn[:depth]),
+    )
 
 
 def _sizes(choice: Any, count: int) -> list[int]:

@@ -17,17 +17,23 @@ COLUMNS = (
 def headline(tables: Tables) -> dict[str, Any]:
     """Return `columns`, `rows` (a run's teacher first) and `notes` on budgets that were not met."""
     rows, notes = [], []
+    tuned = any(run.tuned for run in tables.runs)  # then there is a column of the tuned scores
     for run in tables.runs:
         mine = tables.of(run.name)
         if run.teacher:
-            rows.append({"run": run.name, "teacher": True, "cells": _teacher(mine, run)})
+            cells = _teacher(mine, run) + [""] * tuned
+            rows.append({"run": run.name, "teacher": True, "cells": cells})
         for row in mine.deployments.to_dict("records"):
-            rows.append({"run": run.name, "teacher": False, "cells": _cells(row)})
+            found = run.tuned.get(row["budget"], {}) if row["method"] == "yoco" else {}
+            cells = _cells(row) + [score(found.get("validation"))] * tuned
+            rows.append({"run": run.name, "teacher": False, "cells": cells})
             if not row["feasible"]:
                 notes.append(f"{row['budget']}: {row['reason'] or 'no architecture met the budget'}")
         if mine.deployments.empty:
             notes.append(f"{run.name}: nothing is deployed yet")
-    return {"columns": COLUMNS, "rows": rows, "notes": notes}
+    if tuned:
+        notes.append("Fine-tuned: validation after fine-tuning on its own; all else is before it")
+    return {"columns": COLUMNS + ("fine-tuned",) * tuned, "rows": rows, "notes": notes}
 
 
 def _teacher(tables: Tables, run: Run) -> list[str]:

@@ -32,6 +32,9 @@ class Run:
         teacher_latency_ms: median of one forward pass; None before the first deployment.
         summaries: what each finished method says of its search.
         environment: versions that the run recorded; empty if it recorded none.
+        facts: what the run knows of model and data, as in facts.json; empty before it does.
+        shared: part ("teacher", "supernet", "classroom") -> the run that it was taken over from.
+        tuned: budget -> what the deployed network scored after fine-tuning of its own.
     """
 
     name: str
@@ -42,6 +45,9 @@ class Run:
     teacher_latency_ms: float | None
     summaries: tuple[dict[str, Any], ...]
     environment: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)
+    shared: dict[str, str] = field(default_factory=dict)
+    tuned: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def setting(self, section: str, key: str) -> Any:
         """Return one setting, None where the job lacks it."""
@@ -176,6 +182,9 @@ def _read_run(folder: Path) -> tuple[list[pd.DataFrame], Run]:
     summaries = [_json(folder / name, {}) for name in _SUMMARIES if (folder / name).exists()]
     latencies = [s["teacher_latency_ms"] for s in summaries if s.get("teacher_latency_ms")]
     scores = _json(folder / "teacher" / "score.json", {})
+    facts = _json(folder / "facts.json", {})
+    given = given or facts.get("primary")
+    tuned = [_json(path, {}) for path in sorted((folder / "finetune").glob("*.json"))]
     run = Run(
         name=folder.name,
         path=folder,
@@ -185,6 +194,9 @@ def _read_run(folder: Path) -> tuple[list[pd.DataFrame], Run]:
         teacher_latency_ms=float(latencies[0]) if latencies else None,
         summaries=tuple(summaries),
         environment=_json(folder / "environment.json", {}),
+        facts=facts,
+        shared={k: str(v) for k, v in _json(folder / "shared.json", {}).items()},
+        tuned={str(t["name"]): t for t in tuned if t.get("deployed") and "validation" in t},
     )
     return frames, run
 

@@ -32,7 +32,7 @@ from raycomp.report.studytext import tables as study_tables
 from raycomp.tables import write_text
 
 LIMIT = 6_000_000  # bytes
-DETAILS = (1.0, 0.5, 0.25, 0.1)  # shares of the points below, tried until the page fits
+DETAILS = (1.0, 0.5, 0.25, 0.1, 0.0)  # shares of the points below, tried until the page fits
 POINTS, CURVE, MOMENTS = 2000, 400, 60  # evaluated architectures; of a curve; of a heat map
 SHARED = 4  # so many runs have all the points of curves; more share them
 
@@ -59,9 +59,9 @@ def write_report(
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     tables = load(*given)
     points = [] if growth is None else read_growth(growth)
-    size = 0
+    size, studies = 0, [_study(study) for study in tables.studies]
     for detail in DETAILS:
-        page = render(tables, detail, points)
+        page = render(tables, detail, points, studies)
         size = len(page.encode())
         if size <= LIMIT:
             return write_text(Path(out), page)
@@ -71,14 +71,23 @@ def write_report(
     )
 
 
-def render(tables: Tables, detail: float = 1.0, points: Sequence[Point] = ()) -> str:
+def render(
+    tables: Tables,
+    detail: float = 1.0,
+    points: Sequence[Point] = (),
+    studies: Sequence[dict[str, Any]] | None = None,
+) -> str:
     """Return the page as text.
 
     Args:
         tables: of all runs.
-        detail: the share of the runs' points that is drawn.
+        detail: the share of the runs' points that is drawn; 0 leaves out what belongs to one run alone,
+            and says so.
         points: of how cost grows; without any, the page has no such section.
+        studies: as `_study` gives them, where they are made already.
     """
+    if studies is None:
+        studies = [_study(study) for study in tables.studies]
     style, script, plotly = _part("style.css.j2"), _part("page.js.j2"), _plotly()
     plots: list[dict[str, Any]] = []
 
@@ -91,13 +100,15 @@ def render(tables: Tables, detail: float = 1.0, points: Sequence[Point] = ()) ->
 
     share = min(1.0, SHARED / max(1, len(tables.runs)))
     curve, moments = round(CURVE * detail * share), round(MOMENTS * detail * share)
-    groups = [_group(part, metric, detail, placed) for metric, part in comparable(tables)]
-    runs = [_run(tables.of(run.name), run, curve, moments, placed) for run in tables.runs]
+    groups = [_group(part, metric, detail or DETAILS[-2], placed) for metric, part in comparable(tables)]
+    shown = tables.runs if detail else ()
+    runs = [_run(tables.of(run.name), run, curve, moments, placed) for run in shown]
     names = [run.name for run in tables.runs]
     return _environment().get_template("report.html.j2").render(
         title=_title(tables),
         names=names,
-        studies=[_study(study) for study in tables.studies],
+        studies=studies,
+        left_out=len(tables.runs) - len(runs),
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         groups=groups,
         runs=runs,
@@ -112,9 +123,15 @@ def render(tables: Tables, detail: float = 1.0, points: Sequence[Point] = ()) ->
 
 
 def _title(tables: Tables) -> str:
-    if len(tables.studies) == 1:
+    studies, runs = len(tables.studies), len(tables.runs)
+    inside = sum(run.path.parent.parent in [s.path for s in tables.studies] for run in tables.runs)
+    if studies == 1 and inside == runs:
         return tables.studies[0].id
-    return tables.runs[0].name if len(tables.runs) == 1 else f"{len(tables.runs)} runs"
+    if runs == 1 and not studies:
+        return tables.runs[0].name
+    parts = [f"{studies} stud{'y' if studies == 1 else 'ies'}"] if studies else []
+    parts += [f"{runs} run{'' if runs == 1 else 's'}"] if runs or not studies else []
+    return ", ".join(parts)
 
 
 def _study(study: Study) -> dict[str, Any]:
@@ -145,6 +162,7 @@ def _group(tables: Tables, metric: str, detail: float, placed: Any) -> dict[str,
 def _run(tables: Tables, run: Run, curve: int, moments: int, placed: Any) -> dict[str, Any]:
     return {
         "name": run.name,
+        "taken": run.shared.get("supernet"),
         "losses": [placed(p) for p in loss_plots(tables.steps, curve)],
         "controllers": [placed(p) for p in controller_plots(tables.steps, curve)],
         "thetas": [

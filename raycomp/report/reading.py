@@ -6,7 +6,7 @@ from typing import Any
 
 from raycomp.report.load import Run, Tables
 from raycomp.report.statistics import middle, replicates
-from raycomp.report.studies import kept_answers
+from raycomp.report.studies import TEACHER, kept_answers
 from raycomp.report.uncertainty import (
     BINOMIAL,
     against_teacher,
@@ -34,7 +34,7 @@ def reading(tables: Tables, metric: str) -> dict[str, Any]:
                 figures |= _bootstrapped(run, row, metric)
             rows.append({"run": run.name, **figures})
         if counts is not None and len(deployed):
-            said = _sentences(deployed.to_dict("records"), run, counts)
+            said = _sentences(deployed.to_dict("records"), run, counts, metric)
             sentences += [f"{run.name}: {s}" if len(tables.runs) > 1 else s for s in said]
     return {"rows": rows, "sentences": sentences, "basis": _basis(tables, metric)}
 
@@ -77,20 +77,38 @@ def _bootstrapped(run: Run, row: dict[Any, Any], metric: str) -> dict[str, str]:
     return {"error": score(float(drawn.std())), "interval": f"{low:.3f} to {high:.3f}"}
 
 
-def _sentences(rows: list[dict[Any, Any]], run: Run, counts: tuple[float, float]) -> list[str]:
+def _sentences(
+    rows: list[dict[Any, Any]], run: Run, counts: tuple[float, float], metric: str
+) -> list[str]:
     selection, validation = counts
     named = [(f"{r['method']} {r['budget']}", r) for r in rows]
     teacher, chosen = run.teacher_score("validation"), run.teacher_score("selection")
     teacher_gap = None if teacher is None or chosen is None else chosen - teacher
     said = []
+    answers = {
+        name: kept_answers(run.path, str(r["method"]), str(r["budget"]), metric, float(r["validation"]))
+        for name, r in named
+    }
+    if teacher is not None:
+        answers[TEACHER] = kept_answers(run.path, TEACHER, TEACHER, metric, teacher)
+
+    def paired(one: str, other: str) -> tuple[float, float] | None:
+        first, second = answers.get(one), answers.get(other)
+        if first is None or second is None or not first.same_examples(second):
+            return None
+        return middle(replicates(metric, [first]) - replicates(metric, [second]))
+
     for name, row in named:
-        parts = [] if teacher is None else [against_teacher(row["validation"], teacher, validation)]
+        parts = []
+        if teacher is not None:
+            interval = paired(name, TEACHER)
+            parts.append(against_teacher(row["validation"], teacher, validation, interval))
         if known(row["selection"]):
             scores = (row["selection"], selection, row["validation"], validation)
             parts.append(of_the_gap(*scores, teacher_gap))
         said.append(f"{name}: {' '.join(parts)}")
     if len(named) > 1:
-        said.append(among([(n, r["validation"]) for n, r in named], validation))
+        said.append(among([(n, r["validation"]) for n, r in named], validation, paired))
     return said
 
 
@@ -113,9 +131,9 @@ def _basis(tables: Tables, metric: str) -> str:
     return (
         "The standard error is binomial, sqrt(p (1 - p) / n), from the number of examples "
         f"({'; '.join(counts)}). It covers the choice of these examples, not the seeds of training "
-        "and search: another run can differ by more. Intervals are of 95%: Wilson's for a score, "
-        "Newcombe's for a difference, with the two scores taken as independent. Models that are "
-        "scored on the same examples are not independent, and a paired test would usually tell more "
-        "of them apart: a study makes it. Intervals are not widened for the number of comparisons. "
+        "and search: another run can differ by more. Intervals are of 95%: Wilson's for a score; for a "
+        "difference on the same examples, where a run kept what its models answered, a paired "
+        "bootstrap's over the examples, else Newcombe's, which takes the two as independent and tells "
+        "fewer apart. Intervals are not widened for the number of comparisons. "
         "Selection chose the architectures, so that it flatters them; validation chose nothing."
     )

@@ -160,17 +160,18 @@ def _teachers(tables: Tables) -> list[dict[str, Any]]:
     for run in tables.runs:
         costs = teacher_costs(tables, run)
         value = run.teacher_score("validation")
-        if value is not None:
-            key = (value, *costs.values())
-            found[key] = costs
+        if value is not None:  # equal teachers are one star, though their latencies were measured apart
+            key: tuple[float | None, ...] = (value, costs["params"], costs["flops"])
+            found.setdefault(key, costs)
             names.setdefault(key, []).append(run.name)
     several = len(tables.runs) > 1
     texts = []
-    for key, costs in found.items():
-        figures = f"{short(costs['params'])} params · {short(costs['flops'])} FLOPs"
-        more = milliseconds(costs["latency_ms"])
-        lines = ["teacher", f"validation {score(key[0])}", f"{figures} · {more}"]
-        texts.append("<br>".join(plain(t) for t in [*[", ".join(names[key])] * several, *lines]))
+    for which, costs in found.items():
+        known = [("params", " params"), ("flops", " FLOPs")]
+        figures = [short(costs[k]) + unit for k, unit in known if costs[k] is not None]
+        figures += filter(None, [milliseconds(costs["latency_ms"])])
+        lines = ["teacher", f"validation {score(which[0])}", " · ".join(figures)]
+        texts.append("<br>".join(plain(t) for t in [*[", ".join(names[which])] * several, *lines]))
     trace = {
         **_points("teacher (validation)", texts, pd.Series([k[0] for k in found], dtype=float)),
         "marker": {"color": GREY, "symbol": "star", "size": 15},

@@ -241,10 +241,15 @@ def search_table(study: str | Path | Study) -> pd.DataFrame:
     """Return a search's progress: variant, task, evaluations, and the mean over seeds of its best scores.
 
     Columns `best` and `best10` are the best feasible score, and the mean of the ten best, among the
-    first so many evaluations; a seed that had found nothing feasible by then is left out of the mean.
+    first so many evaluations, over the seeds that all variants of the task have; a seed that had found
+    nothing feasible by then is left out of the mean.
     """
     given = study if isinstance(study, Study) else load_study(study)
     frame = given.frame[given.frame["metric"].str.contains("@", na=False)].copy()
+    for task, rows in frame.groupby("task"):
+        seeds = [set(own["seed"]) for _, own in rows.groupby("variant")]
+        lacking = (frame["task"] == task) & ~frame["seed"].isin(set.intersection(*seeds))
+        frame = frame[~lacking]
     frame["what"] = [str(m).partition("@")[0] for m in frame["metric"]]
     frame["evaluations"] = [int(str(m).partition("@")[2]) for m in frame["metric"]]
     wide = frame.pivot_table(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from raycomp.report.statistics import NO_DIFFERENCE
+from raycomp.report.statistics import NO_DIFFERENCE, estimate
 from raycomp.report.studies import (
     REFERENCE,
     TEACHER,
@@ -18,6 +18,8 @@ from raycomp.report.studies import (
     search_table,
 )
 from raycomp.report.words import known, score, short, signed
+
+FEW = 5  # seeds up to which their bootstrap is known to be too narrow
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def sentences(study: Study) -> list[str]:
                 "model and data; it is no part of the test."
             )
     said += _random(table)
+    said += _agreement(study)
     said += _who_is_first(study)
     for one in amortised(study):
         said.append(_break_even(one, study.variants[0]))
@@ -108,7 +111,7 @@ def _column(row: dict[Any, Any], study: Study) -> str:
 
 def _statistics(study: Study, table: pd.DataFrame) -> TextTable:
     columns = [
-        "task", "budget", "variant", "mean ± sd", "95% interval", "paper", "gap", "params",
+        "task", "budget", "variant", "seeds", "mean ± sd", "95% interval", "paper", "gap", "params",
         f"against {study.variants[0]}", "95% interval of that", "p", "shown",
     ]  # fmt: skip
     body = []
@@ -119,6 +122,7 @@ def _statistics(study: Study, table: pd.DataFrame) -> TextTable:
                 str(row["task"]),
                 "" if row["variant"] == TEACHER else str(row["budget"]),
                 str(row["variant"]),
+                str(row["seeds"]),
                 score(row["mean"]) + (f" ± {score(row['sd'])}" if known(row["sd"]) else ""),
                 _interval(row["low"], row["high"], score),
                 score(row["published"]),
@@ -156,6 +160,11 @@ def _basis(study: Study, table: pd.DataFrame) -> str:
     )
     if tests:
         said += f"Test: {' or '.join(tests)}, not corrected for the number of comparisons. "
+    if any("bootstrap" in t for t in tests) and 1 < table["seeds"].max() <= FEW:
+        said += (
+            "Seeds that are drawn again from so few of them spread less than seeds do: read an interval, "
+            "and a difference outside of one, as the least that can be said against chance. "
+        )
     return said + f"“{NO_DIFFERENCE}”: the interval of the difference holds 0."
 
 
@@ -170,6 +179,20 @@ def _ranks(study: Study) -> list[TextTable]:
     ]  # fmt: skip
     columns = ["variant", "task", "seed", "networks", "Kendall's tau", "p", "alone minus inherited"]
     return [TextTable("Inherited against stand-alone fine-tuned scores (selection)", columns, body, 3)]
+
+
+def _agreement(study: Study) -> list[str]:
+    """Say tau over the seeds, with its interval."""
+    said = []
+    for (variant, task), rows in rank_table(study).groupby(["variant", "task"], sort=False):
+        about = estimate(rows["tau"].tolist())
+        if about.seeds > 1:
+            said.append(
+                f"{task}, {variant}: Kendall's tau {signed(about.mean)} ± {score(about.sd)} over "
+                f"{about.seeds} seeds; 95% interval over them, Student's: "
+                f"{_interval(about.low, about.high, signed)}."
+            )
+    return said
 
 
 def _searches(study: Study) -> list[TextTable]:

@@ -6,7 +6,7 @@ Of accuracy alone: a share of right answers is a binomial count over the number 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 Z = 1.959964  # 95%, two-sided
 BINOMIAL = ("accuracy",)
@@ -55,14 +55,25 @@ def difference(
     )
 
 
-def against_teacher(score: float, teacher: float, examples: float) -> str:
-    """Return one sentence on a deployment's validation score against its teacher's."""
-    low, high = difference(score, examples, teacher, examples)
+Interval = tuple[float, float]
+
+
+def against_teacher(score: float, teacher: float, examples: float, paired: Interval | None = None) -> str:
+    """Return one sentence on a deployment's validation score against its teacher's.
+
+    Args:
+        score, teacher: of the same examples.
+        examples: how many they are worth.
+        paired: 95% interval of the difference, example by example; without it, Newcombe's, which takes
+            the two as independent and so tells fewer apart.
+    """
+    low, high = paired or difference(score, examples, teacher, examples)
+    how = "paired" if paired else "unpaired"
     said = f"Validation {score:.3f} is {_apart(score - teacher)} the teacher's {teacher:.3f}, "
     if low <= 0 <= high:
-        where = f"inside the interval of that difference ({low:+.3f} to {high:+.3f})"
-        return f"{said}{where}: these {examples:,.0f} examples cannot tell the two apart."
-    return f"{said}which these examples do not explain by chance ({low:+.3f} to {high:+.3f})."
+        where = f"inside the {how} interval of that difference ({low:+.3f} to {high:+.3f})"
+        return f"{said}{where}: these {examples:,.0f} examples do not tell the two apart."
+    return f"{said}which these examples do not explain by chance ({how}: {low:+.3f} to {high:+.3f})."
 
 
 def of_the_gap(
@@ -86,14 +97,24 @@ def of_the_gap(
     return f"{said}; compare the teacher's own gap, {teacher_gap:+.3f}, which no choice flattered."
 
 
-def among(scores: Sequence[tuple[str, float]], examples: float) -> str:
-    """Return one sentence on which deployments the examples tell apart from the best of them."""
+def among(
+    scores: Sequence[tuple[str, float]],
+    examples: float,
+    paired: Callable[[str, str], Interval | None] = lambda one, other: None,
+) -> str:
+    """Return one sentence on which deployments the examples tell apart from the best of them.
+
+    Args:
+        scores: name and score of each.
+        examples: how many they are worth.
+        paired: the 95% interval of the first one's score minus the second one's, where it is known.
+    """
     ranked = sorted(scores, key=lambda s: -s[1])
     best_name, best = ranked[0]
     tied: list[str] = []
     beaten: list[str] = []
     for name, score in ranked[1:]:
-        low, _ = difference(best, examples, score, examples)
+        low, _ = paired(best_name, name) or difference(best, examples, score, examples)
         (tied if low <= 0 else beaten).append(name)
     said = f"Best on validation: {best_name}, {best:.3f}."
     if tied:

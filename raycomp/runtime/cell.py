@@ -17,6 +17,7 @@ from raycomp.errors import UserError
 from raycomp.job import Job
 from raycomp.jobfile import parse_job
 from raycomp.report.statistics import rank_agreement
+from raycomp.runtime.adabert_deploy import trials
 from raycomp.runtime.finetune import outcomes
 from raycomp.runtime.progress import Progress, Update
 from raycomp.runtime.run import run_job
@@ -65,12 +66,14 @@ def run_cell(folder: Path, settings: StudySettings, cell: Cell) -> None:
         searched = _searched(folder, settings, cell)
         cell = cell.with_structure(_structure(searched))
     if searched is not None and (job := _equal_run(searched, cell)) is not None:
-        run_dir, cell = searched, replace(cell, job=job)
+        found = rows(searched, settings, replace(cell, job=job))
+        found = [row for row in found if row["metric"] != "seconds"]  # they were the search's
     else:
         run_dir = runs / cell.job.run_id
         take_over(cell.parts, run_dir)
         run_job(cell.job, runs, Stopwatch(run_dir))
-    write_rows(folder, "ablations", rows(run_dir, settings, cell), cell.name)
+        found = rows(run_dir, settings, cell)
+    write_rows(folder, "ablations", found, cell.name)
 
 
 def _searched(folder: Path, settings: StudySettings, cell: Cell) -> Path:
@@ -92,8 +95,11 @@ def _equal_run(searched: Path, cell: Cell) -> Job | None:
     """Return the job of the run that searched a cell's structure, if it trained what the cell would.
 
     So does the run of the cell's own task: it has trained that structure from scratch, and every other
-    setting is equal. Its rows are the cell's, and nothing is trained twice.
+    setting is equal. Its rows are the cell's, and nothing is trained twice; but for a `fresh` cell, whose
+    cost is measured, and for a job of several structures, of which the cell takes the first.
     """
+    if cell.fresh or len(trials(cell.job)) > 1:
+        return None
     job = parse_job(json.loads((searched / "job.json").read_text()))
     mine, other = cell.job.model_dump(mode="json"), job.model_dump(mode="json")
     for data in (mine, other):

@@ -48,6 +48,24 @@ def least_of(place: Workplace, kind: str) -> float:
     return min_cost(place.space, lambda arch: float(place.costs.cost(kind, arch)))[1]
 
 
+def _batches(place: Workplace) -> list[int]:
+    """Return the rows of the smallest batch of each training that the job asks for."""
+    job, rows = place.job, len(place.task.train)
+    found = []
+    if job.teacher.mode == "train" or not place.fine_tuned:
+        found.append(smallest_batch(rows, job.teacher.batch_size))
+    if "yoco" in job.run.methods:
+        found.append(smallest_batch(rows, job.train.batch_size))
+    if "adabert" in job.run.methods:
+        size = job.adabert.batch_size
+        found.append(smallest_batch(rows, size))
+        if (
+            job.augment.copies
+        ):  # equal copies are left out, so that the rows may be any number from `rows`
+            found.append(smallest_batch(-(-rows // size) * size + 1, size))
+    return found
+
+
 def _faults(place: Workplace) -> list[str]:
     job = place.job
     check_live(job)
@@ -59,12 +77,7 @@ def _faults(place: Workplace) -> list[str]:
             f"teacher.mode is as-is, but {job.model.name} holds no classifier for this task's "
             f"{place.task.num_labels} outputs; use teacher.mode = 'train'"
         )
-    rows = len(place.task.train)
-    sizes = [(rows, job.teacher.batch_size)]
-    sizes += [(rows, job.train.batch_size)] if "yoco" in job.run.methods else []
-    if "adabert" in job.run.methods:
-        sizes.append((rows * (1 + job.augment.copies), job.adabert.batch_size))
-    smallest = min(smallest_batch(*size) for size in sizes)
+    smallest = min(_batches(place))
     if job.train.workers > smallest:
         found.append(
             f"train.workers={job.train.workers} was given; the smallest batch has {smallest} rows, and "

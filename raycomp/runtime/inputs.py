@@ -32,7 +32,8 @@ def record_inputs(place: Workplace) -> None:
     if changed:
         raise UserError(
             f"run {place.run_dir.name} was begun with other contents of {' and '.join(changed)}; put "
-            "them back, or give what they hold now a run of its own: --set run.name=NAME"
+            "them back, or give what they hold now a run of its own: --set run.name=NAME (of a study: "
+            "study.name)"
         )
 
 

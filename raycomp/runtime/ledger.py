@@ -42,10 +42,13 @@ class Ledger:
         self._waiting: dict[Kind, list[Architecture]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._new: list[dict[str, Any]] = []
+        self._scored: list[tuple[str, float]] = []
         self._flushed_at = time.monotonic()
         for row in read_table(self._run_dir, "evaluations").to_dict("records"):
             known = {str(k): v for k, v in row.items()}
             self._known[self._key(known)] = known
+            if known["weights_id"] == weights_id:
+                self._scored.append((str(known["arch"]), float(known["value"])))
 
     async def _join(self, actor: Any) -> None:
         """Use an evaluator from when it has started, which may be when another run gives its place up.
@@ -73,9 +76,13 @@ class Ledger:
         await asyncio.gather(*(asyncio.shield(f) for f in coming.values()))
         return [self._known[key] for key in keys]
 
-    async def count(self) -> int:
-        """Return how many architectures are scored with these weights."""
-        return sum(key[0] == self._weights_id for key in self._known)
+    async def scored(self, since: int = 0) -> list[tuple[str, float]]:
+        """Return architecture (JSON) and score of all that is scored with these weights, in order.
+
+        Args:
+            since: how many of them the caller has; the further ones are returned.
+        """
+        return self._scored[since:]
 
     async def flush(self) -> None:
         """Write every new row."""
@@ -137,6 +144,7 @@ class Ledger:
         }
         self._known[key] = row
         self._new.append(row)
+        self._scored.append((str(row["arch"]), float(row["value"])))
 
     def _key_of(self, arch_id: str, kind: Kind) -> Key:
         split, precision = kind
@@ -162,9 +170,12 @@ def lost_parts(run_dir: Path) -> list[str]:
     """Return the files of the search's evaluations that were written and are gone, by name."""
     path = run_dir / "search" / "parts.json"
     known = read_json(path).get("evaluations", []) if path.exists() else []
-    return sorted(set(known) - set(_parts(run_dir)))
+    return sorted(set(_searched(known)) - set(_parts(run_dir)))
 
 
 def _parts(run_dir: Path) -> list[str]:
-    names = [p.name for p in part_files(run_dir, "evaluations")]
+    return _searched([p.name for p in part_files(run_dir, "evaluations")])
+
+
+def _searched(names: list[str]) -> list[str]:
     return [n for n in names if not n.startswith("adabert-")]

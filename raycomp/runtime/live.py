@@ -6,6 +6,7 @@ an attempt had to write again is not sent again (it is the same to the bit).
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import logging
@@ -18,10 +19,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from raycomp.encoder.arch import Architecture
 from raycomp.errors import UserError
 from raycomp.job import Job
 from raycomp.runtime.progress import polling
+from raycomp.runtime.workplace import Workplace
 from raycomp.tables import read_parts, write_json
+from raycomp.yoco.searchers import Budget
 
 SECONDS = 5.0
 RECENT = 20  # evaluations that their rate is taken over
@@ -86,24 +90,27 @@ class LiveView:
         state = json.loads(self._path.read_text()) if self._path.exists() else {}
         self._sent: dict[str, int] = state.get("sent", {})
         self._ids: dict[str, str] = state.get("ids", {})
+        self._noted: dict[str, int] | None = dict(self._sent) if state else None  # what the file says
         self._seen: set[tuple[str, str]] = set()
         self._told = False
-        self._best, self._scored = -math.inf, 0
+        self._best: dict[str, float] = {}
+        self._scored = 0
+        self._job = job
         self._times: list[datetime] = []
         self._waiting: list[dict[str, Any]] = []
         self._sinks = [self._open(name, job) for name in job.run.live]
 
     def look(self) -> None:
         """Send what came since the last look; what fails is said once, and sent with the next."""
-        sent = dict(self._sent)
         try:
             self._steps()
             self._evaluations()
             self._deployments()
             for sink in self._sinks:
                 sink.flush()
-            if self._sent != sent or not self._path.exists():
+            if self._sent != self._noted:
                 write_json(self._path, {"sent": self._sent, "ids": self._ids})
+                self._noted = dict(self._sent)
         except Exception as error:  # a tracker that is down must not end a run
             self._say(error)
 
@@ -145,20 +152,36 @@ class LiveView:
 
     def _evaluations(self) -> None:
         for _, rows in self._new("evaluations"):
-            self._waiting += rows
+            self._waiting += [row for row in rows if row["method"] != "adabert"]
         self._waiting.sort(key=lambda row: row["created_at"])
         sent = 0
         try:
             for row in self._waiting:
-                best, times = max(self._best, row["value"]), [*self._times, row["created_at"]][-RECENT:]
+                best, times = self._better(row), [*self._times, row["created_at"]][-RECENT:]
                 seconds = (times[-1] - times[0]).total_seconds()
                 speed = (len(times) - 1) / seconds if seconds > 0 else None
-                figures = {"value": row["value"], "params": row["params"]}
-                self._send("search", self._scored, {**figures, "best": best, "per_second": speed})
+                figures = {"value": row["value"], "params": row["params"], "per_second": speed}
+                self._send("search", self._scored, {**figures, **best})
                 self._best, self._times = best, times
                 self._scored, sent = self._scored + 1, sent + 1
         finally:
             self._waiting = self._waiting[sent:]  # what could not be sent waits
+
+    def _better(self, row: dict[str, Any]) -> dict[str, float]:
+        """Return `best-BUDGET`, the best score so far within each budget, with this row's."""
+        best = dict(self._best)
+        if row["arch"] is not None:
+            arch = Architecture.from_json(row["arch"])
+            for name, budget in self._budgets.items():
+                key = f"best-{name}"
+                if row["value"] > best.get(key, -math.inf) and budget.met(arch):
+                    best[key] = row["value"]
+        return best
+
+    @functools.cached_property
+    def _budgets(self) -> dict[str, Budget]:
+        place = Workplace(self._job, self._run_dir)
+        return {settings.name: place.budget(settings) for settings in self._job.budget}
 
     def _deployments(self) -> None:
         keys = ("selection", "validation", "retention", "gap", "params", "flops", "latency_ms")

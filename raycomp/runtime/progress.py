@@ -106,11 +106,13 @@ def polling(look: Callable[[], None], seconds: float = 0.5) -> Iterator[None]:
 
 
 def _figures(info: dict[str, Any]) -> str:
-    """Write the figures that a watcher wants: phase, loss, entropy, exploit probability."""
+    """Write the figures that a watcher wants: phase, loss, entropy, exploit probability, best scores."""
     parts = []
     if isinstance(info.get("phase"), str):
         parts.append(info["phase"])
     for key, label in (("loss", "loss"), ("entropy", "entropy"), ("p_exploit", "exploit")):
         if isinstance(info.get(key), (int, float)):
             parts.append(f"{label} {info[key]:.3f}")
+    best = info.get("best") or {}
+    parts += [f"{name} {value:.3f}" for name, value in best.items()]
     return "  ".join(parts)

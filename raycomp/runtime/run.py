@@ -148,7 +148,7 @@ def _search(place: Workplace, progress: Progress) -> None:
     place.tokens("selection")
     ledger, evaluators = start_ledger(job.model_dump(mode="json"), run_dir, weights_id, place.primary)
     with progress.bar("search") as bar:
-        outcomes = search_all(place, ledger, precision, lambda d, t: bar(d, t, {}))
+        outcomes = search_all(place, ledger, precision, lambda d, t, best: bar(d, t, {"best": best}))
     ray.get(ledger.flush.remote())
     for actor in (ledger, *evaluators):
         ray.kill(actor)

@@ -66,7 +66,10 @@ def outcome_path(run_dir: Path, budget: str, searcher: str, seed: int) -> Path:
 
 
 def search_all(
-    place: Blueprint, ledger: Any, precision: str, on_progress: Callable[[int, int], None]
+    place: Blueprint,
+    ledger: Any,
+    precision: str,
+    on_progress: Callable[[int, int, dict[str, float]], None],
 ) -> list[Outcome]:
     """Search every budget; trials that ended before are not run again."""
     job, run_dir = place.job, place.run_dir
@@ -104,7 +107,7 @@ def _tune(
     ledger: Any,
     precision: str,
     trials: list[dict[str, Any]],
-    on_progress: Callable[[int, int], None],
+    on_progress: Callable[[int, int, dict[str, float]], None],
 ) -> None:
     data, run_dir = place.job.model_dump(mode="json"), place.run_dir
     shape = place.shape.to_dict()
@@ -136,11 +139,22 @@ def _tune(
         ),
     )
     total = _expected(place, len(trials))
+    budgets = {b.name: place.budget(b) for b in place.job.budget}
+    best: dict[str, float] = {}
+    done = 0
 
     def look() -> None:
-        with contextlib.suppress(ray.exceptions.RayError):  # a ledger that starts again counts again
-            done = ray.get(ledger.count.remote())
-            on_progress(done, max(total, done))
+        nonlocal done
+        found: list[tuple[str, float]] = []
+        with contextlib.suppress(ray.exceptions.RayError):  # of a ledger that is starting again
+            found = ray.get(ledger.scored.remote(done))
+        done += len(found)
+        for text, value in found:
+            arch = Architecture.from_json(text)
+            for name, budget in budgets.items():
+                if value > best.get(name, -math.inf) and budget.met(arch):
+                    best[name] = value
+        on_progress(done, max(total, done), best)
 
     with polling(look):
         results = tuner.fit()
@@ -235,6 +249,8 @@ def search_one(
         # The smallest network is feasible, so it is the answer of last resort, scored like others.
         tell([smallest])
         index, asked = len(archs) - 1, asked + 1
+    # A ledger that died on the way has lost the rows that it had not written: they are scored again.
+    ray.get(ledger.score.remote([a.to_json() for a in archs], "selection", precision))
     return record(archs[index], values[index], losses[index], asked, "")
 
 

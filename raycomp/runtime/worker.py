@@ -150,6 +150,8 @@ class _Keeper:
         self._every = job.train.checkpoint_seconds
         self._rows: list[dict[str, Any]] = []
         self._first = start
+        self._phase = ""
+        self._theta: list[dict[str, Any]] = []
         self._saved_at = time.monotonic()
         self._shown_at = 0.0
         if rank == 0:  # what an interrupted attempt wrote after its last checkpoint is redone
@@ -158,6 +160,8 @@ class _Keeper:
                     stem, _, first = path.stem.rpartition("-")
                     if stem == name and int(first) >= start:
                         path.unlink()
+            if start == 0:
+                self._theta = stage.distribution_rows(0)
 
     def report(self, index: int, result: StepResult, seconds: float) -> None:
         done = index + 1
@@ -175,7 +179,9 @@ class _Keeper:
                     **info,
                 }
             )
-            if done % FLUSH_STEPS == 0:
+            opened = self._rows[-1]["phase"] != self._phase
+            self._phase = self._rows[-1]["phase"]
+            if done % FLUSH_STEPS == 0 or opened:  # theta is kept as each phase opens
                 self.flush()
             self._show(done, info)
         if done % DUE_STEPS == 0 and done < self._stage.total:
@@ -192,10 +198,10 @@ class _Keeper:
         part = f"{self._name}-{self._first:09d}"
         write_rows(self._run_dir, "steps", self._rows, part)
         last = self._rows[-1]["step"] + 1
-        theta = self._stage.distribution_rows(last)
+        theta = self._theta + self._stage.distribution_rows(last)
         if theta:
             write_rows(self._run_dir, "distribution", theta, part)
-        self._rows, self._first = [], last
+        self._rows, self._first, self._theta = [], last, []
 
     def checkpoint(self, step: int) -> None:
         """Save everything that the next step depends on; every rank calls this together."""

@@ -108,10 +108,14 @@ def test_one_process_holds_a_run(url: str, tmp_path: Path, monkeypatch: pytest.M
     put(second.folder, "a.json", "2")
     second.push()
     put(first.folder, "a.json", "late")
+    put(second.folder, "b.json", "3")
+    second.push()
+    assert not first.copy()  # a process that was held up wakes: it must not touch the other's copy
+    assert there(tmp_path) == {"a.json": "2", "b.json": "3"}
     with pytest.raises(UserError, match="was taken over by process"):
         first.close()
     second.close()
-    assert there(tmp_path) == {"a.json": "2"}
+    assert there(tmp_path) == {"a.json": "2", "b.json": "3"}
 
 
 def test_a_second_start_on_one_machine_is_refused_and_changes_nothing(

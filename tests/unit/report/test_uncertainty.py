@@ -53,7 +53,8 @@ def test_two_splits_are_worth_what_their_mean_varies() -> None:
 
 
 def test_sentences_say_on_which_side_of_its_interval_a_difference_lies() -> None:
-    assert "cannot tell the two apart" in against_teacher(0.839, 0.845, 1000)
+    assert "do not tell the two apart" in against_teacher(0.839, 0.845, 1000)
+    assert "(paired: -0.012 to -0.001)" in against_teacher(0.839, 0.845, 1000, (-0.012, -0.001))
     assert "do not explain by chance" in against_teacher(0.70, 0.845, 1000)
     assert "inside the interval" in of_the_gap(0.85, 750, 0.83, 1000, 0.01)
     assert "the teacher's own gap, +0.010" in of_the_gap(0.95, 750, 0.80, 1000, 0.01)
@@ -61,3 +62,5 @@ def test_sentences_say_on_which_side_of_its_interval_a_difference_lies() -> None
     assert said.startswith("Best on validation: b")
     assert "inside its interval: c." in said
     assert "by more than chance: a." in said
+    said = among([("a", 0.80), ("b", 0.90), ("c", 0.895)], 1000, lambda one, other: (0.001, 0.009))
+    assert "by more than chance: c, a." in said

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from raycomp.encoder.arch import Architecture
 from raycomp.errors import UserError
 from raycomp.job import Job
 from raycomp.jobfile import parse_job
@@ -31,12 +32,20 @@ def steps(run: Path, first: int, last: int, stage: str = "supernet") -> Path:
     return write_rows(run, "steps", rows, f"{stage}-{first:09d}")
 
 
-def scored(run: Path, values: list[float]) -> None:
+def scored(run: Path, values: list[float], depth: tuple[int, ...] = (1, 1, 1)) -> None:
     began = datetime(2026, 1, 1, tzinfo=UTC)
-    rows = [
-        {"value": v, "params": 10, "created_at": began + timedelta(seconds=i)}
-        for i, v in enumerate(values)
+    archs = [Architecture(d, (1,) * d, (16,) * d).to_json() for d in depth]
+    rows: list[dict[str, Any]] = [
+        {
+            "method": "yoco",
+            "arch": a,
+            "value": v,
+            "params": 10,
+            "created_at": began + timedelta(seconds=i),
+        }
+        for i, (v, a) in enumerate(zip(values, archs, strict=True))
     ]
+    rows.append({**rows[0], "method": "adabert", "value": 0.99})
     write_rows(run, "evaluations", rows, "ledger-1")
 
 
@@ -59,14 +68,22 @@ class Kept:
 def view(job: Job, run: Path, kept: Kept) -> LiveView:
     made = LiveView(job, run)
     made._sinks = [kept]
+    made._budgets = {"small": SmallOnes()}  # type: ignore[dict-item]
     return made
+
+
+class SmallOnes:
+    """A budget that one layer meets."""
+
+    def met(self, arch: Architecture) -> bool:
+        return arch.depth == 1
 
 
 def test_each_row_is_sent_once_also_by_the_next_process(tiny_job: dict[str, Any], tmp_path: Path) -> None:
     given, kept = job(tiny_job), Kept()
     first = view(given, tmp_path, kept)
     steps(tmp_path, 0, 3)
-    scored(tmp_path, [0.5, 0.7, 0.6])
+    scored(tmp_path, [0.5, 0.7, 0.6], (1, 3, 1))
     first.look()
     first.look()
     redone = steps(tmp_path, 3, 6)
@@ -81,7 +98,7 @@ def test_each_row_is_sent_once_also_by_the_next_process(tiny_job: dict[str, Any]
     assert [row[1] for row in sent] == list(range(8))
     assert sent[1][2] == {"loss": 0.5, "entropy": 2.0, "tokens_per_second": 200.0}
     search = [row[2] for row in kept.rows if row[0] == "search"]
-    assert [row["best"] for row in search] == [0.5, 0.7, 0.7]
+    assert [row["best-small"] for row in search] == [0.5, 0.5, 0.6]
     assert search[2]["per_second"] == pytest.approx(1.0)
 
 
@@ -122,7 +139,7 @@ def test_evaluations_that_could_not_be_sent_come_with_the_next(
     shown.look()
     kept.up = True
     shown.look()
-    assert [(row[1], row[2]["value"], row[2]["best"]) for row in kept.rows] == [
+    assert [(row[1], row[2]["value"], row[2]["best-small"]) for row in kept.rows] == [
         (0, 0.5, 0.5), (1, 0.7, 0.7), (2, 0.6, 0.7),
     ]  # fmt: skip
 
@@ -144,6 +161,23 @@ def test_what_is_noted_as_sent_is_out_of_this_process(tiny_job: dict[str, Any], 
     steps(tmp_path, 0, 3)
     shown.look()
     assert kept.out == 3
+    assert json.loads((tmp_path / "live.json").read_text())["sent"] == {"supernet": 2}
+
+
+def test_what_a_second_flush_sent_is_noted(tiny_job: dict[str, Any], tmp_path: Path) -> None:
+    class Away(Kept):
+        flushes = 0
+
+        def flush(self) -> None:
+            self.flushes += 1
+            if self.flushes == 1:
+                raise ConnectionError("no route")
+
+    shown = view(job(tiny_job), tmp_path, Away())
+    steps(tmp_path, 0, 3)
+    shown.look()
+    assert not (tmp_path / "live.json").exists()
+    shown.look()
     assert json.loads((tmp_path / "live.json").read_text())["sent"] == {"supernet": 2}
 
 
