@@ -85,7 +85,9 @@ def _cost(room: Classroom, steps: int) -> None:
     """Time the search step of each estimator, in turns, on the same batches."""
     stages, taken = {}, {}
     for name in ("sampled", "contrast", "full"):
-        given = room.job.adabert.model_copy(update={"estimator": name})
+        # From the first step on, for while P_alpha waits all estimators run what is drawn alone.
+        changes = {"estimator": name, "alpha_warmup": 0.0, "share_kernels": name != "full"}
+        given = room.job.adabert.model_copy(update=changes)
         job = room.job.model_copy(update={"adabert": given})
         plan = {"trial": "cost", "gamma": 0.8, "beta": 4.0, "layers": 8, "seed": 0}
         stages[name] = SearchStage(job, room.run_dir, plan, device=CPU, reduce=None)

@@ -37,8 +37,8 @@ class Paired:
 
     @property
     def ratio(self) -> float:
-        """Median of a over median of b."""
-        return statistics.median(self.a) / statistics.median(self.b)
+        """Median of the ratios of the pairs: what is measured side by side drifts together."""
+        return statistics.median(a / b for a, b in zip(self.a, self.b, strict=True))
 
     @property
     def spread(self) -> tuple[float, float]:
@@ -54,7 +54,7 @@ class Claim:
 
     Attributes:
         name: what is compared with what.
-        ratio: median of the one over median of the other.
+        ratio: median over the pairs of the one over the other.
         target: the most ("lower") or the least ("higher") that it may be.
         better: "lower" or "higher".
         holds: whether the ratio keeps to the target.

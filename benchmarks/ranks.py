@@ -60,11 +60,23 @@ class Rank:
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=WORLD)
         self.loops = 0
 
-    def prepare(self, batch_size: int, batches: int) -> int:
-        """Load data and network, make the step of a worker alone and of one of two; return sentences."""
+    def prepare(self, batch_size: int, batches: int, grow: bool = False) -> dict[int, int]:
+        """Load data and network, make the step of a worker alone and of one of two.
+
+        Args:
+            batch_size: sentences of a batch, over all workers.
+            batches: how many.
+            grow: two workers get batches twice as large.
+
+        Returns:
+            Sentences of all batches of one worker and of two.
+        """
         self.place = workplace('train.mode="explore"')
         self.tokens, network = self.place.tokens("train"), self.place.network()
-        self.batches = spread(self.tokens.lengths, batch_size, batches)
+        self.batches = {
+            world: spread(self.tokens.lengths, batch_size * (world if grow else 1), batches)
+            for world in (1, WORLD)
+        }
         cpu = torch.device("cpu")
         # Uniform exploration does not move theta, so both ranks draw the same without an actor.
         self.steps = {
@@ -74,14 +86,14 @@ class Rank:
             for world in (1, WORLD)
         }
         self.done = dict.fromkeys(self.steps, 0)
-        return sum(map(len, self.batches))
+        return {world: sum(map(len, rows)) for world, rows in self.batches.items()}
 
     def train(self, world: int) -> float:
         """Train on this rank's share of the batches; return seconds."""
         if world > 1:
             dist.barrier()
         began = time.perf_counter()
-        for rows in self.batches:
+        for rows in self.batches[world]:
             mine = shard(rows, self.rank if world > 1 else 0, world)
             batch = collate(
                 self.tokens, mine, self.place.pad_id, total=len(rows),

@@ -73,6 +73,15 @@ def main() -> None:
         sys.exit(f"failed: {', '.join(failed)}")
 
 
+def environment(device: str) -> dict[str, str]:
+    """Return what every process of a run has in its environment; on a GPU the core runs without Ray."""
+    if device != "cpu":
+        return dict(os.environ)
+    from raycomp.runtime.cluster import SETTINGS
+
+    return {**SETTINGS, **os.environ}
+
+
 def run(name: str, runs: int, quick: bool, device: str) -> list[dict[str, object]] | None:
     """Run one file, show its lines, and return its claims; None when it failed."""
     with tempfile.TemporaryDirectory() as folder:
@@ -83,8 +92,9 @@ def run(name: str, runs: int, quick: bool, device: str) -> list[dict[str, object
         ]  # fmt: skip
         try:
             done = subprocess.run(
-                command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False
-            )
+                command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False,
+                env=environment(device),
+            )  # fmt: skip
         except subprocess.TimeoutExpired:
             print(f"{name}: stopped after {LIMIT_SECONDS} s", flush=True)
             return None

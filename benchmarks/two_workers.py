@@ -26,7 +26,7 @@ class Alone(Rank):
     def half(self) -> float:
         """Train on this rank's half of each batch, with no sum; return seconds."""
         began = time.perf_counter()
-        for rows in self.batches:
+        for rows in self.batches[WORLD]:
             mine, words = shard(rows, self.rank, WORLD), words_of(self.tokens, rows, self.place.pad_id)
             batch = collate(self.tokens, mine, self.place.pad_id, total=len(rows), words=words)
             self.steps[1](self.done[1], batch)

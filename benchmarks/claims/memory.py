@@ -1,6 +1,7 @@
 """Peak memory of a super-network step against plain fine-tuning with transformers.
 
-Each side runs in a fresh process of one thread: two steps on batches of 32 texts, the longest there are.
+Each side runs in a fresh process of one thread: two steps on batches of 32 texts, the longest there
+are. The super-network's are of the largest network, with which each training begins, and of two of it.
 On a processor the figure is the peak of the process's resident memory less what it held before a network
 was made; on a GPU, the peak of what torch allocated. Once with labels alone, and once as jobs
 train by default, with a teacher beside the super-network that plain fine-tuning does not hold.
@@ -18,7 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import Claim, Paired, Settings, main
-from benchmarks.setting import ROOT, bert, open_sampler, padded, plain_step, super_step, workplace
+from benchmarks.setting import ROOT, Listed, bert, padded, plain_step, super_step, workplace
 from raycomp.data.batches import Batch
 from raycomp.encoder.elastic import ElasticOutput
 from raycomp.errors import UserError
@@ -65,7 +66,7 @@ def peak(side: str, device: torch.device) -> int:
     tokens = place.tokens("train")
     rows = tokens.lengths.argsort()[-(128 if device.type == "cuda" else 32) :]
     batch = padded(tokens, rows, place.pad_id, place.job.task.max_length)
-    sampler = open_sampler(place)
+    largest = place.space.largest()
     # Loading a checkpoint holds the network twice for a moment, on both sides: it is no part of a step.
     network = place.network()
     model = bert(network) if side == "plain" else network
@@ -84,9 +85,11 @@ def peak(side: str, device: torch.device) -> int:
         def teacher(b: Batch) -> ElasticOutput | None:
             return held(b, None, hidden=True) if held is not None else None
 
+        sampler = Listed([largest])
         train = super_step(model, sampler, precision, device, teacher=held and teacher)
-        for i in range(2):
-            train(i, batch)
+        train(0, batch)
+        sampler.archs = [largest] * 2
+        train(1, batch)
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return weights + _resident("VmHWM") - before

@@ -3,8 +3,7 @@
 Each worker multiplies matrices for 50 ms and joins one sum over the workers. With the actor it also
 asks for the step's architectures before, and tells their losses when the share of the work is left that
 sum and update have in a real step of two workers (measured first, and printed). The demo's space; the
-actor writes its snapshot to a temporary folder. It is also held against a
-worker that waits for the reply to each of its two calls a step.
+actor writes its snapshot to a temporary folder.
 """
 
 from __future__ import annotations
@@ -20,25 +19,10 @@ import ray
 from benchmarks.measure import Claim, Settings, alternating, main
 from benchmarks.ranks import WORLD, two_ranks
 from benchmarks.setting import open_sampler, workplace
-from raycomp.encoder.arch import Architecture
 from raycomp.runtime.recipe import train_plan
 from raycomp.runtime.sampler_actor import ActorSampler, start_sampler
 
 STEP_SECONDS = 0.05
-
-
-class Awaited:
-    """The sampler of a worker that waits for the reply to each of its two calls a step."""
-
-    def __init__(self, actor: Any, attempt: str, rank: int) -> None:
-        self.actor, self.attempt, self.rank = actor, attempt, rank
-
-    def ask(self, step: int) -> list[Architecture]:
-        texts, _ = ray.get(self.actor.ask.remote(self.attempt, step))
-        return [Architecture.from_json(t) for t in texts]
-
-    def tell(self, step: int, losses: list[float]) -> None:
-        ray.get(self.actor.tell.remote(self.attempt, self.rank, step, losses))
 
 
 def measure(settings: Settings) -> list[Claim]:
@@ -70,11 +54,9 @@ def measure(settings: Settings) -> list[Claim]:
             return with_actor(ActorSampler)
 
         against_none = alternating(sent, lambda: run(None, 0), settings.runs)
-        against_awaited = alternating(sent, lambda: with_actor(Awaited), settings.runs)
     name = "step of 50 ms on 2 workers, with the sampler actor"
     return [
         Claim.of(f"{name} / without", against_none, "lower", 1.01),
-        Claim.of(f"{name} / with calls awaited", against_awaited, "lower", 1.01),
     ]
 
 

@@ -130,6 +130,8 @@ class FlatSum:
             self._held = torch.empty(0)  # not both at once
             self._held = torch.empty(sum(sizes), dtype=torch.float32, device=device)
         flat = self._held[: sum(sizes)]
+        # In the order in which each lies in memory: matrices that are cut by columns lie by columns.
+        tensors = [t if t.is_contiguous() or t.ndim != 2 else t.t() for t in tensors]
         parts = [p.view(t.shape) for p, t in zip(flat.split(sizes), tensors, strict=True)]
         torch._foreach_copy_(parts, tensors)
         try:

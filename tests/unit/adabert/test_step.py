@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.claims.adabert_step import one_by_one
 from raycomp.adabert.drawing import draw
 from raycomp.adabert.efficiency import prices
 from raycomp.adabert.gumbel import Distribution
@@ -246,3 +248,26 @@ def test_drawing_shows_every_edge_that_lives() -> None:
         assert name in texts
     assert "zero" not in texts
     assert any("4 cells" in str(t) for t in texts)
+
+
+def test_the_peer_of_the_benchmark_computes_what_full_does() -> None:
+    """One candidate at a time, each times its y: outputs and gradients are those of "full"."""
+    found = []
+    for form in (lambda step: step, one_by_one):
+        torch.manual_seed(0)
+        parent = Parent(SHAPE, 2, 3, OPERATIONS, share=False)
+        distribution = Distribution(2, 3, OPERATIONS)
+        form(SimpleNamespace(parent=parent))  # type: ignore[arg-type]
+        sample = distribution.sample(1.0, 3)
+        ids = torch.randint(4, 30, (3, 7), generator=torch.Generator().manual_seed(1))
+        logits, _ = parent(ids, ids > 0, sample, "full")
+        logits[-1].square().sum().backward()
+        used = {n: p.grad for n, p in parent.named_parameters() if p.grad is not None and p.grad.any()}
+        found.append((logits[-1], used, [p.grad for p in distribution.parameters()]))
+    (one, grads, alpha), (other, others, same) = found
+    torch.testing.assert_close(one, other)
+    assert grads.keys() == others.keys()
+    for name, value in grads.items():
+        torch.testing.assert_close(value, others[name], rtol=1e-4, atol=1e-6)
+    for first, second in zip(alpha, same, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)
