@@ -33,6 +33,7 @@ from benchmarks.run_all import ROOT, machine
 from benchmarks.setting import batches, open_sampler, super_step, workplace
 from raycomp.data.tokens import tokenise
 from raycomp.encoder.arch import Architecture
+from raycomp.encoder.elastic import WORDS
 from raycomp.jobfile import parse_job
 from raycomp.report.growth import Point, exponent, lines
 from raycomp.runtime.recipe import Blueprint
@@ -192,7 +193,9 @@ def _one_worker(settings: Settings) -> tuple[float, float]:
     torch.set_num_threads(threads)
     parameters = dict(model.named_parameters())
     active = model.active_parameters(union(open_sampler(place).ask(0)))
-    return taken, 4.0 * sum(parameters[name][where].numel() for name, where in active)
+    sent = sum(parameters[name][where].numel() for name, where in active if name != WORDS)
+    words = float(np.mean([len(b.input_ids.unique()) for b in held]))  # of the table, a batch's alone
+    return taken, 4.0 * (sent + words * parameters[WORDS].shape[1])
 
 
 def _actor_seconds(settings: Settings) -> dict[int, float]:
