@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,11 @@ def start_ledger(
         )
     count = settings.evaluators or max(1, slots)
     cpus = share_cpus(count, gpus)
+    names = [f"evaluator-{run_dir.name}-{uuid.uuid4().hex[:8]}" for _ in range(count)]
     evaluators = [
         ray.remote(Evaluator)
         .options(
+            name=name,
             # A tenth stays free: trials ask for a sliver each, and would wait for ever without it.
             num_cpus=0.9 * cpus * min(1.0, slots / count),
             num_gpus=gpus,
@@ -90,12 +93,12 @@ def start_ledger(
             max_task_retries=3,
         )
         .remote(job, str(run_dir), cpus)
-        for _ in range(count)
+        for name in names
     ]
     ledger = (
         ray.remote(Ledger)
-        # One that dies reads its rows back, and who asked asks again.
+        # One that dies reads its rows back, finds the evaluators by name, and who asked asks again.
         .options(num_cpus=0, max_concurrency=10_000, max_restarts=3, max_task_retries=3)
-        .remote(str(run_dir), weights_id, metric, evaluators)
+        .remote(str(run_dir), weights_id, metric, names)
     )
     return ledger, evaluators

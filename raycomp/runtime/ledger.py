@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from raycomp.encoder.arch import Architecture
+from raycomp.runtime.cluster import ray
 from raycomp.tables import part_files, read_json, read_table, write_json, write_rows
 
 Key = tuple[str, str, str, str, str]
@@ -30,6 +31,7 @@ MOST = 64  # architectures a pass: more share little more, and rows and progress
 class Ledger:
     """The only way to a score."""
 
+    # Evaluators are given by name: what else an actor is made from must outlive it to be made again.
     def __init__(self, run_dir: str, weights_id: str, metric: str, evaluators: list[Any]) -> None:
         self._run_dir = Path(run_dir)
         self._metric = metric
@@ -50,11 +52,12 @@ class Ledger:
             if known["weights_id"] == weights_id:
                 self._scored.append((str(known["arch"]), float(known["value"])))
 
-    async def _join(self, actor: Any) -> None:
+    async def _join(self, evaluator: Any) -> None:
         """Use an evaluator from when it has started, which may be when another run gives its place up.
 
         Two runs of a study that waited for evaluators of each other would wait for ever.
         """
+        actor = ray.get_actor(evaluator) if isinstance(evaluator, str) else evaluator
         with contextlib.suppress(Exception):  # what keeps it from starting, its first evaluation says
             await actor.__ray_ready__.remote()
         self._free.append(actor)
