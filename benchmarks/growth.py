@@ -215,13 +215,13 @@ def _actor_seconds(settings: Settings) -> dict[int, float]:
             job = place.job.model_dump(mode="json")
             actor: Any = start_sampler(f"growth-{world}", job, plan, path)
             ray.get(actor.begin.remote(attempt, world, 0, None, 60.0))
-            taken, (archs, _) = [], ray.get(actor.ask.remote(attempt, 0))
-            for step in range(4 * settings.runs):
-                began = time.perf_counter()
-                told = [1.0] * len(archs)
+            taken, (step, drawn) = [], ray.get(actor.ask.remote(attempt, 0))
+            for _ in range(4 * settings.runs):
+                began, steps = time.perf_counter(), len(drawn)
+                told = [[1.0] * len(archs) for archs, _ in drawn]
                 calls = [actor.tell.remote(attempt, r, step, told) for r in range(world)]
-                archs, _ = ray.get(calls)[0]
-                taken.append(time.perf_counter() - began)
+                step, drawn = ray.get(calls)[0]
+                taken.append((time.perf_counter() - began) / steps)
             found[world] = float(np.median(taken))
             ray.kill(actor)
     return found
@@ -267,7 +267,8 @@ def _calls(held: SearchSpace, steps: int) -> list[tuple[str, int, Callable[[], o
 
     opened = phases(held)
     schedule = Schedule(opened, (0,) * (len(opened) - 1) + (10**6,))
-    sampler = EESNG(held, schedule, EESNGSettings(), cost)
+    costs = held.layer_sums(lambda heads, ffn: ffn + 128 * heads)
+    sampler = EESNG(held, schedule, EESNGSettings(), costs)
     rng, done = np.random.default_rng(0), 0
     limit = 0.5 * cost(held.largest())
     searcher = make_searcher(

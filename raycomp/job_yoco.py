@@ -62,6 +62,11 @@ class TrainSettings(Section):
         "eesng", description="Controller (Eq. 6), or one of its two halves alone."
     )
     interval: int = Field(20, ge=1, description="Steps between updates of the controller (I).")
+    block: Literal[1, 2, 5, 10] = Field(
+        10,
+        description="Steps whose architectures are drawn together and whose losses are told together; "
+        "1: theta moves after every step (the paper).",
+    )
     explored: Literal["weighted", "skip", "plain"] = Field(
         "skip", description="What exploration samples do to theta."
     )

@@ -27,7 +27,7 @@ STEP_SECONDS = 0.05
 
 def measure(settings: Settings) -> list[Claim]:
     """Run the same steps with and without the actor; the figure is the slower rank's seconds."""
-    place, steps = workplace(), 2 if settings.quick else 40
+    place, steps = workplace(), 10 if settings.quick else 100  # whole blocks
     plan = train_plan(place.job, place.space, place.shape, 10_000)
     plan["steps"] = [0] * (len(plan["steps"]) - 1) + [100_000]
     state = open_sampler(place).state_dict()

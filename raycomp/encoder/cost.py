@@ -68,7 +68,8 @@ def other_params(config: Shape) -> int:
 def layer_flops(config: Shape, heads: int, ffn: int, length: int) -> int:
     """Return the FLOPs of one layer on one sequence: 2 per multiply-add of its matrix products.
 
-    Norms, activations, softmax and biases are left out (under 2% at length 128).
+    Norms, activations, softmax and biases are left out (under 2% at length 128). Every layer counts for
+    all tokens, as the papers count; a deployed model runs its last one for the first token alone.
     """
     hidden, inner = config.hidden_size, heads * config.head_size
     projections = 4 * length * hidden * inner

@@ -150,17 +150,24 @@ class Layer(nn.Module):
         self.hidden_dropout = config.hidden_dropout
         self.attention_dropout = config.attention_dropout
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Map (batch, length, hidden) to the same shape; mask (batch, 1, 1, length) or None."""
-        batch, length, _ = x.shape
+    def forward(self, x: Tensor, mask: Tensor | None, first: bool = False) -> Tensor:
+        """Map (batch, length, hidden) to the same shape.
+
+        Args:
+            x: (batch, length, hidden).
+            mask: true on real tokens, (batch, 1, 1, length), or None.
+            first: for the first token alone, (batch, 1, hidden).
+        """
+        asking = x[:, :1] if first else x
 
         def split(y: Tensor) -> Tensor:
-            return y.view(batch, length, self.heads, self.head_size).transpose(1, 2)
+            return y.view(*y.shape[:2], self.heads, self.head_size).transpose(1, 2)
 
         rate = self.attention_dropout if self.training else 0.0
-        attended = attend(split(self.query(x)), split(self.key(x)), split(self.value(x)), mask, rate)
-        attended = self.output(attended.transpose(1, 2).reshape(batch, length, -1))
-        x = self.attention_norm(x + dropout(attended, self.hidden_dropout, self.training))
+        asked, keys, values = split(self.query(asking)), split(self.key(x)), split(self.value(x))
+        attended = attend(asked, keys, values, mask, rate)
+        attended = self.output(attended.transpose(1, 2).reshape(*asking.shape[:2], -1))
+        x = self.attention_norm(asking + dropout(attended, self.hidden_dropout, self.training))
         y = self.down(self.act(self.up(x)))
         return self.output_norm(x + dropout(y, self.hidden_dropout, self.training))
 
@@ -205,8 +212,9 @@ def classify(
     """Run anything with an encoder's modules and `config`: logits (batch, classes)."""
     x = model.embeddings(input_ids, token_type_ids)
     mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
-    for layer in model.layers:
-        x = layer(x, mask)
+    last = len(model.layers) - 1
+    for i, layer in enumerate(model.layers):
+        x = layer(x, mask, first=i == last)  # the head reads no other token
     config = model.config
     rate = config.classifier_dropout if model.training else 0.0
     act = ACTIVATIONS[config.head_act]

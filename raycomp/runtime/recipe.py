@@ -149,14 +149,15 @@ def build_sampler(job: Job, plan: dict[str, Any]) -> EESNG:
         explore=job.train.explored,
         pairs=job.train.pairs,
         mode=job.train.mode,
+        block=job.train.block,
         seed=job.run.seed,
     )
-    return EESNG(
-        plan_space(plan),
-        plan_schedule(plan),
-        settings,
-        cost=lambda arch: float(costs.cost("encoder_params", arch)),
-    )
+    space = plan_space(plan)
+
+    def layer(heads: int, ffn: int) -> float:
+        return float(costs.cost("encoder_params", Architecture(1, (heads,), (ffn,))))
+
+    return EESNG(space, plan_schedule(plan), settings, space.layer_sums(layer, settings.joint))
 
 
 def file_hash(path: Path) -> str:

@@ -4,8 +4,9 @@ Calls over Ray are at-least-once and a restarted actor has only its constructor.
 a function of one snapshot on the run's storage, appended to a file before the reply: a call that comes
 twice changes nothing, a call of an attempt that was replaced is refused, a missing worker is named.
 
-The last share of a step's losses also draws the next step, and every rank's reply carries it: no
-worker waits between two steps for longer than the actor computes.
+Steps come in blocks (`train.block`): a block's architectures are drawn together, and its losses are told
+together. The last share of them also draws the next block, and every rank's reply carries it: no worker
+waits between two steps for longer than the actor computes.
 """
 
 from __future__ import annotations
@@ -25,11 +26,16 @@ from raycomp.runtime.recipe import build_sampler
 from raycomp.tables import append_line, write_json
 
 QUESTION_SECONDS = 10.0
+LATE_SECONDS = 2.0
+"""How long ranks that are well may take to say so after one of them saw the sum fail."""
 SNAPSHOT_BYTES = 1 << 16
 """How long the file of snapshots may grow before it is begun again: it is copied to where a URL says."""
 
 Drawn = tuple[list[str], dict[str, Any]]
 """The architectures of a step (JSON) and its info."""
+
+Block = tuple[int, list[Drawn]]
+"""The first step of a block, and what each of its steps trains."""
 
 
 class StaleAttempt(RuntimeError):
@@ -48,15 +54,16 @@ class SamplerHost:
         self._path = Path(snapshot)
         self._attempt = ""
         self._world = 1
-        self._told: dict[int, list[float]] = {}
-        self._step = 0  # the first step that is not told yet
+        self._told: dict[int, list[list[float]]] = {}
+        self._reached: dict[int, int] = {}  # by rank: the last step that it said it has come to
+        self._step = 0  # the first step that is not told yet: that of a block
         self._timeout = 300.0
         self._arrived = asyncio.Condition()
         self._room = 0  # bytes that may still be appended to the file of snapshots
         self._restore()
         # The sampler's state before `_step` is drawn: what a checkpoint and the snapshot hold.
         self._between = self._sampler.state_dict()
-        self._drawn: Drawn | None = None
+        self._drawn: list[Drawn] | None = None
 
     async def begin(
         self, attempt: str, world: int, step: int, state: dict[str, Any] | None, timeout: float
@@ -70,22 +77,28 @@ class SamplerHost:
         elif self._step != step:
             raise StaleAttempt(f"no state was given for step {step}; the sampler is at {self._step}")
         self._attempt, self._world, self._step = attempt, world, step
-        self._told, self._timeout = {}, timeout
+        self._told, self._reached, self._timeout = {}, {}, timeout
         self._save()
         async with self._arrived:
             self._arrived.notify_all()  # who waits for an older attempt is refused now
 
-    async def ask(self, attempt: str, step: int) -> Drawn:
-        """Return the architectures of a step (JSON) and its info, once the step before is told."""
+    async def ask(self, attempt: str, step: int) -> Block:
+        """Return the block that begins at a step, once the steps before are told."""
         self._check(attempt)
         await self._barrier(attempt, step)
         return self._draw()
 
-    async def tell(self, attempt: str, rank: int, step: int, losses: list[float]) -> Drawn | None:
-        """Take one worker's share of the losses; the last share of a step updates theta.
+    async def tell(self, attempt: str, rank: int, step: int, losses: list[list[float]]) -> Block | None:
+        """Take one worker's shares of the losses of a block; the last share updates theta.
+
+        Args:
+            attempt: of the worker.
+            rank: the worker's.
+            step: the first of the block.
+            losses: of each step of the block, one an architecture.
 
         Returns:
-            What `ask` returns of the next step, once all shares are in; None after the last step.
+            What `ask` returns of the next block, once all shares are in; None after the last step.
 
         Raises:
             BarrierTimeout: a rank did not hand in its share in time; it is named.
@@ -94,12 +107,17 @@ class SamplerHost:
         self._check(attempt)
         if step > self._step:
             raise StaleAttempt(f"step {step} was told; the sampler's snapshot is of step {self._step}")
+        end = step + len(losses)
         if step == self._step:  # else told before: the reply was lost, not the update
-            self._told[rank] = losses
+            if len(losses) != (size := self._sampler.block_end(step) - step):
+                raise StaleAttempt(
+                    f"losses of {len(losses)} steps from {step} on were told; the block has {size}"
+                )
+            self._told[rank], self._reached[rank] = losses, end - 1
             if len(self._told) == self._world:
                 await self._update()
-        await self._barrier(attempt, step + 1)
-        return self._draw() if step + 1 < self._sampler.schedule.total else None
+        await self._barrier(attempt, end)
+        return self._draw() if end < self._sampler.schedule.total else None
 
     async def state(self, attempt: str, step: int) -> dict[str, Any]:
         """Return the sampler's state between step-1 and step, for a checkpoint."""
@@ -113,18 +131,33 @@ class SamplerHost:
         await self._barrier(attempt, step)
         return self._sampler.probabilities(self._between)
 
-    async def missing(self, attempt: str, step: int) -> list[int]:
-        """Return the ranks that have not handed in their losses of a step; does not wait."""
+    async def missing(self, attempt: str, rank: int, step: int) -> list[int]:
+        """Return the ranks that do not say within LATE_SECONDS that they have come to a step.
+
+        For ranks whose sum failed: each says that it is well by asking.
+        """
         self._check(attempt)
-        return [] if step < self._step else self._absent()
+        self._reached[rank] = max(step, self._reached.get(rank, step))
+
+        def absent_() -> list[int]:
+            if step < self._step:
+                return []
+            return [r for r in range(self._world) if self._reached.get(r, -1) < step]
+
+        async with self._arrived:
+            self._arrived.notify_all()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._arrived.wait_for(lambda: not absent_()), LATE_SECONDS)
+        return absent_()
 
     async def _update(self) -> None:
-        """Tell the sampler the step whose shares are all in, save, and wake who waits for it."""
-        self._sampler.ask(self._step)  # a restart in between forgot the draw: the same one is made again
+        """Tell the sampler the block whose shares are all in, save, and wake who waits for it."""
         # Shares are added in the order of ranks: the sum must not depend on who came first.
-        shares = [self._told[r] for r in range(self._world)]
-        self._sampler.tell(self._step, [sum(parts) for parts in zip(*shares, strict=True)])
-        self._told, self._step = {}, self._step + 1
+        for shares in zip(*(self._told[r] for r in range(self._world)), strict=True):
+            self._sampler.ask(self._step)  # a restart forgot the draw: the same one is made again
+            self._sampler.tell(self._step, [sum(parts) for parts in zip(*shares, strict=True)])
+            self._step += 1
+        self._told = {}
         self._between, self._drawn = self._sampler.state_dict(), None
         async with self._arrived:
             try:
@@ -132,11 +165,14 @@ class SamplerHost:
             finally:
                 self._arrived.notify_all()
 
-    def _draw(self) -> Drawn:
+    def _draw(self) -> Block:
         if self._drawn is None:
-            archs = self._sampler.ask(self._step)
-            self._drawn = [a.to_json() for a in archs], self._sampler.info(self._step)
-        return self._drawn
+            first, found = self._step, []
+            for step in range(first, self._sampler.block_end(first)):
+                archs = self._sampler.ask(step)
+                found.append(([a.to_json() for a in archs], self._sampler.info(step)))
+            self._drawn = found
+        return self._step, self._drawn
 
     async def _barrier(self, attempt: str, step: int) -> None:
         def open_() -> bool:
@@ -220,40 +256,46 @@ def last_whole(path: Path) -> Any:
 class ActorSampler:
     """The Sampler that a worker holds: the same three calls, answered by the actor.
 
-    `tell` does not wait. What it brings about is known at the next `ask`, `state` or
-    `probabilities`: the next architectures, or why the step failed.
+    Calls are made for whole blocks of steps, and `tell` does not wait. What it brings about is known at
+    the next `ask`, `state` or `probabilities`: the next architectures, or why the block failed.
     """
 
     def __init__(self, actor: Any, attempt: str, rank: int) -> None:
         self._actor = actor
         self._attempt = attempt
         self._rank = rank
-        self._info: dict[int, dict[str, Any]] = {}
-        self._pending: tuple[int, Any] | None = None  # the step that a reply will carry, the reply
-        self._next: tuple[int, Drawn | None] | None = None  # the same, once it is here
+        self._block: dict[int, Drawn] = {}
+        self._losses: dict[int, list[float]] = {}  # those of the block that are not handed in yet
+        self._pending: Any = None  # the reply that will carry the next block
 
     def ask(self, step: int) -> list[Architecture]:
         """Return the architectures of a step: those that the last tell's reply carries.
 
         Raises:
-            BarrierTimeout: a rank did not hand in its losses of the step before; it is named.
+            BarrierTimeout: a rank did not hand in its losses of the block before; it is named.
             StaleAttempt: another attempt took this one's place.
         """
-        self._settle()
-        ready = self._next[1] if self._next is not None and self._next[0] == step else None
-        texts, info = ready or ray.get(self._actor.ask.remote(self._attempt, step))
-        self._info = {step: info}
-        return [Architecture.from_json(t) for t in texts]
+        if step not in self._block:
+            self._settle()
+        if step not in self._block:
+            self._take(ray.get(self._actor.ask.remote(self._attempt, step)))
+        return [Architecture.from_json(t) for t in self._block[step][0]]
 
     def tell(self, step: int, losses: Sequence[float]) -> None:
-        """Hand in this worker's share of the losses; returns at once."""
-        self._settle()
-        reply = self._actor.tell.remote(self._attempt, self._rank, step, list(losses))
-        self._pending = (step + 1, reply)
+        """Take this worker's share of a step's losses; returns at once. Told again it is ignored.
+
+        The block's last step hands them in.
+        """
+        if step not in self._block or step in self._losses:
+            return
+        self._losses[step] = list(losses)
+        if step == max(self._block):
+            told = [self._losses[s] for s in sorted(self._losses)]
+            self._pending = self._actor.tell.remote(self._attempt, self._rank, min(self._block), told)
 
     def info(self, step: int) -> dict[str, Any]:
-        """Return what the sampler said of this step when it was asked."""
-        return self._info[step]
+        """Return what the sampler said of this step when its block was drawn."""
+        return self._block[step][1]
 
     def state(self, step: int) -> dict[str, Any]:
         """Return the sampler's state before `step`, once every rank has told the step before."""
@@ -266,19 +308,25 @@ class ActorSampler:
         return ray.get(self._actor.probabilities.remote(self._attempt, step))
 
     def missing(self, step: int) -> list[int]:
-        """Return the ranks that have not handed in their losses of a step.
+        """Return the ranks that have not come to a step whose sum failed, as far as is known.
 
         Raises:
             RayError: the actor does not answer, or knows this attempt no more.
         """
-        asked = self._actor.missing.remote(self._attempt, step)
+        asked = self._actor.missing.remote(self._attempt, self._rank, step)
         return ray.get(asked, timeout=QUESTION_SECONDS)
 
     def _settle(self) -> None:
-        """Wait for the tell that is under way, and keep what its reply carries."""
+        """Wait for the tell that is under way, and take the block that its reply carries."""
         if self._pending is not None:
-            (step, reply), self._pending = self._pending, None
-            self._next = (step, ray.get(reply))
+            reply, self._pending = self._pending, None
+            block = ray.get(reply)
+            if block is not None:
+                self._take(block)
+
+    def _take(self, block: Block) -> None:
+        first, drawn = block
+        self._block, self._losses = dict(enumerate(drawn, first)), {}
 
 
 def absent(ranks: Sequence[int]) -> str:

@@ -3,11 +3,13 @@
 Choices that the current phase keeps closed have probability 0 and take no part in entropy, bounds
 or updates. A choice that opens gets the mass 1/m (m = open choices), the others share the rest in
 their old proportions.
+
+One array holds all variables, (variables, choices): a row that has fewer choices than the longest ends
+in choices that are closed for ever.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,52 +19,47 @@ from raycomp.yoco.space import Variable
 
 
 class Categoricals:
-    """P_theta(m) = product of p_theta_i(o_i): one probability vector per variable.
+    """P_theta(m) = product of p_theta_i(o_i): one row of probabilities per variable.
 
     Attributes:
-        theta: one float64 vector per variable, sums to 1.
-        open: one boolean vector per variable: which choices are open.
+        theta: (variables, choices) float64, each row sums to 1; beyond a variable's choices 0.
+        open: (variables, choices): which choices are open.
     """
 
     def __init__(self, variables: Sequence[Variable]) -> None:
         self.variables = tuple(variables)
-        self.open = [np.ones(len(v.choices), bool) for v in self.variables]
-        self.theta = [np.full(len(v.choices), 1 / len(v.choices)) for v in self.variables]
+        counts = np.array([len(v.choices) for v in self.variables])
+        self.exists: np.ndarray = np.arange(counts.max()) < counts[:, None]
+        self.open: np.ndarray = self.exists.copy()
+        self.theta: np.ndarray = self.exists / counts[:, None]
 
     def set_open(self, masks: Sequence[np.ndarray]) -> None:
-        """Open and close choices; a newly opened one gets the mass 1/m."""
-        for i, mask in enumerate(masks):
-            if not mask.any():
-                raise ValueError(f"no choice of {self.variables[i].name} is open")
-            new = mask & ~self.open[i]
-            kept = np.where(mask & self.open[i], self.theta[i], 0.0)
-            share = 1.0 / int(mask.sum())
-            room = 1.0 - share * int(new.sum())
-            if kept.sum() > 0:
-                kept *= room / kept.sum()
-            self.theta[i] = np.where(new, share, kept)
-            if kept.sum() == 0:
-                self.theta[i] = mask / int(mask.sum())
-            self.open[i] = mask.copy()
+        """Open and close choices, one mask per variable; a newly opened one gets the mass 1/m."""
+        mask = self._padded(masks).astype(bool)
+        count = mask.sum(1, keepdims=True)
+        if not count.all():
+            raise ValueError(f"no choice of {self.variables[int(count.argmin())].name} is open")
+        new = mask & ~self.open
+        kept = np.where(mask & self.open, self.theta, 0.0)
+        room = 1.0 - new.sum(1, keepdims=True) / count
+        total = kept.sum(1, keepdims=True)
+        scaled = kept * (room / np.where(total > 0, total, 1.0))
+        self.theta = np.where(total > 0, np.where(new, 1.0 / count, scaled), mask / count)
+        self.open = mask
 
-    def theta_min(self, i: int) -> float:
-        """Lower bound of variable i: 1 / (variables * (open choices - 1)), at most half of 1/C."""
-        count = int(self.open[i].sum())
-        if count < 2:
-            return 0.0
-        return min(1.0 / (len(self.variables) * (count - 1)), 0.5 / count)
+    def theta_min(self) -> np.ndarray:
+        """Lower bounds: 1 / (variables * (open choices - 1)), at most half of 1/C: (variables,)."""
+        count = self.open.sum(1)
+        several = 1.0 / (len(self.variables) * np.maximum(count - 1, 1))
+        return np.where(count < 2, 0.0, np.minimum(several, 0.5 / count))
 
     def bound(self) -> None:
         """Lift every open choice to its lower bound; the excess is taken from the others."""
-        for i, mask in enumerate(self.open):
-            low = self.theta_min(i)
-            values = np.where(mask, np.maximum(self.theta[i], low), 0.0)
-            above = np.where(mask, values - low, 0.0)
-            room = 1.0 - low * int(mask.sum())
-            if above.sum() > 0:
-                self.theta[i] = np.where(mask, low + above * (room / above.sum()), 0.0)
-            else:
-                self.theta[i] = mask / int(mask.sum())
+        low, count = self.theta_min()[:, None], self.open.sum(1, keepdims=True)
+        above = np.where(self.open, np.maximum(self.theta, low) - low, 0.0)
+        total = above.sum(1, keepdims=True)
+        lifted = low + above * ((1.0 - low * count) / np.where(total > 0, total, 1.0))
+        self.theta = np.where(self.open, np.where(total > 0, lifted, 1.0 / count), 0.0)
 
     def sample(self, rng: np.random.Generator, count: int | None = None) -> np.ndarray:
         """Draw one choice index per variable: (variables,).
@@ -73,56 +70,52 @@ class Categoricals:
 
     def sample_uniform(self, rng: np.random.Generator, count: int | None = None) -> np.ndarray:
         """Draw from pi: uniform over the open choices of each variable; `count` as in `sample`."""
-        return _draw([o / o.sum() for o in self.open], rng, count)
+        return _draw(self.open / self.open.sum(1, keepdims=True), rng, count)
 
     def log_ratio(self, indices: np.ndarray) -> float:
         """Return ln P_theta(m) - ln pi(m); variables at -1 (layers not kept) are left out."""
-        total = 0.0
-        for i, c in enumerate(indices):
-            if c >= 0:
-                total += math.log(max(self.theta[i][c], 1e-300) * int(self.open[i].sum()))
-        return total
+        kept = np.flatnonzero(np.asarray(indices) >= 0)
+        p = np.maximum(self.theta[kept, np.asarray(indices)[kept]], 1e-300)
+        return float(np.log(p * self.open[kept].sum(1)).sum())
 
     def mode(self) -> np.ndarray:
         """Return the most probable choice of each variable: (variables,)."""
-        return np.array([int(t.argmax()) for t in self.theta], np.int64)
+        return self.theta.argmax(1)
 
     def entropy(self) -> float:
         """Return rho: the sum of the entropies of the variables that are open, in nats."""
-        return float(sum(_entropy(t) for t in self.theta))
+        p = self.theta[self.theta > 0]
+        return float(-(p * np.log(p)).sum())
 
     def max_entropy(self) -> float:
         """Return rho_max: the sum of the log numbers of open choices, in nats."""
-        return float(sum(math.log(int(o.sum())) for o in self.open))
+        return float(np.log(self.open.sum(1)).sum())
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as JSON-able values; floats round-trip bit for bit."""
-        return {
-            "theta": [t.tolist() for t in self.theta],
-            "open": [o.tolist() for o in self.open],
-        }
+        sizes = [len(v.choices) for v in self.variables]
+        rows = zip(self.theta.tolist(), self.open.tolist(), sizes, strict=True)
+        cut = [(theta[:size], open_[:size]) for theta, open_, size in rows]
+        return {"theta": [t for t, _ in cut], "open": [o for _, o in cut]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; ValueError when the shapes differ."""
-        theta = [np.array(t, np.float64) for t in state["theta"]]
-        if [len(t) for t in theta] != [len(v.choices) for v in self.variables]:
+        self.theta, self.open = self._padded(state["theta"]), self._padded(state["open"]).astype(bool)
+
+    def _padded(self, rows: Sequence[Sequence[float] | np.ndarray]) -> np.ndarray:
+        if [len(row) for row in rows] != [len(v.choices) for v in self.variables]:
             raise ValueError("the state belongs to another search space")
-        self.theta, self.open = theta, [np.array(o, bool) for o in state["open"]]
+        out = np.zeros(self.exists.shape)
+        out[self.exists] = np.concatenate([np.asarray(row, np.float64) for row in rows])
+        return out
 
 
-def _draw(theta: Sequence[np.ndarray], rng: np.random.Generator, count: int | None) -> np.ndarray:
-    draws = rng.random((1 if count is None else count, len(theta)))
-    rows = np.stack([_pick(p, u) for p, u in zip(theta, draws.T, strict=True)], axis=1)
+def _draw(p: np.ndarray, rng: np.random.Generator, count: int | None) -> np.ndarray:
+    """Invert each row's distribution function at uniform numbers; never a choice of probability 0."""
+    cumulated, draws = p.cumsum(1), rng.random((1 if count is None else count, len(p)))
+    above = (cumulated <= (draws * cumulated[:, -1])[..., None]).sum(2)
+    # The first choice whose cumulated probability is above the draw has one itself; rounding alone can
+    # put the draw above them all.
+    last = p.shape[1] - 1 - (p[:, ::-1] > 0).argmax(1)
+    rows = np.minimum(above, last)
     return rows[0] if count is None else rows
-
-
-def _pick(p: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """Invert the distribution function at each u: (count,); never a choice of probability 0."""
-    # The first choice whose cumulated probability is above u has one itself; rounding alone can put u
-    # above them all.
-    return np.minimum(p.cumsum().searchsorted(u * p.sum(), side="right"), p.nonzero()[0][-1])
-
-
-def _entropy(p: np.ndarray) -> float:
-    q = p[p > 0]
-    return float(-(q * np.log(q)).sum())

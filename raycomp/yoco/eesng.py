@@ -17,6 +17,9 @@ from raycomp.yoco.updates import make_rule
 
 MATCH_CANDIDATES = 16
 
+Costs = Callable[[np.ndarray], np.ndarray]
+"""From choice indices, (samples, variables), -1 where a layer is not kept, to costs: (samples,)."""
+
 
 @dataclass(frozen=True)
 class EESNGSettings:
@@ -32,6 +35,8 @@ class EESNGSettings:
         pairs: "free" draws independently (the paper); "matched" draws the further members of a step
             as close in cost to the first as 16 candidates allow.
         mode: "eesng", or one half alone: "exploit" (K = 1), "explore" (K = 0).
+        block: steps whose architectures are drawn together, from theta before the first of them. 1
+            draws each step from all losses before it (the paper).
         seed: of every draw.
     """
 
@@ -42,7 +47,27 @@ class EESNGSettings:
     explore: Literal["weighted", "skip", "plain"] = "skip"
     pairs: Literal["free", "matched"] = "matched"
     mode: Literal["eesng", "exploit", "explore"] = "eesng"
+    block: int = 1
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one step trains, and what was known when it was drawn.
+
+    Attributes:
+        step: the step.
+        rows: choice indices of each architecture.
+        explored: whether they were drawn from pi.
+        k: K of Eq. 6.
+        entropy: rho of theta, in nats.
+    """
+
+    step: int
+    rows: list[list[int]]
+    explored: bool
+    k: float
+    entropy: float
 
 
 class EESNG:
@@ -53,35 +78,55 @@ class EESNG:
         space: SearchSpace,
         schedule: Schedule,
         settings: EESNGSettings,
-        cost: Callable[[Architecture], float] | None = None,
+        costs: Costs | None = None,
     ) -> None:
-        if settings.lam < 2 or settings.interval < 1:
-            raise ValueError("lam must be at least 2 and interval at least 1")
-        if settings.pairs == "matched" and cost is None:
-            raise ValueError('pairs="matched" needs a cost')
+        """Make a sampler that begins at step 0.
+
+        Args:
+            space: what is drawn from.
+            schedule: phases and their steps.
+            settings: see EESNGSettings.
+            costs: what "matched" pairs are equal in.
+        """
+        if settings.lam < 2 or settings.interval < 1 or settings.block < 1:
+            raise ValueError("lam must be at least 2, interval and block at least 1")
+        if settings.pairs == "matched" and costs is None:
+            raise ValueError('pairs="matched" needs costs')
         self.space, self.schedule, self.settings = space, schedule, settings
-        self._cost = cost
+        self._costs = costs
         self.dist = Categoricals(space.variables(settings.joint))
         self.rule = make_rule(settings.update, self.dist)
+        self._layers = np.array([-1 if v.layer is None else v.layer for v in self.dist.variables])
         self._rng = np.random.default_rng(settings.seed)
         self._phase = -1
         self._k = 1.0
         self._next = 0
-        self._pending: tuple[int, list[list[int]], bool] | None = None
+        self._drawn: list[Draw] = []  # the rest of a block, that which is told next first
 
     def ask(self, step: int) -> list[Architecture]:
         """Return the architectures of a step; asked again before it is told, the same ones.
 
         Raises:
-            ValueError: an earlier step is still to be told, or the step is told already.
+            ValueError: an earlier block is still to be told, or the step is told already.
         """
-        if self._pending is None:
+        if not self._drawn:
             if step < self._next:
                 raise ValueError(f"step {step} is told already; the next is {self._next}")
-            self._pending = self._draw(step)
-        if self._pending[0] != step:
-            raise ValueError(f"step {self._pending[0]} is still to be told, {step} was asked for")
-        return [self.space.decode(np.array(r), self.settings.joint) for r in self._pending[1]]
+            self._drawn = [self._draw(s) for s in range(step, self.block_end(step))]
+        drawn = self._find(step)
+        return [self.space.decode(np.array(r), self.settings.joint) for r in drawn.rows]
+
+    def block_end(self, step: int) -> int:
+        """Return the step after the block that begins at `step`.
+
+        Blocks end at multiples of `block` and before each phase. A phase's first step is a block of its
+        own: so theta can be read as each phase opens.
+        """
+        phase, size = self.schedule.index_at(step), self.settings.block
+        first = self.schedule.first_step(phase)
+        if step == first:
+            return step + 1
+        return min(step - step % size + size, first + self.schedule.steps[phase])
 
     def tell(self, step: int, losses: Sequence[float]) -> None:
         """Take the losses of a step's architectures, in order; a second telling is ignored.
@@ -91,31 +136,42 @@ class EESNG:
         """
         if step < self._next:
             return
-        if self._pending is None or self._pending[0] != step:
-            raise ValueError(f"step {step} was told, but never asked for")
-        _, rows, explored = self._pending
-        if len(losses) != len(rows):
-            raise ValueError(f"{len(rows)} losses are expected, {len(losses)} were told")
-        if len(rows) > 1 and self.settings.mode != "explore":
-            indices = np.array(rows)
+        if not self._drawn or self._drawn[0].step != step:
+            raise ValueError(f"step {step} was told, but never asked for, or one before it was not told")
+        drawn = self._drawn[0]
+        if len(losses) != len(drawn.rows):
+            raise ValueError(f"{len(drawn.rows)} losses are expected, {len(losses)} were told")
+        if len(drawn.rows) > 1 and self.settings.mode != "explore":
+            indices = np.array(drawn.rows)
             self.rule.update(
-                self.dist, indices, np.array(losses, np.float64), self._weights(indices, explored)
+                self.dist, indices, np.array(losses, np.float64), self._weights(indices, drawn.explored)
             )
-        self._pending, self._next = None, step + 1
+        self._drawn, self._next = self._drawn[1:], step + 1
 
     def info(self, step: int) -> dict[str, Any]:
-        """Return p_exploit (K of Eq. 6), entropy (nats), explored and the phase of a step."""
-        explored = self._pending is not None and self._pending[2]
+        """Return p_exploit (K of Eq. 6), entropy (nats), explored and the phase of a step that was asked.
+
+        Raises:
+            ValueError: the step was not asked for, or is told.
+        """
+        drawn = self._find(step)
         return {
-            "p_exploit": self._k,
-            "entropy": self.dist.entropy(),
-            "explored": explored,
+            "p_exploit": drawn.k,
+            "entropy": drawn.entropy,
+            "explored": drawn.explored,
             "phase": self.schedule.phase_at(step).name,
         }
 
+    def _find(self, step: int) -> Draw:
+        for drawn in self._drawn:
+            if drawn.step == step:
+                return drawn
+        first = self._drawn[0].step if self._drawn else self._next
+        raise ValueError(f"step {first} is still to be told, {step} was asked for")
+
     def probabilities(self, state: dict[str, Any] | None = None) -> list[tuple[str, str, float]]:
         """Return theta as rows (variable, choice, probability): of `state`, or as it is now."""
-        thetas = self.dist.theta if state is None else state["dist"]["theta"]
+        thetas = (self.dist.state_dict() if state is None else state["dist"])["theta"]
         return [
             (v.name, "x".join(map(str, c)) if isinstance(c, tuple) else str(c), float(p))
             for v, theta in zip(self.dist.variables, thetas, strict=True)
@@ -131,7 +187,7 @@ class EESNG:
             "phase": self._phase,
             "k": self._k,
             "next": self._next,
-            "pending": list(self._pending) if self._pending else None,
+            "drawn": [[d.step, d.rows, d.explored, d.k, d.entropy] for d in self._drawn],
             "joint": self.settings.joint,
         }
 
@@ -141,10 +197,9 @@ class EESNG:
         self.rule.load_state_dict(state["rule"])
         self._rng.bit_generator.state = state["rng"]
         self._phase, self._k, self._next = state["phase"], state["k"], state["next"]
-        pending = state["pending"]
-        self._pending = (pending[0], pending[1], pending[2]) if pending else None
+        self._drawn = [Draw(*each) for each in state.get("drawn", [])]
 
-    def _draw(self, step: int) -> tuple[int, list[list[int]], bool]:
+    def _draw(self, step: int) -> Draw:
         """Open what the phase opens, refresh the controller, and draw."""
         index = self.schedule.index_at(step)
         if index != self._phase:
@@ -154,12 +209,11 @@ class EESNG:
         self._phase = index
         # Eq. 6: H ~ B(N, K); one draw decides for all architectures of the step.
         explored = bool(self._rng.random() >= self._k)
-        if self.dist.max_entropy() == 0.0:
-            return step, [self._one(False)], False
-        rows = [self._one(explored)]
-        while len(rows) < self.settings.lam:
+        entropy, alone = self.dist.entropy(), self.dist.max_entropy() == 0.0
+        rows = [self._one(explored and not alone)]
+        while len(rows) < self.settings.lam and not alone:
             rows.append(self._partner(rows[0], explored))
-        return step, rows, explored
+        return Draw(step, rows, explored and not alone, self._k, entropy)
 
     def _exploit_probability(self) -> float:
         """K = rho / rho_max, over the variables that are open.  # Eq. 6."""
@@ -169,30 +223,23 @@ class EESNG:
         return min(1.0, self.dist.entropy() / most) if most > 0 else 1.0
 
     def _one(self, explored: bool) -> list[int]:
-        return self._some(1, explored)[0]
+        return list(map(int, self._some(1, explored)[0]))
 
-    def _some(self, count: int, explored: bool) -> list[list[int]]:
+    def _some(self, count: int, explored: bool) -> np.ndarray:
         draw = self.dist.sample_uniform if explored else self.dist.sample
-        return [self._mask(row) for row in draw(self._rng, count)]
+        rows = draw(self._rng, count)
+        depths = np.array(self.space.depth)[rows[:, :1]]
+        return np.where(self._layers < depths, rows, -1)  # layers that a sample's depth does not keep
 
     def _partner(self, first: list[int], explored: bool) -> list[int]:
         """Return a further member: independent, or the candidate nearest in cost to the first."""
-        if self.settings.pairs == "free" or self._cost is None:
+        if self.settings.pairs == "free" or self._costs is None:
             return self._one(explored)
-        cost, joint = self._cost, self.settings.joint
-        target = cost(self.space.decode(np.array(first), joint))
-        best, best_gap = first, math.inf
-        for row in self._some(MATCH_CANDIDATES, explored):
-            gap = abs(cost(self.space.decode(np.array(row), joint)) - target)
-            if row != first and gap < best_gap:
-                best, best_gap = row, gap
-        return best
-
-    def _mask(self, row: np.ndarray) -> list[int]:
-        """Write -1 where the sampled depth does not keep the layer."""
-        depth = self.space.depth[int(row[0])]
-        pairs = zip(row.tolist(), self.dist.variables, strict=True)
-        return [c if v.layer is None or v.layer < depth else -1 for c, v in pairs]
+        rows = self._some(MATCH_CANDIDATES, explored)
+        costs = self._costs(np.vstack([[first], rows]))
+        gaps = np.where((rows == first).all(1), np.inf, np.abs(costs[1:] - costs[0]))
+        best = int(gaps.argmin())
+        return first if math.isinf(gaps[best]) else list(map(int, rows[best]))
 
     def _weights(self, indices: np.ndarray, explored: bool) -> np.ndarray:
         """Return how much each sample counts for theta."""

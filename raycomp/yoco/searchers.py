@@ -216,7 +216,7 @@ def load_theta(space: SearchSpace, state: dict[str, Any]) -> tuple[Categoricals,
     dist = Categoricals(space.variables(joint))
     dist.load_state_dict(state["dist"])
     # A phase of 0 steps may have left choices closed; deployment may use them all.
-    dist.set_open([np.ones_like(o) for o in dist.open])
+    dist.set_open([np.ones(len(v.choices), bool) for v in dist.variables])
     dist.bound()
     return dist, joint
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,6 +107,30 @@ class SearchSpace:
             else:
                 indices += [h, k]
         return np.array(indices, np.int64)
+
+    def layer_sums(
+        self, cost: Callable[[int, int], float], joint: bool = False
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """Return the function from choice indices to the sum of the kept layers' costs.
+
+        Args:
+            cost: of a layer with so many heads and neurons.
+            joint: whether a variable is a pair of them.
+
+        Returns:
+            From (samples, variables), as `encode` gives them, to (samples,).
+        """
+        table = np.array([[cost(h, k) for k in self.ffn] for h in self.heads])
+
+        def sums(rows: np.ndarray) -> np.ndarray:
+            if joint:
+                costs, first = table.ravel()[rows[:, 1:]], rows[:, 1:]
+            else:
+                costs, first = table[rows[:, 1::2], rows[:, 2::2]], rows[:, 1::2]
+            found: np.ndarray = np.where(first >= 0, costs, 0).sum(1)
+            return found
+
+        return sums
 
     def decode(self, indices: np.ndarray, joint: bool = False) -> Architecture:
         """Return the architecture of choice indices; those of layers not kept are ignored."""

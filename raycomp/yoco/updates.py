@@ -44,15 +44,15 @@ class UpdateRule(Protocol):
         ...
 
 
-def natural_gradient(dist: Categoricals, indices: np.ndarray, u: np.ndarray) -> list[np.ndarray]:
-    """Return the mean over samples of u_i (U(m_i) - theta), one vector per variable.  # Eq. 5."""
-    grads = [np.zeros_like(t) for t in dist.theta]
+def natural_gradient(dist: Categoricals, indices: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """Return the mean over samples of u_i (U(m_i) - theta): (variables, choices).  # Eq. 5."""
+    free = dist.open.sum(1) > 1
+    grad = np.zeros_like(dist.theta)
     for row, weight in zip(indices, u, strict=True):
-        for v, c in enumerate(row):
-            if c >= 0 and dist.open[v].sum() > 1:
-                grads[v] -= weight * dist.theta[v]
-                grads[v][c] += weight
-    return [g / len(u) for g in grads]
+        said = np.flatnonzero((row >= 0) & free)
+        grad[said] -= weight * dist.theta[said]
+        grad[said, row[said]] += weight
+    return grad / len(u)
 
 
 def utilities(losses: np.ndarray) -> np.ndarray:
@@ -89,11 +89,10 @@ class Raw:
         if not len(finite):
             return
         used = np.where(np.isfinite(losses), losses, finite.max()) * weights
-        for v, grad in enumerate(natural_gradient(dist, indices, used)):
-            # Loss is minimised, so theta moves against Eq. 5's gradient.
-            dist.theta[v] = np.where(dist.open[v], dist.theta[v] - self.rate * grad, 0.0)
-            dist.theta[v] = np.maximum(dist.theta[v], 0.0)
-            dist.theta[v] /= dist.theta[v].sum()
+        # Loss is minimised, so theta moves against Eq. 5's gradient.
+        moved = dist.theta - self.rate * natural_gradient(dist, indices, used)
+        dist.theta = np.where(dist.open, np.maximum(moved, 0.0), 0.0)
+        dist.theta /= dist.theta.sum(1, keepdims=True)
         dist.bound()
 
     def state_dict(self) -> dict[str, Any]:
@@ -126,7 +125,8 @@ class ASNG:
         self.delta_max = delta_max
         self.big_delta = 1.0
         self.gamma = 0.0
-        self.s = [np.zeros(max(0, len(t) - 1)) for t in dist.theta]
+        self.s = np.zeros_like(dist.theta)
+        self._sizes = [max(0, len(v.choices) - 1) for v in dist.variables]
 
     def update(
         self, dist: Categoricals, indices: np.ndarray, losses: np.ndarray, weights: np.ndarray
@@ -136,27 +136,24 @@ class ASNG:
         if not u.any():
             return
         # Utilities are the weight of smaller losses, so theta moves along the gradient.
-        grads = natural_gradient(dist, indices, u)
-        steps = [fisher_root(t, g, o) for t, g, o in zip(dist.theta, grads, dist.open, strict=True)]
-        norm = math.sqrt(sum(float((s**2).sum()) for s in steps))
+        grad = natural_gradient(dist, indices, u)
+        root = fisher_root(dist.theta, grad, dist.open)
+        norm = math.sqrt(float((root**2).sum()))
         if norm <= 0:
             return
         delta = self.delta_init / self.big_delta
-        for v, grad in enumerate(grads):
-            dist.theta[v] = dist.theta[v] + delta * grad / norm
-            np.clip(dist.theta[v], 0.0, 1.0, out=dist.theta[v])
-            dist.theta[v] /= dist.theta[v].sum()
+        dist.theta = np.clip(dist.theta + delta * grad / norm, 0.0, 1.0)
+        dist.theta /= dist.theta.sum(1, keepdims=True)
         if self.adapt:
-            self._adapt(dist, steps, norm, delta)
+            self._adapt(dist, root / norm, delta)
         dist.bound()
 
-    def _adapt(self, dist: Categoricals, steps: list[np.ndarray], norm: float, delta: float) -> None:
-        n = sum(int(o.sum()) - 1 for o in dist.open)
+    def _adapt(self, dist: Categoricals, direction: np.ndarray, delta: float) -> None:
+        n = int(dist.open.sum()) - len(dist.open)
         beta = min(1.0, delta / math.sqrt(max(n, 1)))
-        rate = math.sqrt(beta * (2 - beta))
-        self.s = [(1 - beta) * a + rate * b / norm for a, b in zip(self.s, steps, strict=True)]
+        self.s = (1 - beta) * self.s + math.sqrt(beta * (2 - beta)) * direction
         self.gamma = (1 - beta) ** 2 * self.gamma + beta * (2 - beta)
-        length = sum(float((s**2).sum()) for s in self.s)
+        length = float((self.s**2).sum())
         grown = self.big_delta * math.exp(beta * (self.gamma - length / self.alpha))
         self.big_delta = min(self.delta_max, grown)
 
@@ -165,32 +162,37 @@ class ASNG:
         return {
             "big_delta": self.big_delta,
             "gamma": self.gamma,
-            "s": [s.tolist() for s in self.s],
+            "s": [row[:size] for row, size in zip(self.s.tolist(), self._sizes, strict=True)],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.big_delta, self.gamma = state["big_delta"], state["gamma"]
-        self.s = [np.array(s, np.float64) for s in state["s"]]
+        self.s = np.zeros_like(self.s)
+        for row, size, kept in zip(self.s, self._sizes, state["s"], strict=True):
+            row[:size] = kept
 
 
 def fisher_root(theta: np.ndarray, grad: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the gradient of one variable in coordinates where the Fisher norm is Euclidean.
+    """Return the gradient in coordinates where the Fisher norm is Euclidean: (variables, choices).
 
-    s_j = g_j / sqrt(th_j) + sqrt(th_j) sum_{l<K} g_l / (th_K + sqrt(th_K)) for the open choices
-    j < K; the vector has one entry less than theta, closed choices are 0.
+    Of each variable s_j = g_j / sqrt(th_j) + sqrt(th_j) sum_{l<K} g_l / (th_K + sqrt(th_K)) for the
+    open choices j < K, the last open one; all else is 0.
+
+    Args:
+        theta, grad: (variables, choices).
+        mask: which choices are open.
     """
-    out = np.zeros(max(0, len(theta) - 1))
-    where = np.flatnonzero(mask)
-    if len(where) < 2:
-        return out
-    first, last = where[:-1], where[-1]
-    root = np.sqrt(np.maximum(theta[first], 1e-300))
-    final = max(float(theta[last]), 1e-300)
-    # The path s keeps one slot per choice, so that it survives the opening of further choices: the
+    rows = np.arange(len(theta))
+    # The path of s keeps one slot per choice, so that it survives the opening of further choices: the
     # last one, the largest, is open from the first phase on.
-    out[first] = grad[first] / root + root * grad[first].sum() / (final + math.sqrt(final))
-    return out
+    last = mask.shape[1] - 1 - mask[:, ::-1].argmax(1)
+    first = mask.copy()
+    first[rows, last] = False
+    root = np.sqrt(np.maximum(theta, 1e-300))
+    final = np.maximum(theta[rows, last], 1e-300)
+    others = np.where(first, grad, 0.0).sum(1) / (final + np.sqrt(final))
+    return np.where(first, grad / root + root * others[:, None], 0.0)
 
 
 def make_rule(name: str, dist: Categoricals) -> UpdateRule:

@@ -31,7 +31,12 @@ def quality(arch: Architecture) -> float:
 
 def state(joint: bool = False, space: SearchSpace = SPACE) -> dict[str, object]:
     settings = EESNGSettings(joint=joint)
-    sampler = EESNG(space, Schedule(phases(space), (1,) * len(phases(space))), settings, cost)
+    sampler = EESNG(
+        space,
+        Schedule(phases(space), (1,) * len(phases(space))),
+        settings,
+        space.layer_sums(lambda heads, ffn: heads * 16 + ffn, joint),
+    )
     for step in range(sampler.schedule.total):
         sampler.tell(step, [1.0 * i for i in range(len(sampler.ask(step)))])
     return sampler.state_dict()

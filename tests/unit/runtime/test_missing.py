@@ -98,8 +98,8 @@ def test_the_sampler_is_asked_who_is_missing(
             raise reference
         return reference
 
-    def missing(attempt: str, step: int) -> Any:
-        asked.append((attempt, step))
+    def missing(attempt: str, rank: int, step: int) -> Any:
+        asked.append((attempt, rank, step))
         return answer
 
     def fail(index: int, batch: Batch) -> StepResult:
@@ -114,7 +114,7 @@ def test_the_sampler_is_asked_who_is_missing(
         _naming(stage)(4, BATCH)
     assert str(caught.value).startswith(said)
     assert str(caught.value).endswith("failed: Timed out waiting 8000ms for recv operation to complete")
-    assert asked == [("a", 4)]
+    assert asked == [("a", 2, 4)]
 
 
 def test_other_errors_of_a_step_pass() -> None:

@@ -22,7 +22,11 @@ def cost(arch: Architecture) -> float:
 
 def make(**changes: object) -> EESNG:
     settings = replace(EESNGSettings(interval=2), **changes)  # type: ignore[arg-type]
-    return EESNG(SPACE, Schedule(phases(SPACE), STEPS), settings, cost)
+
+    def costs(rows: np.ndarray) -> np.ndarray:
+        return np.array([cost(SPACE.decode(row, settings.joint)) for row in rows])
+
+    return EESNG(SPACE, Schedule(phases(SPACE), STEPS), settings, costs)
 
 
 def walk(sampler: EESNG, first: int, last: int) -> list[list[Architecture]]:
@@ -105,7 +109,8 @@ def test_modes_and_exploration() -> None:
     assert explore.dist.entropy() == pytest.approx(explore.dist.max_entropy())
     exploit = make(mode="exploit")
     walk(exploit, 0, 40)
-    assert exploit.info(39)["p_exploit"] == 1.0
+    exploit.ask(40)
+    assert exploit.info(40)["p_exploit"] == 1.0
     assert exploit.dist.entropy() < exploit.dist.max_entropy()
 
 
@@ -144,14 +149,50 @@ def test_candidates_drawn_at_once_are_those_drawn_in_turn(
     at_once = make(joint=joint)
     asked = walk(at_once, 0, sum(STEPS))
 
-    def in_turn(self: EESNG, count: int, explored: bool) -> list[list[int]]:
-        draw = self.dist.sample_uniform if explored else self.dist.sample
-        return [self._mask(draw(self._rng)) for _ in range(count)]
+    def in_turn(self: EESNG, count: int, explored: bool) -> np.ndarray:
+        draw, rows = self.dist.sample_uniform if explored else self.dist.sample, []
+        for _ in range(count):
+            row = draw(self._rng)
+            depth = self.space.depth[int(row[0])]
+            kept = [v.layer is None or v.layer < depth for v in self.dist.variables]
+            rows.append([int(c) if k else -1 for c, k in zip(row, kept, strict=True)])
+        return np.array(rows)
 
     monkeypatch.setattr(EESNG, "_some", in_turn)
     single = make(joint=joint)
     assert walk(single, 0, sum(STEPS)) == asked
     assert single.state_dict() == at_once.state_dict()
+
+
+def test_a_block_is_drawn_before_any_of_its_losses_is_told() -> None:
+    """What is drawn does not depend on the order of asking and telling within a block."""
+    at_once, in_turn, plain = make(block=5), make(block=5), make()
+    first, differs = 0, False
+    while first < sum(STEPS):
+        steps = range(first, at_once.block_end(first))
+        ahead = [at_once.ask(s) for s in steps]
+        infos = [at_once.info(s) for s in steps]
+        for step, archs, info in zip(steps, ahead, infos, strict=True):
+            assert in_turn.ask(step) == archs
+            assert in_turn.info(step) == info
+            for sampler in (at_once, in_turn):
+                sampler.tell(step, [cost(a) / 100 for a in archs])
+            differs |= walk(plain, step, step + 1)[0] != archs
+        assert at_once.state_dict() == in_turn.state_dict()
+        assert at_once.state_dict()["drawn"] == []
+        first = steps.stop
+    assert differs  # theta stood still within blocks, else it moves at every step
+
+
+def test_blocks_end_at_multiples_at_phases_and_after_a_phases_first_step() -> None:
+    sampler, first, ends = make(block=5), 0, []
+    while first < sum(STEPS):
+        first = sampler.block_end(first)
+        ends.append(first)
+    assert ends[:9] == [1, 2, 3, 5, 7, 8, 10, 12, 13]  # phases begin at 0, 2, 7, 12, ...
+    starts = [sum(STEPS[:i]) for i in range(len(STEPS))]
+    assert set(ends) >= {*starts[1:], *(s + 1 for s in starts), *range(5, sum(STEPS) + 1, 5)}
+    assert [make().block_end(s) for s in range(20)] == list(range(1, 21))
 
 
 def test_inactive_layers_say_nothing() -> None:

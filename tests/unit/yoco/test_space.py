@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from raycomp.encoder.arch import Architecture
+from raycomp.encoder.cost import CostModel, Shape
 from raycomp.errors import UserError
 from raycomp.yoco.moves import fit_to, mutate, repair
 from raycomp.yoco.schedule import Schedule, phases
@@ -30,6 +32,16 @@ def test_the_paper_s_phases_largest_first() -> None:
         ((8, 10, 12), (4, 8, 12), (512, 768, 1024, 3072)),
         ((6, 8, 10, 12), (4, 8, 12), (512, 768, 1024, 3072)),
     ]
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_layer_sums_are_the_cost_models(joint: bool) -> None:
+    shape = Shape(30522, 768, 768, 64, (12,) * 12, (3072,) * 12, 512, 2, 2)
+    costs, rng = CostModel(shape, 128), np.random.default_rng(0)
+    archs = [PAPER.sample_uniform(rng) for _ in range(50)]
+    sums = PAPER.layer_sums(lambda h, k: costs.cost("encoder_params", Architecture(1, (h,), (k,))), joint)
+    rows = np.stack([PAPER.encode(a, joint) for a in archs])
+    assert sums(rows).tolist() == [costs.cost("encoder_params", a) for a in archs]
 
 
 def test_a_phase_of_no_steps_is_skipped() -> None:

@@ -22,7 +22,7 @@ def test_natural_gradient_by_hand() -> None:
     dist = Categoricals(TWO)
     found = natural_gradient(dist, np.array([[0, 2], [1, -1]]), np.array([1.0, -1.0]))
     # depth: (1*((1,0)-(.5,.5)) - 1*((0,1)-(.5,.5))) / 2 = (.5, -.5)
-    assert found[0] == pytest.approx([0.5, -0.5])
+    assert found[0] == pytest.approx([0.5, -0.5, 0.0])  # rows are as long as the longest variable
     # heads: 1*((0,0,1)-(1/3,1/3,1/3)) / 2
     assert found[1] == pytest.approx([-1 / 6, -1 / 6, 1 / 3])
 
@@ -51,7 +51,7 @@ def test_ranked_rule_by_hand() -> None:
     )
     # g = (.5,-.5) and (.5,-.5,0); Fisher norm^2 = sum g^2/theta = 1 + 1.5.
     step = 0.1 / math.sqrt(2.5)
-    assert dist.theta[0] == pytest.approx([0.5 + 0.5 * step, 0.5 - 0.5 * step])
+    assert dist.theta[0] == pytest.approx([0.5 + 0.5 * step, 0.5 - 0.5 * step, 0.0])
     assert dist.theta[1] == pytest.approx([1 / 3 + 0.5 * step, 1 / 3 - 0.5 * step, 1 / 3])
 
 
@@ -62,7 +62,7 @@ def test_fisher_root_has_the_fisher_norm(seed: int) -> None:
     theta = rng.dirichlet(np.ones(5))
     grad = rng.normal(size=5)
     grad -= grad.mean()
-    s = fisher_root(theta, grad, np.ones(5, bool))
+    s = fisher_root(theta[None], grad[None], np.ones((1, 5), bool))
     assert (s**2).sum() == pytest.approx((grad**2 / theta).sum(), rel=1e-9)
 
 
@@ -70,12 +70,12 @@ def test_lower_bounds_are_those_of_the_released_code() -> None:
     """theta_min = 1 / (13 (C-1)): depth .0256, joint layers .0070."""
     paper = SearchSpace(12, (6, 8, 10, 12), (4, 8, 12), (512, 768, 1024, 3072))
     dist = Categoricals(paper.variables(joint=True))
-    assert dist.theta_min(0) == pytest.approx(1 / 39)
-    assert dist.theta_min(1) == pytest.approx(1 / 143)
-    dist.theta[0] = np.array([1.0, 0, 0, 0])
+    assert dist.theta_min() == pytest.approx([1 / 39] + [1 / 143] * 12)
+    dist.theta[0, :4] = [1.0, 0, 0, 0]
     dist.bound()
     assert dist.theta[0].sum() == pytest.approx(1)
-    assert dist.theta[0].min() == pytest.approx(1 / 39)
+    assert dist.theta[0, :4].min() == pytest.approx(1 / 39)
+    assert not dist.theta[0, 4:].any()
 
 
 def obvious(p: np.ndarray, u: float) -> int:
@@ -91,12 +91,13 @@ def test_many_draws_at_once_are_so_many_draws_in_turn(joint: bool, uniform: bool
     space = SearchSpace(12, (6, 8, 10, 12), (4, 8, 12), (512, 768, 1024, 3072))
     dist, rng = Categoricals(space.variables(joint)), np.random.default_rng(0)
     for round_ in range(20):
-        masks = [rng.random(len(t)) < 0.6 for t in dist.theta]
+        masks = [rng.random(len(v.choices)) < 0.6 for v in dist.variables]
         for mask in masks:
             mask[rng.integers(len(mask))] = True
         dist.set_open(masks)
-        dist.theta = [rng.dirichlet(np.ones(len(m))) * m + m * 1e-9 for m in masks]
-        dist.theta = [t / t.sum() for t in dist.theta]
+        for row, mask in zip(dist.theta, masks, strict=True):
+            drawn = rng.dirichlet(np.ones(len(mask))) * mask + mask * 1e-9
+            row[: len(mask)] = drawn / drawn.sum()
         one, two, three = (np.random.default_rng(round_) for _ in range(3))
         ps = [o / o.sum() for o in dist.open] if uniform else dist.theta
         draw = dist.sample_uniform if uniform else dist.sample
@@ -122,7 +123,7 @@ class Fixed:
 def test_the_ends_of_the_unit_interval_draw_open_choices(value: float) -> None:
     dist = Categoricals(TWO)
     for theta in ([0.0, 1.0, 0.0], [0.1, 0.2, 0.7], [0.7, 0.3 - 1e-17, 0.0], [1 / 3, 1 / 3, 1 / 3]):
-        dist.theta[1] = np.array(theta)
+        dist.theta[1] = theta
         rng: Any = Fixed(value)
         assert dist.sample(rng)[1] == obvious(dist.theta[1], value)
         assert dist.theta[1][dist.sample(rng)[1]] > 0
@@ -181,8 +182,7 @@ def test_state_round_trips_bit_for_bit() -> None:
         rows = np.stack([dist.sample(rng) for _ in range(2)])
         for d, r in ((dist, rule), (again, rule_again)):
             r.update(d, rows, np.array([0.3, 0.2]), ONES)
-    for a, b in zip(dist.theta, again.theta, strict=True):
-        assert a.tobytes() == b.tobytes()
+    assert dist.theta.tobytes() == again.theta.tobytes()
     assert rule.big_delta == rule_again.big_delta
 
 
@@ -192,13 +192,13 @@ def test_not_finite_losses_never_reach_theta() -> None:
         rule = make_rule(name, dist)
         rule.update(dist, np.array([[0, 0], [1, 1]]), np.array([np.inf, np.nan]), ONES)
         rule.update(dist, np.array([[0, 0], [1, 1]]), np.array([np.inf, 1.0]), ONES)
-        assert all(np.isfinite(t).all() for t in dist.theta)
+        assert np.isfinite(dist.theta).all()
 
 
 def test_opening_gives_a_new_choice_its_share() -> None:
     dist = Categoricals((Variable("heads.0", (1, 2, 3), 0),))
     dist.set_open([np.array([False, True, True])])
-    dist.theta[0] = np.array([0.0, 0.2, 0.8])
+    dist.theta[0] = [0.0, 0.2, 0.8]
     dist.set_open([np.array([True, True, True])])
     assert dist.theta[0] == pytest.approx([1 / 3, 0.2 * 2 / 3, 0.8 * 2 / 3])
     assert dist.max_entropy() == pytest.approx(math.log(3))
