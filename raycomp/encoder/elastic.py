@@ -93,7 +93,7 @@ class ElasticEncoder(nn.Module):
         self.classifier: nn.Linear = full.classifier
         self.classifier_dropout = self.config.classifier_dropout
         self.masks_heads: list[Tensor] | None = None  # set while importance is measured
-        self._in_place = False
+        self._targets: dict[int, Tensor] = {}  # by a parameter's id: where gradients of slices go
 
     @property
     def largest(self) -> Architecture:
@@ -110,16 +110,25 @@ class ElasticEncoder(nn.Module):
             layer.hidden_dropout = layer.attention_dropout = rate
 
     def train_slices(self) -> None:
-        """Make steps of slices cheap; what `forward` and its gradients are stays the same.
-
-        From now on a slice's gradient is added into its place in `.grad` (see `_Part`), and the
-        matrices that are sliced by columns lie in memory by columns, so that every slice is one
-        piece of memory.
-        """
-        self._in_place = True
+        """Lay the matrices that are sliced by columns by columns: every slice is one piece of memory."""
         for layer in self._layers():
             for linear in (layer.output, layer.down):
                 linear.weight.data = linear.weight.data.t().contiguous().t()
+
+    def collect(self, targets: dict[str, Tensor]) -> None:
+        """Have the next step's gradients added into these tensors.
+
+        Args:
+            targets: by name of a parameter; of one that is sliced, in the shape of a front slice that
+                holds all slices to come (see `_Part`).
+        """
+        self._targets = {}
+        for name, parameter in self.named_parameters():
+            target = targets.get(name)
+            if target is not None:
+                self._targets[id(parameter)] = target
+            whole = target is not None and target.shape == parameter.shape
+            parameter.grad = target if whole else None  # autograd adds to what it finds there
 
     def word_table(self, ids: Tensor) -> WordTable | None:
         """Take the words with these ids out of the embeddings; None where those are not trained."""
@@ -275,8 +284,9 @@ class ElasticEncoder(nn.Module):
         return self._part(parameter, (slice(None), slice(count)))
 
     def _part(self, parameter: Tensor, where: Slices) -> Tensor:
-        if self._in_place and parameter.requires_grad and torch.is_grad_enabled():
-            return cast(Tensor, _Part.apply(parameter, where))
+        target = self._targets.get(id(parameter))
+        if target is not None and torch.is_grad_enabled():
+            return cast(Tensor, _Part.apply(parameter, where, target))
         part = parameter[where]  # autograd would copy the whole of a slice that is all
         return parameter if part.shape == parameter.shape else part
 
@@ -347,23 +357,20 @@ def _path(arch: Architecture) -> Path:
 
 
 class _Part(torch.autograd.Function):
-    """A slice of a parameter whose gradient is added into its place in `.grad`.
+    """A slice of a parameter whose gradient is added into its place in a given tensor.
 
     Autograd itself would make a gradient of the whole parameter, zeros but for the slice, for every
     slice, and add them up. The same sums; `tests/unit/train/test_slices.py` holds them equal.
     """
 
     @staticmethod
-    def forward(ctx: Any, parameter: Tensor, where: Slices) -> Tensor:
+    def forward(ctx: Any, parameter: Tensor, where: Slices, target: Tensor) -> Tensor:
         """Return the slice."""
-        ctx.parameter, ctx.where = parameter, where
+        ctx.where, ctx.target = where, target
         return parameter[where]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
         """Add the slice's gradient in place; autograd has nothing left to add."""
-        parameter: Tensor = ctx.parameter
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        parameter.grad[ctx.where] += gradient
-        return None, None
+        ctx.target[ctx.where] += gradient
+        return None, None, None

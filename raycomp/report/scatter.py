@@ -100,27 +100,28 @@ def _evaluated(drawn: pd.DataFrame, several: bool) -> list[dict[str, Any]]:
 
 
 def _deployed(tables: Tables, deployed: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
-    traces = []
-    colours = {run.name: PALETTE[i % len(PALETTE)] for i, run in enumerate(tables.runs)}
-    for keys, rows in deployed.groupby(["run", "method"], sort=False):
-        run, method = map(str, keys)
-        several = len(tables.runs) > 1
-        counts = tables.of(run).runs[0].examples("validation")
+    traces, several = [], len(tables.runs) > 1
+    groups, examples = _groups(tables), {run.name: run.examples("validation") for run in tables.runs}
+    colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(dict.fromkeys(groups.values()))}
+    deployed = deployed.assign(group=deployed["run"].map(groups))
+    for keys, rows in deployed.groupby(["group", "method"], sort=False):
+        group, method = map(str, keys)
         error: dict[str, Any] = {}
-        if metric in BINOMIAL and counts:
-            errors = [standard_error(v, pooled(counts)) for v in rows["validation"]]
+        if metric in BINOMIAL and all(examples[run] for run in rows["run"]):
+            pairs = zip(rows["validation"], rows["run"], strict=True)
+            errors = [standard_error(value, pooled(examples[run])) for value, run in pairs]
             error = {"error_y": {"array": numbers(errors), "thickness": 1, "width": 4}}
         name = f"{method}, deployed (validation)"
         traces.append(
             {
                 **_points(
-                    f"{run}: {name}" if several else name,
+                    f"{group}: {name}" if several else name,
                     [_deployed_text(row, several) for row in rows.to_dict("records")],
                     rows["validation"],
                 ),
                 **error,
                 "marker": {
-                    "color": colours[run] if several else METHODS.get(method, GREY),
+                    "color": colours[group] if several else METHODS.get(method, GREY),
                     "symbol": SYMBOLS.get(method, "square"),
                     "size": 13,
                     "line": {"width": 1.5, "color": "#ffffff"},
@@ -129,6 +130,15 @@ def _deployed(tables: Tables, deployed: pd.DataFrame, metric: str) -> list[dict[
             }
         )
     return traces
+
+
+def _groups(tables: Tables) -> dict[str, str]:
+    """Return what each run is drawn as: the variant of its study, whose seeds are one group; else itself."""
+    groups = {run.name: run.name for run in tables.runs}
+    for row in tables.ablations.drop_duplicates("run").to_dict("records"):
+        if row["run"] in groups:
+            groups[row["run"]] = f"{row['study']} {row['variant']}"
+    return groups
 
 
 def _deployed_text(row: dict[Any, Any], several: bool) -> str:

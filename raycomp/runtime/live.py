@@ -92,6 +92,7 @@ class LiveView:
         self._ids: dict[str, str] = state.get("ids", {})
         self._noted: dict[str, int] | None = dict(self._sent) if state else None  # what the file says
         self._seen: set[tuple[str, str]] = set()
+        self._phases: dict[str, list[str]] = {}  # of each series, in their order
         self._told = False
         self._best: dict[str, float] = {}
         self._scored = 0
@@ -147,8 +148,14 @@ class LiveView:
         for stem, rows in self._new("steps"):
             for row in sorted(rows, key=lambda row: row["step"]):
                 speed = row["tokens"] / row["seconds"] if row["seconds"] else None
+                series = stem.rpartition("-")[0]
                 figures = {key: row[key] for key in _STEP} | {"tokens_per_second": speed}
-                self._send(stem.rpartition("-")[0], int(row["step"]), figures)
+                if row["phase"] != series:  # trackers draw numbers: that of the phase, from 0
+                    phases = self._phases.setdefault(series, [])
+                    if row["phase"] not in phases:
+                        phases.append(row["phase"])
+                    figures["phase"] = phases.index(row["phase"])
+                self._send(series, int(row["step"]), figures)
 
     def _evaluations(self) -> None:
         for _, rows in self._new("evaluations"):

@@ -111,7 +111,7 @@ def _naming(stage: Stage) -> TrainStep:
 
 
 class FlatSum:
-    """One all-reduce of everything: the active slices, flattened, summed, written back.
+    """One all-reduce of everything: one tensor where it lies, several flattened and written back.
 
     Its memory is kept from step to step: pages that are new take as long to touch as to sum.
     """
@@ -123,8 +123,12 @@ class FlatSum:
         """Sum tensors over the workers, in place.
 
         Raises:
-            SumFailed: a rank did not take part in time, or its connection broke; `tensors` are as before.
+            SumFailed: a rank did not take part in time, or its connection broke; what one tensor holds
+                then is neither its own nor the sum.
         """
+        if len(tensors) == 1 and tensors[0].is_contiguous() and tensors[0].dtype == torch.float32:
+            _sum(tensors[0])
+            return
         sizes, device = [t.numel() for t in tensors], tensors[0].device
         if self._held.numel() < sum(sizes) or self._held.device != device:
             self._held = torch.empty(0)  # not both at once
@@ -134,11 +138,15 @@ class FlatSum:
         tensors = [t if t.is_contiguous() or t.ndim != 2 else t.t() for t in tensors]
         parts = [p.view(t.shape) for p, t in zip(flat.split(sizes), tensors, strict=True)]
         torch._foreach_copy_(parts, tensors)
-        try:
-            dist.all_reduce(flat)
-        except RuntimeError as error:  # gloo raises no class of its own
-            raise SumFailed(first_line(error)) from error
+        _sum(flat)
         torch._foreach_copy_(tensors, parts)
+
+
+def _sum(flat: Tensor) -> None:
+    try:
+        dist.all_reduce(flat)
+    except RuntimeError as error:  # gloo raises no class of its own
+        raise SumFailed(first_line(error)) from error
 
 
 class _Keeper:

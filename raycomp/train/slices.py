@@ -25,12 +25,42 @@ class Part:
     Attributes:
         parameter: all of it.
         where: its slices, or the numbers of its rows, (rows,) int64, each once.
-        gradient: of that part, in its shape; slices are views of `parameter.grad`.
+        gradient: of that part, in its shape.
     """
 
     parameter: Tensor
     where: Slices | Tensor
     gradient: Tensor
+
+
+class FlatGradients:
+    """The gradients of a step in one piece of memory, which workers sum as it lies.
+
+    It is kept from step to step: pages that are new take as long to touch as to sum.
+    """
+
+    def __init__(self) -> None:
+        self._held = torch.empty(0)
+
+    def lay(self, parts: Sequence[Tensor], extra: int) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Return the memory, all 0, a view of it for each part, and one of further numbers.
+
+        Args:
+            parts: each one piece of memory, by rows or by columns; of one type and device.
+            extra: how many further numbers.
+        """
+        sizes, like = [part.numel() for part in parts], parts[0]
+        total = sum(sizes) + extra
+        if self._held.numel() < total or self._held.dtype != like.dtype:
+            self._held = torch.empty(0)  # not both at once
+            self._held = torch.empty(total, dtype=like.dtype, device=like.device)
+        flat = self._held[:total].zero_()
+        views = []
+        for part, piece in zip(parts, flat[: total - extra].split(sizes), strict=True):
+            lying = part if part.is_contiguous() else part.t()
+            view = piece.view(lying.shape)
+            views.append(view if lying is part else view.t())
+        return flat, views, flat[total - extra :]
 
 
 class SliceUpdater(Updater):
@@ -40,17 +70,17 @@ class SliceUpdater(Updater):
     the steps that used any part of the parameter. Where a step uses everything, this is AdamW.
     """
 
-    def apply_parts(self, step: int, parts: Sequence[Part], extra: Tensor | None = None) -> None:
-        """Sum over workers, clip, update, and clear the gradients of these parts.
+    def apply_parts(self, step: int, parts: Sequence[Part], flat: Tensor) -> None:
+        """Sum over workers, clip, and update.
 
         Args:
             step: global step, for the learning rate.
             parts: what this step used; the same list of shapes on every worker.
-            extra: further figures to sum over the workers along with the gradients, in place.
+            flat: the memory that their gradients are views of, and what else is to be summed.
         """
         gradients = [part.gradient for part in parts]
         if self.reduce is not None:
-            self.reduce([*gradients, extra] if extra is not None else gradients)
+            self.reduce([flat])
         if step in self._fresh_at:
             self.optimizer.state.clear()
         scale = self.clip / (float(nn.utils.get_total_norm(gradients)) + 1e-6)
@@ -61,8 +91,6 @@ class SliceUpdater(Updater):
             members = {id(parameter) for parameter in group["params"]}
             group["lr"] = rate
             self._adamw(group, [part for part in parts if id(part.parameter) in members])
-        for part in parts:
-            part.gradient.zero_()
 
     @torch.no_grad()
     def _adamw(self, group: dict[str, Any], parts: list[Part]) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from raycomp.data.batches import Batch
 from raycomp.encoder.arch import Architecture
-from raycomp.encoder.elastic import WORDS, ElasticEncoder, ElasticOutput, WordTable
+from raycomp.encoder.elastic import WORDS, ElasticEncoder, ElasticOutput, Slices, WordTable
 from raycomp.train.loop import StepResult
 from raycomp.train.objectives import hidden_loss, label_loss, prediction_loss
 from raycomp.train.optim import autocast
-from raycomp.train.slices import Part, SliceUpdater
+from raycomp.train.slices import FlatGradients, Part, SliceUpdater
 
 
 class Sampler(Protocol):
@@ -66,6 +66,7 @@ class SuperStep:
         self.model = model
         self.model.train_slices()
         self._parameters = dict(model.named_parameters())
+        self._memory = FlatGradients()
         self.sampler = sampler
         self.updater = updater
         self.teacher = teacher
@@ -84,7 +85,7 @@ class SuperStep:
         with autocast(self.precision, self.device):
             embedded = self.model.embed(batch, table)
         start = embedded.detach().requires_grad_()  # all slices begin here: it gathers their gradients
-        shares = torch.zeros(2, len(archs), device=self.device)
+        parts, flat, shares = self._open(archs, table)
         for i, arch in enumerate(archs):
             with autocast(self.precision, self.device):
                 output = self.model(batch, arch, hidden=self.distill == "hidden", embedded=start)
@@ -97,7 +98,7 @@ class SuperStep:
         # updated, and knows which ranks came so far when the sum fails.
         drawn = self.sampler.info(index)
         self.sampler.tell(index, shares[0].tolist())
-        self.updater.apply_parts(index, self._parts(archs, table), shares)
+        self.updater.apply_parts(index, parts, flat)
         info = {**drawn, "loss": float(shares[0].mean())}
         tokens = int(batch.attention_mask.sum()) * len(archs)
         return StepResult(float(shares[1].mean()), tokens, info)
@@ -134,13 +135,30 @@ class SuperStep:
                 ) / (arch.depth + 1)
         return loss
 
-    def _parts(self, archs: Sequence[Architecture], table: WordTable | None) -> list[Part]:
-        """Return exactly the weights that the union of the architectures uses, with their gradients."""
-        parts: list[Part] = []
+    def _open(
+        self, archs: Sequence[Architecture], table: WordTable | None
+    ) -> tuple[list[Part], Tensor, Tensor]:
+        """Make room for the gradients of exactly the weights that the union of the architectures uses.
+
+        Returns:
+            The parts, the memory of their gradients, and in it room for the losses: (2, architectures).
+        """
+        names: list[str] = []
+        used: list[tuple[Tensor, Slices | Tensor, Tensor]] = []
         for name, where in self.model.active_parameters(union(archs)):
             parameter = self._parameters[name]
             if name == WORDS and table is not None:
-                parts.append(Part(parameter, table.words, cast(Tensor, table.rows.grad)))
+                used.append((parameter, table.words, table.rows))
             elif parameter.requires_grad:
-                parts.append(Part(parameter, where, cast(Tensor, parameter.grad)[where]))
-        return parts
+                used.append((parameter, where, parameter[where]))
+            else:
+                continue
+            names.append(name)
+        pieces = [piece.detach() for *_, piece in used]
+        flat, views, losses = self._memory.lay(pieces, 2 * len(archs))
+        targets = dict(zip(names, views, strict=True))
+        if table is not None:
+            table.rows.grad = targets.pop(WORDS)
+        self.model.collect(targets)
+        parts = [Part(p, where, view) for (p, where, _), view in zip(used, views, strict=True)]
+        return parts, flat, losses.view(2, -1)

@@ -8,16 +8,19 @@ import json
 import re
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from raycomp.errors import UserError
 from raycomp.report import load, page, write_report
 from raycomp.report.axes import budget_lines
 from raycomp.report.page import comparable
+from raycomp.report.scatter import front_plot
 from raycomp.report.teacher import teacher_costs
 from raycomp.tables import predictions_path, read_table, write_array, write_json
 from tests.unit.report.made import BESIDE, FULL, begin, encoder_params, finish, made
@@ -232,6 +235,26 @@ def test_several_runs_on_one_page(tmp_path: Path) -> None:
     assert [n["text"] for n in labels] == ["half, other"]
     assert "Settings that differ between the runs." in found.text
     assert "task.name" in found.text
+
+
+def test_seeds_of_a_variant_are_drawn_in_one_colour(tmp_path: Path) -> None:
+    names = ("a-11111111", "b-22222222", "c-33333333")
+    for name in names:
+        made(tmp_path, name)
+    variants = ("eesng", "eesng", "explore")
+    rows = [
+        {"run": r, "study": "s", "variant": v, "seed": i}
+        for i, (r, v) in enumerate(zip(names, variants, strict=True))
+    ]
+    tables = replace(load(tmp_path), ablations=pd.DataFrame(rows))
+    plot = front_plot(tables, "accuracy", 100)
+    assert plot is not None
+    drawn = [t for t in plot.figure.to_plotly_json()["data"] if "yoco, deployed" in t["name"]]
+    assert [t["name"].split(":")[0] for t in drawn] == ["s eesng", "s explore"]
+    assert [len(t["text"]) for t in drawn] == [4, 2]
+    assert [len(t["error_y"]["array"]) for t in drawn] == [4, 2]
+    assert drawn[0]["marker"]["color"] != drawn[1]["marker"]["color"]
+    assert all(name in "".join(drawn[0]["text"] + drawn[1]["text"]) for name in names)
 
 
 def test_a_page_of_too_many_runs_leaves_out_what_is_of_one_alone(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_slices_are_summed_in_place_and_memory_is_kept(monkeypatch: pytest.Monke
     assert float(other) == 6.0
     assert half.tolist() == [0.0, 2.0, 4.0, 6.0]
     assert seen[0].shape == (6 + 1 + 4,)
-    reduce([whole[:1]])  # fewer: the same memory
+    reduce([whole[:1], torch.ones(1)])  # fewer: the same memory
     assert torch.equal(whole[0], want[0] * 2)
     assert torch.equal(whole[1:], want[1:])
     assert seen[1].data_ptr() == seen[0].data_ptr()
@@ -35,7 +35,17 @@ def test_slices_are_summed_in_place_and_memory_is_kept(monkeypatch: pytest.Monke
     assert seen[2].shape == (50,)
 
 
-def test_a_sum_that_fails_leaves_everything_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_tensor_is_summed_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    monkeypatch.setattr(worker.dist, "all_reduce", seen.append)
+    given = torch.arange(3.0)
+    worker.FlatSum()([given])
+    assert seen[0] is given
+    worker.FlatSum()([given.double()])  # sums are of fp32
+    assert seen[1].dtype == torch.float32
+
+
+def test_a_sum_of_several_that_fails_leaves_all_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     def all_reduce(flat: Tensor) -> None:
         flat.zero_()
         raise RuntimeError("Connection closed by peer")
@@ -43,5 +53,5 @@ def test_a_sum_that_fails_leaves_everything_as_it_was(monkeypatch: pytest.Monkey
     monkeypatch.setattr(worker.dist, "all_reduce", all_reduce)
     given = torch.arange(3.0)
     with pytest.raises(worker.SumFailed, match="closed by peer"):
-        worker.FlatSum()([given])
+        worker.FlatSum()([given, torch.ones(2)])
     assert given.tolist() == [0.0, 1.0, 2.0]

@@ -96,10 +96,32 @@ def test_each_row_is_sent_once_also_by_the_next_process(tiny_job: dict[str, Any]
     second.look()
     sent = [row for row in kept.rows if row[0] == "supernet"]
     assert [row[1] for row in sent] == list(range(8))
-    assert sent[1][2] == {"loss": 0.5, "entropy": 2.0, "tokens_per_second": 200.0}
+    assert sent[1][2] == {"loss": 0.5, "entropy": 2.0, "tokens_per_second": 200.0, "phase": 0.0}
     search = [row[2] for row in kept.rows if row[0] == "search"]
     assert [row["best-small"] for row in search] == [0.5, 0.5, 0.6]
     assert search[2]["per_second"] == pytest.approx(1.0)
+
+
+def test_the_phase_goes_out_as_its_number_also_after_a_resume(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    given, kept = job(tiny_job), Kept()
+    names = ["largest", "largest", "heads-2", "depth-1"]
+
+    def write(first: int, last: int, stage: str) -> None:
+        rows = [
+            {**STEP, "step": i, "loss": 1.0, "phase": names[i] if stage == "supernet" else stage}
+            for i in range(first, last)
+        ]
+        write_rows(tmp_path, "steps", rows, f"{stage}-{first:09d}")
+
+    write(0, 3, "supernet")
+    view(given, tmp_path, kept).look()
+    write(3, 4, "supernet")
+    write(0, 1, "teacher")  # a training without phases has no number
+    view(given, tmp_path, kept).look()
+    assert [r[2]["phase"] for r in kept.rows if r[0] == "supernet"] == [0.0, 0.0, 1.0, 2.0]
+    assert ["phase" in r[2] for r in kept.rows if r[0] == "teacher"] == [False]
 
 
 def test_a_tracker_that_fails_is_told_once_and_tried_again(
@@ -194,7 +216,7 @@ def test_tensorboard_holds_the_figures(tiny_job: dict[str, Any], tmp_path: Path)
         found |= {(v.tag, event.step): v.simple_value for v in event.summary.value}
         at += 16 + size
     assert found["supernet/loss", 3] == pytest.approx(0.25)
-    assert len(found) == 4 * 3
+    assert len(found) == 4 * 4  # loss, entropy, tokens a second, phase
 
 
 def test_mlflow_holds_the_figures_in_one_run(

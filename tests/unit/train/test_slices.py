@@ -15,7 +15,7 @@ from raycomp.encoder.arch import Architecture
 from raycomp.encoder.elastic import WORDS, ElasticEncoder
 from raycomp.train.objectives import label_loss
 from raycomp.train.optim import LinearDecay, Updater
-from raycomp.train.slices import SliceUpdater
+from raycomp.train.slices import FlatGradients, SliceUpdater
 from raycomp.yoco.space import SearchSpace
 from raycomp.yoco.step import SuperStep, union
 from tests.unit.encoder.test_elastic import make_batch, make_pair
@@ -132,10 +132,24 @@ def test_gradients_in_place_are_autograd_s(seed: int) -> None:
     fast.train_slices()
     rng, batch = np.random.default_rng(seed), make_batch(seed=seed)
     archs = [SPACE.sample_uniform(rng) for _ in range(3)]
-    expected, found = gradients(plain, archs, batch), gradients(fast, archs, batch)
-    assert set(found) == set(expected)
-    for name in expected:
-        assert torch.allclose(found[name], expected[name], atol=1e-7), name
+    expected, active = gradients(plain, archs, batch), fast.active_parameters(union(archs))
+    named = dict(fast.named_parameters())
+    memory = FlatGradients()
+    memory.lay([torch.ones(10**5).double()], 0)[0].fill_(7.0)  # what an earlier step left
+    flat, views, extra = memory.lay([named[name].detach()[where] for name, where in active], 6)
+    assert flat.data_ptr() == memory.lay([torch.ones(1).double()], 0)[0].data_ptr()
+    fast.collect({name: view for (name, _), view in zip(active, views, strict=True)})
+    for arch in archs:
+        loss = label_loss(fast(batch, arch).logits, batch.labels, batch.total)
+        (loss / len(archs)).backward()
+    assert not extra.any()
+    assert flat.numel() == sum(v.numel() for v in views) + 6
+    for (name, where), view in zip(active, views, strict=True):
+        assert torch.allclose(view, expected[name][where], atol=1e-7), name
+        assert view.stride() == named[name][where].stride() or 1 in view.shape, name
+        outside = expected[name].clone()
+        outside[where] = 0
+        assert not outside.any()
     assert fast.layers[0].down.weight.t().is_contiguous()
     assert torch.allclose(fast(batch, archs[0]).logits, plain(batch, archs[0]).logits, atol=1e-12)
 
