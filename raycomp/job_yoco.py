@@ -62,10 +62,10 @@ class TrainSettings(Section):
         "eesng", description="Controller (Eq. 6), or one of its two halves alone."
     )
     interval: int = Field(20, ge=1, description="Steps between updates of the controller (I).")
-    block: Literal[1, 2, 5, 10] = Field(
+    block: int = Field(
         10,
-        description="Steps whose architectures are drawn together and whose losses are told together; "
-        "1: theta moves after every step (the paper).",
+        description="Steps whose architectures are drawn together and whose losses are told together: "
+        "1 (theta moves after every step, the paper), 2, 5 or 10.",
     )
     explored: Literal["weighted", "skip", "plain"] = Field(
         "skip", description="What exploration samples do to theta."
@@ -86,6 +86,13 @@ class TrainSettings(Section):
     barrier_seconds: float = Field(
         300.0, ge=1, le=86_400, description="Longest wait for a missing worker."
     )
+
+    @field_validator("block")
+    @classmethod
+    def _block(cls, value: int) -> int:
+        if value not in (1, 2, 5, 10):  # checkpoints come at multiples of ten steps
+            raise ValueError("must be 1, 2, 5 or 10")
+        return value
 
     @field_validator("epochs", "steps")
     @classmethod

@@ -133,7 +133,7 @@ def _deployed(tables: Tables, deployed: pd.DataFrame, metric: str) -> list[dict[
 
 
 def _groups(tables: Tables) -> dict[str, str]:
-    """Return what each run is drawn as: the variant of its study, whose seeds are one group; else itself."""
+    """Return what each run is drawn as: the variant of its study, with its other seeds; else itself."""
     groups = {run.name: run.name for run in tables.runs}
     for row in tables.ablations.drop_duplicates("run").to_dict("records"):
         if row["run"] in groups:

@@ -25,6 +25,7 @@ from raycomp.job import Job
 from raycomp.runtime.progress import polling
 from raycomp.runtime.workplace import Workplace
 from raycomp.tables import read_parts, write_json
+from raycomp.yoco.schedule import phases
 from raycomp.yoco.searchers import Budget
 
 SECONDS = 5.0
@@ -92,7 +93,6 @@ class LiveView:
         self._ids: dict[str, str] = state.get("ids", {})
         self._noted: dict[str, int] | None = dict(self._sent) if state else None  # what the file says
         self._seen: set[tuple[str, str]] = set()
-        self._phases: dict[str, list[str]] = {}  # of each series, in their order
         self._told = False
         self._best: dict[str, float] = {}
         self._scored = 0
@@ -151,10 +151,7 @@ class LiveView:
                 series = stem.rpartition("-")[0]
                 figures = {key: row[key] for key in _STEP} | {"tokens_per_second": speed}
                 if row["phase"] != series:  # trackers draw numbers: that of the phase, from 0
-                    phases = self._phases.setdefault(series, [])
-                    if row["phase"] not in phases:
-                        phases.append(row["phase"])
-                    figures["phase"] = phases.index(row["phase"])
+                    figures["phase"] = self._phases.get(row["phase"])
                 self._send(series, int(row["step"]), figures)
 
     def _evaluations(self) -> None:
@@ -184,6 +181,11 @@ class LiveView:
                 if row["value"] > best.get(key, -math.inf) and budget.met(arch):
                     best[key] = row["value"]
         return best
+
+    @functools.cached_property
+    def _phases(self) -> dict[str, int]:
+        space = Workplace(self._job, self._run_dir).space
+        return {phase.name: number for number, phase in enumerate(phases(space))}
 
     @functools.cached_property
     def _budgets(self) -> dict[str, Budget]:

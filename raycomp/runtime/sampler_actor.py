@@ -134,7 +134,7 @@ class SamplerHost:
     async def missing(self, attempt: str, rank: int, step: int) -> list[int]:
         """Return the ranks that do not say within LATE_SECONDS that they have come to a step.
 
-        For ranks whose sum failed: each says that it is well by asking.
+        For ranks whose sum failed: each says that it is well by asking, or by losses of a later step.
         """
         self._check(attempt)
         self._reached[rank] = max(step, self._reached.get(rank, step))
@@ -178,6 +178,8 @@ class SamplerHost:
         def open_() -> bool:
             return self._step >= step or attempt != self._attempt
 
+        if attempt == self._attempt and self._step < step < self._sampler.block_end(self._step):
+            raise ValueError(f"step {step} lies within the block that begins at {self._step}")
         if not open_():
             async with self._arrived:
                 try:
@@ -331,8 +333,16 @@ class ActorSampler:
 
 def absent(ranks: Sequence[int]) -> str:
     """Say of some ranks that they did not hand in their losses."""
-    noun, whose = ("rank", "its") if len(ranks) == 1 else ("ranks", "their")
-    return f"{noun} {', '.join(map(str, ranks))} did not hand in {whose} losses"
+    return f"{_numbers(ranks)} did not hand in {'its' if len(ranks) == 1 else 'their'} losses"
+
+
+def came_not(ranks: Sequence[int]) -> str:
+    """Say of some ranks that they gave no sign of a step."""
+    return f"{_numbers(ranks)} did not come to this step"
+
+
+def _numbers(ranks: Sequence[int]) -> str:
+    return f"{'rank' if len(ranks) == 1 else 'ranks'} {', '.join(map(str, ranks))}"
 
 
 def start_sampler(name: str, job: dict[str, Any], plan: dict[str, Any], snapshot: Path) -> Any:

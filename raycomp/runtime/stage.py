@@ -46,6 +46,10 @@ class Stage(Protocol):
         """Return rows of table `distribution`, if there is one."""
         ...
 
+    def opens(self, step: int) -> bool:
+        """Return whether a phase begins with a step: theta is kept after it."""
+        ...
+
     def refusal(self, step: int) -> str:
         """Say, when the workers' sum of a step failed, which ranks did not come as far."""
         ...
@@ -73,6 +77,10 @@ class PlainStage:
     def distribution_rows(self, step: int) -> list[dict[str, Any]]:
         """Return no rows."""
         return []
+
+    def opens(self, step: int) -> bool:
+        """Return whether it is the first step: there are no phases."""
+        return step == 0
 
     def refusal(self, step: int) -> str:
         """Name the other ranks: nobody keeps account of who came how far."""

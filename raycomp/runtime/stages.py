@@ -14,7 +14,7 @@ from raycomp.job import Job
 from raycomp.runtime.checkpoint import save_tensors
 from raycomp.runtime.cluster import ray
 from raycomp.runtime.recipe import plan_schedule
-from raycomp.runtime.sampler_actor import ActorSampler, absent
+from raycomp.runtime.sampler_actor import ActorSampler, came_not
 from raycomp.runtime.stage import PlainStage, Stage
 from raycomp.runtime.student_stages import ChildStage, SearchStage
 from raycomp.runtime.workplace import Workplace
@@ -107,7 +107,7 @@ class SuperStage(_OnTrainText):
             reduce=reduce,
         )
         self._place, self._device, self._settings = place, device, settings
-        self._run_dir, self._plan = run_dir, plan
+        self._run_dir, self._plan, self._schedule = run_dir, plan, schedule
         self._precision = place.precision(device)
 
     def begin(
@@ -154,13 +154,17 @@ class SuperStage(_OnTrainText):
             for v, c, p in self._sampler.probabilities(step)
         ]
 
+    def opens(self, step: int) -> bool:
+        """Return whether a phase begins with a step."""
+        return step == self._schedule.first_step(self._schedule.index_at(step))
+
     def refusal(self, step: int) -> str:
-        """Name the ranks whose losses the sampler lacks; the other ranks where it does not answer."""
+        """Name the ranks that gave the sampler no sign of this step; all others where it says nothing."""
         try:
             ranks = self._sampler.missing(step)
         except ray.exceptions.RayError:
             ranks = []
-        return absent(ranks) if ranks else super().refusal(step)
+        return came_not(ranks) if ranks else super().refusal(step)
 
     def finish(self) -> None:
         """Write the trained network and the sampler."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable
@@ -102,12 +103,20 @@ def _naming(stage: Stage) -> TrainStep:
         try:
             return run(index, batch)
         except (SumFailed, dist.DistError) as error:
+            _leave()
             raise RankMissing(
                 f"step {index}: {stage.refusal(index)}; the sum over the workers failed: "
                 f"{first_line(error)}"
             ) from error
 
     return step
+
+
+def _leave() -> None:
+    """Close this rank's connections: in gloo a rank learns only from those beside it that one is gone."""
+    if dist.is_available() and dist.is_initialized() and dist.get_backend() == "gloo":
+        with contextlib.suppress(RuntimeError):
+            dist.destroy_process_group()
 
 
 class FlatSum:
@@ -160,7 +169,6 @@ class _Keeper:
         self._every = job.train.checkpoint_seconds
         self._rows: list[dict[str, Any]] = []
         self._first = start
-        self._phase = ""
         self._theta: list[dict[str, Any]] = []
         self._saved_at = time.monotonic()
         self._shown_at = 0.0
@@ -189,9 +197,7 @@ class _Keeper:
                     **info,
                 }
             )
-            opened = self._rows[-1]["phase"] != self._phase
-            self._phase = self._rows[-1]["phase"]
-            if done % FLUSH_STEPS == 0 or opened:  # theta is kept as each phase opens
+            if done % FLUSH_STEPS == 0 or self._stage.opens(index):  # theta is kept as each phase opens
                 self.flush()
             self._show(done, info)
         if done % DUE_STEPS == 0 and done < self._stage.total:

@@ -27,7 +27,7 @@ class Sampler(Protocol):
     def tell(self, step: int, losses: Sequence[float]) -> None:
         """Hand in this worker's share of each architecture's loss (shares add up to the mean).
 
-        May return before the sampler has taken them: what goes wrong is then raised by the next ask.
+        May return before the sampler has taken them: what goes wrong is then raised by a later ask.
         """
         ...
 
@@ -155,6 +155,7 @@ class SuperStep:
                 continue
             names.append(name)
         pieces = [piece.detach() for *_, piece in used]
+        self.model.collect({})  # views of memory that may be about to grow
         flat, views, losses = self._memory.lay(pieces, 2 * len(archs))
         targets = dict(zip(names, views, strict=True))
         if table is not None:

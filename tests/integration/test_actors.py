@@ -31,8 +31,11 @@ def losses(archs: list[Any]) -> list[float]:
     return [float(sum(a.ffn)) for a in archs]
 
 
-def test_the_actor_is_the_sampler_also_across_a_kill(tiny_job: dict[str, Any], tmp_path: Path) -> None:
-    tiny_job["train"]["block"] = 1
+@pytest.mark.parametrize("block", [1, 10])
+def test_the_actor_is_the_sampler_also_across_a_kill(
+    tiny_job: dict[str, Any], tmp_path: Path, block: int
+) -> None:
+    tiny_job["train"]["block"] = block
     plan = plan_of(tiny_job, tmp_path)
     here = build_sampler(parse_job(tiny_job), plan)
     name = f"sampler-{tmp_path.name}"
@@ -44,14 +47,17 @@ def test_the_actor_is_the_sampler_also_across_a_kill(tiny_job: dict[str, Any], t
         archs = there.ask(step)
         assert archs == here.ask(step)
         assert there.info(step) == here.info(step)
-        if step == 20:  # between asked and told
+        if step in (23, 29):  # between asked and told; within a block of ten, and in its last step
             kill(actor)
         there.tell(step, losses(archs))
         assert there.info(step) == here.info(step)  # still of this step
         there.tell(step, [0.0] * len(archs))  # the same call again: told once
         here.tell(step, losses(archs))
-        if step in (5, 25):  # the tell need not be over
+        if step in (5, 19, 29):  # the tell need not be over
             assert there.probabilities(step + 1) == here.probabilities()
+        if step == 12 and block == 10:
+            with pytest.raises(Exception, match="step 13 lies within the block that begins at 10"):
+                there.probabilities(13)
     assert there.state(40) == here.state_dict()
     ray.kill(actor)
 
@@ -66,10 +72,11 @@ def kill(actor: Any) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.parametrize("block", [1, 10])
 def test_a_kill_while_ranks_wait_for_the_last_one_loses_nothing(
-    tiny_job: dict[str, Any], tmp_path: Path
+    tiny_job: dict[str, Any], tmp_path: Path, block: int
 ) -> None:
-    tiny_job["train"]["block"] = 1
+    tiny_job["train"]["block"] = block
     plan = plan_of(tiny_job, tmp_path)
     here = build_sampler(parse_job(tiny_job), plan)
     job = parse_job(tiny_job).model_dump(mode="json")
@@ -81,10 +88,10 @@ def test_a_kill_while_ranks_wait_for_the_last_one_loses_nothing(
         assert asked[0] == asked[1] == asked[2] == here.ask(step)
         ranks[2].tell(step, losses(asked[0]))  # returns at once, though nobody else has told
         ranks[0].tell(step, losses(asked[0]))
-        if step == 10:
-            assert eventually(lambda: ranks[0].missing(10), [1])
+        if step == 9:  # the last one of a block of ten
+            assert eventually(lambda: ranks[0].missing(9), [1])
             kill(actor)
-            assert eventually(lambda: ranks[0].missing(10), [1])  # the calls that died came again
+            assert eventually(lambda: ranks[0].missing(9), [1])  # the calls that died came again
         ranks[1].tell(step, losses(asked[0]))
         here.tell(step, [3 * x for x in losses(asked[0])])
     assert ranks[0].state(20) == here.state_dict()

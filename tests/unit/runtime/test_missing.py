@@ -78,8 +78,8 @@ def test_of_two_workers_the_other_one_is_named() -> None:
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        ([1], "step 4: rank 1 did not hand in its losses; the sum"),
-        ([1, 3], "step 4: ranks 1, 3 did not hand in their losses; the sum"),
+        ([1], "step 4: rank 1 did not come to this step; the sum"),
+        ([1, 3], "step 4: ranks 1, 3 did not come to this step; the sum"),
         ([], "step 4: no answer came from one of ranks 0, 1, 3; the sum"),
         (ray.exceptions.GetTimeoutError(), "step 4: no answer came from one of ranks 0, 1, 3; the sum"),
         (
