@@ -3,6 +3,7 @@
 Each alphabetic word that is no stop word is replaced, with probability p, by one of its candidates:
 words that a masked language model puts in its place, or its nearest neighbours in a word-embedding
 table. Neighbours can turn the meaning over (good, bad); the teacher then speaks of the new sentence.
+What makes two texts a pair is often the words that they share: these can be replaced alike in both.
 """
 
 from __future__ import annotations
@@ -157,15 +158,32 @@ def whole_words(tokenizer: Any) -> tuple[list[int], list[str]]:
     return list(found.values()), list(found)
 
 
-def replace(text: str, candidates: list[list[str]], share: float, rng: np.random.Generator) -> str:
-    """Return a text whose replaceable words are exchanged with probability `share`."""
+def replace(
+    text: str,
+    candidates: list[list[str]],
+    share: float,
+    rng: np.random.Generator,
+    agreed: dict[str, str | None] | None = None,
+) -> str:
+    """Return a text whose replaceable words are exchanged with probability `share`.
+
+    Args:
+        text: the text.
+        candidates: for each of its replaceable words.
+        share: probability of a word's replacement.
+        rng: draws twice a word.
+        agreed: word -> what takes its place everywhere, None if nothing; words that it lacks are added.
+            Absent: each place is drawn on its own.
+    """
     parts: list[str] = []
     last = 0
     for word, offered in zip(replaceable(text), candidates, strict=True):
         chance, pick = rng.random(), rng.random()
-        if not offered or chance >= share:
+        drawn = offered[int(pick * len(offered))] if offered and chance < share else None
+        new = drawn if agreed is None else agreed.setdefault(word.text, drawn)
+        if new is None:
             continue
-        new, old = offered[int(pick * len(offered))], text[word.start : word.end]
+        old = text[word.start : word.end]
         if old.isupper() and len(old) > 1:
             new = new.upper()
         elif old[0].isupper():
@@ -182,6 +200,7 @@ def augment(
     copies: int,
     share: float,
     seed: int,
+    together: bool = False,
 ) -> list[tuple[int, tuple[str, ...]]]:
     """Return new texts of rows, each with the number of the row that it comes from.
 
@@ -194,6 +213,7 @@ def augment(
         copies: at most so many new texts a row.
         share: probability of a word's replacement.
         seed: of the run.
+        together: a word that comes again in a row's texts is replaced everywhere by the same word.
     """
     offered = [candidates([t[side] for _, t in rows]) for side in range(len(rows[0][1]))] if rows else []
     found: list[tuple[int, tuple[str, ...]]] = []
@@ -201,7 +221,8 @@ def augment(
         rng = np.random.default_rng([seed, number])
         seen = {texts}
         for _ in range(copies):
-            new = tuple(replace(t, offered[side][i], share, rng) for side, t in enumerate(texts))
+            agreed: dict[str, str | None] | None = {} if together else None
+            new = tuple(replace(t, offered[side][i], share, rng, agreed) for side, t in enumerate(texts))
             if new not in seen:
                 seen.add(new)
                 found.append((number, new))

@@ -245,6 +245,7 @@ def _write_augmented(job: dict[str, Any], run_dir: str, index: int, out: str) ->
         copies=settings.copies,
         share=settings.probability,
         seed=room.job.run.seed,
+        together=settings.together and train.text_b is not None,
     )
     write_json(Path(out), made)
 

@@ -109,3 +109,23 @@ def test_share_is_the_probability_of_a_word() -> None:
     found = augment(rows, fixed, copies=1, share=0.4, seed=0)
     kept = np.mean([t[0].split().count("film") / 20 for _, t in found])
     assert kept == pytest.approx(0.6, abs=0.05)
+
+
+def test_what_two_texts_share_stays_shared() -> None:
+    rows = [(i, ("good film by Film people", "people like the film")) for i in range(30)]
+    apart = augment(rows, fixed, copies=4, share=0.5, seed=0)
+    found = augment(rows, fixed, copies=4, share=0.5, seed=0, together=True)
+    changed = 0
+    for _, (a, b) in found:
+        _, film, by, again, people = a.split()
+        assert again == film.capitalize()
+        assert {film, people} <= set(b.split())
+        assert by == "by"
+        changed += film != "film"
+    assert 0.35 < changed / len(found) < 0.65
+    assert any(a.split()[1] not in b.split() for _, (a, b) in apart)
+    # Words that are not shared are drawn as before, and from the same stream.
+    one = [(0, ("good film", "nice actor"))]
+    assert augment(one, fixed, copies=9, share=0.5, seed=3) == augment(
+        one, fixed, copies=9, share=0.5, seed=3, together=True
+    )
