@@ -8,7 +8,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # Prints one line a claim; `make bench BENCH='--only steps'` measures one file.
 BENCH ?=
 
-.PHONY: demo test slow bench bench-gpu check lint types imports bandit audit fuzz unit conformance integration security faults cluster
+.PHONY: demo test gpu slow bench bench-gpu check lint types imports bandit audit fuzz unit conformance integration security faults cluster
 .PHONY: check-cluster docs docs-check clean help
 .DEFAULT_GOAL := help
 
@@ -28,6 +28,9 @@ demo: $(VENV)/.installed  ## install, then the main job on real data: a printed 
 test: $(VENV)/.installed  ## install, then everything that CI runs
 	$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest tests
+
+gpu: $(VENV)/.installed  ## tests that need a GPU: the core beside a processor, whole runs, a killed one
+	$(BIN)/python -m pytest -m gpu tests/gpu
 
 slow: $(VENV)/.installed  ## tests too long for CI: hung workers, full disks, further kills, a node that dies, two runs on one cluster, a sweep
 	$(BIN)/python -m pytest -m slow tests

@@ -41,6 +41,11 @@ class AdabertSettings(Section):
     nodes: int = Field(3, ge=1, le=6, description="Inner nodes of a cell (N).")
     width: int = Field(128, ge=4, le=4096, description="Channels of every state.")
     embedding: int = Field(128, ge=4, le=4096, description="Rank of the factorised embedding.")
+    exact_match: bool = Field(
+        True,
+        description="Of two texts: a token that both have bears a mark, one learnt vector. The paper's: "
+        "false; a CNN then compares the texts at equal positions alone.",
+    )
     operations: list[str] = Field(list(OPERATIONS), min_length=1, description="Candidates of every edge.")
     gamma: float | list[float] = Field(0.8, description="Share of distillation (Eq. 1), 0 to 1.")
     beta: float | list[float] = Field(4.0, description="Weight of the efficiency loss (Eq. 1).")

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .modules import Head, Summary, average_pool, convolve, inputs, max_pool, pool
+from .modules import Head, Summary, average_pool, convolve, inputs, max_pool, pool, shared
 from .winograd import Transformed, convolve_relu, usable
 
 CACHED_TOKENS = 2048  # on a processor: so many tokens' states stay in its cache between two operations
@@ -35,6 +35,7 @@ class RaycompCnnConfig(PretrainedConfig):
         cells: for each cell what its edges do: `kernels` (sources, targets, size, dilation),
             `averages`, `maxima` and `skips` (source, target).
         structure: canonical JSON of the searched structure.
+        exact_match: of a pair, tokens that both texts have are marked.
     """
 
     model_type = "raycomp_cnn"
@@ -50,6 +51,7 @@ class RaycompCnnConfig(PretrainedConfig):
         cells: list[dict[str, Any]] | None = None,
         structure: str = "",
         pad_token_id: int | None = 0,
+        exact_match: bool = False,
         **kwargs: Any,
     ) -> None:
         self.vocab_size = vocab_size
@@ -60,6 +62,7 @@ class RaycompCnnConfig(PretrainedConfig):
         self.nodes = nodes
         self.cells = cells if cells is not None else []
         self.structure = structure
+        self.exact_match = exact_match
         super().__init__(pad_token_id=pad_token_id, **kwargs)
 
 
@@ -161,6 +164,7 @@ class RaycompCnnForSequenceClassification(PreTrainedModel):
         self.num_labels = config.num_labels
         self.word = nn.Embedding(config.vocab_size, config.width, padding_idx=config.pad_token_id)
         self.position = nn.Parameter(torch.zeros(config.max_positions, config.width))
+        self.mark = nn.Parameter(torch.zeros(config.width)) if config.exact_match else None
         self.norm = nn.LayerNorm(config.width)
         self.cells = nn.ModuleList(CompiledCell(config, plan) for plan in config.cells)
         self.head = Head(config.width, config.num_labels)
@@ -173,8 +177,13 @@ class RaycompCnnForSequenceClassification(PreTrainedModel):
         """Return the word embeddings."""
         return self.word
 
-    def embed(self, ids: Tensor, mask: Tensor, padded: bool = True) -> Tensor:
+    def embed(self, ids: Tensor, mask: Tensor, padded: bool = True, same: Tensor | None = None) -> Tensor:
         """Embed (batch, length) tokens; 0 where the mask is 0, which `padded` says that it has.
+
+        Args:
+            ids, mask: (batch, length).
+            padded: the mask has zeros.
+            same: (batch, length), true on tokens that bear the mark.
 
         Raises:
             ValueError: a text is longer than the model has positions.
@@ -185,7 +194,10 @@ class RaycompCnnForSequenceClassification(PreTrainedModel):
                 f"a text of {ids.shape[1]} tokens was given; this model reads at most {most}: "
                 "truncate it (the tokenizer beside the model does with truncation=True)"
             )
-        found = self.norm(self.word(ids) + self.position[: ids.shape[1]])
+        found = self.word(ids) + self.position[: ids.shape[1]]
+        if self.mark is not None and same is not None:
+            found = found + same.unsqueeze(-1) * self.mark
+        found = self.norm(found)
         return found * mask.unsqueeze(-1) if padded else found
 
     def _logits(self, ids: Tensor, real: Tensor, look: bool) -> Tensor:
@@ -193,8 +205,9 @@ class RaycompCnnForSequenceClassification(PreTrainedModel):
         config = self.config
         one, two = inputs(ids, real, config.pair, config.sep_token_id)
         padded = not look or not bool(one[1].all() and two[1].all())
-        states = [self.embed(*one, padded)]
-        states.append(self.embed(*two, padded) if config.pair else states[0])
+        marks = shared(one, two, config.sep_token_id) if config.exact_match else (None, None)
+        states = [self.embed(*one, padded, marks[0])]
+        states.append(self.embed(*two, padded, marks[1]) if config.pair else states[0])
         mask = (one[1] | two[1]).unsqueeze(-1).to(states[0].dtype)
         for cell in self.cells:
             states = [states[1], cell(states, mask, padded)]

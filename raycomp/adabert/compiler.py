@@ -131,6 +131,7 @@ def compiled_config(shape: StudentShape, structure: Structure) -> RaycompCnnConf
         structure=structure.to_json(),
         pad_token_id=shape.pad_token_id,
         num_labels=shape.classes,
+        exact_match=shape.exact_match,
     )
 
 
@@ -142,6 +143,8 @@ def compile_child(child: Child) -> RaycompCnnForSequenceClassification:
     project = child.embedding.project.weight.double()
     model.word.weight.copy_(child.embedding.word.weight.double() @ project.T)
     model.position.copy_(child.embedding.position.double() @ project.T)
+    if child.embedding.mark is not None:
+        cast(nn.Parameter, model.mark).copy_(child.embedding.mark.double() @ project.T)
     model.norm.load_state_dict(child.embedding.norm.state_dict())
     model.head.load_state_dict(child.head.state_dict())
     for k, (target, source) in enumerate(zip(model.cells, child.cells, strict=True)):

@@ -43,6 +43,19 @@ def inputs(
     return (ids[:, :longest], first[:, :longest]), (moved[:, :longest], there[:, :longest])
 
 
+def shared(one: tuple[Tensor, Tensor], two: tuple[Tensor, Tensor], sep: int) -> tuple[Tensor, Tensor]:
+    """Return which tokens of each text the other has too, each (batch, length) bool.
+
+    Args:
+        one, two: (ids, mask) of the two texts, each (batch, length), of one length.
+        sep: the token that ends a text, which is no word.
+    """
+    (ids, real), (others, there) = one, two
+    mine = (real & (ids != sep)).unsqueeze(2)
+    same = (ids.unsqueeze(2) == others.unsqueeze(1)) & mine & there.unsqueeze(1)
+    return same.any(2), same.any(1)
+
+
 def neighbours(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return each position's left and right neighbour, 0 beyond the ends: (batch, length, width)."""
     return F.pad(x[:, :-1], (0, 0, 1, 0)), F.pad(x[:, 1:], (0, 0, 0, 1))

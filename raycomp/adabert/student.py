@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from raycomp.adabert.cell import Cell, Path
 from raycomp.adabert.gumbel import Sample, straight_through
-from raycomp.adabert.modules import Head, inputs, pool
+from raycomp.adabert.modules import Head, inputs, pool, shared
 from raycomp.adabert.operations import ReluConvNorm
 from raycomp.adabert.structure import CONVOLUTIONS, OPERATIONS, Structure, edges
 from raycomp.errors import UserError
@@ -30,6 +30,7 @@ class StudentShape:
         pair: two texts.
         sep_token_id: the token that ends the first text.
         pad_token_id: the token that fills a batch up.
+        exact_match: of two texts, tokens that both have are marked.
     """
 
     vocab_size: int
@@ -40,15 +41,21 @@ class StudentShape:
     pair: bool
     sep_token_id: int
     pad_token_id: int
+    exact_match: bool = False
 
 
 class FactorisedEmbedding(nn.Module):
-    """Word and position tables of a small rank, then a projection to the width of the states."""
+    """Word and position tables of a small rank, then a projection to the width of the states.
+
+    A token that the other text of a pair has too may bear a mark, one vector for all: a CNN compares
+    two texts at equal positions alone and does not see by itself which words they share.
+    """
 
     def __init__(self, shape: StudentShape) -> None:
         super().__init__()
         self.word = nn.Embedding(shape.vocab_size, shape.embedding_size)
         self.position = nn.Parameter(torch.zeros(shape.max_positions, shape.embedding_size))
+        self.mark = nn.Parameter(torch.randn(shape.embedding_size)) if shape.exact_match else None
         self.project = nn.Linear(shape.embedding_size, shape.width, bias=False)
         self.norm = nn.LayerNorm(shape.width)
 
@@ -77,9 +84,16 @@ class FactorisedEmbedding(nn.Module):
         self.position.zero_()
         self.position[:, :held] = (positions[:count].double() @ basis / unit).to(self.position.dtype)
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Embed (batch, length) tokens into (batch, length, width), 0 where the mask is 0."""
+    def forward(self, ids: Tensor, mask: Tensor, same: Tensor | None = None) -> Tensor:
+        """Embed (batch, length) tokens into (batch, length, width), 0 where the mask is 0.
+
+        Args:
+            ids, mask: (batch, length).
+            same: (batch, length), true on tokens that bear the mark.
+        """
         x = self.word(ids) + self.position[: ids.shape[1]]
+        if self.mark is not None and same is not None:
+            x = x + same.unsqueeze(-1) * self.mark
         return self.norm(self.project(x)) * mask.unsqueeze(-1)
 
 
@@ -109,9 +123,11 @@ class Student(nn.Module):
 
         Of a pair the mask holds where either text has a token; beyond the shorter one its state is 0.
         """
-        one, two = inputs(batch_ids, real, self.shape.pair, self.shape.sep_token_id)
-        first = self.embedding(*one)
-        second = self.embedding(*two) if self.shape.pair else first
+        shape = self.shape
+        one, two = inputs(batch_ids, real, shape.pair, shape.sep_token_id)
+        marks = shared(one, two, shape.sep_token_id) if shape.exact_match else (None, None)
+        first = self.embedding(*one, marks[0])
+        second = self.embedding(*two, marks[1]) if shape.pair else first
         return [first, second], (one[1] | two[1]).unsqueeze(-1).to(first.dtype)
 
     def layers(self, ids: Tensor, real: Tensor, paths: Sequence[Path], depth: int) -> Iterator[Tensor]:

@@ -100,6 +100,7 @@ class Classroom(Workplace):
             pair=pair,
             sep_token_id=int(sep or 0),
             pad_token_id=self.pad_id,
+            exact_match=pair and settings.exact_match,
         )
 
 

@@ -6,6 +6,7 @@ import copy
 import itertools
 import pickle
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import torch
 from raycomp.adabert.compiled import CACHED_TOKENS, RaycompCnnForSequenceClassification
 from raycomp.adabert.compiler import compile_child, compiled_config, compiled_macs, merge
 from raycomp.adabert.gumbel import Distribution
-from raycomp.adabert.modules import average_pool, convolve, inputs, max_pool, pool
+from raycomp.adabert.modules import average_pool, convolve, inputs, max_pool, pool, shared
 from raycomp.adabert.operations import ReluConvNorm, apply_all, run_together
 from raycomp.adabert.structure import CONVOLUTIONS, OPERATIONS, Structure, edges
 from raycomp.adabert.student import Child, Parent, StudentShape
@@ -22,6 +23,7 @@ from raycomp.errors import UserError
 
 SHAPE = StudentShape(50, 12, 16, 32, 3, False, 3, 0)
 PAIR = StudentShape(50, 12, 16, 32, 3, True, 3, 0)
+MARKED = replace(PAIR, exact_match=True)
 
 
 def random_structure(seed: int, layers: int = 3, nodes: int = 3) -> Structure:
@@ -160,7 +162,33 @@ def test_two_texts_are_split_and_both_begin_at_zero() -> None:
     assert a.shape == b.shape == (2, 4)
 
 
-@pytest.mark.parametrize("shape", [SHAPE, PAIR])
+@pytest.mark.parametrize("seed", range(5))
+def test_tokens_that_both_texts_have_are_found(seed: int) -> None:
+    ids, real = text(seed=seed)
+    ids[:, 5] = 3 * real[:, 5]  # where it is real, the end of the first text
+    one, two = inputs(ids, real, True, 3)
+    found = shared(one, two, 3)
+    for row in range(len(ids)):
+        texts = [ids_[row][mask[row]].tolist() for ids_, mask in (one, two)]
+        for mine, other, marks, (_, mask) in zip(texts, texts[::-1], found, (one, two), strict=True):
+            assert marks[row][mask[row]].tolist() == [w in other and w != 3 for w in mine]
+            assert not marks[row][~mask[row]].any()
+
+
+@torch.no_grad()
+def test_the_mark_tells_shared_words_wherever_they_stand() -> None:
+    torch.manual_seed(0)
+    child = Child(MARKED, Structure(1, ("skip",) * 9)).eval()
+    child.embedding.word.weight.fill_(1.0)  # words look alike, and are told apart by the mark alone
+    texts = [[2, 7, 8, 3, 8, 9, 7, 3], [2, 7, 8, 3, 9, 7, 8, 3], [2, 7, 8, 3, 9, 6, 5, 3]]
+    real = torch.ones(1, 8, dtype=torch.bool)
+    states = [child.start(torch.tensor([t]), real)[0] for t in texts]
+    moved = [round(float((s[0] - states[2][0]).abs().sum()), 4) for s in states]
+    assert moved[0] == moved[1] > 0
+    assert moved[2] == 0
+
+
+@pytest.mark.parametrize("shape", [SHAPE, PAIR, MARKED])
 @pytest.mark.parametrize("seed", range(8))
 def test_compiled_child_equals_the_child(shape: StudentShape, seed: int) -> None:
     torch.manual_seed(seed)
@@ -186,9 +214,10 @@ def test_compiled_child_equals_the_child(shape: StudentShape, seed: int) -> None
     torch.testing.assert_close(alike, want[:1].repeat(9, 1), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("shape", [PAIR, MARKED])
 @torch.no_grad()
-def test_one_padded_text_of_a_pair_is_enough_to_mask() -> None:
-    child = Child(PAIR, Structure(2, ("std_conv_3", "avg_pool_3", "skip") * 3)).eval()
+def test_one_padded_text_of_a_pair_is_enough_to_mask(shape: StudentShape) -> None:
+    child = Child(shape, Structure(2, ("std_conv_3", "avg_pool_3", "skip") * 3)).eval()
     shake(child)
     model = compile_child(child)
     # First texts of 3 and 6 tokens, second ones of 6 and 3: either input node is padded, alone in turn.
@@ -200,7 +229,7 @@ def test_one_padded_text_of_a_pair_is_enough_to_mask() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
-@pytest.mark.parametrize("shape", [SHAPE, PAIR])
+@pytest.mark.parametrize("shape", [SHAPE, PAIR, MARKED])
 def test_what_is_traced_or_exported_serves_any_batch_and_any_mask(shape: StudentShape) -> None:
     torch.manual_seed(2)
     child = Child(shape, Structure(2, ("std_conv_5", "max_pool_3", "avg_pool_3") * 3)).eval()

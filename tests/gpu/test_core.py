@@ -1,0 +1,158 @@
+"""The algorithm core on a GPU beside the same on a processor: networks, steps, checkpoints."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.setting import Listed
+from raycomp.adabert.compiler import compile_child
+from raycomp.adabert.structure import CONVOLUTIONS, Structure
+from raycomp.adabert.student import Child
+from raycomp.encoder.arch import Architecture
+from raycomp.encoder.elastic import ElasticEncoder
+from raycomp.encoder.latency import p50_latencies_ms
+from raycomp.runtime.checkpoint import load_checkpoint, save_checkpoint
+from raycomp.train.optim import LinearDecay, Updater, resolve_precision
+from raycomp.train.slices import SliceUpdater
+from raycomp.train.teacher import TeacherStep
+from raycomp.yoco.step import SuperStep
+from tests.gpu.conftest import GPU
+from tests.unit.adabert.test_step import SHAPE, search
+from tests.unit.adabert.test_step import batch as texts
+from tests.unit.encoder.test_elastic import SPACE, make_batch, make_pair
+
+pytestmark = pytest.mark.gpu
+CPU = torch.device("cpu")
+RATE = LinearDecay(1e-3, 0.1, (0, 100))
+
+
+def network(device: torch.device) -> ElasticEncoder:
+    model = make_pair()[1]
+    model.set_dropout(0.0)
+    return model.to(device)
+
+
+def drawn(step: int) -> list[Architecture]:
+    rng = np.random.default_rng(step)
+    return [SPACE.sample_uniform(rng) for _ in range(2)]
+
+
+def super_step(model: ElasticEncoder, device: torch.device, precision: str = "fp32") -> SuperStep:
+    updater = SliceUpdater(model, RATE, weight_decay=0.1, clip=0.5)
+    return SuperStep(
+        model, Listed(drawn(0)), updater, teacher=None, distill="none", regression=False,
+        precision=precision, device=device,
+    )  # fmt: skip
+
+
+def teacher_step(model: ElasticEncoder, device: torch.device) -> TeacherStep:
+    updater = Updater(model, RATE, weight_decay=0.1, clip=0.5)
+    return TeacherStep(model, updater, precision="fp32", device=device)
+
+
+def train(step: Any, first: int, last: int) -> list[float]:
+    losses = []
+    for i in range(first, last):
+        if isinstance(step, SuperStep):
+            step.sampler.archs = drawn(i)
+        losses.append(step(i, make_batch(8, seed=i)).loss)
+    return losses
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_slice_is_the_extracted_model(seed: int) -> None:
+    model, arch = network(GPU).eval(), drawn(seed)[0]
+    batch, small = make_batch(seed=seed).to(GPU), model.extract(arch).to(GPU)
+    with torch.no_grad():
+        cut = small(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits
+        assert (model(batch, arch).logits - cut).abs().max() < 1e-5
+        on_cpu = network(CPU).eval()(make_batch(seed=seed), arch).logits
+    assert (cut.cpu() - on_cpu).abs().max() < 1e-4
+
+
+def test_many_slices_in_one_pass_are_each_by_itself() -> None:
+    model, batch = network(GPU).eval(), make_batch().to(GPU)
+    archs = [arch for i in range(8) for arch in drawn(i)]
+    with torch.no_grad():
+        together = model.forward_many(batch, archs)
+        alone = torch.stack([model(batch, arch).logits for arch in archs])
+    assert (together - alone).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("make", [super_step, teacher_step])
+def test_a_training_goes_as_on_a_processor(make: Any) -> None:
+    found = [train(make(network(device), device), 0, 12) for device in (GPU, CPU)]
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("make", [super_step, teacher_step])
+def test_a_training_goes_on_from_its_checkpoint(make: Any, tmp_path: Path) -> None:
+    whole, model = network(GPU), network(GPU)
+    expected = train(make(whole, GPU), 0, 8)
+    step = make(model, GPU)
+    train(step, 0, 4)
+    save_checkpoint(tmp_path, model.state_dict(), step.updater.tensors(), {"step": 4})
+    del step, model
+    weights, optimizer, state = load_checkpoint(tmp_path)
+    again = network(GPU)
+    step = make(again, GPU)
+    again.load_state_dict(weights)
+    step.updater.load_tensors(optimizer)
+    assert train(step, state["step"], 8) == pytest.approx(expected[4:], rel=1e-5)
+    for name, parameter in whole.named_parameters():
+        assert torch.allclose(again.get_parameter(name), parameter, atol=1e-5), name
+
+
+def test_bf16_is_what_auto_takes_and_trains() -> None:
+    precision = resolve_precision("auto", GPU)
+    assert precision == ("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32")
+    model = network(GPU)
+    losses = train(super_step(model, GPU, precision), 0, 60)
+    assert np.isfinite(losses).all()
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize("estimator", ["sampled", "contrast", "full"])
+def test_a_search_goes_as_on_a_processor(estimator: str) -> None:
+    here, there = search(estimator, beta=4.0), search(estimator, beta=4.0)
+    there.parent.to(GPU)
+    there.distribution.to(GPU)
+    there.price, there.device = there.price.to(GPU), GPU
+    found = [[step(i, texts()).loss for i in range(6)] for step in (there, here)]
+    assert found[0] == pytest.approx(found[1], rel=2e-2)
+    for name, parameter in here.distribution.named_parameters():
+        other = there.distribution.get_parameter(name).cpu()
+        assert torch.allclose(parameter, other, atol=2e-2), name
+
+
+def test_a_compiled_child_is_the_child() -> None:
+    torch.manual_seed(0)
+    names = [*CONVOLUTIONS, "skip", "avg_pool_3", "max_pool_3"][:9]
+    child = Child(SHAPE, Structure(3, tuple(names)))
+    for buffer in child.buffers():
+        if buffer.is_floating_point():
+            buffer.copy_(torch.rand_like(buffer) + 0.5)
+    compiled = compile_child(copy.deepcopy(child).eval()).to(GPU).eval()
+    child = child.to(GPU).eval()
+    batch = texts().to(GPU)
+    with torch.no_grad():
+        expected = child(batch.input_ids, batch.attention_mask)[0]
+        found = compiled(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    assert (found - expected).abs().max() < 1e-4
+
+
+def test_latency_is_measured_there() -> None:
+    model = network(GPU).eval().extract(drawn(0)[0]).to(GPU)
+
+    def forward(ids: torch.Tensor, mask: torch.Tensor) -> None:
+        with torch.inference_mode():
+            model(input_ids=ids, attention_mask=mask)
+
+    (taken,) = p50_latencies_ms([forward], vocab_size=25, length=16, batch=1, runs=5, device=GPU)
+    assert taken > 0

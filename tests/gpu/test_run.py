@@ -1,0 +1,79 @@
+"""Whole runs on real Ray with GPU workers: both methods, and a run that is stopped and goes on."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+
+from raycomp.errors import UserError
+from raycomp.jobfile import parse_job
+from raycomp.runtime.cluster import embed
+from raycomp.runtime.progress import Progress
+from raycomp.runtime.run import run_job
+from raycomp.tables import read_table
+from tests.faults.conftest import checkpoints, finish, start, steps_done, wait_for
+
+pytestmark = pytest.mark.gpu
+CNN = {"layers": 3, "width": 16, "embedding": 8, "epochs": 1, "child_epochs": 1, "batch_size": 32}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    if torch.cuda.is_available():
+        embed(log_to_driver=False, logging_level=logging.ERROR, object_store_memory=256 * 2**20)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def job(tiny_job: dict[str, Any]) -> dict[str, Any]:
+    made = copy.deepcopy(tiny_job)
+    made["run"] = {"name": "gpu", "methods": ["yoco", "adabert"]}
+    made["train"] |= {"gpus": 1, "precision": "auto"}
+    made["adabert"] = dict(CNN)
+    made["augment"] = {"copies": 2, "candidates": 3}
+    made["finetune"] = {"epochs": 1}
+    return made
+
+
+def test_a_run_trains_searches_and_deploys(job: dict[str, Any], tmp_path: Path) -> None:
+    run_dir = run_job(parse_job(job), tmp_path, Progress(enabled=False))
+    rows = read_table(run_dir, "deployments")
+    assert set(rows["method"]) == {"yoco", "adabert"}
+    made = rows[rows["method"] == "yoco"]
+    assert made["feasible"].all()
+    assert (made["cost"] <= made["limit"]).all()
+    assert (rows["parity"] < 1e-5).all()
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    assert ("bf16" if native else "fp32") in set(read_table(run_dir, "evaluations")["precision"])
+
+
+def test_more_workers_than_gpus_are_refused(job: dict[str, Any], tmp_path: Path) -> None:
+    job["train"]["workers"] = torch.cuda.device_count() + 1
+    with pytest.raises(UserError, match="GPUs"):
+        run_job(parse_job(job), tmp_path, Progress(enabled=False))
+
+
+def test_a_killed_run_goes_on(job: dict[str, Any], tmp_path: Path) -> None:
+    job["run"] = {"name": "killed"}
+    job["train"] |= {"steps": 60, "checkpoint_seconds": 1.0}
+    del job["finetune"]
+    process = start(job, tmp_path, tmp_path)
+    run_dir = tmp_path / parse_job(job).run_id
+    wait_for(lambda: checkpoints(run_dir, "supernet"), process)
+    assert steps_done(run_dir) < 7 * 60
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    finish(start(job, tmp_path, tmp_path))
+    steps = read_table(run_dir, "steps")
+    assert sorted(steps[steps["method"] == "yoco"]["step"]) == list(range(7 * 60))
+    assert len(read_table(run_dir, "deployments")) == 2
