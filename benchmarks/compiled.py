@@ -2,10 +2,11 @@
 
     python -m benchmarks.compiled [--device cuda] [--runs 5]
 
-A super-network meets other widths at every step, so each compiled layer serves one of many shapes. Three
-cases, each compiled beside eager in turns: a network cut to half of the encoder as it is deployed, the same
-in training, and a pass of the super-network over several architectures, as the search scores them. Printed
-are seconds of both, their ratio, the seconds of the first call, and calls until that is repaid.
+A super-network meets other widths at every step, so each compiled layer serves one of many shapes.
+Three cases, each compiled beside eager in turns: a network cut to half of the encoder as it is deployed,
+the same in training, and a pass of the super-network over several architectures, as the search scores
+them. Printed are seconds of both, their ratio, the seconds of the first call, and calls until that is
+repaid.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +94,8 @@ class ElasticEncoder(nn.Module):
         self.classifier_dropout = self.config.classifier_dropout
         self.masks_heads: list[Tensor] | None = None  # set while importance is measured
         self._targets: dict[int, Tensor] = {}  # by a parameter's id: where gradients of slices go
+        self.training = full.training  # of one mode with its modules
+        self._named = dict(self.named_parameters())  # to walk the modules costs a tenth of a GPU's step
 
     @property
     def largest(self) -> Architecture:
@@ -120,10 +122,10 @@ class ElasticEncoder(nn.Module):
 
         Args:
             targets: by name of a parameter; of one that is sliced, in the shape of a front slice that
-                holds all slices to come (see `_Part`).
+                holds all slices to come.
         """
         self._targets = {}
-        for name, parameter in self.named_parameters():
+        for name, parameter in self._named.items():
             target = targets.get(name)
             if target is not None:
                 self._targets[id(parameter)] = target
@@ -284,9 +286,16 @@ class ElasticEncoder(nn.Module):
         return self._part(parameter, (slice(None), slice(count)))
 
     def _part(self, parameter: Tensor, where: Slices) -> Tensor:
+        """Return a slice; where `collect` named a target, as a leaf that gathers its gradient in there.
+
+        Autograd itself would make a gradient of the whole parameter, zeros but for the slice, for every
+        slice, and add them up. The same sums; `tests/unit/train/test_slices.py` holds them equal.
+        """
         target = self._targets.get(id(parameter))
         if target is not None and torch.is_grad_enabled():
-            return cast(Tensor, _Part.apply(parameter, where, target))
+            leaf = parameter.detach()[where].requires_grad_()
+            leaf.grad = target[where]
+            return leaf
         part = parameter[where]  # autograd would copy the whole of a slice that is all
         return parameter if part.shape == parameter.shape else part
 
@@ -294,7 +303,7 @@ class ElasticEncoder(nn.Module):
         """Return (name, slices) of exactly the weights that `arch` uses, in a fixed order."""
         self.check(arch)
         found: list[tuple[str, Slices]] = []
-        for name, parameter in self.named_parameters():
+        for name, parameter in self._named.items():
             where = self._active(name, parameter, arch)
             if where is not None:
                 found.append((name, where))
@@ -327,9 +336,8 @@ class ElasticEncoder(nn.Module):
 
         shapes = {"layer_heads": list(arch.heads), "layer_ffn": list(arch.ffn)}
         model = RaycompForSequenceClassification(RaycompConfig(**self.config.to_dict() | shapes))
-        parameters = dict(self.named_parameters())
         state = {
-            name: parameters[name][where].detach().cpu().clone()
+            name: self._named[name][where].detach().cpu().clone()
             for name, where in self.active_parameters(arch)
         }
         model.load_state_dict(state, strict=True)
@@ -354,23 +362,3 @@ class ElasticEncoder(nn.Module):
 def _path(arch: Architecture) -> Path:
     widths = (w for layer in zip(arch.heads, arch.ffn, strict=True) for w in layer)
     return tuple((width, n // 2 == arch.depth - 1) for n, width in enumerate(widths))
-
-
-class _Part(torch.autograd.Function):
-    """A slice of a parameter whose gradient is added into its place in a given tensor.
-
-    Autograd itself would make a gradient of the whole parameter, zeros but for the slice, for every
-    slice, and add them up. The same sums; `tests/unit/train/test_slices.py` holds them equal.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, parameter: Tensor, where: Slices, target: Tensor) -> Tensor:
-        """Return the slice."""
-        ctx.where, ctx.target = where, target
-        return parameter[where]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
-        """Add the slice's gradient in place; autograd has nothing left to add."""
-        ctx.target[ctx.where] += gradient
-        return None, None, None

@@ -202,6 +202,12 @@ def matmul_flops(precision: str, runs: int = 9) -> float:
     return 2 * rows * inner * columns / statistics.median(taken)
 
 
+def into_training(model: nn.Module) -> None:
+    """Set training mode where it is not set: doing so walks all modules."""
+    if not model.training:
+        model.train()
+
+
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Return the context in which a forward pass of that precision runs."""
     if precision == "bf16":

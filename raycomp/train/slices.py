@@ -106,7 +106,7 @@ class SliceUpdater(Updater):
             for held, found in (
                 (part.parameter, weights), (state["exp_avg"], first), (state["exp_avg_sq"], second)
             ):  # fmt: skip
-                view = held.detach()[part.where]
+                view = held[part.where]
                 found.append(_dense(view))
                 if isinstance(part.where, Tensor):  # rows were copied, and are put back
                     gathered.append((held, part.where, view))
@@ -117,7 +117,7 @@ class SliceUpdater(Updater):
             lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"],
         )  # fmt: skip
         for held, rows, view in gathered:
-            held.detach()[rows] = view
+            held[rows] = view
 
     def _state(self, parameter: Tensor) -> dict[str, Tensor]:
         """Return a parameter's moments, which lie in memory as it does, and its step."""

@@ -8,7 +8,7 @@ from raycomp.data.batches import Batch
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.train.loop import StepResult
 from raycomp.train.objectives import label_loss
-from raycomp.train.optim import Updater, autocast
+from raycomp.train.optim import Updater, autocast, into_training
 
 
 class TeacherStep:
@@ -24,7 +24,8 @@ class TeacherStep:
 
     def __call__(self, index: int, batch: Batch) -> StepResult:
         """Train on one batch."""
-        self.model.train()
+        into_training(self.model)
+        tokens = int(batch.attention_mask.sum())
         batch = batch.to(self.device)
         with autocast(self.precision, self.device):
             logits = self.model(batch, None).logits
@@ -33,4 +34,4 @@ class TeacherStep:
         summed = loss.detach().reshape(1).clone()
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
         self.updater.apply(index, grads, summed)
-        return StepResult(float(summed), int(batch.attention_mask.sum()))
+        return StepResult(float(summed), tokens)

@@ -13,7 +13,7 @@ from raycomp.encoder.arch import Architecture
 from raycomp.encoder.elastic import WORDS, ElasticEncoder, ElasticOutput, Slices, WordTable
 from raycomp.train.loop import StepResult
 from raycomp.train.objectives import hidden_loss, label_loss, prediction_loss
-from raycomp.train.optim import autocast
+from raycomp.train.optim import autocast, into_training
 from raycomp.train.slices import FlatGradients, Part, SliceUpdater
 
 
@@ -78,9 +78,10 @@ class SuperStep:
     def __call__(self, index: int, batch: Batch) -> StepResult:
         """Train on one batch."""
         archs = self.sampler.ask(index)
+        tokens = int(batch.attention_mask.sum()) * len(archs)  # before it moves: a GPU need not wait
         batch = batch.to(self.device)
         target = self._teach(batch)
-        self.model.train()
+        into_training(self.model)
         table = self.model.word_table(batch.input_ids if batch.words is None else batch.words)
         with autocast(self.precision, self.device):
             embedded = self.model.embed(batch, table)
@@ -100,7 +101,6 @@ class SuperStep:
         self.sampler.tell(index, shares[0].tolist())
         self.updater.apply_parts(index, parts, flat)
         info = {**drawn, "loss": float(shares[0].mean())}
-        tokens = int(batch.attention_mask.sum()) * len(archs)
         return StepResult(float(shares[1].mean()), tokens, info)
 
     @torch.no_grad()
@@ -135,6 +135,7 @@ class SuperStep:
                 ) / (arch.depth + 1)
         return loss
 
+    @torch.no_grad()
     def _open(
         self, archs: Sequence[Architecture], table: WordTable | None
     ) -> tuple[list[Part], Tensor, Tensor]:
@@ -148,13 +149,13 @@ class SuperStep:
         for name, where in self.model.active_parameters(union(archs)):
             parameter = self._parameters[name]
             if name == WORDS and table is not None:
-                used.append((parameter, table.words, table.rows))
+                used.append((parameter, table.words, table.rows.detach()))
             elif parameter.requires_grad:
                 used.append((parameter, where, parameter[where]))
             else:
                 continue
             names.append(name)
-        pieces = [piece.detach() for *_, piece in used]
+        pieces = [piece for *_, piece in used]
         self.model.collect({})  # views of memory that may be about to grow
         flat, views, losses = self._memory.lay(pieces, 2 * len(archs))
         targets = dict(zip(names, views, strict=True))

@@ -8,6 +8,7 @@ import torch
 
 from raycomp.encoder.arch import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
+from raycomp.encoder.layers import Encoder
 from raycomp.train.loop import Diverged, StepResult, fit
 from raycomp.train.objectives import hidden_loss, label_loss, prediction_loss
 from raycomp.train.optim import LinearDecay, Updater, bf16_speedup, matmul_flops, resolve_precision
@@ -202,3 +203,14 @@ def test_a_step_count_lies_where_its_kernel_wants_it() -> None:
         other.load_tensors(saved)
         state = other.optimizer.state[elsewhere.weight]
         assert (state["step"].device.type, state["exp_avg"].device.type) == (device, "meta")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_all_of_a_network_is_in_training_whatever_it_was_before(training: bool) -> None:
+    inner = Encoder(make_pair()[1].config).train(training)
+    model = ElasticEncoder(inner)
+    step = TeacherStep(model, updater(model), precision="fp32", device=CPU)
+    for _ in range(2):
+        step(0, make_batch())
+        assert all(module.training for module in model.modules())
+        model.eval()
