@@ -20,7 +20,8 @@ from benchmarks.measure import Claim, Settings, alternating, main
 from benchmarks.ranks import WORLD, two_ranks
 from benchmarks.setting import open_sampler, workplace
 from raycomp.runtime.recipe import train_plan
-from raycomp.runtime.sampler_actor import ActorSampler, start_sampler
+from raycomp.runtime.sampler_actor import start_sampler
+from raycomp.runtime.sampler_client import ActorSampler
 
 STEP_SECONDS = 0.05
 

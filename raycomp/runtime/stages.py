@@ -14,7 +14,7 @@ from raycomp.job import Job
 from raycomp.runtime.checkpoint import save_tensors
 from raycomp.runtime.cluster import ray
 from raycomp.runtime.recipe import plan_schedule
-from raycomp.runtime.sampler_actor import ActorSampler, came_not
+from raycomp.runtime.sampler_client import ActorSampler, came_not
 from raycomp.runtime.stage import PlainStage, Stage
 from raycomp.runtime.student_stages import ChildStage, SearchStage
 from raycomp.runtime.workplace import Workplace

@@ -15,7 +15,8 @@ from raycomp.jobfile import parse_job
 from raycomp.runtime.cluster import ray
 from raycomp.runtime.ledger import Ledger
 from raycomp.runtime.recipe import build_sampler, train_plan
-from raycomp.runtime.sampler_actor import ActorSampler, start_sampler
+from raycomp.runtime.sampler_actor import start_sampler
+from raycomp.runtime.sampler_client import ActorSampler
 from raycomp.runtime.workplace import Workplace
 from raycomp.tables import read_table
 

@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 
 from raycomp.data.batches import Batch
-from raycomp.runtime.sampler_actor import ActorSampler, StaleAttempt
+from raycomp.runtime.sampler_actor import StaleAttempt
+from raycomp.runtime.sampler_client import ActorSampler
 from raycomp.runtime.stage import PlainStage
 from raycomp.runtime.stages import SuperStage
 from raycomp.runtime.trainer import _root_cause
