@@ -1,4 +1,4 @@
-"""What torch.compile of a layer brings, shape by shape, and what compiling costs: decision 11.
+"""What torch.compile of a layer brings, shape by shape, and what compiling costs.
 
     python -m benchmarks.compiled [--device cuda] [--runs 5]
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.launching
 
-A GPU computes a small encoder's step faster than its kernels can be launched, so there this is what a
-step takes. Measured on a processor with a network of six layers whose matrices are too small to count:
+Where a GPU computes a small encoder's step faster than its kernels are launched, this is what a step
+takes there. Measured on a processor with a network of six layers whose matrices are too small to count:
 a sliced step of one and of two architectures beside the extracted network's in a plain loop, in turns.
 """
 

@@ -56,6 +56,8 @@ def main() -> None:
         taken[name] = time.monotonic() - began
         rows += found or []
         failed += [name] if found is None else []
+        if args.out is not None:  # after each: what ends the run early leaves what was found
+            write(args.out, rows)
     for name in sorted(set(args.only) - set(names)):
         print(f"{name}: not measured: it is about Ray and processors")
     held = sum(row["holds"] for row in rows)
@@ -66,11 +68,16 @@ def main() -> None:
         date = datetime.date.today().isoformat()
         out = ROOT / "benchmarks" / "results" / f"{machine(args.device)}-{date}.json"
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(rows, indent=1) + "\n")
+        write(out, rows)
         print(f"written to {out}")
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
+
+
+def write(path: Path, rows: list[dict[str, object]]) -> None:
+    """Write claims as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def environment(device: str) -> dict[str, str]:

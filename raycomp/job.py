@@ -183,8 +183,11 @@ class Job(Section):
             data["search"].pop(key)
         if "adabert" not in self.run.methods:
             del data["augment"], data["adabert"]
-        elif self.adabert.structure is None:
-            del data["adabert"]["structure"]
+        else:
+            if self.adabert.structure is None:
+                del data["adabert"]["structure"]
+            if not self.adabert.exact_match:
+                del data["adabert"]["exact_match"]
         if not self.finetune.epochs:  # what is off leaves a run its name
             del data["finetune"]
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))

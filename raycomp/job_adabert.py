@@ -44,7 +44,7 @@ class AdabertSettings(Section):
     exact_match: bool = Field(
         True,
         description="Of two texts: a token that both have bears a mark, one learnt vector. The paper's: "
-        "false; a CNN then compares the texts at equal positions alone.",
+        "false; a CNN then sees shared words only where they stand near the same place.",
     )
     operations: list[str] = Field(list(OPERATIONS), min_length=1, description="Candidates of every edge.")
     gamma: float | list[float] = Field(0.8, description="Share of distillation (Eq. 1), 0 to 1.")

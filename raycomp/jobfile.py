@@ -54,6 +54,15 @@ def parse_job(data: dict[str, Any]) -> Job:
     return parse(Job, data)
 
 
+LATER: dict[str, dict[str, Any]] = {"adabert": {"exact_match": False}}
+"""Settings that the job.json of older runs lacks, and what those runs did."""
+
+
+def parse_stored(data: dict[str, Any]) -> Job:
+    """As `parse_job`, for the job.json of a run: what it lacks is as it was when the run was made."""
+    return parse_job({**data, **{k: {**v, **data[k]} for k, v in LATER.items() if k in data}})
+
+
 def parse(schema: type[Model], data: dict[str, Any]) -> Model:
     """Check a nested dict against a schema; raise UserError with every fault on its own line."""
     _bounded(data)

@@ -47,8 +47,9 @@ class StudentShape:
 class FactorisedEmbedding(nn.Module):
     """Word and position tables of a small rank, then a projection to the width of the states.
 
-    A token that the other text of a pair has too may bear a mark, one vector for all: a CNN compares
-    two texts at equal positions alone and does not see by itself which words they share.
+    A token that the other text of a pair has too may bear a mark, one vector for all (the exact match
+    of Chen et al., 2017, arXiv:1704.00051): the two texts are added up position by position, so that a
+    CNN sees a shared word by itself only where it stands near the same place in both.
     """
 
     def __init__(self, shape: StudentShape) -> None:

@@ -95,7 +95,7 @@ class ElasticEncoder(nn.Module):
         self.masks_heads: list[Tensor] | None = None  # set while importance is measured
         self._targets: dict[int, Tensor] = {}  # by a parameter's id: where gradients of slices go
         self.training = full.training  # of one mode with its modules
-        self._named = dict(self.named_parameters())  # to walk the modules costs a tenth of a GPU's step
+        self._named = dict(self.named_parameters())  # once: to walk the modules takes long
 
     @property
     def largest(self) -> Architecture:

@@ -15,7 +15,7 @@ import pandas as pd
 from raycomp.encoder.arch import Architecture
 from raycomp.errors import UserError
 from raycomp.job import Job
-from raycomp.jobfile import parse_job
+from raycomp.jobfile import parse_stored
 from raycomp.report.statistics import rank_agreement
 from raycomp.runtime.adabert_deploy import trials
 from raycomp.runtime.finetune import outcomes
@@ -100,7 +100,7 @@ def _equal_run(searched: Path, cell: Cell) -> Job | None:
     """
     if cell.fresh or len(trials(cell.job)) > 1:
         return None
-    job = parse_job(json.loads((searched / "job.json").read_text()))
+    job = parse_stored(json.loads((searched / "job.json").read_text()))
     mine, other = cell.job.model_dump(mode="json"), job.model_dump(mode="json")
     for data in (mine, other):
         del data["run"]["name"], data["adabert"]["structure"]

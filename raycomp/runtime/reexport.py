@@ -7,7 +7,7 @@ from typing import Any
 
 from raycomp.encoder.arch import Architecture
 from raycomp.errors import UserError
-from raycomp.jobfile import parse_job
+from raycomp.jobfile import parse_stored
 from raycomp.runtime.adabert_deploy import export_child, trials
 from raycomp.runtime.classroom import Classroom
 from raycomp.runtime.deploy import export_arch
@@ -32,7 +32,7 @@ def export_budget(run_dir: Path, budget: str, out: Path) -> dict[str, Any]:
         raise UserError(f"run {run_dir.name} has no deployed budget {budget!r}; it has: {names}")
     row = found.iloc[0]
     run_dir = run_dir.resolve()
-    job = parse_job(read_json(run_dir / "job.json"))
+    job = parse_stored(read_json(run_dir / "job.json"))
     figures = {k: row[k] for k in ("budget", "selection", "validation", "teacher_validation")}
     if row["method"] == "adabert":
         trial = next((t for t in trials(job) if (t.setting, t.seed) == (budget, row["seed"])), None)

@@ -63,6 +63,7 @@ def test_more_workers_than_gpus_are_refused(job: dict[str, Any], tmp_path: Path)
         run_job(parse_job(job), tmp_path, Progress(enabled=False))
 
 
+@pytest.mark.timeout(900)
 def test_a_killed_run_goes_on(job: dict[str, Any], tmp_path: Path) -> None:
     total = 7 * 600  # seven phases; tiny steps, and the training must last longer than to see it
     job["run"] = {"name": "killed"}

@@ -146,7 +146,7 @@ def test_two_texts_a_sweep_and_both_methods(cnn_job: dict[str, Any], tmp_path: P
     scored = read_table(run_dir, "evaluations")
     assert (scored["method"] == "adabert").sum() == 2
     config = json.loads((run_dir / cnn.iloc[0]["export"] / "config.json").read_text())
-    assert config["pair"] is True
+    assert config["pair"] is config["exact_match"] is True
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from raycomp.errors import UserError
-from raycomp.jobfile import load_job, parse_job
+from raycomp.jobfile import load_job, parse_job, parse_stored
 from raycomp.jobsection import parse_quantity
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +109,18 @@ def test_identity_covers_what_changes_results_and_nothing_else(tiny_job: dict[st
     for section, key, value in [("run", "seed", 1), ("train", "learning_rate", 2e-4)]:
         changed = {**tiny_job, section: {**tiny_job[section], key: value}}
         assert parse_job(changed).identity() != base
+
+
+def test_a_stored_job_means_what_it_meant_when_its_run_was_made(tiny_job: dict[str, Any]) -> None:
+    tiny_job["run"]["methods"] = ["adabert"]
+    old = parse_job(tiny_job).model_dump(mode="json")
+    del old["adabert"]["exact_match"]  # came later
+    assert parse_job(old).adabert.exact_match
+    stored = parse_stored(old)
+    assert not stored.adabert.exact_match
+    tiny_job["adabert"] = {"exact_match": False}
+    assert stored.identity() == parse_job(tiny_job).identity() != parse_job(old).identity()
+    assert parse_stored(parse_job(old).model_dump(mode="json")).adabert.exact_match
 
 
 def test_override_of_the_task_replaces_the_other_source(tmp_path: Path, tiny_data: Path) -> None:
