@@ -60,6 +60,7 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
         owned = cluster.connect()
         try:
             cluster.check_storage(run_dir)
+            _name_idle_gpus(job, progress)
             if not job.train.gpus:  # else the first GPU worker chooses
                 place.precision(torch.device("cpu"))
             with live(job, run_dir):
@@ -74,6 +75,16 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
             if owned:
                 ray.shutdown()
     return run_dir
+
+
+def _name_idle_gpus(job: Job, progress: Progress) -> None:
+    """Say that training leaves the cluster's GPUs alone, which nobody expects who has them."""
+    count = cluster.free_gpus()
+    if count and not job.train.gpus:
+        progress.say(
+            f"training uses processors alone: train.gpus = 0, and the cluster has {count} "
+            f"GPU{'s' if count > 1 else ''}; --set train.gpus=1 trains on {'them' if count > 1 else 'it'}"
+        )
 
 
 def _teacher(place: Workplace, progress: Progress) -> None:
