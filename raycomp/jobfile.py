@@ -60,7 +60,11 @@ LATER: dict[str, dict[str, Any]] = {"adabert": {"exact_match": False}}
 
 def parse_stored(data: dict[str, Any]) -> Job:
     """As `parse_job`, for the job.json of a run: what it lacks is as it was when the run was made."""
-    return parse_job({**data, **{k: {**v, **data[k]} for k, v in LATER.items() if k in data}})
+    for section, settings in LATER.items():
+        held = data.get(section) if isinstance(data, dict) else None
+        if isinstance(held, dict):  # what a damaged file holds there, parse_job names
+            data = {**data, section: {**settings, **held}}
+    return parse_job(data)
 
 
 def parse(schema: type[Model], data: dict[str, Any]) -> Model:

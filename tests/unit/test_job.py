@@ -123,6 +123,12 @@ def test_a_stored_job_means_what_it_meant_when_its_run_was_made(tiny_job: dict[s
     assert parse_stored(parse_job(old).model_dump(mode="json")).adabert.exact_match
 
 
+@pytest.mark.parametrize("damage", [[], None, "text", {"adabert": []}, {"adabert": 3}, {"adabert": None}])
+def test_a_stored_job_that_is_damaged_is_one_message(tiny_job: dict[str, Any], damage: Any) -> None:
+    with pytest.raises(UserError):
+        parse_stored({**tiny_job, **damage} if isinstance(damage, dict) else damage)
+
+
 def test_override_of_the_task_replaces_the_other_source(tmp_path: Path, tiny_data: Path) -> None:
     job = load_job(
         write(tmp_path),
