@@ -19,7 +19,7 @@ from raycomp.printing import print_json
 def submit(
     job: JobFile,
     storage: Annotated[
-        str, typer.Option("--storage", help="Folder of the runs, as every node sees it, or a URL.")
+        str, typer.Option("--storage", help="Folder of the runs on the head node, or a URL.")
     ],
     sets: Sets = None,
     preset: Preset = "",

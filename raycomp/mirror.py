@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from raycomp.errors import UserError, first_line
-from raycomp.remote import download, listed, open_url, split_url, work_folder
+from raycomp.remote import download, listed, open_url, split_url, upload, work_folder
 from raycomp.tables import atomic_write
 
 DEAD = 120.0  # seconds without a sign of life after which a run may be taken over
@@ -154,7 +154,7 @@ class Mirror:
             if self._lost is not None:
                 return False
             if self._copied.get(name) != marks[name]:
-                self._upload(name, content)
+                upload(self._remote, name, content)
                 self._copied[name] = marks[name]
         if not self._still_mine():  # the next holder's files must stay
             return False
@@ -188,22 +188,11 @@ class Mirror:
         holder = f"process {os.getpid()} on {os.uname().nodename}"
         said = {"attempt": self._me, "holder": holder, "beat": time.time(), "ended": ended}
         try:
-            self._upload(HOLDER, json.dumps(said).encode())
+            upload(self._remote, HOLDER, json.dumps(said).encode())
         except (OSError, pa.ArrowException) as error:
             raise UserError(
                 f"storage {self._url} cannot be written ({error}); check its name and your credentials"
             ) from None
-
-    def _upload(self, name: str, content: bytes | Path) -> None:
-        if self._remote.base_fs.type_name != "s3":  # there a folder would be an object of its own
-            self._remote.create_dir(str(Path(name).parent), recursive=True)
-        with self._remote.open_output_stream(name) as file:
-            if isinstance(content, bytes):
-                file.write(content)
-            else:
-                with content.open("rb") as source:
-                    while block := source.read(1 << 24):
-                        file.write(block)
 
 
 def _rank(path: Path) -> tuple[int, str]:

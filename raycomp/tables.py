@@ -115,7 +115,7 @@ def atomic_write(target: Path, write: Any, *, sync: bool = True) -> Path:
                 os.fsync(file.fileno())
         hidden.replace(target)
     except OSError as error:
-        raise _refused(target, error) from error
+        raise refused(target, error) from error
     finally:
         hidden.unlink(missing_ok=True)
     return target
@@ -131,10 +131,11 @@ def append_line(target: Path, line: str) -> None:
         with target.open("ab") as file:
             file.write(line.encode())
     except OSError as error:
-        raise _refused(target, error) from error
+        raise refused(target, error) from error
 
 
-def _refused(target: Path, error: OSError) -> UserError:
+def refused(target: Path, error: OSError) -> UserError:
+    """Return what a user is told of a file that could not be written."""
     return UserError(
         f"cannot write {target}: {error.strerror or error}; free space or choose another --storage"
     )

@@ -26,7 +26,7 @@ from raycomp.jobfile import parse_job
 from raycomp.runtime.adabert_deploy import Trial, deploy, flops_length, load_child, trials
 from raycomp.runtime.checkpoint import load_tensors, save_tensors
 from raycomp.runtime.classroom import Classroom, no_mlm, prepare
-from raycomp.runtime.cluster import fitting
+from raycomp.runtime.cluster import at_home, fitting, ray
 from raycomp.runtime.deploy import logits_of, score_forward
 from raycomp.runtime.progress import Progress, Update, polling
 from raycomp.runtime.recipe import file_hash
@@ -103,12 +103,11 @@ def _sweep(room: Classroom, todo: list[Trial], bar: Update) -> None:
     each = job.train.cpus or 1.0
     slots = max(1, fitting(each, job.train.gpus) // job.train.workers)
 
+    # The work is a task on this node, which alone need see the run's folder.
+    work = ray.remote(num_cpus=0, max_calls=1, max_retries=0, scheduling_strategy=at_home())(_compressed)
+
     def run(config: dict[str, Any]) -> dict[str, Any]:
-        inner = Classroom(parse_job(data), run_dir)
-        trial = Trial(**config["trial"])
-        for stage in STAGES:
-            _train(inner, trial, stage, lambda done, total, info: None, cpus=each)
-        return {"value": _record(inner, trial)}
+        return {"value": ray.get(work.remote(data, str(run_dir), config["trial"], each))}
 
     run.__name__ = f"sweep-{run_dir.name}"  # Tune knows functions by name, one a Ray job
     tuner = Tuner(
@@ -137,6 +136,14 @@ def _sweep(room: Classroom, todo: list[Trial], bar: Update) -> None:
     if results.errors:
         raise UserError(f"the sweep failed: {str(results.errors[0]).strip().splitlines()[-1]}")
     shutil.rmtree(run_dir / "tune" / "adabert", ignore_errors=True)
+
+
+def _compressed(job: dict[str, Any], run_dir: str, trial: dict[str, Any], cpus: float) -> float:
+    """Run both trainings of a trial, and return its score."""
+    room, chosen = Classroom(parse_job(job), Path(run_dir)), Trial(**trial)
+    for stage in STAGES:
+        _train(room, chosen, stage, lambda done, total, info: None, cpus=cpus)
+    return _record(room, chosen)
 
 
 def _share(path: Path) -> float:

@@ -27,9 +27,11 @@ from raycomp.errors import UserError
 from raycomp.job import Job
 from raycomp.jobfile import parse_job
 from raycomp.runtime.checkpoint import load_tensors, save_tensors
-from raycomp.runtime.cluster import free_gpus, share_cpus
+from raycomp.runtime.cluster import at_home, free_gpus, share_cpus
+from raycomp.runtime.home import home_of
 from raycomp.runtime.progress import Progress, Update
 from raycomp.runtime.tasks import run_tasks
+from raycomp.runtime.visit import visiting
 from raycomp.runtime.workplace import Workplace
 from raycomp.tables import atomic_write, write_json
 
@@ -74,7 +76,7 @@ class Classroom(Workplace):
     @functools.cached_property
     def answers(self) -> Answers:
         """The teacher's answers to the augmented split, memory-mapped."""
-        return Answers(self.folder, len(self.augmented))
+        return Answers(self.folder, len(self.augmented_tokens))
 
     def guidance(self, gamma: float) -> Guidance:
         """Return how students of this job are taught."""
@@ -143,7 +145,7 @@ def prepare(room: Classroom, progress: Progress) -> None:
             stacked = {k: torch.stack([one[k] for one in loaded]) for k in ("weight", "bias")}
             save_tensors(room.folder / "probes.safetensors", stacked)
     with progress.bar("augmentation") as bar:
-        _each(_write_augmented, job, room, room.augmented_files(), {"num_cpus": 1.0}, bar)
+        _each(_write_augmented, job, room, room.augmented_files(), _near_text(room), bar)
     room.__dict__.pop("augmented", None)
     total = len(room.augmented_tokens)
     answers_at = room.blocks("answers", total - rows, "safetensors")
@@ -152,12 +154,19 @@ def prepare(room: Classroom, progress: Progress) -> None:
     _join(room, features_at, answers_at)
 
 
+def _near_text(room: Classroom) -> dict[str, Any]:
+    """Return what a task holds that reads the given text and model, which other nodes may lack."""
+    if home_of(room.run_dir.name) is None:
+        return {"num_cpus": 1.0}
+    return {"num_cpus": 0, "scheduling_strategy": at_home()}  # this node may offer no processor
+
+
 def _each(
-    task: Callable[[dict[str, Any], str, int, str], None],
+    task: Call,
     job: dict[str, Any],
     room: Classroom,
     files: list[Path],
-    resources: dict[str, float],
+    resources: dict[str, Any],
     on_progress: Update,
 ) -> None:
     """Run a task for every file that is not there yet, in parallel.
@@ -166,7 +175,7 @@ def _each(
         UserError: a task failed; the others' files stay.
     """
     todo = [i for i, path in enumerate(files) if not path.exists()]
-    calls = [(job, str(room.run_dir), i, str(files[i])) for i in todo]
+    calls = [(job, str(room.run_dir), i, str(files[i].relative_to(room.run_dir))) for i in todo]
     done = len(files) - len(todo)
     run_tasks(task, calls, resources, lambda n: on_progress(done + n, len(files), {}))
 
@@ -177,8 +186,19 @@ def _room(job: str, run_dir: str) -> Classroom:
     return Classroom(parse_job(json.loads(job)), Path(run_dir))
 
 
-def _enter(job: dict[str, Any], run_dir: str) -> Classroom:
-    return _room(json.dumps(job, sort_keys=True), run_dir)
+Call = Callable[[dict[str, Any], str, int, str], None]
+
+
+def _task(work: Callable[[Classroom, int, Path], None]) -> Call:
+    """Make a Ray task of what works in a classroom: job, the run's folder, a number, a file below it."""
+
+    @functools.wraps(work)
+    def run(job: dict[str, Any], run_dir: str, index: int, out: str) -> None:
+        with visiting(run_dir) as folder:
+            work(_room(json.dumps(job, sort_keys=True), str(folder)), index, folder / out)
+
+    del run.__wrapped__  # Ray would hold a call against the arguments of what is wrapped
+    return run
 
 
 @functools.lru_cache(maxsize=1)
@@ -210,16 +230,16 @@ def _read(room: Classroom, tokens: TokenSplit, first: int, last: int) -> tuple[T
     return found
 
 
-def _write_features(job: dict[str, Any], run_dir: str, index: int, out: str) -> None:
-    room = _enter(job, run_dir)
+@_task
+def _write_features(room: Classroom, index: int, out: Path) -> None:
     tokens = room.tokens("train")
     first = index * BLOCK
     seen, logits = _read(room, tokens, first, min(first + BLOCK, len(tokens)))
-    save_tensors(Path(out), {"features": seen.half(), "logits": logits})
+    save_tensors(out, {"features": seen.half(), "logits": logits})
 
 
-def _write_probe(job: dict[str, Any], run_dir: str, index: int, out: str) -> None:
-    room = _enter(job, run_dir)
+@_task
+def _write_probe(room: Classroom, index: int, out: Path) -> None:
     labels = room.tokens("train").labels
     chosen = np.arange(len(labels))
     if len(chosen) > FIT_ROWS:
@@ -231,11 +251,11 @@ def _write_probe(job: dict[str, Any], run_dir: str, index: int, out: str) -> Non
         parts.append(load_tensors(path)["features"][torch.from_numpy(mine), index].float())
     x = torch.cat(parts).numpy()
     weight, bias = fit_probe(x, labels[chosen], room.facts.num_labels)
-    save_tensors(Path(out), {"weight": weight, "bias": bias})
+    save_tensors(out, {"weight": weight, "bias": bias})
 
 
-def _write_augmented(job: dict[str, Any], run_dir: str, index: int, out: str) -> None:
-    room = _enter(job, run_dir)
+@_task
+def _write_augmented(room: Classroom, index: int, out: Path) -> None:
     settings, train = room.job.augment, room.task.train
     texts = list(zip(train.text_a, *([train.text_b] if train.text_b is not None else []), strict=True))
     first = index * BLOCK
@@ -248,7 +268,7 @@ def _write_augmented(job: dict[str, Any], run_dir: str, index: int, out: str) ->
         seed=room.job.run.seed,
         together=settings.together and train.text_b is not None,
     )
-    write_json(Path(out), made)
+    write_json(out, made)
 
 
 @functools.lru_cache(maxsize=1)
@@ -278,14 +298,14 @@ def no_mlm(job: Job) -> str:
     )
 
 
-def _write_answers(job: dict[str, Any], run_dir: str, index: int, out: str) -> None:
-    room = _enter(job, run_dir)
+@_task
+def _write_answers(room: Classroom, index: int, out: Path) -> None:
     tokens, rows = room.augmented_tokens, len(room.tokens("train"))
     first = rows + index * BLOCK
     seen, logits = _read(room, tokens, first, min(first + BLOCK, len(tokens)))
     probes = load_tensors(room.folder / "probes.safetensors")
     said = apply_probes(seen, probes["weight"], probes["bias"])
-    save_tensors(Path(out), {"probes": said, "logits": logits})
+    save_tensors(out, {"probes": said, "logits": logits})
 
 
 def _join(room: Classroom, features_at: list[Path], answers_at: list[Path]) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 # Values that the user set stay. A job that is submitted takes these along (see `submit`).
@@ -121,38 +119,9 @@ def _unreachable(address: str, error: object) -> str:
     )
 
 
-def check_storage(folder: Path) -> None:
-    """Check that every node sees a run's folder: networks, tables and checkpoints pass through it.
-
-    Raises:
-        UserError: a node does not, named by its address.
-    """
-    nodes = [n for n in ray.nodes() if n["Alive"]]
-    if len(nodes) < 2:
-        return
-    word = secrets.token_hex(8)
-    marker = folder / ".seen"
-    marker.write_text(word)
-    look = ray.remote(num_cpus=0, max_retries=0)(_read)
-    asked = []
-    for node in nodes:
-        where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        answer = look.options(scheduling_strategy=where).remote(str(marker))
-        asked.append((node["NodeManagerAddress"], answer))
-    blind = [address for address, answer in asked if ray.get(answer) != word]
-    marker.unlink(missing_ok=True)
-    if blind:
-        raise UserError(
-            f"storage {folder.parent} is not seen by {len(blind)} of {len(nodes)} nodes "
-            f"({', '.join(sorted(blind))}); choose a folder that all nodes share, such as an NFS mount"
-        )
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""
+def at_home() -> NodeAffinitySchedulingStrategy:
+    """Return the strategy of what must run on this process's node, since it writes into the run."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def fitting(cpus: float, gpus: float = 0.0) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ from raycomp.errors import UserError
 from raycomp.runtime.progress import Update
 from raycomp.runtime.tuner import Outcome
 from raycomp.runtime.workplace import Workplace
-from raycomp.tables import predictions_path, write_array, write_json, write_rows
+from raycomp.tables import predictions_path, read_json, write_array, write_json, write_rows
 from raycomp.train.evaluate import Score, predict, score
 
 PARITY = 1e-5  # largest difference of logits between the slice and the model that was loaded back
@@ -222,5 +221,10 @@ def score_forward(place: Workplace, forward: Any, split: str, keep: str = "") ->
 
 def teacher_validation(place: Workplace) -> float:
     """Return the teacher's score over the validation splits, as it was measured once."""
-    figures = json.loads((place.run_dir / "teacher" / "score.json").read_text())
-    return float(np.mean([figures[v.name][place.primary] for v in place.task.validation]))
+    figures = read_json(place.run_dir / "teacher" / "score.json")
+    return float(np.mean([figures[name][place.primary] for name in scored_splits(place)]))
+
+
+def scored_splits(place: Workplace) -> list[str]:
+    """Return the names of the validation splits, as the teacher's scores have them."""
+    return [name for name in read_json(place.run_dir / "teacher" / "score.json") if name != "selection"]

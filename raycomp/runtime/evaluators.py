@@ -12,8 +12,9 @@ import torch
 from raycomp.encoder.arch import Architecture
 from raycomp.errors import UserError
 from raycomp.jobfile import parse_job
-from raycomp.runtime.cluster import fitting, free_gpus, ray, share_cpus
+from raycomp.runtime.cluster import at_home, fitting, free_gpus, ray, share_cpus
 from raycomp.runtime.ledger import Ledger
+from raycomp.runtime.visit import Visit
 from raycomp.runtime.workplace import Workplace
 from raycomp.train.evaluate import predict, score
 
@@ -23,7 +24,7 @@ class Evaluator:
 
     def __init__(self, job: dict[str, Any], run_dir: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._place = Workplace(parse_job(job), Path(run_dir))
+        self._place = Workplace(parse_job(job), Visit(Path(run_dir)).folder)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = self._place.supernet().to(self._device).eval()
 
@@ -98,7 +99,13 @@ def start_ledger(
     ledger = (
         ray.remote(Ledger)
         # One that dies reads its rows back, finds the evaluators by name, and who asked asks again.
-        .options(num_cpus=0, max_concurrency=10_000, max_restarts=3, max_task_retries=3)
+        .options(
+            num_cpus=0,
+            max_concurrency=10_000,
+            max_restarts=3,
+            max_task_retries=3,
+            scheduling_strategy=at_home(),
+        )
         .remote(str(run_dir), weights_id, metric, names)
     )
     return ledger, evaluators

@@ -20,9 +20,10 @@ from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.layers import Encoder, EncoderConfig
 from raycomp.jobfile import parse_job
 from raycomp.runtime.cluster import free_gpus, share_cpus
-from raycomp.runtime.deploy import score_forward
+from raycomp.runtime.deploy import score_forward, scored_splits
 from raycomp.runtime.progress import Progress
 from raycomp.runtime.tasks import run_tasks
+from raycomp.runtime.visit import visiting
 from raycomp.runtime.workplace import Workplace
 from raycomp.tables import read_table, write_json
 from raycomp.train.loop import fit
@@ -82,8 +83,12 @@ def _path(run_dir: Path, name: str) -> Path:
 
 def _tune(job: dict[str, Any], run_dir: str, name: str, text: str, deployed: bool) -> None:
     """Tune one network and write what it scored before and after."""
-    began = time.perf_counter()
-    place, arch = Workplace(parse_job(job), Path(run_dir)), Architecture.from_json(text)
+    with visiting(run_dir) as folder:
+        _tune_here(Workplace(parse_job(job), folder), name, text, deployed)
+
+
+def _tune_here(place: Workplace, name: str, text: str, deployed: bool) -> None:
+    began, arch = time.perf_counter(), Architecture.from_json(text)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(share_cpus(1))
@@ -96,8 +101,8 @@ def _tune(job: dict[str, Any], run_dir: str, name: str, text: str, deployed: boo
     seconds = time.perf_counter() - began
     found = score_forward(place, _logits(model), "selection")
     validation = [
-        score_forward(place, _logits(model), v.name, f"finetuned-{name}").values[place.primary]
-        for v in (place.task.validation if deployed else ())
+        score_forward(place, _logits(model), split, f"finetuned-{name}").values[place.primary]
+        for split in (scored_splits(place) if deployed else ())
     ]
     outcome = {
         "name": name,

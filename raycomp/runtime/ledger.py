@@ -95,6 +95,16 @@ class Ledger:
             del self._new[: len(rows)]  # only now: what cannot be written is kept
             record_parts(self._run_dir)
 
+    async def conclude(self, outcome: dict[str, Any]) -> None:
+        """Write what a trial of the search found, its rows first: who finds it asks for none of them.
+
+        Args:
+            outcome: with budget, searcher and seed, which name the trial.
+        """
+        await self.flush()
+        name = [outcome[k] for k in ("budget", "searcher", "seed")]
+        write_json(outcome_path(self._run_dir, *name), outcome)
+
     def _hand_out(self) -> None:
         """Give every free evaluator its share of what waits."""
         while self._free and self._waiting:
@@ -162,6 +172,11 @@ class Ledger:
 
 def _beginning(arch: Architecture) -> list[tuple[int, int]]:
     return list(zip(arch.heads, arch.ffn, strict=True))
+
+
+def outcome_path(run_dir: Path, budget: str, searcher: str, seed: int) -> Path:
+    """Return where a trial's outcome lies."""
+    return run_dir / "search" / f"{budget}.{searcher}.{seed}.json"
 
 
 def record_parts(run_dir: Path) -> None:

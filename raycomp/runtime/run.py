@@ -21,6 +21,7 @@ from raycomp.runtime.cluster import ray
 from raycomp.runtime.deploy import deploy, score_network
 from raycomp.runtime.evaluators import start_ledger
 from raycomp.runtime.finetune import finetune
+from raycomp.runtime.home import opened_to_nodes
 from raycomp.runtime.inputs import record_inputs
 from raycomp.runtime.ledger import lost_parts, record_parts
 from raycomp.runtime.live import live
@@ -59,11 +60,10 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
         place.record_facts()
         owned = cluster.connect()
         try:
-            cluster.check_storage(run_dir)
             _name_idle_gpus(job, progress)
             if not job.train.gpus:  # else the first GPU worker chooses
                 place.precision(torch.device("cpu"))
-            with live(job, run_dir):
+            with opened_to_nodes(run_dir, progress), live(job, run_dir):
                 _teacher(place, progress)
                 if "yoco" in job.run.methods:
                     _supernet(place, progress)

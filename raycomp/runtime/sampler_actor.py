@@ -20,7 +20,7 @@ from typing import Any
 
 from raycomp.errors import UserError
 from raycomp.jobfile import parse_job
-from raycomp.runtime.cluster import ray
+from raycomp.runtime.cluster import at_home, ray
 from raycomp.runtime.recipe import build_sampler
 from raycomp.tables import append_line, write_json
 
@@ -274,6 +274,7 @@ def start_sampler(name: str, job: dict[str, Any], plan: dict[str, Any], snapshot
             max_restarts=-1,
             max_task_retries=-1,
             max_concurrency=1000,
+            scheduling_strategy=at_home(),  # it keeps its snapshot in the run's folder
         )
         .remote(job, plan, str(snapshot))
     )

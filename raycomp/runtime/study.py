@@ -15,13 +15,12 @@ from typing import Any
 
 from ray import tune
 from ray.tune import RunConfig, TuneConfig, Tuner
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from raycomp.data.tasks import Task
 from raycomp.errors import UserError
 from raycomp.runtime import cluster
 from raycomp.runtime.check import check
-from raycomp.runtime.cluster import fitting, ray, share_cpus
+from raycomp.runtime.cluster import at_home, fitting, ray, share_cpus
 from raycomp.runtime.progress import Progress, Update, polling
 from raycomp.runtime.run import hold
 from raycomp.runtime.workplace import Facts, Workplace
@@ -48,7 +47,6 @@ def run_study(study: Study, storage: Path, progress: Progress) -> Path:
         if todo:
             owned = cluster.connect()
             try:
-                cluster.check_storage(folder)
                 with progress.bar("study") as bar:
                     _run(study, todo, folder, bar)
             finally:
@@ -166,15 +164,13 @@ def _tune(settings: StudySettings, cells: list[Cell], folder: Path) -> dict[str,
     slots = max(1, fitting(train.cpus or share_cpus(1), train.gpus) // train.workers)
     threads = threads_each(min(slots, len(cells)))
 
+    here = at_home()
+
     def study_cell(config: dict[str, Any]) -> dict[str, Any]:
         # A process of its own: a run drives Train and Tune itself, and leaves no memory behind. Outside
-        # of the trial's placement group, in which nothing that the run starts would find room.
-        work = ray.remote(
-            num_cpus=0,
-            max_calls=1,
-            max_retries=0,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None),
-        )(_work)
+        # of the trial's placement group, in which nothing that the run starts would find room; on the
+        # study's own node, which other nodes need not see the folder of.
+        work = ray.remote(num_cpus=0, max_calls=1, max_retries=0, scheduling_strategy=here)(_work)
         why = ray.get(work.remote(str(folder), chosen, data[config["cell"]], threads))
         return {"cell": config["cell"], "why": why}
 

@@ -41,7 +41,7 @@ def submit(work: Job | Study, storage: str, address: str | None, *, installed: b
 
     Args:
         work: what to run; files and folders that it names must exist on the cluster.
-        storage: folder of the runs, absolute, as every node of the cluster sees it.
+        storage: folder of the runs, absolute, on the cluster's head node; or a URL.
         address: of the cluster's dashboard, such as http://127.0.0.1:8265; None: see `client`.
         installed: the cluster's image has this version of raycomp; send no source.
 
@@ -50,8 +50,8 @@ def submit(work: Job | Study, storage: str, address: str | None, *, installed: b
     """
     if not is_url(storage) and not Path(storage).is_absolute():
         raise UserError(
-            f"--storage {storage!r} was given; a job on a cluster needs an absolute path that every node "
-            "sees, such as /mnt/shared/runs"
+            f"--storage {storage!r} was given; a job on a cluster needs an absolute path on its head "
+            "node, such as /mnt/shared/runs, or a URL, such as s3://bucket/runs"
         )
     api = client(address)
     name = work.id if isinstance(work, Study) else work.run_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from raycomp.runtime.cluster import ray
 def run_tasks(
     task: Callable[..., None],
     calls: Sequence[tuple[Any, ...]],
-    resources: dict[str, float],
+    resources: dict[str, Any],
     on_done: Callable[[int], None],
 ) -> None:
     """Call a function once per tuple of arguments, each call a task.
@@ -20,7 +21,8 @@ def run_tasks(
     Args:
         task: what to run; it leaves its result in a file.
         calls: arguments of each call.
-        resources: what a task holds, such as {"num_cpus": 1.0}.
+        resources: what a task holds, such as {"num_cpus": 1.0}; where that is nothing, as many run at
+            once as this machine has processors.
         on_done: called with how many have ended.
 
     Raises:
@@ -28,10 +30,13 @@ def run_tasks(
             files of the others stay.
     """
     remote = ray.remote(task).options(max_retries=3, **resources)
-    waiting = [remote.remote(*call) for call in calls]
+    at_once = len(calls) if any(resources.get(k) for k in ("num_cpus", "num_gpus")) else os.cpu_count()
+    waiting = [remote.remote(*call) for call in calls[:at_once]]
+    left = list(calls[at_once:])
     while waiting:
-        on_done(len(calls) - len(waiting))
+        on_done(len(calls) - len(waiting) - len(left))
         done, waiting = ray.wait(waiting, num_returns=1)
+        waiting += [remote.remote(*left.pop(0)) for _ in left[:1]]
         try:
             ray.get(done)
         except ray.exceptions.RayError as error:

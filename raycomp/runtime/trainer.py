@@ -20,6 +20,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from raycomp.errors import UserError
 from raycomp.job import Job
 from raycomp.runtime.cluster import fitting, for_children, free_cpus, free_gpus, share_cpus
+from raycomp.runtime.home import files_of
 from raycomp.runtime.progress import polling
 
 _OURS = re.compile(r"raycomp\.[\w.]+: ")
@@ -63,6 +64,7 @@ def train_stage(
         "plan": plan,
         "threads": max(1, int(cpus)),
     }
+    storage, files = files_of(run_dir, "train")
     trainer = TorchTrainer(
         _worker,
         train_loop_config=config,
@@ -74,7 +76,8 @@ def train_stage(
         ),
         run_config=RunConfig(
             name=name,
-            storage_path=str(run_dir / "train"),
+            storage_path=storage,
+            storage_filesystem=files,
             failure_config=FailureConfig(max_failures=3),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),

@@ -25,9 +25,10 @@ from raycomp.errors import UserError
 from raycomp.job import Job
 from raycomp.jobfile import parse_job
 from raycomp.runtime.cluster import free_cpus, ray
+from raycomp.runtime.ledger import outcome_path
 from raycomp.runtime.progress import polling
 from raycomp.runtime.recipe import Blueprint
-from raycomp.tables import read_json, write_json
+from raycomp.tables import read_json
 from raycomp.yoco.searchers import Searcher, best, make_searcher, min_cost, opening
 
 SURPLUS = 0.3  # evaluations of all budgets together, over those of one
@@ -58,11 +59,6 @@ class Outcome:
     evaluations: int
     seconds: float
     reason: str = ""
-
-
-def outcome_path(run_dir: Path, budget: str, searcher: str, seed: int) -> Path:
-    """Return where a trial's outcome lies."""
-    return run_dir / "search" / f"{budget}.{searcher}.{seed}.json"
 
 
 def search_all(
@@ -110,12 +106,12 @@ def _tune(
     on_progress: Callable[[int, int, dict[str, float]], None],
 ) -> None:
     data, run_dir = place.job.model_dump(mode="json"), place.run_dir
-    shape = place.shape.to_dict()
+    shape, theta = place.shape.to_dict(), place.sampler_state()
 
     def trial(config: dict[str, Any]) -> dict[str, float]:
         chosen = config["trial"]
         outcome = search_one(
-            parse_job(data), run_dir, Shape.from_dict(shape), ledger, precision,
+            Blueprint(parse_job(data), run_dir, Shape.from_dict(shape)), theta, ledger, precision,
             chosen["budget"], chosen["searcher"], chosen["seed"],
         )  # fmt: skip
         return {"value": outcome.value if outcome.arch else -1.0}
@@ -184,22 +180,21 @@ def evaluations(job: Job, size: int) -> tuple[int, int]:
 
 
 def search_one(
-    job: Job,
-    run_dir: Path,
-    shape: Shape,
+    place: Blueprint,
+    theta: dict[str, Any],
     ledger: Any,
     precision: str,
     name: str,
     searcher: str,
     seed: int,
 ) -> Outcome:
-    """Run one trial and write its outcome.
+    """Run one trial; the ledger writes its outcome, for the trial may run where the folder is not seen.
 
     Every budget of a job is told the same opening set first, so that budgets share most of their
     evaluations; then the searcher asks on its own until `search.evaluations` are told.
     """
     began = time.perf_counter()
-    place = Blueprint(job, run_dir, shape)
+    job = place.job
     settings = next(b for b in job.budget if b.name == name)
     space, budget = place.space, place.budget(settings)
     limit, cost = budget.limit, budget.cost
@@ -209,15 +204,13 @@ def search_one(
             name, settings.kind, limit, searcher, seed, arch.to_json() if arch else None,
             value, loss, asked, time.perf_counter() - began, why,
         )  # fmt: skip
-        ray.get(ledger.flush.remote())  # its rows first: who finds the outcome asks for none of them
-        write_json(outcome_path(run_dir, name, searcher, seed), asdict(outcome))
+        ray.get(ledger.conclude.remote(asdict(outcome)))
         return outcome
 
     smallest, least = min_cost(space, cost)
     if least > limit:
         why = infeasible(name, settings.kind, limit, least)
         return record(None, 0.0, 0.0, 0, why)
-    theta = place.sampler_state()
     whole_seed = job.run.seed * 10_007 + seed
     search: Searcher = make_searcher(searcher, space, theta, budget, whole_seed)
     archs: list[Architecture] = []

@@ -23,6 +23,7 @@ from raycomp.jobfile import parse_job
 from raycomp.runtime.checkpoint import load_checkpoint, save_checkpoint
 from raycomp.runtime.stage import Stage
 from raycomp.runtime.stages import STAGES
+from raycomp.runtime.visit import Visit
 from raycomp.tables import part_files, write_json, write_rows
 from raycomp.train.loop import StepResult, TrainStep, fit
 
@@ -43,11 +44,11 @@ def work(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(config["threads"])
-    job, run_dir = parse_job(config["job"]), Path(config["run_dir"])
+    job, visit = parse_job(config["job"]), Visit(Path(config["run_dir"]))
     device = ray.train.torch.get_device()
     attempt = broadcast_from_rank_zero(f"{time.time_ns():x}") if world > 1 else f"{time.time_ns():x}"
     stage = STAGES[config["stage"].partition(".")[0]](
-        job, run_dir, config["plan"], device=device, reduce=FlatSum() if world > 1 else None
+        job, visit.folder, config["plan"], device=device, reduce=FlatSum() if world > 1 else None
     )
     start, state = 0, None
     checkpoint = ray.train.get_checkpoint()
@@ -57,10 +58,12 @@ def work(config: dict[str, Any]) -> None:
         stage.model.load_state_dict(weights)
         stage.updater.load_tensors(optimizer)
         start = int(state["step"])
+    if rank == 0:
+        visit.enter(config["stage"], attempt)
     stage.begin(attempt, rank, world, start, state)
     if world > 1:
         broadcast_from_rank_zero(True)  # nobody asks before rank 0 has opened the attempt
-    keeper = _Keeper(stage, config["stage"], run_dir, rank, world, start, job)
+    keeper = _Keeper(stage, config["stage"], visit, rank, world, start, job)
     fit(
         _naming(stage),
         _batches(stage, job, rank, world, padding(device)),
@@ -72,6 +75,7 @@ def work(config: dict[str, Any]) -> None:
     if rank == 0:
         keeper.flush()
         stage.finish()
+        visit.push()
     # A last report for all ranks: the controller then knows a checkpoint at the very end.
     keeper.checkpoint(stage.total)
 
@@ -162,9 +166,9 @@ class _Keeper:
     """Rows, checkpoints and the progress file of one rank; the loop's `report`."""
 
     def __init__(
-        self, stage: Stage, name: str, run_dir: Path, rank: int, world: int, start: int, job: Job
+        self, stage: Stage, name: str, visit: Visit, rank: int, world: int, start: int, job: Job
     ) -> None:
-        self._stage, self._name, self._run_dir = stage, name, run_dir
+        self._stage, self._name, self._visit, self._run_dir = stage, name, visit, visit.folder
         self._rank, self._world = rank, world
         self._every = job.train.checkpoint_seconds
         self._rows: list[dict[str, Any]] = []
@@ -174,10 +178,11 @@ class _Keeper:
         self._shown_at = 0.0
         if rank == 0:  # what an interrupted attempt wrote after its last checkpoint is redone
             for table in ("steps", "distribution"):
-                for path in part_files(run_dir, table):
+                for path in part_files(visit.folder, table):
                     stem, _, first = path.stem.rpartition("-")
                     if stem == name and int(first) >= start:
                         path.unlink()
+            visit.push()
             if start == 0:
                 self._theta = stage.distribution_rows(0)
 
@@ -217,6 +222,7 @@ class _Keeper:
         theta = self._theta + self._stage.distribution_rows(last)
         if theta:
             write_rows(self._run_dir, "distribution", theta, part)
+        self._visit.push()
         self._rows, self._first, self._theta = [], last, []
 
     def checkpoint(self, step: int) -> None:
@@ -239,3 +245,4 @@ class _Keeper:
             self._shown_at = now
             shown = {"done": done, "total": self._stage.total, **info}
             write_json(self._run_dir / "progress" / f"{self._name}.json", shown)
+            self._visit.push()

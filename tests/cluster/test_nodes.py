@@ -19,7 +19,10 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 from raycomp.errors import UserError
 from raycomp.jobfile import parse_job
 from raycomp.runtime import cluster as ours
+from raycomp.runtime import home
 from raycomp.runtime.checkpoint import load_tensors
+from raycomp.runtime.home import home_of, opened_to_nodes
+from raycomp.runtime.progress import Progress
 from raycomp.tables import read_table
 from tests.integration.test_cli import toml
 
@@ -135,16 +138,21 @@ def test_a_node_that_dies_is_survived_with_the_same_result(
     ]
 
 
-def test_storage_that_a_node_does_not_see_is_named(
+def test_a_folder_that_all_nodes_see_is_used_as_it_is_and_that_of_another_machine_is_refused(
     nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nodes that do not see it are in test_apart.py."""
     monkeypatch.setenv("RAY_ADDRESS", nodes.address)
     ours.connect()
-    ours.check_storage(tmp_path)
-    assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(ours, "_read", _blind)
-    with pytest.raises(UserError, match="is not seen by 3 of 3 nodes"):
-        ours.check_storage(tmp_path)
+    with opened_to_nodes(tmp_path, Progress(enabled=False)):
+        assert home_of(tmp_path.name) is None
+        assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(home, "_read", _blind)
+    with (
+        pytest.raises(UserError, match="which is no node of the cluster"),
+        opened_to_nodes(tmp_path, Progress(enabled=False)),
+    ):
+        pass
 
 
 def test_workers_are_sized_by_nodes_not_by_the_cluster(

@@ -118,7 +118,7 @@ def test_what_cannot_be_reached_is_one_message(head: Head, job_file: Path, tmp_p
     cases = {
         "no Ray dashboard answers at": [*given, "--address", nowhere],
         "must be the URL of a cluster's dashboard": [*given, "--address", "file:///etc/passwd"],
-        "absolute path that every node": ["submit", str(job_file), "--storage", "runs"],
+        "absolute path on its head node": ["submit", str(job_file), "--storage", "runs"],
         "is not known to the cluster": ["logs", "raycomp; touch /tmp/x"],
         "unknown setting 'train.epoch'": [*given, "--set", "train.epoch=1"],
         "is no study: it has no [study] section": [*given, "--preset", "small"],

@@ -1,0 +1,182 @@
+"""A run's folder as a worker, evaluator or task has it: the folder itself, or a copy on a node without.
+
+A copy is one process's own. Its files are links to what this node has brought over once, for writers
+replace files and never write into one. What the process wrote is sent home when it says so.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs
+
+from raycomp.errors import UserError
+from raycomp.remote import download, upload
+from raycomp.runtime.cluster import ray
+from raycomp.runtime.home import TOKENS, HomeFiles, home_of, visits
+from raycomp.tables import atomic_write, read_json
+
+# Nobody reads these on another node.
+LEFT = frozenset({"train", "tune", "exports", "tensorboard", "predictions", "mlflow", "wandb"})
+
+Mark = tuple[int, int]
+
+
+class Visit:
+    """A run's folder on this node.
+
+    Attributes:
+        folder: the run's, to read and to write in.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        """Bring the run's files over, where this node does not see its folder.
+
+        Raises:
+            UserError: the node sees no such folder, and nobody gives its files.
+        """
+        self.folder = run_dir
+        home = home_of(run_dir.name)
+        self._home: Any = None
+        if home is None:
+            if not run_dir.is_dir():
+                raise UserError(
+                    f"node {os.uname().nodename} joined and does not see {run_dir}, as the others do; "
+                    "mount the storage there, or start the run again: it then sends files to that node"
+                )
+            return
+        node, kept = ray.get(home.facts.remote())
+        if node == ray.get_runtime_context().get_node_id():
+            return
+        self._home = home
+        self._files = fs.PyFileSystem(HomeFiles(run_dir.name))
+        self._there: dict[str, Mark] = {}  # by path: the file at home that was brought or sent
+        self._here: dict[str, Mark] = {}  # the file here that it became
+        self._kept = visits(kept)
+        self.folder = _own_folder(self._kept) / run_dir.name
+        self._attempt: tuple[str, str] | None = None
+        self.pull()
+
+    def enter(self, training: str, attempt: str) -> None:
+        """Write from now on for an attempt at a training: earlier ones may write no more."""
+        if self._home is not None:
+            ray.get(self._home.enter.remote(training, attempt))
+            self._attempt = (training, attempt)
+
+    def pull(self) -> None:
+        """Bring over what is new or changed at home."""
+        if self._home is None:
+            return
+        run = self.folder.name
+        for path, kind, *mark in ray.get(self._home.below.remote(run, True, True)):
+            parts = Path(path).parts[1:]
+            wanted = parts and parts[0] not in LEFT and not any(p.startswith(".") for p in parts)
+            if kind == int(fs.FileType.File) and wanted:
+                self._bring(path, (mark[0], mark[1]))
+        keys = [read_json(p).get("key") for p in sorted((self.folder / "tokens").glob("*.json"))]
+        names = [f"{TOKENS}/tokens/{key}.arrow" for key in keys]
+        for path, kind, *mark in ray.get(self._home.info.remote(names)) if names else []:
+            if kind == int(fs.FileType.File):
+                self._bring(path, (mark[0], mark[1]))
+
+    def push(self) -> None:
+        """Send home what was written or removed here; small JSON files, which say what is whole, last.
+
+        Raises:
+            Replaced: another attempt at the training took this one's place.
+            UserError: the storage there is full or cannot be written.
+        """
+        if self._home is None:
+            return
+        if self._attempt is not None:
+            ray.get(self._home.check.remote(*self._attempt))
+        root = self.folder.parent
+        found = {str(p.relative_to(root)): _mark(p) for p in _files(self.folder)}
+        for path in sorted((n for n, m in found.items() if self._here.get(n) != m), key=_rank):
+            upload(self._files, path, root / path)
+            _, _, *mark = ray.get(self._home.info.remote([path]))[0]
+            self._there[path], self._here[path] = (mark[0], mark[1]), found[path]
+        for path in [n for n in self._here if n not in found and not n.startswith(TOKENS)]:
+            with suppress(FileNotFoundError):
+                self._files.delete_file(path)
+            del self._here[path], self._there[path]
+
+    def _bring(self, path: str, mark: Mark) -> None:
+        if self._there.get(path) == mark:
+            return
+        key = hashlib.sha256(f"{path} {mark}".encode()).hexdigest()[:32]
+        kept, target = self._kept / "kept" / key, self.folder.parent / path
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with kept.with_name(f".{key}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one process of this node brings it, the others link it
+            if not kept.exists():
+                try:
+                    download(self._files, path, kept)
+                except UserError as error:
+                    if isinstance(error.__cause__, FileNotFoundError):
+                        return  # it went while we looked
+                    raise
+        atomic_write(target, lambda hidden: os.link(kept, hidden), sync=False)
+        self._there[path], self._here[path] = mark, _mark(target)
+
+
+@contextmanager
+def visiting(run_dir: str) -> Iterator[Path]:
+    """Give a run's folder to a task, and send home what it writes there.
+
+    A process keeps its copy from task to task, and brings over what is new.
+    """
+    visit = _known.get(run_dir)
+    if visit is None:
+        visit = _known[run_dir] = Visit(Path(run_dir))
+    else:
+        visit.pull()
+    yield visit.folder
+    visit.push()
+
+
+_known: dict[str, Visit] = {}
+
+
+def _own_folder(kept: Path) -> Path:
+    """Make a folder of this process's own, and remove those of processes that are gone."""
+    for lock in kept.glob("*.lock"):
+        with suppress(OSError), lock.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink(missing_ok=True)
+    folder = kept / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    folder.mkdir(parents=True)
+    hidden = folder.with_suffix(".taken")
+    file = hidden.open("a")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    _held.append(file)  # until this process ends
+    hidden.rename(folder.with_suffix(".lock"))
+    return folder
+
+
+_held: list[Any] = []
+
+
+def _files(folder: Path) -> list[Path]:
+    return [
+        p for p in folder.rglob("*")
+        if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    ]  # fmt: skip
+
+
+def _mark(path: Path) -> Mark:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _rank(path: str) -> tuple[int, str]:
+    return ({".parquet": 0, ".json": 2}.get(Path(path).suffix, 1), path)
