@@ -154,7 +154,7 @@ class Mirror:
             if self._lost is not None:
                 return False
             if self._copied.get(name) != marks[name]:
-                upload(self._remote, name, content)
+                self._upload(name, content)
                 self._copied[name] = marks[name]
         if not self._still_mine():  # the next holder's files must stay
             return False
@@ -188,11 +188,14 @@ class Mirror:
         holder = f"process {os.getpid()} on {os.uname().nodename}"
         said = {"attempt": self._me, "holder": holder, "beat": time.time(), "ended": ended}
         try:
-            upload(self._remote, HOLDER, json.dumps(said).encode())
+            self._upload(HOLDER, json.dumps(said).encode())
         except (OSError, pa.ArrowException) as error:
             raise UserError(
                 f"storage {self._url} cannot be written ({error}); check its name and your credentials"
             ) from None
+
+    def _upload(self, name: str, content: bytes | Path) -> None:
+        upload(self._remote, name, content)
 
 
 def _rank(path: Path) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import uuid
@@ -51,7 +52,7 @@ def open_url(url: str) -> fs.SubTreeFileSystem:
 
 
 def listed(remote: fs.SubTreeFileSystem, url: str) -> dict[str, fs.FileInfo]:
-    """Return every file by its path.
+    """Return every file by its path, but for hidden ones, which are being written or were left so.
 
     Raises:
         UserError: the URL cannot be read.
@@ -60,7 +61,11 @@ def listed(remote: fs.SubTreeFileSystem, url: str) -> dict[str, fs.FileInfo]:
         found = remote.get_file_info(fs.FileSelector("", recursive=True, allow_not_found=True))
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{url} cannot be read ({error}); check its name and your credentials") from None
-    return {info.path: info for info in found if info.type == fs.FileType.File}
+    return {
+        info.path: info
+        for info in found
+        if info.type == fs.FileType.File and not info.base_name.startswith(".")
+    }
 
 
 def download(remote: fs.FileSystem, name: str, target: Path) -> None:
@@ -97,12 +102,18 @@ def upload(remote: fs.FileSystem, name: str, content: bytes | Path) -> None:
     target = name
     if kind == "local":  # other storages show a file when it is closed
         target = str(Path(name).with_name(f".{Path(name).name}.{uuid.uuid4().hex[:12]}.tmp"))
-    with remote.open_output_stream(target) as file:
-        if isinstance(content, bytes):
-            file.write(content)
-        else:
-            with content.open("rb") as source:
-                while block := source.read(BLOCK):
-                    file.write(block)
-    if target != name:
-        remote.move(target, name)
+    try:
+        with remote.open_output_stream(target) as file:
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                with content.open("rb") as source:
+                    while block := source.read(BLOCK):
+                        file.write(block)
+        if target != name:
+            remote.move(target, name)
+    except (OSError, pa.ArrowException):
+        if target != name:
+            with contextlib.suppress(OSError):
+                remote.delete_file(target)
+        raise

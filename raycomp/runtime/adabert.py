@@ -26,8 +26,9 @@ from raycomp.jobfile import parse_job
 from raycomp.runtime.adabert_deploy import Trial, deploy, flops_length, load_child, trials
 from raycomp.runtime.checkpoint import load_tensors, save_tensors
 from raycomp.runtime.classroom import Classroom, no_mlm, prepare
-from raycomp.runtime.cluster import at_home, fitting, ray
+from raycomp.runtime.cluster import fitting, ray
 from raycomp.runtime.deploy import logits_of, score_forward
+from raycomp.runtime.home import beside_writers, home_of
 from raycomp.runtime.progress import Progress, Update, polling
 from raycomp.runtime.recipe import file_hash
 from raycomp.runtime.student_stages import read_structure
@@ -48,6 +49,7 @@ def compress(job: Job, run_dir: Path, progress: Progress) -> None:
     if (room.folder / "deployed.json").exists():
         return
     prepare(room, progress)
+    _ = room.tokens("train"), room.augmented_tokens  # here: workers may have no text to make them of
     todo = [t for t in trials(job) if not (room.folder / t.name / "outcome.json").exists()]
     if len(trials(job)) == 1:
         for trial in todo:
@@ -103,8 +105,8 @@ def _sweep(room: Classroom, todo: list[Trial], bar: Update) -> None:
     each = job.train.cpus or 1.0
     slots = max(1, fitting(each, job.train.gpus) // job.train.workers)
 
-    # The work is a task on this node, which alone need see the run's folder.
-    work = ray.remote(num_cpus=0, max_calls=1, max_retries=0, scheduling_strategy=at_home())(_compressed)
+    where = beside_writers(home_of(run_dir.name) is None)
+    work = ray.remote(num_cpus=0, max_calls=1, max_retries=0, scheduling_strategy=where)(_compressed)
 
     def run(config: dict[str, Any]) -> dict[str, Any]:
         return {"value": ray.get(work.remote(data, str(run_dir), config["trial"], each))}

@@ -27,7 +27,7 @@ from raycomp.errors import UserError
 from raycomp.job import Job
 from raycomp.jobfile import parse_job
 from raycomp.runtime.checkpoint import load_tensors, save_tensors
-from raycomp.runtime.cluster import at_home, free_gpus, share_cpus
+from raycomp.runtime.cluster import at_home, free_gpus, ray, share_cpus
 from raycomp.runtime.home import home_of
 from raycomp.runtime.progress import Progress, Update
 from raycomp.runtime.tasks import run_tasks
@@ -145,7 +145,9 @@ def prepare(room: Classroom, progress: Progress) -> None:
             stacked = {k: torch.stack([one[k] for one in loaded]) for k in ("weight", "bias")}
             save_tensors(room.folder / "probes.safetensors", stacked)
     with progress.bar("augmentation") as bar:
-        _each(_write_augmented, job, room, room.augmented_files(), _near_text(room), bar)
+        away = home_of(room.run_dir.name) is not None  # other nodes may lack data and model
+        write, at_once = _beside_driver() if away else ({"num_cpus": 1.0}, None)
+        _each(_write_augmented, job, room, room.augmented_files(), write, bar, at_once)
     room.__dict__.pop("augmented", None)
     total = len(room.augmented_tokens)
     answers_at = room.blocks("answers", total - rows, "safetensors")
@@ -154,11 +156,11 @@ def prepare(room: Classroom, progress: Progress) -> None:
     _join(room, features_at, answers_at)
 
 
-def _near_text(room: Classroom) -> dict[str, Any]:
-    """Return what a task holds that reads the given text and model, which other nodes may lack."""
-    if home_of(room.run_dir.name) is None:
-        return {"num_cpus": 1.0}
-    return {"num_cpus": 0, "scheduling_strategy": at_home()}  # this node may offer no processor
+def _beside_driver() -> tuple[dict[str, Any], int]:
+    """Return what a task on this node holds, which may offer no processor, and how many may run."""
+    here = ray.get_runtime_context().get_node_id()
+    offered = next((n["Resources"].get("CPU", 0) for n in ray.nodes() if n["NodeID"] == here), 0)
+    return {"num_cpus": 0, "scheduling_strategy": at_home()}, max(2, int(offered))
 
 
 def _each(
@@ -168,6 +170,7 @@ def _each(
     files: list[Path],
     resources: dict[str, Any],
     on_progress: Update,
+    at_once: int | None = None,
 ) -> None:
     """Run a task for every file that is not there yet, in parallel.
 
@@ -177,7 +180,7 @@ def _each(
     todo = [i for i, path in enumerate(files) if not path.exists()]
     calls = [(job, str(room.run_dir), i, str(files[i].relative_to(room.run_dir))) for i in todo]
     done = len(files) - len(todo)
-    run_tasks(task, calls, resources, lambda n: on_progress(done + n, len(files), {}))
+    run_tasks(task, calls, resources, lambda n: on_progress(done + n, len(files), {}), at_once)
 
 
 @functools.lru_cache(maxsize=1)
@@ -189,12 +192,17 @@ def _room(job: str, run_dir: str) -> Classroom:
 Call = Callable[[dict[str, Any], str, int, str], None]
 
 
-def _task(work: Callable[[Classroom, int, Path], None]) -> Call:
-    """Make a Ray task of what works in a classroom: job, the run's folder, a number, a file below it."""
+def _task(work: Callable[[Classroom, int, Path], None], also: str = "") -> Call:
+    """Make a Ray task of what works in a classroom: job, the run's folder, a number, a file below it.
+
+    Args:
+        work: takes the classroom, the number and the file, which it writes.
+        also: see `visiting`.
+    """
 
     @functools.wraps(work)
     def run(job: dict[str, Any], run_dir: str, index: int, out: str) -> None:
-        with visiting(run_dir) as folder:
+        with visiting(run_dir, also) as folder:
             work(_room(json.dumps(job, sort_keys=True), str(folder)), index, folder / out)
 
     del run.__wrapped__  # Ray would hold a call against the arguments of what is wrapped
@@ -238,7 +246,7 @@ def _write_features(room: Classroom, index: int, out: Path) -> None:
     save_tensors(out, {"features": seen.half(), "logits": logits})
 
 
-@_task
+@functools.partial(_task, also="adabert/features")
 def _write_probe(room: Classroom, index: int, out: Path) -> None:
     labels = room.tokens("train").labels
     chosen = np.arange(len(labels))

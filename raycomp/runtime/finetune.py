@@ -55,7 +55,8 @@ def finetune(place: Workplace, progress: Progress) -> None:
     todo = [t for t in targets(place) if not _path(place.run_dir, t[0]).exists()]
     if not todo:
         return
-    place.tokens("train")
+    for split in ("train", "selection", *scored_splits(place)):
+        place.tokens(split)  # here: workers may have no text to make them of
     job = place.job.model_dump(mode="json")
     needs = {"num_gpus": 1.0} if free_gpus() else {"num_cpus": float(share_cpus(1))}
     calls = [(job, str(place.run_dir), *target) for target in todo]

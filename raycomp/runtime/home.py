@@ -9,6 +9,7 @@ what it wrote.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import secrets
@@ -21,7 +22,10 @@ from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 
 from raycomp.errors import UserError
 from raycomp.remote import work_root
@@ -52,9 +56,10 @@ class Home:
         self._attempts: dict[str, str] = {}
 
     def facts(self) -> tuple[str, str]:
-        """Return the node that this is, and a name of the run's folder there."""
+        """Return the node that this is, and a name of the run's folder there, as no other one has it."""
         node = ray.get_runtime_context().get_node_id()
-        return node, f"{self._run}-{node[:12]}"
+        where = hashlib.sha256(f"{node} {self._root}".encode()).hexdigest()[:12]
+        return node, f"{self._run}-{where}"
 
     def info(self, paths: list[str]) -> list[Found]:
         """Return what is known of some paths."""
@@ -260,7 +265,7 @@ class _Reader(io.RawIOBase):
 class _Writer(io.RawIOBase):
     def __init__(self, home: Any, name: str) -> None:
         self._home, self._name, self._token = home, name, uuid.uuid4().hex
-        self._held, self._sent = bytearray(), 0
+        self._held, self._sent, self._failed = bytearray(), 0, False
 
     def writable(self) -> bool:
         return True
@@ -273,13 +278,23 @@ class _Writer(io.RawIOBase):
 
     def _send(self, *, last: bool) -> None:
         block, self._held = bytes(self._held), bytearray()
+        self._failed = True  # until the answer: what was cut off must not appear as whole
         ray.get(self._home.write.remote(self._name, self._token, self._sent, block, last))
-        self._sent += len(block)
+        self._sent, self._failed = self._sent + len(block), False
 
     def close(self) -> None:
-        if not self.closed:
+        if not self.closed and not self._failed:
             self._send(last=True)
         super().close()
+
+
+def send(home: Any, name: str, path: Path) -> None:
+    """Write a file of the run at home, from one here; where that fails, the old one stays."""
+    with path.open("rb") as source:
+        writer = _Writer(home, name)
+        while block := source.read(BLOCK):
+            writer.write(block)
+        writer.close()
 
 
 def _info(found: Found) -> fs.FileInfo:
@@ -300,6 +315,23 @@ def files_of(run_dir: Path, folder: str) -> tuple[str, fs.FileSystem | None]:
     if home_of(run_dir.name) is None:
         return str(run_dir / folder), None
     return f"{run_dir.name}/{folder}", fs.PyFileSystem(HomeFiles(run_dir.name))
+
+
+def seen_by_all(folder: Path) -> bool:
+    """Return whether every node of the cluster sees a folder of this machine."""
+    nodes = [n["NodeID"] for n in ray.nodes() if n["Alive"]]
+    return len(nodes) < 2 or not _blind(folder, nodes)
+
+
+def beside_writers(shared: bool) -> Any:
+    """Return the strategy of a task that drives trainings of its own, started by a trial of Ray Tune.
+
+    It leaves the trial's placement group, in which nothing that it starts would find room.
+
+    Args:
+        shared: whether all nodes see what it writes; else it stays on this node.
+    """
+    return PlacementGroupSchedulingStrategy(placement_group=None) if shared else at_home()
 
 
 @contextmanager
@@ -341,7 +373,8 @@ def opened_to_nodes(run_dir: Path, progress: Progress) -> Iterator[None]:
         yield
     finally:
         ray.kill(home)
-        _on_each(_forget, blind, folder)
+        others = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeID"] != me]
+        _on_each(_forget, others, folder)
 
 
 def _name(run: str) -> str:

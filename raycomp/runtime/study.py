@@ -20,7 +20,8 @@ from raycomp.data.tasks import Task
 from raycomp.errors import UserError
 from raycomp.runtime import cluster
 from raycomp.runtime.check import check
-from raycomp.runtime.cluster import at_home, fitting, ray, share_cpus
+from raycomp.runtime.cluster import fitting, ray, share_cpus
+from raycomp.runtime.home import beside_writers, seen_by_all
 from raycomp.runtime.progress import Progress, Update, polling
 from raycomp.runtime.run import hold
 from raycomp.runtime.workplace import Facts, Workplace
@@ -164,13 +165,12 @@ def _tune(settings: StudySettings, cells: list[Cell], folder: Path) -> dict[str,
     slots = max(1, fitting(train.cpus or share_cpus(1), train.gpus) // train.workers)
     threads = threads_each(min(slots, len(cells)))
 
-    here = at_home()
+    where = beside_writers(seen_by_all(folder))
 
     def study_cell(config: dict[str, Any]) -> dict[str, Any]:
         # A process of its own: a run drives Train and Tune itself, and leaves no memory behind. Outside
-        # of the trial's placement group, in which nothing that the run starts would find room; on the
-        # study's own node, which other nodes need not see the folder of.
-        work = ray.remote(num_cpus=0, max_calls=1, max_retries=0, scheduling_strategy=here)(_work)
+        # of the trial's placement group.
+        work = ray.remote(num_cpus=0, max_calls=1, max_retries=0, scheduling_strategy=where)(_work)
         why = ray.get(work.remote(str(folder), chosen, data[config["cell"]], threads))
         return {"cell": config["cell"], "why": why}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,22 +14,23 @@ def run_tasks(
     calls: Sequence[tuple[Any, ...]],
     resources: dict[str, Any],
     on_done: Callable[[int], None],
+    at_once: int | None = None,
 ) -> None:
     """Call a function once per tuple of arguments, each call a task.
 
     Args:
         task: what to run; it leaves its result in a file.
         calls: arguments of each call.
-        resources: what a task holds, such as {"num_cpus": 1.0}; where that is nothing, as many run at
-            once as this machine has processors.
+        resources: what a task holds, such as {"num_cpus": 1.0}.
         on_done: called with how many have ended.
+        at_once: how many may run; as many as find room, where absent.
 
     Raises:
         UserError: a task failed, or its process died again and again; those that wait are cancelled, the
             files of the others stay.
     """
     remote = ray.remote(task).options(max_retries=3, **resources)
-    at_once = len(calls) if any(resources.get(k) for k in ("num_cpus", "num_gpus")) else os.cpu_count()
+    at_once = at_once or len(calls)
     waiting = [remote.remote(*call) for call in calls[:at_once]]
     left = list(calls[at_once:])
     while waiting:

@@ -19,13 +19,16 @@ from typing import Any
 from pyarrow import fs
 
 from raycomp.errors import UserError
-from raycomp.remote import download, upload
+from raycomp.remote import download
 from raycomp.runtime.cluster import ray
-from raycomp.runtime.home import TOKENS, HomeFiles, home_of, visits
+from raycomp.runtime.home import TOKENS, HomeFiles, home_of, send, visits
 from raycomp.tables import atomic_write, read_json
 
 # Nobody reads these on another node.
-LEFT = frozenset({"train", "tune", "exports", "tensorboard", "predictions", "mlflow", "wandb"})
+LEFT = frozenset(
+    {"train", "tune", "exports", "tensorboard", "predictions", "progress", "mlflow", "wandb"}
+)
+LARGE = frozenset({"adabert/features", "adabert/answers"})  # brought to who asks for them alone
 
 Mark = tuple[int, int]
 
@@ -37,15 +40,21 @@ class Visit:
         folder: the run's, to read and to write in.
     """
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, also: str = "") -> None:
         """Bring the run's files over, where this node does not see its folder.
+
+        Args:
+            run_dir: the run's folder at home.
+            also: one of LARGE, to be brought too.
 
         Raises:
             UserError: the node sees no such folder, and nobody gives its files.
         """
-        self.folder = run_dir
+        self.folder, self.also = run_dir, also
         home = home_of(run_dir.name)
         self._home: Any = None
+        self._fence: Any = None
+        self._attempt: tuple[str, str] | None = None
         if home is None:
             if not run_dir.is_dir():
                 raise UserError(
@@ -53,6 +62,7 @@ class Visit:
                     "mount the storage there, or start the run again: it then sends files to that node"
                 )
             return
+        self._fence = home
         node, kept = ray.get(home.facts.remote())
         if node == ray.get_runtime_context().get_node_id():
             return
@@ -62,14 +72,17 @@ class Visit:
         self._here: dict[str, Mark] = {}  # the file here that it became
         self._kept = visits(kept)
         self.folder = _own_folder(self._kept) / run_dir.name
-        self._attempt: tuple[str, str] | None = None
         self.pull()
 
     def enter(self, training: str, attempt: str) -> None:
-        """Write from now on for an attempt at a training: earlier ones may write no more."""
-        if self._home is not None:
-            ray.get(self._home.enter.remote(training, attempt))
+        """Write from now on for an attempt at a training: earlier ones may write no more.
+
+        What they wrote until now is brought over.
+        """
+        if self._fence is not None:
+            ray.get(self._fence.enter.remote(training, attempt))
             self._attempt = (training, attempt)
+            self.pull()
 
     def pull(self) -> None:
         """Bring over what is new or changed at home."""
@@ -79,6 +92,7 @@ class Visit:
         for path, kind, *mark in ray.get(self._home.below.remote(run, True, True)):
             parts = Path(path).parts[1:]
             wanted = parts and parts[0] not in LEFT and not any(p.startswith(".") for p in parts)
+            wanted = wanted and "/".join(parts[:2]) not in LARGE - {self.also}
             if kind == int(fs.FileType.File) and wanted:
                 self._bring(path, (mark[0], mark[1]))
         keys = [read_json(p).get("key") for p in sorted((self.folder / "tokens").glob("*.json"))]
@@ -88,7 +102,7 @@ class Visit:
                 self._bring(path, (mark[0], mark[1]))
 
     def push(self) -> None:
-        """Send home what was written or removed here; small JSON files, which say what is whole, last.
+        """Send home what was written here; small JSON files, which say what is whole, last.
 
         Raises:
             Replaced: another attempt at the training took this one's place.
@@ -101,13 +115,23 @@ class Visit:
         root = self.folder.parent
         found = {str(p.relative_to(root)): _mark(p) for p in _files(self.folder)}
         for path in sorted((n for n, m in found.items() if self._here.get(n) != m), key=_rank):
-            upload(self._files, path, root / path)
+            send(self._home, path, root / path)
             _, _, *mark = ray.get(self._home.info.remote([path]))[0]
             self._there[path], self._here[path] = (mark[0], mark[1]), found[path]
-        for path in [n for n in self._here if n not in found and not n.startswith(TOKENS)]:
+
+    def remove(self, path: Path) -> None:
+        """Remove a file of the run here and at home. What is only gone here stays there.
+
+        Args:
+            path: below `folder`.
+        """
+        path.unlink(missing_ok=True)
+        if self._home is not None:
+            name = str(path.relative_to(self.folder.parent))
             with suppress(FileNotFoundError):
-                self._files.delete_file(path)
-            del self._here[path], self._there[path]
+                ray.get(self._home.change.remote("delete_file", name))
+            self._here.pop(name, None)
+            self._there.pop(name, None)
 
     def _bring(self, path: str, mark: Mark) -> None:
         if self._there.get(path) == mark:
@@ -129,16 +153,24 @@ class Visit:
 
 
 @contextmanager
-def visiting(run_dir: str) -> Iterator[Path]:
+def visiting(run_dir: str, also: str = "") -> Iterator[Path]:
     """Give a run's folder to a task, and send home what it writes there.
 
     A process keeps its copy from task to task, and brings over what is new.
+
+    Args:
+        run_dir: the run's folder at home.
+        also: one of LARGE, to be brought too.
     """
     visit = _known.get(run_dir)
+    if visit is not None:
+        try:
+            visit.also = also
+            visit.pull()
+        except ray.exceptions.RayActorError:  # of a start of this run that ended
+            visit = None
     if visit is None:
-        visit = _known[run_dir] = Visit(Path(run_dir))
-    else:
-        visit.pull()
+        visit = _known[run_dir] = Visit(Path(run_dir), also)
     yield visit.folder
     visit.push()
 
@@ -156,14 +188,11 @@ def _own_folder(kept: Path) -> Path:
     folder = kept / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
     folder.mkdir(parents=True)
     hidden = folder.with_suffix(".taken")
-    file = hidden.open("a")
-    fcntl.flock(file, fcntl.LOCK_EX)
-    _held.append(file)  # until this process ends
+    fcntl.flock(
+        os.open(hidden, os.O_WRONLY | os.O_CREAT, 0o600), fcntl.LOCK_EX
+    )  # until this process ends
     hidden.rename(folder.with_suffix(".lock"))
     return folder
-
-
-_held: list[Any] = []
 
 
 def _files(folder: Path) -> list[Path]:

@@ -181,8 +181,7 @@ class _Keeper:
                 for path in part_files(visit.folder, table):
                     stem, _, first = path.stem.rpartition("-")
                     if stem == name and int(first) >= start:
-                        path.unlink()
-            visit.push()
+                        visit.remove(path)
             if start == 0:
                 self._theta = stage.distribution_rows(0)
 

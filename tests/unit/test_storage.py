@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import threading
@@ -14,6 +15,7 @@ from raycomp import mirror as module
 from raycomp import storage
 from raycomp.errors import UserError
 from raycomp.mirror import Mirror
+from raycomp.remote import open_url, upload
 from raycomp.storage import fetched, is_url, opened
 
 RUN = "job-12345678"
@@ -273,3 +275,23 @@ def test_a_url_that_cannot_be_opened_is_one_message(bad: str) -> None:
 def test_a_url_without_a_run_is_said(url: str) -> None:
     with pytest.raises(UserError, match="holds no file of a run"):
         fetched(url)
+
+
+def test_a_file_at_a_url_is_replaced_when_the_new_one_is_whole(url: str, tmp_path: Path) -> None:
+    """Else a heartbeat finds its own holder empty, and takes the storage for none."""
+    remote, target = open_url(url), tmp_path / "bucket" / "runs" / "holder.json"
+    upload(remote, "holder.json", b"old")
+    seen = []
+
+    class Slow(io.BytesIO):
+        def open(self, mode: str) -> Slow:
+            return self
+
+        def read(self, size: int | None = -1) -> bytes:
+            seen.append(target.read_bytes())
+            return super().read(size)
+
+    upload(remote, "holder.json", Slow(b"new"))  # type: ignore[arg-type]
+    assert seen == [b"old", b"old"]
+    assert target.read_bytes() == b"new"
+    assert [p.name for p in target.parent.iterdir()] == ["holder.json"]

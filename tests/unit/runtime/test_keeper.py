@@ -64,7 +64,8 @@ def test_theta_is_asked_for_between_blocks_alone(
     monkeypatch.setattr(worker.ray.train, "report", lambda m, **_: reported.append(m["step"]))
     job = {**tiny_job, "train": {**tiny_job["train"], "block": block, "checkpoint_seconds": 1e-9}}
     stage: Any = Sampled(job, {**plan_of(job, tmp_path), "steps": STEPS}, start)
-    keeper = _Keeper(stage, "supernet", tmp_path, 0, 1, start, parse_job(job))
+    visit: Any = SimpleNamespace(folder=tmp_path, push=lambda: None)
+    keeper = _Keeper(stage, "supernet", visit, 0, 1, start, parse_job(job))
     none: Any = None
     fit(stage.step, lambda index: none, start, stage.total, seed=0, report=keeper.report)
     keeper.checkpoint(stage.total)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 from pyarrow import fs
+from ray.exceptions import RayActorError
 
 from raycomp.errors import UserError
 from raycomp.runtime import home, visit
@@ -55,6 +58,7 @@ def near(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Near
     actor = Near(Home(str(run_dir)))
     away = SimpleNamespace(
         get=lambda answer: answer,
+        exceptions=SimpleNamespace(RayActorError=RayActorError),
         get_actor=lambda name: actor,
         get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "b" * 32),
     )
@@ -75,9 +79,9 @@ def test_a_visitor_has_the_runs_files_and_sends_what_it_writes(near: Near, run_d
     assert guest.folder.name == run_dir.name
     assert names(guest.folder) == {"teacher/network.safetensors", "facts.json"}
     write_json(guest.folder / "supernet" / "sampler.json", {"step": 3})
-    (guest.folder / "facts.json").unlink()
     guest.push()
     assert (run_dir / "supernet" / "sampler.json").read_text() == '{\n "step": 3\n}\n'
+    guest.remove(guest.folder / "facts.json")
     assert not (run_dir / "facts.json").exists()
     assert (run_dir / "teacher" / "network.safetensors").exists()
     near.calls.clear()
@@ -137,6 +141,9 @@ def test_an_attempt_that_was_replaced_writes_no_more(near: Near, run_dir: Path) 
     new.enter("supernet", "2")
     for guest, said in ((old, "old"), (new, "new")):
         write_json(guest.folder / "said.json", {"by": said})
+    write_json(run_dir / "late.json", {})  # sent by the old one before the new one entered
+    new.enter("supernet", "2")
+    assert (new.folder / "late.json").exists()
     with pytest.raises(Replaced):
         old.push()
     assert not (run_dir / "said.json").exists()
@@ -163,19 +170,86 @@ def test_nothing_beside_the_run_is_given_or_taken(near: Near, path: str) -> None
         near.actor.change("open_input_stream", "demo-0/facts.json")
 
 
-def test_a_full_disk_at_home_is_one_message(
+@pytest.mark.parametrize("size", [3, BLOCK + 5])
+def test_a_disk_that_is_full_at_home_is_one_message_and_changes_no_file(
+    near: Near, run_dir: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """It is full once: what comes after must not pass for the file."""
+    guest = Visit(run_dir)
+    (guest.folder / "late").write_bytes(b"x" * size)
+    (guest.folder / "teacher" / "network.safetensors").unlink()
+    (guest.folder / "teacher" / "network.safetensors").write_bytes(b"y" * size)
+    write, left = near.actor.write, [1]
+
+    def once(path: str, token: str, first: int, block: bytes, last: bool) -> None:
+        if last and left and left.pop():
+            raise home.refused(run_dir / path, OSError(28, "No space left on device"))
+        write(path, token, first, block, last)
+
+    monkeypatch.setattr(near.actor, "write", once)
+    with pytest.raises(UserError, match=r"No space left on device.*free space"):
+        guest.push()
+    gc.collect()
+    assert not (run_dir / "late").exists()
+    assert (run_dir / "teacher" / "network.safetensors").read_text() == "{teacher/network.safetensors}"
+    guest.push()
+    assert (run_dir / "late").stat().st_size == size
+
+
+def test_what_cannot_be_written_at_home_leaves_nothing_there(
     near: Near, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    guest = Visit(run_dir)
-    write_json(guest.folder / "late.json", {})
-
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(home.os, "fsync", full)
-    with pytest.raises(UserError, match=r"No space left on device.*free space"):
-        guest.push()
+    with pytest.raises(UserError, match="No space left on device"):
+        near.actor.write("demo-0/late", "t", 0, b"abc", True)
     assert not [p for p in run_dir.iterdir() if "late" in p.name]
+
+
+def test_a_copy_that_is_lost_takes_nothing_at_home_along(near: Near, run_dir: Path) -> None:
+    guest = Visit(run_dir)
+    before = names(run_dir)
+    shutil.rmtree(guest.folder.parents[1])
+    write_json(guest.folder / "progress" / "x.json", {})
+    guest.push()
+    assert names(run_dir) == before | {"progress/x.json"}
+
+
+def test_runs_of_one_name_in_two_storages_have_copies_of_their_own(
+    near: Near, run_dir: Path, tmp_path: Path
+) -> None:
+    assert near.actor.facts() != Home(str(tmp_path / "elsewhere" / "demo-0")).facts()
+    assert near.actor.facts() == Home(str(run_dir)).facts()
+
+
+def test_what_is_large_comes_to_who_asks_for_it(near: Near, run_dir: Path) -> None:
+    block = run_dir / "adabert" / "features" / "00000.safetensors"
+    block.parent.mkdir(parents=True)
+    block.write_text("large")
+    with visiting(str(run_dir)) as folder:
+        assert not (folder / "adabert").exists()
+    with visiting(str(run_dir), "adabert/features") as folder:
+        assert (folder / "adabert" / "features" / "00000.safetensors").read_text() == "large"
+
+
+def test_a_process_that_outlives_a_start_of_the_run_visits_the_next_one(
+    near: Near, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with visiting(str(run_dir)) as first:
+        pass
+    below, left = near.actor.below, [1]
+
+    def gone(*args: Any) -> Any:
+        if left and left.pop():
+            raise RayActorError
+        return below(*args)
+
+    monkeypatch.setattr(near.actor, "below", gone)
+    with visiting(str(run_dir)) as second:
+        assert second != first
+        assert (second / "facts.json").exists()
 
 
 def test_tokens_come_with_the_keys_that_name_them(near: Near, run_dir: Path) -> None:
