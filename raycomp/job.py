@@ -177,7 +177,7 @@ class Job(Section):
         """First 8 hex digits of the hash of everything that can change a result."""
         data = self.model_dump(mode="json")
         data["run"].pop("live")
-        for key in ("cpus", "gpus", "checkpoint_seconds", "barrier_seconds", "workers"):
+        for key in ("cpus", "gpus", "checkpoint_seconds", "barrier_seconds", "workers", "min_workers"):
             data["train"].pop(key)
         for key in ("evaluators", "gpus", "max_tokens"):
             data["search"].pop(key)

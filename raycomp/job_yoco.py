@@ -74,6 +74,14 @@ class TrainSettings(Section):
         "matched", description="free: the paper's. matched: compare architectures of equal cost."
     )
     workers: int = Field(1, ge=1, le=4096, description="Data-parallel workers of Ray Train.")
+    min_workers: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="Train with as many of the workers as find room, this many at least: nodes that join "
+        "are used, and those that leave are done without. Sums are then rounded by how many took part. "
+        "0: all workers, always.",
+    )
     cpus: float = Field(0, ge=0, description="CPUs a worker; 0 shares out what the cluster has.")
     gpus: float = Field(
         0, ge=0, description="GPUs a worker; 0 trains on processors, also where there are GPUs."
@@ -93,6 +101,14 @@ class TrainSettings(Section):
         if value not in (1, 2, 5, 10):  # checkpoints come at multiples of ten steps
             raise ValueError("must be 1, 2, 5 or 10")
         return value
+
+    @model_validator(mode="after")
+    def _elastic(self) -> TrainSettings:
+        if self.min_workers > self.workers:
+            raise ValueError(
+                f"min_workers = {self.min_workers} was given; it must be at most workers = {self.workers}"
+            )
+        return self
 
     @field_validator("epochs", "steps")
     @classmethod

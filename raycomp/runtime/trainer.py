@@ -49,13 +49,15 @@ def train_stage(
         UserError: the workers do not fit into the cluster, or the training failed for good.
     """
     workers = job.train.workers
+    fewest = job.train.min_workers or workers
     gpus = job.train.gpus
     cpus = job.train.cpus or cpus or share_cpus(workers, gpus)
-    if fitting(cpus, gpus) < workers:
+    if fitting(cpus, gpus) < fewest:
+        key = "min_workers" if fewest < workers else "workers"
         raise UserError(
-            f"train.workers={workers} with {cpus:g} CPUs and {gpus:g} GPUs each was given; the cluster "
+            f"train.{key}={fewest} with {cpus:g} CPUs and {gpus:g} GPUs each was given; the cluster "
             f"has {free_cpus()} CPUs and {free_gpus()} GPUs, and its nodes hold {fitting(cpus, gpus)} "
-            "such workers: lower train.workers or train.cpus"
+            f"such workers: lower train.{key} or train.cpus"
         )
     config = {
         "stage": name,
@@ -70,7 +72,9 @@ def train_stage(
         train_loop_config=config,
         torch_config=TorchConfig(timeout_s=int(job.train.barrier_seconds)),
         scaling_config=ScalingConfig(
-            num_workers=workers,
+            num_workers=(fewest, workers) if fewest < workers else workers,
+            # A change of their number costs what came after the last checkpoint.
+            elastic_resize_monitor_interval_s=job.train.checkpoint_seconds,
             use_gpu=job.train.gpus > 0,
             resources_per_worker={"CPU": cpus, "GPU": job.train.gpus},
         ),

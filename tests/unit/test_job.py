@@ -45,6 +45,7 @@ def test_every_ready_job_is_valid(path: Path) -> None:
         ("task.selection=nan", ["task.selection"]),
         ("noequals", ["noequals", "="]),
         ("search.alpha=inf", ["search.alpha"]),
+        ("train.min_workers=2", ["min_workers = 2", "at most workers = 1"]),
     ],
 )
 def test_wrong_overrides_are_named(tmp_path: Path, override: str, words: list[str]) -> None:
@@ -101,6 +102,7 @@ def test_identity_covers_what_changes_results_and_nothing_else(tiny_job: dict[st
     base = parse_job(tiny_job).identity()
     for section, key, value in [
         ("train", "workers", 2),
+        ("train", "min_workers", 1),
         ("train", "checkpoint_seconds", 1.0),
         ("search", "evaluators", 2),
     ]:
