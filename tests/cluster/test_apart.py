@@ -160,10 +160,11 @@ def equal(one: Path, two: Path) -> None:
 def test_nodes_that_share_no_folder_run_a_job_whose_storage_is_a_url(
     apart: tuple[str, list[int]], job: dict[str, Any], tmp_path: Path, whole: bool
 ) -> None:
-    """With the same rows and weights as on one machine; whole: both methods, and fine-tuning."""
+    """With the same rows and weights as on one machine; whole: fine-tuning too, and a sweep of CNNs."""
     if not whole:
         job["run"]["methods"] = ["yoco"]
         del job["finetune"]
+    job["adabert"]["seeds"] = [0, 1]  # a sweep, by Ray Tune
     run_id = parse_job(job).run_id
     for name in ("apart", "here"):
         (tmp_path / name).mkdir()
