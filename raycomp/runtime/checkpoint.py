@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 
 from raycomp.errors import UserError
 from raycomp.tables import atomic_write, write_json
+
+LIST = "checkpoint_manager_snapshot.json"
+"""Ray Train's list of the checkpoints of one training."""
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -66,3 +70,43 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor],
         raise UserError(f"checkpoint {folder} is not whole ({error})") from None
     weights = load_tensors(folder / "model.safetensors")
     return weights, load_tensors(folder / "optimizer.safetensors"), state
+
+
+def kept_checkpoint(run_dir: Path, training: str) -> Path:
+    """Return where `rescue` keeps a checkpoint of a training."""
+    return run_dir / "kept" / training
+
+
+def rescue(training: Path, keep: Path) -> bool:
+    """Keep the newest whole checkpoint where Ray Train's own list of them is torn, and drop that list.
+
+    Train writes the list in place: a disk that is full leaves it empty, and no training can be started
+    on it again. The workers take what is kept where Train knows no checkpoint.
+
+    Args:
+        training: Train's folder of one training.
+        keep: where a checkpoint is kept.
+
+    Returns:
+        Whether the list was torn.
+    """
+    listed = training / LIST
+    try:
+        json.loads(listed.read_text())
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        pass
+    else:
+        return False
+    for found in sorted(training.glob("checkpoint_*"), reverse=True):  # their names are times
+        try:
+            load_checkpoint(found)
+        except UserError:
+            continue
+        shutil.rmtree(keep, ignore_errors=True)
+        keep.parent.mkdir(parents=True, exist_ok=True)
+        found.rename(keep)
+        break
+    shutil.rmtree(training)
+    return True

@@ -19,6 +19,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from raycomp.errors import UserError
 from raycomp.job import Job
+from raycomp.runtime.checkpoint import kept_checkpoint, rescue
 from raycomp.runtime.cluster import fitting, for_children, free_cpus, free_gpus, share_cpus
 from raycomp.runtime.home import files_of
 from raycomp.runtime.progress import polling
@@ -66,6 +67,8 @@ def train_stage(
         "plan": plan,
         "threads": max(1, int(cpus)),
     }
+    kept = kept_checkpoint(run_dir, name)
+    rescue(run_dir / "train" / name, kept)
     storage, files = files_of(run_dir, "train")
     trainer = TorchTrainer(
         _worker,
@@ -98,9 +101,10 @@ def train_stage(
     with for_children(limit), polling(look), _interruptible():
         try:
             trainer.fit()
-        except ray.train.TrainingFailedError as error:
+        except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
             raise UserError(f"training of the {name} failed: {_root_cause(error)}") from error
-    shutil.rmtree(run_dir / "train" / name, ignore_errors=True)  # the trained network is written
+    for folder in (run_dir / "train" / name, kept):  # the trained network is written
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from raycomp.data.batches import Batch, TrainPlan, collate, padding, shard, word
 from raycomp.errors import first_line
 from raycomp.job import Job
 from raycomp.jobfile import parse_job
-from raycomp.runtime.checkpoint import load_checkpoint, save_checkpoint
+from raycomp.runtime.checkpoint import kept_checkpoint, load_checkpoint, save_checkpoint
 from raycomp.runtime.stage import Stage
 from raycomp.runtime.stages import STAGES
 from raycomp.runtime.visit import Visit
@@ -51,13 +51,12 @@ def work(config: dict[str, Any]) -> None:
         job, visit.folder, config["plan"], device=device, reduce=FlatSum() if world > 1 else None
     )
     start, state = 0, None
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            weights, optimizer, state = load_checkpoint(Path(folder))
-        stage.model.load_state_dict(weights)
-        stage.updater.load_tensors(optimizer)
-        start = int(state["step"])
+    with _checkpoint(kept_checkpoint(visit.folder, config["stage"])) as begun:
+        if begun is not None:
+            weights, optimizer, state = load_checkpoint(begun)
+            stage.model.load_state_dict(weights)
+            stage.updater.load_tensors(optimizer)
+            start = int(state["step"])
     if rank == 0:
         visit.enter(config["stage"], attempt)
     stage.begin(attempt, rank, world, start, state)
@@ -78,6 +77,17 @@ def work(config: dict[str, Any]) -> None:
         visit.push()
     # A last report for all ranks: the controller then knows a checkpoint at the very end.
     keeper.checkpoint(stage.total)
+
+
+@contextlib.contextmanager
+def _checkpoint(kept: Path) -> Iterator[Path | None]:
+    """Give the checkpoint to go on from: Ray Train's, else a rescued one; None where there is none."""
+    known = ray.train.get_checkpoint()
+    if known is None:
+        yield kept if kept.is_dir() else None
+    else:
+        with known.as_directory() as folder:
+            yield Path(folder)
 
 
 def _batches(stage: Stage, job: Job, rank: int, world: int, multiple: int) -> Callable[[int], Batch]:

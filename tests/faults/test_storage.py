@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from raycomp.jobfile import parse_job
+from raycomp.runtime.checkpoint import LIST
 from raycomp.tables import read_table
 from tests.faults.conftest import (
     Undisturbed,
@@ -65,6 +68,24 @@ def test_storage_that_fills_up_is_one_message_and_then_the_same_result(
     recovered("storage full, freed, same command", again, steps_done, run_dir)
     undisturbed.equals(run_dir, finish(again))
     quiet(run_dir)
+
+
+@pytest.mark.slow
+def test_a_torn_list_of_checkpoints_costs_no_checkpoint(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    """Ray Train writes it in place: a disk that fills up leaves it empty."""
+    run_dir = tmp_path / undisturbed.run_dir.name
+    process = start(undisturbed.job, tmp_path, tmp_path)
+    wait_for(lambda: len(checkpoints(run_dir, "supernet")) > 0, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    newest = max(checkpoints(run_dir, "supernet"))
+    done = int(json.loads((newest / "state.json").read_text())["step"])
+    (run_dir / "train" / "supernet" / LIST).write_text("")
+    (run_dir / "progress" / "supernet.json").unlink()
+    again = start(undisturbed.job, tmp_path, tmp_path)
+    assert wait_for(lambda: steps_done(run_dir), again) > done
+    undisturbed.equals(run_dir, finish(again))
+    assert not list((run_dir / "kept").iterdir())
 
 
 @pytest.mark.slow
