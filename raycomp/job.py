@@ -145,6 +145,13 @@ class ExportSettings(Section):
     )
 
 
+PLACEMENT = {
+    "train": ("cpus", "gpus", "checkpoint_seconds", "barrier_seconds", "workers", "min_workers"),
+    "search": ("evaluators", "gpus", "max_tokens"),
+}
+"""Of [train] and [search]: where and how fast a job runs, not what comes out."""
+
+
 class Job(Section):
     """A whole job file."""
 
@@ -177,10 +184,9 @@ class Job(Section):
         """First 8 hex digits of the hash of everything that can change a result."""
         data = self.model_dump(mode="json")
         data["run"].pop("live")
-        for key in ("cpus", "gpus", "checkpoint_seconds", "barrier_seconds", "workers", "min_workers"):
-            data["train"].pop(key)
-        for key in ("evaluators", "gpus", "max_tokens"):
-            data["search"].pop(key)
+        for section, keys in PLACEMENT.items():
+            for key in keys:
+                data[section].pop(key)
         if "adabert" not in self.run.methods:
             del data["augment"], data["adabert"]
         else:

@@ -17,16 +17,11 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from raycomp.errors import UserError
-from raycomp.job import Job
+from raycomp.job import PLACEMENT, Job
 from raycomp.jobfile import nearest_key, override, parse, parse_job, put, read_toml
 from raycomp.jobsection import Section, plain_name
 
 PRESETS = ("small",)
-# Of [train] and [search]: where and how fast a job runs, not what comes out.
-_PLACEMENT = {
-    "train": ("cpus", "gpus", "checkpoint_seconds", "barrier_seconds", "workers"),
-    "search": ("evaluators", "gpus", "max_tokens"),
-}
 
 
 class Variant(Section):
@@ -287,7 +282,7 @@ def part_keys(job: Job) -> dict[str, str]:
     computes (workers, CPUs, GPUs) is left out; the precision it computes in is a setting.
     """
     data = job.model_dump(mode="json")
-    for section, keys in _PLACEMENT.items():
+    for section, keys in PLACEMENT.items():
         for key in keys:
             data[section].pop(key)
     shared = {

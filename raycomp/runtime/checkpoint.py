@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -99,14 +100,14 @@ def rescue(training: Path, keep: Path) -> bool:
         pass
     else:
         return False
-    for found in sorted(training.glob("checkpoint_*"), reverse=True):  # their names are times
-        try:
-            load_checkpoint(found)
-        except UserError:
-            continue
+    steps: dict[Path, int] = {}
+    for found in (keep, *training.glob("checkpoint_*/")):  # of earlier rescues too
+        with contextlib.suppress(UserError):
+            steps[found] = int(load_checkpoint(found)[2]["step"])
+    newest = max(steps, key=lambda f: steps[f], default=keep)
+    if newest != keep:
         shutil.rmtree(keep, ignore_errors=True)
         keep.parent.mkdir(parents=True, exist_ok=True)
-        found.rename(keep)
-        break
+        newest.rename(keep)
     shutil.rmtree(training)
     return True

@@ -35,6 +35,7 @@ from raycomp.tables import refused
 
 BLOCK = 1 << 24  # bytes of a file that one call carries
 TOKENS = ".cache"  # beside the runs
+SEEN = ".seen"  # a file by which a node finds that it sees a run's folder
 
 Found = tuple[str, int, int, int]
 """A path, its kind (`fs.FileType`), bytes, and when it was changed, in ns."""
@@ -54,12 +55,14 @@ class Home:
         self._root, self._run = Path(run_dir).parent, Path(run_dir).name
         self._files = fs.SubTreeFileSystem(str(self._root), fs.LocalFileSystem())
         self._attempts: dict[str, str] = {}
+        self._word = secrets.token_hex(8)
+        (Path(run_dir) / SEEN).write_text(self._word)
 
-    def facts(self) -> tuple[str, str]:
-        """Return the node that this is, and a name of the run's folder there, as no other one has it."""
+    def facts(self) -> tuple[str, str, str]:
+        """Return this node, a name for copies of the run's folder, and the word that SEEN holds in it."""
         node = ray.get_runtime_context().get_node_id()
         where = hashlib.sha256(f"{node} {self._root}".encode()).hexdigest()[:12]
-        return node, f"{self._run}-{where}"
+        return node, f"{self._run}-{where}", self._word
 
     def info(self, paths: list[str]) -> list[Found]:
         """Return what is known of some paths."""
@@ -282,6 +285,10 @@ class _Writer(io.RawIOBase):
         ray.get(self._home.write.remote(self._name, self._token, self._sent, block, last))
         self._sent, self._failed = self._sent + len(block), False
 
+    def drop(self) -> None:
+        """Let the file at home stay as it is."""
+        self._failed = True
+
     def close(self) -> None:
         if not self.closed and not self._failed:
             self._send(last=True)
@@ -292,8 +299,12 @@ def send(home: Any, name: str, path: Path) -> None:
     """Write a file of the run at home, from one here; where that fails, the old one stays."""
     with path.open("rb") as source:
         writer = _Writer(home, name)
-        while block := source.read(BLOCK):
-            writer.write(block)
+        try:
+            while block := source.read(BLOCK):
+                writer.write(block)
+        except BaseException:
+            writer.drop()
+            raise
         writer.close()
 
 
@@ -335,18 +346,23 @@ def beside_writers(shared: bool) -> Any:
 
 
 @contextmanager
-def opened_to_nodes(run_dir: Path, progress: Progress) -> Iterator[None]:
+def opened_to_nodes(run_dir: Path, progress: Progress, *, growing: bool = False) -> Iterator[None]:
     """Let every node of the cluster reach a run's folder while the block runs.
 
-    Nodes that see the folder, at the same path, use it. Where one does not, all files pass through
-    this node's `Home`.
+    Nodes that see the folder, at the same path, use it. For those that do not, files pass through this
+    node's `Home`.
+
+    Args:
+        run_dir: the run's folder.
+        progress: is told which nodes do not see it.
+        growing: whether nodes that join later are to reach it too, whatever they see.
 
     Raises:
         UserError: this process is on no node of the cluster.
     """
     nodes = {n["NodeID"]: n["NodeManagerAddress"] for n in ray.nodes() if n["Alive"]}
     blind = _blind(run_dir, list(nodes)) if len(nodes) > 1 else []
-    if not blind:
+    if not blind and not growing:
         yield
         return
     me = ray.get_runtime_context().get_node_id()
@@ -355,11 +371,12 @@ def opened_to_nodes(run_dir: Path, progress: Progress) -> Iterator[None]:
             f"{run_dir.parent} is a folder of this machine, which is no node of the cluster; run the "
             "command on one of its nodes, or use `raycomp submit`"
         )
-    where = ", ".join(sorted(nodes[n] for n in blind))
-    progress.say(
-        f"{len(blind)} of {len(nodes)} nodes do not see {run_dir.parent} ({where}): the run's files "
-        "pass through this node"
-    )
+    if blind:
+        where = ", ".join(sorted(nodes[n] for n in blind))
+        progress.say(
+            f"{len(blind)} of {len(nodes)} nodes do not see {run_dir.parent} ({where}): the run's files "
+            "pass through this node"
+        )
     home = (
         ray.remote(Home)
         .options(
@@ -368,11 +385,12 @@ def opened_to_nodes(run_dir: Path, progress: Progress) -> Iterator[None]:
         )
         .remote(str(run_dir))
     )  # fmt: skip
-    _, folder = ray.get(home.facts.remote())
+    _, folder, _ = ray.get(home.facts.remote())
     try:
         yield
     finally:
         ray.kill(home)
+        (run_dir / SEEN).unlink(missing_ok=True)
         others = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeID"] != me]
         _on_each(_forget, others, folder)
 
@@ -383,10 +401,10 @@ def _name(run: str) -> str:
 
 def _blind(run_dir: Path, nodes: list[str]) -> list[str]:
     """Return the nodes that do not see a folder of this machine."""
-    word, marker = secrets.token_hex(8), run_dir / ".seen"
+    word, marker = secrets.token_hex(8), run_dir / SEEN
     marker.write_text(word)
     try:
-        said = _on_each(_read, nodes, str(marker))
+        said = _on_each(read_word, nodes, str(marker))
     finally:
         marker.unlink(missing_ok=True)
     return [node for node in nodes if said.get(node) != word]
@@ -406,7 +424,8 @@ def _on_each(task: Any, nodes: list[str], *args: Any) -> dict[str, Any]:
     return said
 
 
-def _read(path: str) -> str:
+def read_word(path: str) -> str:
+    """Return what a marker holds; nothing where this node does not see it."""
     try:
         return Path(path).read_text()
     except OSError:

@@ -63,7 +63,8 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
             _name_idle_gpus(job, progress)
             if not job.train.gpus:  # else the first GPU worker chooses
                 place.precision(torch.device("cpu"))
-            with opened_to_nodes(run_dir, progress), live(job, run_dir):
+            elastic = 0 < job.train.min_workers < job.train.workers
+            with opened_to_nodes(run_dir, progress, growing=elastic), live(job, run_dir):
                 _teacher(place, progress)
                 if "yoco" in job.run.methods:
                     _supernet(place, progress)

@@ -52,9 +52,11 @@ def train_stage(
     workers = job.train.workers
     fewest = job.train.min_workers or workers
     gpus = job.train.gpus
-    cpus = job.train.cpus or cpus or share_cpus(workers, gpus)
+    elastic = fewest < workers
+    room = max(fewest, min(workers, fitting(1, gpus))) if elastic else workers
+    cpus = job.train.cpus or cpus or share_cpus(room, gpus)
     if fitting(cpus, gpus) < fewest:
-        key = "min_workers" if fewest < workers else "workers"
+        key = "min_workers" if elastic else "workers"
         raise UserError(
             f"train.{key}={fewest} with {cpus:g} CPUs and {gpus:g} GPUs each was given; the cluster "
             f"has {free_cpus()} CPUs and {free_gpus()} GPUs, and its nodes hold {fitting(cpus, gpus)} "
@@ -75,9 +77,9 @@ def train_stage(
         train_loop_config=config,
         torch_config=TorchConfig(timeout_s=int(job.train.barrier_seconds)),
         scaling_config=ScalingConfig(
-            num_workers=(fewest, workers) if fewest < workers else workers,
-            # A change of their number costs what came after the last checkpoint.
-            elastic_resize_monitor_interval_s=job.train.checkpoint_seconds,
+            num_workers=(fewest, workers) if elastic else workers,
+            # A change costs what came after the last checkpoint: let there be one between two changes.
+            elastic_resize_monitor_interval_s=2 * job.train.checkpoint_seconds,
             use_gpu=job.train.gpus > 0,
             resources_per_worker={"CPU": cpus, "GPU": job.train.gpus},
         ),
@@ -85,7 +87,8 @@ def train_stage(
             name=name,
             storage_path=storage,
             storage_filesystem=files,
-            failure_config=FailureConfig(max_failures=3),
+            # A node that leaves is a failure too, where it is to be done without.
+            failure_config=FailureConfig(max_failures=3 + (workers if elastic else 0)),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
@@ -98,6 +101,8 @@ def train_stage(
 
     # A worker that answers no poll so long is taken as hung; Ray waits ten minutes by itself.
     limit = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": f"{job.train.barrier_seconds:g}"}
+    if elastic:  # a dead node is counted for some seconds more, and its workers would be waited for
+        limit["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "30"
     with for_children(limit), polling(look), _interruptible():
         try:
             trainer.fit()

@@ -21,7 +21,7 @@ from pyarrow import fs
 from raycomp.errors import UserError
 from raycomp.remote import download
 from raycomp.runtime.cluster import ray
-from raycomp.runtime.home import TOKENS, HomeFiles, home_of, send, visits
+from raycomp.runtime.home import SEEN, TOKENS, HomeFiles, home_of, read_word, send, visits
 from raycomp.tables import atomic_write, read_json
 
 # Nobody reads these on another node.
@@ -63,8 +63,8 @@ class Visit:
                 )
             return
         self._fence = home
-        node, kept = ray.get(home.facts.remote())
-        if node == ray.get_runtime_context().get_node_id():
+        node, kept, word = ray.get(home.facts.remote())
+        if node == ray.get_runtime_context().get_node_id() or read_word(str(run_dir / SEEN)) == word:
             return
         self._home = home
         self._files = fs.PyFileSystem(HomeFiles(run_dir.name))

@@ -196,13 +196,13 @@ def test_a_worker_and_a_driver_killed_there_cost_a_checkpoint_at_most(
     monkeypatch.setenv("RAYCOMP_WORK", str(tmp_path / "apart" / "work"))
     checkpoints = work_folder(bucket) / run_id / "train" / "supernet"
     process = start(job, tmp_path / "apart", bucket, address)
-    wait_for(lambda: list(checkpoints.glob("checkpoint_*")), process)
+    wait_for(lambda: list(checkpoints.glob("checkpoint_*/")), process)
     lost = [pid for node in nodes for pid in trainers(node)]
     os.kill(lost[0], signal.SIGKILL)
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in lost), process)
     wait_for(lambda: [pid for node in nodes for pid in trainers(node)], process)
-    before = {p.name for p in checkpoints.glob("checkpoint_*")}
-    wait_for(lambda: {p.name for p in checkpoints.glob("checkpoint_*")} - before, process)
+    before = {p.name for p in checkpoints.glob("checkpoint_*/")}
+    wait_for(lambda: {p.name for p in checkpoints.glob("checkpoint_*/")} - before, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     left = [pid for node in nodes for pid in trainers(node)]

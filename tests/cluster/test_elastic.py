@@ -58,7 +58,7 @@ def test_a_node_that_joins_is_used_and_one_that_leaves_is_done_without(
     run_dir = tmp_path / "runs" / run_id
     first = growing.worker_nodes.copy().pop()
     process = start(tiny_job, tmp_path, tmp_path / "runs", growing.address)
-    wait_for(lambda: list((run_dir / "train" / "supernet").glob("checkpoint_*")), process)
+    wait_for(lambda: list((run_dir / "train" / "supernet").glob("checkpoint_*/")), process)
     assert len(trainers(raylet(first))) == 1
     second = growing.add_node(**NODE)
     wait_for(lambda: trainers(raylet(second)) and trainers(raylet(first)), process)

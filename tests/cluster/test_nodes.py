@@ -114,7 +114,7 @@ def test_a_node_that_dies_is_survived_with_the_same_result(
     while victim is None:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "no worker of the super-network was seen on a node"
-        if list((run_dir / "train" / "supernet").glob("checkpoint_*")):
+        if list((run_dir / "train" / "supernet").glob("checkpoint_*/")):
             victim = next((n for n in nodes.worker_nodes if trainers(raylet(n))), None)
         time.sleep(0.05)
     lost = trainers(raylet(victim))
@@ -147,7 +147,7 @@ def test_a_folder_that_all_nodes_see_is_used_as_it_is_and_that_of_another_machin
     with opened_to_nodes(tmp_path, Progress(enabled=False)):
         assert home_of(tmp_path.name) is None
         assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(home, "_read", _blind)
+    monkeypatch.setattr(home, "read_word", _blind)
     with (
         pytest.raises(UserError, match="which is no node of the cluster"),
         opened_to_nodes(tmp_path, Progress(enabled=False)),

@@ -52,7 +52,7 @@ def test_a_job_is_stopped_goes_on_when_it_is_submitted_again_and_runs_to_the_sam
     identity = begun.stdout.strip()
     assert begun.returncode == 0
     deadline = time.monotonic() + 200
-    while not list((run_dir / "train" / "supernet").glob("checkpoint_*")):
+    while not list((run_dir / "train" / "supernet").glob("checkpoint_*/")):
         assert time.monotonic() < deadline, head.cli("logs", identity).stdout
         time.sleep(0.2)
     assert head.cli("stop", identity).stdout == f"job {identity}: stopped\n"

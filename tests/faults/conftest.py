@@ -77,7 +77,7 @@ def refused(process: subprocess.Popen[str]) -> str:
 
 
 def checkpoints(run_dir: Path, stage: str) -> list[Path]:
-    return list((run_dir / "train" / stage).glob("checkpoint_*"))
+    return list((run_dir / "train" / stage).glob("checkpoint_*/"))
 
 
 def ancestors(pid: int) -> list[int]:

@@ -27,17 +27,16 @@ def training(tmp_path: Path, steps: list[int], listed: str | None) -> Path:
 def test_a_list_that_is_whole_or_not_there_yet_is_left_alone(tmp_path: Path, listed: str | None) -> None:
     folder, keep = training(tmp_path, [3], listed), tmp_path / "kept"
     assert not rescue(folder, keep)
-    assert len(list(folder.glob("checkpoint_*"))) == 1
+    assert len(list(folder.glob("checkpoint_*/"))) == 1
     assert not keep.exists()
 
 
 @pytest.mark.parametrize("listed", ["", '{"checkpoint_results": [', "\x00" * 40])
 def test_the_newest_whole_checkpoint_is_kept_where_the_list_is_torn(tmp_path: Path, listed: str) -> None:
     folder, keep = training(tmp_path, [3, 7, 9], listed), kept_checkpoint(tmp_path / "run", "supernet")
-    torn = max(folder.glob("checkpoint_*")) / "optimizer.safetensors"
+    torn = max(folder.glob("checkpoint_*/")) / "optimizer.safetensors"
     torn.write_bytes(torn.read_bytes()[:20])
-    keep.mkdir(parents=True)
-    (keep / "state.json").write_text("of an earlier rescue")
+    save_checkpoint(keep, {"w": torch.zeros(2)}, {}, {"step": 5})  # of an earlier rescue
     assert rescue(folder, keep)
     weights, optimizer, state = load_checkpoint(keep)
     assert state == {"step": 7}
@@ -45,6 +44,14 @@ def test_the_newest_whole_checkpoint_is_kept_where_the_list_is_torn(tmp_path: Pa
     assert not folder.exists()
     assert not rescue(folder, keep)
     assert load_checkpoint(keep)[2] == {"step": 7}, "a second start before the next checkpoint"
+
+
+def test_a_rescue_that_was_cut_off_loses_nothing(tmp_path: Path) -> None:
+    """The newest was kept already, and the list is still there."""
+    folder, keep = training(tmp_path, [3, 7], ""), tmp_path / "kept"
+    max(folder.glob("checkpoint_*/")).rename(keep)
+    assert rescue(folder, keep)
+    assert load_checkpoint(keep)[2] == {"step": 7}
 
 
 def test_where_no_checkpoint_is_whole_the_one_that_was_kept_stays(tmp_path: Path) -> None:

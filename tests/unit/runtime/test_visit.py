@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import shutil
 import subprocess
@@ -64,6 +65,7 @@ def near(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Near
     )
     monkeypatch.setattr(visit, "ray", away)
     monkeypatch.setattr(visit, "_known", {})
+    monkeypatch.setattr(visit, "read_word", lambda path: "")  # it does not see the folder
     monkeypatch.setattr(home, "ray", SimpleNamespace(**{**vars(away), **vars(at_home)}))
     return actor
 
@@ -88,6 +90,32 @@ def test_a_visitor_has_the_runs_files_and_sends_what_it_writes(near: Near, run_d
     guest.push()
     guest.pull()
     assert [name for name, _ in near.calls] == ["below"], "what is known on both sides is sent no more"
+
+
+def test_a_node_that_sees_the_folder_uses_it(
+    near: Near, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not one that lies at the same path, left by another start."""
+    monkeypatch.setattr(visit, "read_word", home.read_word)
+    assert Visit(run_dir).folder == run_dir
+    (run_dir / home.SEEN).write_text("of another start")
+    assert Visit(run_dir).folder != run_dir
+
+
+def test_what_cannot_be_read_here_leaves_the_file_at_home_as_it_is(near: Near, run_dir: Path) -> None:
+    class Broken(io.BytesIO):
+        def open(self, mode: str) -> Broken:
+            return self
+
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell():
+                raise OSError("read error")
+            return super().read(3)
+
+    with pytest.raises(OSError, match="read error"):
+        home.send(near, "demo-0/facts.json", Broken(b"abcdef"))  # type: ignore[arg-type]
+    gc.collect()
+    assert (run_dir / "facts.json").read_text() == "{facts.json}"
 
 
 def test_what_changed_at_home_is_brought_and_what_a_neighbour_brought_is_not_sent(
@@ -220,8 +248,10 @@ def test_a_copy_that_is_lost_takes_nothing_at_home_along(near: Near, run_dir: Pa
 def test_runs_of_one_name_in_two_storages_have_copies_of_their_own(
     near: Near, run_dir: Path, tmp_path: Path
 ) -> None:
-    assert near.actor.facts() != Home(str(tmp_path / "elsewhere" / "demo-0")).facts()
-    assert near.actor.facts() == Home(str(run_dir)).facts()
+    other = tmp_path / "elsewhere" / "demo-0"
+    other.mkdir(parents=True)
+    assert near.actor.facts()[:2] != Home(str(other)).facts()[:2]
+    assert near.actor.facts()[:2] == Home(str(run_dir)).facts()[:2]
 
 
 def test_what_is_large_comes_to_who_asks_for_it(near: Near, run_dir: Path) -> None:
