@@ -17,8 +17,11 @@ from raycomp.runtime.checkpoint import LIST
 from raycomp.tables import read_table
 from tests.faults.conftest import (
     Undisturbed,
+    alive,
     checkpoints,
+    children,
     finish,
+    kill,
     quiet,
     recovered,
     refused,
@@ -75,14 +78,18 @@ def test_a_torn_list_of_checkpoints_costs_no_checkpoint(undisturbed: Undisturbed
     """Ray Train writes it in place: a disk that fills up leaves it empty."""
     run_dir = tmp_path / undisturbed.run_dir.name
     process = start(undisturbed.job, tmp_path, tmp_path)
+    wait_for(lambda: steps_done(run_dir) > 0, process)
+    theirs = children(process.pid, b"ray::")  # they would go on for a moment, and write the list again
     wait_for(lambda: len(checkpoints(run_dir, "supernet")) > 0, process)
     os.killpg(process.pid, signal.SIGKILL)
+    kill([pid for pid in theirs if alive(pid)])
     process.wait()
     newest = max(checkpoints(run_dir, "supernet"))
     done = int(json.loads((newest / "state.json").read_text())["step"])
     (run_dir / "train" / "supernet" / LIST).write_text("")
     (run_dir / "progress" / "supernet.json").unlink()
     again = start(undisturbed.job, tmp_path, tmp_path)
+    assert not (run_dir / "supernet" / "sampler.json").exists(), "it was trained before the kill"
     assert wait_for(lambda: steps_done(run_dir), again) > done
     undisturbed.equals(run_dir, finish(again))
     assert not list((run_dir / "kept").iterdir())
