@@ -315,6 +315,8 @@ def _info(found: Found) -> fs.FileInfo:
 
 def home_of(run: str) -> Any:
     """Return the actor that gives and takes a run's files; None where all nodes see the folder."""
+    if not ray.is_initialized():  # else Ray starts here, or joins what it finds
+        return None
     try:
         return ray.get_actor(_name(run))
     except ValueError:

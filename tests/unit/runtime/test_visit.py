@@ -59,6 +59,7 @@ def near(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Near
     actor = Near(Home(str(run_dir)))
     away = SimpleNamespace(
         get=lambda answer: answer,
+        is_initialized=lambda: True,
         exceptions=SimpleNamespace(RayActorError=RayActorError),
         get_actor=lambda name: actor,
         get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "b" * 32),
@@ -339,7 +340,7 @@ def test_a_node_that_joined_and_sees_nothing_is_named(
     def none(name: str) -> Any:
         raise ValueError(name)
 
-    monkeypatch.setattr(home, "ray", SimpleNamespace(get_actor=none))
+    monkeypatch.setattr(home, "ray", SimpleNamespace(get_actor=none, is_initialized=lambda: True))
     assert Visit(tmp_path).folder == tmp_path
     with pytest.raises(UserError, match=f"node {os.uname().nodename} joined and does not see"):
         Visit(tmp_path / "nowhere")
