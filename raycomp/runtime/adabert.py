@@ -28,7 +28,8 @@ from raycomp.runtime.checkpoint import load_tensors, save_tensors
 from raycomp.runtime.classroom import Classroom, no_mlm, prepare
 from raycomp.runtime.cluster import fitting, ray
 from raycomp.runtime.deploy import logits_of, score_forward
-from raycomp.runtime.home import beside_writers, home_of
+from raycomp.runtime.home import beside_writers
+from raycomp.runtime.homefiles import home_of
 from raycomp.runtime.progress import Progress, Update, polling
 from raycomp.runtime.recipe import file_hash
 from raycomp.runtime.student_stages import read_structure

@@ -28,7 +28,7 @@ from raycomp.job import Job
 from raycomp.jobfile import parse_job
 from raycomp.runtime.checkpoint import load_tensors, save_tensors
 from raycomp.runtime.cluster import at_home, free_gpus, ray, share_cpus
-from raycomp.runtime.home import home_of
+from raycomp.runtime.homefiles import home_of
 from raycomp.runtime.progress import Progress, Update
 from raycomp.runtime.tasks import run_tasks
 from raycomp.runtime.visit import visiting

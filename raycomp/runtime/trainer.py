@@ -21,7 +21,7 @@ from raycomp.errors import UserError
 from raycomp.job import Job
 from raycomp.runtime.checkpoint import kept_checkpoint, rescue
 from raycomp.runtime.cluster import fitting, for_children, free_cpus, free_gpus, share_cpus
-from raycomp.runtime.home import files_of
+from raycomp.runtime.homefiles import files_of
 from raycomp.runtime.progress import polling
 
 _OURS = re.compile(r"raycomp\.[\w.]+: ")

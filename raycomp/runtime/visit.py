@@ -21,7 +21,8 @@ from pyarrow import fs
 from raycomp.errors import UserError
 from raycomp.remote import download
 from raycomp.runtime.cluster import ray
-from raycomp.runtime.home import SEEN, TOKENS, HomeFiles, home_of, read_word, send, visits
+from raycomp.runtime.home import SEEN, TOKENS, read_word, visits
+from raycomp.runtime.homefiles import HomeFiles, home_of, send
 from raycomp.tables import atomic_write, read_json
 
 # Nobody reads these on another node.

@@ -21,7 +21,8 @@ from raycomp.jobfile import parse_job
 from raycomp.runtime import cluster as ours
 from raycomp.runtime import home
 from raycomp.runtime.checkpoint import load_tensors
-from raycomp.runtime.home import home_of, opened_to_nodes
+from raycomp.runtime.home import opened_to_nodes
+from raycomp.runtime.homefiles import home_of
 from raycomp.runtime.progress import Progress
 from raycomp.tables import read_table
 from tests.integration.test_cli import toml

@@ -17,8 +17,9 @@ from pyarrow import fs
 from ray.exceptions import RayActorError
 
 from raycomp.errors import UserError
-from raycomp.runtime import home, visit
-from raycomp.runtime.home import BLOCK, Home, HomeFiles, Replaced
+from raycomp.runtime import home, homefiles, visit
+from raycomp.runtime.home import Home, Replaced
+from raycomp.runtime.homefiles import BLOCK, HomeFiles
 from raycomp.runtime.visit import Visit, visiting
 from raycomp.tables import write_json
 
@@ -67,7 +68,8 @@ def near(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Near
     monkeypatch.setattr(visit, "ray", away)
     monkeypatch.setattr(visit, "_known", {})
     monkeypatch.setattr(visit, "read_word", lambda path: "")  # it does not see the folder
-    monkeypatch.setattr(home, "ray", SimpleNamespace(**{**vars(away), **vars(at_home)}))
+    for module in (home, homefiles):
+        monkeypatch.setattr(module, "ray", SimpleNamespace(**{**vars(away), **vars(at_home)}))
     return actor
 
 
@@ -114,7 +116,7 @@ def test_what_cannot_be_read_here_leaves_the_file_at_home_as_it_is(near: Near, r
             return super().read(3)
 
     with pytest.raises(OSError, match="read error"):
-        home.send(near, "demo-0/facts.json", Broken(b"abcdef"))  # type: ignore[arg-type]
+        homefiles.send(near, "demo-0/facts.json", Broken(b"abcdef"))  # type: ignore[arg-type]
     gc.collect()
     assert (run_dir / "facts.json").read_text() == "{facts.json}"
 
@@ -340,7 +342,7 @@ def test_a_node_that_joined_and_sees_nothing_is_named(
     def none(name: str) -> Any:
         raise ValueError(name)
 
-    monkeypatch.setattr(home, "ray", SimpleNamespace(get_actor=none, is_initialized=lambda: True))
+    monkeypatch.setattr(homefiles, "ray", SimpleNamespace(get_actor=none, is_initialized=lambda: True))
     assert Visit(tmp_path).folder == tmp_path
     with pytest.raises(UserError, match=f"node {os.uname().nodename} joined and does not see"):
         Visit(tmp_path / "nowhere")
@@ -350,7 +352,7 @@ def test_ray_train_finds_a_file_system_that_pyarrow_copies_with(
     near: Near, run_dir: Path, tmp_path: Path
 ) -> None:
     """What Ray Train does with its storage: make folders, look, copy there and back, remove."""
-    path, remote = home.files_of(run_dir, "train")
+    path, remote = homefiles.files_of(run_dir, "train")
     assert path == "demo-0/train"
     assert remote == fs.PyFileSystem(HomeFiles("demo-0"))
     source = tmp_path / "checkpoint"
