@@ -54,7 +54,7 @@ imports: $(VENV)/.installed
 	$(BIN)/lint-imports --no-cache
 
 bandit: $(VENV)/.installed
-	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive raycomp cluster
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive raycomp tools
 
 audit: $(VENV)/.installed  ## known weaknesses of the pinned packages, where advisories can be reached
 	.ci/audit $(BIN)
@@ -63,14 +63,14 @@ fuzz: $(VENV)/.installed  ## 22,000 job files, tables, data files and model fold
 	RAYCOMP_FUZZ=25000 $(BIN)/python -m pytest tests/fuzz
 
 docs-check: $(VENV)/.installed
-	$(BIN)/python -m raycomp.docs --check docs/job-file.md
+	$(BIN)/python -m tools.job_reference --check docs/job-file.md
 
 check-cluster: $(VENV)/.installed  ## the files of cluster/: Ray's schema, KubeRay's rules, bash -n, this project's rules
-	$(BIN)/mypy cluster/check.py
-	$(BIN)/python cluster/check.py
+	$(BIN)/mypy tools/check_cluster.py
+	$(BIN)/python -m tools.check_cluster
 
 docs: $(VENV)/.installed  ## write docs/job-file.md from the schema
-	$(BIN)/python -m raycomp.docs docs/job-file.md
+	$(BIN)/python -m tools.job_reference docs/job-file.md
 
 unit conformance integration security faults cluster: $(VENV)/.installed  ## one part of the tests
 	$(BIN)/python -m pytest tests/$@

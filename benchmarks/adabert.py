@@ -24,18 +24,18 @@ from typing import Any
 
 import torch
 
-from raycomp.adabert.compiler import compile_child
-from raycomp.adabert.structure import Structure, edges
+from raycomp.config.loader import load_job
 from raycomp.data.batches import Batch, TrainPlan, collate
-from raycomp.jobfile import load_job
-from raycomp.runtime import cluster
-from raycomp.runtime.adabert_deploy import Trial, load_child, trials
-from raycomp.runtime.classroom import Classroom, prepare
-from raycomp.runtime.deploy import logits_of, score_forward
-from raycomp.runtime.progress import Progress
-from raycomp.runtime.student_stages import ChildStage, SearchStage
-from raycomp.tables import write_json
-from raycomp.train.loop import StepResult, fit
+from raycomp.methods.adabert.compiler import compile_child
+from raycomp.methods.adabert.structure import Structure, edges
+from raycomp.runtime.cluster import connect as cluster
+from raycomp.runtime.cluster.progress import Progress
+from raycomp.runtime.pipeline.adabert_deploy import Trial, load_child, trials
+from raycomp.runtime.pipeline.deploy import logits_of, score_forward
+from raycomp.runtime.training.adabert_tasks import AdabertChildTask, AdabertSearchTask
+from raycomp.runtime.training.distillation_data import DistillationData, prepare
+from raycomp.storage.files import write_json
+from raycomp.training.loop import StepResult, fit
 
 CPU = torch.device("cpu")
 
@@ -59,7 +59,7 @@ def main() -> None:
     if not (run_dir / "teacher").exists():
         shutil.copytree(args.teacher / "teacher", run_dir / "teacher")
         write_json(run_dir / "precision.json", json.loads((args.teacher / "precision.json").read_text()))
-    room = Classroom(job, run_dir)
+    room = DistillationData(job, run_dir)
     began = time.perf_counter()
     if not (room.folder / "probes.npy").exists():
         cluster.connect()
@@ -81,7 +81,7 @@ def main() -> None:
             print(json.dumps(row))
 
 
-def _cost(room: Classroom, steps: int) -> None:
+def _cost(room: DistillationData, steps: int) -> None:
     """Time the search step of each estimator, in turns, on the same batches."""
     stages, taken = {}, {}
     for name in ("sampled", "contrast", "full"):
@@ -90,7 +90,7 @@ def _cost(room: Classroom, steps: int) -> None:
         given = room.job.adabert.model_copy(update=changes)
         job = room.job.model_copy(update={"adabert": given})
         plan = {"trial": "cost", "gamma": 0.8, "beta": 4.0, "layers": 8, "seed": 0}
-        stages[name] = SearchStage(job, room.run_dir, plan, device=CPU, reduce=None)
+        stages[name] = AdabertSearchTask(job, room.run_dir, plan, device=CPU, reduce=None)
         taken[name] = list[float]()
     tokens, pad = stages["full"].tokens, stages["full"].pad_id
     plan = TrainPlan(tokens.lengths, room.job.adabert.batch_size, room.job.run.seed)
@@ -114,7 +114,7 @@ def hash_of(text: str) -> int:
     return zlib.crc32(text.encode())
 
 
-def _point(room: Classroom, trial: Trial, validate: bool) -> dict[str, Any]:
+def _point(room: DistillationData, trial: Trial, validate: bool) -> dict[str, Any]:
     folder = room.folder / trial.name
     shutil.rmtree(folder, ignore_errors=True)
     plan = {
@@ -122,7 +122,7 @@ def _point(room: Classroom, trial: Trial, validate: bool) -> dict[str, Any]:
         "seed": trial.seed,
     }  # fmt: skip
     began = time.perf_counter()
-    search = SearchStage(room.job, room.run_dir, plan, device=CPU, reduce=None)
+    search = AdabertSearchTask(room.job, room.run_dir, plan, device=CPU, reduce=None)
     loss = _fit(search, room)
     searched = time.perf_counter() - began
     theta = search.model.distribution.probabilities()
@@ -135,9 +135,9 @@ def _point(room: Classroom, trial: Trial, validate: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _child(room: Classroom, trial: Trial, plan: dict[str, Any], validate: bool) -> dict[str, Any]:
+def _child(room: DistillationData, trial: Trial, plan: dict[str, Any], validate: bool) -> dict[str, Any]:
     began = time.perf_counter()
-    child = ChildStage(room.job, room.run_dir, plan, device=CPU, reduce=None)
+    child = AdabertChildTask(room.job, room.run_dir, plan, device=CPU, reduce=None)
     loss = _fit(child, room)
     model = compile_child(load_child(room, trial))
     splits = ["selection", *(v.name for v in room.task.validation if validate)]
@@ -155,7 +155,7 @@ def _child(room: Classroom, trial: Trial, plan: dict[str, Any], validate: bool) 
 
 
 def _random(
-    room: Classroom, trial: Trial, count: int, layers: int, validate: bool
+    room: DistillationData, trial: Trial, count: int, layers: int, validate: bool
 ) -> list[dict[str, Any]]:
     """Train random structures from scratch, and the searched one in the same way, first."""
     rng, found = random.Random(trial.seed), []  # nosec B311  # no secret depends on it
@@ -169,7 +169,7 @@ def _random(
     scratch = room.job.model_copy(
         update={"adabert": room.job.adabert.model_copy(update={"child": "scratch"})}
     )
-    other = Classroom(scratch, room.run_dir)
+    other = DistillationData(scratch, room.run_dir)
     for text in (searched, *drawn):
         (folder / "structure.json").write_text(text)
         plan = {"trial": trial.name, "gamma": trial.gamma, "seed": trial.seed}
@@ -177,7 +177,7 @@ def _random(
     return found
 
 
-def _fit(stage: SearchStage | ChildStage, room: Classroom) -> float:
+def _fit(stage: AdabertSearchTask | AdabertChildTask, room: DistillationData) -> float:
     plan = TrainPlan(stage.tokens.lengths, stage.batch_size, room.job.run.seed)
     losses: list[float] = []
 

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
-from raycomp.adabert.compiled import RaycompCnnForSequenceClassification
-from raycomp.adabert.compiler import compiled_config, compiled_macs
-from raycomp.adabert.structure import Structure
-from raycomp.adabert.student import StudentShape
-from raycomp.encoder.latency import p50_latencies_ms
+from raycomp.deployment.latency import p50_latencies_ms
+from raycomp.methods.adabert.cnn_model import RaycompCnnForSequenceClassification
+from raycomp.methods.adabert.compiler import compiled_config, compiled_macs
+from raycomp.methods.adabert.structure import Structure
+from raycomp.methods.adabert.student import StudentShape
 
 VOCABULARY, LENGTH = 30522, 128
 

@@ -24,7 +24,7 @@ from benchmarks.measure import RUNS, alternating, seconds
 from benchmarks.setting import batches, halves, plain_step, workplace
 from raycomp.data.batches import Batch
 from raycomp.encoder.elastic import ElasticEncoder
-from raycomp.train.optim import autocast, resolve_precision
+from raycomp.training.optimizers import autocast, resolve_precision
 
 SHAPES = 512
 """Compiled variants that torch may keep; without, it stops compiling after eight."""

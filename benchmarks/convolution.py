@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import alternating, seconds
-from raycomp.adabert import winograd
-from raycomp.adabert.modules import convolve
+from raycomp.methods.adabert import winograd
+from raycomp.methods.adabert.modules import convolve
 
 TEXTS, LENGTH = 16, 128
 WIDTHS = ((256, 384), (128, 256), (128, 128))

@@ -31,19 +31,19 @@ import torch
 from benchmarks.measure import NotMeasured, Settings, seconds, turns
 from benchmarks.run_all import ROOT, machine
 from benchmarks.setting import batches, open_sampler, super_step, workplace
+from raycomp.config.loader import parse_job
 from raycomp.data.tokens import tokenise
-from raycomp.encoder.arch import Architecture
-from raycomp.encoder.elastic import WORDS
-from raycomp.jobfile import parse_job
+from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.elastic import WORD_EMBEDDING
+from raycomp.methods.yoco.eesng import EESNG, EESNGSettings
+from raycomp.methods.yoco.schedule import Schedule, phases
 from raycomp.report.growth import Point, exponent, lines
-from raycomp.runtime.recipe import Blueprint
-from raycomp.tables import write_json
-from raycomp.train.evaluate import predict
-from raycomp.yoco.eesng import EESNG, EESNGSettings
-from raycomp.yoco.schedule import Schedule, phases
-from raycomp.yoco.searchers import Budget, make_searcher
-from raycomp.yoco.space import SearchSpace
-from raycomp.yoco.step import union
+from raycomp.search.searchers import Budget, make_searcher
+from raycomp.search.setup import SearchSetup
+from raycomp.search.space import SearchSpace
+from raycomp.storage.files import write_json
+from raycomp.training.evaluation import predict
+from raycomp.training.supernet_step import union
 
 CPU = torch.device("cpu")
 SLEEP_SECONDS = 0.05
@@ -111,8 +111,8 @@ def budgets(settings: Settings, network: Network) -> list[Point]:
     import ray
 
     from benchmarks.ranks import ray_here
-    from raycomp.runtime.ledger import Ledger
-    from raycomp.runtime.tuner import search_all
+    from raycomp.runtime.scoring.deployment_search import search_all
+    from raycomp.runtime.scoring.ledger import Ledger
 
     place, found = workplace(f"search.evaluations={8 if settings.quick else 64}"), []
     shape, theta = place.shape, open_sampler(place).state_dict()
@@ -129,7 +129,7 @@ def budgets(settings: Settings, network: Network) -> list[Point]:
             ray.get(ledger.scored.remote())
             began = time.perf_counter()
             search_all(
-                Blueprint(parse_job(data), run_dir, shape), ledger, "fp32", lambda d, t, best: None
+                SearchSetup(parse_job(data), run_dir, shape), ledger, "fp32", lambda d, t, best: None
             )
             taken = time.perf_counter() - began
             if count:  # 0 warms Tune up
@@ -193,9 +193,9 @@ def _one_worker(settings: Settings) -> tuple[float, float]:
     torch.set_num_threads(threads)
     parameters = dict(model.named_parameters())
     active = model.active_parameters(union(open_sampler(place).ask(0)))
-    sent = sum(parameters[name][where].numel() for name, where in active if name != WORDS)
+    sent = sum(parameters[name][where].numel() for name, where in active if name != WORD_EMBEDDING)
     words = float(np.mean([len(b.input_ids.unique()) for b in held]))  # of the table, a batch's alone
-    return taken, 4.0 * (sent + words * parameters[WORDS].shape[1])
+    return taken, 4.0 * (sent + words * parameters[WORD_EMBEDDING].shape[1])
 
 
 def _actor_seconds(settings: Settings) -> dict[int, float]:
@@ -203,8 +203,8 @@ def _actor_seconds(settings: Settings) -> dict[int, float]:
     import ray
 
     from benchmarks.ranks import ray_here
-    from raycomp.runtime.recipe import train_plan
-    from raycomp.runtime.sampler_actor import start_sampler
+    from raycomp.methods.yoco.plan import train_plan
+    from raycomp.runtime.training.sampler_actor import start_sampler
 
     place, found = workplace(), {}
     plan = train_plan(place.job, place.space, place.shape, 10_000)

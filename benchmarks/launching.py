@@ -18,7 +18,7 @@ from transformers import BertConfig
 from benchmarks.measure import RUNS, seconds, turns
 from benchmarks.setting import Listed, plain_step, super_step
 from raycomp.data.batches import Batch
-from raycomp.encoder.arch import Architecture
+from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.families import from_family_config
 from raycomp.encoder.layers import Encoder

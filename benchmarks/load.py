@@ -28,14 +28,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from raycomp.encoder.arch import Architecture
+from raycomp.config.loader import parse_job
+from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import Shape
-from raycomp.jobfile import parse_job
-from raycomp.runtime.cluster import embed, ray
-from raycomp.runtime.ledger import Ledger
-from raycomp.runtime.recipe import Blueprint, build_sampler, train_plan
-from raycomp.runtime.tuner import search_all
-from raycomp.tables import part_files, read_table, write_json
+from raycomp.methods.yoco.plan import build_sampler, train_plan
+from raycomp.runtime.cluster.connect import embed, ray
+from raycomp.runtime.scoring.deployment_search import search_all
+from raycomp.runtime.scoring.ledger import Ledger
+from raycomp.search.setup import SearchSetup
+from raycomp.storage.files import write_json
+from raycomp.storage.tables import part_files, read_table
 
 LAYERS, HEADS, FFN = 6, (2, 4, 8, 12), (256, 512, 1024, 1536)
 SHAPE = Shape(
@@ -176,7 +178,7 @@ def trials(storage: Path, count: int) -> None:
         "budget": [{"name": "half", "encoder_params": "0.5x"}],
     })  # fmt: skip
     run = storage / job.run_id
-    place = Blueprint(job, run, SHAPE)
+    place = SearchSetup(job, run, SHAPE)
     sampler = build_sampler(job, train_plan(job, place.space, SHAPE, 1000))
     write_json(run / "supernet" / "sampler.json", sampler.state_dict())
     embed(num_cpus=2, log_to_driver=False, logging_level=logging.ERROR, object_store_memory=256 * 2**20)

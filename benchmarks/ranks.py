@@ -18,8 +18,8 @@ import torch.distributed as dist
 from benchmarks.measure import NotMeasured
 from benchmarks.setting import ROOT, open_sampler, spread, super_step, workplace
 from raycomp.data.batches import collate, shard, words_of
-from raycomp.runtime.cluster import embed
-from raycomp.runtime.worker import FlatSum
+from raycomp.runtime.cluster.connect import embed
+from raycomp.runtime.training.worker import FlatAllReduce
 
 WORLD = 2
 
@@ -81,7 +81,11 @@ class Rank:
         # Uniform exploration does not move theta, so both ranks draw the same without an actor.
         self.steps = {
             world: super_step(
-                network, open_sampler(self.place), "fp32", cpu, reduce=FlatSum() if world > 1 else None
+                network,
+                open_sampler(self.place),
+                "fp32",
+                cpu,
+                reduce=FlatAllReduce() if world > 1 else None,
             )
             for world in (1, WORLD)
         }

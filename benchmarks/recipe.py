@@ -21,24 +21,24 @@ from typing import Any
 import numpy as np
 import torch
 
+from raycomp.config.job import Job
+from raycomp.config.loader import load_job
 from raycomp.data.batches import TrainPlan, collate
-from raycomp.encoder.arch import Architecture
+from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder, ElasticOutput
 from raycomp.encoder.importance import reorder, scores
-from raycomp.job import Job
-from raycomp.jobfile import load_job
-from raycomp.runtime.checkpoint import load_weights, save_tensors
-from raycomp.runtime.recipe import build_sampler, plan_schedule, train_plan
-from raycomp.runtime.workplace import Workplace
-from raycomp.train.evaluate import predict, score
-from raycomp.train.loop import StepResult, fit
-from raycomp.train.objectives import label_loss
-from raycomp.train.optim import LinearDecay, Updater, resolve_precision
-from raycomp.train.slices import SliceUpdater
-from raycomp.train.teacher import TeacherStep
-from raycomp.yoco.moves import fit_to
-from raycomp.yoco.searchers import load_theta
-from raycomp.yoco.step import SuperStep
+from raycomp.methods.context import RunContext
+from raycomp.methods.yoco.plan import build_sampler, plan_schedule, train_plan
+from raycomp.search.moves import fit_to
+from raycomp.search.searchers import load_theta
+from raycomp.storage.tensors import load_weights, save_tensors
+from raycomp.training.evaluation import predict, score
+from raycomp.training.loop import StepResult, fit
+from raycomp.training.objectives import label_loss
+from raycomp.training.optimizers import LinearDecay, Updater, resolve_precision
+from raycomp.training.sliced_optimizer import SliceUpdater
+from raycomp.training.supernet_step import SuperStep
+from raycomp.training.teacher_step import TeacherStep
 
 CPU = torch.device("cpu")
 
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--note", default="")
     args = parser.parse_args()
     job = load_job(args.job, args.overrides)
-    place = Workplace(job, args.out / job.run_id)
+    place = RunContext(job, args.out / job.run_id)
     precision = resolve_precision(job.train.precision, CPU)
     began = time.perf_counter()
     teacher = _teacher(place, job, args.out, precision)
@@ -82,7 +82,7 @@ def main() -> None:
     print(json.dumps(row, indent=1))
 
 
-def _teacher(place: Workplace, job: Job, out: Path, precision: str) -> ElasticEncoder:
+def _teacher(place: RunContext, job: Job, out: Path, precision: str) -> ElasticEncoder:
     key = json.dumps([job.task.model_dump(), job.model.model_dump(), job.teacher.model_dump()])
     name = hashlib.sha256(f"{key}{job.run.seed}".encode()).hexdigest()[:8]
     path, model = out / f"teacher-{name}.safetensors", place.network()
@@ -106,7 +106,7 @@ def _teacher(place: Workplace, job: Job, out: Path, precision: str) -> ElasticEn
 
 
 def _supernet(
-    place: Workplace, job: Job, teacher: ElasticEncoder, precision: str
+    place: RunContext, job: Job, teacher: ElasticEncoder, precision: str
 ) -> tuple[ElasticEncoder, dict[str, Any], int]:
     settings, tokens = job.train, place.tokens("train")
     model = place.network()
@@ -158,7 +158,7 @@ def _supernet(
 
 
 def _shares(
-    place: Workplace,
+    place: RunContext,
     model: ElasticEncoder,
     state: dict[str, Any],
     shares: list[float],
@@ -207,7 +207,7 @@ def _shares(
 
 
 def _value(
-    place: Workplace, model: ElasticEncoder, arch: Architecture | None, split: str, precision: str
+    place: RunContext, model: ElasticEncoder, arch: Architecture | None, split: str, precision: str
 ) -> tuple[float, float]:
     tokens = place.tokens(split)
     logits = predict(
@@ -223,13 +223,13 @@ def _value(
 
 
 def _validation(
-    place: Workplace, model: ElasticEncoder, arch: Architecture | None, precision: str
+    place: RunContext, model: ElasticEncoder, arch: Architecture | None, precision: str
 ) -> float:
     names = [v.name for v in place.task.validation]
     return statistics.mean(_value(place, model, arch, n, precision)[0] for n in names)
 
 
-def _at(place: Workplace, plan: TrainPlan) -> Any:
+def _at(place: RunContext, plan: TrainPlan) -> Any:
     tokens = place.tokens("train")
     return lambda i: collate(tokens, plan.rows(i), place.pad_id)
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import BertForSequenceClassification
 
 from raycomp.data.batches import Batch
-from raycomp.encoder.arch import Architecture
+from raycomp.encoder.architecture import Architecture
 
 
 class Sliced(nn.Module):

@@ -84,7 +84,7 @@ def environment(device: str) -> dict[str, str]:
     """Return what every process of a run has in its environment; on a GPU the core runs without Ray."""
     if device != "cpu":
         return dict(os.environ)
-    from raycomp.runtime.cluster import SETTINGS
+    from raycomp.runtime.cluster.connect import SETTINGS
 
     return {**SETTINGS, **os.environ}
 

@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from raycomp.encoder.arch import Architecture
+from raycomp.config.loader import parse_job
+from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
-from raycomp.jobfile import parse_job
-from raycomp.runtime.workplace import Workplace
-from raycomp.train.evaluate import predict, score
-from raycomp.yoco.searchers import Searcher, make_searcher
+from raycomp.methods.context import RunContext
+from raycomp.search.searchers import Searcher, make_searcher
+from raycomp.training.evaluation import predict, score
 
 NAMES = ("random", "sng", "evolution")
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 class Scores:
     """What the super-network of a run says of architectures, each scored once."""
 
-    def __init__(self, place: Workplace) -> None:
+    def __init__(self, place: RunContext) -> None:
         self.place, self._known = place, dict[Architecture, tuple[float, float]]()
         self._model: ElasticEncoder = place.supernet().eval()
 
@@ -89,7 +89,7 @@ def main() -> None:
     found: dict[str, list[list[float]]] = {name: [] for name in NAMES}
     for number, run in enumerate(args.runs):
         job = parse_job(json.loads((run / "job.json").read_text()))
-        scores = Scores(Workplace(job, run))
+        scores = Scores(RunContext(job, run))
         for seed in range(args.seeds):
             for name, curves in found.items():
                 curves.append(curve(scores, name, 1000 * number + seed, args.batch, args.evaluations))

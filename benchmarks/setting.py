@@ -11,27 +11,27 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
+from raycomp.config.loader import load_job
 from raycomp.data.batches import Batch, TrainPlan, collate
 from raycomp.data.tokens import TokenSplit
-from raycomp.encoder.arch import Architecture
+from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.families import to_family
 from raycomp.encoder.layers import EncoderConfig
-from raycomp.jobfile import load_job
-from raycomp.runtime.recipe import build_sampler, train_plan
-from raycomp.runtime.workplace import Workplace
-from raycomp.train.objectives import label_loss
-from raycomp.train.optim import LinearDecay, Reduce, Updater, autocast
-from raycomp.train.slices import SliceUpdater
-from raycomp.yoco.eesng import EESNG
-from raycomp.yoco.moves import fit_to
-from raycomp.yoco.step import SuperStep
+from raycomp.methods.context import RunContext
+from raycomp.methods.yoco.eesng import EESNG
+from raycomp.methods.yoco.plan import build_sampler, train_plan
+from raycomp.search.moves import fit_to
+from raycomp.training.objectives import label_loss
+from raycomp.training.optimizers import LinearDecay, Reduce, Updater, autocast
+from raycomp.training.sliced_optimizer import SliceUpdater
+from raycomp.training.supernet_step import SuperStep
 
 ROOT = Path(__file__).parents[1]
 RATE = LinearDecay(1e-5, 0.1, (0, 100_000))
 
 
-def workplace(*overrides: str) -> Workplace:
+def workplace(*overrides: str) -> RunContext:
     """Return the demo's workplace (see jobs/quickstart.toml), with no settings but the defaults.
 
     Each job has a folder of its own: a folder remembers which tokens are its own, whatever job asks.
@@ -41,10 +41,10 @@ def workplace(*overrides: str) -> Workplace:
     """
     plain = ["train.freeze_embeddings=false", "train.epochs=1.0", *overrides]
     job = load_job(ROOT / "jobs" / "quickstart.toml", plain)
-    return Workplace(job, ROOT / "runs" / "benchmarks" / job.run_id)
+    return RunContext(job, ROOT / "runs" / "benchmarks" / job.run_id)
 
 
-def tokens_of(place: Workplace, task: str) -> TokenSplit:
+def tokens_of(place: RunContext, task: str) -> TokenSplit:
     """Return the training split's tokens; a claim's name says which task they are of.
 
     Raises:
@@ -56,7 +56,7 @@ def tokens_of(place: Workplace, task: str) -> TokenSplit:
     return tokens
 
 
-def batches(place: Workplace, rows: int, count: int, device: torch.device) -> list[Batch]:
+def batches(place: RunContext, rows: int, count: int, device: torch.device) -> list[Batch]:
     """Return training batches as a run makes them: similar lengths together, short to long."""
     tokens = place.tokens("train")
     chosen = spread(tokens.lengths, rows, count)
@@ -150,7 +150,7 @@ class Listed:
         return {}
 
 
-def open_sampler(place: Workplace, steps: int = 100_000) -> EESNG:
+def open_sampler(place: RunContext, steps: int = 100_000) -> EESNG:
     """Return the job's EE-SNG with the whole space open, as in the last phase of a training."""
     plan = train_plan(place.job, place.space, place.shape, len(place.tokens("train")))
     plan["steps"] = [0] * (len(plan["steps"]) - 1) + [steps]
@@ -175,7 +175,7 @@ def super_step(
     )  # fmt: skip
 
 
-def halves(place: Workplace, count: int, share: float = 0.5) -> list[Architecture]:
+def halves(place: RunContext, count: int, share: float = 0.5) -> list[Architecture]:
     """Return architectures fitted to a share of the encoder's parameters, as the search fits them."""
 
     def cost(arch: Architecture) -> float:

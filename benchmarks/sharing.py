@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.setting import open_sampler, workplace
-from raycomp.encoder.arch import Architecture
+from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import Shape
-from raycomp.tables import read_json
-from raycomp.yoco.searchers import opening
+from raycomp.search.searchers import opening
+from raycomp.storage.files import read_json
 
 SEED = 17
 

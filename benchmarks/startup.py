@@ -21,7 +21,20 @@ import pandas as pd
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "the", "film", "was", "a", "plot"]
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "good",
+    "bad",
+    "the",
+    "film",
+    "was",
+    "a",
+    "plot",
+]
 JOB = """
 [task]
 train = "{folder}/train.csv"

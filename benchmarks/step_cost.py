@@ -16,15 +16,21 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from raycomp.config.loader import load_job
 from raycomp.data.batches import TrainPlan, collate
-from raycomp.jobfile import load_job
-from raycomp.runtime.recipe import build_sampler, train_plan
-from raycomp.runtime.workplace import Workplace
-from raycomp.train.loop import TrainStep
-from raycomp.train.optim import LinearDecay, Updater, bf16_speedup, matmul_flops, resolve_precision
-from raycomp.train.slices import SliceUpdater
-from raycomp.train.teacher import TeacherStep
-from raycomp.yoco.step import SuperStep
+from raycomp.methods.context import RunContext
+from raycomp.methods.yoco.plan import build_sampler, train_plan
+from raycomp.training.loop import TrainStep
+from raycomp.training.optimizers import (
+    LinearDecay,
+    Updater,
+    bf16_speedup,
+    matmul_flops,
+    resolve_precision,
+)
+from raycomp.training.sliced_optimizer import SliceUpdater
+from raycomp.training.supernet_step import SuperStep
+from raycomp.training.teacher_step import TeacherStep
 
 CPU, WARM, STEPS = torch.device("cpu"), 3, 15
 
@@ -32,7 +38,7 @@ CPU, WARM, STEPS = torch.device("cpu"), 3, 15
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()  # no settings: --help says what it does
     job = load_job("jobs/quickstart.toml")
-    place = Workplace(job, Path("runs/benchmarks") / job.run_id)
+    place = RunContext(job, Path("runs/benchmarks") / job.run_id)
     tokens = place.tokens("train")
     plan = TrainPlan(tokens.lengths, 32, 0)
     batches = [collate(tokens, plan.rows(i), place.pad_id) for i in range(WARM + STEPS)]

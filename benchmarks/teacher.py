@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, get_linear_schedule_with_warmup
 
+from raycomp.config.loader import load_job
 from raycomp.data.batches import Batch, TrainPlan, collate
 from raycomp.encoder.pretrained import source_of
-from raycomp.jobfile import load_job
-from raycomp.runtime.stages import TeacherStage
-from raycomp.runtime.workplace import Workplace
-from raycomp.train.evaluate import predict, score
-from raycomp.train.loop import fit
+from raycomp.methods.context import RunContext
+from raycomp.runtime.training.elastic_tasks import TeacherTask
+from raycomp.training.evaluation import predict, score
+from raycomp.training.loop import fit
 
 CPU = torch.device("cpu")
 
@@ -43,7 +43,7 @@ def main() -> None:
     for seed in args.seeds:
         # The precision is fixed: both sides compute alike.
         job = load_job(args.job, [f"run.seed={seed}", "train.precision=fp32", *args.overrides])
-        place = Workplace(job, args.out / f"{job.run_id}")
+        place = RunContext(job, args.out / f"{job.run_id}")
         for name, train in (("raycomp", _ours), ("transformers", _plain)):
             began = time.perf_counter()
             forward = train(place)
@@ -61,12 +61,12 @@ def main() -> None:
     print(f"time: raycomp / transformers = {statistics.median(ratios):.2f}")
 
 
-def _validation(place: Workplace) -> str:
+def _validation(place: RunContext) -> str:
     return str(place.task.validation[0].name)
 
 
-def _ours(place: Workplace) -> Any:
-    stage = TeacherStage(place.job, place.run_dir, {}, device=CPU, reduce=None)
+def _ours(place: RunContext) -> Any:
+    stage = TeacherTask(place.job, place.run_dir, {}, device=CPU, reduce=None)
     plan = TrainPlan(stage.tokens.lengths, stage.batch_size, place.job.run.seed)
 
     def at(index: int) -> Batch:
@@ -77,7 +77,7 @@ def _ours(place: Workplace) -> Any:
     return lambda batch: model(batch, None).logits
 
 
-def _plain(place: Workplace) -> Any:
+def _plain(place: RunContext) -> Any:
     job, tokens = place.job, place.tokens("train")
     torch.manual_seed(job.run.seed)
     model = AutoModelForSequenceClassification.from_pretrained(  # nosec B615  # the job's own model
@@ -121,7 +121,7 @@ def _plain(place: Workplace) -> Any:
     )
 
 
-def _value(place: Workplace, forward: Any, split: str) -> float:
+def _value(place: RunContext, forward: Any, split: str) -> float:
     tokens = place.tokens(split)
     logits = predict(forward, tokens, pad_id=place.pad_id, max_tokens=8192, precision="fp32", device=CPU)
     return float(score(place.metrics, tokens, logits).values[place.primary])

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from raycomp.yoco.distribution import Categoricals
-from raycomp.yoco.space import SearchSpace
-from raycomp.yoco.updates import ASNG, Raw, UpdateRule
+from raycomp.search.distribution import Categoricals
+from raycomp.search.space import SearchSpace
+from raycomp.search.updates import ASNG, Raw, UpdateRule
 
 SPACE = SearchSpace(4, (2, 3, 4), (1, 2, 4), (16, 32, 64))
 BEST = np.array([1, 2, 0, 1, 1, 0, 2, 2, 1])

@@ -24,7 +24,7 @@ fi
 job=$1 storage=$(realpath --canonicalize-missing "$2")
 shift 2
 
-# raycomp's settings (raycomp/runtime/cluster.py), for all that runs on a node; the first is read when it starts.
+# raycomp's settings (raycomp/runtime/cluster/connect.py), for all that runs on a node; the first is read when it starts.
 export RAY_worker_niceness=0 RAY_USAGE_STATS_ENABLED=0 RAY_TRAIN_HEALTH_CHECK_INTERVAL_S=0.5
 export RAY_TRAIN_METRICS_ENABLED=0 RAY_CHDIR_TO_TRIAL_DIR=0 RAY_TRAIN_ENABLE_PRINT_PATCH=0
 export RAY_AIR_NEW_OUTPUT=0 TOKENIZERS_PARALLELISM=false RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0

@@ -26,13 +26,13 @@ settings.load_profile("shared")
 GOOD = ["fine", "great", "lovely", "superb", "warm"]
 BAD = ["poor", "awful", "dull", "weak", "cold"]
 PLAIN = ["the", "film", "was", "a", "story", "and", "its", "cast", "scene", "plot"]
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *PLAIN]
+WORD_EMBEDDING = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *PLAIN]
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
+    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORD_EMBEDDING)}, unk_token="[UNK]"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     core.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
@@ -52,7 +52,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def bert_config(**changes: Any) -> BertConfig:
     given = {
-        "vocab_size": len(WORDS),
+        "vocab_size": len(WORD_EMBEDDING),
         "hidden_size": 32,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,

@@ -17,17 +17,17 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Claim, Settings, alternating, main, seconds
 from benchmarks.setting import batches, workplace
-from raycomp.adabert.cell import Cell, Path
-from raycomp.adabert.efficiency import prices
-from raycomp.adabert.gumbel import Distribution
-from raycomp.adabert.operations import apply_all
-from raycomp.adabert.step import Guidance, SearchStep
-from raycomp.adabert.student import Parent, StudentShape
-from raycomp.runtime.workplace import Workplace
-from raycomp.train.optim import JointUpdater, Updater, resolve_precision
+from raycomp.methods.adabert.cell import Cell, EdgeExecution
+from raycomp.methods.adabert.efficiency import prices
+from raycomp.methods.adabert.gumbel import Distribution
+from raycomp.methods.adabert.operations import apply_all
+from raycomp.methods.adabert.step import Guidance, SearchStep
+from raycomp.methods.adabert.student import Parent, StudentShape
+from raycomp.methods.context import RunContext
+from raycomp.training.optimizers import JointUpdater, Updater, resolve_precision
 
 
-class Answers:
+class Predictions:
     """A teacher's answers to any row, drawn at random."""
 
     def __init__(self, classes: int, layers: int) -> None:
@@ -61,7 +61,7 @@ def measure(settings: Settings) -> list[Claim]:
 class OneByOne(Cell):
     """A cell whose candidates run one at a time; what it computes is the same."""
 
-    def forward(self, inputs: Sequence[Tensor], mask: Tensor, paths: Sequence[Path]) -> Tensor:
+    def forward(self, inputs: Sequence[Tensor], mask: Tensor, paths: Sequence[EdgeExecution]) -> Tensor:
         """As `Cell.forward`, for paths that have every candidate and its y."""
         states = list(inputs)
         for node in range(2, self.nodes + 2):
@@ -84,7 +84,7 @@ def one_by_one(step: SearchStep) -> SearchStep:
     return step
 
 
-def search(place: Workplace, estimator: str, share: bool, device: torch.device) -> SearchStep:
+def search(place: RunContext, estimator: str, share: bool, device: torch.device) -> SearchStep:
     """Return the step of a search with the job's settings."""
     torch.manual_seed(0)
     chosen, length, layers = place.job.adabert, place.job.task.max_length, 8
@@ -106,7 +106,7 @@ def search(place: Workplace, estimator: str, share: bool, device: torch.device) 
                 ),
             ]
         ),
-        knowledge=Answers(2, place.config.num_hidden_layers),
+        knowledge=Predictions(2, place.config.num_hidden_layers),
         guidance=Guidance(0.8, chosen.temperature, chosen.hints, False),
         price=prices(chosen.operations, shape.width, length, chosen.normalisation).to(device),
         beta=4.0,

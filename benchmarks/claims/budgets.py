@@ -18,14 +18,14 @@ import ray
 from benchmarks.measure import Claim, Paired, Settings, main
 from benchmarks.ranks import ray_here
 from benchmarks.setting import open_sampler, workplace
-from raycomp.jobfile import parse_job
-from raycomp.runtime.checkpoint import save_tensors
-from raycomp.runtime.evaluators import start_ledger
-from raycomp.runtime.ledger import Ledger
-from raycomp.runtime.recipe import Blueprint
-from raycomp.runtime.tuner import search_all
-from raycomp.runtime.workplace import Workplace
-from raycomp.tables import write_json
+from raycomp.config.loader import parse_job
+from raycomp.methods.context import RunContext
+from raycomp.runtime.scoring.deployment_search import search_all
+from raycomp.runtime.scoring.evaluators import start_scoring
+from raycomp.runtime.scoring.ledger import Ledger
+from raycomp.search.setup import SearchSetup
+from raycomp.storage.files import write_json
+from raycomp.storage.tensors import save_tensors
 
 SHARES = (0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35)
 
@@ -60,16 +60,16 @@ def _claims(searches: Searches, runs: int) -> list[Claim]:
 class Searches:
     """A run's folder with an untrained super-network, and evaluators that several searches share."""
 
-    def __init__(self, place: Workplace, folder: Path) -> None:
+    def __init__(self, place: RunContext, folder: Path) -> None:
         self.place, self.folder = place, folder
-        home = Workplace(place.job, folder / "home")
+        home = RunContext(place.job, folder / "home")
         (folder / "home").mkdir()
         home.record_facts()
         home.tokens("selection")
         save_tensors(folder / "home" / "supernet" / "network.safetensors", home.network().state_dict())
         self.theta = open_sampler(place).state_dict()
         data = place.job.model_dump(mode="json")
-        ledger, self.evaluators = start_ledger(data, folder / "home", "bench", place.primary)
+        ledger, self.evaluators = start_scoring(data, folder / "home", "bench", place.primary)
         largest = place.space.largest().to_json()
         ray.get([e.evaluate.remote([largest], "selection", "fp32") for e in self.evaluators])
         ray.kill(ledger)
@@ -89,7 +89,7 @@ class Searches:
         )
         before = len(ray.get(ledger.scored.remote()))
         began = time.perf_counter()
-        blueprint = Blueprint(parse_job(data), folder, self.place.shape)
+        blueprint = SearchSetup(parse_job(data), folder, self.place.shape)
         search_all(blueprint, ledger, "fp32", lambda done, total, best: None)
         seconds = time.perf_counter() - began
         count = len(ray.get(ledger.scored.remote())) - before

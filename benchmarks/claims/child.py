@@ -12,11 +12,11 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from benchmarks.claims.half_model import forward
 from benchmarks.measure import Claim, Paired, Settings, main, seconds, turns
-from raycomp.adabert.compiled import RaycompCnnForSequenceClassification
-from raycomp.adabert.compiler import compiled_config
-from raycomp.adabert.structure import Structure
-from raycomp.adabert.student import StudentShape
-from raycomp.train.optim import resolve_precision
+from raycomp.methods.adabert.cnn_model import RaycompCnnForSequenceClassification
+from raycomp.methods.adabert.compiler import compiled_config
+from raycomp.methods.adabert.structure import Structure
+from raycomp.methods.adabert.student import StudentShape
+from raycomp.training.optimizers import resolve_precision
 
 VOCABULARY, LENGTH = 30522, 128
 TARGETS = {128: {3: 60.0, 7: 25.0}, 1: {3: 10.0, 7: 10.0}}

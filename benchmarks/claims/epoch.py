@@ -22,8 +22,8 @@ import torch
 from benchmarks.measure import Claim, Settings, alternating, main
 from benchmarks.released import Released
 from benchmarks.setting import batches, bert, open_sampler, padded, super_step, tokens_of, workplace
-from raycomp.encoder.arch import Architecture
-from raycomp.train.optim import resolve_precision
+from raycomp.encoder.architecture import Architecture
+from raycomp.training.optimizers import resolve_precision
 
 
 def measure(settings: Settings) -> list[Claim]:

@@ -17,12 +17,12 @@ import torch
 from benchmarks.measure import Claim, Settings, alternating, main
 from benchmarks.setting import open_sampler, padded, workplace
 from raycomp.data.tokens import TokenSplit
-from raycomp.encoder.arch import Architecture
+from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
-from raycomp.runtime.workplace import Workplace
-from raycomp.train.evaluate import predict, score
-from raycomp.train.optim import autocast, resolve_precision
-from raycomp.yoco.searchers import opening
+from raycomp.methods.context import RunContext
+from raycomp.search.searchers import opening
+from raycomp.training.evaluation import predict, score
+from raycomp.training.optimizers import autocast, resolve_precision
 
 EVERY = 16
 
@@ -63,7 +63,7 @@ def measure(settings: Settings) -> list[Claim]:
     return [Claim.of("architectures scored a second / one at a time, padded", paired, "higher", 10.0)]
 
 
-def asked(place: Workplace, count: int) -> list[Architecture]:
+def asked(place: RunContext, count: int) -> list[Architecture]:
     """Return what the job's budgets ask for together at the beginning of their search."""
     budgets = [place.budget(b) for b in place.job.budget]
     return opening(place.space, open_sampler(place).state_dict(), budgets, count, 0)
@@ -81,7 +81,7 @@ def first_rows(tokens: TokenSplit, count: int) -> TokenSplit:
 
 @torch.inference_mode()
 def alone(
-    place: Workplace,
+    place: RunContext,
     network: ElasticEncoder,
     arch: Architecture,
     tokens: TokenSplit,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.measure import Claim, Paired, Settings, main, seconds, turns
 from benchmarks.setting import halves, workplace
-from raycomp.train.optim import autocast, resolve_precision
+from raycomp.training.optimizers import autocast, resolve_precision
 
 LENGTH = 64
 

@@ -23,7 +23,7 @@ from benchmarks.setting import ROOT, Listed, bert, padded, plain_step, super_ste
 from raycomp.data.batches import Batch
 from raycomp.encoder.elastic import ElasticOutput
 from raycomp.errors import UserError
-from raycomp.train.optim import resolve_precision
+from raycomp.training.optimizers import resolve_precision
 
 SIDES = ("plain", "super", "taught")
 

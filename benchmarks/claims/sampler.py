@@ -19,9 +19,9 @@ import ray
 from benchmarks.measure import Claim, Settings, alternating, main
 from benchmarks.ranks import WORLD, two_ranks
 from benchmarks.setting import open_sampler, workplace
-from raycomp.runtime.recipe import train_plan
-from raycomp.runtime.sampler_actor import start_sampler
-from raycomp.runtime.sampler_client import ActorSampler
+from raycomp.methods.yoco.plan import train_plan
+from raycomp.runtime.training.sampler_actor import start_sampler
+from raycomp.runtime.training.sampler_client import ActorSampler
 
 STEP_SECONDS = 0.05
 

@@ -19,8 +19,8 @@ from benchmarks.setting import (
     updater,
     workplace,
 )
-from raycomp.train.optim import resolve_precision
-from raycomp.train.teacher import TeacherStep
+from raycomp.training.optimizers import resolve_precision
+from raycomp.training.teacher_step import TeacherStep
 
 
 def measure(settings: Settings) -> list[Claim]:

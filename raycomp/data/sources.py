@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
+from raycomp.config.job import TaskSettings
 from raycomp.data.files import read_file
 from raycomp.errors import UserError, first_line, shown
-from raycomp.job import TaskSettings
 
 MAX_TEXT = 1_000_000  # characters of one text
 # Formats that a dataset of the Hub may lie in: none of them runs code, and none is an archive.

@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from raycomp.config.job import TaskSettings
 from raycomp.data import sources
 from raycomp.data.metrics import check_metric
 from raycomp.errors import UserError, shown
-from raycomp.job import TaskSettings
 
 Kind = Literal["classification", "regression"]
 MAX_LABEL = 200  # characters of a class name

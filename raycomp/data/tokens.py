@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from raycomp.data.tasks import Split
-from raycomp.tables import atomic_write
+from raycomp.storage.files import atomic_write
 
 BLOCK = 4096
 

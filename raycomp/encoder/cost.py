@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from raycomp.encoder.arch import Architecture
+from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 
 

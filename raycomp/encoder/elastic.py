@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raycomp.encoder.arch import Architecture
+from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.layers import (
     ACTIVATIONS,
     Embeddings,
@@ -30,7 +30,7 @@ from raycomp.encoder.layers import (
 from raycomp.errors import UserError
 
 if TYPE_CHECKING:
-    from raycomp.encoder.static import RaycompForSequenceClassification
+    from raycomp.encoder.static_model import RaycompForSequenceClassification
 
 
 class Tokens(Protocol):
@@ -53,7 +53,7 @@ class Tokens(Protocol):
 
 
 @dataclass(frozen=True)
-class WordTable:
+class EmbeddingRows:
     """Rows of the word embeddings as a leaf of their own, which gathers their gradient alone.
 
     Attributes:
@@ -74,9 +74,9 @@ class ElasticOutput:
 
 
 Slices = tuple[slice, ...]
-WORDS = "embeddings.word.weight"
+WORD_EMBEDDING = "embeddings.word.weight"
 """The name of the table of word embeddings."""
-Path = tuple[tuple[int, bool], ...]
+LayerPrefix = tuple[tuple[int, bool], ...]
 """The half layers of an architecture: heads or neurons, and whether the layer is its last."""
 
 
@@ -132,15 +132,15 @@ class ElasticEncoder(nn.Module):
             whole = target is not None and target.shape == parameter.shape
             parameter.grad = target if whole else None  # autograd adds to what it finds there
 
-    def word_table(self, ids: Tensor) -> WordTable | None:
+    def word_table(self, ids: Tensor) -> EmbeddingRows | None:
         """Take the words with these ids out of the embeddings; None where those are not trained."""
         weight = self.embeddings.word.weight
         if not weight.requires_grad:
             return None
         words = ids.unique()
-        return WordTable(words, weight.detach()[words].requires_grad_())
+        return EmbeddingRows(words, weight.detach()[words].requires_grad_())
 
-    def embed(self, batch: Tokens, table: WordTable | None = None) -> Tensor:
+    def embed(self, batch: Tokens, table: EmbeddingRows | None = None) -> Tensor:
         """Return the embeddings, (batch, length, hidden): the same for every slice.
 
         Args:
@@ -203,12 +203,12 @@ class ElasticEncoder(nn.Module):
             self.check(arch)
         x = self.embed(batch)
         mask = batch.attention_mask[:, None, None, :]
-        paths = {i: _path(arch) for i, arch in enumerate(archs)}
+        paths = {i: _layer_prefix(arch) for i, arch in enumerate(archs)}
         logits = {i: self._head(y) for i, y in self._branches(x, mask, 0, paths)}
         return torch.stack([logits[i] for i in range(len(archs))])
 
     def _branches(
-        self, x: Tensor, mask: Tensor, done: int, paths: dict[int, Path]
+        self, x: Tensor, mask: Tensor, done: int, paths: dict[int, LayerPrefix]
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield the last state of each path, (batch, 1, hidden), by its number.
 
@@ -218,7 +218,7 @@ class ElasticEncoder(nn.Module):
             done: half layers that are behind x.
             paths: those that began alike, by number.
         """
-        parted: dict[tuple[int, bool], dict[int, Path]] = {}
+        parted: dict[tuple[int, bool], dict[int, LayerPrefix]] = {}
         for number, path in paths.items():
             parted.setdefault(path[done], {})[number] = path
         for (width, last), members in parted.items():
@@ -332,7 +332,7 @@ class ElasticEncoder(nn.Module):
         """Return the slice as a static model with weights of its own, in eval mode."""
         # Here and not above: importing transformers' model classes takes seconds, which every
         # worker would pay and none needs.
-        from raycomp.encoder.static import RaycompConfig, RaycompForSequenceClassification
+        from raycomp.encoder.static_model import RaycompConfig, RaycompForSequenceClassification
 
         shapes = {"layer_heads": list(arch.heads), "layer_ffn": list(arch.ffn)}
         model = RaycompForSequenceClassification(RaycompConfig(**self.config.to_dict() | shapes))
@@ -359,6 +359,6 @@ class ElasticEncoder(nn.Module):
         return [cast(Layer, layer) for layer in self.layers]
 
 
-def _path(arch: Architecture) -> Path:
+def _layer_prefix(arch: Architecture) -> LayerPrefix:
     widths = (w for layer in zip(arch.heads, arch.ffn, strict=True) for w in layer)
     return tuple((width, n // 2 == arch.depth - 1) for n, width in enumerate(widths))

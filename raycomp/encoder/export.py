@@ -49,7 +49,7 @@ def export(
             config.id2label = dict(enumerate(map(str, label_names)))
             config.label2id = {v: k for k, v in config.id2label.items()}
         source = Path(inspect.getfile(type(model)))
-        module = "modeling_raycomp" + {"static": "", "compiled": "_cnn"}[source.stem]
+        module = "modeling_raycomp" + {"static_model": "", "cnn_model": "_cnn"}[source.stem]
         config.architectures = [type(model).__name__]
         config.auto_map = {
             "AutoConfig": f"{module}.{type(config).__name__}",

@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from raycomp.report.load import Tables
+from raycomp.report.formatting import known
+from raycomp.report.loading import Tables
 from raycomp.report.plot import GREY, axis, plain
-from raycomp.report.teacher import teacher_scores
-from raycomp.report.words import known
+from raycomp.report.teacher_scores import teacher_scores
 
 COSTS = {"params": "parameters", "flops": "FLOPs", "latency_ms": "p50 latency"}
 

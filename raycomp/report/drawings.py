@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from raycomp.adabert.drawing import draw
-from raycomp.adabert.structure import Structure
-from raycomp.encoder.arch import Architecture
-from raycomp.report.load import Run, Tables
-from raycomp.report.words import describe, parse, score, short
+from raycomp.encoder.architecture import Architecture
+from raycomp.methods.adabert.drawing import draw
+from raycomp.methods.adabert.structure import Structure
+from raycomp.report.formatting import describe, parse, score, short
+from raycomp.report.loading import Run, Tables
 
 
 def drawings(tables: Tables) -> list[dict[str, Any]]:

@@ -12,8 +12,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from raycomp.errors import UserError, first_line, shown
+from raycomp.report.formatting import short
 from raycomp.report.plot import GREY, PALETTE, Plot, axis, layout, numbers, plain
-from raycomp.report.words import short
 
 MAX_BYTES = 2**20
 

@@ -16,20 +16,20 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from raycomp.errors import UserError
-from raycomp.report import words
+from raycomp.report import formatting as words
 from raycomp.report.curves import controller_plots, loss_plots, theta_plots
 from raycomp.report.drawings import drawings
 from raycomp.report.environment import environment
 from raycomp.report.growth import Point, growth_plots, read_growth
-from raycomp.report.headline import headline
-from raycomp.report.load import Run, Tables, load
+from raycomp.report.loading import Run, Tables, load
+from raycomp.report.pareto_plot import front_plot
 from raycomp.report.plot import Plot
-from raycomp.report.reading import reading
-from raycomp.report.scatter import front_plot
-from raycomp.report.studies import Study
-from raycomp.report.studytext import heading, sentences
-from raycomp.report.studytext import tables as study_tables
-from raycomp.tables import write_text
+from raycomp.report.study_results import StudyResults
+from raycomp.report.study_tables import heading, sentences
+from raycomp.report.study_tables import tables as study_tables
+from raycomp.report.summary_table import headline
+from raycomp.report.uncertainty_section import reading
+from raycomp.storage.files import write_text
 
 LIMIT = 6_000_000  # bytes
 DETAILS = (1.0, 0.5, 0.25, 0.1, 0.0)  # shares of the points below, tried until the page fits
@@ -134,7 +134,7 @@ def _title(tables: Tables) -> str:
     return ", ".join(parts)
 
 
-def _study(study: Study) -> dict[str, Any]:
+def _study(study: StudyResults) -> dict[str, Any]:
     return {"title": heading(study), "tables": study_tables(study), "sentences": sentences(study)}
 
 

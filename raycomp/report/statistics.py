@@ -22,7 +22,7 @@ NO_DIFFERENCE = "no difference shown"
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """What one model answered to the validation splits of its task.
 
     Attributes:
@@ -38,7 +38,7 @@ class Answers:
         pairs = zip(self.labels, self.logits, strict=True)
         return float(np.mean([compute([metric], y, x)[metric] for y, x in pairs]))
 
-    def same_examples(self, other: Answers) -> bool:
+    def same_examples(self, other: Predictions) -> bool:
         """Return whether two models were asked the same, as far as labels can tell."""
         return len(self.labels) == len(other.labels) and all(
             np.array_equal(a, b) for a, b in zip(self.labels, other.labels, strict=True)
@@ -95,7 +95,10 @@ class Comparison:
 
 
 def estimate(
-    values: Sequence[float], metric: str = "", answers: Sequence[Answers] | None = None, seed: int = 0
+    values: Sequence[float],
+    metric: str = "",
+    answers: Sequence[Predictions] | None = None,
+    seed: int = 0,
 ) -> Estimate:
     """Return mean, deviation and interval of one value per seed.
 
@@ -125,7 +128,7 @@ def compare(
     first: Sequence[float],
     second: Sequence[float],
     metric: str = "",
-    answers: tuple[Sequence[Answers], Sequence[Answers]] | None = None,
+    answers: tuple[Sequence[Predictions], Sequence[Predictions]] | None = None,
     seed: int = 0,
 ) -> Comparison:
     """Compare two variants, value by value of the same seeds.
@@ -160,7 +163,9 @@ def compare(
     return Comparison(pairs, difference, low, high, p, "paired t-test")
 
 
-def replicates(metric: str, answers: Sequence[Answers], seed: int = 0, draws: int = DRAWS) -> np.ndarray:
+def replicates(
+    metric: str, answers: Sequence[Predictions], seed: int = 0, draws: int = DRAWS
+) -> np.ndarray:
     """Return the metric's mean over seeds, examples and seeds drawn again: (draws,).
 
     Two variants with as many seeds and examples get the same draws. Seeds that were asked the same

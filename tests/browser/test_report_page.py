@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from raycomp.report import write_report
-from raycomp.tables import read_table, write_rows
+from raycomp.storage.tables import read_table, write_rows
 from tests.unit.report.made import finish, made
 from tests.unit.report.made_study import made_study
 

@@ -20,11 +20,11 @@ import pandas as pd
 import pytest
 import torch
 
-from raycomp.jobfile import parse_job
-from raycomp.remote import work_folder
-from raycomp.runtime import cluster as ours
-from raycomp.runtime.checkpoint import load_tensors
-from raycomp.tables import read_table
+from raycomp.config.loader import parse_job
+from raycomp.runtime.cluster import connect as ours
+from raycomp.storage.remote import work_folder
+from raycomp.storage.tables import read_table
+from raycomp.storage.tensors import load_tensors
 from tests.cluster.conftest import free_ports
 from tests.cluster.test_nodes import finish, trainers
 from tests.faults.conftest import wait_for

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from raycomp.jobfile import parse_job
-from raycomp.runtime import cluster as ours
-from raycomp.runtime.checkpoint import load_tensors
-from raycomp.tables import read_table
+from raycomp.config.loader import parse_job
+from raycomp.runtime.cluster import connect as ours
+from raycomp.storage.tables import read_table
+from raycomp.storage.tensors import load_tensors
 from tests.cluster.test_nodes import QUICK, finish, raylet, start, trainers
 from tests.faults.conftest import steps_done, wait_for
 

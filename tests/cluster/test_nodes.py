@@ -16,15 +16,15 @@ import torch
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 
+from raycomp.config.loader import parse_job
 from raycomp.errors import UserError
-from raycomp.jobfile import parse_job
-from raycomp.runtime import cluster as ours
-from raycomp.runtime import home
-from raycomp.runtime.checkpoint import load_tensors
-from raycomp.runtime.home import opened_to_nodes
-from raycomp.runtime.homefiles import home_of
-from raycomp.runtime.progress import Progress
-from raycomp.tables import read_table
+from raycomp.runtime.cluster import connect as ours
+from raycomp.runtime.cluster import file_server as home
+from raycomp.runtime.cluster.actor_filesystem import find_file_server
+from raycomp.runtime.cluster.file_server import serve_run_files
+from raycomp.runtime.cluster.progress import Progress
+from raycomp.storage.tables import read_table
+from raycomp.storage.tensors import load_tensors
 from tests.integration.test_cli import toml
 
 pytestmark = pytest.mark.timeout(900)
@@ -145,13 +145,13 @@ def test_a_folder_that_all_nodes_see_is_used_as_it_is_and_that_of_another_machin
     """Nodes that do not see it are in test_apart.py."""
     monkeypatch.setenv("RAY_ADDRESS", nodes.address)
     ours.connect()
-    with opened_to_nodes(tmp_path, Progress(enabled=False)):
-        assert home_of(tmp_path.name) is None
+    with serve_run_files(tmp_path, Progress(enabled=False)):
+        assert find_file_server(tmp_path.name) is None
         assert not list(tmp_path.iterdir())
     monkeypatch.setattr(home, "read_word", _blind)
     with (
         pytest.raises(UserError, match="which is no node of the cluster"),
-        opened_to_nodes(tmp_path, Progress(enabled=False)),
+        serve_run_files(tmp_path, Progress(enabled=False)),
     ):
         pass
 

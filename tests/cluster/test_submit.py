@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from raycomp.jobfile import parse_job
-from raycomp.studyfile import load_study
-from raycomp.tables import read_table
+from raycomp.config.loader import parse_job
+from raycomp.config.study import load_study_file
+from raycomp.storage.tables import read_table
 from tests.cluster.conftest import Head, free_ports
 from tests.integration.test_cli import toml
 
@@ -99,7 +99,7 @@ study.variant = [{ name = "free", set = { train.pairs = "free" } }]
     )
     path = tmp_path / "pairs.toml"
     path.write_text(text)
-    study = load_study(path, ["run.live=[]"], "small")
+    study = load_study_file(path, ["run.live=[]"], "small")
     given = [str(path), "--storage", str(tmp_path / "runs"), "--preset", "small", "--set", "run.live=[]"]
     done = head.cli("submit", *given)
     assert done.returncode == 0, done.stdout + done.stderr

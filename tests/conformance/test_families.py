@@ -27,9 +27,9 @@ from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.families import FAMILIES, to_family
 from raycomp.encoder.pretrained import load_encoder
 from raycomp.errors import UserError
-from tests.conftest import WORDS, randomise, tokenizer
+from tests.conftest import WORD_EMBEDDING, randomise, tokenizer
 
-COMMON = {"vocab_size": len(WORDS), "max_position_embeddings": 40, "num_labels": 3}
+COMMON = {"vocab_size": len(WORD_EMBEDDING), "max_position_embeddings": 40, "num_labels": 3}
 BERT = {
     **COMMON, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
     "intermediate_size": 64,

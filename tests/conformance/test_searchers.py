@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raycomp.encoder.arch import Architecture
+from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
-from raycomp.yoco.eesng import EESNG, EESNGSettings
-from raycomp.yoco.schedule import Schedule, phases
-from raycomp.yoco.searchers import TRIES, Budget, Searcher, best, make_searcher, min_cost, opening
-from raycomp.yoco.space import SearchSpace
+from raycomp.methods.yoco.eesng import EESNG, EESNGSettings
+from raycomp.methods.yoco.schedule import Schedule, phases
+from raycomp.search.searchers import TRIES, Budget, Searcher, best, make_searcher, min_cost, opening
+from raycomp.search.space import SearchSpace
 
 SPACE = SearchSpace(4, (2, 3, 4), (1, 2, 4), (16, 32, 64))
 NAMES = ("sng", "random", "evolution")
@@ -108,7 +108,7 @@ def test_proposals_are_those_of_the_obvious_form(
     walks, states = [], []
     for form in (None, obvious):
         if form is not None:
-            monkeypatch.setattr("raycomp.yoco.searchers._Base._new", form)
+            monkeypatch.setattr("raycomp.search.searchers._Base._new", form)
         search = make_searcher(name, space, state(space=space), limit, 5)
         walks.append(walk(search, 5))
         states.append(search.state_dict())

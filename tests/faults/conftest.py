@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import torch
 
-from raycomp.jobfile import parse_job
-from raycomp.runtime.checkpoint import load_tensors
-from raycomp.tables import read_table
+from raycomp.config.loader import parse_job
+from raycomp.storage.tables import read_table
+from raycomp.storage.tensors import load_tensors
 from tests.conftest import tiny
 from tests.integration.test_cli import toml
 
@@ -66,7 +66,7 @@ def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
     return result
 
 
-def refused(process: subprocess.Popen[str]) -> str:
+def write_error(process: subprocess.Popen[str]) -> str:
     """Return the one message that a run ends with."""
     _, err = output(process)
     assert process.returncode == 2, err

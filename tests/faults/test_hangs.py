@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from raycomp.jobfile import parse_job
+from raycomp.config.loader import parse_job
 from tests.faults.conftest import (
     Undisturbed,
     alive,

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from raycomp.jobfile import parse_job
-from raycomp.runtime.checkpoint import load_tensors
-from raycomp.tables import read_table
+from raycomp.config.loader import parse_job
+from raycomp.storage.tables import read_table
+from raycomp.storage.tensors import load_tensors
 from tests.faults.conftest import (
     Undisturbed,
     checkpoints,

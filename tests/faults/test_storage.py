@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from raycomp.jobfile import parse_job
-from raycomp.runtime.checkpoint import LIST
-from raycomp.tables import read_table
+from raycomp.config.loader import parse_job
+from raycomp.runtime.training.checkpoints import LIST
+from raycomp.storage.tables import read_table
 from tests.faults.conftest import (
     Undisturbed,
     alive,
@@ -24,10 +24,10 @@ from tests.faults.conftest import (
     kill,
     quiet,
     recovered,
-    refused,
     start,
     steps_done,
     wait_for,
+    write_error,
 )
 
 pytestmark = pytest.mark.timeout(600)
@@ -64,7 +64,7 @@ def test_storage_that_fills_up_is_one_message_and_then_the_same_result(
     process = start(undisturbed.job, tmp_path, small_disk)
     wait_for(lambda: len(checkpoints(run_dir, "supernet")) > 0, process)
     ballast = fill(small_disk)
-    said = refused(process)
+    said = write_error(process)
     assert "No space left" in said or "free space" in said, said
     ballast.unlink()
     again = start(undisturbed.job, tmp_path, small_disk)
@@ -104,7 +104,7 @@ def test_a_torn_table_is_named_and_its_rows_are_written_anew(
     shutil.copytree(undisturbed.run_dir, run_dir)
     torn = sorted((run_dir / "tables" / "evaluations").glob("*.parquet"))[0]
     torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
-    said = refused(start(undisturbed.job, tmp_path, tmp_path))
+    said = write_error(start(undisturbed.job, tmp_path, tmp_path))
     assert str(torn) in said
     assert "move it away" in said
     torn.unlink()

@@ -17,16 +17,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycomp import query
+from raycomp.config.job import TaskSettings
+from raycomp.config.loader import load_job
 from raycomp.data.tasks import load_task
 from raycomp.encoder.cost import Shape
 from raycomp.encoder.pretrained import load_encoder
-from raycomp.job import TaskSettings
-from raycomp.jobfile import load_job
-from raycomp.report import load
-from raycomp.runtime.recipe import Blueprint, build_sampler, train_plan
-from raycomp.tables import SCHEMAS, part_files, read_table
-from raycomp.yoco.searchers import min_cost
+from raycomp.methods.yoco.plan import build_sampler, train_plan
+from raycomp.report import loading as load
+from raycomp.report import query
+from raycomp.search.searchers import min_cost
+from raycomp.search.setup import SearchSetup
+from raycomp.storage.schemas import SCHEMAS
+from raycomp.storage.tables import part_files, read_table
 from tests.conftest import sentences
 from tests.fuzz.conftest import examples, tried
 from tests.fuzz.mutations import VALUES, mutated_bytes, mutated_value, toml
@@ -64,7 +66,7 @@ def folder() -> Iterator[Path]:
 def read_job(path: Path) -> None:
     """What `plan` and `run` do with a job before they look at data."""
     job = load_job(path)
-    place = Blueprint(job, path.parent, SHAPE)
+    place = SearchSetup(job, path.parent, SHAPE)
     build_sampler(job, train_plan(job, place.space, SHAPE, 500)).ask(0)
     for budget in job.budget:
         place.limit(budget)

@@ -11,21 +11,21 @@ import pytest
 import torch
 
 from benchmarks.setting import Listed
-from raycomp.adabert.compiler import compile_child
-from raycomp.adabert.structure import CONVOLUTIONS, Structure
-from raycomp.adabert.student import Child
-from raycomp.encoder.arch import Architecture
+from raycomp.deployment.latency import p50_latencies_ms
+from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
-from raycomp.encoder.latency import p50_latencies_ms
-from raycomp.runtime.checkpoint import load_checkpoint, save_checkpoint
-from raycomp.train.optim import LinearDecay, Updater, resolve_precision
-from raycomp.train.slices import SliceUpdater
-from raycomp.train.teacher import TeacherStep
-from raycomp.yoco.step import SuperStep
+from raycomp.methods.adabert.compiler import compile_child
+from raycomp.methods.adabert.structure import CONVOLUTIONS, Structure
+from raycomp.methods.adabert.student import Child
+from raycomp.runtime.training.checkpoints import load_checkpoint, save_checkpoint
+from raycomp.training.optimizers import LinearDecay, Updater, resolve_precision
+from raycomp.training.sliced_optimizer import SliceUpdater
+from raycomp.training.supernet_step import SuperStep
+from raycomp.training.teacher_step import TeacherStep
 from tests.gpu.conftest import GPU
-from tests.unit.adabert.test_step import SHAPE, search
-from tests.unit.adabert.test_step import batch as texts
 from tests.unit.encoder.test_elastic import SPACE, make_batch, make_pair
+from tests.unit.methods.adabert.test_step import SHAPE, search
+from tests.unit.methods.adabert.test_step import batch as texts
 
 pytestmark = pytest.mark.gpu
 CPU = torch.device("cpu")

@@ -14,12 +14,12 @@ import pytest
 import ray
 import torch
 
+from raycomp.config.loader import parse_job
 from raycomp.errors import UserError
-from raycomp.jobfile import parse_job
-from raycomp.runtime.cluster import embed
-from raycomp.runtime.progress import Progress
-from raycomp.runtime.run import run_job
-from raycomp.tables import read_table
+from raycomp.runtime.cluster.connect import embed
+from raycomp.runtime.cluster.progress import Progress
+from raycomp.runtime.pipeline.run import run_job
+from raycomp.storage.tables import read_table
 from tests.faults.conftest import checkpoints, finish, start, steps_done, wait_for
 
 pytestmark = pytest.mark.gpu

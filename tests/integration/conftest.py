@@ -14,11 +14,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import ray
 
-from raycomp.job import Job
-from raycomp.jobfile import parse_job
-from raycomp.runtime.cluster import embed
-from raycomp.runtime.progress import Progress
-from raycomp.runtime.run import run_job
+from raycomp.config.job import Job
+from raycomp.config.loader import parse_job
+from raycomp.runtime.cluster.connect import embed
+from raycomp.runtime.cluster.progress import Progress
+from raycomp.runtime.pipeline.run import run_job
 
 
 @pytest.fixture(scope="package", autouse=True)

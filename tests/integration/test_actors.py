@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from raycomp.jobfile import parse_job
-from raycomp.runtime.cluster import ray
-from raycomp.runtime.ledger import Ledger
-from raycomp.runtime.recipe import build_sampler, train_plan
-from raycomp.runtime.sampler_actor import start_sampler
-from raycomp.runtime.sampler_client import ActorSampler
-from raycomp.runtime.workplace import Workplace
-from raycomp.tables import read_table
+from raycomp.config.loader import parse_job
+from raycomp.methods.context import RunContext
+from raycomp.methods.yoco.plan import build_sampler, train_plan
+from raycomp.runtime.cluster.connect import ray
+from raycomp.runtime.scoring.ledger import Ledger
+from raycomp.runtime.training.sampler_actor import start_sampler
+from raycomp.runtime.training.sampler_client import ActorSampler
+from raycomp.storage.tables import read_table
 
 
 def plan_of(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    place = Workplace(parse_job(job), folder)
+    place = RunContext(parse_job(job), folder)
     plan = train_plan(place.job, place.space, place.shape, 100)
     plan["steps"] = [1, 1, 1, 1, 1, 1, 60]
     return plan
@@ -173,7 +173,7 @@ class Slow:
 
 
 def test_the_ledger_scores_each_once_whoever_asks(tmp_path: Path) -> None:
-    from raycomp.encoder.arch import Architecture
+    from raycomp.encoder.architecture import Architecture
 
     slow = ray.remote(Slow).options(num_cpus=0).remote()
     start = ray.remote(Ledger).options(num_cpus=0, max_concurrency=100)
@@ -189,7 +189,7 @@ def test_the_ledger_scores_each_once_whoever_asks(tmp_path: Path) -> None:
 
 
 def test_a_failed_evaluation_fails_the_asker_and_can_be_asked_again(tmp_path: Path) -> None:
-    from raycomp.encoder.arch import Architecture
+    from raycomp.encoder.architecture import Architecture
 
     slow = ray.remote(Slow).options(num_cpus=0).remote()
     ledger = ray.remote(Ledger).options(num_cpus=0).remote(str(tmp_path), "w", "accuracy", [slow])

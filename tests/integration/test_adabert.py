@@ -14,15 +14,15 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from raycomp.adabert.structure import Structure
+from raycomp.config.loader import parse_job
 from raycomp.data.batches import collate
 from raycomp.errors import UserError
-from raycomp.jobfile import parse_job
-from raycomp.runtime.adabert_deploy import load_child, trials
-from raycomp.runtime.checkpoint import load_tensors
-from raycomp.runtime.classroom import Classroom
-from raycomp.runtime.reexport import export_budget
-from raycomp.tables import read_table
+from raycomp.methods.adabert.structure import Structure
+from raycomp.runtime.pipeline.adabert_deploy import load_child, trials
+from raycomp.runtime.pipeline.reexport import export_budget
+from raycomp.runtime.training.distillation_data import DistillationData
+from raycomp.storage.tables import read_table
+from raycomp.storage.tensors import load_tensors
 from tests.conftest import sentences
 from tests.integration.conftest import run
 
@@ -57,7 +57,7 @@ def test_a_cnn_is_searched_compiled_and_deployed(cnn_job: dict[str, Any], storag
     folder = run_dir / row["export"]
     loaded = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True).eval()
     assert sum(p.numel() for p in loaded.parameters()) == row["params"]
-    room = Classroom(job, run_dir)
+    room = DistillationData(job, run_dir)
     tokens = room.tokens("validation")
     batch = collate(tokens, np.arange(len(tokens)), room.pad_id)
     child = load_child(room, trials(job)[0])

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from raycomp.cli import main
-from raycomp.tables import write_rows
+from raycomp.cli.main import main
+from raycomp.storage.tables import write_rows
 from tests.conftest import sentences
 
 
@@ -42,7 +42,7 @@ def cli(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]
     )  # fmt: skip
 
 
-def refused(*args: str, words: list[str]) -> None:
+def write_error(*args: str, words: list[str]) -> None:
     done = cli(*args)
     assert done.returncode not in (0, 1), done
     assert "Traceback" not in done.stderr + done.stdout
@@ -52,7 +52,7 @@ def refused(*args: str, words: list[str]) -> None:
 
 
 def refused_here(capsys: pytest.CaptureFixture[str], *args: str, words: list[str]) -> None:
-    """As `refused`, in this process: nothing is imported anew."""
+    """As `write_error`, in this process: nothing is imported anew."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["raycomp", *args])
         with pytest.raises(SystemExit) as ended:
@@ -124,12 +124,12 @@ def test_bad_data_and_bad_weights(
     text = ["--set", 'task.text=["text"]', "--set", "task.label=label"]
     refused_here(capsys, *base, "--set", f"task.train={one}", *text, words=["one class"])
     refused_here(capsys, *base, "--set", f"task.train={empty}", *text, words=["empty"])
-    refused(*base, "--set", f"model.name={torn}", words=[str(torn)])
+    write_error(*base, "--set", f"model.name={torn}", words=[str(torn)])
 
 
 def test_storage_that_cannot_be_written(job_file: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    refused("run", str(job_file), "--storage", str(tmp_path / "file" / "runs"), words=["storage"])
+    write_error("run", str(job_file), "--storage", str(tmp_path / "file" / "runs"), words=["storage"])
 
 
 def test_an_unreachable_cluster_is_one_message(
@@ -181,14 +181,14 @@ def test_query_filters_and_explains(tmp_path: Path) -> None:
     assert [r["budget"] for r in json.loads(done.stdout)] == ["b"]
     shown = cli("query", str(tmp_path), "--where", "params < 11").stdout.splitlines()
     assert [line.split()[2] for line in shown[1:]] == ["a", "c"]
-    refused("query", str(tmp_path), "--where", "parms < 1", words=["parms", "params"])
-    refused("query", str(tmp_path), "--where", "__import__('os')", words=["--where"])
-    refused("query", str(tmp_path), "--best", "arch", words=["arch"])
-    refused("query", str(tmp_path / "none"), words=["none"])
-    refused("query", str(tmp_path), "--table", "speeds", words=["speeds", "deployments"])
+    write_error("query", str(tmp_path), "--where", "parms < 1", words=["parms", "params"])
+    write_error("query", str(tmp_path), "--where", "__import__('os')", words=["--where"])
+    write_error("query", str(tmp_path), "--best", "arch", words=["arch"])
+    write_error("query", str(tmp_path / "none"), words=["none"])
+    write_error("query", str(tmp_path), "--table", "speeds", words=["speeds", "deployments"])
     torn = write_rows(tmp_path, "deployments", rows, "zz")
     torn.write_bytes(b"PAR1")
-    refused("query", str(tmp_path), words=["zz.parquet"])
+    write_error("query", str(tmp_path), words=["zz.parquet"])
 
 
 def test_a_report_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:

@@ -13,14 +13,15 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from raycomp.config.loader import parse_job
 from raycomp.data.batches import collate
-from raycomp.encoder.arch import Architecture
+from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
-from raycomp.jobfile import parse_job
-from raycomp.runtime.checkpoint import load_tensors
-from raycomp.runtime.reexport import export_budget
-from raycomp.runtime.workplace import Workplace
-from raycomp.tables import SCHEMAS, part_files, read_table
+from raycomp.methods.context import RunContext
+from raycomp.runtime.pipeline.reexport import export_budget
+from raycomp.storage.schemas import SCHEMAS
+from raycomp.storage.tables import part_files, read_table
+from raycomp.storage.tensors import load_tensors
 from tests.integration.conftest import run
 
 
@@ -58,7 +59,7 @@ def test_steps_are_complete_and_phases_open_in_order(run_dir: Path) -> None:
 def test_every_deployment_is_within_its_budget_as_loaded(run_dir: Path, tiny_job: dict[str, Any]) -> None:
     rows = read_table(run_dir, "deployments").set_index("budget")
     assert set(rows.index) == {"half", "third"}
-    place = Workplace(parse_job(tiny_job), run_dir)
+    place = RunContext(parse_job(tiny_job), run_dir)
     supernet = place.supernet().eval()
     tokens = place.tokens("selection")
     for budget, row in rows.iterrows():
@@ -160,7 +161,7 @@ def test_a_fine_tuned_model_is_the_teacher_as_it_is(
     assert not (run_dir / "exports").exists()
     assert read_table(run_dir, "deployments")["export"].isna().all()
     export_budget(run_dir, "half", tmp_path / "half")
-    place = Workplace(parse_job(job), run_dir)
+    place = RunContext(parse_job(job), run_dir)
     teacher = place.teacher().state_dict()
     assert all(torch.equal(teacher[k], v) for k, v in place.network().state_dict().items())
     assert len(read_table(run_dir, "deployments")) == 2

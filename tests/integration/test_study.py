@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raycomp.config.loader import parse_job
+from raycomp.config.study import StudySpec, parse_study
 from raycomp.data.metrics import compute
-from raycomp.encoder.arch import Architecture
-from raycomp.jobfile import parse_job
+from raycomp.encoder.architecture import Architecture
+from raycomp.methods.context import RunContext
 from raycomp.report import ablation_table
 from raycomp.report.statistics import rank_agreement
-from raycomp.runtime.cell import _ranking
-from raycomp.runtime.deploy import score_forward
-from raycomp.runtime.finetune import finetune, outcomes
-from raycomp.runtime.progress import Progress
-from raycomp.runtime.study import finished, run_study
-from raycomp.runtime.workplace import Workplace
-from raycomp.studyfile import Study, parse_study
-from raycomp.tables import part_files, predictions_path, read_array, read_table
+from raycomp.runtime.cluster.progress import Progress
+from raycomp.runtime.pipeline.deploy import score_forward
+from raycomp.runtime.pipeline.finetune import finetune, outcomes
+from raycomp.runtime.studies.study import finished, run_study
+from raycomp.runtime.studies.study_run import _ranking
+from raycomp.storage.files import predictions_path, read_array
+from raycomp.storage.tables import part_files, read_table
 
 STEPS = [0, 0, 0, 0, 0, 0, 1]
 
@@ -33,7 +34,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def study(tiny_job: dict[str, Any], tuned_model: Path) -> Study:
+def study(tiny_job: dict[str, Any], tuned_model: Path) -> StudySpec:
     job = copy.deepcopy(tiny_job)
     job["model"]["name"] = str(tuned_model)
     job["train"]["steps"] = STEPS
@@ -52,12 +53,12 @@ def study(tiny_job: dict[str, Any], tuned_model: Path) -> Study:
 
 
 @pytest.fixture
-def folder(study: Study, storage: Path) -> Path:
+def folder(study: StudySpec, storage: Path) -> Path:
     """The finished study; the first test that asks pays for it."""
     return run_study(study, storage, Progress(enabled=False))
 
 
-def test_every_cell_has_its_rows(folder: Path, study: Study) -> None:
+def test_every_cell_has_its_rows(folder: Path, study: StudySpec) -> None:
     assert finished(folder) == {c.name for c in study.cells}
     rows = read_table(folder, "ablations")
     main = rows[(rows["budget"] == "half") & (rows["metric"] == "accuracy")]
@@ -105,7 +106,7 @@ def test_what_differs_in_the_search_alone_shares_teacher_and_super_network(folde
     assert len(weights) == 2  # one a seed
 
 
-def test_an_interrupted_study_runs_what_is_missing(folder: Path, study: Study, storage: Path) -> None:
+def test_an_interrupted_study_runs_what_is_missing(folder: Path, study: StudySpec, storage: Path) -> None:
     before = read_table(folder, "ablations").sort_values(["run", "budget", "metric"])
     lost = part_files(folder, "ablations")[0]
     others = {p: p.stat().st_mtime_ns for p in part_files(folder, "ablations") if p != lost}
@@ -119,17 +120,17 @@ def test_an_interrupted_study_runs_what_is_missing(folder: Path, study: Study, s
     assert np.array_equal(before[keep][figures].to_numpy(), again[figures].to_numpy())
 
 
-def test_drawn_networks_are_tuned_on_their_own_and_ranked(folder: Path, study: Study) -> None:
+def test_drawn_networks_are_tuned_on_their_own_and_ranked(folder: Path, study: StudySpec) -> None:
     """In a finished run's folder: what it needs is there."""
     cell = study.cells[0]
     run = folder / "runs" / cell.job.run_id
     data = cell.job.model_dump(mode="json")
     data["finetune"] |= {"epochs": 1.0, "networks": 4, "start": "teacher"}
-    finetune(Workplace(parse_job(data), run), Progress(enabled=False))
+    finetune(RunContext(parse_job(data), run), Progress(enabled=False))
     found = outcomes(run)
     assert [o["name"] for o in found] == [f"network-{i:03d}" for i in range(4)]
     assert all(0 <= o[k] <= 1 for o in found for k in ("inherited", "selection"))
-    place = Workplace(parse_job(data), run)
+    place = RunContext(parse_job(data), run)
     one = found[0]
     supernet, arch = place.supernet().eval(), Architecture.from_json(one["arch"])
     again = score_forward(place, lambda b: supernet(b, arch).logits, "selection")

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from raycomp.jobfile import parse_job
-from raycomp.runtime.checkpoint import load_tensors
-from raycomp.runtime.progress import Progress
-from raycomp.runtime.run import _supernet, _teacher
-from raycomp.runtime.workplace import Workplace
-from raycomp.tables import read_table
+from raycomp.config.loader import parse_job
+from raycomp.methods.context import RunContext
+from raycomp.runtime.cluster.progress import Progress
+from raycomp.runtime.pipeline.run import _supernet, _teacher
+from raycomp.storage.tables import read_table
+from raycomp.storage.tensors import load_tensors
 
 
 @pytest.mark.timeout(600)
@@ -25,9 +25,9 @@ def test_one_and_two_workers_agree(tiny_job: dict[str, Any], tmp_path: Path) -> 
     job["train"] |= {"dropout": 0.0, "steps": 2, "learning_rate": 1e-4, "cpus": 1}
     job["teacher"] |= {"dropout": 0.0, "epochs": 0.5, "learning_rate": 1e-4}
 
-    def place(workers: int) -> Workplace:
+    def place(workers: int) -> RunContext:
         job["train"] |= {"workers": workers, "distill": "hidden"}
-        return Workplace(parse_job(job), tmp_path / f"w{workers}")
+        return RunContext(parse_job(job), tmp_path / f"w{workers}")
 
     one, two = place(1), place(2)
     for each in (one, two):
@@ -41,7 +41,7 @@ def test_one_and_two_workers_agree(tiny_job: dict[str, Any], tmp_path: Path) -> 
     agree(one, two, "supernet")
 
 
-def agree(one: Workplace, two: Workplace, part: str) -> None:
+def agree(one: RunContext, two: RunContext, part: str) -> None:
     first, second = (load_tensors(p.run_dir / part / "network.safetensors") for p in (one, two))
     for name, tensor in first.items():
         assert torch.allclose(tensor, second[name], atol=1e-5), (part, name)

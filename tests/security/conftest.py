@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from raycomp import cli
+from raycomp.cli import main as cli
 from tests.integration.test_cli import toml
 
 Refused = Callable[..., str]

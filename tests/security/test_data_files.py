@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raycomp.config.job import TaskSettings
 from raycomp.data import files
 from raycomp.data.tasks import Task, load_task
 from raycomp.errors import UserError
-from raycomp.job import TaskSettings
 from tests.security.conftest import Refused
 
 GOOD = pd.DataFrame({"text": [f"row {i}" for i in range(50)], "label": ["a", "b"] * 25})

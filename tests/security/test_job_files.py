@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from raycomp.config.loader import MAX_FAULTS, MAX_JOB_BYTES, load_job, parse_job
 from raycomp.errors import UserError
-from raycomp.jobfile import MAX_FAULTS, MAX_JOB_BYTES, load_job, parse_job
-from raycomp.runtime.run import run_job
+from raycomp.runtime.pipeline.run import run_job
 from tests.security.conftest import Refused
-from tests.unit.test_job import JOB
+from tests.unit.config.test_job import JOB
 
 NINES = "9" * 5000
 

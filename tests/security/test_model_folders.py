@@ -165,7 +165,7 @@ def test_an_export_names_no_code_but_ours(folder: Path, tmp_path: Path) -> None:
 
 
 def _largest(model: Any) -> Any:
-    from raycomp.encoder.arch import Architecture
+    from raycomp.encoder.architecture import Architecture
 
     config = model.config
     return model.extract(

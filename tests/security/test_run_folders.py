@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raycomp import query
 from raycomp.data.tokens import cached
 from raycomp.errors import UserError
-from raycomp.report import write_report
-from raycomp.runtime.reexport import export_budget
-from raycomp.tables import SCHEMAS, read_json, read_table, write_rows
+from raycomp.report import query, write_report
+from raycomp.runtime.pipeline.reexport import export_budget
+from raycomp.storage.files import read_json
+from raycomp.storage.schemas import SCHEMAS
+from raycomp.storage.tables import read_table, write_rows
 from tests.security.conftest import Refused
 
 FRAME = pd.DataFrame({"params": [1.0, 2.0], "n": [1, 2], "budget": ["a", "b"], "feasible": [True, False]})
@@ -89,7 +90,7 @@ def test_text_of_a_table_is_neither_markup_nor_a_terminal_s_command(
 ) -> None:
     import sys
 
-    from raycomp import cli
+    from raycomp.cli import main as cli
 
     write_rows(
         run, "deployments", [row(reason="[/red] [link=file:///x]y[/link] \x1b]0;title\x07")], "yoco"

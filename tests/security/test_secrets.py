@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import raycomp
-from raycomp.jobfile import parse_job
+from raycomp.config.loader import parse_job
 from raycomp.report.environment import environment
-from raycomp.runtime import submit
+from raycomp.runtime.cluster import submission as submit
 
 SOURCE = Path(raycomp.__file__).parent
 CANARY = "canary-6f1d0b2a"
@@ -92,7 +92,7 @@ def test_nothing_is_unpickled_unpacked_or_run() -> None:
             if name in FORBIDDEN or name.split(".")[0] in MODULES:
                 wrong.append(f"{path.relative_to(SOURCE)}: {name}")
     # glibc is asked to give freed pages back: no other way exists.
-    assert [line for line in wrong if not line.startswith("runtime/memory.py: ctypes")] == []
+    assert [line for line in wrong if not line.startswith("runtime/cluster/memory.py: ctypes")] == []
 
 
 def test_the_check_above_sees_what_it_forbids() -> None:
@@ -110,7 +110,7 @@ def test_arrays_are_loaded_without_pickles() -> None:
 
 
 def test_code_of_models_is_trusted_by_the_setting_or_for_our_own_export() -> None:
-    ours = {"encoder/export.py", "runtime/deploy.py", "runtime/adabert_deploy.py"}
+    ours = {"encoder/export.py", "runtime/pipeline/deploy.py", "runtime/pipeline/adabert_deploy.py"}
     found = {
         str(path.relative_to(SOURCE))
         for path in SOURCE.rglob("*.py")

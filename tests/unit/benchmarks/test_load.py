@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import load
-from raycomp.tables import read_table
+from raycomp.storage.tables import read_table
 
 
 def test_every_architecture_goes_through_the_ledger_once(

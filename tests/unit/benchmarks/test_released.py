@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from benchmarks.released import Released
-from raycomp.encoder.arch import Architecture
-from raycomp.yoco.space import SearchSpace
+from raycomp.encoder.architecture import Architecture
+from raycomp.search.space import SearchSpace
 from tests.unit.encoder.test_elastic import make_batch, make_pair
 
 SPACE = SearchSpace(3, (1, 2, 3), (1, 2, 4), (16, 32, 64))

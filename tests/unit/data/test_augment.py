@@ -20,7 +20,19 @@ from raycomp.data.augment import (
 )
 from raycomp.errors import UserError
 
-WORDS = ["film", "movie", "picture", "good", "great", "fine", "bad", "poor", "actor", "star", "##ring"]
+WORDS = [
+    "film",
+    "movie",
+    "picture",
+    "good",
+    "great",
+    "fine",
+    "bad",
+    "poor",
+    "actor",
+    "star",
+    "##ring",
+]
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from raycomp.config.job import TaskSettings
 from raycomp.data.sources import GLUE
 from raycomp.data.tasks import load_task
 from raycomp.errors import UserError
-from raycomp.job import TaskSettings
 from tests.conftest import sentences
 
 GLUE_DATA = os.environ.get("RAYCOMP_GLUE", "")  # a folder with mrpc/ and sst2/

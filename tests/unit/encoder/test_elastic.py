@@ -10,17 +10,17 @@ import torch
 from transformers import BertForSequenceClassification
 
 from raycomp.data.batches import Batch
-from raycomp.encoder.arch import Architecture
+from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import CostModel, layer_params
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.families import from_family, from_family_config
 from raycomp.encoder.importance import reorder, scores
 from raycomp.encoder.layers import Encoder
-from raycomp.encoder.static import RaycompConfig, RaycompForSequenceClassification
+from raycomp.encoder.static_model import RaycompConfig, RaycompForSequenceClassification
 from raycomp.errors import UserError
-from raycomp.train.objectives import label_loss
-from raycomp.train.optim import autocast
-from raycomp.yoco.space import SearchSpace
+from raycomp.search.space import SearchSpace
+from raycomp.training.objectives import label_loss
+from raycomp.training.optimizers import autocast
 from tests.conftest import bert_config, randomise
 
 SPACE = SearchSpace(3, (1, 2, 3), (1, 2, 4), (16, 32, 64))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from raycomp.encoder.arch import Architecture
+from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.export import export, verify
 from raycomp.errors import UserError
 from tests.conftest import tokenizer

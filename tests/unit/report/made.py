@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from raycomp.adabert.structure import Structure
-from raycomp.encoder.arch import Architecture
-from raycomp.tables import write_json, write_rows
+from raycomp.encoder.architecture import Architecture
+from raycomp.methods.adabert.structure import Structure
+from raycomp.storage.files import write_json
+from raycomp.storage.tables import write_rows
 
 FULL = Architecture(4, (12,) * 4, (1536,) * 4)
 BESIDE = 12_000_000  # parameters outside the Transformer layers

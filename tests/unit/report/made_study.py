@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from raycomp.tables import predictions_path, write_array, write_json, write_rows
+from raycomp.storage.files import predictions_path, write_array, write_json
+from raycomp.storage.tables import write_rows
 from tests.unit.report.made import begin
 
 ROWS = 300

@@ -17,12 +17,14 @@ import pandas as pd
 import pytest
 
 from raycomp.errors import UserError
-from raycomp.report import load, page, write_report
+from raycomp.report import loading as load
+from raycomp.report import page, write_report
 from raycomp.report.axes import budget_lines
 from raycomp.report.page import comparable
-from raycomp.report.scatter import front_plot
-from raycomp.report.teacher import teacher_costs
-from raycomp.tables import predictions_path, read_table, write_array, write_json
+from raycomp.report.pareto_plot import front_plot
+from raycomp.report.teacher_scores import teacher_costs
+from raycomp.storage.files import predictions_path, write_array, write_json
+from raycomp.storage.tables import read_table
 from tests.unit.report.made import BESIDE, FULL, begin, encoder_params, finish, made
 
 ATTACK = "\"><img src=x onerror=alert(1)></script><script>alert('2')</script>{{ 7*7 }}<b>%{y}"
@@ -316,7 +318,7 @@ def test_two_models_are_compared_example_by_example_where_answers_are_kept(tmp_p
 
 
 def test_a_budget_that_was_not_met(tmp_path: Path) -> None:
-    from raycomp.tables import write_rows
+    from raycomp.storage.tables import write_rows
 
     run = made(tmp_path)
     row = {"run": run.name, "method": "yoco", "budget": "tiny", "kind": "params", "limit": 1e6,

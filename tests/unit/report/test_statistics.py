@@ -9,7 +9,7 @@ from scipy import stats
 from raycomp.data.metrics import compute
 from raycomp.report.statistics import (
     NO_DIFFERENCE,
-    Answers,
+    Predictions,
     break_even,
     compare,
     estimate,
@@ -19,12 +19,12 @@ from raycomp.report.statistics import (
 )
 
 
-def answers(right: float, rows: int = 400, seed: int = 0, classes: int = 2) -> Answers:
+def answers(right: float, rows: int = 400, seed: int = 0, classes: int = 2) -> Predictions:
     """A model that answers so large a share rightly, of labels that are the same for every seed."""
     labels = np.random.default_rng(7).integers(classes, size=rows)
     rng = np.random.default_rng(seed)
     said = np.where(rng.random(rows) < right, labels, (labels + 1) % classes)
-    return Answers((labels,), (np.eye(classes, dtype=np.float32)[said],))
+    return Predictions((labels,), (np.eye(classes, dtype=np.float32)[said],))
 
 
 def test_mean_deviation_and_student_s_interval_by_hand() -> None:
@@ -86,7 +86,7 @@ def test_seeds_widen_the_interval() -> None:
 
 def test_two_splits_count_alike_however_many_rows_they_have() -> None:
     small, large = answers(1.0, rows=50), answers(0.5, rows=800)
-    both = Answers((*small.labels, *large.labels), (*small.logits, *large.logits))
+    both = Predictions((*small.labels, *large.labels), (*small.logits, *large.logits))
     assert both.value("accuracy") == pytest.approx((1 + large.value("accuracy")) / 2)
     assert np.mean(replicates("accuracy", [both])) == pytest.approx(both.value("accuracy"), abs=0.005)
 
@@ -97,7 +97,7 @@ def test_a_paired_test_sees_what_two_intervals_do_not() -> None:
     logits = first.logits[0].copy()
     right = np.flatnonzero(logits.argmax(1) == first.labels[0])[:12]
     logits[right] = logits[right][:, ::-1]
-    second = Answers(first.labels, (logits,))
+    second = Predictions(first.labels, (logits,))
     a, b = first.value("accuracy"), second.value("accuracy")
     alone = [estimate([v], "accuracy", [x]) for v, x in ((a, first), (b, second))]
     assert alone[1].high > alone[0].low

@@ -12,14 +12,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from raycomp import printing
+from raycomp.cli import output as printing
 from raycomp.errors import UserError
-from raycomp.report import ablation_table, load, load_study, write_report
-from raycomp.report.reading import reading
-from raycomp.report.statistics import NO_DIFFERENCE, Answers
-from raycomp.report.studies import COLUMNS, Study, amortised, cost_table, rank_table, search_table
-from raycomp.report.studytext import heading, sentences, tables
-from raycomp.tables import part_files, predictions_path, read_table, write_array, write_rows
+from raycomp.report import ablation_table, load_study_results, write_report
+from raycomp.report import loading as load
+from raycomp.report.statistics import NO_DIFFERENCE, Predictions
+from raycomp.report.study_results import (
+    COLUMNS,
+    StudyResults,
+    amortised,
+    cost_table,
+    rank_table,
+    search_table,
+)
+from raycomp.report.study_tables import heading, sentences, tables
+from raycomp.report.uncertainty_section import reading
+from raycomp.storage.files import predictions_path, write_array
+from raycomp.storage.tables import part_files, read_table, write_rows
 from tests.unit.report.made import made
 from tests.unit.report.made_study import TASK, made_study
 from tests.unit.report.test_page import read
@@ -39,7 +48,7 @@ def test_a_row_per_task_budget_and_variant(folder: Path) -> None:
         ("teacher", "teacher"), ("half", "plain"), ("half", "good"), ("half", "same"),
         ("third", "plain"), ("third", "good"), ("third", "same"),
     ]  # fmt: skip
-    frame = load_study(folder).frame
+    frame = load_study_results(folder).frame
     for row in table.to_dict("records"):
         if row["variant"] == "teacher":
             continue
@@ -75,7 +84,7 @@ def test_without_predictions_the_seeds_alone_are_tested(tmp_path: Path) -> None:
 
 def test_predictions_of_another_model_are_not_taken(tmp_path: Path) -> None:
     folder = made_study(tmp_path)
-    run = load_study(folder).frame.query("variant == 'good' and budget == 'half'")["run"].iloc[0]
+    run = load_study_results(folder).frame.query("variant == 'good' and budget == 'half'")["run"].iloc[0]
     path = predictions_path(folder / "runs" / run, "yoco-half", "validation")
     write_array(path, np.zeros((300, 2), np.float32))
     half = ablation_table(folder).query("budget == 'half'").set_index("variant")
@@ -89,7 +98,7 @@ def test_what_is_missing_is_no_row(tmp_path: Path) -> None:
     for path in part_files(folder, "ablations"):
         if path.stem != "plain-demo-polarity-s0":
             path.unlink()
-    study = load_study(folder)
+    study = load_study_results(folder)
     assert (study.finished, study.cells) == (1, 9)
     assert "1 of 9 runs" in heading(study)
     table = ablation_table(study)
@@ -98,7 +107,7 @@ def test_what_is_missing_is_no_row(tmp_path: Path) -> None:
     for path in part_files(folder, "ablations"):
         path.unlink()
     assert ablation_table(folder).empty
-    assert tables(load_study(folder)) == []
+    assert tables(load_study_results(folder)) == []
     assert "No run of this study has ended yet." in read(write_report(folder, tmp_path / "x.html")).text
 
 
@@ -116,16 +125,16 @@ def test_ranks_searches_and_costs(folder: Path) -> None:
     assert (first["once"], first["each_after"], first["each_apart"]) == (100, 5, 30)
     assert first["budgets"] == 4  # 100 + 4 * 5 = 4 * 30
     # Fine-tuned as they were deployed: the super-network is paid for as well.
-    assert amortised(replace(load_study(folder), alone=frozenset())) == []
+    assert amortised(replace(load_study_results(folder), alone=frozenset())) == []
 
 
 def test_only_searches_for_the_same_budgets_race(folder: Path, tmp_path: Path) -> None:
-    def raced(study: Study) -> bool:
+    def raced(study: StudyResults) -> bool:
         shown = any("after so many evaluations" in t.title for t in tables(study))
         assert any("evaluations" in s for s in sentences(study)) == shown
         return shown
 
-    assert raced(load_study(folder))
+    assert raced(load_study_results(folder))
     data = json.loads((folder / "study.json").read_text())
     for part, differ in (("search", False), ("budget", True)):
         other = copy.deepcopy(data)
@@ -133,11 +142,11 @@ def test_only_searches_for_the_same_budgets_race(folder: Path, tmp_path: Path) -
             cell["job"][part] = [cell["variant"]] if differ else data["cells"][0]["job"][part]
         shutil.copytree(folder, tmp_path / part)
         (tmp_path / part / "study.json").write_text(json.dumps(other))
-        assert not raced(load_study(tmp_path / part))
+        assert not raced(load_study_results(tmp_path / part))
 
 
 def test_only_who_compresses_budgets_apart_is_held_against_once(folder: Path) -> None:
-    study = load_study(folder)
+    study = load_study_results(folder)
     frame = study.frame[study.frame["metric"] != "seconds"]
     stages = {"super-network": 50.0, "search": 8.0, "deploy": 2.0}
     seconds = [
@@ -152,7 +161,7 @@ def test_only_who_compresses_budgets_apart_is_held_against_once(folder: Path) ->
 
 
 def test_tables_and_sentences_say_it_in_the_paper_s_layout(folder: Path) -> None:
-    study = load_study(folder)
+    study = load_study_results(folder)
     layout, statistics, *_ = tables(study)
     assert layout.columns == ["variant", TASK, f"{TASK} half", f"{TASK} third"]
     assert [r[0] for r in layout.rows] == ["teacher", "plain", "good", "same"]
@@ -185,7 +194,7 @@ def test_the_page_of_a_run_bootstraps_what_is_no_share(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     truth = rng.integers(2, size=400)
     said = np.where(rng.random(400) < 0.9, truth, 1 - truth)
-    kept = Answers((truth,), (np.eye(2, dtype=np.float32)[said],))
+    kept = Predictions((truth,), (np.eye(2, dtype=np.float32)[said],))
     frame = read_table(run, "deployments")
     rows = frame[frame["method"] == "yoco"].to_dict("records")
     for row in rows:
@@ -202,7 +211,7 @@ def test_the_page_of_a_run_bootstraps_what_is_no_share(tmp_path: Path) -> None:
 def test_load_takes_studies_and_storages(folder: Path) -> None:
     found = load(folder)
     assert len(found.runs) == 9
-    assert len(found.ablations) == len(load_study(folder).frame)
+    assert len(found.ablations) == len(load_study_results(folder).frame)
     storage = load(folder.parent)  # of a study below a storage, the table alone
     assert storage.runs == ()
     assert len(storage.ablations) == len(found.ablations)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from raycomp.jobfile import parse_job
-from raycomp.runtime.tuner import evaluations
+from raycomp.config.loader import parse_job
+from raycomp.runtime.scoring.deployment_search import evaluations
 
 
 @pytest.mark.parametrize("budgets", [1, 2, 4, 8, 16])

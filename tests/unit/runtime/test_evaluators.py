@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from raycomp.jobfile import parse_job
-from raycomp.runtime.checkpoint import save_tensors
-from raycomp.runtime.evaluators import Evaluator
-from raycomp.runtime.workplace import Workplace
-from raycomp.train.evaluate import predict, score
+from raycomp.config.loader import parse_job
+from raycomp.methods.context import RunContext
+from raycomp.runtime.scoring.evaluators import Evaluator
+from raycomp.storage.tensors import save_tensors
+from raycomp.training.evaluation import predict, score
 from tests.conftest import randomise
 
 
@@ -21,7 +21,7 @@ def test_together_or_alone_the_rows_are_the_same(tiny_job: dict[str, Any], tmp_p
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     tiny_job["search"]["max_tokens"] = 64  # several batches
-    place = Workplace(parse_job(tiny_job), run_dir)
+    place = RunContext(parse_job(tiny_job), run_dir)
     place.record_facts()
     network = place.network().eval()
     randomise(network)

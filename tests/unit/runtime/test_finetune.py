@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from raycomp.encoder.arch import Architecture
-from raycomp.job import Job
-from raycomp.jobfile import parse_job
-from raycomp.runtime import finetune as tuning
-from raycomp.runtime.cell import rows
-from raycomp.runtime.checkpoint import save_tensors
-from raycomp.runtime.deploy import score_forward, score_network
-from raycomp.runtime.workplace import Workplace
-from raycomp.studyfile import Cell, StudySettings
-from raycomp.tables import predictions_path, read_array, write_json, write_rows
+from raycomp.config.job import Job
+from raycomp.config.loader import parse_job
+from raycomp.config.study import StudyRun, StudySettings
+from raycomp.encoder.architecture import Architecture
+from raycomp.methods.context import RunContext
+from raycomp.runtime.pipeline import finetune as tuning
+from raycomp.runtime.pipeline.deploy import score_forward, score_network
+from raycomp.runtime.studies.study_run import rows
+from raycomp.storage.files import predictions_path, read_array, write_json
+from raycomp.storage.tables import write_rows
+from raycomp.storage.tensors import save_tensors
 
 ARCH = Architecture(2, (2, 4), (32, 16))
 
@@ -32,7 +33,7 @@ def run(
     tiny_job["model"]["name"] = str(tuned_model)
     tiny_job["finetune"] = {"epochs": 1.0, "learning_rate": 1e-3}
     job, folder = parse_job(tiny_job), tmp_path / "tiny-run"
-    place = Workplace(job, folder)
+    place = RunContext(job, folder)
     place.record_facts()
     weights = place.network().state_dict()
     for name in ("teacher/network", "supernet/start"):
@@ -54,7 +55,7 @@ def tune(job: Job, folder: Path, **changes: Any) -> dict[str, Any]:
 
 def test_a_network_is_tuned_on_its_own_from_where_the_job_says(run: tuple[Job, Path]) -> None:
     job, folder = run
-    place = Workplace(job, folder)
+    place = RunContext(job, folder)
     supernet = place.supernet().eval()
     inherited = score_forward(place, lambda b: supernet(b, ARCH).logits, "selection")
     hardly = tune(job, folder, learning_rate=1e-9)
@@ -95,7 +96,7 @@ def test_a_cell_that_tunes_is_judged_by_the_tuned_network(run: tuple[Job, Path])
         variant=[{"name": "a"}],  # type: ignore[list-item]
         published={"t": {"a": {"half": 0.8}, "teacher": {"teacher": 0.9}}},
     )
-    found = rows(folder, settings, Cell("a", "t", 0, job))
+    found = rows(folder, settings, StudyRun("a", "t", 0, job))
     main = next(r for r in found if r["budget"] == "half" and "method" in r)
     assert main["method"] == "finetuned"
     assert (main["value"], main["selection"]) == (outcome["validation"], outcome["selection"])
@@ -106,7 +107,9 @@ def test_a_cell_that_tunes_is_judged_by_the_tuned_network(run: tuple[Job, Path])
     assert [r["value"] for r in found if r["metric"] == "seconds"] == [3.5]
     untuned = job.model_copy(update={"finetune": job.finetune.model_copy(update={"epochs": 0.0})})
     (folder / "finetune" / "half.json").unlink()
-    plain = next(r for r in rows(folder, settings, Cell("a", "t", 0, untuned)) if r["budget"] == "half")
+    plain = next(
+        r for r in rows(folder, settings, StudyRun("a", "t", 0, untuned)) if r["budget"] == "half"
+    )
     assert (plain["method"], plain["value"], plain["gap"]) == ("yoco", 0.5, 0.25)
 
 
@@ -120,7 +123,7 @@ def test_ranked_networks_are_rows_of_their_own(run: tuple[Job, Path]) -> None:
         }  # fmt: skip
         write_json(folder / "finetune" / f"network-{i:03d}.json", outcome)
     settings = StudySettings(name="tiny", variant=[{"name": "a"}])  # type: ignore[list-item]
-    found = rows(folder, settings, Cell("a", "t", 0, job))
+    found = rows(folder, settings, StudyRun("a", "t", 0, job))
     tau = next(r for r in found if r["metric"] == "kendall_tau")
     assert (tau["budget"], tau["value"]) == ("4 networks", pytest.approx(4 / 6))
     assert [r["value"] for r in found if r.get("method") == "alone"] == [0.6, 0.7, 0.9, 0.8]

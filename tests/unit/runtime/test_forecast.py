@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from raycomp.config.loader import parse_job
 from raycomp.errors import UserError
-from raycomp.jobfile import parse_job
-from raycomp.runtime.forecast import (
+from raycomp.runtime.pipeline.forecast import (
     LATENCY,
     Machines,
     Rates,
@@ -17,8 +17,9 @@ from raycomp.runtime.forecast import (
     forecast,
     measured,
 )
-from raycomp.runtime.plan import make_plan
-from raycomp.tables import write_json, write_rows
+from raycomp.runtime.pipeline.plan import make_plan
+from raycomp.storage.files import write_json
+from raycomp.storage.tables import write_rows
 
 WORK = Work(
     teacher=(100, 32), supernet=(1000, 64), evaluations=80, selection=50, tokens=20.0, params=1_000_000

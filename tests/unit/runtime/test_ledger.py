@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from raycomp.encoder.arch import Architecture
+from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
-from raycomp.runtime.ledger import MOST, Ledger
-from raycomp.tables import read_table, write_rows
+from raycomp.runtime.scoring.ledger import MOST, Ledger
+from raycomp.storage.tables import read_table, write_rows
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def test_rows_that_cannot_be_written_fail_who_asked_and_are_kept(
             raise UserError("no space left")
         return write_rows(*given)
 
-    monkeypatch.setattr("raycomp.runtime.ledger.write_rows", write)
+    monkeypatch.setattr("raycomp.runtime.scoring.ledger.write_rows", write)
     asked = archs(range(1, 3), range(1, 3))
 
     async def ask() -> None:

@@ -9,11 +9,12 @@ import torch
 from safetensors import SafetensorError
 
 from raycomp.errors import UserError
-from raycomp.runtime.checkpoint import save_tensors
-from raycomp.runtime.ledger import lost_parts, record_parts
-from raycomp.runtime.progress import Progress
-from raycomp.runtime.run import _mend
-from raycomp.tables import write_json, write_rows
+from raycomp.runtime.cluster.progress import Progress
+from raycomp.runtime.pipeline.run import _mend
+from raycomp.runtime.scoring.ledger import lost_parts, record_parts
+from raycomp.storage.files import write_json
+from raycomp.storage.tables import write_rows
+from raycomp.storage.tensors import save_tensors
 
 
 @pytest.fixture

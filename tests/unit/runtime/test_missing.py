@@ -13,25 +13,25 @@ import torch
 import torch.distributed as dist
 
 from raycomp.data.batches import Batch
-from raycomp.runtime.sampler_actor import StaleAttempt
-from raycomp.runtime.sampler_client import ActorSampler
-from raycomp.runtime.stage import PlainStage
-from raycomp.runtime.stages import SuperStage
-from raycomp.runtime.trainer import _root_cause
-from raycomp.runtime.worker import FlatSum, RankMissing, SumFailed, _naming
-from raycomp.train.loop import StepResult
+from raycomp.runtime.training.elastic_tasks import SupernetTask
+from raycomp.runtime.training.sampler_actor import StaleAttemptError
+from raycomp.runtime.training.sampler_client import ActorSampler
+from raycomp.runtime.training.trainer import _root_cause
+from raycomp.runtime.training.training_task import PlainTask
+from raycomp.runtime.training.worker import AllReduceError, FlatAllReduce, MissingRankError, _naming
+from raycomp.training.loop import StepResult
 
 BATCH: Any = None
 
 
-class Sums(PlainStage):
+class Sums(PlainTask):
     """A stage whose step is the sum of one tensor."""
 
     def __init__(self, value: float = 1.0) -> None:
         self.value = torch.tensor([value])
 
     def step(self, index: int, batch: Batch) -> StepResult:
-        FlatSum()([self.value])
+        FlatAllReduce()([self.value])
         return StepResult(float(self.value), 0)
 
 
@@ -55,7 +55,7 @@ def test_a_sum_that_a_rank_does_not_join_is_an_error_that_names_it(
             return
         try:
             step(1, BATCH)
-        except RankMissing as error:
+        except MissingRankError as error:
             said[me] = str(error)
 
     gone = threading.Event()
@@ -84,7 +84,7 @@ def test_of_two_workers_the_other_one_is_named() -> None:
         ([], "step 4: no answer came from one of ranks 0, 1, 3; the sum"),
         (ray.exceptions.GetTimeoutError(), "step 4: no answer came from one of ranks 0, 1, 3; the sum"),
         (
-            ray.exceptions.RayTaskError("missing", "", StaleAttempt("gone")).as_instanceof_cause(),
+            ray.exceptions.RayTaskError("missing", "", StaleAttemptError("gone")).as_instanceof_cause(),
             "step 4: no answer came from one of ranks 0, 1, 3; the sum",
         ),
     ],
@@ -104,14 +104,14 @@ def test_the_sampler_is_asked_who_is_missing(
         return answer
 
     def fail(index: int, batch: Batch) -> StepResult:
-        raise SumFailed("Timed out waiting 8000ms for recv operation to complete")
+        raise AllReduceError("Timed out waiting 8000ms for recv operation to complete")
 
     monkeypatch.setattr(ray, "get", get)
-    stage: Any = object.__new__(SuperStage)
-    PlainStage.begin(stage, "a", 2, 4, 0, None)
+    stage: Any = object.__new__(SupernetTask)
+    PlainTask.begin(stage, "a", 2, 4, 0, None)
     stage._sampler = ActorSampler(SimpleNamespace(missing=SimpleNamespace(remote=missing)), "a", 2)
     stage.step = fail
-    with pytest.raises(RankMissing) as caught:
+    with pytest.raises(MissingRankError) as caught:
         _naming(stage)(4, BATCH)
     assert str(caught.value).startswith(said)
     assert str(caught.value).endswith("failed: Timed out waiting 8000ms for recv operation to complete")
@@ -126,7 +126,7 @@ def test_other_errors_of_a_step_pass() -> None:
     stage.step = fail
     with pytest.raises(RuntimeError, match="too large") as caught:
         _naming(stage)(0, BATCH)
-    assert not isinstance(caught.value, RankMissing)
+    assert not isinstance(caught.value, MissingRankError)
 
 
 def test_the_users_message_is_that_of_the_worker_that_knows() -> None:

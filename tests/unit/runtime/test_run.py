@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from raycomp.jobfile import parse_job
-from raycomp.runtime import cluster
-from raycomp.runtime.progress import Progress
-from raycomp.runtime.run import _name_idle_gpus
+from raycomp.config.loader import parse_job
+from raycomp.runtime.cluster import connect as cluster
+from raycomp.runtime.cluster.progress import Progress
+from raycomp.runtime.pipeline.run import _name_idle_gpus
 
 
 @pytest.mark.parametrize(("held", "asked", "said"), [(0, 0, 0), (1, 0, 1), (2, 0, 1), (2, 1, 0)])

@@ -11,13 +11,18 @@ from typing import Any
 
 import pytest
 
-from raycomp.encoder.arch import Architecture
+from raycomp.config.loader import parse_job
+from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
-from raycomp.jobfile import parse_job
-from raycomp.runtime import sampler_actor
-from raycomp.runtime.recipe import build_sampler
-from raycomp.runtime.sampler_actor import BarrierTimeout, SamplerHost, StaleAttempt, last_whole
-from raycomp.yoco.eesng import EESNG
+from raycomp.methods.yoco.eesng import EESNG
+from raycomp.methods.yoco.plan import build_sampler
+from raycomp.runtime.training import sampler_actor
+from raycomp.runtime.training.sampler_actor import (
+    BarrierTimeoutError,
+    SamplerHost,
+    StaleAttemptError,
+    last_whole,
+)
 from tests.integration.test_actors import losses, plan_of
 
 Make = Callable[[], SamplerHost]
@@ -111,12 +116,12 @@ def test_theta_of_another_step_or_attempt_is_refused(make: Make, here: EESNG) ->
         host = make()
         await host.begin("a", 1, 0, None, 0.1)
         archs = here.ask(0)
-        with pytest.raises(BarrierTimeout, match="rank 0 did not"):
+        with pytest.raises(BarrierTimeoutError, match="rank 0 did not"):
             await host.probabilities("a", 1)  # not told yet: it waits
         await host.tell("a", 0, 0, [losses(archs)])
-        with pytest.raises(StaleAttempt, match="step 0 was asked for; the sampler is at step 1"):
+        with pytest.raises(StaleAttemptError, match="step 0 was asked for; the sampler is at step 1"):
             await host.probabilities("a", 0)
-        with pytest.raises(StaleAttempt, match="replaced by a"):
+        with pytest.raises(StaleAttemptError, match="replaced by a"):
             await host.probabilities("b", 1)
 
     asyncio.run(walk())
@@ -167,11 +172,11 @@ def test_who_did_not_come_is_named_at_once_and_after_the_time_limit(make: Make, 
         await asyncio.sleep(0.01)
         assert await host.missing("a", 0, 0) == [1, 3]
         for each in waiting:
-            with pytest.raises(BarrierTimeout, match=r"step 0: ranks 1, 3 did not .* within 0\.2 s"):
+            with pytest.raises(BarrierTimeoutError, match=r"step 0: ranks 1, 3 did not .* within 0\.2 s"):
                 await each
         await asyncio.gather(*(host.tell("a", r, 0, [parts[r]]) for r in (1, 3)))
         assert await host.missing("a", 0, 0) == []
-        with pytest.raises(StaleAttempt):
+        with pytest.raises(StaleAttemptError):
             await host.missing("b", 0, 1)
 
     asyncio.run(walk())
@@ -185,7 +190,7 @@ def test_who_waits_for_a_replaced_attempt_is_refused_at_once(make: Make, here: E
         waiting = asyncio.create_task(host.tell("a", 0, 0, [parts[0]]))
         await asyncio.sleep(0.01)
         await host.begin("b", 2, 0, await host.state("a", 0), 60.0)
-        with pytest.raises(StaleAttempt, match="replaced by b"):
+        with pytest.raises(StaleAttemptError, match="replaced by b"):
             await asyncio.wait_for(waiting, 5)
         assert await host.missing("b", 1, 0) == [0]  # its share went with it
 
@@ -220,7 +225,9 @@ def test_losses_of_half_a_block_are_no_blocks(make: Make, here: EESNG) -> None:
         host = make()
         await host.begin("a", 2, 0, None, 0.1)
         parts = shares(here.ask(0), 2)
-        with pytest.raises(StaleAttempt, match="losses of 2 steps from 0 on were told; the block has 1"):
+        with pytest.raises(
+            StaleAttemptError, match="losses of 2 steps from 0 on were told; the block has 1"
+        ):
             await host.tell("a", 0, 0, [parts[0], parts[0]])
 
     asyncio.run(walk())
@@ -238,9 +245,11 @@ def test_a_torn_snapshot_is_none_when_an_attempt_begins_from_a_checkpoint(
         state = await host.state("a", 9)
         (tmp_path / "snapshot.json").write_text(left)
         host = make()
-        with pytest.raises(StaleAttempt, match=r"attempt a is not open: .*snapshot\.json holds no snap"):
+        with pytest.raises(
+            StaleAttemptError, match=r"attempt a is not open: .*snapshot\.json holds no snap"
+        ):
             await host.tell("a", 0, 9, [[1.0, 2.0]])
-        with pytest.raises(StaleAttempt, match="no state was given for step 9"):
+        with pytest.raises(StaleAttemptError, match="no state was given for step 9"):
             await host.begin("b", 1, 9, None, 10.0)
         await host.begin("b", 1, 9, json.loads(json.dumps(state)), 10.0)
         assert await host.ask("b", 9) == block(here, 9)
@@ -268,7 +277,9 @@ def test_a_snapshot_older_than_its_workers_ends_the_attempt(
         for step in range(3):
             await advance(host, here, step)
         (tmp_path / "snapshot.json").write_bytes(old)
-        with pytest.raises(StaleAttempt, match="step 3 was told; the sampler's snapshot is of step 0"):
+        with pytest.raises(
+            StaleAttemptError, match="step 3 was told; the sampler's snapshot is of step 0"
+        ):
             await make().tell("a", 0, 3, [losses(here.ask(3))])
 
     asyncio.run(walk())
@@ -301,7 +312,7 @@ def test_a_snapshot_is_small_and_not_synced_at_every_step(
 def test_the_file_of_snapshots_is_begun_again_before_it_grows_long(
     make: Make, here: EESNG, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raycomp.runtime.sampler_actor.SNAPSHOT_BYTES", 9000)
+    monkeypatch.setattr("raycomp.runtime.training.sampler_actor.SNAPSHOT_BYTES", 9000)
 
     async def walk() -> None:
         host = make()

@@ -1,1 +1,0 @@
-"""What cluster/check.py checks: one module for each kind of file."""

@@ -1,0 +1,1 @@
+"""Job files and study files: schema, loading, identity."""

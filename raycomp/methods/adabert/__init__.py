@@ -1,0 +1,1 @@
+"""AdaBERT: differentiable search of a small task-adaptive CNN."""

@@ -1,0 +1,1 @@
+"""YOCO-BERT: the EE-SNG sampler and its progressive schedule."""

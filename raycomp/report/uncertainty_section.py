@@ -1,0 +1,139 @@
+"""How to read the scores of comparable runs: standard errors, intervals, and sentences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raycomp.report.formatting import known, score, signed
+from raycomp.report.loading import Run, Tables
+from raycomp.report.statistics import middle, replicates
+from raycomp.report.study_results import TEACHER, kept_answers
+from raycomp.report.uncertainty import (
+    BINOMIAL,
+    against_teacher,
+    among,
+    difference,
+    of_the_gap,
+    pooled,
+    standard_error,
+    wilson,
+)
+
+
+def reading(tables: Tables, metric: str) -> dict[str, Any]:
+    """Return a table of intervals (`rows`), `sentences` on them, and `basis`: what they rest on."""
+    rows: list[dict[str, Any]] = []
+    sentences: list[str] = []
+    for run in tables.runs:
+        deployed = tables.of(run.name).deployments
+        deployed = deployed[deployed["validation"].notna()]
+        counts = _counts(run) if metric in BINOMIAL else None
+        for row in deployed.to_dict("records"):
+            figures = _figures(row, counts)
+            if counts is None:
+                figures |= _bootstrapped(run, row, metric)
+            rows.append({"run": run.name, **figures})
+        if counts is not None and len(deployed):
+            said = _sentences(deployed.to_dict("records"), run, counts, metric)
+            sentences += [f"{run.name}: {s}" if len(tables.runs) > 1 else s for s in said]
+    return {"rows": rows, "sentences": sentences, "basis": _basis(tables, metric)}
+
+
+def _counts(run: Run) -> tuple[float, float] | None:
+    """Return how many examples the selection and the validation score are worth."""
+    selection, validation = run.examples("selection"), run.examples("validation")
+    return (pooled(selection), pooled(validation)) if selection and validation else None
+
+
+def _figures(row: dict[Any, Any], counts: tuple[float, float] | None) -> dict[str, str]:
+    gap = row["selection"] - row["validation"]
+    found = {
+        "name": f"{row['method']} {row['budget']}",
+        "validation": score(row["validation"]),
+        "error": "",
+        "interval": "",
+        "gap": signed(gap),
+        "gap_interval": "",
+    }
+    if counts is None:
+        return found
+    low, high = wilson(row["validation"], counts[1])
+    found["error"] = score(standard_error(row["validation"], counts[1]))
+    found["interval"] = f"{low:.3f} to {high:.3f}"
+    if known(row["selection"]):
+        low, high = difference(row["selection"], counts[0], row["validation"], counts[1])
+        found["gap_interval"] = f"{low:+.3f} to {high:+.3f}"
+    return found
+
+
+def _bootstrapped(run: Run, row: dict[Any, Any], metric: str) -> dict[str, str]:
+    """Return error and interval of a score from what the model answered, where that was kept."""
+    value = float(row["validation"])
+    answers = kept_answers(run.path, str(row["method"]), str(row["budget"]), metric, value)
+    if answers is None:
+        return {}
+    drawn = replicates(metric, [answers])
+    low, high = middle(drawn)
+    return {"error": score(float(drawn.std())), "interval": f"{low:.3f} to {high:.3f}"}
+
+
+def _sentences(
+    rows: list[dict[Any, Any]], run: Run, counts: tuple[float, float], metric: str
+) -> list[str]:
+    selection, validation = counts
+    named = [(f"{r['method']} {r['budget']}", r) for r in rows]
+    teacher, chosen = run.teacher_score("validation"), run.teacher_score("selection")
+    teacher_gap = None if teacher is None or chosen is None else chosen - teacher
+    said = []
+    answers = {
+        name: kept_answers(run.path, str(r["method"]), str(r["budget"]), metric, float(r["validation"]))
+        for name, r in named
+    }
+    if teacher is not None:
+        answers[TEACHER] = kept_answers(run.path, TEACHER, TEACHER, metric, teacher)
+
+    def paired(one: str, other: str) -> tuple[float, float] | None:
+        first, second = answers.get(one), answers.get(other)
+        if first is None or second is None or not first.same_examples(second):
+            return None
+        return middle(replicates(metric, [first]) - replicates(metric, [second]))
+
+    for name, row in named:
+        parts = []
+        if teacher is not None:
+            interval = paired(name, TEACHER)
+            parts.append(against_teacher(row["validation"], teacher, validation, interval))
+        if known(row["selection"]):
+            scores = (row["selection"], selection, row["validation"], validation)
+            parts.append(of_the_gap(*scores, teacher_gap))
+        said.append(f"{name}: {' '.join(parts)}")
+    if len(named) > 1:
+        said.append(among([(n, r["validation"]) for n, r in named], validation, paired))
+    return said
+
+
+def _basis(tables: Tables, metric: str) -> str:
+    if metric not in BINOMIAL:
+        return (
+            f"{metric or 'The metric'} is not a share of right answers, so the binomial does not apply: "
+            "standard errors and intervals of 95% are a bootstrap's over the examples, where a run kept "
+            "what its models answered, and are left out where it did not. They do not cover the seeds of "
+            "training and search. The gap is selection minus validation."
+        )
+    counts = [
+        f"{run.name}: {sum(run.examples('selection')):,} on selection, "
+        f"{' + '.join(f'{n:,}' for n in run.examples('validation'))} on validation"
+        for run in tables.runs
+        if _counts(run) is not None
+    ]
+    if not counts:
+        return "No standard error is given: the teacher's score, which counts the examples, is missing."
+    return (
+        "The standard error is binomial, sqrt(p (1 - p) / n), from the number of examples "
+        f"({'; '.join(counts)}). It covers the choice of these examples, not the seeds of training "
+        "and search: another run can differ by more. Intervals are of 95%: Wilson's for a score; for a "
+        "difference on the same examples, where a run kept what its models answered, a paired "
+        "bootstrap's over the examples, else Newcombe's, which takes the two as independent and tells "
+        "fewer apart. Intervals are not widened for the number of comparisons. "
+        "Selection chose the architectures, so that it flatters them; validation chose nothing."
+    )

@@ -1,0 +1,1 @@
+"""The Ray cluster: connection, capacity, parallel tasks, submission, files without a shared folder."""

@@ -1,0 +1,1 @@
+"""A run from beginning to end: preflight, plan, training, search, deployment."""

@@ -1,0 +1,1 @@
+"""Scores on Ray: evaluator actors, the ledger of evaluations, the deployment search."""

@@ -1,0 +1,1 @@
+"""Studies: grids of runs and their ablation tables."""

@@ -1,0 +1,1 @@
+"""What every search over sub-networks shares: space, costs, distribution, moves, searchers."""

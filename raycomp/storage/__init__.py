@@ -1,0 +1,1 @@
+"""The run directory: tables, atomic files, locks and copies at a URL."""

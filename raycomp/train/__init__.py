@@ -1,1 +1,0 @@
-"""Training without Ray: the one loop, the optimizer, the teacher, and evaluation."""

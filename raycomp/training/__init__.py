@@ -1,0 +1,1 @@
+"""Training without Ray: the one loop, its steps, optimizers, objectives and evaluation."""

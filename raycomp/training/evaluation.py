@@ -1,0 +1,67 @@
+"""Scores: one pass over a split, by any architecture of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raycomp.data.batches import Batch, collate, eval_batches, padding, tokens_at_once
+from raycomp.data.metrics import compute
+from raycomp.data.tokens import TokenSplit
+from raycomp.training.objectives import label_loss
+from raycomp.training.optimizers import autocast
+
+
+@dataclass(frozen=True)
+class Score:
+    """The figures of one network on one split."""
+
+    values: dict[str, float]
+    loss: float
+    examples: int
+
+
+@torch.inference_mode()
+def predict(
+    forward: Callable[[Batch], Tensor],
+    tokens: TokenSplit,
+    *,
+    pad_id: int,
+    max_tokens: int | None,
+    precision: str,
+    device: torch.device,
+) -> np.ndarray:
+    """Return the logits (..., rows, classes) in fp32, in the order of the split.
+
+    Args:
+        forward: from a batch to logits (..., batch, classes), such as those of several networks; the
+            caller has set eval mode.
+        tokens: the split.
+        pad_id: token that fills a batch up.
+        max_tokens: padded tokens a batch; None takes what suits the device.
+        precision: "bf16" or "fp32".
+        device: where the network is.
+    """
+    out: np.ndarray | None = None
+    multiple = padding(device)
+    for rows in eval_batches(tokens.lengths, tokens_at_once(max_tokens, device), multiple):
+        batch = collate(tokens, rows, pad_id, multiple=multiple).to(device)
+        with autocast(precision, device):
+            logits = forward(batch).float().cpu().numpy()
+        if out is None:
+            out = np.empty((*logits.shape[:-2], len(tokens), logits.shape[-1]), np.float32)
+        out[..., rows, :] = logits
+    if out is None:
+        raise ValueError("the split is empty")
+    return out
+
+
+def score(metrics: tuple[str, ...], tokens: TokenSplit, logits: np.ndarray) -> Score:
+    """Compute metrics and the mean label loss of logits (rows, classes)."""
+    labels = torch.from_numpy(np.array(tokens.labels))
+    loss = float(label_loss(torch.from_numpy(logits), labels, len(tokens)))
+    return Score(compute(metrics, np.asarray(tokens.labels), logits), loss, len(tokens))

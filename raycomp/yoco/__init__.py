@@ -1,1 +1,0 @@
-"""YOCO-BERT: the space, EE-SNG, the super-network step, and the deployment search."""

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycomp.config.loader import load_job, parse_job, parse_stored
+from raycomp.config.section import parse_quantity
+from raycomp.errors import UserError
+
+ROOT = Path(__file__).parents[3]
+JOB = """
+[run]
+name = "x"
+[task]
+name = "demo/polarity"
+[[budget]]
+name = "half"
+encoder_params = "0.5x"
+"""
+
+
+def write(tmp_path: Path, text: str = JOB) -> Path:
+    path = tmp_path / "job.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.toml")), ids=lambda p: p.name)
+def test_every_ready_job_is_valid(path: Path) -> None:
+    job = load_job(path)
+    assert job.budget or job.run.methods == ["adabert"]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("trian.epochs=3", ["unknown", "'trian", "Did you mean 'train.epochs'"]),
+        ("train.epochz=3", ["train.epochz", "Did you mean 'train.epochs'"]),
+        ("train.batch_size=big", ["train.batch_size", "big"]),
+        ("train.batch_size=0", ["train.batch_size", "1"]),
+        ("train.update=fast", ["train.update", "fast", "asng"]),
+        ("run.name=../up", ["run.name", "letters"]),
+        ("task.selection=nan", ["task.selection"]),
+        ("noequals", ["noequals", "="]),
+        ("search.alpha=inf", ["search.alpha"]),
+        ("train.min_workers=2", ["min_workers = 2", "at most workers = 1"]),
+    ],
+)
+def test_wrong_overrides_are_named(tmp_path: Path, override: str, words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        load_job(write(tmp_path), [override])
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ('encoder_params = "nan"', "quantity"),
+        ("encoder_params = nan", "finite"),
+        ("encoder_params = -1", "finite"),
+        ("encoder_params = 0", "above 0"),
+        ('encoder_params = "0.5y"', "0.5x"),
+        ("encoder_params = 1e6\nflops = 1e9", "exactly one"),
+    ],
+)
+def test_wrong_budgets_are_named(tmp_path: Path, line: str, word: str) -> None:
+    text = JOB.replace('encoder_params = "0.5x"', line)
+    with pytest.raises(UserError, match=word):
+        load_job(write(tmp_path, text))
+
+
+def test_a_missing_or_broken_file_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        load_job(tmp_path / "none.toml")
+    with pytest.raises(UserError):
+        load_job(write(tmp_path, "[run"))
+
+
+def test_a_section_or_budget_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="budget"):
+        load_job(write(tmp_path, '[task]\nname = "demo/polarity"\n'))
+
+
+def test_two_budgets_of_one_name_are_refused(tmp_path: Path) -> None:
+    twice = JOB + '[[budget]]\nname = "half"\nflops = "0.5x"\n'
+    with pytest.raises(UserError, match="more than once: half"):
+        load_job(write(tmp_path, twice))
+
+
+@pytest.mark.parametrize(
+    ("raw", "value"),
+    [("12M", 12e6), (40e6, 40e6), ("2G", 2e9), ("0.5x", 50.0), ("0.5x encoder", 50.0), ("3e6", 3e6)],
+)
+def test_quantities(raw: Any, value: float) -> None:
+    assert parse_quantity(raw, 100.0) == value
+
+
+def test_identity_covers_what_changes_results_and_nothing_else(tiny_job: dict[str, Any]) -> None:
+    base = parse_job(tiny_job).identity()
+    for section, key, value in [
+        ("train", "workers", 2),
+        ("train", "min_workers", 1),
+        ("train", "checkpoint_seconds", 1.0),
+        ("search", "evaluators", 2),
+    ]:
+        changed = {**tiny_job, section: {**tiny_job[section], key: value}}
+        assert parse_job(changed).identity() == base
+    for section, key, value in [("run", "seed", 1), ("train", "learning_rate", 2e-4)]:
+        changed = {**tiny_job, section: {**tiny_job[section], key: value}}
+        assert parse_job(changed).identity() != base
+
+
+def test_a_stored_job_means_what_it_meant_when_its_run_was_made(tiny_job: dict[str, Any]) -> None:
+    tiny_job["run"]["methods"] = ["adabert"]
+    old = parse_job(tiny_job).model_dump(mode="json")
+    del old["adabert"]["exact_match"]  # came later
+    assert parse_job(old).adabert.exact_match
+    stored = parse_stored(old)
+    assert not stored.adabert.exact_match
+    tiny_job["adabert"] = {"exact_match": False}
+    assert stored.identity() == parse_job(tiny_job).identity() != parse_job(old).identity()
+    assert parse_stored(parse_job(old).model_dump(mode="json")).adabert.exact_match
+
+
+@pytest.mark.parametrize("damage", [[], None, "text", {"adabert": []}, {"adabert": 3}, {"adabert": None}])
+def test_a_stored_job_that_is_damaged_is_one_message(tiny_job: dict[str, Any], damage: Any) -> None:
+    with pytest.raises(UserError):
+        parse_stored({**tiny_job, **damage} if isinstance(damage, dict) else damage)
+
+
+def test_override_of_the_task_replaces_the_other_source(tmp_path: Path, tiny_data: Path) -> None:
+    job = load_job(
+        write(tmp_path),
+        [f"task.train={tiny_data / 'train.csv'}", 'task.text=["text"]', "task.label=label"],
+    )
+    assert job.task.name is None
+
+
+def test_encoder_budget_has_two_spellings(tmp_path: Path) -> None:
+    text = JOB.replace('encoder_params = "0.5x"', 'params = "0.5x encoder"')
+    assert load_job(write(tmp_path, text)).budget[0].kind == "encoder_params"

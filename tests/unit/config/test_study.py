@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycomp.cli import main as cli
+from raycomp.config.loader import load_job
+from raycomp.config.study import flatten, is_study_file, load_study_file, parse_study, part_keys
+from raycomp.errors import UserError
+
+ROOT = Path(__file__).parents[3]
+READY = sorted((ROOT / "jobs" / "studies").glob("*.toml"))
+STUDY = """
+[task]
+max_length = 32
+[train]
+epochs = 2.0
+[[budget]]
+name = "half"
+encoder_params = "0.5x"
+[study]
+name = "modes"
+tasks = ["glue/mrpc", "glue/sst2"]
+[[study.variant]]
+name = "both"
+[[study.variant]]
+name = "explore"
+set = { train.mode = "explore", budget.half.encoder_params = "0.4x" }
+[study.published."glue/mrpc"]
+both = { half = 0.876 }
+[study.small]
+study.seeds = [7]
+task.limit = 100
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "study.toml"
+    path.write_text(STUDY)
+    return path
+
+
+@pytest.fixture
+def given(tiny_job: dict[str, Any]) -> dict[str, Any]:
+    job = copy.deepcopy(tiny_job)
+    job["study"] = {"name": "tiny", "variant": [{"name": "plain"}, {"name": "other"}]}
+    return job
+
+
+def test_a_study_is_a_grid_of_ordinary_jobs(path: Path) -> None:
+    study = load_study_file(path)
+    assert [(c.variant, c.task, c.seed) for c in study.cells] == [
+        (v, t, s) for v in ("both", "explore") for t in ("glue/mrpc", "glue/sst2") for s in (0, 1, 2)
+    ]
+    first, last = study.cells[0].job, study.cells[-1].job
+    assert (first.task.name, first.run.seed, first.train.mode) == ("glue/mrpc", 0, "eesng")
+    assert (last.task.name, last.run.seed, last.train.mode) == ("glue/sst2", 2, "explore")
+    assert (first.budget[0].encoder_params, last.budget[0].encoder_params) == ("0.5x", "0.4x")
+    assert first.task.max_length == last.task.max_length == 32
+    assert len({c.job.run_id for c in study.cells}) == 12
+    assert study.cells[0].name == "both-glue-mrpc-s0"
+
+
+def test_presets_and_overrides(path: Path) -> None:
+    small = load_study_file(path, ["train.epochs=1", 'study.tasks=["demo/polarity"]'], "small")
+    assert [(c.variant, c.task, c.seed) for c in small.cells] == [
+        ("both", "demo/polarity", 7), ("explore", "demo/polarity", 7),
+    ]  # fmt: skip
+    assert small.cells[0].job.task.limit == 100
+    assert small.cells[0].job.train.epochs == 1
+    assert small.id != load_study_file(path).id
+    assert load_study_file(path).id == load_study_file(path).id
+    with pytest.raises(UserError, match="allowed: small"):
+        load_study_file(path, None, "large")
+
+
+def test_two_tasks_of_one_file_name_are_refused(path: Path) -> None:
+    given = ['study.tasks=["owner/reviews.v1", "owner/reviews.v2"]', 'task.text=["t"]', "task.label=l"]
+    with pytest.raises(UserError, match=r"reviews\.v1' and 'owner/reviews\.v2' make one file name"):
+        load_study_file(path, given)
+
+
+def test_dotted_and_nested_settings_are_one() -> None:
+    assert flatten({"train": {"mode": "x"}, "a.b": [1]}) == {"train.mode": "x", "a.b": [1]}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"variants": []}, ["unknown setting 'study.variants'", "Did you mean 'study.variant'"]),
+        ({"variant": [{"name": "a", "sets": {}}]}, ["sets", "Did you mean 'study.variant.a.set'"]),
+        ({"variant": [{"name": "a"}, {"name": "a"}]}, ["names must differ", "a"]),
+        ({"variant": []}, ["study.variant"]),
+        ({"seeds": []}, ["study.seeds"]),
+        ({"seeds": [0, 0]}, ["study.seeds", "each once"]),
+        ({"seeds": [-1]}, ["study.seeds"]),
+        ({"name": "../up"}, ["study.name", "letters"]),
+        ({"variant": [{"name": "a", "set": {"train": {"mood": "x"}}}]},
+         ["study variant 'a'", "train.mood", "train.mode"]),
+        ({"variant": [{"name": "a", "set": {"train.mode": "x"}}]}, ["study variant 'a'", "explore"]),
+        ({"variant": [{"name": "a", "set": {"run": {"seed": 1}}}]}, ["study variant 'a'", "study.seeds"]),
+        ({"variant": [{"name": "a", "set": {"budget.none.flops": "1x"}}]}, ["'a'", "half, third"]),
+        ({"variant": [{"name": "a", "structure_of": "glue/rte"}]}, ["structure_of", "glue/rte"]),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(given: dict[str, Any], change: dict[str, Any], words: list[str]) -> None:
+    given["study"] |= change
+    with pytest.raises(UserError) as caught:
+        parse_study(given)
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+
+
+def test_published_figures_name_tasks_and_variants(path: Path) -> None:
+    for old, new, word in (
+        ('published."glue/mrpc"', 'published."glue/mrcp"', "glue/mrcp"),
+        ("both = { half", "booth = { half", "Did you mean 'both'"),
+    ):
+        path.write_text(STUDY.replace(old, new))
+        with pytest.raises(UserError, match=word):
+            load_study_file(path)
+
+
+def test_a_study_is_no_job(path: Path) -> None:
+    assert is_study_file(path)
+    assert not is_study_file(ROOT / "jobs" / "quickstart.toml")
+    with pytest.raises(UserError, match="is a study"):
+        load_job(path)
+
+
+def test_a_preset_needs_a_study() -> None:
+    with pytest.raises(UserError, match="is no study"):
+        cli.run(ROOT / "jobs" / "quickstart.toml", preset="small")
+
+
+def keys(given: dict[str, Any], **changes: Any) -> dict[str, str]:
+    job = copy.deepcopy(given)
+    job["study"]["variant"] = [
+        {"name": "a", "set": {k.replace("__", "."): v for k, v in changes.items()}}
+    ]
+    job["study"]["seeds"] = [0]
+    return part_keys(parse_study(job).cells[0].job)
+
+
+def test_parts_are_shared_where_every_setting_that_they_rest_on_is_equal(given: dict[str, Any]) -> None:
+    plain = keys(given)
+    assert set(plain) == {"teacher", "supernet"}
+    for same in (
+        {"search__searchers": ["random"]}, {"search__evaluations": 9}, {"budget__half__flops": None},
+        {"train__workers": 2}, {"train__cpus": 1.0}, {"search__reward": "printed"},
+        {"finetune__epochs": 1.0}, {"run__methods": ["yoco"]},
+    ):  # fmt: skip
+        assert keys(given, **same) == plain, same
+    for of_supernet in (
+        {"train__mode": "explore"}, {"train__steps": 4}, {"space__reorder": False},
+        {"train__pairs": "free"}, {"search__flops_length": 8}, {"train__learning_rate": 1e-5},
+    ):  # fmt: skip
+        found = keys(given, **of_supernet)
+        assert found["teacher"] == plain["teacher"], of_supernet
+        assert found["supernet"] != plain["supernet"], of_supernet
+    for of_teacher in (
+        {"teacher__epochs": 1.0}, {"task__max_length": 12}, {"task__limit": 100},
+        {"model__name": "other"}, {"train__precision": "auto"}, {"task__selection": 0.2},
+    ):  # fmt: skip
+        found = keys(given, **of_teacher)
+        assert found["teacher"] != plain["teacher"], of_teacher
+        assert found["supernet"] != plain["supernet"], of_teacher
+
+
+def test_seeds_share_nothing_and_a_fresh_cell_its_teacher_alone(given: dict[str, Any]) -> None:
+    given["study"]["variant"] = [{"name": "a"}, {"name": "b", "fresh": True}]
+    cells = parse_study(given).cells
+    assert cells[0].parts["teacher"] != cells[1].parts["teacher"]
+    assert cells[3].parts == {"teacher": cells[0].parts["teacher"]}
+
+
+def test_a_structure_of_another_task_is_waited_for(given: dict[str, Any]) -> None:
+    given["run"]["methods"] = ["adabert"]
+    given["adabert"] = {"child": "scratch"}
+    given["study"] |= {
+        "tasks": ["glue/rte", "glue/mrpc"],
+        "variant": [{"name": "searched"}, {"name": "from-rte", "structure_of": "glue/rte"}],
+    }
+    cells = parse_study(given).cells
+    assert [c.structure_of for c in cells] == [None] * 6 + ["glue/rte"] * 6
+    ready = cells[-1].with_structure('{"layers":1}')
+    assert ready.job.adabert.structure == '{"layers":1}'
+    assert ready.name == cells[-1].name
+    given["adabert"] = {}
+    with pytest.raises(UserError, match="scratch"):
+        parse_study(given)
+
+
+@pytest.mark.parametrize("path", READY, ids=lambda p: p.stem)
+@pytest.mark.parametrize("preset", ["", "small"])
+def test_every_ready_study_is_valid(path: Path, preset: str) -> None:
+    study = load_study_file(path, None, preset)
+    assert study.settings.name == path.stem
+    assert preset or len(study.settings.seeds) >= 3
+    budgets = {b.name for c in study.cells for b in c.job.budget} | {"cnn", "teacher"}
+    for figures in study.settings.published.values():
+        for values in figures.values():
+            assert set(values) <= budgets
+            assert all(0 < v < 1 for v in values.values())
+
+
+def test_there_are_ten_studies() -> None:
+    assert [p.stem for p in READY] == [
+        "amortise", "budgets", "crosstask", "eesng", "efficiency", "finetune", "knowledge", "ranking",
+        "search", "update",
+    ]  # fmt: skip

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycomp.config.adabert import OPERATIONS
+from raycomp.config.loader import parse_job
+from raycomp.config.study import StudyRun, StudySpec, parse_study
+from raycomp.errors import UserError
+from raycomp.methods.adabert.structure import Structure, given_structure, random_structure
+from raycomp.methods.context import RunContext
+from raycomp.runtime.pipeline.adabert import _train
+from raycomp.runtime.pipeline.adabert_deploy import trials
+from raycomp.runtime.pipeline.artifact_reuse import PARTS, reuse_artifacts
+from raycomp.runtime.pipeline.finetune import targets, too_many
+from raycomp.runtime.studies.study import rounds, threads_each
+from raycomp.runtime.studies.study_run import Stopwatch, _equal_run, stages
+from raycomp.runtime.training.distillation_data import DistillationData
+from raycomp.storage.files import write_json, write_text
+
+
+def study(job: dict[str, Any], variants: list[dict[str, Any]], **more: Any) -> StudySpec:
+    given = copy.deepcopy(job)
+    given["study"] = {"name": "tiny", "seeds": [0, 1], "variant": variants, **more}
+    return parse_study(given)
+
+
+def finished(
+    cell: StudyRun, runs: Path, teacher: str = "0.5", parts: tuple[str, ...] = tuple(PARTS)
+) -> Path:
+    """Write a run's folder with files that say who made them."""
+    run = runs / cell.job.run_id
+    write_json(run / "job.json", cell.job.model_dump(mode="json"))
+    for part in parts:
+        for pattern in PARTS[part]:
+            name = pattern.replace("*", "validation")
+            write_text(run / name, teacher if name == "teacher/score.json" else f"{name} of {run.name}")
+    return run
+
+
+def names(batches: list[list[StudyRun]]) -> list[list[str]]:
+    return [[c.name for c in batch] for batch in batches]
+
+
+def test_what_two_cells_share_is_made_in_an_earlier_round(tiny_job: dict[str, Any]) -> None:
+    found = study(
+        tiny_job,
+        [
+            {"name": "a"},
+            {"name": "b", "set": {"search.alpha": 1.0}},
+            {"name": "c", "set": {"train.mode": "explore"}},
+            {"name": "d", "fresh": True},
+        ],
+    )
+    every = list(found.cells)
+    assert names(list(rounds(every, found.settings, set()))) == [
+        ["a-train-s0", "a-train-s1"],
+        ["b-train-s0", "b-train-s1", "c-train-s0", "c-train-s1", "d-train-s0", "d-train-s1"],
+    ]
+    left = [c for c in every if c.variant != "a"]  # a is finished: b, c and d find its teachers
+    first, *_ = rounds(left, found.settings, {"a-train-s0", "a-train-s1"})
+    assert [c.name for c in first][:2] == ["b-train-s0", "b-train-s1"]
+
+
+def test_a_cell_waits_for_the_structure_that_it_takes(tiny_job: dict[str, Any]) -> None:
+    tiny_job["run"]["methods"] = ["adabert"]
+    tiny_job["adabert"] = {"child": "scratch"}
+    variants = [{"name": "own"}, {"name": "from-rte", "structure_of": "glue/rte"}]
+    found = study(tiny_job, variants, tasks=["glue/mrpc", "glue/rte"], seeds=[0])
+    assert names(list(rounds(list(found.cells), found.settings, set()))) == [
+        ["own-glue-mrpc-s0", "own-glue-rte-s0"],
+        ["from-rte-glue-mrpc-s0", "from-rte-glue-rte-s0"],
+    ]
+
+
+def test_a_structure_is_not_trained_again_on_its_own_task(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    tiny_job["run"]["methods"] = ["adabert"]
+    tiny_job["adabert"] = {"child": "scratch"}
+    variants = [
+        {"name": "own"},
+        {"name": "from-rte", "structure_of": "glue/rte"},
+        {"name": "longer", "structure_of": "glue/rte", "set": {"adabert.child_epochs": 11.0}},
+    ]
+    found = study(tiny_job, variants, tasks=["glue/mrpc", "glue/rte"], seeds=[0])
+    cells = {c.name: c for c in found.cells}
+    searched = finished(cells["own-glue-rte-s0"], tmp_path)
+    structure = random_structure(2, 3, OPERATIONS, 0).to_json()
+    equal = {
+        name: _equal_run(searched, cells[name].with_structure(structure))
+        for name in ("from-rte-glue-rte-s0", "from-rte-glue-mrpc-s0", "longer-glue-rte-s0")
+    }
+    assert equal == {
+        "from-rte-glue-rte-s0": cells["own-glue-rte-s0"].job,
+        "from-rte-glue-mrpc-s0": None,
+        "longer-glue-rte-s0": None,
+    }
+
+
+def test_parts_are_taken_from_an_equal_run_alone(tiny_job: dict[str, Any], tmp_path: Path) -> None:
+    found = study(
+        tiny_job,
+        [
+            {"name": "a"},
+            {"name": "b", "set": {"search.alpha": 1.0}},
+            {"name": "c", "set": {"train.mode": "explore"}},
+            {"name": "d", "set": {"teacher.epochs": 1}},
+            {"name": "e", "fresh": True},
+        ],
+        seeds=[0],
+    )
+    cells = {c.variant: c for c in found.cells}
+    a = finished(cells["a"], tmp_path, parts=("teacher", "supernet"))
+    taken = {v: reuse_artifacts(c.parts, tmp_path / c.job.run_id) for v, c in cells.items() if v != "a"}
+    assert taken == {
+        "b": {"teacher": a.name, "supernet": a.name}, "c": {"teacher": a.name}, "d": {},
+        "e": {"teacher": a.name},
+    }  # fmt: skip
+    b = tmp_path / cells["b"].job.run_id
+    for pattern in (*PARTS["teacher"], *PARTS["supernet"]):
+        name = pattern.replace("*", "validation")
+        assert (b / name).read_text() == (a / name).read_text()
+    assert json.loads((b / "shared.json").read_text()) == taken["b"]
+    assert not (tmp_path / cells["d"].job.run_id).exists()
+    # What a run takes is its own: a file that the giver replaces later stays as it was taken.
+    before = (b / "supernet" / "network.safetensors").read_text()
+    write_text(a / "supernet" / "network.safetensors", "another")
+    assert (b / "supernet" / "network.safetensors").read_text() == before
+
+
+def test_a_part_that_is_not_whole_or_rests_on_another_teacher_is_left(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    cells = study(tiny_job, [{"name": "a"}, {"name": "b"}, {"name": "c"}], seeds=[0]).cells
+    a = finished(cells[0], tmp_path, parts=("teacher", "supernet"))
+    (a / "supernet" / "sampler.json").unlink()
+    b = finished(cells[1], tmp_path, teacher="0.6", parts=("teacher",))
+    assert reuse_artifacts(cells[1].parts, b) == {}
+    write_text(a / "supernet" / "sampler.json", "{}")
+    assert reuse_artifacts(cells[1].parts, b) == {}  # a's super-network rests on a's teacher
+    assert "of " + b.name in (b / "teacher" / "network.safetensors").read_text()
+    write_text(a / "job.json", "{}")  # of another version
+    assert reuse_artifacts(cells[2].parts, tmp_path / cells[2].job.run_id)["teacher"] == b.name
+
+
+def test_a_stopwatch_adds_up_over_starts(tmp_path: Path) -> None:
+    for _ in range(2):
+        with Stopwatch(tmp_path).bar("search"):
+            assert json.loads((tmp_path / "stages.json").read_text())["now"] == "search"
+    first = stages(tmp_path)["search"]
+    with pytest.raises(KeyError), Stopwatch(tmp_path).bar("search"):
+        raise KeyError  # a stage that failed is not counted
+    assert stages(tmp_path) == {"search": first}
+    assert stages(tmp_path / "none") == {}
+
+
+def test_random_structures_are_seeded_and_never_empty() -> None:
+    drawn = [random_structure(4, 3, OPERATIONS, seed) for seed in range(40)]
+    assert drawn == [random_structure(4, 3, OPERATIONS, seed) for seed in range(40)]
+    assert {s.layers for s in drawn} == {1, 2, 3, 4}
+    assert len({s.operations for s in drawn}) == 40
+    rare = [random_structure(1, 1, ("zero", "skip"), seed).operations for seed in range(50)]
+    assert ("zero", "zero") not in rare
+    assert given_structure("random:3", 4, 3, OPERATIONS) == drawn[3]
+    assert given_structure(drawn[3].to_json(), 1, 3, OPERATIONS) == drawn[3]
+    for text, word in (
+        ("random:x", "no structure"),
+        ("{}", "no structure"),
+        (drawn[3].to_json(), "nodes"),
+    ):
+        with pytest.raises(UserError, match=word):
+            given_structure(text, 4, 2 if word == "nodes" else 3, OPERATIONS)
+
+
+def test_a_given_structure_takes_the_place_of_the_search(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    structure = Structure(2, ("skip",) * 9)
+    tiny_job["run"]["methods"] = ["adabert"]
+    tiny_job["adabert"] = {"structure": structure.to_json()}
+    with pytest.raises(UserError, match="scratch"):
+        parse_job(tiny_job)
+    tiny_job["adabert"]["child"] = "scratch"
+    job = parse_job(tiny_job)
+    room = DistillationData(job, tmp_path)
+    trial = trials(job)[0]
+    _train(room, trial, "adabert-search", lambda done, total, info: None)
+    found = (tmp_path / "adabert" / trial.name / "structure.json").read_text()
+    assert Structure.from_json(found) == structure
+
+
+def test_networks_that_are_ranked_are_drawn_once_each(tiny_job: dict[str, Any], tmp_path: Path) -> None:
+    tiny_job["finetune"] = {"epochs": 1, "networks": 12}
+    place = RunContext(parse_job(tiny_job), tmp_path)
+    drawn = targets(place)
+    assert len({arch for _, arch, _ in drawn}) == 12
+    assert not any(deployed for *_, deployed in drawn)
+    assert drawn == targets(place)
+    assert too_many(place) == []
+    tiny_job["finetune"]["networks"] = 820  # the space has 819
+    assert "819" in too_many(RunContext(parse_job(tiny_job), tmp_path))[0]
+
+
+@pytest.mark.parametrize(("together", "threads"), [(1, 8), (2, 4), (3, 2), (9, 1)])
+def test_cells_that_run_together_share_a_node(
+    monkeypatch: pytest.MonkeyPatch, together: int, threads: int
+) -> None:
+    monkeypatch.setattr("raycomp.runtime.studies.study.share_cpus", lambda count: 8 // count)
+    assert threads_each(together) == threads

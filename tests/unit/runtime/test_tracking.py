@@ -1,0 +1,266 @@
+"""Figures that go to trackers: each once, across a resume, and never at the price of the run."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycomp.config.job import Job
+from raycomp.config.loader import parse_job
+from raycomp.encoder.architecture import Architecture
+from raycomp.errors import UserError
+from raycomp.runtime.pipeline import tracking as module
+from raycomp.runtime.pipeline.tracking import LiveView, check_live, live
+from raycomp.storage.tables import write_rows
+
+STEP = {"method": "yoco", "phase": "largest", "tokens": 100, "seconds": 0.5, "entropy": 2.0}
+
+
+def job(tiny_job: dict[str, Any], *names: str) -> Job:
+    tiny_job["run"]["live"] = list(names)
+    return parse_job(tiny_job)
+
+
+def steps(run: Path, first: int, last: int, stage: str = "supernet") -> Path:
+    rows = [{**STEP, "step": i, "loss": 1.0 / (1 + i)} for i in range(first, last)]
+    return write_rows(run, "steps", rows, f"{stage}-{first:09d}")
+
+
+def scored(run: Path, values: list[float], depth: tuple[int, ...] = (1, 1, 1)) -> None:
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    archs = [Architecture(d, (1,) * d, (16,) * d).to_json() for d in depth]
+    rows: list[dict[str, Any]] = [
+        {
+            "method": "yoco",
+            "arch": a,
+            "value": v,
+            "params": 10,
+            "created_at": began + timedelta(seconds=i),
+        }
+        for i, (v, a) in enumerate(zip(values, archs, strict=True))
+    ]
+    rows.append({**rows[0], "method": "adabert", "value": 0.99})
+    write_rows(run, "evaluations", rows, "ledger-1")
+
+
+class Kept:
+    """A tracker that remembers."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, int, dict[str, float]]] = []
+
+    def send(self, series: str, step: int, values: dict[str, float]) -> None:
+        self.rows.append((series, step, values))
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def view(job: Job, run: Path, kept: Kept) -> LiveView:
+    made = LiveView(job, run)
+    made._sinks = [kept]
+    made._budgets = {"small": SmallOnes()}  # type: ignore[dict-item]
+    return made
+
+
+class SmallOnes:
+    """A budget that one layer meets."""
+
+    def met(self, arch: Architecture) -> bool:
+        return arch.depth == 1
+
+
+def test_each_row_is_sent_once_also_by_the_next_process(tiny_job: dict[str, Any], tmp_path: Path) -> None:
+    given, kept = job(tiny_job), Kept()
+    first = view(given, tmp_path, kept)
+    steps(tmp_path, 0, 3)
+    scored(tmp_path, [0.5, 0.7, 0.6], (1, 3, 1))
+    first.look()
+    first.look()
+    redone = steps(tmp_path, 3, 6)
+    first.look()
+    redone.unlink()  # an attempt that died is rolled back, and redone in other portions
+    steps(tmp_path, 3, 5)
+    second = view(given, tmp_path, kept)
+    second.look()
+    steps(tmp_path, 5, 8)
+    second.look()
+    sent = [row for row in kept.rows if row[0] == "supernet"]
+    assert [row[1] for row in sent] == list(range(8))
+    assert sent[1][2] == {"loss": 0.5, "entropy": 2.0, "tokens_per_second": 200.0, "phase": 0.0}
+    search = [row[2] for row in kept.rows if row[0] == "search"]
+    assert [row["best-small"] for row in search] == [0.5, 0.5, 0.6]
+    assert search[2]["per_second"] == pytest.approx(1.0)
+
+
+def test_the_phase_goes_out_as_its_number_also_after_a_resume(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    given, kept = job(tiny_job), Kept()
+    names = ["largest", "largest", "heads-2", "depth-1"]
+
+    def write(first: int, last: int, stage: str) -> None:
+        rows = [
+            {**STEP, "step": i, "loss": 1.0, "phase": names[i] if stage == "supernet" else stage}
+            for i in range(first, last)
+        ]
+        write_rows(tmp_path, "steps", rows, f"{stage}-{first:09d}")
+
+    write(0, 3, "supernet")
+    view(given, tmp_path, kept).look()
+    write(3, 4, "supernet")
+    write(0, 1, "teacher")  # a training without phases has no number
+    view(given, tmp_path, kept).look()
+    # Whichever ran, of largest, heads-2, heads-1, ffn-32, ffn-16, depth-2, depth-1.
+    assert [r[2]["phase"] for r in kept.rows if r[0] == "supernet"] == [0.0, 0.0, 1.0, 6.0]
+    assert ["phase" in r[2] for r in kept.rows if r[0] == "teacher"] == [False]
+
+
+def test_a_tracker_that_fails_is_told_once_and_tried_again(
+    tiny_job: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Down(Kept):
+        def send(self, series: str, step: int, values: dict[str, float]) -> None:
+            if step == 1 and len(self.rows) < 3:
+                self.rows.append(("failed", 0, {}))
+                raise ConnectionError("no route")
+            super().send(series, step, values)
+
+    kept = Down()
+    shown = view(job(tiny_job), tmp_path, kept)
+    steps(tmp_path, 0, 3)
+    for _ in range(4):
+        shown.look()
+    assert [row[1] for row in kept.rows if row[0] == "supernet"] == [0, 1, 2]
+    assert caplog.text.count("figures cannot be sent: no route; the run goes on") == 1
+
+
+def test_evaluations_that_could_not_be_sent_come_with_the_next(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    class Down(Kept):
+        up = False
+
+        def send(self, series: str, step: int, values: dict[str, float]) -> None:
+            if step == 1 and not self.up:
+                raise ConnectionError("no route")
+            super().send(series, step, values)
+
+    kept = Down()
+    shown = view(job(tiny_job), tmp_path, kept)
+    scored(tmp_path, [0.5, 0.7, 0.6])
+    shown.look()
+    shown.look()
+    kept.up = True
+    shown.look()
+    assert [(row[1], row[2]["value"], row[2]["best-small"]) for row in kept.rows] == [
+        (0, 0.5, 0.5), (1, 0.7, 0.7), (2, 0.6, 0.7),
+    ]  # fmt: skip
+
+
+def test_what_is_noted_as_sent_is_out_of_this_process(tiny_job: dict[str, Any], tmp_path: Path) -> None:
+    class Late(Kept):
+        """As MLflow's: holds figures until it is flushed."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.out = 0
+
+        def flush(self) -> None:
+            assert not (tmp_path / "live.json").exists()
+            self.out = len(self.rows)
+
+    kept = Late()
+    shown = view(job(tiny_job), tmp_path, kept)
+    steps(tmp_path, 0, 3)
+    shown.look()
+    assert kept.out == 3
+    assert json.loads((tmp_path / "live.json").read_text())["sent"] == {"supernet": 2}
+
+
+def test_what_a_second_flush_sent_is_noted(tiny_job: dict[str, Any], tmp_path: Path) -> None:
+    class Away(Kept):
+        flushes = 0
+
+        def flush(self) -> None:
+            self.flushes += 1
+            if self.flushes == 1:
+                raise ConnectionError("no route")
+
+    shown = view(job(tiny_job), tmp_path, Away())
+    steps(tmp_path, 0, 3)
+    shown.look()
+    assert not (tmp_path / "live.json").exists()
+    shown.look()
+    assert json.loads((tmp_path / "live.json").read_text())["sent"] == {"supernet": 2}
+
+
+def test_tensorboard_holds_the_figures(tiny_job: dict[str, Any], tmp_path: Path) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+
+    with live(job(tiny_job, "tensorboard"), tmp_path):
+        steps(tmp_path, 0, 4)
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    data, at, found = file.read_bytes(), 0, {}
+    while at < len(data):  # length, its checksum, the event, its checksum
+        (size,) = struct.unpack_from("<Q", data, at)
+        event = Event.FromString(data[at + 12 : at + 12 + size])
+        found |= {(v.tag, event.step): v.simple_value for v in event.summary.value}
+        at += 16 + size
+    assert found["supernet/loss", 3] == pytest.approx(0.25)
+    assert len(found) == 4 * 4  # loss, entropy, tokens a second, phase
+
+
+def test_mlflow_holds_the_figures_in_one_run(
+    tiny_job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/mlruns")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    run = tmp_path / "run"
+    for first in (0, 3):
+        with live(job(tiny_job, "mlflow"), run):
+            steps(run, first, first + 3)
+    identity = json.loads((run / "live.json").read_text())["ids"]["mlflow"]
+    client = mlflow.MlflowClient()
+    history = client.get_metric_history(identity, "supernet/loss")
+    assert sorted(m.step for m in history) == list(range(6))
+    assert client.get_run(identity).data.params["train.steps"] == "3"
+
+
+def test_wandb_works_offline(
+    tiny_job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with live(job(tiny_job, "wandb"), tmp_path):
+        steps(tmp_path, 0, 3)
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    deadline = time.monotonic() + 30  # its service writes the file behind
+    while b"supernet/loss" not in file.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    data = file.read_bytes()
+    assert b"supernet/loss" in data
+    assert tmp_path.name.encode() in data
+
+
+def test_a_package_that_is_missing_is_named(
+    tiny_job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(module._PACKAGES, "wandb", "no_such_package_here")
+    with pytest.raises(UserError, match=r"'wandb', whose package is not installed: pip install"):
+        check_live(job(tiny_job, "wandb"))
+    check_live(job(tiny_job, "tensorboard"))
+
+
+def test_trackers_are_no_part_of_a_run_s_identity(tiny_job: dict[str, Any]) -> None:
+    assert job(tiny_job, "mlflow").run_id == job(tiny_job).run_id

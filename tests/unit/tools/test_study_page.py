@@ -1,0 +1,48 @@
+"""A study's page holds the study's own figures, and keeps what a person wrote around them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from raycomp.errors import UserError
+from raycomp.report import ablation_table
+from raycomp.report.study_tables import TextTable
+from tests.unit.report.made_study import made_study
+from tools.study_page import markdown, write
+
+
+def test_the_page_holds_the_study_and_keeps_a_person_s_words(tmp_path: Path) -> None:
+    folder = made_study(tmp_path)
+    page = write(folder, tmp_path / "results")
+    text = page.read_text()
+    mean = ablation_table(folder).query("variant == 'good' and budget == 'half'")["mean"].item()
+    assert f"| {mean:.3f} ± " in text
+    assert "jobs/studies/tiny.toml --preset small" in text
+    page.write_text(text.replace("| good |", "| wrong |") + "\n## What it says\n\nMuch.\n")
+    again = write(folder, tmp_path / "results").read_text()
+    assert again == text + "\n## What it says\n\nMuch.\n"
+    kept = pd.read_csv(page.with_suffix(".csv"))
+    assert kept.columns.tolist() == ablation_table(folder).columns.tolist()
+    assert kept["mean"].tolist() == ablation_table(folder)["mean"].tolist()  # all digits
+    assert "(tiny.svg)" in text
+    picture = page.with_suffix(".svg").read_text()
+    assert "<svg" in picture
+    for words in ("good", "teacher", "raycomp", "half"):
+        assert f">{words}" in picture or f", {words}<" in picture  # text that can be read and searched
+
+
+def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
+    folder, out = made_study(tmp_path), tmp_path / "results"
+    out.mkdir()
+    (out / "tiny.md").write_text("by hand\n")
+    with pytest.raises(UserError, match="lacks a line"):
+        write(folder, out)
+    assert (out / "tiny.md").read_text() == "by hand\n"
+
+
+def test_a_bar_in_a_cell_does_not_end_it() -> None:
+    table = TextTable("t", ["a", "b"], [["x|y", "1"]])
+    assert markdown(table).splitlines()[2:] == ["| a | b |", "|---|--:|", "| x\\|y | 1 |"]

@@ -1,0 +1,1 @@
+"""Generators of documents and linters that are not part of the product."""

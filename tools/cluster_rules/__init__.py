@@ -1,0 +1,1 @@
+"""What tools/check_cluster.py checks: one module for each kind of file."""
