@@ -40,12 +40,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one small batch: shows that all works")
     args = parser.parse_args()
     torch._dynamo.config.recompile_limit = SHAPES
-    device, place = torch.device(args.device), workplace()
+    device, context = torch.device(args.device), workplace()
     precision = resolve_precision("auto", device)
     rows = 8 if args.quick else 128 if device.type == "cuda" else 32
-    held = batches(place, rows, 1, device)[0]
-    archs = halves(place, 2 if args.quick else 16)
-    network = place.network().to(device).eval()
+    held = batches(context, rows, 1, device)[0]
+    archs = halves(context, 2 if args.quick else 16)
+    network = context.network().to(device).eval()
     small = network.extract(archs[0]).to(device)
     print(f"{'case':<44} {'eager':>9} {'compiled':>9} {'ratio':>6} {'first':>7} {'repaid after':>13}")
     report = _Report(args.runs, device)

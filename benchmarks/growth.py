@@ -114,18 +114,18 @@ def budgets(settings: Settings, network: Network) -> list[Point]:
     from raycomp.runtime.scoring.deployment_search import search_all
     from raycomp.runtime.scoring.ledger import Ledger
 
-    place, found = workplace(f"search.evaluations={8 if settings.quick else 64}"), []
-    shape, theta = place.shape, open_sampler(place).state_dict()
+    context, found = workplace(f"search.evaluations={8 if settings.quick else 64}"), []
+    shape, theta = context.shape, open_sampler(context).state_dict()
     with ray_here(), tempfile.TemporaryDirectory() as folder:
         for count in (0, 1, 2, 4, 8, 16)[: 3 if settings.quick else None]:
-            data, run_dir = place.job.model_dump(mode="json"), Path(folder) / str(count)
+            data, run_dir = context.job.model_dump(mode="json"), Path(folder) / str(count)
             shares = np.linspace(0.8, 0.35, max(1, count)).round(3)
             data["budget"] = [{"name": f"b{i}", "encoder_params": f"{s}x"} for i, s in enumerate(shares)]
             run_dir.mkdir()
             write_json(run_dir / "supernet" / "sampler.json", theta)
             sleepers = [ray.remote(Sleeper).options(num_cpus=0).remote() for _ in range(2)]
             ledger: Any = ray.remote(Ledger).options(num_cpus=0, max_concurrency=10_000)
-            ledger = ledger.remote(str(run_dir), "growth", place.primary, sleepers)
+            ledger = ledger.remote(str(run_dir), "growth", context.primary, sleepers)
             ray.get(ledger.scored.remote())
             began = time.perf_counter()
             search_all(
@@ -178,9 +178,9 @@ def workers(settings: Settings, network: Network) -> list[Point]:
 
 def _one_worker(settings: Settings) -> tuple[float, float]:
     """Return the seconds of a step on one processor, and the bytes of its gradients."""
-    place, threads = workplace(), torch.get_num_threads()
-    held, model = batches(place, 32, 1 if settings.quick else BATCHES, CPU), place.network()
-    step, done = super_step(model, open_sampler(place), "fp32", CPU), 0
+    context, threads = workplace(), torch.get_num_threads()
+    held, model = batches(context, 32, 1 if settings.quick else BATCHES, CPU), context.network()
+    step, done = super_step(model, open_sampler(context), "fp32", CPU), 0
 
     def epoch() -> None:
         nonlocal done
@@ -192,7 +192,7 @@ def _one_worker(settings: Settings) -> tuple[float, float]:
     taken = float(np.median(turns([seconds(epoch)], settings.runs)[0])) / len(held)
     torch.set_num_threads(threads)
     parameters = dict(model.named_parameters())
-    active = model.active_parameters(union(open_sampler(place).ask(0)))
+    active = model.active_parameters(union(open_sampler(context).ask(0)))
     sent = sum(parameters[name][where].numel() for name, where in active if name != WORD_EMBEDDING)
     words = float(np.mean([len(b.input_ids.unique()) for b in held]))  # of the table, a batch's alone
     return taken, 4.0 * (sent + words * parameters[WORD_EMBEDDING].shape[1])
@@ -206,13 +206,13 @@ def _actor_seconds(settings: Settings) -> dict[int, float]:
     from raycomp.methods.yoco.plan import train_plan
     from raycomp.runtime.training.sampler_actor import start_sampler
 
-    place, found = workplace(), {}
-    plan = train_plan(place.job, place.space, place.shape, 10_000)
+    context, found = workplace(), {}
+    plan = train_plan(context.job, context.space, context.shape, 10_000)
     plan["steps"] = [0] * (len(plan["steps"]) - 1) + [100_000]
     with ray_here(), tempfile.TemporaryDirectory() as folder:
         for world in (1, 2, 4, 8, 16, 32, 64)[: 2 if settings.quick else None]:
             path, attempt = Path(folder) / f"{world}.json", "growth"
-            job = place.job.model_dump(mode="json")
+            job = context.job.model_dump(mode="json")
             actor: Any = start_sampler(f"growth-{world}", job, plan, path)
             ray.get(actor.begin.remote(attempt, world, 0, None, 60.0))
             taken, (step, drawn) = [], ray.get(actor.ask.remote(attempt, 0))
@@ -301,18 +301,18 @@ def data(settings: Settings, network: Network) -> list[Point]:
 
     from benchmarks.claims.evaluation import first_rows
 
-    place, rows = workplace(), []
-    train, tokens, model = place.task.train, place.tokens("train"), place.network().eval()
-    arch = place.space.smallest()
+    context, rows = workplace(), []
+    train, tokens, model = context.task.train, context.tokens("train"), context.network().eval()
+    arch = context.space.smallest()
     for count in (250, 1000, 4000)[: 2 if settings.quick else None]:
         split = replace(train, text_a=train.text_a[:count], labels=train.labels[:count])
         few = first_rows(tokens, count)
         works: dict[str, Callable[[], object]] = {
             "tokenising": lambda s=split: tokenise(  # type: ignore[misc]
-                s, lambda: place.tokenizer, place.facts.tokenizer, 64, None
+                s, lambda: context.tokenizer, context.facts.tokenizer, 64, None
             ),
             "scoring the smallest network": lambda f=few: predict(  # type: ignore[misc]
-                lambda batch: model(batch, arch).logits, f, pad_id=place.pad_id,
+                lambda batch: model(batch, arch).logits, f, pad_id=context.pad_id,
                 max_tokens=4096, precision="fp32", device=CPU,
             ),
         }  # fmt: skip

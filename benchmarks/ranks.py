@@ -71,8 +71,8 @@ class Rank:
         Returns:
             Sentences of all batches of one worker and of two.
         """
-        self.place = workplace('train.mode="explore"')
-        self.tokens, network = self.place.tokens("train"), self.place.network()
+        self.context = workplace('train.mode="explore"')
+        self.tokens, network = self.context.tokens("train"), self.context.network()
         self.batches = {
             world: spread(self.tokens.lengths, batch_size * (world if grow else 1), batches)
             for world in (1, WORLD)
@@ -82,7 +82,7 @@ class Rank:
         self.steps = {
             world: super_step(
                 network,
-                open_sampler(self.place),
+                open_sampler(self.context),
                 "fp32",
                 cpu,
                 reduce=FlatAllReduce() if world > 1 else None,
@@ -100,8 +100,8 @@ class Rank:
         for rows in self.batches[world]:
             mine = shard(rows, self.rank if world > 1 else 0, world)
             batch = collate(
-                self.tokens, mine, self.place.pad_id, total=len(rows),
-                words=words_of(self.tokens, rows, self.place.pad_id) if world > 1 else None,
+                self.tokens, mine, self.context.pad_id, total=len(rows),
+                words=words_of(self.tokens, rows, self.context.pad_id) if world > 1 else None,
             )  # fmt: skip
             self.steps[world](self.done[world], batch)
             self.done[world] += 1

@@ -54,17 +54,17 @@ def main() -> None:
     parser.add_argument("--note", default="")
     args = parser.parse_args()
     job = load_job(args.job, args.overrides)
-    place = RunContext(job, args.out / job.run_id)
+    context = RunContext(job, args.out / job.run_id)
     precision = resolve_precision(job.train.precision, CPU)
     began = time.perf_counter()
-    teacher = _teacher(place, job, args.out, precision)
+    teacher = _teacher(context, job, args.out, precision)
     taught = time.perf_counter() - began
-    base = _value(place, teacher, None, "selection", precision)[0]
-    base_validation = _validation(place, teacher, None, precision)
+    base = _value(context, teacher, None, "selection", precision)[0]
+    base_validation = _validation(context, teacher, None, precision)
     began = time.perf_counter()
-    model, state, tokens = _supernet(place, job, teacher, precision)
+    model, state, tokens = _supernet(context, job, teacher, precision)
     seconds = time.perf_counter() - began
-    found = _shares(place, model, state, args.shares, args.count, precision, base_validation)
+    found = _shares(context, model, state, args.shares, args.count, precision, base_validation)
     row = {
         "job": args.job,
         "set": args.overrides,
@@ -82,14 +82,14 @@ def main() -> None:
     print(json.dumps(row, indent=1))
 
 
-def _teacher(place: RunContext, job: Job, out: Path, precision: str) -> ElasticEncoder:
+def _teacher(context: RunContext, job: Job, out: Path, precision: str) -> ElasticEncoder:
     key = json.dumps([job.task.model_dump(), job.model.model_dump(), job.teacher.model_dump()])
     name = hashlib.sha256(f"{key}{job.run.seed}".encode()).hexdigest()[:8]
-    path, model = out / f"teacher-{name}.safetensors", place.network()
+    path, model = out / f"teacher-{name}.safetensors", context.network()
     if path.exists():
         load_weights(model, path)
         return model.eval()
-    settings, tokens = job.teacher, place.tokens("train")
+    settings, tokens = job.teacher, context.tokens("train")
     plan = TrainPlan(tokens.lengths, settings.batch_size, job.run.seed)
     total = round(settings.epochs * plan.steps_per_epoch)
     model.set_dropout(settings.dropout)
@@ -100,24 +100,24 @@ def _teacher(place: RunContext, job: Job, out: Path, precision: str) -> ElasticE
         clip=1.0,
     )
     step = TeacherStep(model, updater, precision=precision, device=CPU)
-    fit(step, _at(place, plan), 0, total, seed=job.run.seed * 4099, report=_silent)
+    fit(step, _at(context, plan), 0, total, seed=job.run.seed * 4099, report=_silent)
     save_tensors(path, model.state_dict())
     return model.eval()
 
 
 def _supernet(
-    place: RunContext, job: Job, teacher: ElasticEncoder, precision: str
+    context: RunContext, job: Job, teacher: ElasticEncoder, precision: str
 ) -> tuple[ElasticEncoder, dict[str, Any], int]:
-    settings, tokens = job.train, place.tokens("train")
-    model = place.network()
+    settings, tokens = job.train, context.tokens("train")
+    model = context.network()
     if settings.init == "teacher":
         model.load_state_dict(teacher.state_dict())
     plan = TrainPlan(tokens.lengths, settings.batch_size, job.run.seed)
     if job.space.reorder:
-        batches = [collate(tokens, plan.rows(i), place.pad_id) for i in range(32)]
+        batches = [collate(tokens, plan.rows(i), context.pad_id) for i in range(32)]
         found = scores(teacher, batches, lambda out, b: label_loss(out, b.labels, b.total))
         reorder(model, found)
-    agreed = train_plan(job, place.space, place.shape, len(tokens))
+    agreed = train_plan(job, context.space, context.shape, len(tokens))
     sampler, schedule = build_sampler(job, agreed), plan_schedule(agreed)
     stretches: tuple[int, ...] = (0, schedule.total)
     if settings.schedule == "phase":
@@ -143,7 +143,7 @@ def _supernet(
         updater,
         teacher=None if settings.distill == "none" else teach,
         distill=settings.distill,
-        regression=place.regression,
+        regression=context.regression,
         precision=precision,
         device=CPU,
     )
@@ -153,12 +153,12 @@ def _supernet(
         if index % 100 == 0:
             print(index, schedule.total, round(result.loss, 4), round(seconds, 3), flush=True)
 
-    fit(step, _at(place, plan), 0, schedule.total, seed=job.run.seed * 4099, report=report)
+    fit(step, _at(context, plan), 0, schedule.total, seed=job.run.seed * 4099, report=report)
     return model.eval(), sampler.state_dict(), seen[0]
 
 
 def _shares(
-    place: RunContext,
+    context: RunContext,
     model: ElasticEncoder,
     state: dict[str, Any],
     shares: list[float],
@@ -166,38 +166,38 @@ def _shares(
     precision: str,
     teacher: float,
 ) -> dict[str, Any]:
-    costs, rng = place.costs, np.random.default_rng(7)
-    theta, joint = load_theta(place.space, state)
+    costs, rng = context.costs, np.random.default_rng(7)
+    theta, joint = load_theta(context.space, state)
 
     def cost(arch: Architecture) -> float:
         return float(costs.cost("encoder_params", arch))
 
-    result: dict[str, Any] = {"full": _validation(place, model, None, precision) / teacher}
+    result: dict[str, Any] = {"full": _validation(context, model, None, precision) / teacher}
     for share in shares:
-        limit = share * cost(place.space.largest())
+        limit = share * cost(context.space.largest())
         archs: dict[Architecture, tuple[float, float]] = {}
         tries = 0
         while len(archs) < count and tries < 20 * count:
             tries += 1
             uniform = len(archs) % 2 == 0
             drawn = (
-                place.space.sample_uniform(rng)
+                context.space.sample_uniform(rng)
                 if uniform
-                else place.space.decode(theta.sample(rng), joint)
+                else context.space.decode(theta.sample(rng), joint)
             )
-            arch = fit_to(drawn, place.space, cost, limit, rng)
+            arch = fit_to(drawn, context.space, cost, limit, rng)
             if arch is not None and arch not in archs:
-                archs[arch] = _value(place, model, arch, "selection", precision)
+                archs[arch] = _value(context, model, arch, "selection", precision)
         best = max(archs, key=lambda a: (archs[a][0], -archs[a][1]))
         by_loss = min(archs, key=lambda a: archs[a][1])
         result[str(share)] = {
             "mean": round(statistics.mean(v for v, _ in archs.values()), 4),
             "best": round(archs[best][0], 4),
             "loss": round(statistics.mean(x for _, x in archs.values()), 4),
-            "kept": round(_validation(place, model, best, precision) / teacher, 4),
-            "kept_by_loss": round(_validation(place, model, by_loss, precision) / teacher, 4),
+            "kept": round(_validation(context, model, best, precision) / teacher, 4),
+            "kept_by_loss": round(_validation(context, model, by_loss, precision) / teacher, 4),
             "kept_mean_of_4": round(
-                statistics.mean(_validation(place, model, a, precision) for a in list(archs)[:4])
+                statistics.mean(_validation(context, model, a, precision) for a in list(archs)[:4])
                 / teacher,
                 4,
             ),
@@ -207,31 +207,31 @@ def _shares(
 
 
 def _value(
-    place: RunContext, model: ElasticEncoder, arch: Architecture | None, split: str, precision: str
+    context: RunContext, model: ElasticEncoder, arch: Architecture | None, split: str, precision: str
 ) -> tuple[float, float]:
-    tokens = place.tokens(split)
+    tokens = context.tokens(split)
     logits = predict(
         lambda b: model(b, arch).logits,
         tokens,
-        pad_id=place.pad_id,
+        pad_id=context.pad_id,
         max_tokens=8192,
         precision=precision,
         device=CPU,
     )
-    found = score(place.metrics, tokens, logits)
-    return found.values[place.primary], found.loss
+    found = score(context.metrics, tokens, logits)
+    return found.values[context.primary], found.loss
 
 
 def _validation(
-    place: RunContext, model: ElasticEncoder, arch: Architecture | None, precision: str
+    context: RunContext, model: ElasticEncoder, arch: Architecture | None, precision: str
 ) -> float:
-    names = [v.name for v in place.task.validation]
-    return statistics.mean(_value(place, model, arch, n, precision)[0] for n in names)
+    names = [v.name for v in context.task.validation]
+    return statistics.mean(_value(context, model, arch, n, precision)[0] for n in names)
 
 
-def _at(place: RunContext, plan: TrainPlan) -> Any:
-    tokens = place.tokens("train")
-    return lambda i: collate(tokens, plan.rows(i), place.pad_id)
+def _at(context: RunContext, plan: TrainPlan) -> Any:
+    tokens = context.tokens("train")
+    return lambda i: collate(tokens, plan.rows(i), context.pad_id)
 
 
 def _silent(index: int, result: StepResult, seconds: float) -> None:

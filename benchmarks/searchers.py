@@ -33,34 +33,34 @@ CPU = torch.device("cpu")
 class Scores:
     """What the super-network of a run says of architectures, each scored once."""
 
-    def __init__(self, place: RunContext) -> None:
-        self.place, self._known = place, dict[Architecture, tuple[float, float]]()
-        self._model: ElasticEncoder = place.supernet().eval()
+    def __init__(self, context: RunContext) -> None:
+        self.context, self._known = context, dict[Architecture, tuple[float, float]]()
+        self._model: ElasticEncoder = context.supernet().eval()
 
     def of(self, archs: list[Architecture]) -> list[tuple[float, float]]:
         """Return the score and the loss of each on the selection split."""
         new = [a for a in dict.fromkeys(archs) if a not in self._known]
         if new:
-            place, tokens = self.place, self.place.tokens("selection")
+            context, tokens = self.context, self.context.tokens("selection")
             logits = predict(
                 lambda batch: self._model.forward_many(batch, new),
                 tokens,
-                pad_id=place.pad_id,
-                max_tokens=place.job.search.max_tokens,
-                precision=place.chosen_precision(),
+                pad_id=context.pad_id,
+                max_tokens=context.job.search.max_tokens,
+                precision=context.chosen_precision(),
                 device=CPU,
             )
             for arch, each in zip(new, logits, strict=True):
-                found = score(place.metrics, tokens, each)
-                self._known[arch] = (found.values[place.primary], found.loss)
+                found = score(context.metrics, tokens, each)
+                self._known[arch] = (found.values[context.primary], found.loss)
         return [self._known[a] for a in archs]
 
 
 def curve(scores: Scores, name: str, seed: int, batch: int, total: int) -> list[float]:
     """Return the best feasible score after each of `total` evaluations of one search."""
-    place = scores.place
-    budget = place.budget(place.job.budget[0])
-    searcher: Searcher = make_searcher(name, place.space, place.sampler_state(), budget, seed)
+    context = scores.context
+    budget = context.budget(context.job.budget[0])
+    searcher: Searcher = make_searcher(name, context.space, context.sampler_state(), budget, seed)
     known, best, found = set[Architecture](), 0.0, list[float]()
     while (before := len(known)) < total:
         archs = searcher.ask(min(batch, total - before))

@@ -44,23 +44,23 @@ def workplace(*overrides: str) -> RunContext:
     return RunContext(job, ROOT / "runs" / "benchmarks" / job.run_id)
 
 
-def tokens_of(place: RunContext, task: str) -> TokenSplit:
+def tokens_of(context: RunContext, task: str) -> TokenSplit:
     """Return the training split's tokens; a claim's name says which task they are of.
 
     Raises:
         RuntimeError: they are another task's.
     """
-    tokens, given = place.tokens("train"), place.task
+    tokens, given = context.tokens("train"), context.task
     if given.name != task or not np.array_equal(tokens.labels, given.train.labels):
-        raise RuntimeError(f"the tokens of {place.run_dir} are not those of {task}; delete that folder")
+        raise RuntimeError(f"the tokens of {context.run_dir} are not those of {task}; delete that folder")
     return tokens
 
 
-def batches(place: RunContext, rows: int, count: int, device: torch.device) -> list[Batch]:
+def batches(context: RunContext, rows: int, count: int, device: torch.device) -> list[Batch]:
     """Return training batches as a run makes them: similar lengths together, short to long."""
-    tokens = place.tokens("train")
+    tokens = context.tokens("train")
     chosen = spread(tokens.lengths, rows, count)
-    return [collate(tokens, c, place.pad_id).to(device) for c in chosen]
+    return [collate(tokens, c, context.pad_id).to(device) for c in chosen]
 
 
 def spread(lengths: np.ndarray, rows: int, count: int) -> list[np.ndarray]:
@@ -150,11 +150,11 @@ class Listed:
         return {}
 
 
-def open_sampler(place: RunContext, steps: int = 100_000) -> EESNG:
+def open_sampler(context: RunContext, steps: int = 100_000) -> EESNG:
     """Return the job's EE-SNG with the whole space open, as in the last phase of a training."""
-    plan = train_plan(place.job, place.space, place.shape, len(place.tokens("train")))
+    plan = train_plan(context.job, context.space, context.shape, len(context.tokens("train")))
     plan["steps"] = [0] * (len(plan["steps"]) - 1) + [steps]
-    return build_sampler(place.job, plan)
+    return build_sampler(context.job, plan)
 
 
 def super_step(
@@ -175,14 +175,14 @@ def super_step(
     )  # fmt: skip
 
 
-def halves(place: RunContext, count: int, share: float = 0.5) -> list[Architecture]:
+def halves(context: RunContext, count: int, share: float = 0.5) -> list[Architecture]:
     """Return architectures fitted to a share of the encoder's parameters, as the search fits them."""
 
     def cost(arch: Architecture) -> float:
-        return float(place.costs.cost("encoder_params", arch))
+        return float(context.costs.cost("encoder_params", arch))
 
-    rng, limit = np.random.default_rng(0), share * cost(place.space.largest())
+    rng, limit = np.random.default_rng(0), share * cost(context.space.largest())
     fitted = [
-        fit_to(place.space.sample_uniform(rng), place.space, cost, limit, rng) for _ in range(count)
+        fit_to(context.space.sample_uniform(rng), context.space, cost, limit, rng) for _ in range(count)
     ]
     return [a for a in fitted if a is not None]

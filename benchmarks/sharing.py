@@ -68,13 +68,13 @@ def main() -> None:
     parser.add_argument("--state", type=Path, help="a trained sampler.json")
     parser.add_argument("--counts", type=int, nargs="+", default=[32, 58, 200])
     args = parser.parse_args()
-    place = workplace()
-    state = read_json(args.state) if args.state else open_sampler(place).state_dict()
-    budgets = [place.budget(settings) for settings in place.job.budget]
+    context = workplace()
+    state = read_json(args.state) if args.state else open_sampler(context).state_dict()
+    budgets = [context.budget(settings) for settings in context.job.budget]
     for count in args.counts:
-        archs = opening(place.space, state, budgets, count, SEED)
-        whole, _ = counted(archs, place.shape, args.length, first=False)
-        alone, together = counted(archs, place.shape, args.length, first=True)
+        archs = opening(context.space, state, budgets, count, SEED)
+        whole, _ = counted(archs, context.shape, args.length, first=False)
+        alone, together = counted(archs, context.shape, args.length, first=True)
         print(
             f"{len(archs)} architectures: together {alone / together:.2f} times fewer, "
             f"the last layer's part {whole / alone:.2f} times, both {whole / together:.2f} times"

@@ -38,13 +38,13 @@ CPU, WARM, STEPS = torch.device("cpu"), 3, 15
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()  # no settings: --help says what it does
     job = load_job("jobs/quickstart.toml")
-    place = RunContext(job, Path("runs/benchmarks") / job.run_id)
-    tokens = place.tokens("train")
+    context = RunContext(job, Path("runs/benchmarks") / job.run_id)
+    tokens = context.tokens("train")
     plan = TrainPlan(tokens.lengths, 32, 0)
-    batches = [collate(tokens, plan.rows(i), place.pad_id) for i in range(WARM + STEPS)]
+    batches = [collate(tokens, plan.rows(i), context.pad_id) for i in range(WARM + STEPS)]
     precision = resolve_precision("auto", CPU)
-    teacher = place.network().eval().requires_grad_(False)
-    agreed = train_plan(job, place.space, place.shape, len(tokens))
+    teacher = context.network().eval().requires_grad_(False)
+    agreed = train_plan(job, context.space, context.shape, len(tokens))
     agreed["steps"] = [0] * (len(agreed["steps"]) - 1) + [1000]  # the whole space is open
 
     def median(step: TrainStep) -> float:
@@ -58,12 +58,12 @@ def main() -> None:
     def updater(model: torch.nn.Module) -> Updater:
         return Updater(model, LinearDecay(1e-5, 0.1, (0, 1000)), weight_decay=0.0, clip=1.0)
 
-    model = place.network()
+    model = context.network()
     plain = median(TeacherStep(model, updater(model), precision=precision, device=CPU))
     rows = [{"step": "fine-tuning", "dropout": 0.1, "seconds": plain, "ratio": 1.0}]
     for distill in ("none", "logits", "hidden"):
         for dropout in (0.0, 0.1):
-            model = place.network()
+            model = context.network()
             model.set_dropout(dropout)
             step = SuperStep(
                 model,
@@ -78,7 +78,7 @@ def main() -> None:
             seconds = median(step)
             name = f"super-network, distill {distill}"
             rows.append({"step": name, "dropout": dropout, "seconds": seconds, "ratio": seconds / plain})
-    full = place.costs.cost("flops", place.space.largest()) / job.task.max_length
+    full = context.costs.cost("flops", context.space.largest()) / job.task.max_length
     used = 3 * full * float(tokens.lengths.mean()) * 32 / plain / matmul_flops(precision)
     print(f"fine-tuning reaches {used:.2f} of the speed of a matrix product")
     frame = pd.DataFrame(rows).assign(precision=precision, bf16_speedup=bf16_speedup())

@@ -43,16 +43,16 @@ def main() -> None:
     for seed in args.seeds:
         # The precision is fixed: both sides compute alike.
         job = load_job(args.job, [f"run.seed={seed}", "train.precision=fp32", *args.overrides])
-        place = RunContext(job, args.out / f"{job.run_id}")
+        context = RunContext(job, args.out / f"{job.run_id}")
         for name, train in (("raycomp", _ours), ("transformers", _plain)):
             began = time.perf_counter()
-            forward = train(place)
+            forward = train(context)
             seconds = time.perf_counter() - began
             row = {"seed": seed, "who": name, "seconds": round(seconds, 1)}
-            row |= {s: round(_value(place, forward, s), 4) for s in ("selection", _validation(place))}
+            row |= {s: round(_value(context, forward, s), 4) for s in ("selection", _validation(context))}
             rows.append(row)
             print(json.dumps(row), flush=True)
-    for split in ("selection", _validation(place)):
+    for split in ("selection", _validation(context)):
         pairs = zip(rows[::2], rows[1::2], strict=True)
         gaps = [a[split] - b[split] for a, b in pairs]
         spread = statistics.stdev(gaps) if len(gaps) > 1 else float("nan")
@@ -61,27 +61,27 @@ def main() -> None:
     print(f"time: raycomp / transformers = {statistics.median(ratios):.2f}")
 
 
-def _validation(place: RunContext) -> str:
-    return str(place.task.validation[0].name)
+def _validation(context: RunContext) -> str:
+    return str(context.task.validation[0].name)
 
 
-def _ours(place: RunContext) -> Any:
-    stage = TeacherTask(place.job, place.run_dir, {}, device=CPU, reduce=None)
-    plan = TrainPlan(stage.tokens.lengths, stage.batch_size, place.job.run.seed)
+def _ours(context: RunContext) -> Any:
+    stage = TeacherTask(context.job, context.run_dir, {}, device=CPU, reduce=None)
+    plan = TrainPlan(stage.tokens.lengths, stage.batch_size, context.job.run.seed)
 
     def at(index: int) -> Batch:
         return collate(stage.tokens, plan.rows(index), stage.pad_id)
 
-    fit(stage.step, at, 0, stage.total, seed=place.job.run.seed * 4099, report=lambda *_: None)
+    fit(stage.step, at, 0, stage.total, seed=context.job.run.seed * 4099, report=lambda *_: None)
     model = stage.model.eval()
     return lambda batch: model(batch, None).logits
 
 
-def _plain(place: RunContext) -> Any:
-    job, tokens = place.job, place.tokens("train")
+def _plain(context: RunContext) -> Any:
+    job, tokens = context.job, context.tokens("train")
     torch.manual_seed(job.run.seed)
     model = AutoModelForSequenceClassification.from_pretrained(  # nosec B615  # the job's own model
-        source_of(job.model.name), num_labels=place.task.num_labels
+        source_of(job.model.name), num_labels=context.task.num_labels
     )
     settings = job.teacher
     steps = -(-len(tokens) // settings.batch_size)
@@ -98,7 +98,9 @@ def _plain(place: RunContext) -> Any:
         for first in range(0, len(order), settings.batch_size):
             if done == total:
                 break
-            batch = collate(tokens, order[first : first + settings.batch_size], place.pad_id, multiple=1)
+            batch = collate(
+                tokens, order[first : first + settings.batch_size], context.pad_id, multiple=1
+            )
             loss = model(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask.long(),
@@ -121,10 +123,12 @@ def _plain(place: RunContext) -> Any:
     )
 
 
-def _value(place: RunContext, forward: Any, split: str) -> float:
-    tokens = place.tokens(split)
-    logits = predict(forward, tokens, pad_id=place.pad_id, max_tokens=8192, precision="fp32", device=CPU)
-    return float(score(place.metrics, tokens, logits).values[place.primary])
+def _value(context: RunContext, forward: Any, split: str) -> float:
+    tokens = context.tokens(split)
+    logits = predict(
+        forward, tokens, pad_id=context.pad_id, max_tokens=8192, precision="fp32", device=CPU
+    )
+    return float(score(context.metrics, tokens, logits).values[context.primary])
 
 
 if __name__ == "__main__":

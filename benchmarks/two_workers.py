@@ -32,8 +32,8 @@ class Alone(Rank):
         """Train on this rank's share of each batch, with no sum; return seconds."""
         began = time.perf_counter()
         for rows in self.batches[WORLD]:
-            mine, words = shard(rows, self.rank, WORLD), words_of(self.tokens, rows, self.place.pad_id)
-            batch = collate(self.tokens, mine, self.place.pad_id, total=len(rows), words=words)
+            mine, words = shard(rows, self.rank, WORLD), words_of(self.tokens, rows, self.context.pad_id)
+            batch = collate(self.tokens, mine, self.context.pad_id, total=len(rows), words=words)
             self.steps[1](self.done[1], batch)
             self.done[1] += 1
         return time.perf_counter() - began

@@ -42,13 +42,13 @@ class Predictions:
 
 def measure(settings: Settings) -> list[Claim]:
     """Time the same steps of both; one run holds several, since their depths differ."""
-    device, place = torch.device(settings.device), workplace()
+    device, context = torch.device(settings.device), workplace()
     count = 1 if settings.quick else 6
-    rows = 128 if device.type == "cuda" else place.job.adabert.batch_size
-    held = batches(place, rows, count, device)
-    default = place.job.adabert.estimator
-    ours = search(place, default, place.job.adabert.share_kernels, device)
-    theirs = one_by_one(search(place, "full", False, device))
+    rows = 128 if device.type == "cuda" else context.job.adabert.batch_size
+    held = batches(context, rows, count, device)
+    default = context.job.adabert.estimator
+    ours = search(context, default, context.job.adabert.share_kernels, device)
+    theirs = one_by_one(search(context, "full", False, device))
     paired = alternating(
         seconds(lambda: [ours(i, b) for i, b in enumerate(held)], device),
         seconds(lambda: [theirs(i, b) for i, b in enumerate(held)], device),
@@ -84,12 +84,12 @@ def one_by_one(step: SearchStep) -> SearchStep:
     return step
 
 
-def search(place: RunContext, estimator: str, share: bool, device: torch.device) -> SearchStep:
+def search(context: RunContext, estimator: str, share: bool, device: torch.device) -> SearchStep:
     """Return the step of a search with the job's settings."""
     torch.manual_seed(0)
-    chosen, length, layers = place.job.adabert, place.job.task.max_length, 8
+    chosen, length, layers = context.job.adabert, context.job.task.max_length, 8
     shape = StudentShape(
-        place.config.vocab_size, chosen.embedding, chosen.width, length, 2, False, 102, place.pad_id
+        context.config.vocab_size, chosen.embedding, chosen.width, length, 2, False, 102, context.pad_id
     )
     parent = Parent(shape, layers, chosen.nodes, chosen.operations, share).to(device)
     parent.dropout = chosen.dropout
@@ -106,7 +106,7 @@ def search(place: RunContext, estimator: str, share: bool, device: torch.device)
                 ),
             ]
         ),
-        knowledge=Predictions(2, place.config.num_hidden_layers),
+        knowledge=Predictions(2, context.config.num_hidden_layers),
         guidance=Guidance(0.8, chosen.temperature, chosen.hints, False),
         price=prices(chosen.operations, shape.width, length, chosen.normalisation).to(device),
         beta=4.0,

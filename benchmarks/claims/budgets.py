@@ -33,9 +33,9 @@ SHARES = (0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35)
 def measure(settings: Settings) -> list[Claim]:
     """Search in turns: one budget, the same again, eight budgets."""
     rows, asked = (20, 4) if settings.quick else (160, 32)
-    place = workplace(f"task.selection={rows}", f"search.evaluations={asked}")
+    context = workplace(f"task.selection={rows}", f"search.evaluations={asked}")
     with ray_here(), tempfile.TemporaryDirectory() as folder:
-        return _claims(Searches(place, Path(folder)), settings.runs)
+        return _claims(Searches(context, Path(folder)), settings.runs)
 
 
 def _claims(searches: Searches, runs: int) -> list[Claim]:
@@ -60,23 +60,23 @@ def _claims(searches: Searches, runs: int) -> list[Claim]:
 class Searches:
     """A run's folder with an untrained super-network, and evaluators that several searches share."""
 
-    def __init__(self, place: RunContext, folder: Path) -> None:
-        self.place, self.folder = place, folder
-        home = RunContext(place.job, folder / "home")
+    def __init__(self, context: RunContext, folder: Path) -> None:
+        self.context, self.folder = context, folder
+        home = RunContext(context.job, folder / "home")
         (folder / "home").mkdir()
         home.record_facts()
         home.tokens("selection")
         save_tensors(folder / "home" / "supernet" / "network.safetensors", home.network().state_dict())
-        self.theta = open_sampler(place).state_dict()
-        data = place.job.model_dump(mode="json")
-        ledger, self.evaluators = start_scoring(data, folder / "home", "bench", place.primary)
-        largest = place.space.largest().to_json()
+        self.theta = open_sampler(context).state_dict()
+        data = context.job.model_dump(mode="json")
+        ledger, self.evaluators = start_scoring(data, folder / "home", "bench", context.primary)
+        largest = context.space.largest().to_json()
         ray.get([e.evaluate.remote([largest], "selection", "fp32") for e in self.evaluators])
         ray.kill(ledger)
 
     def run(self, name: str, shares: tuple[float, ...]) -> tuple[float, float]:
         """Search budgets in a folder; return the evaluations that were computed, and seconds."""
-        folder, data = self.folder / name, self.place.job.model_dump(mode="json")
+        folder, data = self.folder / name, self.context.job.model_dump(mode="json")
         data["budget"] = [
             {"name": f"b{s:g}".replace(".", "_"), "encoder_params": f"{s}x"} for s in shares
         ]
@@ -85,11 +85,11 @@ class Searches:
         ledger: Any = (
             ray.remote(Ledger)
             .options(num_cpus=0, max_concurrency=10_000)
-            .remote(str(folder), "bench", self.place.primary, self.evaluators)
+            .remote(str(folder), "bench", self.context.primary, self.evaluators)
         )
         before = len(ray.get(ledger.scored.remote()))
         began = time.perf_counter()
-        blueprint = SearchSetup(parse_job(data), folder, self.place.shape)
+        blueprint = SearchSetup(parse_job(data), folder, self.context.shape)
         search_all(blueprint, ledger, "fp32", lambda done, total, best: None)
         seconds = time.perf_counter() - began
         count = len(ray.get(ledger.scored.remote())) - before

@@ -30,15 +30,15 @@ def measure(settings: Settings) -> list[Claim]:
     """Train some steps of each a run; the figure is sentences a second."""
     device, folder = torch.device(settings.device), os.environ.get("RAYCOMP_SST2")
     task, name = ("glue/sst2", "SST-2") if folder else ("demo/polarity", "demo sentences")
-    place = workplace(*([f"task.name={task}", f"task.folder={folder}"] if folder else []))
-    tokens, steps = tokens_of(place, task), 1 if settings.quick else 6
-    held = batches(place, 128 if device.type == "cuda" else 32, steps, device)
-    network = place.network().to(device)
+    context = workplace(*([f"task.name={task}", f"task.folder={folder}"] if folder else []))
+    tokens, steps = tokens_of(context, task), 1 if settings.quick else 6
+    held = batches(context, 128 if device.type == "cuda" else 32, steps, device)
+    network = context.network().to(device)
     theirs = Released(bert(network).to(device))
-    step = super_step(network, open_sampler(place), resolve_precision("auto", device), device)
-    rng, sampler = np.random.default_rng(0), open_sampler(place)
+    step = super_step(network, open_sampler(context), resolve_precision("auto", device), device)
+    rng, sampler = np.random.default_rng(0), open_sampler(context)
     eights = [
-        padded(tokens, rng.choice(len(tokens), 8, replace=False), place.pad_id, 128).to(device)
+        padded(tokens, rng.choice(len(tokens), 8, replace=False), context.pad_id, 128).to(device)
         for _ in range(steps)
     ]
     done = {"ours": 0, "theirs": 0}

@@ -29,12 +29,12 @@ EVERY = 16
 
 def measure(settings: Settings) -> list[Claim]:
     """Score the architectures on both sides; the figure is architectures a second."""
-    device, place = torch.device(settings.device), workplace()
+    device, context = torch.device(settings.device), workplace()
     rows, count = (753, 58) if device.type == "cuda" else (96, 58)
-    tokens = first_rows(place.tokens("selection"), 32 if settings.quick else rows)
-    network = place.network().to(device).eval()
-    archs = asked(place, EVERY if settings.quick else count)
-    few = sorted(archs, key=lambda a: place.costs.cost("flops", a))
+    tokens = first_rows(context.tokens("selection"), 32 if settings.quick else rows)
+    network = context.network().to(device).eval()
+    archs = asked(context, EVERY if settings.quick else count)
+    few = sorted(archs, key=lambda a: context.costs.cost("flops", a))
     few = few[(len(few) - 1) % EVERY // 2 :: EVERY]
     precision = resolve_precision("auto", device)
 
@@ -43,19 +43,19 @@ def measure(settings: Settings) -> list[Claim]:
         logits = predict(
             lambda batch: network.forward_many(batch, archs),
             tokens,
-            pad_id=place.pad_id,
-            max_tokens=place.job.search.max_tokens,
+            pad_id=context.pad_id,
+            max_tokens=context.job.search.max_tokens,
             precision=precision,
             device=device,
         )
         for each in logits:
-            score(place.metrics, tokens, each)
+            score(context.metrics, tokens, each)
         return len(archs) / (time.perf_counter() - began)
 
     def theirs() -> float:
         began = time.perf_counter()
         for arch in few:
-            alone(place, network, arch, tokens, precision, device)
+            alone(context, network, arch, tokens, precision, device)
         return len(few) / (time.perf_counter() - began)
 
     theirs()  # one pass warms the processor up; another of ours would only take time
@@ -63,10 +63,10 @@ def measure(settings: Settings) -> list[Claim]:
     return [Claim.of("architectures scored a second / one at a time, padded", paired, "higher", 10.0)]
 
 
-def asked(place: RunContext, count: int) -> list[Architecture]:
+def asked(context: RunContext, count: int) -> list[Architecture]:
     """Return what the job's budgets ask for together at the beginning of their search."""
-    budgets = [place.budget(b) for b in place.job.budget]
-    return opening(place.space, open_sampler(place).state_dict(), budgets, count, 0)
+    budgets = [context.budget(b) for b in context.job.budget]
+    return opening(context.space, open_sampler(context).state_dict(), budgets, count, 0)
 
 
 def first_rows(tokens: TokenSplit, count: int) -> TokenSplit:
@@ -81,7 +81,7 @@ def first_rows(tokens: TokenSplit, count: int) -> TokenSplit:
 
 @torch.inference_mode()
 def alone(
-    place: RunContext,
+    context: RunContext,
     network: ElasticEncoder,
     arch: Architecture,
     tokens: TokenSplit,
@@ -91,11 +91,11 @@ def alone(
     """Extract one architecture, evaluate it on padded batches, return its value."""
     model, found = network.extract(arch).to(device), []
     for rows in np.split(np.arange(len(tokens)), range(32, len(tokens), 32)):
-        batch = padded(tokens, rows, place.pad_id, 128).to(device)
+        batch = padded(tokens, rows, context.pad_id, 128).to(device)
         with autocast(precision, device):
             logits = model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits
         found.append(logits.float().cpu().numpy())
-    return score(place.metrics, tokens, np.concatenate(found)).values[place.primary]
+    return score(context.metrics, tokens, np.concatenate(found)).values[context.primary]
 
 
 if __name__ == "__main__":

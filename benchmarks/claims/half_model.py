@@ -22,15 +22,15 @@ LENGTH = 64
 
 def measure(settings: Settings) -> list[Claim]:
     """Time forward passes over full texts of 64 tokens."""
-    device, place = torch.device(settings.device), workplace()
+    device, context = torch.device(settings.device), workplace()
     precision = resolve_precision("auto", device) if device.type == "cuda" else "fp32"
-    network = place.network().to(device)
-    archs = [place.space.largest(), *halves(place, 3)]
+    network = context.network().to(device)
+    archs = [context.space.largest(), *halves(context, 3)]
     models = [network.extract(arch).to(device).eval() for arch in archs]
     found = []
     for batch, passes in ((32, 2), (1, 40)):
         generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(1000, place.config.vocab_size, (batch, LENGTH), generator=generator)
+        ids = torch.randint(1000, context.config.vocab_size, (batch, LENGTH), generator=generator)
         count = 1 if settings.quick else passes
         works = [seconds(forward(m, ids.to(device), count, precision, device), device) for m in models]
         full, *cut = turns(works, settings.runs)

@@ -61,14 +61,14 @@ def _peak_of(side: str, device: str) -> float:
 
 def peak(side: str, device: torch.device) -> int:
     """Return the bytes that one side needed at its peak."""
-    place = workplace()
+    context = workplace()
     precision = resolve_precision("auto", device)
-    tokens = place.tokens("train")
+    tokens = context.tokens("train")
     rows = tokens.lengths.argsort()[-(128 if device.type == "cuda" else 32) :]
-    batch = padded(tokens, rows, place.pad_id, place.job.task.max_length)
-    largest = place.space.largest()
+    batch = padded(tokens, rows, context.pad_id, context.job.task.max_length)
+    largest = context.space.largest()
     # Loading a checkpoint holds the network twice for a moment, on both sides: it is no part of a step.
-    network = place.network()
+    network = context.network()
     model = bert(network) if side == "plain" else network
     del network
     before = _resident("VmRSS")
@@ -80,7 +80,7 @@ def peak(side: str, device: torch.device) -> int:
         for _ in range(2):
             step(batch.to(device))
     else:
-        held = place.network().to(device).eval().requires_grad_(False) if side == "taught" else None
+        held = context.network().to(device).eval().requires_grad_(False) if side == "taught" else None
 
         def teacher(b: Batch) -> ElasticOutput | None:
             return held(b, None, hidden=True) if held is not None else None

@@ -28,12 +28,12 @@ STEP_SECONDS = 0.05
 
 def measure(settings: Settings) -> list[Claim]:
     """Run the same steps with and without the actor; the figure is the slower rank's seconds."""
-    place, steps = workplace(), 10 if settings.quick else 100  # whole blocks
-    plan = train_plan(place.job, place.space, place.shape, 10_000)
+    context, steps = workplace(), 10 if settings.quick else 100  # whole blocks
+    plan = train_plan(context.job, context.space, context.shape, 10_000)
     plan["steps"] = [0] * (len(plan["steps"]) - 1) + [100_000]
-    state = open_sampler(place).state_dict()
+    state = open_sampler(context).state_dict()
     with two_ranks() as ranks, tempfile.TemporaryDirectory() as folder:
-        job, attempt = place.job.model_dump(mode="json"), "bench"
+        job, attempt = context.job.model_dump(mode="json"), "bench"
         actor = start_sampler("bench-sampler", job, plan, Path(folder) / "snapshot.json")
         ray.get(actor.begin.remote(attempt, WORLD, 0, state, 60.0))
         work = min(ray.get([r.calibrate.remote(STEP_SECONDS) for r in ranks]))

@@ -25,12 +25,12 @@ from raycomp.training.teacher_step import TeacherStep
 
 def measure(settings: Settings) -> list[Claim]:
     """Time both pairs, some steps a run."""
-    device, place = torch.device(settings.device), workplace()
+    device, context = torch.device(settings.device), workplace()
     precision = resolve_precision("auto", device)
     rows = 128 if device.type == "cuda" else 32
-    held = batches(place, rows, 1 if settings.quick else 4, device)
-    arch = halves(place, 1)[0]
-    network = place.network().to(device)
+    held = batches(context, rows, 1 if settings.quick else 4, device)
+    arch = halves(context, 1)[0]
+    network = context.network().to(device)
     small = network.extract(arch).to(device)
     sliced = super_step(network, Listed([arch]), precision, device)
     dense = plain_step(small, precision, device)
@@ -39,7 +39,7 @@ def measure(settings: Settings) -> list[Claim]:
         seconds(lambda: [dense(b) for b in held], device),
         settings.runs,
     )
-    network = place.network().to(device)
+    network = context.network().to(device)
     theirs = plain_step(bert(network).to(device), precision, device)
     ours = TeacherStep(network, updater(network), precision=precision, device=device)
     second = alternating(

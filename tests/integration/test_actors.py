@@ -22,8 +22,8 @@ from raycomp.storage.tables import read_table
 
 
 def plan_of(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    place = RunContext(parse_job(job), folder)
-    plan = train_plan(place.job, place.space, place.shape, 100)
+    context = RunContext(parse_job(job), folder)
+    plan = train_plan(context.job, context.space, context.shape, 100)
     plan["steps"] = [1, 1, 1, 1, 1, 1, 60]
     return plan
 

@@ -59,9 +59,9 @@ def test_steps_are_complete_and_phases_open_in_order(run_dir: Path) -> None:
 def test_every_deployment_is_within_its_budget_as_loaded(run_dir: Path, tiny_job: dict[str, Any]) -> None:
     rows = read_table(run_dir, "deployments").set_index("budget")
     assert set(rows.index) == {"half", "third"}
-    place = RunContext(parse_job(tiny_job), run_dir)
-    supernet = place.supernet().eval()
-    tokens = place.tokens("selection")
+    context = RunContext(parse_job(tiny_job), run_dir)
+    supernet = context.supernet().eval()
+    tokens = context.tokens("selection")
     for budget, row in rows.iterrows():
         assert row["feasible"]
         assert row["cost"] <= row["limit"]
@@ -70,7 +70,7 @@ def test_every_deployment_is_within_its_budget_as_loaded(run_dir: Path, tiny_job
         assert folder.name == f"yoco-{budget}"
         loaded = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
         assert sum(p.numel() for p in loaded.parameters()) == row["params"]
-        batch = collate(tokens, torch.arange(len(tokens)).numpy(), place.pad_id)
+        batch = collate(tokens, torch.arange(len(tokens)).numpy(), context.pad_id)
         with torch.no_grad():
             sliced = supernet(batch, Architecture.from_json(row["arch"])).logits
             whole = loaded.eval()(
@@ -161,9 +161,9 @@ def test_a_fine_tuned_model_is_the_teacher_as_it_is(
     assert not (run_dir / "exports").exists()
     assert read_table(run_dir, "deployments")["export"].isna().all()
     export_budget(run_dir, "half", tmp_path / "half")
-    place = RunContext(parse_job(job), run_dir)
-    teacher = place.teacher().state_dict()
-    assert all(torch.equal(teacher[k], v) for k, v in place.network().state_dict().items())
+    context = RunContext(parse_job(job), run_dir)
+    teacher = context.teacher().state_dict()
+    assert all(torch.equal(teacher[k], v) for k, v in context.network().state_dict().items())
     assert len(read_table(run_dir, "deployments")) == 2
 
 

@@ -130,10 +130,10 @@ def test_drawn_networks_are_tuned_on_their_own_and_ranked(folder: Path, study: S
     found = outcomes(run)
     assert [o["name"] for o in found] == [f"network-{i:03d}" for i in range(4)]
     assert all(0 <= o[k] <= 1 for o in found for k in ("inherited", "selection"))
-    place = RunContext(parse_job(data), run)
+    context = RunContext(parse_job(data), run)
     one = found[0]
-    supernet, arch = place.supernet().eval(), Architecture.from_json(one["arch"])
-    again = score_forward(place, lambda b: supernet(b, arch).logits, "selection")
+    supernet, arch = context.supernet().eval(), Architecture.from_json(one["arch"])
+    again = score_forward(context, lambda b: supernet(b, arch).logits, "selection")
     assert again.values["accuracy"] == one["inherited"]
     rows = [r for r in _ranking(run) if r["metric"] == "kendall_tau"]
     tau, _ = rank_agreement([o["inherited"] for o in found], [o["selection"] for o in found])

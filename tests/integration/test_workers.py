@@ -25,11 +25,11 @@ def test_one_and_two_workers_agree(tiny_job: dict[str, Any], tmp_path: Path) -> 
     job["train"] |= {"dropout": 0.0, "steps": 2, "learning_rate": 1e-4, "cpus": 1}
     job["teacher"] |= {"dropout": 0.0, "epochs": 0.5, "learning_rate": 1e-4}
 
-    def place(workers: int) -> RunContext:
+    def context(workers: int) -> RunContext:
         job["train"] |= {"workers": workers, "distill": "hidden"}
         return RunContext(parse_job(job), tmp_path / f"w{workers}")
 
-    one, two = place(1), place(2)
+    one, two = context(1), context(2)
     for each in (one, two):
         _teacher(each, Progress(enabled=False))
     agree(one, two, "teacher")

@@ -188,10 +188,10 @@ def _record(room: DistillationData, trial: Trial) -> float:
     return float(found.values[room.primary])
 
 
-def faults(place: RunContext) -> list[str]:
+def faults(context: RunContext) -> list[str]:
     """Return what AdaBERT would fail on later, each as one message; nothing is trained for it."""
-    job, found = place.job, []
-    room = DistillationData(job, place.run_dir)
+    job, found = context.job, []
+    room = DistillationData(job, context.run_dir)
     try:
         _ = room.student_shape
     except UserError as error:
@@ -204,7 +204,7 @@ def faults(place: RunContext) -> list[str]:
             given_structure(asked.structure, 1, asked.nodes, asked.operations)
         except UserError as error:
             found.append(str(error))
-    splits = (place.task.train, place.task.selection, *place.task.validation)
+    splits = (context.task.train, context.task.selection, *context.task.validation)
     for split in splits:
         for texts in (split.text_a, split.text_b or []):
             empty = next((i for i, t in enumerate(texts) if not t.strip()), None)
@@ -213,7 +213,7 @@ def faults(place: RunContext) -> list[str]:
                     f"split {split.name}, row {empty}: the text is empty, and a CNN has nothing to "
                     "read there; fill or drop the row"
                 )
-    if not place.config.layer_heads:
+    if not context.config.layer_heads:
         found.append(
             f"{job.model.name} has no hidden layers, so there is nothing to probe; choose a teacher "
             "with at least one"
@@ -225,11 +225,11 @@ def faults(place: RunContext) -> list[str]:
     return found
 
 
-def planned(place: RunContext) -> dict[str, Any]:
+def planned(context: RunContext) -> dict[str, Any]:
     """Return what the sweep would do: trials, steps, rows of text, and sizes of the student."""
-    job = place.job
-    given, per_epoch = job.adabert, -(-len(place.task.train) // job.adabert.batch_size)
-    shape = DistillationData(job, place.run_dir).student_shape
+    job = context.job
+    given, per_epoch = job.adabert, -(-len(context.task.train) // job.adabert.batch_size)
+    shape = DistillationData(job, context.run_dir).student_shape
     most = max(t.layers for t in trials(job))
     sizes = []
     for layers, pick in ((1, min), (most, max)):
@@ -245,27 +245,27 @@ def planned(place: RunContext) -> dict[str, Any]:
         "trials": len(trials(job)),
         "search_steps": round(given.epochs * per_epoch) if given.structure is None else 0,
         "child_steps": round(given.child_epochs * per_epoch),
-        "rows": len(place.task.train) * (1 + job.augment.copies),
+        "rows": len(context.task.train) * (1 + job.augment.copies),
     }
 
 
-def training_flops(place: RunContext, share: float) -> float:
+def training_flops(context: RunContext, share: float) -> float:
     """Return about how many FLOPs search and child take: three times the forward pass a step.
 
     A drawn structure and the child are taken to be the mean over operations and depths.
 
     Args:
         place: of the job.
-        share: mean length of a text over the length that `place` counts FLOPs at.
+        share: mean length of a text over the length that `context` counts FLOPs at.
     """
-    job, given = place.job, place.job.adabert
-    length = flops_length(DistillationData(job, place.run_dir))
+    job, given = context.job, context.job.adabert
+    length = flops_length(DistillationData(job, context.run_dir))
     one = sum(operation_macs(o, given.width, length) for o in given.operations) / len(given.operations)
     cell = 2 * one * len(edges(given.nodes)) * share
     beside = {"sampled": 0.0, "contrast": 1.0, "full": len(given.operations) - 1.0}[given.estimator]
     epochs = given.epochs if given.structure is None else 0.0
     search = epochs * (3 + beside * (1 - given.alpha_warmup))
-    rows, total = len(place.task.train), 0.0
+    rows, total = len(context.task.train), 0.0
     for trial in trials(job):
         total += rows * cell * (trial.layers + 1) / 2 * (search + 3 * given.child_epochs)
     return total

@@ -28,13 +28,13 @@ from raycomp.training.evaluation import Score, predict, score
 PARITY = 1e-5  # largest difference of logits between the slice and the model that was loaded back
 
 
-def score_network(place: RunContext, model: ElasticEncoder, split: str) -> dict[str, float]:
+def score_network(context: RunContext, model: ElasticEncoder, split: str) -> dict[str, float]:
     """Return every metric of the full network on a split, in fp32; keep what it answered."""
-    found = score_forward(place, lambda b: model(b, None).logits, split, "teacher")
+    found = score_forward(context, lambda b: model(b, None).logits, split, "teacher")
     return {**found.values, "loss": found.loss, "examples": found.examples}
 
 
-def deploy(place: RunContext, outcomes: list[Outcome], weights_id: str, on_progress: Update) -> float:
+def deploy(context: RunContext, outcomes: list[Outcome], weights_id: str, on_progress: Update) -> float:
     """Extract, verify and export the best architecture of each budget; write the deployments.
 
     The validation split is read here, once for each deployed model, after every choice is made.
@@ -42,36 +42,36 @@ def deploy(place: RunContext, outcomes: list[Outcome], weights_id: str, on_progr
     Returns:
         The median milliseconds of the teacher, measured as the deployed models are.
     """
-    model = place.supernet().eval()
-    teacher = teacher_validation(place)
-    rows, networks = [], [place.teacher().extract(place.space.largest())]
-    for i, budget in enumerate(place.job.budget):
+    model = context.supernet().eval()
+    teacher = teacher_validation(context)
+    rows, networks = [], [context.teacher().extract(context.space.largest())]
+    for i, budget in enumerate(context.job.budget):
         mine = [o for o in outcomes if o.budget == budget.name]
         chosen = max(mine, key=lambda o: (o.arch is not None, o.value, -o.loss))
-        row, loaded = _row(place, model, chosen, mine, teacher)
+        row, loaded = _row(context, model, chosen, mine, teacher)
         rows.append(row)
         networks += [loaded] if loaded is not None else []
-        on_progress(i + 1, len(place.job.budget), {})
+        on_progress(i + 1, len(context.job.budget), {})
     latencies = p50_latencies_ms(
         [lambda ids, mask, n=n: n(input_ids=ids, attention_mask=mask) for n in networks],  # type: ignore[misc]
-        place.config.vocab_size,
-        length=place.job.task.max_length,
+        context.config.vocab_size,
+        length=context.job.task.max_length,
     )
     made = [row for row in rows if row["feasible"]]
     for row, latency in zip(made, latencies[1:], strict=True):
         row["latency_ms"] = latency
-        write_certificate(place, row, {"weights_id": weights_id})
-    write_rows(place.run_dir, "deployments", rows, "yoco")
+        write_certificate(context, row, {"weights_id": weights_id})
+    write_rows(context.run_dir, "deployments", rows, "yoco")
     return latencies[0]
 
 
-def write_certificate(place: RunContext, row: dict[str, Any], more: dict[str, Any]) -> None:
+def write_certificate(context: RunContext, row: dict[str, Any], more: dict[str, Any]) -> None:
     """Write a deployment's figures into its export, or remove that where the job keeps none."""
-    if place.job.export.enabled:
+    if context.job.export.enabled:
         certificate = {**row, **more, "made": time.time()}
-        write_json(place.run_dir / row["export"] / "certificate.json", certificate)
+        write_json(context.run_dir / row["export"] / "certificate.json", certificate)
     else:
-        folder = place.run_dir / row["export"]
+        folder = context.run_dir / row["export"]
         shutil.rmtree(folder)
         with contextlib.suppress(OSError):
             folder.parent.rmdir()  # unless another method's lie there
@@ -79,7 +79,7 @@ def write_certificate(place: RunContext, row: dict[str, Any], more: dict[str, An
 
 
 def _row(
-    place: RunContext,
+    context: RunContext,
     model: ElasticEncoder,
     chosen: Outcome,
     mine: list[Outcome],
@@ -87,7 +87,7 @@ def _row(
 ) -> tuple[dict[str, Any], Any]:
     """Return the row of one budget and the model that was loaded back, or None."""
     row: dict[str, Any] = {
-        "run": place.run_dir.name,
+        "run": context.run_dir.name,
         "method": "yoco",
         "budget": chosen.budget,
         "kind": chosen.kind,
@@ -95,7 +95,7 @@ def _row(
         "feasible": chosen.arch is not None,
         "searcher": chosen.searcher,
         "seed": chosen.seed,
-        "metric": place.primary,
+        "metric": context.primary,
         "evaluations": sum(o.evaluations for o in mine),
         "seconds": sum(o.seconds for o in mine),
         "teacher_validation": teacher,
@@ -103,15 +103,15 @@ def _row(
     }
     if chosen.arch is None:
         return row, None
-    arch, costs = Architecture.from_json(chosen.arch), place.costs
-    out = place.run_dir / "exports" / f"yoco-{chosen.budget}"
-    proof = export_arch(place, model, arch, out, {"budget": chosen.budget, "selection": chosen.value})
+    arch, costs = Architecture.from_json(chosen.arch), context.costs
+    out = context.run_dir / "exports" / f"yoco-{chosen.budget}"
+    proof = export_arch(context, model, arch, out, {"budget": chosen.budget, "selection": chosen.value})
     loaded = AutoModelForSequenceClassification.from_pretrained(  # nosec B615  # a folder of ours
         str(out), trust_remote_code=True, local_files_only=True
     ).eval()
     found = [
-        score_forward(place, lambda b: logits_of(loaded, b), v.name, out.name).values[place.primary]
-        for v in place.task.validation
+        score_forward(context, lambda b: logits_of(loaded, b), v.name, out.name).values[context.primary]
+        for v in context.task.validation
     ]
     validation = float(np.mean(found))  # MNLI: the mean of matched and mismatched, as in the paper
     counted = sum(p.numel() for p in loaded.parameters())
@@ -122,7 +122,7 @@ def _row(
             f"budget {chosen.budget}: the exported model counts {counted_kind:,.0f} {chosen.kind}, "
             f"above the limit of {chosen.limit:,.0f}; this is a fault of raycomp, please report it"
         )
-    full = float(costs.cost("params", place.space.largest()))
+    full = float(costs.cost("params", context.space.largest()))
     row |= {
         "arch_id": arch.id,
         "arch": chosen.arch,
@@ -136,38 +136,38 @@ def _row(
         "gap": chosen.value - validation,
         "retention": validation / teacher if teacher else None,
         "parity": proof["max_logit_difference"],
-        "export": str(out.relative_to(place.run_dir)),
+        "export": str(out.relative_to(context.run_dir)),
     }
     return row, loaded
 
 
 def export_arch(
-    place: RunContext, model: ElasticEncoder, arch: Architecture, out: Path, figures: dict[str, Any]
+    context: RunContext, model: ElasticEncoder, arch: Architecture, out: Path, figures: dict[str, Any]
 ) -> dict[str, Any]:
     """Extract an architecture, write its folder, load it back, and compare.
 
     Raises:
         UserError: the loaded model's logits differ from the slice's by more than PARITY.
     """
-    costs = place.costs
+    costs = context.costs
     card = {
         "method": "Extracted by raycomp (YOCO-BERT) from a super-network; every layer has its own "
         "number of heads and FFN neurons. No fine-tuning followed the extraction.",
-        "base_model": place.job.model.name,
-        "task": place.task.name,
-        "metric": place.primary,
+        "base_model": context.job.model.name,
+        "task": context.task.name,
+        "metric": context.primary,
         "arch": arch.to_json(),
         "params": int(costs.cost("params", arch)),
         "encoder_params": int(costs.cost("encoder_params", arch)),
         "flops": float(costs.cost("flops", arch)),
-        "length": place.job.search.flops_length or place.job.task.max_length,
-        "run": place.run_dir.name,
+        "length": context.job.search.flops_length or context.job.task.max_length,
+        "run": context.run_dir.name,
         **figures,
     }
     extracted = model.extract(arch)
-    export(extracted, place.tokenizer, out, place.task.label_names, card)
-    tokens = place.tokens("selection")
-    batch = collate(tokens, np.arange(min(32, len(tokens))), place.pad_id)
+    export(extracted, context.tokenizer, out, context.task.label_names, card)
+    tokens = context.tokens("selection")
+    batch = collate(tokens, np.arange(min(32, len(tokens))), context.pad_id)
     with torch.inference_mode():
         sliced = model(batch, arch).logits
         straight = logits_of(extracted.eval(), batch)
@@ -199,33 +199,33 @@ def _counted(model: Any, kind: str, computed: float) -> float:
     return computed
 
 
-def score_forward(place: RunContext, forward: Any, split: str, keep: str = "") -> Score:
+def score_forward(context: RunContext, forward: Any, split: str, keep: str = "") -> Score:
     """Score a forward function, from a batch to logits, on a split, in fp32 on the processor.
 
     With a name to `keep` them under, the logits and the split's labels are written into the run's
     folder, so that later comparisons can be made example by example.
     """
-    tokens = place.tokens(split)
+    tokens = context.tokens(split)
     logits = predict(
         forward,
         tokens,
-        pad_id=place.pad_id,
-        max_tokens=place.job.search.max_tokens,
+        pad_id=context.pad_id,
+        max_tokens=context.job.search.max_tokens,
         precision="fp32",
         device=torch.device("cpu"),
     )
     if keep:
-        write_array(predictions_path(place.run_dir, keep, split), logits)
-        write_array(predictions_path(place.run_dir, "labels", split), np.asarray(tokens.labels))
-    return score(place.metrics, tokens, logits)
+        write_array(predictions_path(context.run_dir, keep, split), logits)
+        write_array(predictions_path(context.run_dir, "labels", split), np.asarray(tokens.labels))
+    return score(context.metrics, tokens, logits)
 
 
-def teacher_validation(place: RunContext) -> float:
+def teacher_validation(context: RunContext) -> float:
     """Return the teacher's score over the validation splits, as it was measured once."""
-    figures = read_json(place.run_dir / "teacher" / "score.json")
-    return float(np.mean([figures[name][place.primary] for name in scored_splits(place)]))
+    figures = read_json(context.run_dir / "teacher" / "score.json")
+    return float(np.mean([figures[name][context.primary] for name in scored_splits(context)]))
 
 
-def scored_splits(place: RunContext) -> list[str]:
+def scored_splits(context: RunContext) -> list[str]:
     """Return the names of the validation splits, as the teacher's scores have them."""
-    return [name for name in read_json(place.run_dir / "teacher" / "score.json") if name != "selection"]
+    return [name for name in read_json(context.run_dir / "teacher" / "score.json") if name != "selection"]

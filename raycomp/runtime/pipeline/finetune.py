@@ -37,45 +37,45 @@ def outcomes(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(p.read_text()) for p in sorted((run_dir / "finetune").glob("*.json"))]
 
 
-def too_many(place: RunContext) -> list[str]:
+def too_many(context: RunContext) -> list[str]:
     """Return a message where more networks are to be drawn than the space has."""
-    asked = place.job.finetune.networks
-    if not asked or asked <= place.space.size():
+    asked = context.job.finetune.networks
+    if not asked or asked <= context.space.size():
         return []
-    return [f"finetune.networks={asked} was given; the space has {place.space.size():,} architectures"]
+    return [f"finetune.networks={asked} was given; the space has {context.space.size():,} architectures"]
 
 
-def finetune(place: RunContext, progress: Progress) -> None:
+def finetune(context: RunContext, progress: Progress) -> None:
     """Tune and score every network that the job asks for.
 
     Raises:
         UserError: a training failed; the networks that are tuned stay.
     """
-    if not place.job.finetune.epochs:
+    if not context.job.finetune.epochs:
         return
-    todo = [t for t in targets(place) if not _path(place.run_dir, t[0]).exists()]
+    todo = [t for t in targets(context) if not _path(context.run_dir, t[0]).exists()]
     if not todo:
         return
-    for split in ("train", "selection", *scored_splits(place)):
-        place.tokens(split)  # here: workers may have no text to make them of
-    job = place.job.model_dump(mode="json")
+    for split in ("train", "selection", *scored_splits(context)):
+        context.tokens(split)  # here: workers may have no text to make them of
+    job = context.job.model_dump(mode="json")
     needs = {"num_gpus": 1.0} if total_gpus() else {"num_cpus": float(share_cpus(1))}
-    calls = [(job, str(place.run_dir), *target) for target in todo]
+    calls = [(job, str(context.run_dir), *target) for target in todo]
     with progress.bar("fine-tuning") as bar:
         run_tasks(_tune, calls, needs, lambda n: bar(n, len(todo), {}))
 
 
-def targets(place: RunContext) -> list[tuple[str, str, bool]]:
+def targets(context: RunContext) -> list[tuple[str, str, bool]]:
     """Return (name, architecture as JSON, whether it is deployed) of each network to tune."""
-    count = place.job.finetune.networks
+    count = context.job.finetune.networks
     if not count:
-        rows = read_table(place.run_dir, "deployments")
+        rows = read_table(context.run_dir, "deployments")
         made = rows[(rows["method"] == "yoco") & rows["arch"].notna()]
         return [(str(r["budget"]), str(r["arch"]), True) for r in made.to_dict("records")]
-    rng = np.random.default_rng(place.job.run.seed)
+    rng = np.random.default_rng(context.job.run.seed)
     found: dict[Architecture, None] = {}
     while len(found) < count:
-        found[place.space.sample_uniform(rng)] = None
+        found[context.space.sample_uniform(rng)] = None
     return [(f"network-{i:03d}", arch.to_json(), False) for i, arch in enumerate(found)]
 
 
@@ -89,53 +89,53 @@ def _tune(job: dict[str, Any], run_dir: str, name: str, text: str, deployed: boo
         _tune_here(RunContext(parse_job(job), folder), name, text, deployed)
 
 
-def _tune_here(place: RunContext, name: str, text: str, deployed: bool) -> None:
+def _tune_here(context: RunContext, name: str, text: str, deployed: bool) -> None:
     began, arch = time.perf_counter(), Architecture.from_json(text)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(share_cpus(1))
-    trained = place.supernet()
-    inherited = score_forward(place, _logits(trained.eval(), arch), "selection")
-    model = _start(place, trained, arch).to(device)
+    trained = context.supernet()
+    inherited = score_forward(context, _logits(trained.eval(), arch), "selection")
+    model = _start(context, trained, arch).to(device)
     del trained
-    _train(place, model, device)
+    _train(context, model, device)
     model = model.to("cpu").eval()
     seconds = time.perf_counter() - began
-    found = score_forward(place, _logits(model), "selection")
+    found = score_forward(context, _logits(model), "selection")
     validation = [
-        score_forward(place, _logits(model), split, f"finetuned-{name}").values[place.primary]
-        for split in (scored_splits(place) if deployed else ())
+        score_forward(context, _logits(model), split, f"finetuned-{name}").values[context.primary]
+        for split in (scored_splits(context) if deployed else ())
     ]
     outcome = {
         "name": name,
         "deployed": deployed,
         "arch": text,
-        "params": int(place.costs.cost("params", arch)),
-        "metric": place.primary,
-        "inherited": inherited.values[place.primary],
-        "selection": found.values[place.primary],
+        "params": int(context.costs.cost("params", arch)),
+        "metric": context.primary,
+        "inherited": inherited.values[context.primary],
+        "selection": found.values[context.primary],
         "validation": float(np.mean(validation)) if validation else None,
         "examples": found.examples,
         "seconds": seconds,
     }
-    write_json(_path(place.run_dir, name), outcome)
+    write_json(_path(context.run_dir, name), outcome)
 
 
-def _start(place: RunContext, trained: ElasticEncoder, arch: Architecture) -> ElasticEncoder:
+def _start(context: RunContext, trained: ElasticEncoder, arch: Architecture) -> ElasticEncoder:
     """Return a network of its own with the weights that the job says it begins with."""
-    if place.job.finetune.start == "teacher":
-        source = place.network(place.run_dir / "supernet" / "start.safetensors")
+    if context.job.finetune.start == "teacher":
+        source = context.network(context.run_dir / "supernet" / "start.safetensors")
     else:
         source = trained
     shapes = {"layer_heads": list(arch.heads), "layer_ffn": list(arch.ffn)}
-    own = ElasticEncoder(Encoder(EncoderConfig.of(place.config.to_dict() | shapes)))
+    own = ElasticEncoder(Encoder(EncoderConfig.of(context.config.to_dict() | shapes)))
     own.load_state_dict(source.extract(arch).state_dict())
-    own.set_dropout(place.job.teacher.dropout)
+    own.set_dropout(context.job.teacher.dropout)
     return own
 
 
-def _train(place: RunContext, model: ElasticEncoder, device: torch.device) -> None:
-    job, tokens = place.job, place.tokens("train")
+def _train(context: RunContext, model: ElasticEncoder, device: torch.device) -> None:
+    job, tokens = context.job, context.tokens("train")
     plan = TrainPlan(tokens.lengths, job.finetune.batch_size, job.run.seed)
     total = max(1, round(job.finetune.epochs * plan.steps_per_epoch))
     updater = Updater(
@@ -145,8 +145,8 @@ def _train(place: RunContext, model: ElasticEncoder, device: torch.device) -> No
         clip=1.0,
     )
     fit(
-        TeacherStep(model, updater, precision=place.precision(device), device=device),
-        lambda index: collate(tokens, plan.rows(index), place.pad_id, multiple=padding(device)),
+        TeacherStep(model, updater, precision=context.precision(device), device=device),
+        lambda index: collate(tokens, plan.rows(index), context.pad_id, multiple=padding(device)),
         0,
         total,
         seed=job.run.seed,

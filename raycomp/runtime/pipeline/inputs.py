@@ -14,34 +14,34 @@ from raycomp.storage.files import file_hash, read_json, write_json
 FILE = "inputs.json"
 
 
-def record_inputs(place: RunContext) -> None:
+def record_inputs(context: RunContext) -> None:
     """Write what data and model hold into the run's folder; refuse a run that was begun with others.
 
     Raises:
         UserError: texts, labels, or the model's files have changed since.
     """
-    path, found = place.run_dir / FILE, inputs(place)
+    path, found = context.run_dir / FILE, inputs(context)
     if not path.exists():
         write_json(path, found)
         return
     known: dict[str, Any] = read_json(path)
-    settings = place.job.task
-    names = {"data": settings.train or settings.name, "model": place.job.model.name}
+    settings = context.job.task
+    names = {"data": settings.train or settings.name, "model": context.job.model.name}
     changed = [f"{part} ({names[part]})" for part in found if known.get(part) != found[part]]
     if changed:
         raise UserError(
-            f"run {place.run_dir.name} was begun with other contents of {' and '.join(changed)}; put "
+            f"run {context.run_dir.name} was begun with other contents of {' and '.join(changed)}; put "
             "them back, or give what they hold now a run of its own: --set run.name=NAME (of a study: "
             "study.name)"
         )
 
 
-def inputs(place: RunContext) -> dict[str, str]:
+def inputs(context: RunContext) -> dict[str, str]:
     """Return a hash of the task's splits, and one of the model's files where it is a local folder."""
-    folder = Path(place.job.model.name)
+    folder = Path(context.job.model.name)
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]) if folder.is_dir() else []
     model = hashlib.sha256("".join(f"{f.name} {file_hash(f)}\n" for f in files).encode())
-    return {"data": _data(place.task), "model": model.hexdigest()[:16] if files else ""}
+    return {"data": _data(context.task), "model": model.hexdigest()[:16] if files else ""}
 
 
 def _data(task: Task) -> str:

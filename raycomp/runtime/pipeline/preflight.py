@@ -13,46 +13,46 @@ from raycomp.runtime.scoring.deployment_search import infeasible
 from raycomp.search.searchers import min_cost
 
 
-def check(place: RunContext) -> None:
+def check(context: RunContext) -> None:
     """Refuse a job that would fail later: its settings, or a budget that cannot be met.
 
     Raises:
         UserError: with the nearest feasible value of every budget that cannot be met.
     """
-    faults = _faults(place) + [why for why in unmet(place).values() if why]
+    faults = _faults(context) + [why for why in unmet(context).values() if why]
     if faults:
         raise UserError("\n".join(faults))
 
 
-def check_settings(place: RunContext) -> None:
+def check_settings(context: RunContext) -> None:
     """Refuse what `check` refuses, budgets apart.
 
     Raises:
         UserError: schedule, teacher, workers or method would fail later.
     """
-    if faults := _faults(place):
+    if faults := _faults(context):
         raise UserError("\n".join(faults))
 
 
-def unmet(place: RunContext) -> dict[str, str]:
+def unmet(context: RunContext) -> dict[str, str]:
     """Return for each budget why no architecture meets it, and the nearest value; else an empty text."""
     found = {}
-    for budget in place.job.budget:
-        least, limit = least_of(place, budget.kind), place.limit(budget)
+    for budget in context.job.budget:
+        least, limit = least_of(context, budget.kind), context.limit(budget)
         found[budget.name] = infeasible(budget.name, budget.kind, limit, least) if least > limit else ""
     return found
 
 
-def least_of(place: RunContext, kind: str) -> float:
+def least_of(context: RunContext, kind: str) -> float:
     """Return the smallest figure of a budget's kind that the space holds."""
-    return min_cost(place.space, lambda arch: float(place.costs.cost(kind, arch)))[1]
+    return min_cost(context.space, lambda arch: float(context.costs.cost(kind, arch)))[1]
 
 
-def _batches(place: RunContext) -> list[int]:
+def _batches(context: RunContext) -> list[int]:
     """Return the rows of the smallest batch of each training that the job asks for."""
-    job, rows = place.job, len(place.task.train)
+    job, rows = context.job, len(context.task.train)
     found = []
-    if job.teacher.mode == "train" or not place.fine_tuned:
+    if job.teacher.mode == "train" or not context.fine_tuned:
         found.append(smallest_batch(rows, job.teacher.batch_size))
     if "yoco" in job.run.methods:
         found.append(smallest_batch(rows, job.train.batch_size))
@@ -66,23 +66,23 @@ def _batches(place: RunContext) -> list[int]:
     return found
 
 
-def _faults(place: RunContext) -> list[str]:
-    job = place.job
+def _faults(context: RunContext) -> list[str]:
+    job = context.job
     check_live(job)
     if "yoco" in job.run.methods:
-        train_plan(job, place.space, place.shape, len(place.task.train))
+        train_plan(job, context.space, context.shape, len(context.task.train))
     found = []
-    if job.teacher.mode == "as-is" and not place.fine_tuned:
+    if job.teacher.mode == "as-is" and not context.fine_tuned:
         found.append(
             f"teacher.mode is as-is, but {job.model.name} holds no classifier for this task's "
-            f"{place.task.num_labels} outputs; use teacher.mode = 'train'"
+            f"{context.task.num_labels} outputs; use teacher.mode = 'train'"
         )
-    smallest = min(_batches(place))
+    smallest = min(_batches(context))
     if job.train.workers > smallest:
         found.append(
             f"train.workers={job.train.workers} was given; the smallest batch has {smallest} rows, and "
             "every worker needs one: raise batch_size or lower train.workers"
         )
     if "adabert" in job.run.methods:
-        found += adabert.faults(place)
-    return found + too_many(place)
+        found += adabert.faults(context)
+    return found + too_many(context)

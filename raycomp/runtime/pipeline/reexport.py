@@ -41,9 +41,9 @@ def export_budget(run_dir: Path, budget: str, out: Path) -> dict[str, Any]:
             raise UserError(f"run {run_dir.name} has no trial {budget!r}; job.json names others")
         proof, _ = export_child(DistillationData(job, run_dir), trial, out.resolve(), figures)
     else:
-        place = RunContext(job, run_dir)
+        context = RunContext(job, run_dir)
         arch = Architecture.from_json(row["arch"])
-        proof = export_arch(place, place.supernet().eval(), arch, out.resolve(), figures)
+        proof = export_arch(context, context.supernet().eval(), arch, out.resolve(), figures)
     return {
         "out": str(out),
         "arch": row["arch"],

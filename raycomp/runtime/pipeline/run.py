@@ -50,29 +50,29 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
     run_dir = storage.resolve() / job.run_id
     if run_dir.is_symlink():
         raise UserError(f"{run_dir} is a link; a run writes into a folder of its own: remove the link")
-    place = RunContext(job, run_dir)
-    check(place)  # before anything is written or started
+    context = RunContext(job, run_dir)
+    check(context)  # before anything is written or started
     fresh = not run_dir.exists()
     with hold(run_dir):
         if not fresh:
             progress.say(f"found {job.run_id}: {_found(run_dir)}")
             _mend(run_dir, progress)
-        record_inputs(place)
+        record_inputs(context)
         write_json(run_dir / "job.json", job.model_dump(mode="json"))
         write_json(run_dir / "environment.json", environment())
-        place.record_facts()
+        context.record_facts()
         owned = cluster.connect()
         try:
             _name_idle_gpus(job, progress)
             if not job.train.gpus:  # else the first GPU worker chooses
-                place.precision(torch.device("cpu"))
+                context.precision(torch.device("cpu"))
             elastic = 0 < job.train.min_workers < job.train.workers
             with serve_run_files(run_dir, progress, growing=elastic), live(job, run_dir):
-                _teacher(place, progress)
+                _teacher(context, progress)
                 if "yoco" in job.run.methods:
-                    _supernet(place, progress)
-                    _search(place, progress)
-                    finetune(place, progress)
+                    _supernet(context, progress)
+                    _search(context, progress)
+                    finetune(context, progress)
                 if "adabert" in job.run.methods:
                     adabert.compress(job, run_dir, progress)
         finally:
@@ -91,84 +91,84 @@ def _name_idle_gpus(job: Job, progress: Progress) -> None:
         )
 
 
-def _teacher(place: RunContext, progress: Progress) -> None:
+def _teacher(context: RunContext, progress: Progress) -> None:
     """Fine-tune the teacher unless it is given fine-tuned, and score it once on each split."""
-    folder = place.run_dir / "teacher"
+    folder = context.run_dir / "teacher"
     if (folder / "score.json").exists():
         return
-    job = place.job
-    place.tokens("train")  # once, before several workers would each do it
+    job = context.job
+    context.tokens("train")  # once, before several workers would each do it
     if not (folder / "network.safetensors").exists():
-        if place.fine_tuned and job.teacher.mode != "train":
-            save_tensors(folder / "network.safetensors", place.network().state_dict())
+        if context.fine_tuned and job.teacher.mode != "train":
+            save_tensors(folder / "network.safetensors", context.network().state_dict())
         else:
             start = folder / "start.safetensors"
             if not start.exists():  # here alone: the nodes need neither the Hub nor transformers
-                save_tensors(start, place.network().state_dict())
+                save_tensors(start, context.network().state_dict())
             with progress.bar("teacher") as bar:
-                run_training("teacher", job, place.run_dir, {}, bar)
+                run_training("teacher", job, context.run_dir, {}, bar)
             start.unlink()
-    teacher = place.teacher().eval()
+    teacher = context.teacher().eval()
     figures = {
-        split: score_network(place, teacher, split)
-        for split in ("selection", *(v.name for v in place.task.validation))
+        split: score_network(context, teacher, split)
+        for split in ("selection", *(v.name for v in context.task.validation))
     }
     write_json(folder / "score.json", figures)
     release_memory()
 
 
-def _supernet(place: RunContext, progress: Progress) -> None:
+def _supernet(context: RunContext, progress: Progress) -> None:
     """Reorder the teacher's heads and neurons, then train the super-network."""
-    folder = place.run_dir / "supernet"
+    folder = context.run_dir / "supernet"
     if (folder / "sampler.json").exists():
         return
-    job = place.job
+    job = context.job
     if not (folder / "start.safetensors").exists():
         with progress.bar("importance"):
-            save_tensors(folder / "start.safetensors", _start(place).state_dict())
+            save_tensors(folder / "start.safetensors", _start(context).state_dict())
         release_memory()
-    plan = train_plan(job, place.space, place.shape, len(place.tokens("train")))
+    plan = train_plan(job, context.space, context.shape, len(context.tokens("train")))
     plan["sampler"] = build_sampler(job, plan).state_dict()
-    plan["actor"] = f"eesng-{place.run_dir.name}"
+    plan["actor"] = f"eesng-{context.run_dir.name}"
     data = job.model_dump(mode="json")
     actor = start_sampler(plan["actor"], data, plan, folder / "snapshot.json")
     with progress.bar("super-network") as bar:
-        run_training("supernet", job, place.run_dir, plan, bar)
+        run_training("supernet", job, context.run_dir, plan, bar)
     ray.kill(actor)
 
 
-def _start(place: RunContext) -> ElasticEncoder:
+def _start(context: RunContext) -> ElasticEncoder:
     """Return the super-network before training: the teacher or the pretrained network, reordered."""
-    job = place.job
-    model = place.teacher() if job.train.init == "teacher" else place.network()
+    job = context.job
+    model = context.teacher() if job.train.init == "teacher" else context.network()
     if job.space.reorder:
-        tokens = place.tokens("train")
+        tokens = context.tokens("train")
         plan = TrainPlan(tokens.lengths, job.train.batch_size, job.run.seed)
         count = min(IMPORTANCE_BATCHES, plan.steps_per_epoch)
-        batches = [collate(tokens, plan.rows(i), place.pad_id) for i in range(count)]
-        judged = place.teacher().eval()
+        batches = [collate(tokens, plan.rows(i), context.pad_id) for i in range(count)]
+        judged = context.teacher().eval()
         found = scores(judged, batches, lambda out, b: label_loss(out, b.labels, b.total))
         reorder(model, found)
     return model
 
 
-def _search(place: RunContext, progress: Progress) -> None:
+def _search(context: RunContext, progress: Progress) -> None:
     """Search every budget through the ledger, then deploy the best of each."""
-    job, run_dir = place.job, place.run_dir
+    job, run_dir = context.job, context.run_dir
     done = run_dir / "deployed.json"
     if done.exists():
         return
-    precision = place.chosen_precision()
+    precision = context.chosen_precision()
     weights_id = file_hash(run_dir / "supernet" / "network.safetensors")
-    place.tokens("selection")
-    ledger, evaluators = start_scoring(job.model_dump(mode="json"), run_dir, weights_id, place.primary)
+    context.tokens("selection")
+    ledger, evaluators = start_scoring(job.model_dump(mode="json"), run_dir, weights_id, context.primary)
     with progress.bar("search") as bar:
-        outcomes = search_all(place, ledger, precision, lambda d, t, best: bar(d, t, {"best": best}))
+        outcomes = search_all(context, ledger, precision, lambda d, t, best: bar(d, t, {"best": best}))
     ray.get(ledger.flush.remote())
     for actor in (ledger, *evaluators):
         ray.kill(actor)
     with progress.bar("deploy") as bar:
-        latency = deploy(place, outcomes, weights_id, bar)
+        latency = deploy(context, outcomes, weights_id, bar)
     scored = read_table(run_dir, "evaluations")
     write_json(
         done,

@@ -190,8 +190,8 @@ class LiveView:
 
     @functools.cached_property
     def _budgets(self) -> dict[str, Budget]:
-        place = RunContext(self._job, self._run_dir)
-        return {settings.name: place.budget(settings) for settings in self._job.budget}
+        context = RunContext(self._job, self._run_dir)
+        return {settings.name: context.budget(settings) for settings in self._job.budget}
 
     def _deployments(self) -> None:
         keys = ("selection", "validation", "retention", "gap", "params", "flops", "latency_ms")

@@ -62,13 +62,13 @@ class Outcome:
 
 
 def search_all(
-    place: SearchSetup,
+    context: SearchSetup,
     ledger: Any,
     precision: str,
     on_progress: Callable[[int, int, dict[str, float]], None],
 ) -> list[Outcome]:
     """Search every budget; trials that ended before are not run again."""
-    job, run_dir = place.job, place.run_dir
+    job, run_dir = context.job, context.run_dir
     trials: list[dict[str, Any]] = [
         {"budget": b.name, "searcher": s, "seed": seed}
         for b in job.budget
@@ -78,7 +78,7 @@ def search_all(
     paths = [outcome_path(run_dir, t["budget"], t["searcher"], t["seed"]) for t in trials]
     open_trials = [t for t, p in zip(trials, paths, strict=True) if not p.exists()]
     if open_trials:
-        _tune(place, ledger, precision, open_trials, on_progress)
+        _tune(context, ledger, precision, open_trials, on_progress)
     missing = [p.stem for p in paths if not p.exists()]
     if missing:
         raise UserError(f"the search of {', '.join(missing)} failed; run the job again")
@@ -99,14 +99,14 @@ def _outcome(path: Path) -> Outcome:
 
 
 def _tune(
-    place: SearchSetup,
+    context: SearchSetup,
     ledger: Any,
     precision: str,
     trials: list[dict[str, Any]],
     on_progress: Callable[[int, int, dict[str, float]], None],
 ) -> None:
-    data, run_dir = place.job.model_dump(mode="json"), place.run_dir
-    shape, theta = place.shape.to_dict(), place.sampler_state()
+    data, run_dir = context.job.model_dump(mode="json"), context.run_dir
+    shape, theta = context.shape.to_dict(), context.sampler_state()
 
     def trial(config: dict[str, Any]) -> dict[str, float]:
         chosen = config["trial"]
@@ -134,8 +134,8 @@ def _tune(
             failure_config=FailureConfig(max_failures=3),
         ),
     )
-    total = _expected(place, len(trials))
-    budgets = {b.name: place.budget(b) for b in place.job.budget}
+    total = _expected(context, len(trials))
+    budgets = {b.name: context.budget(b) for b in context.job.budget}
     best: dict[str, float] = {}
     done = 0
 
@@ -159,10 +159,10 @@ def _tune(
     shutil.rmtree(run_dir / "tune", ignore_errors=True)  # outcomes and rows hold all that counts
 
 
-def _expected(place: SearchSetup, trials: int) -> int:
+def _expected(context: SearchSetup, trials: int) -> int:
     """Return how many evaluations all trials together will need at most."""
-    total, shared = evaluations(place.job, place.space.size())
-    return shared * len(place.job.search.seeds) + (total - shared) * trials
+    total, shared = evaluations(context.job, context.space.size())
+    return shared * len(context.job.search.seeds) + (total - shared) * trials
 
 
 def evaluations(job: Job, size: int) -> tuple[int, int]:
@@ -180,7 +180,7 @@ def evaluations(job: Job, size: int) -> tuple[int, int]:
 
 
 def search_one(
-    place: SearchSetup,
+    context: SearchSetup,
     theta: dict[str, Any],
     ledger: Any,
     precision: str,
@@ -194,9 +194,9 @@ def search_one(
     evaluations; then the searcher asks on its own until `search.evaluations` are told.
     """
     began = time.perf_counter()
-    job = place.job
+    job = context.job
     settings = next(b for b in job.budget if b.name == name)
-    space, budget = place.space, place.budget(settings)
+    space, budget = context.space, context.budget(settings)
     limit, cost = budget.limit, budget.cost
 
     def record(arch: Architecture | None, value: float, loss: float, asked: int, why: str) -> Outcome:
@@ -230,7 +230,7 @@ def search_one(
 
     total, shared = evaluations(job, space.size())
     if shared:
-        every = [place.budget(b) for b in job.budget]
+        every = [context.budget(b) for b in job.budget]
         tell(opening(space, theta, every, shared, whole_seed))
     while (before := len(known)) < total:
         tell(search.ask(min(job.search.batch, total - before)))

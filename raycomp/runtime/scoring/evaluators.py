@@ -24,27 +24,27 @@ class Evaluator:
 
     def __init__(self, job: dict[str, Any], run_dir: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._place = RunContext(parse_job(job), RunReplica(Path(run_dir)).folder)
+        self._context = RunContext(parse_job(job), RunReplica(Path(run_dir)).folder)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = self._place.supernet().to(self._device).eval()
+        self._model = self._context.supernet().to(self._device).eval()
 
     def evaluate(self, archs: list[str], split: str, precision: str) -> list[dict[str, Any]]:
         """Return a row of table `evaluations` per architecture (JSON), without the run's columns.
 
         Its seconds are an equal share of the pass.
         """
-        began, place = time.perf_counter(), self._place
+        began, context = time.perf_counter(), self._context
         values = [Architecture.from_json(a) for a in archs]
-        tokens = place.tokens(split)
+        tokens = context.tokens(split)
         logits = predict(
             lambda batch: self._model.forward_many(batch, values),
             tokens,
-            pad_id=place.pad_id,
-            max_tokens=place.job.search.max_tokens,
+            pad_id=context.pad_id,
+            max_tokens=context.job.search.max_tokens,
             precision=precision,
             device=self._device,
         )
-        results = [score(place.metrics, tokens, each) for each in logits]
+        results = [score(context.metrics, tokens, each) for each in logits]
         seconds = (time.perf_counter() - began) / len(archs)
         return [
             {
@@ -52,12 +52,12 @@ class Evaluator:
                 "arch": arch,
                 "split": split,
                 "precision": precision,
-                "metric": place.primary,
-                "value": result.values[place.primary],
+                "metric": context.primary,
+                "value": result.values[context.primary],
                 "loss": result.loss,
                 "examples": result.examples,
-                "params": int(place.costs.cost("params", value)),
-                "flops": float(place.costs.cost("flops", value)),
+                "params": int(context.costs.cost("params", value)),
+                "flops": float(context.costs.cost("flops", value)),
                 "seconds": seconds,
             }
             for arch, value, result in zip(archs, values, results, strict=True)

@@ -93,13 +93,13 @@ def _check(cells: list[StudyRun], folder: Path) -> None:
         if (cell.variant, cell.task) in seen:
             continue
         seen.add((cell.variant, cell.task))
-        place = RunContext(cell.job, folder / "runs" / cell.job.run_id)
+        context = RunContext(cell.job, folder / "runs" / cell.job.run_id)
         model = json.dumps([cell.job.task.model_dump(), cell.job.model.model_dump()])
         if model in known:
-            place.facts, place.task = known[model]  # loaded once, not for every variant
+            context.facts, context.task = known[model]  # loaded once, not for every variant
         try:
-            check(place)
-            known[model] = place.facts, place.task
+            check(context)
+            known[model] = context.facts, context.task
         except UserError as error:
             faults += [f"variant {cell.variant}, {cell.task}: {line}" for line in str(error).splitlines()]
     if faults:

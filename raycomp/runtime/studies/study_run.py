@@ -110,7 +110,7 @@ def _equal_run(searched: Path, cell: StudyRun) -> Job | None:
 
 def rows(run_dir: Path, settings: StudySettings, cell: StudyRun) -> list[dict[str, Any]]:
     """Return all that a finished run says of its cell."""
-    place = RunContext(cell.job, run_dir)
+    context = RunContext(cell.job, run_dir)
     common = {
         "run": run_dir.name,
         "study": settings.name,
@@ -121,13 +121,13 @@ def rows(run_dir: Path, settings: StudySettings, cell: StudyRun) -> list[dict[st
     teacher = json.loads((run_dir / "teacher" / "score.json").read_text())
     splits = [v for k, v in teacher.items() if k != "selection"]
     examples = sum(int(v["examples"]) for v in splits)
-    selected = float(teacher["selection"][place.primary])
-    validated = sum(float(v[place.primary]) for v in splits) / len(splits)
+    selected = float(teacher["selection"][context.primary])
+    validated = sum(float(v[context.primary]) for v in splits) / len(splits)
     found: list[dict[str, Any]] = [
         {
-            "budget": "teacher", "method": "teacher", "metric": place.primary, "value": validated,
+            "budget": "teacher", "method": "teacher", "metric": context.primary, "value": validated,
             "selection": selected, "gap": selected - validated, "examples": examples,
-            "params": int(place.costs.cost("params", place.space.largest())),
+            "params": int(context.costs.cost("params", context.space.largest())),
             "published": settings.published.get(cell.task, {}).get("teacher", {}).get("teacher"),
         }
     ]  # fmt: skip
@@ -135,7 +135,7 @@ def rows(run_dir: Path, settings: StudySettings, cell: StudyRun) -> list[dict[st
     for row in _deployed(run_dir, cell):
         found.append({**row, "examples": examples, "published": published.get(row["budget"])})
     found += _ranking(run_dir)
-    found += _search(place)
+    found += _search(context)
     found += [
         {"budget": name, "metric": "seconds", "value": seconds}
         for name, seconds in stages(run_dir).items()
@@ -185,14 +185,14 @@ def _ranking(run_dir: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _search(place: RunContext) -> list[dict[str, Any]]:
+def _search(context: RunContext) -> list[dict[str, Any]]:
     """Return the best feasible scores after every batch of a search for one budget by one searcher."""
-    job = place.job
+    job = context.job
     if len(job.budget) * len(job.search.searchers) * len(job.search.seeds) != 1:
         return []  # several searches share the ledger, and its rows are nobody's alone
-    frame = read_table(place.run_dir, "evaluations")
+    frame = read_table(context.run_dir, "evaluations")
     frame = frame[frame["method"] == "yoco"].sort_values("created_at", kind="stable")
-    budget = place.budget(job.budget[0])
+    budget = context.budget(job.budget[0])
     met = [budget.met(Architecture.from_json(str(a))) for a in frame["arch"]]
     found = []
     for count in range(job.search.batch, len(frame) + 1, job.search.batch):

@@ -29,9 +29,9 @@ from raycomp.training.teacher_step import TeacherStep
 class _OnTrainText(PlainTask):
     """What both stages read: the training split in batches."""
 
-    def _read(self, place: RunContext, batch_size: int) -> None:
-        self.tokens = place.tokens("train")
-        self.pad_id = place.pad_id
+    def _read(self, context: RunContext, batch_size: int) -> None:
+        self.tokens = context.tokens("train")
+        self.pad_id = context.pad_id
         self.batch_size = batch_size
         self.steps_per_epoch = -(-len(self.tokens) // batch_size)
 
@@ -50,11 +50,11 @@ class TeacherTask(_OnTrainText):
         device: torch.device,
         reduce: Reduce | None,
     ) -> None:
-        place = RunContext(job, run_dir)
+        context = RunContext(job, run_dir)
         settings = job.teacher
-        self._read(place, settings.batch_size)
+        self._read(context, settings.batch_size)
         self.total = max(1, round(settings.epochs * self.steps_per_epoch))
-        self.model = place.network(run_dir / "teacher" / "start.safetensors").to(device)
+        self.model = context.network(run_dir / "teacher" / "start.safetensors").to(device)
         self.model.set_dropout(settings.dropout)
         self.updater = Updater(
             self.model,
@@ -63,7 +63,7 @@ class TeacherTask(_OnTrainText):
             clip=1.0,
             reduce=reduce,
         )
-        precision = place.precision(device)
+        precision = context.precision(device)
         self.step: TrainStep = TeacherStep(self.model, self.updater, precision=precision, device=device)
         self._run_dir = run_dir
 
@@ -86,12 +86,12 @@ class SupernetTask(_OnTrainText):
         device: torch.device,
         reduce: Reduce | None,
     ) -> None:
-        place = RunContext(job, run_dir)
+        context = RunContext(job, run_dir)
         settings = job.train
         schedule = plan_schedule(plan)
-        self._read(place, settings.batch_size)
+        self._read(context, settings.batch_size)
         self.total = schedule.total
-        self.model = place.network(run_dir / "supernet" / "start.safetensors").to(device)
+        self.model = context.network(run_dir / "supernet" / "start.safetensors").to(device)
         self.model.set_dropout(settings.dropout)
         self.model.embeddings.word.weight.requires_grad_(not settings.freeze_embeddings)
         stretches: tuple[int, ...] = (0, schedule.total)
@@ -106,9 +106,9 @@ class SupernetTask(_OnTrainText):
             fresh_at=stretches if settings.schedule == "phase" else (),
             reduce=reduce,
         )
-        self._place, self._device, self._settings = place, device, settings
+        self._context, self._device, self._settings = context, device, settings
         self._run_dir, self._plan, self._schedule = run_dir, plan, schedule
-        self._precision = place.precision(device)
+        self._precision = context.precision(device)
 
     def begin(
         self, attempt: str, rank: int, world: int, start: int, state: dict[str, Any] | None
@@ -127,7 +127,7 @@ class SupernetTask(_OnTrainText):
             self.updater,
             teacher=self._teacher(),
             distill=self._settings.distill,
-            regression=self._place.regression,
+            regression=self._context.regression,
             precision=self._precision,
             device=self._device,
         )
@@ -135,7 +135,7 @@ class SupernetTask(_OnTrainText):
     def _teacher(self) -> Any:
         if self._settings.distill == "none":
             return None
-        teacher = self._place.teacher().to(self._device).eval().requires_grad_(False)
+        teacher = self._context.teacher().to(self._device).eval().requires_grad_(False)
         hidden = self._settings.distill == "hidden"
 
         def forward(batch: Batch) -> ElasticOutput:

@@ -30,10 +30,10 @@ def test_jobs_do_not_share_a_folder() -> None:
 def test_another_task_s_tokens_are_refused(task: str, labels: list[int]) -> None:
     train = SimpleNamespace(labels=np.array(labels))
     tokens = SimpleNamespace(labels=np.array([0, 1]))
-    place: Any = SimpleNamespace(
+    context: Any = SimpleNamespace(
         run_dir="x", tokens=lambda split: tokens, task=SimpleNamespace(name="demo/polarity", train=train)
     )
     with pytest.raises(RuntimeError, match=f"not those of {task}"):
-        tokens_of(place, task)
+        tokens_of(context, task)
     train.labels = tokens.labels
-    assert tokens_of(place, "demo/polarity") is tokens
+    assert tokens_of(context, "demo/polarity") is tokens

@@ -21,16 +21,16 @@ def test_together_or_alone_the_rows_are_the_same(tiny_job: dict[str, Any], tmp_p
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     tiny_job["search"]["max_tokens"] = 64  # several batches
-    place = RunContext(parse_job(tiny_job), run_dir)
-    place.record_facts()
-    network = place.network().eval()
+    context = RunContext(parse_job(tiny_job), run_dir)
+    context.record_facts()
+    network = context.network().eval()
     randomise(network)
     save_tensors(run_dir / "supernet" / "network.safetensors", network.state_dict())
     evaluator = Evaluator(parse_job(tiny_job).model_dump(mode="json"), str(run_dir), 1)
     rng = np.random.default_rng(0)
-    archs = [place.space.sample_uniform(rng) for _ in range(8)]
+    archs = [context.space.sample_uniform(rng) for _ in range(8)]
     together = evaluator.evaluate([a.to_json() for a in archs], "selection", "fp32")
-    tokens = place.tokens("selection")
+    tokens = context.tokens("selection")
     values = set()
     for arch, row in zip(archs, together, strict=True):
         (alone,) = evaluator.evaluate([arch.to_json()], "selection", "fp32")
@@ -46,8 +46,8 @@ def test_together_or_alone_the_rows_are_the_same(tiny_job: dict[str, Any], tmp_p
             tokens, pad_id=0, max_tokens=64, precision="fp32", device=torch.device("cpu"),
         )  # fmt: skip
         assert np.abs(slow - fast).max() < 1e-5
-        found = score(place.metrics, tokens, slow)
-        assert row["value"] == found.values[place.primary]
+        found = score(context.metrics, tokens, slow)
+        assert row["value"] == found.values[context.primary]
         assert abs(row["loss"] - found.loss) < 1e-6
         assert (row["arch_id"], row["examples"]) == (arch.id, len(tokens))
         values.add(row["loss"])

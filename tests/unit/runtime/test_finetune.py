@@ -33,15 +33,15 @@ def run(
     tiny_job["model"]["name"] = str(tuned_model)
     tiny_job["finetune"] = {"epochs": 1.0, "learning_rate": 1e-3}
     job, folder = parse_job(tiny_job), tmp_path / "tiny-run"
-    place = RunContext(job, folder)
-    place.record_facts()
-    weights = place.network().state_dict()
+    context = RunContext(job, folder)
+    context.record_facts()
+    weights = context.network().state_dict()
     for name in ("teacher/network", "supernet/start"):
         save_tensors(folder / f"{name}.safetensors", weights)
     weights["classifier.weight"] = -weights["classifier.weight"]
     save_tensors(folder / "supernet" / "network.safetensors", weights)
-    teacher = place.teacher().eval()
-    figures = {s: score_network(place, teacher, s) for s in ("selection", "validation")}
+    teacher = context.teacher().eval()
+    figures = {s: score_network(context, teacher, s) for s in ("selection", "validation")}
     write_json(folder / "teacher" / "score.json", figures)
     return job, folder
 
@@ -55,14 +55,14 @@ def tune(job: Job, folder: Path, **changes: Any) -> dict[str, Any]:
 
 def test_a_network_is_tuned_on_its_own_from_where_the_job_says(run: tuple[Job, Path]) -> None:
     job, folder = run
-    place = RunContext(job, folder)
-    supernet = place.supernet().eval()
-    inherited = score_forward(place, lambda b: supernet(b, ARCH).logits, "selection")
+    context = RunContext(job, folder)
+    supernet = context.supernet().eval()
+    inherited = score_forward(context, lambda b: supernet(b, ARCH).logits, "selection")
     hardly = tune(job, folder, learning_rate=1e-9)
     assert hardly["inherited"] == inherited.values["accuracy"]
     assert hardly["selection"] == hardly["inherited"]
-    teacher = place.teacher().eval()
-    sliced = score_forward(place, lambda b: teacher(b, ARCH).logits, "selection")
+    teacher = context.teacher().eval()
+    sliced = score_forward(context, lambda b: teacher(b, ARCH).logits, "selection")
     alone = tune(job, folder, learning_rate=1e-9, start="teacher")
     assert alone["inherited"] == hardly["inherited"]
     assert alone["selection"] == sliced.values["accuracy"]
@@ -78,7 +78,7 @@ def test_a_network_is_tuned_on_its_own_from_where_the_job_says(run: tuple[Job, P
         k: v for k, v in learned.items() if k != "seconds"
     }
     assert torch.equal(
-        place.supernet().state_dict()["classifier.weight"], supernet.state_dict()["classifier.weight"]
+        context.supernet().state_dict()["classifier.weight"], supernet.state_dict()["classifier.weight"]
     )
 
 

@@ -40,7 +40,7 @@ def test_the_smallest_batch_of_each_training(
     job = copy.deepcopy(tiny_job)
     for section, values in changes.items():
         job[section] = {**job.get(section, {}), **values}
-    place = SimpleNamespace(
+    context = SimpleNamespace(
         job=parse_job(job), task=SimpleNamespace(train=range(rows)), fine_tuned=fine_tuned
     )
-    assert _batches(place) == expected  # type: ignore[arg-type]
+    assert _batches(context) == expected  # type: ignore[arg-type]

@@ -196,12 +196,12 @@ def test_a_given_structure_takes_the_place_of_the_search(
 
 def test_networks_that_are_ranked_are_drawn_once_each(tiny_job: dict[str, Any], tmp_path: Path) -> None:
     tiny_job["finetune"] = {"epochs": 1, "networks": 12}
-    place = RunContext(parse_job(tiny_job), tmp_path)
-    drawn = targets(place)
+    context = RunContext(parse_job(tiny_job), tmp_path)
+    drawn = targets(context)
     assert len({arch for _, arch, _ in drawn}) == 12
     assert not any(deployed for *_, deployed in drawn)
-    assert drawn == targets(place)
-    assert too_many(place) == []
+    assert drawn == targets(context)
+    assert too_many(context) == []
     tiny_job["finetune"]["networks"] = 820  # the space has 819
     assert "819" in too_many(RunContext(parse_job(tiny_job), tmp_path))[0]
 
