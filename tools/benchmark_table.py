@@ -22,7 +22,7 @@ from raycomp.errors import UserError
 from raycomp.report.formatting import short
 from raycomp.report.growth import exponent, lines, read_growth
 
-README = Path(__file__).with_name("README.md")
+README = Path(__file__).parents[1] / "benchmarks" / "README.md"
 
 
 def main() -> None:

@@ -6,8 +6,7 @@ import sys
 
 import pandas as pd
 
-from raycomp.report import ablation_table, pareto
-from raycomp.report import loading as load
+from raycomp.report import ablation_table, load, pareto
 from raycomp.report.statistics import NO_DIFFERENCE
 
 

@@ -23,8 +23,7 @@ from raycomp.data.tasks import load_task
 from raycomp.encoder.cost import Shape
 from raycomp.encoder.pretrained import load_encoder
 from raycomp.methods.yoco.plan import build_sampler, train_plan
-from raycomp.report import loading as load
-from raycomp.report import query
+from raycomp.report import load, query
 from raycomp.search.searchers import min_cost
 from raycomp.search.setup import SearchSetup
 from raycomp.storage.schemas import SCHEMAS

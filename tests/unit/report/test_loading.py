@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from raycomp.errors import UserError
-from raycomp.report import loading as load
+from raycomp.report import load
 from raycomp.storage.schemas import SCHEMAS
 from raycomp.storage.tables import table_dir, write_rows
 from tests.unit.report.made import TRIALS, begin, made

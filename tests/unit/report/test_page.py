@@ -17,8 +17,7 @@ import pandas as pd
 import pytest
 
 from raycomp.errors import UserError
-from raycomp.report import loading as load
-from raycomp.report import page, write_report
+from raycomp.report import load, page, write_report
 from raycomp.report.axes import budget_lines
 from raycomp.report.page import comparable
 from raycomp.report.pareto_plot import front_plot

@@ -14,8 +14,7 @@ import pytest
 
 from raycomp.cli import output as printing
 from raycomp.errors import UserError
-from raycomp.report import ablation_table, load_study_results, write_report
-from raycomp.report import loading as load
+from raycomp.report import ablation_table, load, load_study_results, write_report
 from raycomp.report.statistics import NO_DIFFERENCE, Predictions
 from raycomp.report.study_results import (
     COLUMNS,

@@ -211,7 +211,7 @@ def test_commands_and_files_of_the_pages_exist(page: Path) -> None:
     text = page.read_text()
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (page.parent / target).exists(), target
-    for name in re.findall(r"\b(?:cluster|jobs)/[\w./-]+\w", text):
+    for name in re.findall(r"(?<![\w/])(?:cluster|jobs)/[\w./-]+\w", text):
         assert (ROOT / name).exists(), name
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     blocks = "".join(re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
