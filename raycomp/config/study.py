@@ -130,9 +130,9 @@ class StudyRun:
         return replace(self, job=parse_job(data), structure_of=None)
 
     @property
-    def parts(self) -> dict[str, str]:
+    def artifact_keys(self) -> dict[str, str]:
         """The key of each part that it may take over from another run, or give."""
-        keys = part_keys(self.job)
+        keys = artifact_keys(self.job)
         return {"teacher": keys["teacher"]} if self.fresh else keys
 
 
@@ -142,23 +142,23 @@ class StudySpec:
 
     Attributes:
         settings: the [study] section.
-        cells: every job, variants in order, then tasks, then seeds.
+        runs: every job, variants in order, then tasks, then seeds.
         preset: the preset that it was read with, or an empty text.
         source: what `parse_study` made it of: the file with the preset's settings and the overrides.
     """
 
     settings: StudySettings
-    cells: tuple[StudyRun, ...]
+    runs: tuple[StudyRun, ...]
     preset: str = ""
     source: dict[str, Any] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
         """`<name>-<hash8>`: the name of the study's folder; covers every cell's settings."""
-        parts = [
-            [c.variant, c.task, c.seed, c.structure_of, c.fresh, c.job.identity()] for c in self.cells
+        identities = [
+            [r.variant, r.task, r.seed, r.structure_of, r.fresh, r.job.identity()] for r in self.runs
         ]
-        text = json.dumps(parts, separators=(",", ":"))
+        text = json.dumps(identities, separators=(",", ":"))
         return f"{self.settings.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
@@ -214,23 +214,23 @@ def parse_study(data: dict[str, Any], preset: str = "") -> StudySpec:
     settings = parse(StudyFile, {"study": data.get("study", {})}).study
     base = {k: v for k, v in data.items() if k != "study"}
     given: list[str | None] = [*settings.tasks]
-    cells = [
-        _cell(base, settings, variant, task, seed)
+    runs = [
+        _study_run(base, settings, variant, task, seed)
         for variant in settings.variant
         for task in given or [None]
         for seed in settings.seeds
     ]
     tasks: dict[str, str] = {}
-    for cell in cells:
-        if tasks.setdefault(cell.name, cell.task) != cell.task:
+    for run in runs:
+        if tasks.setdefault(run.name, run.task) != run.task:
             raise UserError(
-                f"study.tasks {tasks[cell.name]!r} and {cell.task!r} make one file name, {cell.name}; "
+                f"study.tasks {tasks[run.name]!r} and {run.task!r} make one file name, {run.name}; "
                 "rename one, or make two studies of them"
             )
-    return StudySpec(settings, tuple(cells), preset, data)
+    return StudySpec(settings, tuple(runs), preset, data)
 
 
-def _cell(
+def _study_run(
     base: dict[str, Any], settings: StudySettings, variant: Variant, task: str | None, seed: int
 ) -> StudyRun:
     data = copy.deepcopy(base)
@@ -275,7 +275,7 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", Path(text).stem if "." in text else text).strip("-")
 
 
-def part_keys(job: Job) -> dict[str, str]:
+def artifact_keys(job: Job) -> dict[str, str]:
     """Return a key for each part of a run that another may take over: teacher, supernet, classroom.
 
     Two runs have the same key when every setting that the part depends on is equal. Where a run
@@ -290,14 +290,14 @@ def part_keys(job: Job) -> dict[str, str]:
         "precision": data["train"]["precision"],
         **{section: data[section] for section in ("task", "model", "teacher")},
     }
-    parts = {"teacher": shared}
+    settings = {"teacher": shared}
     if "yoco" in job.run.methods:
         more = {"length": data["search"]["flops_length"], "space": data["space"], "train": data["train"]}
-        parts["supernet"] = {**shared, **more}
+        settings["supernet"] = {**shared, **more}
     if "adabert" in job.run.methods:
-        parts["classroom"] = {**shared, "augment": data["augment"]}
+        settings["classroom"] = {**shared, "augment": data["augment"]}
 
     def digest(part: dict[str, Any]) -> str:
         return hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()[:16]
 
-    return {name: digest(part) for name, part in parts.items()}
+    return {name: digest(part) for name, part in settings.items()}

@@ -19,7 +19,6 @@ from raycomp.errors import UserError
 from raycomp.report import formatting as words
 from raycomp.report.curves import controller_plots, loss_plots, theta_plots
 from raycomp.report.drawings import drawings
-from raycomp.report.environment import environment
 from raycomp.report.growth import Point, growth_plots, read_growth
 from raycomp.report.loading import Run, Tables, load
 from raycomp.report.pareto_plot import front_plot
@@ -29,6 +28,7 @@ from raycomp.report.study_tables import heading, sentences
 from raycomp.report.study_tables import tables as study_tables
 from raycomp.report.summary_table import headline
 from raycomp.report.uncertainty_section import reading
+from raycomp.storage.environment import describe_environment
 from raycomp.storage.files import write_text
 
 LIMIT = 6_000_000  # bytes
@@ -114,7 +114,7 @@ def render(
         runs=runs,
         growth=[placed(p) for p in growth_plots(list(points))],
         differing=_differing(tables.runs),
-        here=environment(),
+        here=describe_environment(),
         policy=f"script-src '{_digest(plotly)}' '{_digest(script)}'",
         style=Markup(style),  # nosec B704  # ours, without data
         script=Markup(script),  # nosec B704  # ours, without data

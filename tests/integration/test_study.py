@@ -20,7 +20,7 @@ from raycomp.report.statistics import rank_agreement
 from raycomp.runtime.cluster.progress import Progress
 from raycomp.runtime.pipeline.deploy import score_forward
 from raycomp.runtime.pipeline.finetune import finetune, outcomes
-from raycomp.runtime.studies.study import finished, run_study
+from raycomp.runtime.studies.study import finished_runs, run_study
 from raycomp.runtime.studies.study_run import _ranking
 from raycomp.storage.files import predictions_path, read_array
 from raycomp.storage.tables import part_files, read_table
@@ -59,7 +59,7 @@ def folder(study: StudySpec, storage: Path) -> Path:
 
 
 def test_every_cell_has_its_rows(folder: Path, study: StudySpec) -> None:
-    assert finished(folder) == {c.name for c in study.cells}
+    assert finished_runs(folder) == {c.name for c in study.runs}
     rows = read_table(folder, "ablations")
     main = rows[(rows["budget"] == "half") & (rows["metric"] == "accuracy")]
     assert sorted(zip(main["variant"], main["seed"], strict=True)) == [
@@ -122,7 +122,7 @@ def test_an_interrupted_study_runs_what_is_missing(folder: Path, study: StudySpe
 
 def test_drawn_networks_are_tuned_on_their_own_and_ranked(folder: Path, study: StudySpec) -> None:
     """In a finished run's folder: what it needs is there."""
-    cell = study.cells[0]
+    cell = study.runs[0]
     run = folder / "runs" / cell.job.run_id
     data = cell.job.model_dump(mode="json")
     data["finetune"] |= {"epochs": 1.0, "networks": 4, "start": "teacher"}

@@ -11,8 +11,8 @@ import pytest
 
 import raycomp
 from raycomp.config.loader import parse_job
-from raycomp.report.environment import environment
 from raycomp.runtime.cluster import submission as submit
+from raycomp.storage.environment import describe_environment
 
 SOURCE = Path(raycomp.__file__).parent
 CANARY = "canary-6f1d0b2a"
@@ -27,7 +27,7 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("secrets")
 def test_the_environment_that_a_run_records_holds_no_variable() -> None:
-    found = environment()
+    found = describe_environment()
     assert "torch" in found
     assert CANARY not in json.dumps(found)
 

@@ -13,12 +13,12 @@ import shutil
 from pathlib import Path
 
 from raycomp.config.loader import parse_job
-from raycomp.config.study import part_keys
+from raycomp.config.study import artifact_keys
 from raycomp.errors import UserError
 from raycomp.storage.files import atomic_write, write_json
 
 # Part -> patterns of its files. The last one names the file that says the part is whole.
-PARTS: dict[str, tuple[str, ...]] = {
+ARTIFACT_FILES: dict[str, tuple[str, ...]] = {
     "teacher": (
         "facts.json", "inputs.json", "precision.json", "predictions/teacher.*.npy",
         "predictions/labels.*.npy", "teacher/network.safetensors", "teacher/score.json",
@@ -39,7 +39,7 @@ def reuse_artifacts(wanted: dict[str, str], run_dir: Path) -> dict[str, str]:
     What rests on a teacher is taken only from a run whose teacher scored the same to the last digit.
 
     Args:
-        wanted: part -> its key, as `part_keys` gives it.
+        wanted: part -> its key, as `artifact_keys` gives it.
         run_dir: the run that takes; it need not exist.
 
     Returns:
@@ -49,26 +49,27 @@ def reuse_artifacts(wanted: dict[str, str], run_dir: Path) -> dict[str, str]:
     with contextlib.suppress(FileNotFoundError):
         taken = json.loads((run_dir / "shared.json").read_text())
     for part, key in wanted.items():
-        if (run_dir / PARTS[part][-1]).exists():
+        if (run_dir / ARTIFACT_FILES[part][-1]).exists():
             continue
-        giver = _giver(run_dir, part, key)
-        if giver is None:
+        source = find_source_run(run_dir, part, key)
+        if source is None:
             continue
-        for pattern in PARTS[part]:
-            for path in sorted(giver.glob(pattern)):
-                _link(path, run_dir / path.relative_to(giver))
-        taken[part] = giver.name
+        for pattern in ARTIFACT_FILES[part]:
+            for path in sorted(source.glob(pattern)):
+                _link(path, run_dir / path.relative_to(source))
+        taken[part] = source.name
         write_json(run_dir / "shared.json", taken)
     return taken
 
 
-def _giver(run_dir: Path, part: str, key: str) -> Path | None:
+def find_source_run(run_dir: Path, part: str, key: str) -> Path | None:
+    """Return a run directory next to `run_dir` that has an artifact under an equal key, or None."""
     for path in sorted(run_dir.parent.glob("*/job.json")):
         other = path.parent
-        if other == run_dir or not (other / PARTS[part][-1]).exists():
+        if other == run_dir or not (other / ARTIFACT_FILES[part][-1]).exists():
             continue
         try:
-            same = part_keys(parse_job(json.loads(path.read_text()))).get(part) == key
+            same = artifact_keys(parse_job(json.loads(path.read_text()))).get(part) == key
         except (UserError, ValueError, OSError):
             continue  # of another version of raycomp
         if same and (part == "teacher" or _teacher(other) == _teacher(run_dir)):

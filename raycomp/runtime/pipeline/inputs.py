@@ -11,7 +11,7 @@ from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
 from raycomp.storage.files import file_hash, read_json, write_json
 
-FILE = "inputs.json"
+INPUTS_FILE = "inputs.json"
 
 
 def record_inputs(context: RunContext) -> None:
@@ -20,7 +20,7 @@ def record_inputs(context: RunContext) -> None:
     Raises:
         UserError: texts, labels, or the model's files have changed since.
     """
-    path, found = context.run_dir / FILE, inputs(context)
+    path, found = context.run_dir / INPUTS_FILE, hash_inputs(context)
     if not path.exists():
         write_json(path, found)
         return
@@ -36,7 +36,7 @@ def record_inputs(context: RunContext) -> None:
         )
 
 
-def inputs(context: RunContext) -> dict[str, str]:
+def hash_inputs(context: RunContext) -> dict[str, str]:
     """Return a hash of the task's splits, and one of the model's files where it is a local folder."""
     folder = Path(context.job.model.name)
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]) if folder.is_dir() else []

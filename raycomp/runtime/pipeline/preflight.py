@@ -8,7 +8,7 @@ from raycomp.methods.context import RunContext
 from raycomp.methods.yoco.plan import train_plan
 from raycomp.runtime.pipeline import adabert
 from raycomp.runtime.pipeline.finetune import too_many
-from raycomp.runtime.pipeline.tracking import check_live
+from raycomp.runtime.pipeline.tracking import check_trackers
 from raycomp.runtime.scoring.deployment_search import infeasible
 from raycomp.search.searchers import min_cost
 
@@ -68,7 +68,7 @@ def _batches(context: RunContext) -> list[int]:
 
 def _faults(context: RunContext) -> list[str]:
     job = context.job
-    check_live(job)
+    check_trackers(job)
     if "yoco" in job.run.methods:
         train_plan(job, context.space, context.shape, len(context.task.train))
     found = []

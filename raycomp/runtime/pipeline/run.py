@@ -14,7 +14,6 @@ from raycomp.encoder.importance import reorder, scores
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
 from raycomp.methods.yoco.plan import build_sampler, train_plan
-from raycomp.report.environment import environment
 from raycomp.runtime.cluster import connect as cluster
 from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.file_server import serve_run_files
@@ -25,12 +24,13 @@ from raycomp.runtime.pipeline.deploy import deploy, score_network
 from raycomp.runtime.pipeline.finetune import finetune
 from raycomp.runtime.pipeline.inputs import record_inputs
 from raycomp.runtime.pipeline.preflight import check
-from raycomp.runtime.pipeline.tracking import live
+from raycomp.runtime.pipeline.tracking import track_run
 from raycomp.runtime.scoring.deployment_search import forget_outcomes, search_all
 from raycomp.runtime.scoring.evaluators import start_scoring
 from raycomp.runtime.scoring.ledger import lost_parts, record_parts
 from raycomp.runtime.training.sampler_actor import start_sampler
 from raycomp.runtime.training.trainer import run_training
+from raycomp.storage.environment import describe_environment
 from raycomp.storage.files import file_hash, read_json, write_json
 from raycomp.storage.lock import held
 from raycomp.storage.schemas import SCHEMAS
@@ -59,7 +59,7 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
             _mend(run_dir, progress)
         record_inputs(context)
         write_json(run_dir / "job.json", job.model_dump(mode="json"))
-        write_json(run_dir / "environment.json", environment())
+        write_json(run_dir / "environment.json", describe_environment())
         context.record_facts()
         owned = cluster.connect()
         try:
@@ -67,7 +67,7 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
             if not job.train.gpus:  # else the first GPU worker chooses
                 context.precision(torch.device("cpu"))
             elastic = 0 < job.train.min_workers < job.train.workers
-            with serve_run_files(run_dir, progress, growing=elastic), live(job, run_dir):
+            with serve_run_files(run_dir, progress, growing=elastic), track_run(job, run_dir):
                 _teacher(context, progress)
                 if "yoco" in job.run.methods:
                     _supernet(context, progress)

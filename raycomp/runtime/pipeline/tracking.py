@@ -51,7 +51,7 @@ class Sink(Protocol):
         ...
 
 
-def check_live(job: Job) -> None:
+def check_trackers(job: Job) -> None:
     """Refuse a job that names a tracker whose package is not installed.
 
     Raises:
@@ -66,7 +66,7 @@ def check_live(job: Job) -> None:
 
 
 @contextmanager
-def live(job: Job, run_dir: Path) -> Iterator[None]:
+def track_run(job: Job, run_dir: Path) -> Iterator[None]:
     """Send a run's figures while the block runs, and what is left at its end.
 
     Raises:
@@ -75,15 +75,15 @@ def live(job: Job, run_dir: Path) -> Iterator[None]:
     if not job.run.live:
         yield
         return
-    view = LiveView(job, run_dir)
+    view = TrackingFeed(job, run_dir)
     try:
-        with polling(view.look, SECONDS):
+        with polling(view.send_new_rows, SECONDS):
             yield
     finally:
         view.close()
 
 
-class LiveView:
+class TrackingFeed:
     """Sends what is new in a run's tables to every tracker that the job names."""
 
     def __init__(self, job: Job, run_dir: Path) -> None:
@@ -102,7 +102,7 @@ class LiveView:
         self._waiting: list[dict[str, Any]] = []
         self._sinks = [self._open(name, job) for name in job.run.live]
 
-    def look(self) -> None:
+    def send_new_rows(self) -> None:
         """Send what came since the last look; what fails is said once, and sent with the next."""
         try:
             self._steps()

@@ -38,14 +38,14 @@ def run_study(study: StudySpec, storage: Path, progress: Progress) -> Path:
             are written, and the same call runs what is missing.
     """
     folder = storage.resolve() / study.id
-    todo = [c for c in study.cells if c.name not in finished(folder)]
+    todo = [c for c in study.runs if c.name not in finished_runs(folder)]
     _check(todo, folder)
     fresh = not folder.exists()
     with hold(folder):
         if not fresh:
-            count = len(study.cells)
+            count = len(study.runs)
             progress.say(f"found {study.id}: {count - len(todo)} of {count} runs done")
-        write_json(folder / "study.json", described(study))
+        write_json(folder / "study.json", describe_study(study))
         if todo:
             owned = cluster.connect()
             try:
@@ -57,12 +57,12 @@ def run_study(study: StudySpec, storage: Path, progress: Progress) -> Path:
     return folder
 
 
-def finished(folder: Path) -> set[str]:
+def finished_runs(folder: Path) -> set[str]:
     """Return the names of the cells whose rows are written."""
     return {path.stem for path in part_files(folder, "ablations")}
 
 
-def described(study: StudySpec) -> dict[str, Any]:
+def describe_study(study: StudySpec) -> dict[str, Any]:
     """Return the study as its folder keeps it: settings, and every cell with its settings."""
     cells = [
         {
@@ -74,7 +74,7 @@ def described(study: StudySpec) -> dict[str, Any]:
             "fresh": c.fresh,
             "job": c.job.model_dump(mode="json"),
         }
-        for c in study.cells
+        for c in study.runs
     ]
     settings = study.settings.model_dump(mode="json")
     return {"id": study.id, "preset": study.preset, "study": settings, "cells": cells}
@@ -106,7 +106,9 @@ def _check(cells: list[StudyRun], folder: Path) -> None:
         raise UserError("\n".join(faults))
 
 
-def rounds(cells: list[StudyRun], settings: StudySettings, done: set[str]) -> Iterator[list[StudyRun]]:
+def plan_batches(
+    cells: list[StudyRun], settings: StudySettings, done: set[str]
+) -> Iterator[list[StudyRun]]:
     """Split cells so that what two of them share is made in an earlier round than the second one's.
 
     Args:
@@ -123,7 +125,7 @@ def rounds(cells: list[StudyRun], settings: StudySettings, done: set[str]) -> It
             source = StudyRun(first, cell.structure_of or "", cell.seed, cell.job).name
             if cell.structure_of is not None and source not in ended:
                 continue
-            new = set(cell.parts.values()) - made
+            new = set(cell.artifact_keys.values()) - made
             if not new & claimed:
                 claimed |= new
                 batch.append(cell)
@@ -137,12 +139,12 @@ def _run(study: StudySpec, todo: list[StudyRun], folder: Path, bar: Update) -> N
     names = {c.name for c in todo}
 
     def look() -> None:
-        done = len(names & finished(folder))
+        done = len(names & finished_runs(folder))
         bar(done, len(todo), {"phase": _now(folder)})
 
     failed: dict[str, str] = {}
     with polling(look):
-        for batch in rounds(todo, study.settings, finished(folder)):
+        for batch in plan_batches(todo, study.settings, finished_runs(folder)):
             failed |= _tune(study.settings, batch, folder)
     shutil.rmtree(folder / "tune", ignore_errors=True)  # the rows hold all that counts
     if failed:
@@ -153,7 +155,7 @@ def _run(study: StudySpec, todo: list[StudyRun], folder: Path, bar: Update) -> N
         )
 
 
-def threads_each(together: int) -> int:
+def threads_per_run(together: int) -> int:
     """Return the threads of each of so many cells that run together, maybe all of them on one node."""
     return max(1, share_cpus(1) // together)
 
@@ -164,7 +166,7 @@ def _tune(settings: StudySettings, cells: list[StudyRun], folder: Path) -> dict[
     data = {c.name: _sent(c) for c in cells}
     train = cells[0].job.train
     slots = max(1, fitting(train.cpus or share_cpus(1), train.gpus) // train.workers)
-    threads = threads_each(min(slots, len(cells)))
+    threads = threads_per_run(min(slots, len(cells)))
 
     where = near_run_files(seen_by_all(folder))
 
@@ -219,12 +221,12 @@ def _work(folder: str, settings: dict[str, Any], cell: dict[str, Any], threads: 
     import torch
 
     from raycomp.config.loader import parse_job
-    from raycomp.runtime.studies.study_run import run_cell
+    from raycomp.runtime.studies.study_run import execute_study_run
 
     torch.set_num_threads(threads)
     given = StudyRun(**{**cell, "job": parse_job(cell["job"])})
     try:
-        run_cell(Path(folder), StudySettings.model_validate(settings), given)
+        execute_study_run(Path(folder), StudySettings.model_validate(settings), given)
     except UserError as error:
         return str(error)
     return ""

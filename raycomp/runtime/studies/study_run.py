@@ -30,7 +30,7 @@ from raycomp.storage.tables import read_table, write_rows
 BEST = 10  # architectures whose mean is followed over a search (YOCO-BERT, Fig. 3)
 
 
-class Stopwatch(Progress):
+class StageTimer(Progress):
     """Writes how long each stage of a run took, the start that ended it alone, and which one runs now."""
 
     def __init__(self, run_dir: Path) -> None:
@@ -40,14 +40,14 @@ class Stopwatch(Progress):
     @contextmanager
     def bar(self, name: str) -> Iterator[Update]:
         """Time the block."""
-        began, before = time.perf_counter(), stages(self._path.parent)
+        began, before = time.perf_counter(), read_stage_seconds(self._path.parent)
         write_json(self._path, {"now": name, "seconds": before})
         yield lambda done, total, info: None
         taken = before.get(name, 0.0) + time.perf_counter() - began
         write_json(self._path, {"now": "", "seconds": {**before, name: taken}})
 
 
-def stages(run_dir: Path) -> dict[str, float]:
+def read_stage_seconds(run_dir: Path) -> dict[str, float]:
     """Return the wall seconds of each stage of a run that a Stopwatch saw end."""
     try:
         return dict(json.loads((run_dir / "stages.json").read_text())["seconds"])
@@ -55,7 +55,7 @@ def stages(run_dir: Path) -> dict[str, float]:
         return {}
 
 
-def run_cell(folder: Path, settings: StudySettings, cell: StudyRun) -> None:
+def execute_study_run(folder: Path, settings: StudySettings, cell: StudyRun) -> None:
     """Run a cell to its end and write its rows into the study's folder.
 
     Raises:
@@ -67,13 +67,13 @@ def run_cell(folder: Path, settings: StudySettings, cell: StudyRun) -> None:
         searched = _searched(folder, settings, cell)
         cell = cell.with_structure(_structure(searched))
     if searched is not None and (job := _equal_run(searched, cell)) is not None:
-        found = rows(searched, settings, replace(cell, job=job))
+        found = ablation_rows(searched, settings, replace(cell, job=job))
         found = [row for row in found if row["metric"] != "seconds"]  # they were the search's
     else:
         run_dir = runs / cell.job.run_id
-        reuse_artifacts(cell.parts, run_dir)
-        run_job(cell.job, runs, Stopwatch(run_dir))
-        found = rows(run_dir, settings, cell)
+        reuse_artifacts(cell.artifact_keys, run_dir)
+        run_job(cell.job, runs, StageTimer(run_dir))
+        found = ablation_rows(run_dir, settings, cell)
     write_rows(folder, "ablations", found, cell.name)
 
 
@@ -108,7 +108,7 @@ def _equal_run(searched: Path, cell: StudyRun) -> Job | None:
     return job if mine == other else None
 
 
-def rows(run_dir: Path, settings: StudySettings, cell: StudyRun) -> list[dict[str, Any]]:
+def ablation_rows(run_dir: Path, settings: StudySettings, cell: StudyRun) -> list[dict[str, Any]]:
     """Return all that a finished run says of its cell."""
     context = RunContext(cell.job, run_dir)
     common = {
@@ -138,7 +138,7 @@ def rows(run_dir: Path, settings: StudySettings, cell: StudyRun) -> list[dict[st
     found += _search(context)
     found += [
         {"budget": name, "metric": "seconds", "value": seconds}
-        for name, seconds in stages(run_dir).items()
+        for name, seconds in read_stage_seconds(run_dir).items()
     ]
     return [{**common, **row} for row in found]
 

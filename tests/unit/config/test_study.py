@@ -8,7 +8,7 @@ import pytest
 
 from raycomp.cli import main as cli
 from raycomp.config.loader import load_job
-from raycomp.config.study import flatten, is_study_file, load_study_file, parse_study, part_keys
+from raycomp.config.study import artifact_keys, flatten, is_study_file, load_study_file, parse_study
 from raycomp.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -53,25 +53,25 @@ def given(tiny_job: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_study_is_a_grid_of_ordinary_jobs(path: Path) -> None:
     study = load_study_file(path)
-    assert [(c.variant, c.task, c.seed) for c in study.cells] == [
+    assert [(c.variant, c.task, c.seed) for c in study.runs] == [
         (v, t, s) for v in ("both", "explore") for t in ("glue/mrpc", "glue/sst2") for s in (0, 1, 2)
     ]
-    first, last = study.cells[0].job, study.cells[-1].job
+    first, last = study.runs[0].job, study.runs[-1].job
     assert (first.task.name, first.run.seed, first.train.mode) == ("glue/mrpc", 0, "eesng")
     assert (last.task.name, last.run.seed, last.train.mode) == ("glue/sst2", 2, "explore")
     assert (first.budget[0].encoder_params, last.budget[0].encoder_params) == ("0.5x", "0.4x")
     assert first.task.max_length == last.task.max_length == 32
-    assert len({c.job.run_id for c in study.cells}) == 12
-    assert study.cells[0].name == "both-glue-mrpc-s0"
+    assert len({c.job.run_id for c in study.runs}) == 12
+    assert study.runs[0].name == "both-glue-mrpc-s0"
 
 
 def test_presets_and_overrides(path: Path) -> None:
     small = load_study_file(path, ["train.epochs=1", 'study.tasks=["demo/polarity"]'], "small")
-    assert [(c.variant, c.task, c.seed) for c in small.cells] == [
+    assert [(c.variant, c.task, c.seed) for c in small.runs] == [
         ("both", "demo/polarity", 7), ("explore", "demo/polarity", 7),
     ]  # fmt: skip
-    assert small.cells[0].job.task.limit == 100
-    assert small.cells[0].job.train.epochs == 1
+    assert small.runs[0].job.task.limit == 100
+    assert small.runs[0].job.train.epochs == 1
     assert small.id != load_study_file(path).id
     assert load_study_file(path).id == load_study_file(path).id
     with pytest.raises(UserError, match="allowed: small"):
@@ -143,7 +143,7 @@ def keys(given: dict[str, Any], **changes: Any) -> dict[str, str]:
         {"name": "a", "set": {k.replace("__", "."): v for k, v in changes.items()}}
     ]
     job["study"]["seeds"] = [0]
-    return part_keys(parse_study(job).cells[0].job)
+    return artifact_keys(parse_study(job).runs[0].job)
 
 
 def test_parts_are_shared_where_every_setting_that_they_rest_on_is_equal(given: dict[str, Any]) -> None:
@@ -173,9 +173,9 @@ def test_parts_are_shared_where_every_setting_that_they_rest_on_is_equal(given: 
 
 def test_seeds_share_nothing_and_a_fresh_cell_its_teacher_alone(given: dict[str, Any]) -> None:
     given["study"]["variant"] = [{"name": "a"}, {"name": "b", "fresh": True}]
-    cells = parse_study(given).cells
-    assert cells[0].parts["teacher"] != cells[1].parts["teacher"]
-    assert cells[3].parts == {"teacher": cells[0].parts["teacher"]}
+    cells = parse_study(given).runs
+    assert cells[0].artifact_keys["teacher"] != cells[1].artifact_keys["teacher"]
+    assert cells[3].artifact_keys == {"teacher": cells[0].artifact_keys["teacher"]}
 
 
 def test_a_structure_of_another_task_is_waited_for(given: dict[str, Any]) -> None:
@@ -185,7 +185,7 @@ def test_a_structure_of_another_task_is_waited_for(given: dict[str, Any]) -> Non
         "tasks": ["glue/rte", "glue/mrpc"],
         "variant": [{"name": "searched"}, {"name": "from-rte", "structure_of": "glue/rte"}],
     }
-    cells = parse_study(given).cells
+    cells = parse_study(given).runs
     assert [c.structure_of for c in cells] == [None] * 6 + ["glue/rte"] * 6
     ready = cells[-1].with_structure('{"layers":1}')
     assert ready.job.adabert.structure == '{"layers":1}'
@@ -201,7 +201,7 @@ def test_every_ready_study_is_valid(path: Path, preset: str) -> None:
     study = load_study_file(path, None, preset)
     assert study.settings.name == path.stem
     assert preset or len(study.settings.seeds) >= 3
-    budgets = {b.name for c in study.cells for b in c.job.budget} | {"cnn", "teacher"}
+    budgets = {b.name for c in study.runs for b in c.job.budget} | {"cnn", "teacher"}
     for figures in study.settings.published.values():
         for values in figures.values():
             assert set(values) <= budgets

@@ -15,10 +15,10 @@ from raycomp.methods.adabert.structure import Structure, given_structure, random
 from raycomp.methods.context import RunContext
 from raycomp.runtime.pipeline.adabert import _train
 from raycomp.runtime.pipeline.adabert_deploy import trials
-from raycomp.runtime.pipeline.artifact_reuse import PARTS, reuse_artifacts
+from raycomp.runtime.pipeline.artifact_reuse import ARTIFACT_FILES, reuse_artifacts
 from raycomp.runtime.pipeline.finetune import targets, too_many
-from raycomp.runtime.studies.study import rounds, threads_each
-from raycomp.runtime.studies.study_run import Stopwatch, _equal_run, stages
+from raycomp.runtime.studies.study import plan_batches, threads_per_run
+from raycomp.runtime.studies.study_run import StageTimer, _equal_run, read_stage_seconds
 from raycomp.runtime.training.distillation_data import DistillationData
 from raycomp.storage.files import write_json, write_text
 
@@ -30,13 +30,13 @@ def study(job: dict[str, Any], variants: list[dict[str, Any]], **more: Any) -> S
 
 
 def finished(
-    cell: StudyRun, runs: Path, teacher: str = "0.5", parts: tuple[str, ...] = tuple(PARTS)
+    cell: StudyRun, runs: Path, teacher: str = "0.5", parts: tuple[str, ...] = tuple(ARTIFACT_FILES)
 ) -> Path:
     """Write a run's folder with files that say who made them."""
     run = runs / cell.job.run_id
     write_json(run / "job.json", cell.job.model_dump(mode="json"))
     for part in parts:
-        for pattern in PARTS[part]:
+        for pattern in ARTIFACT_FILES[part]:
             name = pattern.replace("*", "validation")
             write_text(run / name, teacher if name == "teacher/score.json" else f"{name} of {run.name}")
     return run
@@ -56,13 +56,13 @@ def test_what_two_cells_share_is_made_in_an_earlier_round(tiny_job: dict[str, An
             {"name": "d", "fresh": True},
         ],
     )
-    every = list(found.cells)
-    assert names(list(rounds(every, found.settings, set()))) == [
+    every = list(found.runs)
+    assert names(list(plan_batches(every, found.settings, set()))) == [
         ["a-train-s0", "a-train-s1"],
         ["b-train-s0", "b-train-s1", "c-train-s0", "c-train-s1", "d-train-s0", "d-train-s1"],
     ]
     left = [c for c in every if c.variant != "a"]  # a is finished: b, c and d find its teachers
-    first, *_ = rounds(left, found.settings, {"a-train-s0", "a-train-s1"})
+    first, *_ = plan_batches(left, found.settings, {"a-train-s0", "a-train-s1"})
     assert [c.name for c in first][:2] == ["b-train-s0", "b-train-s1"]
 
 
@@ -71,7 +71,7 @@ def test_a_cell_waits_for_the_structure_that_it_takes(tiny_job: dict[str, Any]) 
     tiny_job["adabert"] = {"child": "scratch"}
     variants = [{"name": "own"}, {"name": "from-rte", "structure_of": "glue/rte"}]
     found = study(tiny_job, variants, tasks=["glue/mrpc", "glue/rte"], seeds=[0])
-    assert names(list(rounds(list(found.cells), found.settings, set()))) == [
+    assert names(list(plan_batches(list(found.runs), found.settings, set()))) == [
         ["own-glue-mrpc-s0", "own-glue-rte-s0"],
         ["from-rte-glue-mrpc-s0", "from-rte-glue-rte-s0"],
     ]
@@ -88,7 +88,7 @@ def test_a_structure_is_not_trained_again_on_its_own_task(
         {"name": "longer", "structure_of": "glue/rte", "set": {"adabert.child_epochs": 11.0}},
     ]
     found = study(tiny_job, variants, tasks=["glue/mrpc", "glue/rte"], seeds=[0])
-    cells = {c.name: c for c in found.cells}
+    cells = {c.name: c for c in found.runs}
     searched = finished(cells["own-glue-rte-s0"], tmp_path)
     structure = random_structure(2, 3, OPERATIONS, 0).to_json()
     equal = {
@@ -114,15 +114,17 @@ def test_parts_are_taken_from_an_equal_run_alone(tiny_job: dict[str, Any], tmp_p
         ],
         seeds=[0],
     )
-    cells = {c.variant: c for c in found.cells}
+    cells = {c.variant: c for c in found.runs}
     a = finished(cells["a"], tmp_path, parts=("teacher", "supernet"))
-    taken = {v: reuse_artifacts(c.parts, tmp_path / c.job.run_id) for v, c in cells.items() if v != "a"}
+    taken = {
+        v: reuse_artifacts(c.artifact_keys, tmp_path / c.job.run_id) for v, c in cells.items() if v != "a"
+    }
     assert taken == {
         "b": {"teacher": a.name, "supernet": a.name}, "c": {"teacher": a.name}, "d": {},
         "e": {"teacher": a.name},
     }  # fmt: skip
     b = tmp_path / cells["b"].job.run_id
-    for pattern in (*PARTS["teacher"], *PARTS["supernet"]):
+    for pattern in (*ARTIFACT_FILES["teacher"], *ARTIFACT_FILES["supernet"]):
         name = pattern.replace("*", "validation")
         assert (b / name).read_text() == (a / name).read_text()
     assert json.loads((b / "shared.json").read_text()) == taken["b"]
@@ -136,27 +138,27 @@ def test_parts_are_taken_from_an_equal_run_alone(tiny_job: dict[str, Any], tmp_p
 def test_a_part_that_is_not_whole_or_rests_on_another_teacher_is_left(
     tiny_job: dict[str, Any], tmp_path: Path
 ) -> None:
-    cells = study(tiny_job, [{"name": "a"}, {"name": "b"}, {"name": "c"}], seeds=[0]).cells
+    cells = study(tiny_job, [{"name": "a"}, {"name": "b"}, {"name": "c"}], seeds=[0]).runs
     a = finished(cells[0], tmp_path, parts=("teacher", "supernet"))
     (a / "supernet" / "sampler.json").unlink()
     b = finished(cells[1], tmp_path, teacher="0.6", parts=("teacher",))
-    assert reuse_artifacts(cells[1].parts, b) == {}
+    assert reuse_artifacts(cells[1].artifact_keys, b) == {}
     write_text(a / "supernet" / "sampler.json", "{}")
-    assert reuse_artifacts(cells[1].parts, b) == {}  # a's super-network rests on a's teacher
+    assert reuse_artifacts(cells[1].artifact_keys, b) == {}  # a's super-network rests on a's teacher
     assert "of " + b.name in (b / "teacher" / "network.safetensors").read_text()
     write_text(a / "job.json", "{}")  # of another version
-    assert reuse_artifacts(cells[2].parts, tmp_path / cells[2].job.run_id)["teacher"] == b.name
+    assert reuse_artifacts(cells[2].artifact_keys, tmp_path / cells[2].job.run_id)["teacher"] == b.name
 
 
 def test_a_stopwatch_adds_up_over_starts(tmp_path: Path) -> None:
     for _ in range(2):
-        with Stopwatch(tmp_path).bar("search"):
+        with StageTimer(tmp_path).bar("search"):
             assert json.loads((tmp_path / "stages.json").read_text())["now"] == "search"
-    first = stages(tmp_path)["search"]
-    with pytest.raises(KeyError), Stopwatch(tmp_path).bar("search"):
+    first = read_stage_seconds(tmp_path)["search"]
+    with pytest.raises(KeyError), StageTimer(tmp_path).bar("search"):
         raise KeyError  # a stage that failed is not counted
-    assert stages(tmp_path) == {"search": first}
-    assert stages(tmp_path / "none") == {}
+    assert read_stage_seconds(tmp_path) == {"search": first}
+    assert read_stage_seconds(tmp_path / "none") == {}
 
 
 def test_random_structures_are_seeded_and_never_empty() -> None:
@@ -211,4 +213,4 @@ def test_cells_that_run_together_share_a_node(
     monkeypatch: pytest.MonkeyPatch, together: int, threads: int
 ) -> None:
     monkeypatch.setattr("raycomp.runtime.studies.study.share_cpus", lambda count: 8 // count)
-    assert threads_each(together) == threads
+    assert threads_per_run(together) == threads

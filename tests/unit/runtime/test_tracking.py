@@ -16,7 +16,7 @@ from raycomp.config.loader import parse_job
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 from raycomp.runtime.pipeline import tracking as module
-from raycomp.runtime.pipeline.tracking import LiveView, check_live, live
+from raycomp.runtime.pipeline.tracking import TrackingFeed, check_trackers, track_run
 from raycomp.storage.tables import write_rows
 
 STEP = {"method": "yoco", "phase": "largest", "tokens": 100, "seconds": 0.5, "entropy": 2.0}
@@ -65,8 +65,8 @@ class Kept:
         pass
 
 
-def view(job: Job, run: Path, kept: Kept) -> LiveView:
-    made = LiveView(job, run)
+def view(job: Job, run: Path, kept: Kept) -> TrackingFeed:
+    made = TrackingFeed(job, run)
     made._sinks = [kept]
     made._budgets = {"small": SmallOnes()}  # type: ignore[dict-item]
     return made
@@ -84,16 +84,16 @@ def test_each_row_is_sent_once_also_by_the_next_process(tiny_job: dict[str, Any]
     first = view(given, tmp_path, kept)
     steps(tmp_path, 0, 3)
     scored(tmp_path, [0.5, 0.7, 0.6], (1, 3, 1))
-    first.look()
-    first.look()
+    first.send_new_rows()
+    first.send_new_rows()
     redone = steps(tmp_path, 3, 6)
-    first.look()
+    first.send_new_rows()
     redone.unlink()  # an attempt that died is rolled back, and redone in other portions
     steps(tmp_path, 3, 5)
     second = view(given, tmp_path, kept)
-    second.look()
+    second.send_new_rows()
     steps(tmp_path, 5, 8)
-    second.look()
+    second.send_new_rows()
     sent = [row for row in kept.rows if row[0] == "supernet"]
     assert [row[1] for row in sent] == list(range(8))
     assert sent[1][2] == {"loss": 0.5, "entropy": 2.0, "tokens_per_second": 200.0, "phase": 0.0}
@@ -116,10 +116,10 @@ def test_the_phase_goes_out_as_its_number_also_after_a_resume(
         write_rows(tmp_path, "steps", rows, f"{stage}-{first:09d}")
 
     write(0, 3, "supernet")
-    view(given, tmp_path, kept).look()
+    view(given, tmp_path, kept).send_new_rows()
     write(3, 4, "supernet")
     write(0, 1, "teacher")  # a training without phases has no number
-    view(given, tmp_path, kept).look()
+    view(given, tmp_path, kept).send_new_rows()
     # Whichever ran, of largest, heads-2, heads-1, ffn-32, ffn-16, depth-2, depth-1.
     assert [r[2]["phase"] for r in kept.rows if r[0] == "supernet"] == [0.0, 0.0, 1.0, 6.0]
     assert ["phase" in r[2] for r in kept.rows if r[0] == "teacher"] == [False]
@@ -139,7 +139,7 @@ def test_a_tracker_that_fails_is_told_once_and_tried_again(
     shown = view(job(tiny_job), tmp_path, kept)
     steps(tmp_path, 0, 3)
     for _ in range(4):
-        shown.look()
+        shown.send_new_rows()
     assert [row[1] for row in kept.rows if row[0] == "supernet"] == [0, 1, 2]
     assert caplog.text.count("figures cannot be sent: no route; the run goes on") == 1
 
@@ -158,10 +158,10 @@ def test_evaluations_that_could_not_be_sent_come_with_the_next(
     kept = Down()
     shown = view(job(tiny_job), tmp_path, kept)
     scored(tmp_path, [0.5, 0.7, 0.6])
-    shown.look()
-    shown.look()
+    shown.send_new_rows()
+    shown.send_new_rows()
     kept.up = True
-    shown.look()
+    shown.send_new_rows()
     assert [(row[1], row[2]["value"], row[2]["best-small"]) for row in kept.rows] == [
         (0, 0.5, 0.5), (1, 0.7, 0.7), (2, 0.6, 0.7),
     ]  # fmt: skip
@@ -182,7 +182,7 @@ def test_what_is_noted_as_sent_is_out_of_this_process(tiny_job: dict[str, Any], 
     kept = Late()
     shown = view(job(tiny_job), tmp_path, kept)
     steps(tmp_path, 0, 3)
-    shown.look()
+    shown.send_new_rows()
     assert kept.out == 3
     assert json.loads((tmp_path / "live.json").read_text())["sent"] == {"supernet": 2}
 
@@ -198,16 +198,16 @@ def test_what_a_second_flush_sent_is_noted(tiny_job: dict[str, Any], tmp_path: P
 
     shown = view(job(tiny_job), tmp_path, Away())
     steps(tmp_path, 0, 3)
-    shown.look()
+    shown.send_new_rows()
     assert not (tmp_path / "live.json").exists()
-    shown.look()
+    shown.send_new_rows()
     assert json.loads((tmp_path / "live.json").read_text())["sent"] == {"supernet": 2}
 
 
 def test_tensorboard_holds_the_figures(tiny_job: dict[str, Any], tmp_path: Path) -> None:
     from tensorboardX.proto.event_pb2 import Event
 
-    with live(job(tiny_job, "tensorboard"), tmp_path):
+    with track_run(job(tiny_job, "tensorboard"), tmp_path):
         steps(tmp_path, 0, 4)
     (file,) = (tmp_path / "tensorboard").iterdir()
     data, at, found = file.read_bytes(), 0, {}
@@ -229,7 +229,7 @@ def test_mlflow_holds_the_figures_in_one_run(
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     run = tmp_path / "run"
     for first in (0, 3):
-        with live(job(tiny_job, "mlflow"), run):
+        with track_run(job(tiny_job, "mlflow"), run):
             steps(run, first, first + 3)
     identity = json.loads((run / "live.json").read_text())["ids"]["mlflow"]
     client = mlflow.MlflowClient()
@@ -242,7 +242,7 @@ def test_wandb_works_offline(
     tiny_job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    with live(job(tiny_job, "wandb"), tmp_path):
+    with track_run(job(tiny_job, "wandb"), tmp_path):
         steps(tmp_path, 0, 3)
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     deadline = time.monotonic() + 30  # its service writes the file behind
@@ -258,8 +258,8 @@ def test_a_package_that_is_missing_is_named(
 ) -> None:
     monkeypatch.setitem(module._PACKAGES, "wandb", "no_such_package_here")
     with pytest.raises(UserError, match=r"'wandb', whose package is not installed: pip install"):
-        check_live(job(tiny_job, "wandb"))
-    check_live(job(tiny_job, "tensorboard"))
+        check_trackers(job(tiny_job, "wandb"))
+    check_trackers(job(tiny_job, "tensorboard"))
 
 
 def test_trackers_are_no_part_of_a_run_s_identity(tiny_job: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 PACKAGES = ("raycomp", "torch", "ray", "transformers", "datasets", "numpy", "pandas", "plotly")
 
 
-def environment() -> dict[str, str]:
+def describe_environment() -> dict[str, str]:
     """Return the versions of Python and of the packages, the system, and the number of CPUs.
 
     Nothing is imported for it. A package that is not installed is left out.
