@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
-from raycomp.deployment.latency import p50_latencies_ms
+from raycomp.deployment.latency import measure_latencies_ms
 from raycomp.methods.adabert.cnn_model import RaycompCnnForSequenceClassification
 from raycomp.methods.adabert.compiler import compiled_config, compiled_macs
 from raycomp.methods.adabert.structure import Structure
@@ -47,7 +47,7 @@ def main() -> None:
         structure = Structure(layers, searched.operations, searched.nodes)
         networks.append(RaycompCnnForSequenceClassification(compiled_config(shape, structure)).eval())
     for batch in args.batches:
-        medians = p50_latencies_ms(
+        medians = measure_latencies_ms(
             [_forward(n) for n in networks], VOCABULARY,
             length=LENGTH, batch=batch, runs=args.runs if batch > 1 else 8 * args.runs, warmup=1,
         )  # fmt: skip

@@ -38,12 +38,12 @@ from raycomp.encoder.elastic import WORD_EMBEDDING
 from raycomp.methods.yoco.eesng import EESNG, EESNGSettings
 from raycomp.methods.yoco.schedule import Schedule, phases
 from raycomp.report.growth import Point, exponent, lines
-from raycomp.search.searchers import Budget, make_searcher
+from raycomp.search.searchers import SearchBudget, make_searcher
 from raycomp.search.setup import SearchSetup
 from raycomp.search.space import SearchSpace
 from raycomp.storage.files import write_json
-from raycomp.training.evaluation import predict
-from raycomp.training.supernet_step import union
+from raycomp.training.evaluation import predict_logits
+from raycomp.training.supernet_step import enclosing_architecture
 
 CPU = torch.device("cpu")
 SLEEP_SECONDS = 0.05
@@ -192,7 +192,7 @@ def _one_worker(settings: Settings) -> tuple[float, float]:
     taken = float(np.median(turns([seconds(epoch)], settings.runs)[0])) / len(held)
     torch.set_num_threads(threads)
     parameters = dict(model.named_parameters())
-    active = model.active_parameters(union(open_sampler(context).ask(0)))
+    active = model.active_parameters(enclosing_architecture(open_sampler(context).ask(0)))
     sent = sum(parameters[name][where].numel() for name, where in active if name != WORD_EMBEDDING)
     words = float(np.mean([len(b.input_ids.unique()) for b in held]))  # of the table, a batch's alone
     return taken, 4.0 * (sent + words * parameters[WORD_EMBEDDING].shape[1])
@@ -252,7 +252,7 @@ def space(settings: Settings, network: Network) -> list[Point]:
     """Milliseconds of one ask, tell and uniform draw, by the size of the space."""
     rows, steps = [], 5 if settings.quick else 200
     for held in SPACES.values():
-        size = float(held.size())
+        size = float(held.num_architectures())
         for name, count, work in _calls(held, steps):
             taken = float(np.median(turns([seconds(work)], settings.runs)[0]))
             rows.append(Point("space", name, size, 1000 * taken / count, "ms"))
@@ -272,7 +272,7 @@ def _calls(held: SearchSpace, steps: int) -> list[tuple[str, int, Callable[[], o
     rng, done = np.random.default_rng(0), 0
     limit = 0.5 * cost(held.largest())
     searcher = make_searcher(
-        "sng", held, sampler.state_dict(), Budget(cost, limit, cost(held.largest())), 0
+        "sng", held, sampler.state_dict(), SearchBudget(cost, limit, cost(held.largest())), 0
     )
 
     def train() -> None:
@@ -311,7 +311,7 @@ def data(settings: Settings, network: Network) -> list[Point]:
             "tokenising": lambda s=split: tokenise(  # type: ignore[misc]
                 s, lambda: context.tokenizer, context.facts.tokenizer, 64, None
             ),
-            "scoring the smallest network": lambda f=few: predict(  # type: ignore[misc]
+            "scoring the smallest network": lambda f=few: predict_logits(  # type: ignore[misc]
                 lambda batch: model(batch, arch).logits, f, pad_id=context.pad_id,
                 max_tokens=4096, precision="fp32", device=CPU,
             ),

@@ -30,7 +30,7 @@ from typing import Any
 
 from raycomp.config.loader import parse_job
 from raycomp.encoder.architecture import Architecture
-from raycomp.encoder.cost import Shape
+from raycomp.encoder.cost import EncoderShape
 from raycomp.methods.yoco.plan import build_sampler, train_plan
 from raycomp.runtime.cluster.connect import embed, ray
 from raycomp.runtime.scoring.deployment_search import search_all
@@ -40,7 +40,7 @@ from raycomp.storage.files import write_json
 from raycomp.storage.tables import part_files, read_table
 
 LAYERS, HEADS, FFN = 6, (2, 4, 8, 12), (256, 512, 1024, 1536)
-SHAPE = Shape(
+SHAPE = EncoderShape(
     vocab_size=30522, hidden_size=384, embedding_size=384, head_size=32, layer_heads=(12,) * LAYERS,
     layer_ffn=(1536,) * LAYERS, max_position_embeddings=512, type_vocab_size=2, num_labels=2,
 )  # fmt: skip

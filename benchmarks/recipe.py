@@ -26,18 +26,18 @@ from raycomp.config.loader import load_job
 from raycomp.data.batches import TrainPlan, collate
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder, ElasticOutput
-from raycomp.encoder.importance import reorder, scores
+from raycomp.encoder.importance import measure_importance, reorder_by_importance
 from raycomp.methods.context import RunContext
 from raycomp.methods.yoco.plan import build_sampler, plan_schedule, train_plan
-from raycomp.search.moves import fit_to
-from raycomp.search.searchers import load_theta
+from raycomp.search.moves import fit_to_limit
+from raycomp.search.searchers import load_distribution
 from raycomp.storage.tensors import load_weights, save_tensors
-from raycomp.training.evaluation import predict, score
+from raycomp.training.evaluation import predict_logits, score_logits
 from raycomp.training.loop import StepResult, fit
 from raycomp.training.objectives import label_loss
 from raycomp.training.optimizers import LinearDecay, Updater, resolve_precision
 from raycomp.training.sliced_optimizer import SliceUpdater
-from raycomp.training.supernet_step import SuperStep
+from raycomp.training.supernet_step import SupernetStep
 from raycomp.training.teacher_step import TeacherStep
 
 CPU = torch.device("cpu")
@@ -115,29 +115,29 @@ def _supernet(
     plan = TrainPlan(tokens.lengths, settings.batch_size, job.run.seed)
     if job.space.reorder:
         batches = [collate(tokens, plan.rows(i), context.pad_id) for i in range(32)]
-        found = scores(teacher, batches, lambda out, b: label_loss(out, b.labels, b.total))
-        reorder(model, found)
+        found = measure_importance(teacher, batches, lambda out, b: label_loss(out, b.labels, b.total))
+        reorder_by_importance(model, found)
     agreed = train_plan(job, context.space, context.shape, len(tokens))
     sampler, schedule = build_sampler(job, agreed), plan_schedule(agreed)
-    stretches: tuple[int, ...] = (0, schedule.total)
+    phase_starts: tuple[int, ...] = (0, schedule.total)
     if settings.schedule == "phase":
         firsts = {schedule.first_step(i) for i in range(len(schedule.phases))}
-        stretches = tuple(sorted({*firsts, schedule.total}))
+        phase_starts = tuple(sorted({*firsts, schedule.total}))
     model.set_dropout(settings.dropout)
     model.embeddings.word.weight.requires_grad_(not settings.freeze_embeddings)
     updater = SliceUpdater(
         model,
-        LinearDecay(settings.learning_rate, settings.warmup, stretches),
+        LinearDecay(settings.learning_rate, settings.warmup, phase_starts),
         weight_decay=settings.weight_decay,
         clip=settings.clip,
-        fresh_at=stretches if settings.schedule == "phase" else (),
+        reset_at=phase_starts if settings.schedule == "phase" else (),
     )
     hidden, seen = settings.distill == "hidden", [0]
 
     def teach(batch: Any) -> ElasticOutput:
         return teacher(batch, None, hidden=hidden)
 
-    step = SuperStep(
+    step = SupernetStep(
         model,
         sampler,
         updater,
@@ -167,7 +167,7 @@ def _shares(
     teacher: float,
 ) -> dict[str, Any]:
     costs, rng = context.costs, np.random.default_rng(7)
-    theta, joint = load_theta(context.space, state)
+    theta, joint = load_distribution(context.space, state)
 
     def cost(arch: Architecture) -> float:
         return float(costs.cost("encoder_params", arch))
@@ -185,7 +185,7 @@ def _shares(
                 if uniform
                 else context.space.decode(theta.sample(rng), joint)
             )
-            arch = fit_to(drawn, context.space, cost, limit, rng)
+            arch = fit_to_limit(drawn, context.space, cost, limit, rng)
             if arch is not None and arch not in archs:
                 archs[arch] = _value(context, model, arch, "selection", precision)
         best = max(archs, key=lambda a: (archs[a][0], -archs[a][1]))
@@ -210,7 +210,7 @@ def _value(
     context: RunContext, model: ElasticEncoder, arch: Architecture | None, split: str, precision: str
 ) -> tuple[float, float]:
     tokens = context.tokens(split)
-    logits = predict(
+    logits = predict_logits(
         lambda b: model(b, arch).logits,
         tokens,
         pad_id=context.pad_id,
@@ -218,7 +218,7 @@ def _value(
         precision=precision,
         device=CPU,
     )
-    found = score(context.metrics, tokens, logits)
+    found = score_logits(context.metrics, tokens, logits)
     return found.values[context.primary], found.loss
 
 

@@ -24,7 +24,7 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.methods.context import RunContext
 from raycomp.search.searchers import Searcher, make_searcher
-from raycomp.training.evaluation import predict, score
+from raycomp.training.evaluation import predict_logits, score_logits
 
 NAMES = ("random", "sng", "evolution")
 CPU = torch.device("cpu")
@@ -42,7 +42,7 @@ class Scores:
         new = [a for a in dict.fromkeys(archs) if a not in self._known]
         if new:
             context, tokens = self.context, self.context.tokens("selection")
-            logits = predict(
+            logits = predict_logits(
                 lambda batch: self._model.forward_many(batch, new),
                 tokens,
                 pad_id=context.pad_id,
@@ -51,7 +51,7 @@ class Scores:
                 device=CPU,
             )
             for arch, each in zip(new, logits, strict=True):
-                found = score(context.metrics, tokens, each)
+                found = score_logits(context.metrics, tokens, each)
                 self._known[arch] = (found.values[context.primary], found.loss)
         return [self._known[a] for a in archs]
 
@@ -69,7 +69,7 @@ def curve(scores: Scores, name: str, seed: int, batch: int, total: int) -> list[
         for arch, (value, _) in zip(archs, told, strict=True):
             if arch not in known:
                 known.add(arch)
-                best = max(best, value) if budget.met(arch) else best
+                best = max(best, value) if budget.is_met_by(arch) else best
                 found.append(best)
         if len(known) == before:
             break  # nothing new to ask

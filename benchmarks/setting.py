@@ -21,11 +21,11 @@ from raycomp.encoder.layers import EncoderConfig
 from raycomp.methods.context import RunContext
 from raycomp.methods.yoco.eesng import EESNG
 from raycomp.methods.yoco.plan import build_sampler, train_plan
-from raycomp.search.moves import fit_to
+from raycomp.search.moves import fit_to_limit
 from raycomp.training.objectives import label_loss
-from raycomp.training.optimizers import LinearDecay, Reduce, Updater, autocast
+from raycomp.training.optimizers import AllReduce, LinearDecay, Updater, autocast
 from raycomp.training.sliced_optimizer import SliceUpdater
-from raycomp.training.supernet_step import SuperStep
+from raycomp.training.supernet_step import SupernetStep
 
 ROOT = Path(__file__).parents[1]
 RATE = LinearDecay(1e-5, 0.1, (0, 100_000))
@@ -100,11 +100,13 @@ def bert(network: ElasticEncoder) -> BertForSequenceClassification:
         pad_token_id=c.pad_token_id,
     )  # fmt: skip
     model = BertForSequenceClassification(config)
-    model.load_state_dict(to_family("bert", EncoderConfig.of(c), network.state_dict()), strict=False)
+    model.load_state_dict(
+        to_family("bert", EncoderConfig.from_config(c), network.state_dict()), strict=False
+    )
     return model
 
 
-def updater(model: nn.Module, reduce: Reduce | None = None) -> Updater:
+def updater(model: nn.Module, reduce: AllReduce | None = None) -> Updater:
     """Return the updater of a training of this project."""
     return Updater(model, RATE, weight_decay=0.0, clip=1.0, reduce=reduce)
 
@@ -164,10 +166,10 @@ def super_step(
     device: torch.device,
     *,
     teacher: Any = None,
-    reduce: Reduce | None = None,
-) -> SuperStep:
+    reduce: AllReduce | None = None,
+) -> SupernetStep:
     """Return the project's training step; with a teacher it also matches hidden states."""
-    return SuperStep(
+    return SupernetStep(
         model, sampler, SliceUpdater(model, RATE, weight_decay=0.0, clip=1.0, reduce=reduce),
         teacher=teacher,
         distill="none" if teacher is None else "hidden", regression=False,
@@ -183,6 +185,7 @@ def halves(context: RunContext, count: int, share: float = 0.5) -> list[Architec
 
     rng, limit = np.random.default_rng(0), share * cost(context.space.largest())
     fitted = [
-        fit_to(context.space.sample_uniform(rng), context.space, cost, limit, rng) for _ in range(count)
+        fit_to_limit(context.space.sample_uniform(rng), context.space, cost, limit, rng)
+        for _ in range(count)
     ]
     return [a for a in fitted if a is not None]

@@ -16,14 +16,14 @@ from typing import Any
 
 from benchmarks.setting import open_sampler, workplace
 from raycomp.encoder.architecture import Architecture
-from raycomp.encoder.cost import Shape
-from raycomp.search.searchers import opening
+from raycomp.encoder.cost import EncoderShape
+from raycomp.search.searchers import shared_initial_set
 from raycomp.storage.files import read_json
 
 SEED = 17
 
 
-def products(shape: Shape, heads: int, ffn: int, length: int, asking: int) -> tuple[int, int]:
+def products(shape: EncoderShape, heads: int, ffn: int, length: int, asking: int) -> tuple[int, int]:
     """Return the multiply-adds of a layer's attention and of its FFN on one text.
 
     Args:
@@ -37,7 +37,9 @@ def products(shape: Shape, heads: int, ffn: int, length: int, asking: int) -> tu
     return attention, 2 * asking * hidden * ffn
 
 
-def counted(archs: Sequence[Architecture], shape: Shape, length: int, *, first: bool) -> tuple[int, int]:
+def counted(
+    archs: Sequence[Architecture], shape: EncoderShape, length: int, *, first: bool
+) -> tuple[int, int]:
     """Return the multiply-adds of all architectures, each by itself and together.
 
     Args:
@@ -72,7 +74,7 @@ def main() -> None:
     state = read_json(args.state) if args.state else open_sampler(context).state_dict()
     budgets = [context.budget(settings) for settings in context.job.budget]
     for count in args.counts:
-        archs = opening(context.space, state, budgets, count, SEED)
+        archs = shared_initial_set(context.space, state, budgets, count, SEED)
         whole, _ = counted(archs, context.shape, args.length, first=False)
         alone, together = counted(archs, context.shape, args.length, first=True)
         print(

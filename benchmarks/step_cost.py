@@ -24,12 +24,12 @@ from raycomp.training.loop import TrainStep
 from raycomp.training.optimizers import (
     LinearDecay,
     Updater,
-    bf16_speedup,
-    matmul_flops,
+    measure_bf16_speedup,
+    measure_matmul_flops,
     resolve_precision,
 )
 from raycomp.training.sliced_optimizer import SliceUpdater
-from raycomp.training.supernet_step import SuperStep
+from raycomp.training.supernet_step import SupernetStep
 from raycomp.training.teacher_step import TeacherStep
 
 CPU, WARM, STEPS = torch.device("cpu"), 3, 15
@@ -65,7 +65,7 @@ def main() -> None:
         for dropout in (0.0, 0.1):
             model = context.network()
             model.set_dropout(dropout)
-            step = SuperStep(
+            step = SupernetStep(
                 model,
                 build_sampler(job, agreed),
                 SliceUpdater(model, LinearDecay(1e-5, 0.1, (0, 1000)), weight_decay=0.0, clip=1.0),
@@ -79,9 +79,9 @@ def main() -> None:
             name = f"super-network, distill {distill}"
             rows.append({"step": name, "dropout": dropout, "seconds": seconds, "ratio": seconds / plain})
     full = context.costs.cost("flops", context.space.largest()) / job.task.max_length
-    used = 3 * full * float(tokens.lengths.mean()) * 32 / plain / matmul_flops(precision)
+    used = 3 * full * float(tokens.lengths.mean()) * 32 / plain / measure_matmul_flops(precision)
     print(f"fine-tuning reaches {used:.2f} of the speed of a matrix product")
-    frame = pd.DataFrame(rows).assign(precision=precision, bf16_speedup=bf16_speedup())
+    frame = pd.DataFrame(rows).assign(precision=precision, bf16_speedup=measure_bf16_speedup())
     out = Path("runs/benchmarks")
     out.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(out / "step_cost.parquet")

@@ -22,10 +22,10 @@ from transformers import AutoModelForSequenceClassification, get_linear_schedule
 
 from raycomp.config.loader import load_job
 from raycomp.data.batches import Batch, TrainPlan, collate
-from raycomp.encoder.pretrained import source_of
+from raycomp.encoder.pretrained import model_source
 from raycomp.methods.context import RunContext
 from raycomp.runtime.training.elastic_tasks import TeacherTask
-from raycomp.training.evaluation import predict, score
+from raycomp.training.evaluation import predict_logits, score_logits
 from raycomp.training.loop import fit
 
 CPU = torch.device("cpu")
@@ -81,7 +81,7 @@ def _plain(context: RunContext) -> Any:
     job, tokens = context.job, context.tokens("train")
     torch.manual_seed(job.run.seed)
     model = AutoModelForSequenceClassification.from_pretrained(  # nosec B615  # the job's own model
-        source_of(job.model.name), num_labels=context.task.num_labels
+        model_source(job.model.name), num_labels=context.task.num_labels
     )
     settings = job.teacher
     steps = -(-len(tokens) // settings.batch_size)
@@ -125,10 +125,10 @@ def _plain(context: RunContext) -> Any:
 
 def _value(context: RunContext, forward: Any, split: str) -> float:
     tokens = context.tokens(split)
-    logits = predict(
+    logits = predict_logits(
         forward, tokens, pad_id=context.pad_id, max_tokens=8192, precision="fp32", device=CPU
     )
-    return float(score(context.metrics, tokens, logits).values[context.primary])
+    return float(score_logits(context.metrics, tokens, logits).values[context.primary])
 
 
 if __name__ == "__main__":

@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from raycomp.search.distribution import Categoricals
+from raycomp.search.distribution import ArchitectureDistribution
 from raycomp.search.space import SearchSpace
-from raycomp.search.updates import ASNG, Raw, UpdateRule
+from raycomp.search.updates import ASNG, PrintedRule, UpdateRule
 
 SPACE = SearchSpace(4, (2, 3, 4), (1, 2, 4), (16, 32, 64))
 BEST = np.array([1, 2, 0, 1, 1, 0, 2, 2, 1])
 RULES = {
-    "raw": lambda d: Raw(),
+    "raw": lambda d: PrintedRule(),
     "sng 1.0": lambda d: ASNG(d, adapt=False),
     "asng 1.0": lambda d: ASNG(d),
     "asng 0.3": lambda d: ASNG(d, delta=0.3),
@@ -33,7 +33,7 @@ RULES = {
 
 
 def walk(rule_name: str, block: int, seed: int, noise_only: bool, marks: list[int]) -> list[float]:
-    dist = Categoricals(SPACE.variables())
+    dist = ArchitectureDistribution(SPACE.variables())
     rule: UpdateRule = RULES[rule_name](dist)
     rng, start, found = np.random.default_rng(seed), dist.entropy(), []
     drawn: list[np.ndarray] = []
@@ -49,7 +49,7 @@ def walk(rule_name: str, block: int, seed: int, noise_only: bool, marks: list[in
     return found
 
 
-def _one(dist: Categoricals, rng: np.random.Generator) -> list[int]:
+def _one(dist: ArchitectureDistribution, rng: np.random.Generator) -> list[int]:
     row = dist.sample(rng)
     depth = SPACE.depth[int(row[0])]
     return [c if i == 0 or (i - 1) // 2 < depth else -1 for i, c in enumerate(row)]

@@ -20,8 +20,8 @@ from raycomp.data.tokens import TokenSplit
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.methods.context import RunContext
-from raycomp.search.searchers import opening
-from raycomp.training.evaluation import predict, score
+from raycomp.search.searchers import shared_initial_set
+from raycomp.training.evaluation import predict_logits, score_logits
 from raycomp.training.optimizers import autocast, resolve_precision
 
 EVERY = 16
@@ -40,7 +40,7 @@ def measure(settings: Settings) -> list[Claim]:
 
     def ours() -> float:
         began = time.perf_counter()
-        logits = predict(
+        logits = predict_logits(
             lambda batch: network.forward_many(batch, archs),
             tokens,
             pad_id=context.pad_id,
@@ -49,7 +49,7 @@ def measure(settings: Settings) -> list[Claim]:
             device=device,
         )
         for each in logits:
-            score(context.metrics, tokens, each)
+            score_logits(context.metrics, tokens, each)
         return len(archs) / (time.perf_counter() - began)
 
     def theirs() -> float:
@@ -66,7 +66,7 @@ def measure(settings: Settings) -> list[Claim]:
 def asked(context: RunContext, count: int) -> list[Architecture]:
     """Return what the job's budgets ask for together at the beginning of their search."""
     budgets = [context.budget(b) for b in context.job.budget]
-    return opening(context.space, open_sampler(context).state_dict(), budgets, count, 0)
+    return shared_initial_set(context.space, open_sampler(context).state_dict(), budgets, count, 0)
 
 
 def first_rows(tokens: TokenSplit, count: int) -> TokenSplit:
@@ -95,7 +95,7 @@ def alone(
         with autocast(precision, device):
             logits = model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits
         found.append(logits.float().cpu().numpy())
-    return score(context.metrics, tokens, np.concatenate(found)).values[context.primary]
+    return score_logits(context.metrics, tokens, np.concatenate(found)).values[context.primary]
 
 
 if __name__ == "__main__":

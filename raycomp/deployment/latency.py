@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @torch.inference_mode()
-def p50_latencies_ms(
+def measure_latencies_ms(
     forwards: Sequence[Callable[[Tensor, Tensor], object]],
     vocab_size: int,
     *,

@@ -14,7 +14,7 @@ from raycomp.errors import UserError
 
 
 @dataclass(frozen=True)
-class Shape:
+class EncoderShape:
     """The numbers of a full network that its costs depend on; needs neither torch nor transformers.
 
     Attributes are those of RaycompConfig.
@@ -31,12 +31,12 @@ class Shape:
     num_labels: int
 
     @classmethod
-    def of(cls, config: Any) -> Shape:
+    def from_config(cls, config: Any) -> EncoderShape:
         """Read the shape of a RaycompConfig, or of anything with its attributes."""
         return cls.from_dict({name: getattr(config, name) for name in cls.__dataclass_fields__})
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Shape:
+    def from_dict(cls, data: dict[str, Any]) -> EncoderShape:
         """Read what `to_dict` wrote."""
         ready: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
         return cls(**ready)
@@ -46,7 +46,7 @@ class Shape:
         return asdict(self)
 
 
-def layer_params(config: Shape, heads: int, ffn: int) -> int:
+def layer_params(config: EncoderShape, heads: int, ffn: int) -> int:
     """Return the parameters of one Transformer layer."""
     hidden, inner = config.hidden_size, heads * config.head_size
     attention = 3 * (hidden * inner + inner) + inner * hidden + hidden
@@ -54,7 +54,7 @@ def layer_params(config: Shape, heads: int, ffn: int) -> int:
     return attention + feed_forward + 4 * hidden  # two LayerNorms
 
 
-def other_params(config: Shape) -> int:
+def other_params(config: EncoderShape) -> int:
     """Return the parameters outside the layers: embeddings, pooler and classifier."""
     size, hidden = config.embedding_size, config.hidden_size
     rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
@@ -65,7 +65,7 @@ def other_params(config: Shape) -> int:
     return embeddings + pooler + hidden * config.num_labels + config.num_labels
 
 
-def layer_flops(config: Shape, heads: int, ffn: int, length: int) -> int:
+def layer_flops(config: EncoderShape, heads: int, ffn: int, length: int) -> int:
     """Return the FLOPs of one layer on one sequence: 2 per multiply-add of its matrix products.
 
     Norms, activations, softmax and biases are left out (under 2% at length 128). Every layer counts for
@@ -78,7 +78,7 @@ def layer_flops(config: Shape, heads: int, ffn: int, length: int) -> int:
     return 2 * (projections + attention + feed_forward)
 
 
-def other_flops(config: Shape, length: int) -> int:
+def other_flops(config: EncoderShape, length: int) -> int:
     """Return the FLOPs outside the layers: embedding projection, pooler and classifier."""
     hidden = config.hidden_size
     projection = 0
@@ -95,7 +95,7 @@ class CostModel:
         length: tokens of a sequence, for FLOPs.
     """
 
-    def __init__(self, config: Shape, length: int) -> None:
+    def __init__(self, config: EncoderShape, length: int) -> None:
         self._config = config
         self._length = length
         self._cache: dict[tuple[str, int, int], int] = {}

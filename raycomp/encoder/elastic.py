@@ -24,8 +24,8 @@ from raycomp.encoder.layers import (
     EncoderConfig,
     Layer,
     attend,
+    compute_logits,
     dropout,
-    head,
 )
 from raycomp.errors import UserError
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from raycomp.encoder.static_model import RaycompForSequenceClassification
 
 
-class Tokens(Protocol):
+class TokenBatch(Protocol):
     """What the encoder reads of a batch, each (batch, length)."""
 
     @property
@@ -86,7 +86,7 @@ class ElasticEncoder(nn.Module):
     def __init__(self, full: Encoder | RaycompForSequenceClassification) -> None:
         """Take over the modules of a full-size static model (they are shared, not copied)."""
         super().__init__()
-        self.config = EncoderConfig.of(full.config)
+        self.config = EncoderConfig.from_config(full.config)
         self.embeddings: Embeddings = full.embeddings
         self.layers = full.layers
         self.pooler: nn.Linear = full.pooler
@@ -111,7 +111,7 @@ class ElasticEncoder(nn.Module):
         for layer in self._layers():
             layer.hidden_dropout = layer.attention_dropout = rate
 
-    def train_slices(self) -> None:
+    def use_column_major_layout(self) -> None:
         """Lay the matrices that are sliced by columns by columns: every slice is one piece of memory."""
         for layer in self._layers():
             for linear in (layer.output, layer.down):
@@ -132,7 +132,7 @@ class ElasticEncoder(nn.Module):
             whole = target is not None and target.shape == parameter.shape
             parameter.grad = target if whole else None  # autograd adds to what it finds there
 
-    def word_table(self, ids: Tensor) -> EmbeddingRows | None:
+    def take_embedding_rows(self, ids: Tensor) -> EmbeddingRows | None:
         """Take the words with these ids out of the embeddings; None where those are not trained."""
         weight = self.embeddings.word.weight
         if not weight.requires_grad:
@@ -140,7 +140,7 @@ class ElasticEncoder(nn.Module):
         words = ids.unique()
         return EmbeddingRows(words, weight.detach()[words].requires_grad_())
 
-    def embed(self, batch: Tokens, table: EmbeddingRows | None = None) -> Tensor:
+    def embed(self, batch: TokenBatch, table: EmbeddingRows | None = None) -> Tensor:
         """Return the embeddings, (batch, length, hidden): the same for every slice.
 
         Args:
@@ -154,7 +154,7 @@ class ElasticEncoder(nn.Module):
 
     def forward(
         self,
-        batch: Tokens,
+        batch: TokenBatch,
         arch: Architecture | None = None,
         hidden: bool = False,
         embedded: Tensor | None = None,
@@ -171,7 +171,7 @@ class ElasticEncoder(nn.Module):
             UserError: the architecture is larger than the network.
         """
         arch = arch or self.largest
-        self.check(arch)
+        self.check_fits(arch)
         x = self.embed(batch) if embedded is None else embedded
         states = [x]
         mask = batch.attention_mask[:, None, None, :]
@@ -180,9 +180,9 @@ class ElasticEncoder(nn.Module):
             x = self._attention(i, x, mask, arch.heads[i], first)
             x = self._feed_forward(i, x, arch.ffn[i])
             states.append(x)
-        return ElasticOutput(self._head(x), tuple(states) if hidden else None)
+        return ElasticOutput(self._compute_logits(x), tuple(states) if hidden else None)
 
-    def forward_many(self, batch: Tokens, archs: Sequence[Architecture]) -> Tensor:
+    def forward_many(self, batch: TokenBatch, archs: Sequence[Architecture]) -> Tensor:
         """Run several slices; what they share from the input on is computed once.
 
         The same numbers, bit for bit, as `forward` of each: the half layers of an architecture are a
@@ -200,11 +200,11 @@ class ElasticEncoder(nn.Module):
             UserError: an architecture is larger than the network.
         """
         for arch in archs:
-            self.check(arch)
+            self.check_fits(arch)
         x = self.embed(batch)
         mask = batch.attention_mask[:, None, None, :]
         paths = {i: _layer_prefix(arch) for i, arch in enumerate(archs)}
-        logits = {i: self._head(y) for i, y in self._branches(x, mask, 0, paths)}
+        logits = {i: self._compute_logits(y) for i, y in self._branches(x, mask, 0, paths)}
         return torch.stack([logits[i] for i in range(len(archs))])
 
     def _branches(
@@ -231,8 +231,8 @@ class ElasticEncoder(nn.Module):
             else:
                 yield from self._branches(y, mask, done + 1, members)
 
-    def _head(self, x: Tensor) -> Tensor:
-        return head(
+    def _compute_logits(self, x: Tensor) -> Tensor:
+        return compute_logits(
             x[:, 0],
             self.pooler,
             self.classifier,
@@ -301,7 +301,7 @@ class ElasticEncoder(nn.Module):
 
     def active_parameters(self, arch: Architecture) -> list[tuple[str, Slices]]:
         """Return (name, slices) of exactly the weights that `arch` uses, in a fixed order."""
-        self.check(arch)
+        self.check_fits(arch)
         found: list[tuple[str, Slices]] = []
         for name, parameter in self._named.items():
             where = self._active(name, parameter, arch)
@@ -343,7 +343,7 @@ class ElasticEncoder(nn.Module):
         model.load_state_dict(state, strict=True)
         return cast(RaycompForSequenceClassification, model.eval())
 
-    def check(self, arch: Architecture) -> None:
+    def check_fits(self, arch: Architecture) -> None:
         """Raise UserError when an architecture does not fit into this network."""
         heads, ffn = self.config.layer_heads, self.config.layer_ffn
         if arch.depth > len(heads):

@@ -15,14 +15,14 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from raycomp.encoder.elastic import Tokens
+from raycomp.encoder.elastic import TokenBatch
 from raycomp.errors import UserError, shown
 
 transformers_logging.disable_progress_bar()  # saving takes a second
 _RELATIVE = re.compile(r"^from \.(\w+) import", re.MULTILINE)
 
 
-def export(
+def export_model(
     model: PreTrainedModel,
     tokenizer: Any,
     out: Path,
@@ -62,7 +62,7 @@ def export(
             shutil.copyfile(source.with_name(f"{name}.py"), hidden / f"{name}.py")
         _save_tokenizer(tokenizer, getattr(config, "max_positions", None), hidden)
         code = " and ".join(f"`{name}.py`" for name in (module, *beside))
-        (hidden / "README.md").write_text(_card({"code": code, **card}), encoding="utf-8")
+        (hidden / "README.md").write_text(_render_card({"code": code, **card}), encoding="utf-8")
         if out.exists():
             shutil.rmtree(out)
         hidden.replace(out)
@@ -85,7 +85,7 @@ def _save_tokenizer(tokenizer: Any, most: int | None, folder: Path) -> None:
 
 
 @torch.inference_mode()
-def verify(out: Path, model: PreTrainedModel, batch: Tokens) -> dict[str, Any]:
+def verify_export(out: Path, model: PreTrainedModel, batch: TokenBatch) -> dict[str, Any]:
     """Load a folder as a user would and compare it with the model that was written.
 
     Returns:
@@ -106,7 +106,7 @@ def verify(out: Path, model: PreTrainedModel, batch: Tokens) -> dict[str, Any]:
     }
 
 
-def _card(figures: dict[str, Any]) -> str:
+def _render_card(figures: dict[str, Any]) -> str:
     environment = jinja2.Environment(  # nosec B701  # Markdown; `plain` takes HTML out of each value
         loader=jinja2.PackageLoader("raycomp.encoder", "templates"),
         autoescape=False,

@@ -13,10 +13,10 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
-from raycomp.encoder.elastic import ElasticEncoder, Tokens
+from raycomp.encoder.elastic import ElasticEncoder, TokenBatch
 from raycomp.encoder.layers import Layer
 
-B = TypeVar("B", bound=Tokens)
+B = TypeVar("B", bound=TokenBatch)
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Importance:
     neurons: list[Tensor]
 
 
-def scores(
+def measure_importance(
     model: ElasticEncoder, batches: Iterable[B], loss: Callable[[Tensor, B], Tensor]
 ) -> Importance:
     """Measure importance over batches; the network is left as it was, in eval mode.
@@ -61,7 +61,7 @@ def scores(
 
 
 @torch.no_grad()
-def reorder(model: ElasticEncoder, importance: Importance) -> None:
+def reorder_by_importance(model: ElasticEncoder, importance: Importance) -> None:
     """Permute heads and neurons in place, most important first; the function is unchanged."""
     for i, module in enumerate(model.layers):
         layer = cast(Layer, module)

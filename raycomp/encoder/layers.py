@@ -81,7 +81,7 @@ class EncoderConfig(Sizes):
     num_labels: int = 2
 
     @classmethod
-    def of(cls, config: Any) -> EncoderConfig:
+    def from_config(cls, config: Any) -> EncoderConfig:
         """Read a transformers configuration with these attributes, or what `to_dict` wrote."""
         given: dict[str, Any] = (
             config
@@ -185,16 +185,16 @@ class Encoder(nn.Module):
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         for module in self.modules():
-            initialise(module, config.initializer_range)
+            initialise_module(module, config.initializer_range)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
     ) -> Tensor:
         """Map (batch, length) tokens to logits (batch, classes)."""
-        return classify(self, input_ids, attention_mask, token_type_ids)
+        return classify_batch(self, input_ids, attention_mask, token_type_ids)
 
 
-def initialise(module: nn.Module, deviation: float) -> None:
+def initialise_module(module: nn.Module, deviation: float) -> None:
     """Draw one module's weights as BERT does: normal matrices, no biases, plain norms."""
     with torch.no_grad():
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -206,7 +206,7 @@ def initialise(module: nn.Module, deviation: float) -> None:
             module.bias.zero_()
 
 
-def classify(
+def classify_batch(
     model: Any, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
 ) -> Tensor:
     """Run anything with an encoder's modules and `config`: logits (batch, classes)."""
@@ -218,10 +218,10 @@ def classify(
     config = model.config
     rate = config.classifier_dropout if model.training else 0.0
     act = ACTIVATIONS[config.head_act]
-    return head(x[:, 0], model.pooler, model.classifier, act, rate, config.drop_before_pooler)
+    return compute_logits(x[:, 0], model.pooler, model.classifier, act, rate, config.drop_before_pooler)
 
 
-def head(
+def compute_logits(
     first: Tensor, pooler: nn.Linear, classifier: nn.Linear, act: Any, rate: float, before: bool
 ) -> Tensor:
     """Map the first token's state (batch, hidden) to logits (batch, classes)."""

@@ -9,7 +9,7 @@ _GENERIC = re.compile(r"label_?\d+", re.IGNORECASE)  # transformers' own, where 
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 
 
-def output_order(named: Mapping[int, str], classes: Sequence[str], in_order: bool) -> list[int] | None:
+def match_outputs(named: Mapping[int, str], classes: Sequence[str], in_order: bool) -> list[int] | None:
     """Return the output that stands for each class; None: the classes are the outputs, in order.
 
     Names are compared without case, spaces, hyphens and underscores. Where the model has none of its own,

@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 from raycomp.encoder.checks import check_folder, check_sizes
 from raycomp.encoder.families import LAYOUTS, from_family, from_family_config, key_map
 from raycomp.encoder.layers import Encoder
-from raycomp.encoder.outputs import output_order
+from raycomp.encoder.outputs import match_outputs
 from raycomp.errors import UserError, first_line, shown
 
 DEMO_MODEL = "demo/minilm-l6"
@@ -81,7 +81,7 @@ def _put_in_order(
     model: Encoder, name: str, id2label: dict[int, str], classes: Sequence[str], in_order: bool
 ) -> None:
     try:
-        order = output_order(id2label, classes, in_order)
+        order = match_outputs(id2label, classes, in_order)
     except ValueError as error:
         raise UserError(
             f"model {name} has {error}; say which is which: task.labels = [...], the classes in the "
@@ -97,7 +97,7 @@ def _load(
     name: str, num_labels: int, options: dict[str, Any]
 ) -> tuple[Encoder, Any, dict[int, str] | None]:
     """Return network, tokenizer, and the names of the outputs where there is a fitting classifier."""
-    source = source_of(name)
+    source = model_source(name)
     folder = Path(source)
     if folder.is_dir():
         check_folder(folder, name)
@@ -144,7 +144,7 @@ def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bo
     Raises:
         UserError: it cannot be loaded, or is no fast tokenizer.
     """
-    source = source_of(name)
+    source = model_source(name)
     try:
         return _tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
     except UserError:
@@ -162,7 +162,7 @@ _MASKED_HEADS = (
 )
 
 
-def masked_language_model(
+def load_masked_language_model(
     name: str, revision: str | None = None, trust_remote_code: bool = False
 ) -> Any | None:
     """Load a checkpoint with its masked-language head; None when it has none.
@@ -170,7 +170,7 @@ def masked_language_model(
     Raises:
         UserError: the checkpoint cannot be loaded.
     """
-    source = source_of(name)
+    source = model_source(name)
     try:
         model, info = AutoModelForMaskedLM.from_pretrained(
             source,
@@ -208,7 +208,7 @@ def _tokenizer(source: str, **options: Any) -> Any:
     return tokenizer
 
 
-def source_of(name: str) -> str:
+def model_source(name: str) -> str:
     """Return what transformers loads a model from: the demo encoder's folder, or the name itself.
 
     Raises:

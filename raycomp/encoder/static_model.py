@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .layers import Encoder, Sizes, classify, initialise
+from .layers import Encoder, Sizes, classify_batch, initialise_module
 
 
 class RaycompConfig(Sizes, PretrainedConfig):
@@ -80,7 +80,7 @@ class RaycompForSequenceClassification(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        initialise(module, self.config.initializer_range)
+        initialise_module(module, self.config.initializer_range)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the word embeddings."""
@@ -102,7 +102,7 @@ class RaycompForSequenceClassification(PreTrainedModel):
         """Classify (batch, length) tokens; the loss is computed where labels are given."""
         if input_ids is None:
             raise ValueError("input_ids is required")
-        logits = classify(self, input_ids, attention_mask, token_type_ids)
+        logits = classify_batch(self, input_ids, attention_mask, token_type_ids)
         loss = None
         if labels is not None:
             if self.num_labels == 1:

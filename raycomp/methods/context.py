@@ -12,7 +12,7 @@ import torch
 
 from raycomp.data.tasks import Split, Task, load_task
 from raycomp.data.tokens import TokenSplit, cached, fingerprint, tokenise
-from raycomp.encoder.cost import Shape
+from raycomp.encoder.cost import EncoderShape
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.layers import Encoder, EncoderConfig
 from raycomp.errors import UserError
@@ -111,7 +111,7 @@ class RunContext(SearchSetup):
     @functools.cached_property
     def config(self) -> EncoderConfig:
         """The configuration of the full network."""
-        return EncoderConfig.of(self.facts.config)
+        return EncoderConfig.from_config(self.facts.config)
 
     @functools.cached_property
     def tokenizer(self) -> Any:
@@ -174,9 +174,9 @@ class RunContext(SearchSetup):
         return made
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> EncoderShape:
         """The full network's shape."""
-        return Shape.of(self.config)
+        return EncoderShape.from_config(self.config)
 
     def network(self, path: Path | None = None) -> ElasticEncoder:
         """Return the full elastic network, with the weights of `path` or the pretrained ones."""

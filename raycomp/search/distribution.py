@@ -18,7 +18,7 @@ import numpy as np
 from raycomp.search.space import Variable
 
 
-class Categoricals:
+class ArchitectureDistribution:
     """P_theta(m) = product of p_theta_i(o_i): one row of probabilities per variable.
 
     Attributes:
@@ -47,15 +47,15 @@ class Categoricals:
         self.theta = np.where(total > 0, np.where(new, 1.0 / count, scaled), mask / count)
         self.open = mask
 
-    def theta_min(self) -> np.ndarray:
+    def lower_bounds(self) -> np.ndarray:
         """Lower bounds: 1 / (variables * (open choices - 1)), at most half of 1/C: (variables,)."""
         count = self.open.sum(1)
         several = 1.0 / (len(self.variables) * np.maximum(count - 1, 1))
         return np.where(count < 2, 0.0, np.minimum(several, 0.5 / count))
 
-    def bound(self) -> None:
+    def apply_lower_bounds(self) -> None:
         """Lift every open choice to its lower bound; the excess is taken from the others."""
-        low, count = self.theta_min()[:, None], self.open.sum(1, keepdims=True)
+        low, count = self.lower_bounds()[:, None], self.open.sum(1, keepdims=True)
         above = np.where(self.open, np.maximum(self.theta, low) - low, 0.0)
         total = above.sum(1, keepdims=True)
         lifted = low + above * ((1.0 - low * count) / np.where(total > 0, total, 1.0))

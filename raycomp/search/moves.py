@@ -9,10 +9,10 @@ import numpy as np
 from raycomp.encoder.architecture import Architecture
 from raycomp.search.space import SearchSpace
 
-Cost = Callable[[Architecture], float]
+CostFunction = Callable[[Architecture], float]
 
 
-def steps(arch: Architecture, space: SearchSpace, direction: int) -> list[Architecture]:
+def neighbours(arch: Architecture, space: SearchSpace, direction: int) -> list[Architecture]:
     """Return all architectures one choice smaller (-1) or larger (+1) in one variable."""
     found = []
     d = space.depth.index(arch.depth) + direction
@@ -28,25 +28,25 @@ def steps(arch: Architecture, space: SearchSpace, direction: int) -> list[Archit
     return found
 
 
-def repair(
-    arch: Architecture, space: SearchSpace, cost: Cost, limit: float, rng: np.random.Generator
+def shrink_to_limit(
+    arch: Architecture, space: SearchSpace, cost: CostFunction, limit: float, rng: np.random.Generator
 ) -> Architecture | None:
     """Shrink at random until the limit is met; None when the smallest network does not meet it."""
     while cost(arch) > limit:
-        smaller = steps(arch, space, -1)
+        smaller = neighbours(arch, space, -1)
         if not smaller:
             return None
         arch = smaller[int(rng.integers(len(smaller)))]
     return arch
 
 
-def fit_to(
-    arch: Architecture, space: SearchSpace, cost: Cost, limit: float, rng: np.random.Generator
+def fit_to_limit(
+    arch: Architecture, space: SearchSpace, cost: CostFunction, limit: float, rng: np.random.Generator
 ) -> Architecture | None:
     """Repair, then grow at random while the limit still holds: a budget is there to be used."""
-    fitted = repair(arch, space, cost, limit, rng)
+    fitted = shrink_to_limit(arch, space, cost, limit, rng)
     while fitted is not None:
-        larger = [a for a in steps(fitted, space, 1) if cost(a) <= limit]
+        larger = [a for a in neighbours(fitted, space, 1) if cost(a) <= limit]
         if not larger:
             return fitted
         fitted = larger[int(rng.integers(len(larger)))]

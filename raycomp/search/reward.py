@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-Form = Literal["corrected", "printed"]
+RewardForm = Literal["corrected", "printed"]
 
 
-def reward(
+def constrained_reward(
     value: float,
     cost: float,
     limit: float,
     largest: float,
     alpha: float = 2.0,
-    form: Form = "corrected",
+    form: RewardForm = "corrected",
 ) -> float:
     """Return the reward of an architecture.  # Eq. 7.
 

@@ -11,17 +11,17 @@ import numpy as np
 
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
-from raycomp.search.distribution import Categoricals
-from raycomp.search.moves import Cost, fit_to, mutate, repair
-from raycomp.search.reward import Form, reward
+from raycomp.search.distribution import ArchitectureDistribution
+from raycomp.search.moves import CostFunction, fit_to_limit, mutate, shrink_to_limit
+from raycomp.search.reward import RewardForm, constrained_reward
 from raycomp.search.space import SearchSpace
 from raycomp.search.updates import ASNG
 
-TRIES = 50
+MAX_DRAWS = 50
 
 
 @dataclass(frozen=True)
-class Budget:
+class SearchBudget:
     """A limit and how a violation is priced.
 
     Attributes:
@@ -31,19 +31,19 @@ class Budget:
         alpha, form: of Eq. 7.
     """
 
-    cost: Cost
+    cost: CostFunction
     limit: float
     largest: float
     alpha: float = 2.0
-    form: Form = "corrected"
+    form: RewardForm = "corrected"
 
-    def met(self, arch: Architecture) -> bool:
+    def is_met_by(self, arch: Architecture) -> bool:
         """Return whether an architecture is within the limit."""
         return self.cost(arch) <= self.limit
 
     def reward(self, arch: Architecture, value: float) -> float:
         """Return Eq. 7."""
-        return reward(value, self.cost(arch), self.limit, self.largest, self.alpha, self.form)
+        return constrained_reward(value, self.cost(arch), self.limit, self.largest, self.alpha, self.form)
 
 
 class Searcher(Protocol):
@@ -71,7 +71,7 @@ class Searcher(Protocol):
 class _Base:
     """What all searchers share: the space, the budget, a generator, and what was told."""
 
-    def __init__(self, space: SearchSpace, budget: Budget, seed: int) -> None:
+    def __init__(self, space: SearchSpace, budget: SearchBudget, seed: int) -> None:
         self.space, self.budget = space, budget
         self._rng = np.random.default_rng(seed)
         self._told: dict[Architecture, tuple[float, float]] = {}
@@ -99,7 +99,7 @@ class _Base:
         drawn: set[Architecture] = set()
         for _ in range(n):
             arch: Architecture | None = None
-            for _ in range(TRIES):
+            for _ in range(MAX_DRAWS):
                 candidate = draw()
                 arch = candidate or arch
                 if candidate is not None and candidate not in self._told and candidate not in drawn:
@@ -118,11 +118,11 @@ class RandomSearch(_Base):
         return self._new(n, self._draw)
 
     def _draw(self) -> Architecture | None:
-        for _ in range(TRIES):
+        for _ in range(MAX_DRAWS):
             arch = self.space.sample_uniform(self._rng)
-            if self.budget.met(arch):
+            if self.budget.is_met_by(arch):
                 return arch
-        return repair(arch, self.space, self.budget.cost, self.budget.limit, self._rng)
+        return shrink_to_limit(arch, self.space, self.budget.cost, self.budget.limit, self._rng)
 
 
 class EvolutionSearch(_Base):
@@ -134,7 +134,7 @@ class EvolutionSearch(_Base):
     def ask(self, n: int) -> list[Architecture]:
         """Return n feasible children, or random architectures while nothing feasible is told."""
         scored = sorted(
-            (a for a in self._told if self.budget.met(a)),
+            (a for a in self._told if self.budget.is_met_by(a)),
             key=lambda a: (-self._told[a][0], self._told[a][1]),
         )
         count = max(2, math.ceil(self.parents * len(scored)))
@@ -150,7 +150,7 @@ class EvolutionSearch(_Base):
         else:
             a, b = (pool[int(i)] for i in rng.choice(len(pool), 2, replace=False))
             child = self._cross(a, b)
-        return fit_to(child, self.space, self.budget.cost, self.budget.limit, rng)
+        return fit_to_limit(child, self.space, self.budget.cost, self.budget.limit, rng)
 
     def _cross(self, a: Architecture, b: Architecture) -> Architecture:
         """Take each choice from either parent; a layer that one lacks comes from the other."""
@@ -172,7 +172,12 @@ class SNGSearch(_Base):
     """
 
     def __init__(
-        self, space: SearchSpace, theta: Categoricals, budget: Budget, seed: int, joint: bool
+        self,
+        space: SearchSpace,
+        theta: ArchitectureDistribution,
+        budget: SearchBudget,
+        seed: int,
+        joint: bool,
     ) -> None:
         super().__init__(space, budget, seed)
         self._dist, self._joint = theta, joint
@@ -184,7 +189,7 @@ class SNGSearch(_Base):
 
     def _draw(self) -> Architecture | None:
         arch = self.space.decode(self._dist.sample(self._rng), self._joint)
-        return fit_to(arch, self.space, self.budget.cost, self.budget.limit, self._rng)
+        return fit_to_limit(arch, self.space, self.budget.cost, self.budget.limit, self._rng)
 
     def tell(
         self, archs: Sequence[Architecture], values: Sequence[float], losses: Sequence[float]
@@ -210,19 +215,19 @@ class SNGSearch(_Base):
         self._rule.load_state_dict(state["rule"])
 
 
-def load_theta(space: SearchSpace, state: dict[str, Any]) -> tuple[Categoricals, bool]:
+def load_distribution(space: SearchSpace, state: dict[str, Any]) -> tuple[ArchitectureDistribution, bool]:
     """Return the trained distribution of an EE-SNG state, all choices open, and its joint flag."""
     joint = bool(state["joint"])
-    dist = Categoricals(space.variables(joint))
+    dist = ArchitectureDistribution(space.variables(joint))
     dist.load_state_dict(state["dist"])
     # A phase of 0 steps may have left choices closed; deployment may use them all.
     dist.set_open([np.ones(len(v.choices), bool) for v in dist.variables])
-    dist.bound()
+    dist.apply_lower_bounds()
     return dist, joint
 
 
 def make_searcher(
-    name: str, space: SearchSpace, state: dict[str, Any], budget: Budget, seed: int
+    name: str, space: SearchSpace, state: dict[str, Any], budget: SearchBudget, seed: int
 ) -> Searcher:
     """Return the searcher "sng", "random" or "evolution"; `state` is a trained EE-SNG's."""
     if name == "random":
@@ -230,13 +235,13 @@ def make_searcher(
     if name == "evolution":
         return EvolutionSearch(space, budget, seed)
     if name == "sng":
-        theta, joint = load_theta(space, state)
+        theta, joint = load_distribution(space, state)
         return SNGSearch(space, theta, budget, seed, joint)
     raise UserError(f"searcher {name!r} is unknown; allowed: sng, random, evolution")
 
 
-def opening(
-    space: SearchSpace, state: dict[str, Any], budgets: Sequence[Budget], n: int, seed: int
+def shared_initial_set(
+    space: SearchSpace, state: dict[str, Any], budgets: Sequence[SearchBudget], n: int, seed: int
 ) -> list[Architecture]:
     """Return up to n architectures fitted to each of the job's budgets in turn.
 
@@ -244,34 +249,34 @@ def opening(
     grown from samples of theta, half from uniform ones. A budget that nothing meets gets none.
     """
     rng = np.random.default_rng(seed)
-    theta, joint = load_theta(space, state)
+    theta, joint = load_distribution(space, state)
     found: dict[Architecture, None] = {}
     for i in range(n):
         budget = budgets[i % len(budgets)]
-        for _ in range(TRIES):
+        for _ in range(MAX_DRAWS):
             uniform = i // len(budgets) % 2 == 1
             arch = space.sample_uniform(rng) if uniform else space.decode(theta.sample(rng), joint)
-            fitted = fit_to(arch, space, budget.cost, budget.limit, rng)
+            fitted = fit_to_limit(arch, space, budget.cost, budget.limit, rng)
             if fitted is not None and fitted not in found:
                 found[fitted] = None
                 break
     return list(found)
 
 
-def best(
+def best_index(
     archs: Sequence[Architecture],
     values: Sequence[float],
     losses: Sequence[float],
-    budget: Budget,
+    budget: SearchBudget,
 ) -> int | None:
     """Return the index of the best feasible architecture, or None: value, then loss, then cost."""
-    feasible = [i for i, a in enumerate(archs) if budget.met(a)]
+    feasible = [i for i, a in enumerate(archs) if budget.is_met_by(a)]
     if not feasible:
         return None
     return max(feasible, key=lambda i: (values[i], -losses[i], -budget.cost(archs[i])))
 
 
-def min_cost(space: SearchSpace, cost: Cost) -> tuple[Architecture, float]:
+def cheapest_architecture(space: SearchSpace, cost: CostFunction) -> tuple[Architecture, float]:
     """Return the cheapest architecture and its cost; every cost grows with every dimension."""
     smallest = space.smallest()
     return smallest, cost(smallest)

@@ -13,9 +13,9 @@ from typing import Any
 from raycomp.config.elastic import BudgetSettings
 from raycomp.config.job import Job
 from raycomp.encoder.architecture import Architecture
-from raycomp.encoder.cost import CostModel, Shape
+from raycomp.encoder.cost import CostModel, EncoderShape
 from raycomp.errors import UserError
-from raycomp.search.searchers import Budget
+from raycomp.search.searchers import SearchBudget
 from raycomp.search.space import SearchSpace
 from raycomp.storage.files import read_json
 
@@ -23,13 +23,13 @@ from raycomp.storage.files import read_json
 class SearchSetup:
     """A job with the shape of its network: space, costs, budgets, and the trained sampler."""
 
-    def __init__(self, job: Job, run_dir: Path, shape: Shape | None = None) -> None:
+    def __init__(self, job: Job, run_dir: Path, shape: EncoderShape | None = None) -> None:
         self.job = job
         self.run_dir = run_dir
         self._shape = shape
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> EncoderShape:
         """The full network's shape."""
         if self._shape is None:
             raise ValueError("this blueprint was made without a shape")
@@ -49,13 +49,13 @@ class SearchSetup:
         """Return a budget's limit, absolute, in the unit of its kind."""
         return budget.resolve(float(self.costs.cost(budget.kind, self.space.largest())))
 
-    def budget(self, settings: BudgetSettings) -> Budget:
+    def budget(self, settings: BudgetSettings) -> SearchBudget:
         """Return a budget of the job with its cost function, its limit absolute."""
 
         def cost(arch: Architecture) -> float:
             return float(self.costs.cost(settings.kind, arch))
 
-        return Budget(
+        return SearchBudget(
             cost=cost,
             limit=self.limit(settings),
             largest=cost(self.space.largest()),
@@ -68,7 +68,7 @@ class SearchSetup:
         return read_json(self.run_dir / "supernet" / "sampler.json")
 
 
-def make_space(job: Job, shape: Shape) -> SearchSpace:
+def make_space(job: Job, shape: EncoderShape) -> SearchSpace:
     """Return the job's space; what it leaves open takes the paper's proportions.
 
     Raises:

@@ -33,11 +33,11 @@ class SearchSpace:
     """Choices of each dimension, ascending.
 
     Attributes:
-        layers: layers of the full network.
+        num_layers: layers of the full network.
         depth, heads, ffn: the allowed values.
     """
 
-    layers: int
+    num_layers: int
     depth: tuple[int, ...]
     heads: tuple[int, ...]
     ffn: tuple[int, ...]
@@ -50,10 +50,10 @@ class SearchSpace:
                     f"space.{name} = {list(values)} was given; allowed are different numbers from 1 "
                     "up, in ascending order"
                 )
-        if max(self.depth) > self.layers:
-            raise UserError(f"space.depth goes to {max(self.depth)}; there are {self.layers} layers")
+        if max(self.depth) > self.num_layers:
+            raise UserError(f"space.depth goes to {max(self.depth)}; there are {self.num_layers} layers")
 
-    def size(self) -> int:
+    def num_architectures(self) -> int:
         """Return the exact number of architectures."""
         return sum((len(self.heads) * len(self.ffn)) ** d for d in self.depth)
 
@@ -84,7 +84,7 @@ class SearchSpace:
     def variables(self, joint: bool = False) -> tuple[Variable, ...]:
         """Return the variables: depth, then heads and ffn of each layer, or one joint variable."""
         found = [Variable("depth", self.depth, None)]
-        for i in range(self.layers):
+        for i in range(self.num_layers):
             if joint:
                 pairs = tuple((h, k) for h in self.heads for k in self.ffn)
                 found.append(Variable(f"layer.{i}", pairs, i))
@@ -98,7 +98,7 @@ class SearchSpace:
         if not self.contains(arch):
             raise UserError(f"{arch.to_json()} is not in the search space")
         indices = [self.depth.index(arch.depth)]
-        for i in range(self.layers):
+        for i in range(self.num_layers):
             kept = i < arch.depth
             h = self.heads.index(arch.heads[i]) if kept else -1
             k = self.ffn.index(arch.ffn[i]) if kept else -1

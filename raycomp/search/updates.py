@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from raycomp.search.distribution import Categoricals
+from raycomp.search.distribution import ArchitectureDistribution
 
 
 class UpdateRule(Protocol):
@@ -20,7 +20,7 @@ class UpdateRule(Protocol):
 
     def update(
         self,
-        dist: Categoricals,
+        dist: ArchitectureDistribution,
         indices: np.ndarray,
         losses: np.ndarray,
         weights: np.ndarray,
@@ -44,7 +44,7 @@ class UpdateRule(Protocol):
         ...
 
 
-def natural_gradient(dist: Categoricals, indices: np.ndarray, u: np.ndarray) -> np.ndarray:
+def natural_gradient(dist: ArchitectureDistribution, indices: np.ndarray, u: np.ndarray) -> np.ndarray:
     """Return the mean over samples of u_i (U(m_i) - theta): (variables, choices).  # Eq. 5."""
     free = dist.open.sum(1) > 1
     grad = np.zeros_like(dist.theta)
@@ -55,7 +55,7 @@ def natural_gradient(dist: Categoricals, indices: np.ndarray, u: np.ndarray) -> 
     return grad / len(u)
 
 
-def utilities(losses: np.ndarray) -> np.ndarray:
+def ranked_utilities(losses: np.ndarray) -> np.ndarray:
     """Return +1/mu for the best quarter, -1/mu for the worst, 0 between; ties share (ASNG).
 
     mu = ceil(samples / 4); all equal gives zeros.
@@ -75,14 +75,14 @@ def utilities(losses: np.ndarray) -> np.ndarray:
     return out
 
 
-class Raw:
+class PrintedRule:
     """Eq. 5 as printed: the loss itself is the weight; theta -= rate * gradient."""
 
     def __init__(self, rate: float = 0.05) -> None:
         self.rate = rate
 
     def update(
-        self, dist: Categoricals, indices: np.ndarray, losses: np.ndarray, weights: np.ndarray
+        self, dist: ArchitectureDistribution, indices: np.ndarray, losses: np.ndarray, weights: np.ndarray
     ) -> None:
         """Update in place; see UpdateRule."""
         finite = losses[np.isfinite(losses)]
@@ -93,7 +93,7 @@ class Raw:
         moved = dist.theta - self.rate * natural_gradient(dist, indices, used)
         dist.theta = np.where(dist.open, np.maximum(moved, 0.0), 0.0)
         dist.theta /= dist.theta.sum(1, keepdims=True)
-        dist.bound()
+        dist.apply_lower_bounds()
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the rule has no state."""
@@ -112,7 +112,7 @@ class ASNG:
 
     def __init__(
         self,
-        dist: Categoricals,
+        dist: ArchitectureDistribution,
         *,
         adapt: bool = True,
         delta: float = 1.0,
@@ -129,10 +129,10 @@ class ASNG:
         self._sizes = [max(0, len(v.choices) - 1) for v in dist.variables]
 
     def update(
-        self, dist: Categoricals, indices: np.ndarray, losses: np.ndarray, weights: np.ndarray
+        self, dist: ArchitectureDistribution, indices: np.ndarray, losses: np.ndarray, weights: np.ndarray
     ) -> None:
         """Update in place; see UpdateRule."""
-        u = utilities(losses) * weights
+        u = ranked_utilities(losses) * weights
         if not u.any():
             return
         # Utilities are the weight of smaller losses, so theta moves along the gradient.
@@ -146,9 +146,9 @@ class ASNG:
         dist.theta /= dist.theta.sum(1, keepdims=True)
         if self.adapt:
             self._adapt(dist, root / norm, delta)
-        dist.bound()
+        dist.apply_lower_bounds()
 
-    def _adapt(self, dist: Categoricals, direction: np.ndarray, delta: float) -> None:
+    def _adapt(self, dist: ArchitectureDistribution, direction: np.ndarray, delta: float) -> None:
         n = int(dist.open.sum()) - len(dist.open)
         beta = min(1.0, delta / math.sqrt(max(n, 1)))
         self.s = (1 - beta) * self.s + math.sqrt(beta * (2 - beta)) * direction
@@ -195,7 +195,7 @@ def fisher_root(theta: np.ndarray, grad: np.ndarray, mask: np.ndarray) -> np.nda
     return np.where(first, grad / root + root * others[:, None], 0.0)
 
 
-def make_rule(name: str, dist: Categoricals) -> UpdateRule:
+def make_update_rule(name: str, dist: ArchitectureDistribution) -> UpdateRule:
     """Return the update rule "raw", "sng" or "asng" for super-network training.
 
     ASNG begins with a step of 0.1, not 1: on pure noise it then keeps 96% of the entropy in place of
@@ -203,6 +203,6 @@ def make_rule(name: str, dist: Categoricals) -> UpdateRule:
     by 1,000 (benchmarks/update_rules.py).
     """
     if name == "raw":
-        return Raw()
+        return PrintedRule()
     adapt = name == "asng"
     return ASNG(dist, adapt=adapt, delta=0.1 if adapt else 1.0)

@@ -26,7 +26,7 @@ class Score:
 
 
 @torch.inference_mode()
-def predict(
+def predict_logits(
     forward: Callable[[Batch], Tensor],
     tokens: TokenSplit,
     *,
@@ -60,7 +60,7 @@ def predict(
     return out
 
 
-def score(metrics: tuple[str, ...], tokens: TokenSplit, logits: np.ndarray) -> Score:
+def score_logits(metrics: tuple[str, ...], tokens: TokenSplit, logits: np.ndarray) -> Score:
     """Compute metrics and the mean label loss of logits (rows, classes)."""
     labels = torch.from_numpy(np.array(tokens.labels))
     loss = float(label_loss(torch.from_numpy(logits), labels, len(tokens)))

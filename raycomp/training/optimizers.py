@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from raycomp.errors import UserError
 
-Reduce = Callable[[list[Tensor]], None]
+AllReduce = Callable[[list[Tensor]], None]
 """Sum tensors over all workers, in place. Given every gradient that any worker touched."""
 
 
@@ -30,12 +30,14 @@ class LinearDecay:
 
     peak: float
     warmup: float
-    stretches: tuple[int, ...]
+    phase_starts: tuple[int, ...]
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step."""
         first, last = next(
-            (a, b) for a, b in zip(self.stretches, self.stretches[1:], strict=False) if a <= step < b
+            (a, b)
+            for a, b in zip(self.phase_starts, self.phase_starts[1:], strict=False)
+            if a <= step < b
         )
         length, done = last - first, step - first
         warm = max(1, round(self.warmup * length))
@@ -54,8 +56,8 @@ class Updater:
         *,
         weight_decay: float,
         clip: float,
-        fresh_at: Sequence[int] = (),
-        reduce: Reduce | None = None,
+        reset_at: Sequence[int] = (),
+        reduce: AllReduce | None = None,
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] | None = None,
     ) -> None:
         """Make an optimizer over the model's trainable parameters.
@@ -73,7 +75,7 @@ class Updater:
         self.schedule = schedule
         self.clip = clip
         self.reduce = reduce
-        self._fresh_at = frozenset(fresh_at)
+        self._fresh_at = frozenset(reset_at)
         named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         self._names = {id(p): n for n, p in named}
         groups = [
@@ -105,7 +107,7 @@ class Updater:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_tensors(self) -> dict[str, Tensor]:
         """Return the optimizer's state as named tensors."""
         return {
             f"{self._names[id(parameter)]}:{key}": value.detach().contiguous()
@@ -114,8 +116,8 @@ class Updater:
             if value is not None  # SGD before its first step
         }
 
-    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Restore what `tensors` returned.
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what `state_tensors` returned.
 
         Raises:
             UserError: a tensor belongs to no parameter of this model.
@@ -142,7 +144,7 @@ def _adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
 class JointUpdater:
     """Several updaters of disjoint parameters that share one sum over the workers."""
 
-    def __init__(self, members: Sequence[Updater], reduce: Reduce | None = None) -> None:
+    def __init__(self, members: Sequence[Updater], reduce: AllReduce | None = None) -> None:
         self.members = list(members)
         self.reduce = reduce
 
@@ -153,15 +155,15 @@ class JointUpdater:
         for member in self.members:
             member.update(step)
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_tensors(self) -> dict[str, Tensor]:
         """Return every member's state as named tensors."""
-        return {f"{i}/{k}": v for i, m in enumerate(self.members) for k, v in m.tensors().items()}
+        return {f"{i}/{k}": v for i, m in enumerate(self.members) for k, v in m.state_tensors().items()}
 
-    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Restore what `tensors` returned."""
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what `state_tensors` returned."""
         for i, member in enumerate(self.members):
             mine = {k.split("/", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{i}/")}
-            member.load_tensors(mine)
+            member.load_state_tensors(mine)
 
 
 def resolve_precision(wanted: str, device: torch.device) -> str:
@@ -180,16 +182,16 @@ def resolve_precision(wanted: str, device: torch.device) -> str:
         return ("bf16" if native else "fp32") if wanted == "auto" else wanted
     if wanted != "auto":
         return wanted
-    return "bf16" if bf16_speedup() > 1.1 else "fp32"
+    return "bf16" if measure_bf16_speedup() > 1.1 else "fp32"
 
 
-def bf16_speedup() -> float:
+def measure_bf16_speedup() -> float:
     """Return how many times as fast as in fp32 this processor multiplies matrices in bf16."""
-    return matmul_flops("bf16") / matmul_flops("fp32")
+    return measure_matmul_flops("bf16") / measure_matmul_flops("fp32")
 
 
 @torch.inference_mode()
-def matmul_flops(precision: str, runs: int = 9) -> float:
+def measure_matmul_flops(precision: str, runs: int = 9) -> float:
     """Return the FLOPs a second of this processor on a matrix product of an encoder's size."""
     rows, inner, columns = 1024, 384, 1536
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -202,7 +204,7 @@ def matmul_flops(precision: str, runs: int = 9) -> float:
     return 2 * rows * inner * columns / statistics.median(taken)
 
 
-def into_training(model: nn.Module) -> None:
+def set_training_mode(model: nn.Module) -> None:
     """Set training mode where it is not set: doing so walks all modules."""
     if not model.training:
         model.train()

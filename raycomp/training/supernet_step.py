@@ -13,7 +13,7 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import WORD_EMBEDDING, ElasticEncoder, ElasticOutput, EmbeddingRows, Slices
 from raycomp.training.loop import StepResult
 from raycomp.training.objectives import hidden_loss, label_loss, prediction_loss
-from raycomp.training.optimizers import autocast, into_training
+from raycomp.training.optimizers import autocast, set_training_mode
 from raycomp.training.sliced_optimizer import FlatGradients, Part, SliceUpdater
 
 
@@ -36,7 +36,7 @@ class Sampler(Protocol):
         ...
 
 
-def union(archs: Sequence[Architecture]) -> Architecture:
+def enclosing_architecture(archs: Sequence[Architecture]) -> Architecture:
     """Return the smallest architecture that contains all: front slices nest."""
     depth = max(a.depth for a in archs)
     heads = tuple(max(a.heads[i] for a in archs if i < a.depth) for i in range(depth))
@@ -44,7 +44,7 @@ def union(archs: Sequence[Architecture]) -> Architecture:
     return Architecture(depth, heads, ffn)
 
 
-class SuperStep:
+class SupernetStep:
     """Trains the slices of lambda architectures on the same batch and tells the sampler.
 
     The gradient is Eq. 5's mean over the lambda architectures. All members of a step see the same
@@ -64,7 +64,7 @@ class SuperStep:
         device: torch.device,
     ) -> None:
         self.model = model
-        self.model.train_slices()
+        self.model.use_column_major_layout()
         self._parameters = dict(model.named_parameters())
         self._memory = FlatGradients()
         self.sampler = sampler
@@ -81,8 +81,8 @@ class SuperStep:
         tokens = int(batch.attention_mask.sum()) * len(archs)  # before it moves: a GPU need not wait
         batch = batch.to(self.device)
         target = self._teach(batch)
-        into_training(self.model)
-        table = self.model.word_table(batch.input_ids if batch.words is None else batch.words)
+        set_training_mode(self.model)
+        table = self.model.take_embedding_rows(batch.input_ids if batch.words is None else batch.words)
         with autocast(self.precision, self.device):
             embedded = self.model.embed(batch, table)
         start = embedded.detach().requires_grad_()  # all slices begin here: it gathers their gradients
@@ -146,7 +146,7 @@ class SuperStep:
         """
         names: list[str] = []
         used: list[tuple[Tensor, Slices | Tensor, Tensor]] = []
-        for name, where in self.model.active_parameters(union(archs)):
+        for name, where in self.model.active_parameters(enclosing_architecture(archs)):
             parameter = self._parameters[name]
             if name == WORD_EMBEDDING and table is not None:
                 used.append((parameter, table.words, table.rows.detach()))

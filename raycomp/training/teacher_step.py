@@ -8,7 +8,7 @@ from raycomp.data.batches import Batch
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.training.loop import StepResult
 from raycomp.training.objectives import label_loss
-from raycomp.training.optimizers import Updater, autocast, into_training
+from raycomp.training.optimizers import Updater, autocast, set_training_mode
 
 
 class TeacherStep:
@@ -24,7 +24,7 @@ class TeacherStep:
 
     def __call__(self, index: int, batch: Batch) -> StepResult:
         """Train on one batch."""
-        into_training(self.model)
+        set_training_mode(self.model)
         tokens = int(batch.attention_mask.sum())
         batch = batch.to(self.device)
         with autocast(self.precision, self.device):

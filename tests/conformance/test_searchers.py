@@ -12,7 +12,15 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 from raycomp.methods.yoco.eesng import EESNG, EESNGSettings
 from raycomp.methods.yoco.schedule import Schedule, phases
-from raycomp.search.searchers import TRIES, Budget, Searcher, best, make_searcher, min_cost, opening
+from raycomp.search.searchers import (
+    MAX_DRAWS,
+    SearchBudget,
+    Searcher,
+    best_index,
+    cheapest_architecture,
+    make_searcher,
+    shared_initial_set,
+)
 from raycomp.search.space import SearchSpace
 
 SPACE = SearchSpace(4, (2, 3, 4), (1, 2, 4), (16, 32, 64))
@@ -42,9 +50,9 @@ def state(joint: bool = False, space: SearchSpace = SPACE) -> dict[str, object]:
     return sampler.state_dict()
 
 
-def budget(share: float = 0.5) -> Budget:
+def budget(share: float = 0.5) -> SearchBudget:
     largest = cost(SPACE.largest())
-    return Budget(cost, share * largest, largest)
+    return SearchBudget(cost, share * largest, largest)
 
 
 @pytest.fixture(params=NAMES)
@@ -65,7 +73,7 @@ def walk(search: Searcher, rounds: int, size: int = 8) -> list[Architecture]:
 def test_everything_asked_is_feasible_and_in_the_space(name: str, joint: bool) -> None:
     limit = budget()
     asked = walk(make_searcher(name, SPACE, state(joint), limit, 0), 8)
-    assert all(SPACE.contains(a) and limit.met(a) for a in asked)
+    assert all(SPACE.contains(a) and limit.is_met_by(a) for a in asked)
     assert len(set(asked)) > 0.9 * len(asked)
 
 
@@ -95,7 +103,7 @@ def test_proposals_are_those_of_the_obvious_form(
         found: list[Architecture] = []
         for _ in range(n):
             arch = None
-            for _ in range(TRIES):
+            for _ in range(MAX_DRAWS):
                 candidate = draw()
                 arch = candidate or arch
                 if candidate is not None and candidate not in [*self._told, *found]:
@@ -104,7 +112,7 @@ def test_proposals_are_those_of_the_obvious_form(
                 found.append(arch)
         return found
 
-    limit = Budget(cost, 0.6 * cost(space.largest()), cost(space.largest()))
+    limit = SearchBudget(cost, 0.6 * cost(space.largest()), cost(space.largest()))
     walks, states = [], []
     for form in (None, obvious):
         if form is not None:
@@ -140,8 +148,8 @@ def test_learning_searchers_beat_random(name: str) -> None:
 
 def test_the_opening_is_the_same_for_all_and_serves_every_budget() -> None:
     budgets = [budget(0.75), budget(0.5), budget(0.35)]
-    one = opening(SPACE, state(), budgets, 30, 7)
-    assert one == opening(SPACE, state(), budgets, 30, 7)
+    one = shared_initial_set(SPACE, state(), budgets, 30, 7)
+    assert one == shared_initial_set(SPACE, state(), budgets, 30, 7)
     assert len(set(one)) == len(one) == 30
     largest = cost(SPACE.largest())
     for share in (0.75, 0.5, 0.35):
@@ -152,9 +160,9 @@ def test_the_opening_is_the_same_for_all_and_serves_every_budget() -> None:
 def test_best_takes_the_feasible_only() -> None:
     limit = budget()
     archs = [SPACE.largest(), SPACE.smallest()]
-    assert best(archs, [1.0, 0.1], [0, 0], limit) == 1
-    assert best(archs[:1], [1.0], [0], limit) is None
-    assert limit.met(min_cost(SPACE, cost)[0])
+    assert best_index(archs, [1.0, 0.1], [0, 0], limit) == 1
+    assert best_index(archs[:1], [1.0], [0], limit) is None
+    assert limit.is_met_by(cheapest_architecture(SPACE, cost)[0])
 
 
 def test_an_unknown_searcher_is_named() -> None:

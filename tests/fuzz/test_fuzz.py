@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from raycomp.config.job import TaskSettings
 from raycomp.config.loader import load_job
 from raycomp.data.tasks import load_task
-from raycomp.encoder.cost import Shape
+from raycomp.encoder.cost import EncoderShape
 from raycomp.encoder.pretrained import load_encoder
 from raycomp.methods.yoco.plan import build_sampler, train_plan
 from raycomp.report import load, query
-from raycomp.search.searchers import min_cost
+from raycomp.search.searchers import cheapest_architecture
 from raycomp.search.setup import SearchSetup
 from raycomp.storage.schemas import SCHEMAS
 from raycomp.storage.tables import part_files, read_table
@@ -35,7 +35,7 @@ from tests.unit.report.made import begin, finish
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(3000)]
 ROOT = Path(__file__).parents[2]
-SHAPE = Shape(
+SHAPE = EncoderShape(
     vocab_size=20, hidden_size=32, embedding_size=32, head_size=8, layer_heads=(4,) * 3,
     layer_ffn=(64,) * 3, max_position_embeddings=40, type_vocab_size=2, num_labels=2,
 )  # fmt: skip
@@ -69,7 +69,7 @@ def read_job(path: Path) -> None:
     build_sampler(job, train_plan(job, place.space, SHAPE, 500)).ask(0)
     for budget in job.budget:
         place.limit(budget)
-        min_cost(place.space, place.budget(budget).cost)
+        cheapest_architecture(place.space, place.budget(budget).cost)
     assert job.run_id.replace("-", "").replace("_", "").isalnum()
 
 

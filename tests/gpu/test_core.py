@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.setting import Listed
-from raycomp.deployment.latency import p50_latencies_ms
+from raycomp.deployment.latency import measure_latencies_ms
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.methods.adabert.compiler import compile_child
@@ -20,7 +20,7 @@ from raycomp.methods.adabert.student import Child
 from raycomp.runtime.training.checkpoints import load_checkpoint, save_checkpoint
 from raycomp.training.optimizers import LinearDecay, Updater, resolve_precision
 from raycomp.training.sliced_optimizer import SliceUpdater
-from raycomp.training.supernet_step import SuperStep
+from raycomp.training.supernet_step import SupernetStep
 from raycomp.training.teacher_step import TeacherStep
 from tests.gpu.conftest import GPU
 from tests.unit.encoder.test_elastic import SPACE, make_batch, make_pair
@@ -43,9 +43,9 @@ def drawn(step: int) -> list[Architecture]:
     return [SPACE.sample_uniform(rng) for _ in range(2)]
 
 
-def super_step(model: ElasticEncoder, device: torch.device, precision: str = "fp32") -> SuperStep:
+def super_step(model: ElasticEncoder, device: torch.device, precision: str = "fp32") -> SupernetStep:
     updater = SliceUpdater(model, RATE, weight_decay=0.1, clip=0.5)
-    return SuperStep(
+    return SupernetStep(
         model, Listed(drawn(0)), updater, teacher=None, distill="none", regression=False,
         precision=precision, device=device,
     )  # fmt: skip
@@ -59,7 +59,7 @@ def teacher_step(model: ElasticEncoder, device: torch.device) -> TeacherStep:
 def train(step: Any, first: int, last: int) -> list[float]:
     losses = []
     for i in range(first, last):
-        if isinstance(step, SuperStep):
+        if isinstance(step, SupernetStep):
             step.sampler.archs = drawn(i)
         losses.append(step(i, make_batch(8, seed=i)).loss)
     return losses
@@ -97,13 +97,13 @@ def test_a_training_goes_on_from_its_checkpoint(make: Any, tmp_path: Path) -> No
     expected = train(make(whole, GPU), 0, 8)
     step = make(model, GPU)
     train(step, 0, 4)
-    save_checkpoint(tmp_path, model.state_dict(), step.updater.tensors(), {"step": 4})
+    save_checkpoint(tmp_path, model.state_dict(), step.updater.state_tensors(), {"step": 4})
     del step, model
     weights, optimizer, state = load_checkpoint(tmp_path)
     again = network(GPU)
     step = make(again, GPU)
     again.load_state_dict(weights)
-    step.updater.load_tensors(optimizer)
+    step.updater.load_state_tensors(optimizer)
     assert train(step, state["step"], 8) == pytest.approx(expected[4:], rel=1e-5)
     for name, parameter in whole.named_parameters():
         assert torch.allclose(again.get_parameter(name), parameter, atol=1e-5), name
@@ -154,5 +154,5 @@ def test_latency_is_measured_there() -> None:
         with torch.inference_mode():
             model(input_ids=ids, attention_mask=mask)
 
-    (taken,) = p50_latencies_ms([forward], vocab_size=25, length=16, batch=1, runs=5, device=GPU)
+    (taken,) = measure_latencies_ms([forward], vocab_size=25, length=16, batch=1, runs=5, device=GPU)
     assert taken > 0

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from raycomp.encoder.checks import MAX_BYTES
-from raycomp.encoder.export import export
+from raycomp.encoder.export import export_model
 from raycomp.encoder.pretrained import load_encoder, load_tokenizer
 from raycomp.errors import UserError
 
@@ -155,7 +155,7 @@ def test_an_export_names_no_code_but_ours(folder: Path, tmp_path: Path) -> None:
     name = "x](http://host) | <script>alert(1)</script>\n# y"
     card = {"method": "m", "base_model": name, "task": name, "arch": "{}", "params": 1}
     out = tmp_path / "out"
-    export(extracted, load_tokenizer(str(folder)), out, ("<b>", "b"), card)
+    export_model(extracted, load_tokenizer(str(folder)), out, ("<b>", "b"), card)
     assert sorted(p.name for p in out.glob("*.py")) == ["layers.py", "modeling_raycomp.py"]
     for file in out.glob("*.json"):
         assert "evil" not in file.read_text()

@@ -18,7 +18,7 @@ from raycomp.methods.adabert.losses import matched, objective, probe_loss, probe
 from raycomp.methods.adabert.student import Child, Parent
 from raycomp.training.loop import StepResult
 from raycomp.training.objectives import label_loss, prediction_loss
-from raycomp.training.optimizers import JointUpdater, Updater, autocast, into_training
+from raycomp.training.optimizers import JointUpdater, Updater, autocast, set_training_mode
 
 # Eq. 4 sums over the instances of a batch, and so fixes what beta weighs against: the published
 # beta of 4 meets batches of 128. Losses here are means, so beta is shared out over so many rows.
@@ -121,7 +121,7 @@ class SearchStep:
         seed = (self.seed * 7_368_787 + index) % 2**63
         sample = self.distribution.sample(tau, seed)
         drawn = sample.structure.layers
-        into_training(self.parent)
+        set_training_mode(self.parent)
         with autocast(self.precision, self.device):
             logits, probes = self.parent(batch.input_ids, batch.attention_mask, sample, estimator, seed)
         label, loss = self._losses(logits, probes, batch, teacher, drawn)
@@ -196,7 +196,7 @@ class ChildStep:
         """Train on one batch."""
         batch = batch.to(self.device)
         teacher = _on(self.knowledge.rows(batch.index), self.device)
-        into_training(self.child)
+        set_training_mode(self.child)
         with autocast(self.precision, self.device):
             logits, probes = self.child(batch.input_ids, batch.attention_mask)
         label, guided = self.guidance.loss(logits, probes.unbind(1), batch, teacher)

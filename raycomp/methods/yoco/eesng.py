@@ -11,9 +11,9 @@ import numpy as np
 
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.yoco.schedule import Schedule
-from raycomp.search.distribution import Categoricals
+from raycomp.search.distribution import ArchitectureDistribution
 from raycomp.search.space import SearchSpace
-from raycomp.search.updates import make_rule
+from raycomp.search.updates import make_update_rule
 
 MATCH_CANDIDATES = 16
 
@@ -94,8 +94,8 @@ class EESNG:
             raise ValueError('pairs="matched" needs costs')
         self.space, self.schedule, self.settings = space, schedule, settings
         self._costs = costs
-        self.dist = Categoricals(space.variables(settings.joint))
-        self.rule = make_rule(settings.update, self.dist)
+        self.dist = ArchitectureDistribution(space.variables(settings.joint))
+        self.rule = make_update_rule(settings.update, self.dist)
         self._layers = np.array([-1 if v.layer is None else v.layer for v in self.dist.variables])
         self._rng = np.random.default_rng(settings.seed)
         self._phase = -1

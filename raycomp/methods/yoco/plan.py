@@ -6,14 +6,14 @@ from typing import Any
 
 from raycomp.config.job import Job
 from raycomp.encoder.architecture import Architecture
-from raycomp.encoder.cost import CostModel, Shape
+from raycomp.encoder.cost import CostModel, EncoderShape
 from raycomp.errors import UserError
 from raycomp.methods.yoco.eesng import EESNG, EESNGSettings
 from raycomp.methods.yoco.schedule import Schedule, phases
 from raycomp.search.space import SearchSpace
 
 
-def train_plan(job: Job, space: SearchSpace, shape: Shape, rows: int) -> dict[str, Any]:
+def train_plan(job: Job, space: SearchSpace, shape: EncoderShape, rows: int) -> dict[str, Any]:
     """Return what every worker and the sampler must agree on: JSON-able.
 
     Raises:
@@ -32,7 +32,7 @@ def train_plan(job: Job, space: SearchSpace, shape: Shape, rows: int) -> dict[st
     steps = [int(v) if key == "steps" else round(v * per_epoch) for v in values]
     return {
         "space": {
-            "layers": space.layers,
+            "layers": space.num_layers,
             "depth": list(space.depth),
             "heads": list(space.heads),
             "ffn": list(space.ffn),
@@ -56,7 +56,7 @@ def plan_schedule(plan: dict[str, Any]) -> Schedule:
 
 def build_sampler(job: Job, plan: dict[str, Any]) -> EESNG:
     """Return a fresh EE-SNG sampler for a plan."""
-    costs = CostModel(Shape.from_dict(plan["shape"]), plan["length"])
+    costs = CostModel(EncoderShape.from_dict(plan["shape"]), plan["length"])
     settings = EESNGSettings(
         update=job.train.update,
         lam=job.train.samples,

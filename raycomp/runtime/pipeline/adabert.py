@@ -16,7 +16,7 @@ from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
 
 from raycomp.config.job import Job
 from raycomp.config.loader import parse_job
-from raycomp.encoder.pretrained import masked_language_model
+from raycomp.encoder.pretrained import load_masked_language_model
 from raycomp.errors import UserError
 from raycomp.methods.adabert.cnn_model import RaycompCnnForSequenceClassification
 from raycomp.methods.adabert.compiler import compile_child, compiled_config, compiled_macs
@@ -220,7 +220,7 @@ def faults(context: RunContext) -> list[str]:
         )
     if job.augment.copies and job.augment.method == "mlm":
         given = job.model
-        if masked_language_model(given.name, given.revision, given.trust_remote_code) is None:
+        if load_masked_language_model(given.name, given.revision, given.trust_remote_code) is None:
             found.append(no_mlm(job))
     return found
 

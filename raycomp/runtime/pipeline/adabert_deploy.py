@@ -14,8 +14,8 @@ from transformers import AutoModelForSequenceClassification
 
 from raycomp.config.job import Job
 from raycomp.data.batches import collate
-from raycomp.deployment.latency import p50_latencies_ms
-from raycomp.encoder.export import export, verify
+from raycomp.deployment.latency import measure_latencies_ms
+from raycomp.encoder.export import export_model, verify_export
 from raycomp.errors import UserError
 from raycomp.methods.adabert.cnn_model import RaycompCnnForSequenceClassification
 from raycomp.methods.adabert.compiler import compile_child, compiled_macs
@@ -100,7 +100,7 @@ def deploy(room: DistillationData, bar: Update) -> float:
         rows.append(_row(room, chosen, outcomes[chosen], len(mine), proof, loaded, out))
         networks.append(loaded)
         bar(i + 1, len(settings), {})
-    latencies = p50_latencies_ms(
+    latencies = measure_latencies_ms(
         [lambda ids, mask, n=n: n(input_ids=ids, attention_mask=mask) for n in networks],  # type: ignore[misc]
         room.config.vocab_size,
         length=room.job.task.max_length,
@@ -136,14 +136,14 @@ def export_child(
         "run": room.run_dir.name,
         **figures,
     }
-    export(model, room.tokenizer, out, room.task.label_names, card)
+    export_model(model, room.tokenizer, out, room.task.label_names, card)
     write_text(out / "structure.svg", draw(child.structure))
     tokens = room.tokens("selection")
     batch = collate(tokens, np.arange(min(32, len(tokens))), room.pad_id)
     with torch.inference_mode():
         straight = child(batch.input_ids, batch.attention_mask)[0]
         compiled = logits_of(model, batch)
-    proof = verify(out, model, batch)
+    proof = verify_export(out, model, batch)
     difference = max(float(proof["max_logit_difference"]), float((straight - compiled).abs().max()))
     if difference > PARITY:
         raise UserError(

@@ -13,17 +13,17 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from raycomp.data.batches import Batch, collate
-from raycomp.deployment.latency import p50_latencies_ms
+from raycomp.deployment.latency import measure_latencies_ms
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
-from raycomp.encoder.export import export, verify
+from raycomp.encoder.export import export_model, verify_export
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
 from raycomp.runtime.cluster.progress import Update
 from raycomp.runtime.scoring.deployment_search import Outcome
 from raycomp.storage.files import predictions_path, read_json, write_array, write_json
 from raycomp.storage.tables import write_rows
-from raycomp.training.evaluation import Score, predict, score
+from raycomp.training.evaluation import Score, predict_logits, score_logits
 
 PARITY = 1e-5  # largest difference of logits between the slice and the model that was loaded back
 
@@ -52,7 +52,7 @@ def deploy(context: RunContext, outcomes: list[Outcome], weights_id: str, on_pro
         rows.append(row)
         networks += [loaded] if loaded is not None else []
         on_progress(i + 1, len(context.job.budget), {})
-    latencies = p50_latencies_ms(
+    latencies = measure_latencies_ms(
         [lambda ids, mask, n=n: n(input_ids=ids, attention_mask=mask) for n in networks],  # type: ignore[misc]
         context.config.vocab_size,
         length=context.job.task.max_length,
@@ -165,13 +165,13 @@ def export_arch(
         **figures,
     }
     extracted = model.extract(arch)
-    export(extracted, context.tokenizer, out, context.task.label_names, card)
+    export_model(extracted, context.tokenizer, out, context.task.label_names, card)
     tokens = context.tokens("selection")
     batch = collate(tokens, np.arange(min(32, len(tokens))), context.pad_id)
     with torch.inference_mode():
         sliced = model(batch, arch).logits
         straight = logits_of(extracted.eval(), batch)
-    proof = verify(out, extracted, batch)
+    proof = verify_export(out, extracted, batch)
     difference = max(float(proof["max_logit_difference"]), float((sliced - straight).abs().max()))
     if difference > PARITY:
         raise UserError(
@@ -206,7 +206,7 @@ def score_forward(context: RunContext, forward: Any, split: str, keep: str = "")
     folder, so that later comparisons can be made example by example.
     """
     tokens = context.tokens(split)
-    logits = predict(
+    logits = predict_logits(
         forward,
         tokens,
         pad_id=context.pad_id,
@@ -217,7 +217,7 @@ def score_forward(context: RunContext, forward: Any, split: str, keep: str = "")
     if keep:
         write_array(predictions_path(context.run_dir, keep, split), logits)
         write_array(predictions_path(context.run_dir, "labels", split), np.asarray(tokens.labels))
-    return score(context.metrics, tokens, logits)
+    return score_logits(context.metrics, tokens, logits)
 
 
 def teacher_validation(context: RunContext) -> float:

@@ -40,9 +40,10 @@ def outcomes(run_dir: Path) -> list[dict[str, Any]]:
 def too_many(context: RunContext) -> list[str]:
     """Return a message where more networks are to be drawn than the space has."""
     asked = context.job.finetune.networks
-    if not asked or asked <= context.space.size():
+    if not asked or asked <= context.space.num_architectures():
         return []
-    return [f"finetune.networks={asked} was given; the space has {context.space.size():,} architectures"]
+    size = context.space.num_architectures()
+    return [f"finetune.networks={asked} was given; the space has {size:,} architectures"]
 
 
 def finetune(context: RunContext, progress: Progress) -> None:
@@ -128,7 +129,7 @@ def _start(context: RunContext, trained: ElasticEncoder, arch: Architecture) -> 
     else:
         source = trained
     shapes = {"layer_heads": list(arch.heads), "layer_ffn": list(arch.ffn)}
-    own = ElasticEncoder(Encoder(EncoderConfig.of(context.config.to_dict() | shapes)))
+    own = ElasticEncoder(Encoder(EncoderConfig.from_config(context.config.to_dict() | shapes)))
     own.load_state_dict(source.extract(arch).state_dict())
     own.set_dropout(context.job.teacher.dropout)
     return own

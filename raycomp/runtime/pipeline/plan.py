@@ -15,7 +15,7 @@ from raycomp.runtime.pipeline.adabert import planned, training_flops
 from raycomp.runtime.pipeline.forecast import Machines, Rates, Work, forecast, measured
 from raycomp.runtime.pipeline.preflight import check_settings, least_of, unmet
 from raycomp.runtime.scoring.deployment_search import evaluations
-from raycomp.training.optimizers import matmul_flops, resolve_precision
+from raycomp.training.optimizers import measure_matmul_flops, resolve_precision
 
 # Share of a matrix product's speed that a training step reaches (benchmarks/step_cost.py).
 EFFICIENCY = 0.6
@@ -64,7 +64,7 @@ def make_plan(job: Job, machines: Machines | None = None, runs: Path = Path("run
         "run": job.run_id,
         "task": f"{task.name}: {len(task.train):,} train, {len(task.selection):,} selection, "
         + ", ".join(f"{len(v):,} {v.name}" for v in task.validation),
-        "space": {"size": space.size(), "reach": {k: list(v) for k, v in reach.items()}},
+        "space": {"size": space.num_architectures(), "reach": {k: list(v) for k, v in reach.items()}},
         "budgets": budgets,
         "steps": {"teacher": round(teacher), "supernet": sum(phases), "phases": len(phases)},
         "memory_gib": _memory(reach["params"][1], job, context),
@@ -108,7 +108,7 @@ def _forecast(
 
 def _work(context: RunContext, teacher: int, steps: list[int]) -> Work:
     job = context.job
-    total, shared = evaluations(job, context.space.size())
+    total, shared = evaluations(job, context.space.num_architectures())
     trials = len(job.budget) * len(job.search.searchers) * len(job.search.seeds)
     return Work(
         teacher=(teacher, job.teacher.batch_size),
@@ -124,7 +124,7 @@ def _computed_rates(context: RunContext) -> Rates:
     """Return rates from FLOPs and this machine's speed: no run has measured a step."""
     job, costs, space = context.job, context.costs, context.space
     precision = resolve_precision(job.train.precision, torch.device("cpu"))
-    speed = EFFICIENCY * matmul_flops(precision)
+    speed = EFFICIENCY * measure_matmul_flops(precision)
     length = job.search.flops_length or job.task.max_length
     full = costs.cost("flops", space.largest()) / length
     middle = (full + costs.cost("flops", space.smallest()) / length) / 2
@@ -164,7 +164,7 @@ def _time(job: Job, context: RunContext, teacher: int, steps: list[int]) -> str:
     if job.train.gpus:
         return f"{work:.3g} FLOPs of training; measure a step on your GPU to turn this into hours"
     precision = resolve_precision(job.train.precision, torch.device("cpu"))
-    minutes = work / (EFFICIENCY * matmul_flops(precision)) / 60
+    minutes = work / (EFFICIENCY * measure_matmul_flops(precision)) / 60
     return (
         f"about {max(1, round(minutes))} min of training on this machine's {torch.get_num_threads()} "
         f"threads in {precision} ({work:.2g} FLOPs)"

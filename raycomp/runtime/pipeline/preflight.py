@@ -10,7 +10,7 @@ from raycomp.runtime.pipeline import adabert
 from raycomp.runtime.pipeline.finetune import too_many
 from raycomp.runtime.pipeline.tracking import check_trackers
 from raycomp.runtime.scoring.deployment_search import infeasible
-from raycomp.search.searchers import min_cost
+from raycomp.search.searchers import cheapest_architecture
 
 
 def check(context: RunContext) -> None:
@@ -45,7 +45,7 @@ def unmet(context: RunContext) -> dict[str, str]:
 
 def least_of(context: RunContext, kind: str) -> float:
     """Return the smallest figure of a budget's kind that the space holds."""
-    return min_cost(context.space, lambda arch: float(context.costs.cost(kind, arch)))[1]
+    return cheapest_architecture(context.space, lambda arch: float(context.costs.cost(kind, arch)))[1]
 
 
 def _batches(context: RunContext) -> list[int]:

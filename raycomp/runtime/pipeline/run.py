@@ -10,7 +10,7 @@ import torch
 from raycomp.config.job import Job
 from raycomp.data.batches import TrainPlan, collate
 from raycomp.encoder.elastic import ElasticEncoder
-from raycomp.encoder.importance import reorder, scores
+from raycomp.encoder.importance import measure_importance, reorder_by_importance
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
 from raycomp.methods.yoco.plan import build_sampler, train_plan
@@ -147,8 +147,8 @@ def _start(context: RunContext) -> ElasticEncoder:
         count = min(IMPORTANCE_BATCHES, plan.steps_per_epoch)
         batches = [collate(tokens, plan.rows(i), context.pad_id) for i in range(count)]
         judged = context.teacher().eval()
-        found = scores(judged, batches, lambda out, b: label_loss(out, b.labels, b.total))
-        reorder(model, found)
+        found = measure_importance(judged, batches, lambda out, b: label_loss(out, b.labels, b.total))
+        reorder_by_importance(model, found)
     return model
 
 

@@ -25,7 +25,7 @@ from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
 from raycomp.methods.yoco.schedule import phases
 from raycomp.runtime.cluster.progress import polling
-from raycomp.search.searchers import Budget
+from raycomp.search.searchers import SearchBudget
 from raycomp.storage.files import write_json
 from raycomp.storage.tables import read_parts
 
@@ -179,7 +179,7 @@ class TrackingFeed:
             arch = Architecture.from_json(row["arch"])
             for name, budget in self._budgets.items():
                 key = f"best-{name}"
-                if row["value"] > best.get(key, -math.inf) and budget.met(arch):
+                if row["value"] > best.get(key, -math.inf) and budget.is_met_by(arch):
                     best[key] = row["value"]
         return best
 
@@ -189,7 +189,7 @@ class TrackingFeed:
         return {phase.name: number for number, phase in enumerate(phases(space))}
 
     @functools.cached_property
-    def _budgets(self) -> dict[str, Budget]:
+    def _budgets(self) -> dict[str, SearchBudget]:
         context = RunContext(self._job, self._run_dir)
         return {settings.name: context.budget(settings) for settings in self._job.budget}
 

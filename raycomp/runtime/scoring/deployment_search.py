@@ -22,12 +22,18 @@ from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
 from raycomp.config.job import Job
 from raycomp.config.loader import parse_job
 from raycomp.encoder.architecture import Architecture
-from raycomp.encoder.cost import Shape
+from raycomp.encoder.cost import EncoderShape
 from raycomp.errors import UserError
 from raycomp.runtime.cluster.connect import ray, total_cpus
 from raycomp.runtime.cluster.progress import polling
 from raycomp.runtime.scoring.ledger import outcome_path
-from raycomp.search.searchers import Searcher, best, make_searcher, min_cost, opening
+from raycomp.search.searchers import (
+    Searcher,
+    best_index,
+    cheapest_architecture,
+    make_searcher,
+    shared_initial_set,
+)
 from raycomp.search.setup import SearchSetup
 from raycomp.storage.files import read_json
 
@@ -111,7 +117,8 @@ def _tune(
     def trial(config: dict[str, Any]) -> dict[str, float]:
         chosen = config["trial"]
         outcome = search_one(
-            SearchSetup(parse_job(data), run_dir, Shape.from_dict(shape)), theta, ledger, precision,
+            SearchSetup(parse_job(data), run_dir, EncoderShape.from_dict(shape)),
+            theta, ledger, precision,
             chosen["budget"], chosen["searcher"], chosen["seed"],
         )  # fmt: skip
         return {"value": outcome.value if outcome.arch else -1.0}
@@ -148,7 +155,7 @@ def _tune(
         for text, value in found:
             arch = Architecture.from_json(text)
             for name, budget in budgets.items():
-                if value > best.get(name, -math.inf) and budget.met(arch):
+                if value > best.get(name, -math.inf) and budget.is_met_by(arch):
                     best[name] = value
         on_progress(done, max(total, done), best)
 
@@ -161,7 +168,7 @@ def _tune(
 
 def _expected(context: SearchSetup, trials: int) -> int:
     """Return how many evaluations all trials together will need at most."""
-    total, shared = evaluations(context.job, context.space.size())
+    total, shared = evaluations(context.job, context.space.num_architectures())
     return shared * len(context.job.search.seeds) + (total - shared) * trials
 
 
@@ -207,7 +214,7 @@ def search_one(
         ray.get(ledger.conclude.remote(asdict(outcome)))
         return outcome
 
-    smallest, least = min_cost(space, cost)
+    smallest, least = cheapest_architecture(space, cost)
     if least > limit:
         why = infeasible(name, settings.kind, limit, least)
         return record(None, 0.0, 0.0, 0, why)
@@ -228,15 +235,15 @@ def search_one(
         values.extend(found)
         losses.extend(lost)
 
-    total, shared = evaluations(job, space.size())
+    total, shared = evaluations(job, space.num_architectures())
     if shared:
         every = [context.budget(b) for b in job.budget]
-        tell(opening(space, theta, every, shared, whole_seed))
+        tell(shared_initial_set(space, theta, every, shared, whole_seed))
     while (before := len(known)) < total:
         tell(search.ask(min(job.search.batch, total - before)))
         if len(known) == before:
             break  # the searcher has nothing new to ask: the space, or what it can reach, is done
-    index = best(archs, values, losses, budget)
+    index = best_index(archs, values, losses, budget)
     asked = len(known)
     if index is None:
         # The smallest network is feasible, so it is the answer of last resort, scored like others.

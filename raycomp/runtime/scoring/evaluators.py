@@ -16,7 +16,7 @@ from raycomp.methods.context import RunContext
 from raycomp.runtime.cluster.connect import fitting, on_driver_node, ray, share_cpus, total_gpus
 from raycomp.runtime.cluster.replica import RunReplica
 from raycomp.runtime.scoring.ledger import Ledger
-from raycomp.training.evaluation import predict, score
+from raycomp.training.evaluation import predict_logits, score_logits
 
 
 class Evaluator:
@@ -36,7 +36,7 @@ class Evaluator:
         began, context = time.perf_counter(), self._context
         values = [Architecture.from_json(a) for a in archs]
         tokens = context.tokens(split)
-        logits = predict(
+        logits = predict_logits(
             lambda batch: self._model.forward_many(batch, values),
             tokens,
             pad_id=context.pad_id,
@@ -44,7 +44,7 @@ class Evaluator:
             precision=precision,
             device=self._device,
         )
-        results = [score(context.metrics, tokens, each) for each in logits]
+        results = [score_logits(context.metrics, tokens, each) for each in logits]
         seconds = (time.perf_counter() - began) / len(archs)
         return [
             {

@@ -193,7 +193,7 @@ def _search(context: RunContext) -> list[dict[str, Any]]:
     frame = read_table(context.run_dir, "evaluations")
     frame = frame[frame["method"] == "yoco"].sort_values("created_at", kind="stable")
     budget = context.budget(job.budget[0])
-    met = [budget.met(Architecture.from_json(str(a))) for a in frame["arch"]]
+    met = [budget.is_met_by(Architecture.from_json(str(a))) for a in frame["arch"]]
     found = []
     for count in range(job.search.batch, len(frame) + 1, job.search.batch):
         mine = pd.Series(frame["value"].to_numpy()[:count])[met[:count]].nlargest(BEST)

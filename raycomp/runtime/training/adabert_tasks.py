@@ -23,7 +23,7 @@ from raycomp.runtime.training.training_task import PlainTask
 from raycomp.storage.files import write_json
 from raycomp.storage.tensors import load_tensors, save_tensors
 from raycomp.training.loop import TrainStep
-from raycomp.training.optimizers import JointUpdater, Reduce, Updater
+from raycomp.training.optimizers import AllReduce, JointUpdater, Updater
 
 
 class SearchedGraph(nn.Module):
@@ -68,7 +68,7 @@ class AdabertSearchTask(_StudentStage):
         plan: dict[str, Any],
         *,
         device: torch.device,
-        reduce: Reduce | None,
+        reduce: AllReduce | None,
     ) -> None:
         """Make the trial `plan` names: trial, seed, gamma, beta, layers."""
         self._open(job, run_dir, plan)
@@ -133,7 +133,7 @@ class AdabertChildTask(_StudentStage):
         plan: dict[str, Any],
         *,
         device: torch.device,
-        reduce: Reduce | None,
+        reduce: AllReduce | None,
     ) -> None:
         """Make the child of the trial that `plan` names: trial, seed, gamma."""
         self._open(job, run_dir, plan)
@@ -168,7 +168,7 @@ def read_structure(trial: Path) -> Structure:
 
 
 def weights_updater(
-    model: nn.Module, settings: AdabertSettings, total: int, reduce: Reduce | None = None
+    model: nn.Module, settings: AdabertSettings, total: int, reduce: AllReduce | None = None
 ) -> Updater:
     """Return the updater of a student's weights: SGD with momentum (the paper's) or AdamW."""
     # Not fused: operations join when they are first drawn, and fused SGD wants all momenta at once.

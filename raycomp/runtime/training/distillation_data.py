@@ -286,10 +286,10 @@ def _candidates(room: DistillationData) -> Candidates:
     near = NeighbourCandidates(table, room.tokenizer, settings.candidates)
     if settings.method == "neighbours":
         return near
-    from raycomp.encoder.pretrained import masked_language_model
+    from raycomp.encoder.pretrained import load_masked_language_model
 
     given = room.job.model
-    model = masked_language_model(given.name, given.revision, given.trust_remote_code)
+    model = load_masked_language_model(given.name, given.revision, given.trust_remote_code)
     if model is None:
         if settings.method == "mlm":
             raise UserError(no_mlm(room.job))

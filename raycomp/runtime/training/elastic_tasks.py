@@ -20,9 +20,9 @@ from raycomp.runtime.training.training_task import PlainTask, TrainingTask
 from raycomp.storage.files import write_json
 from raycomp.storage.tensors import save_tensors
 from raycomp.training.loop import TrainStep
-from raycomp.training.optimizers import LinearDecay, Reduce, Updater
+from raycomp.training.optimizers import AllReduce, LinearDecay, Updater
 from raycomp.training.sliced_optimizer import SliceUpdater
-from raycomp.training.supernet_step import SuperStep
+from raycomp.training.supernet_step import SupernetStep
 from raycomp.training.teacher_step import TeacherStep
 
 
@@ -48,7 +48,7 @@ class TeacherTask(_OnTrainText):
         plan: dict[str, Any],
         *,
         device: torch.device,
-        reduce: Reduce | None,
+        reduce: AllReduce | None,
     ) -> None:
         context = RunContext(job, run_dir)
         settings = job.teacher
@@ -84,7 +84,7 @@ class SupernetTask(_OnTrainText):
         plan: dict[str, Any],
         *,
         device: torch.device,
-        reduce: Reduce | None,
+        reduce: AllReduce | None,
     ) -> None:
         context = RunContext(job, run_dir)
         settings = job.train
@@ -94,16 +94,16 @@ class SupernetTask(_OnTrainText):
         self.model = context.network(run_dir / "supernet" / "start.safetensors").to(device)
         self.model.set_dropout(settings.dropout)
         self.model.embeddings.word.weight.requires_grad_(not settings.freeze_embeddings)
-        stretches: tuple[int, ...] = (0, schedule.total)
+        phase_starts: tuple[int, ...] = (0, schedule.total)
         if settings.schedule == "phase":
             firsts = [schedule.first_step(i) for i in range(len(schedule.phases))]
-            stretches = tuple(sorted({*firsts, schedule.total}))
+            phase_starts = tuple(sorted({*firsts, schedule.total}))
         self.updater = SliceUpdater(
             self.model,
-            LinearDecay(settings.learning_rate, settings.warmup, stretches),
+            LinearDecay(settings.learning_rate, settings.warmup, phase_starts),
             weight_decay=settings.weight_decay,
             clip=settings.clip,
-            fresh_at=stretches if settings.schedule == "phase" else (),
+            reset_at=phase_starts if settings.schedule == "phase" else (),
             reduce=reduce,
         )
         self._context, self._device, self._settings = context, device, settings
@@ -121,7 +121,7 @@ class SupernetTask(_OnTrainText):
             timeout = self._settings.barrier_seconds
             ray.get(actor.begin.remote(attempt, world, start, sampler, timeout))
         self._sampler = ActorSampler(actor, attempt, rank)
-        self.step: TrainStep = SuperStep(
+        self.step: TrainStep = SupernetStep(
             self.model,
             self._sampler,
             self.updater,

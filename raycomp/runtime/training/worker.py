@@ -56,7 +56,7 @@ def work(config: dict[str, Any]) -> None:
         if begun is not None:
             weights, optimizer, state = load_checkpoint(begun)
             stage.model.load_state_dict(weights)
-            stage.updater.load_tensors(optimizer)
+            stage.updater.load_state_tensors(optimizer)
             start = int(state["step"])
     if rank == 0:
         visit.enter(config["stage"], attempt)
@@ -254,7 +254,10 @@ class TrainingReporter:
             state = {"step": step, **self._stage.state(step)}
             with tempfile.TemporaryDirectory() as folder:
                 save_checkpoint(
-                    Path(folder), self._stage.model.state_dict(), self._stage.updater.tensors(), state
+                    Path(folder),
+                    self._stage.model.state_dict(),
+                    self._stage.updater.state_tensors(),
+                    state,
                 )
                 ray.train.report({"step": step}, checkpoint=Checkpoint.from_directory(folder))
         self._saved_at = time.monotonic()

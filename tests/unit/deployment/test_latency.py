@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import time
 
-from raycomp.deployment.latency import p50_latencies_ms
+from raycomp.deployment.latency import measure_latencies_ms
 
 
 def test_medians_of_networks_that_take_turns() -> None:
@@ -15,7 +15,7 @@ def test_medians_of_networks_that_take_turns() -> None:
 
         return forward
 
-    found = p50_latencies_ms([network(0, 0.002), network(1, 0.02)], 30, length=8, runs=5, warmup=1)
+    found = measure_latencies_ms([network(0, 0.002), network(1, 0.02)], 30, length=8, runs=5, warmup=1)
     assert turns == [0, 1] * 6
     assert 2 <= found[0] < found[1]
     assert found[1] >= 20

@@ -14,7 +14,7 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import CostModel, layer_params
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.families import from_family, from_family_config
-from raycomp.encoder.importance import reorder, scores
+from raycomp.encoder.importance import measure_importance, reorder_by_importance
 from raycomp.encoder.layers import Encoder
 from raycomp.encoder.static_model import RaycompConfig, RaycompForSequenceClassification
 from raycomp.errors import UserError
@@ -166,10 +166,10 @@ def test_reorder_changes_no_output_and_sorts_by_importance() -> None:
     _, elastic = make_pair()
     batches = [make_batch(seed=s) for s in range(3)]
     before = elastic(batches[0]).logits
-    found = scores(elastic, batches, lambda out, b: label_loss(out, b.labels, b.total))
-    reorder(elastic, found)
+    found = measure_importance(elastic, batches, lambda out, b: label_loss(out, b.labels, b.total))
+    reorder_by_importance(elastic, found)
     assert torch.allclose(elastic(batches[0]).logits, before, atol=1e-5)
-    again = scores(elastic, batches, lambda out, b: label_loss(out, b.labels, b.total))
+    again = measure_importance(elastic, batches, lambda out, b: label_loss(out, b.labels, b.total))
     for heads, neurons in zip(again.heads, again.neurons, strict=True):
         assert (heads.diff() <= 1e-5).all()
         assert (neurons.diff() <= 1e-5).all()
@@ -183,7 +183,7 @@ def test_head_importance_is_the_change_of_loss_when_a_head_fades() -> None:
     def loss(logits: torch.Tensor, b: Batch) -> torch.Tensor:
         return label_loss(logits, b.labels, b.total)
 
-    found = scores(elastic, [batch], loss)
+    found = measure_importance(elastic, [batch], loss)
     masks = [torch.ones(4) for _ in range(3)]
     values = []
     for sign in (1, -1):

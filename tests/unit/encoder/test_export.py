@@ -13,7 +13,7 @@ import torch
 from transformers import AutoTokenizer
 
 from raycomp.encoder.architecture import Architecture
-from raycomp.encoder.export import export, verify
+from raycomp.encoder.export import export_model, verify_export
 from raycomp.errors import UserError
 from tests.conftest import tokenizer
 from tests.unit.encoder.test_elastic import make_batch, make_pair
@@ -28,7 +28,7 @@ CARD = {
 
 def make_export(out: Path) -> None:
     _, elastic = make_pair()
-    export(elastic.extract(ARCH), tokenizer(), out, ["bad", "good"], CARD)
+    export_model(elastic.extract(ARCH), tokenizer(), out, ["bad", "good"], CARD)
 
 
 def test_it_loads_without_raycomp(tmp_path: Path) -> None:
@@ -73,10 +73,10 @@ print(json.dumps([logits.tolist(), sum(p.numel() for p in model.parameters()), m
 def test_verify_counts_and_compares(tmp_path: Path) -> None:
     make_export(tmp_path / "model")
     _, elastic = make_pair()
-    proof = verify(tmp_path / "model", elastic.extract(ARCH), make_batch())
+    proof = verify_export(tmp_path / "model", elastic.extract(ARCH), make_batch())
     assert proof["max_logit_difference"] < 1e-6
     _, other = make_pair(seed=1)
-    proof = verify(tmp_path / "model", other.extract(ARCH), make_batch())
+    proof = verify_export(tmp_path / "model", other.extract(ARCH), make_batch())
     assert proof["max_logit_difference"] > 1e-2
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from raycomp.encoder.outputs import output_order
+from raycomp.encoder.outputs import match_outputs
 
 MNLI = ("entailment", "neutral", "contradiction")
 
@@ -23,7 +23,7 @@ MNLI = ("entailment", "neutral", "contradiction")
 def test_outputs_are_matched_by_name(
     named: tuple[str, ...], classes: tuple[str, ...], order: list[int] | None
 ) -> None:
-    assert output_order(dict(enumerate(named)), classes, in_order=False) == order
+    assert match_outputs(dict(enumerate(named)), classes, in_order=False) == order
 
 
 @pytest.mark.parametrize(
@@ -32,5 +32,5 @@ def test_outputs_are_matched_by_name(
 def test_names_that_say_something_else_are_not_guessed(named: tuple[str, ...]) -> None:
     classes = ("negative", "positive")
     with pytest.raises(ValueError, match=r"outputs named .* classes are negative, positive"):
-        output_order(dict(enumerate(named)), classes, in_order=False)
-    assert output_order(dict(enumerate(named)), classes, in_order=True) is None
+        match_outputs(dict(enumerate(named)), classes, in_order=False)
+    assert match_outputs(dict(enumerate(named)), classes, in_order=True) is None

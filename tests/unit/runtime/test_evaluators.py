@@ -12,7 +12,7 @@ from raycomp.config.loader import parse_job
 from raycomp.methods.context import RunContext
 from raycomp.runtime.scoring.evaluators import Evaluator
 from raycomp.storage.tensors import save_tensors
-from raycomp.training.evaluation import predict, score
+from raycomp.training.evaluation import predict_logits, score_logits
 from tests.conftest import randomise
 
 
@@ -41,12 +41,12 @@ def test_together_or_alone_the_rows_are_the_same(tiny_job: dict[str, Any], tmp_p
             for i in range(len(tokens))
         ]
         slow = np.concatenate([out.logits.detach().numpy() for out in logits])
-        fast = predict(
+        fast = predict_logits(
             lambda batch, arch=arch: network(batch, arch).logits,  # type: ignore[misc]
             tokens, pad_id=0, max_tokens=64, precision="fp32", device=torch.device("cpu"),
         )  # fmt: skip
         assert np.abs(slow - fast).max() < 1e-5
-        found = score(context.metrics, tokens, slow)
+        found = score_logits(context.metrics, tokens, slow)
         assert row["value"] == found.values[context.primary]
         assert abs(row["loss"] - found.loss) < 1e-6
         assert (row["arch_id"], row["examples"]) == (arch.id, len(tokens))

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from raycomp.encoder.architecture import Architecture
-from raycomp.encoder.cost import CostModel, Shape
+from raycomp.encoder.cost import CostModel, EncoderShape
 from raycomp.errors import UserError
 from raycomp.methods.yoco.schedule import Schedule, phases
-from raycomp.search.moves import fit_to, mutate, repair
+from raycomp.search.moves import fit_to_limit, mutate, shrink_to_limit
 from raycomp.search.space import SearchSpace
 
 PAPER = SearchSpace(12, (6, 8, 10, 12), (4, 8, 12), (512, 768, 1024, 3072))
@@ -15,7 +15,7 @@ SMALL = SearchSpace(3, (1, 2, 3), (1, 2, 4), (16, 32, 64))
 
 
 def test_the_paper_s_space_has_its_size() -> None:
-    assert PAPER.size() == 8_978_450_780_160
+    assert PAPER.num_architectures() == 8_978_450_780_160
     assert len(PAPER.variables(joint=True)) == 13
 
 
@@ -36,7 +36,7 @@ def test_the_paper_s_phases_largest_first() -> None:
 
 @pytest.mark.parametrize("joint", [False, True])
 def test_layer_sums_are_the_cost_models(joint: bool) -> None:
-    shape = Shape(30522, 768, 768, 64, (12,) * 12, (3072,) * 12, 512, 2, 2)
+    shape = EncoderShape(30522, 768, 768, 64, (12,) * 12, (3072,) * 12, 512, 2, 2)
     costs, rng = CostModel(shape, 128), np.random.default_rng(0)
     archs = [PAPER.sample_uniform(rng) for _ in range(50)]
     sums = PAPER.layer_sums(lambda h, k: costs.cost("encoder_params", Architecture(1, (h,), (k,))), joint)
@@ -77,11 +77,11 @@ def test_moves_stay_in_the_space_and_meet_the_limit() -> None:
         arch = mutate(SMALL.sample_uniform(rng), SMALL, 0.5, rng)
         assert SMALL.contains(arch)
         limit = float(rng.uniform(26, 300))
-        fitted = fit_to(arch, SMALL, cost, limit, rng)
+        fitted = fit_to_limit(arch, SMALL, cost, limit, rng)
         assert fitted is not None
         assert SMALL.contains(fitted)
         assert cost(fitted) <= limit
-        repaired = repair(arch, SMALL, cost, limit, rng)
+        repaired = shrink_to_limit(arch, SMALL, cost, limit, rng)
         assert repaired is not None
         assert cost(repaired) <= limit
-    assert repair(SMALL.largest(), SMALL, cost, 25.0, rng) is None
+    assert shrink_to_limit(SMALL.largest(), SMALL, cost, 25.0, rng) is None

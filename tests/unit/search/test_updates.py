@@ -9,9 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raycomp.search.distribution import Categoricals
+from raycomp.search.distribution import ArchitectureDistribution
 from raycomp.search.space import SearchSpace, Variable
-from raycomp.search.updates import ASNG, Raw, fisher_root, make_rule, natural_gradient, utilities
+from raycomp.search.updates import (
+    ASNG,
+    PrintedRule,
+    fisher_root,
+    make_update_rule,
+    natural_gradient,
+    ranked_utilities,
+)
 
 TWO = (Variable("depth", (1, 2), None), Variable("heads.0", (1, 2, 3), 0))
 ONES = np.ones(2)
@@ -19,7 +26,7 @@ ONES = np.ones(2)
 
 def test_natural_gradient_by_hand() -> None:
     """Mean of u (U(m) - theta); a variable at -1 gets nothing."""
-    dist = Categoricals(TWO)
+    dist = ArchitectureDistribution(TWO)
     found = natural_gradient(dist, np.array([[0, 2], [1, -1]]), np.array([1.0, -1.0]))
     # depth: (1*((1,0)-(.5,.5)) - 1*((0,1)-(.5,.5))) / 2 = (.5, -.5)
     assert found[0] == pytest.approx([0.5, -0.5, 0.0])  # rows are as long as the longest variable
@@ -28,24 +35,24 @@ def test_natural_gradient_by_hand() -> None:
 
 
 def test_utilities_by_hand() -> None:
-    assert utilities(np.array([2.0, 1.0])).tolist() == [-1.0, 1.0]
-    assert utilities(np.array([1.0, 1.0])).tolist() == [0.0, 0.0]
-    assert utilities(np.array([3.0, 1.0, 2.0, 4.0])).tolist() == [0.0, 1.0, 0.0, -1.0]
-    assert utilities(np.array([1.0, 1.0, 2.0, 3.0])).tolist() == [0.5, 0.5, 0.0, -1.0]
-    assert utilities(np.array([np.nan, 1.0])).tolist() == [-1.0, 1.0]
+    assert ranked_utilities(np.array([2.0, 1.0])).tolist() == [-1.0, 1.0]
+    assert ranked_utilities(np.array([1.0, 1.0])).tolist() == [0.0, 0.0]
+    assert ranked_utilities(np.array([3.0, 1.0, 2.0, 4.0])).tolist() == [0.0, 1.0, 0.0, -1.0]
+    assert ranked_utilities(np.array([1.0, 1.0, 2.0, 3.0])).tolist() == [0.5, 0.5, 0.0, -1.0]
+    assert ranked_utilities(np.array([np.nan, 1.0])).tolist() == [-1.0, 1.0]
 
 
 def test_raw_rule_by_hand() -> None:
     """Eq. 5 as printed: theta - rate * mean(loss (U - theta))."""
-    dist = Categoricals((Variable("depth", (1, 2), None),))
-    Raw(rate=0.1).update(dist, np.array([[0], [1]]), np.array([1.0, 3.0]), ONES)
+    dist = ArchitectureDistribution((Variable("depth", (1, 2), None),))
+    PrintedRule(rate=0.1).update(dist, np.array([[0], [1]]), np.array([1.0, 3.0]), ONES)
     # grad = (1*(.5,-.5) + 3*(-.5,.5)) / 2 = (-.5, .5); theta = (.5+.05, .5-.05)
     assert dist.theta[0] == pytest.approx([0.55, 0.45])
 
 
 def test_ranked_rule_by_hand() -> None:
     """One step of length 1 in the Fisher norm, then the lower bound."""
-    dist = Categoricals(TWO)
+    dist = ArchitectureDistribution(TWO)
     ASNG(dist, adapt=False, delta=0.1).update(
         dist, np.array([[0, 0], [1, 1]]), np.array([1.0, 2.0]), ONES
     )
@@ -69,10 +76,10 @@ def test_fisher_root_has_the_fisher_norm(seed: int) -> None:
 def test_lower_bounds_are_those_of_the_released_code() -> None:
     """theta_min = 1 / (13 (C-1)): depth .0256, joint layers .0070."""
     paper = SearchSpace(12, (6, 8, 10, 12), (4, 8, 12), (512, 768, 1024, 3072))
-    dist = Categoricals(paper.variables(joint=True))
-    assert dist.theta_min() == pytest.approx([1 / 39] + [1 / 143] * 12)
+    dist = ArchitectureDistribution(paper.variables(joint=True))
+    assert dist.lower_bounds() == pytest.approx([1 / 39] + [1 / 143] * 12)
     dist.theta[0, :4] = [1.0, 0, 0, 0]
-    dist.bound()
+    dist.apply_lower_bounds()
     assert dist.theta[0].sum() == pytest.approx(1)
     assert dist.theta[0, :4].min() == pytest.approx(1 / 39)
     assert not dist.theta[0, 4:].any()
@@ -89,7 +96,7 @@ def obvious(p: np.ndarray, u: float) -> int:
 def test_many_draws_at_once_are_so_many_draws_in_turn(joint: bool, uniform: bool) -> None:
     """Also where choices are closed, and of a generator that goes on afterwards."""
     space = SearchSpace(12, (6, 8, 10, 12), (4, 8, 12), (512, 768, 1024, 3072))
-    dist, rng = Categoricals(space.variables(joint)), np.random.default_rng(0)
+    dist, rng = ArchitectureDistribution(space.variables(joint)), np.random.default_rng(0)
     for round_ in range(20):
         masks = [rng.random(len(v.choices)) < 0.6 for v in dist.variables]
         for mask in masks:
@@ -121,7 +128,7 @@ class Fixed:
 
 @pytest.mark.parametrize("value", [0.0, np.nextafter(1.0, 0.0)])
 def test_the_ends_of_the_unit_interval_draw_open_choices(value: float) -> None:
-    dist = Categoricals(TWO)
+    dist = ArchitectureDistribution(TWO)
     for theta in ([0.0, 1.0, 0.0], [0.1, 0.2, 0.7], [0.7, 0.3 - 1e-17, 0.0], [1 / 3, 1 / 3, 1 / 3]):
         dist.theta[1] = theta
         rng: Any = Fixed(value)
@@ -129,10 +136,10 @@ def test_the_ends_of_the_unit_interval_draw_open_choices(value: float) -> None:
         assert dist.theta[1][dist.sample(rng)[1]] > 0
 
 
-def run(rule_name: str, updates: int, seed: int, noise: bool) -> tuple[Categoricals, float]:
+def run(rule_name: str, updates: int, seed: int, noise: bool) -> tuple[ArchitectureDistribution, float]:
     space = SearchSpace(4, (2, 3, 4), (1, 2, 4), (16, 32, 64))
-    dist = Categoricals(space.variables())
-    rule = make_rule(rule_name, dist)
+    dist = ArchitectureDistribution(space.variables())
+    rule = make_update_rule(rule_name, dist)
     rng = np.random.default_rng(seed)
     best = np.array([1, 2, 0, 1, 1, 0, 2, 2, 1])
     for _ in range(updates):
@@ -159,7 +166,9 @@ def test_it_converges_to_a_known_optimum(rule: str, updates: int, seed: int) -> 
 
 def test_asng_does_not_drift_on_pure_noise_where_sng_does() -> None:
     """Over 10 seeds: after 100 updates ASNG keeps its entropy, SNG loses a third of it."""
-    start = Categoricals(SearchSpace(4, (2, 3, 4), (1, 2, 4), (16, 32, 64)).variables()).entropy()
+    start = ArchitectureDistribution(
+        SearchSpace(4, (2, 3, 4), (1, 2, 4), (16, 32, 64)).variables()
+    ).entropy()
     asng = np.array([run("asng", 100, s, noise=True)[0].entropy() / start for s in range(10)])
     sng = np.array([run("sng", 100, s, noise=True)[0].entropy() / start for s in range(10)])
     error = asng.std(ddof=1) / math.sqrt(len(asng))
@@ -173,7 +182,7 @@ def test_state_round_trips_bit_for_bit() -> None:
     rng = np.random.default_rng(0)
     rule.update(dist, np.stack([dist.sample(rng) for _ in range(2)]), np.array([1.0, 2.0]), ONES)
     text = json.dumps([dist.state_dict(), rule.state_dict()])
-    again = Categoricals(dist.variables)
+    again = ArchitectureDistribution(dist.variables)
     rule_again = ASNG(again)
     state = json.loads(text)
     again.load_state_dict(state[0])
@@ -188,15 +197,15 @@ def test_state_round_trips_bit_for_bit() -> None:
 
 def test_not_finite_losses_never_reach_theta() -> None:
     for name in ("raw", "sng", "asng"):
-        dist = Categoricals(TWO)
-        rule = make_rule(name, dist)
+        dist = ArchitectureDistribution(TWO)
+        rule = make_update_rule(name, dist)
         rule.update(dist, np.array([[0, 0], [1, 1]]), np.array([np.inf, np.nan]), ONES)
         rule.update(dist, np.array([[0, 0], [1, 1]]), np.array([np.inf, 1.0]), ONES)
         assert np.isfinite(dist.theta).all()
 
 
 def test_opening_gives_a_new_choice_its_share() -> None:
-    dist = Categoricals((Variable("heads.0", (1, 2, 3), 0),))
+    dist = ArchitectureDistribution((Variable("heads.0", (1, 2, 3), 0),))
     dist.set_open([np.array([False, True, True])])
     dist.theta[0] = [0.0, 0.2, 0.8]
     dist.set_open([np.array([True, True, True])])

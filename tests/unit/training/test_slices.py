@@ -17,7 +17,7 @@ from raycomp.search.space import SearchSpace
 from raycomp.training.objectives import label_loss
 from raycomp.training.optimizers import LinearDecay, Updater
 from raycomp.training.sliced_optimizer import FlatGradients, SliceUpdater
-from raycomp.training.supernet_step import SuperStep, union
+from raycomp.training.supernet_step import SupernetStep, enclosing_architecture
 from tests.unit.encoder.test_elastic import make_batch, make_pair
 
 CPU = torch.device("cpu")
@@ -50,8 +50,8 @@ def network() -> ElasticEncoder:
     return model
 
 
-def step_of(model: ElasticEncoder, sampler: Any = None, reduce: Any = None) -> SuperStep:
-    return SuperStep(
+def step_of(model: ElasticEncoder, sampler: Any = None, reduce: Any = None) -> SupernetStep:
+    return SupernetStep(
         model, sampler or Drawn(),
         SliceUpdater(model, RATE, weight_decay=DECAY, clip=CLIP, reduce=reduce),
         teacher=None, distill="none", regression=False, precision="fp32", device=CPU,
@@ -71,7 +71,7 @@ def obvious(model: ElasticEncoder, moments: dict[str, Any], step: int, batch: Ba
     """AdamW as its paper has it, on the slices of the step and the words of the batch."""
     archs = Drawn().ask(step)
     found = gradients(model, archs, batch)
-    active: dict[str, Any] = dict(model.active_parameters(union(archs)))
+    active: dict[str, Any] = dict(model.active_parameters(enclosing_architecture(archs)))
     active[WORD_EMBEDDING] = (batch.input_ids.unique(),)
     norm = sum(float(found[n][w].double().square().sum()) for n, w in active.items()) ** 0.5
     scale = min(1.0, CLIP / (norm + 1e-6))
@@ -96,7 +96,7 @@ def test_steps_of_slices_are_adamw_on_what_they_used_and_nothing_else() -> None:
         before = {n: p.detach().clone() for n, p in ours.named_parameters()}
         step(index, batch)
         obvious(theirs, moments, index, batch)
-        active = dict(ours.active_parameters(union(Drawn().ask(index))))
+        active = dict(ours.active_parameters(enclosing_architecture(Drawn().ask(index))))
         for name, p in ours.named_parameters():
             still = torch.ones_like(p, dtype=torch.bool)
             if name in active:
@@ -129,10 +129,13 @@ def test_where_a_step_uses_everything_it_is_torch_s_adamw() -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_gradients_in_place_are_autograd_s(seed: int) -> None:
     plain, fast = network(), network()
-    fast.train_slices()
+    fast.use_column_major_layout()
     rng, batch = np.random.default_rng(seed), make_batch(seed=seed)
     archs = [SPACE.sample_uniform(rng) for _ in range(3)]
-    expected, active = gradients(plain, archs, batch), fast.active_parameters(union(archs))
+    expected, active = (
+        gradients(plain, archs, batch),
+        fast.active_parameters(enclosing_architecture(archs)),
+    )
     named = dict(fast.named_parameters())
     memory = FlatGradients()
     memory.lay([torch.ones(10**5).double()], 0)[0].fill_(7.0)  # what an earlier step left
@@ -188,7 +191,7 @@ def test_a_step_goes_on_from_a_checkpoint_bit_for_bit() -> None:
         step(index, make_batch(seed=index))
     again = step_of(two)
     two.load_state_dict({k: v.contiguous() for k, v in one.state_dict().items()})
-    again.updater.load_tensors({k: v.clone() for k, v in step.updater.tensors().items()})
+    again.updater.load_state_tensors({k: v.clone() for k, v in step.updater.state_tensors().items()})
     for index in range(4, 8):
         for s in (step, again):
             s(index, make_batch(seed=index))

@@ -17,12 +17,12 @@ from raycomp.training.objectives import hidden_loss, label_loss, prediction_loss
 from raycomp.training.optimizers import (
     LinearDecay,
     Updater,
-    bf16_speedup,
-    matmul_flops,
+    measure_bf16_speedup,
+    measure_matmul_flops,
     resolve_precision,
 )
 from raycomp.training.sliced_optimizer import SliceUpdater
-from raycomp.training.supernet_step import SuperStep, union
+from raycomp.training.supernet_step import SupernetStep, enclosing_architecture
 from raycomp.training.teacher_step import TeacherStep
 from tests.unit.encoder.test_elastic import make_batch, make_pair
 
@@ -72,7 +72,7 @@ def test_optimizer_state_round_trips_bit_for_bit() -> None:
     step_a = TeacherStep(one, a, precision="fp32", device=CPU)
     fit(step_a, lambda i: make_batch(seed=i), 0, 5, seed=1, report=lambda *x: None)
     two.load_state_dict(one.state_dict())
-    b.load_tensors({k: v.clone() for k, v in a.tensors().items()})
+    b.load_state_tensors({k: v.clone() for k, v in a.state_tensors().items()})
     step_b = TeacherStep(two, b, precision="fp32", device=CPU)
     for step in (step_a, step_b):
         fit(step, lambda i: make_batch(seed=i), 5, 9, seed=1, report=lambda *x: None)
@@ -84,7 +84,7 @@ def slices(model: ElasticEncoder) -> SliceUpdater:
     return SliceUpdater(model, LinearDecay(1e-3, 0.1, (0, 20)), weight_decay=0.01, clip=1.0)
 
 
-def super_step(model: ElasticEncoder, **changes: object) -> SuperStep:
+def super_step(model: ElasticEncoder, **changes: object) -> SupernetStep:
     schedule = Schedule(phases(SPACE), (1, 1, 1, 1, 1, 1, 20))
     sampler = EESNG(SPACE, schedule, EESNGSettings(pairs="free"))
     teacher = make_pair()[1]
@@ -96,7 +96,7 @@ def super_step(model: ElasticEncoder, **changes: object) -> SuperStep:
         "device": CPU,
         **changes,
     }
-    return SuperStep(model, sampler, slices(model), **given)  # type: ignore[arg-type]
+    return SupernetStep(model, sampler, slices(model), **given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("distill", ["none", "logits", "hidden"])
@@ -111,7 +111,7 @@ def test_a_super_step_trains_what_it_samples_and_nothing_else(distill: str) -> N
     still = 0
     for index in range(12):
         before = {n: p.detach().clone() for n, p in model.named_parameters()}
-        used = dict(model.active_parameters(union(step.sampler.ask(index))))
+        used = dict(model.active_parameters(enclosing_architecture(step.sampler.ask(index))))
         result = step(index, make_batch(seed=index))
         assert math.isfinite(result.loss)
         for name, parameter in model.named_parameters():
@@ -189,8 +189,8 @@ def test_precision_is_explicit_or_timed() -> None:
     assert resolve_precision("bf16", CPU) == "bf16"
     assert resolve_precision("fp32", CPU) == "fp32"
     assert resolve_precision("auto", CPU) in ("bf16", "fp32")
-    assert 0.01 < bf16_speedup() < 100
-    assert matmul_flops("fp32") > 1e8
+    assert 0.01 < measure_bf16_speedup() < 100
+    assert measure_matmul_flops("fp32") > 1e8
 
 
 def test_a_step_count_lies_where_its_kernel_wants_it() -> None:
@@ -199,14 +199,14 @@ def test_a_step_count_lies_where_its_kernel_wants_it() -> None:
     updater = Updater(model, lambda _: 0.1, weight_decay=0.0, clip=1.0)
     model(torch.ones(1, 2)).sum().backward()
     updater.apply(0, [p.grad for p in model.parameters() if p.grad is not None])
-    saved = updater.tensors()
+    saved = updater.state_tensors()
     for fused, device in ((True, "meta"), (False, "cpu")):
         elsewhere = torch.nn.Linear(2, 2, device="meta")
         other = Updater(
             elsewhere, lambda _: 0.1, weight_decay=0.0, clip=1.0, optimizer=lambda g: torch.optim.AdamW(g)
         )
         other.optimizer.defaults["fused"] = fused
-        other.load_tensors(saved)
+        other.load_state_tensors(saved)
         state = other.optimizer.state[elsewhere.weight]
         assert (state["step"].device.type, state["exp_avg"].device.type) == (device, "meta")
 
