@@ -1,19 +1,19 @@
-# Two commands do everything: `make demo` and `make test`. See README.md.
+# Two commands do everything: `make demo` and `make test`. README.md explains them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-# Prints one line a claim; `make bench BENCH='--only steps'` measures one file.
+# Options of the benchmarks: `make bench BENCH='--only steps'` measures one file.
 BENCH ?=
 
 .PHONY: demo test gpu slow bench bench-gpu check lint types imports bandit audit fuzz unit conformance integration security faults cluster
-.PHONY: check-cluster docs docs-check clean help
+.PHONY: check-cluster docs docs-check docs-build prose clean help
 .DEFAULT_GOAL := help
 
-help:  ## say what there is
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+help:  ## print this list
+	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,58 +22,65 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[demo,dev]'
 	@touch $@
 
-demo: $(VENV)/.installed  ## install, then the main job on real data: a printed table, Parquet, exports
+demo: $(VENV)/.installed  ## install, run jobs/quickstart.toml on real data, print a table, write the exports
 	$(BIN)/raycomp run jobs/quickstart.toml
 
-test: $(VENV)/.installed  ## install, then everything that CI runs
+test: $(VENV)/.installed  ## install, then run all checks and tests of CI
 	$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest tests
 
-gpu: $(VENV)/.installed  ## tests that need a GPU: the core beside a processor, whole runs, a killed one
+gpu: $(VENV)/.installed  ## tests that need a GPU: the core against the CPU, whole runs, a killed run
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
-slow: $(VENV)/.installed  ## tests too long for CI: hung workers, full disks, further kills, a node that dies, two runs on one cluster, a sweep
+slow: $(VENV)/.installed  ## tests that are too long for CI: hung workers, full disks, failing nodes, two runs on one cluster
 	$(BIN)/python -m pytest -m slow tests
 
-bench: $(VENV)/.installed  ## install, then every claim of speed, each beside its peer: benchmarks/README.md
+bench: $(VENV)/.installed  ## install, then measure every speed claim against its reference (benchmarks/README.md)
 	$(BIN)/python -m benchmarks.run_all $(BENCH)
 
-bench-gpu: $(VENV)/.installed  ## the claims that need no Ray, on one GPU
+bench-gpu: $(VENV)/.installed  ## measure the speed claims that need no Ray on one GPU
 	$(BIN)/python -m benchmarks.run_all --device cuda $(BENCH)
 
-check: lint types imports bandit audit docs-check check-cluster  ## lint, types, walls, bandit, audit, documents, cluster
+check: lint types imports bandit audit prose docs-check docs-build check-cluster  ## all checks that are not tests
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.installed  ## ruff: lint and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.installed
+types: $(VENV)/.installed  ## mypy, strict
 	$(BIN)/mypy
 
-imports: $(VENV)/.installed
+imports: $(VENV)/.installed  ## import-linter: the order of the packages in pyproject.toml
 	$(BIN)/lint-imports --no-cache
 
-bandit: $(VENV)/.installed
+bandit: $(VENV)/.installed  ## bandit: security lint
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive raycomp tools
 
-audit: $(VENV)/.installed  ## known weaknesses of the pinned packages, where advisories can be reached
+audit: $(VENV)/.installed  ## pip-audit: known vulnerabilities of the pinned packages, if an advisory database is reachable
 	.ci/audit $(BIN)
 
-fuzz: $(VENV)/.installed  ## 22,000 job files, tables, data files and model folders that nobody would write
-	RAYCOMP_FUZZ=25000 $(BIN)/python -m pytest tests/fuzz
+prose: $(VENV)/.installed  ## count the habits of prose that the project avoids
+	$(BIN)/python -m tools.prose_check
 
-docs-check: $(VENV)/.installed
+docs-check: $(VENV)/.installed  ## the generated pages of docs/ are current
 	$(BIN)/python -m tools.job_reference --check docs/job-file.md
 
-check-cluster: $(VENV)/.installed  ## the files of cluster/: Ray's schema, KubeRay's rules, bash -n, this project's rules
+docs-build: $(VENV)/.installed  ## build the documentation site in build/docs, with warnings as errors, and run its examples
+	$(BIN)/sphinx-build -q -W --keep-going -b html -c docs . build/docs
+	$(BIN)/sphinx-build -q -W --keep-going -b doctest -c docs . build/doctest
+
+check-cluster: $(VENV)/.installed  ## the files of cluster/: schemas of Ray and KubeRay, bash -n, rules of this project
 	$(BIN)/mypy tools/check_cluster.py
 	$(BIN)/python -m tools.check_cluster
 
-docs: $(VENV)/.installed  ## write docs/job-file.md from the schema
+docs: $(VENV)/.installed  ## write the generated pages of docs/
 	$(BIN)/python -m tools.job_reference docs/job-file.md
+
+fuzz: $(VENV)/.installed  ## 22,000 malformed job files, tables, data files and model folders
+	RAYCOMP_FUZZ=25000 $(BIN)/python -m pytest tests/fuzz
 
 unit conformance integration security faults cluster: $(VENV)/.installed  ## one part of the tests
 	$(BIN)/python -m pytest tests/$@
 
-clean:  ## remove the environment and caches (runs/ stays)
+clean:  ## remove the environment and the caches; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
