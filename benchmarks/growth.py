@@ -111,7 +111,7 @@ def budgets(settings: Settings, network: Network) -> list[Point]:
     import ray
 
     from benchmarks.ranks import ray_here
-    from raycomp.runtime.scoring.deployment_search import search_all
+    from raycomp.runtime.scoring.deployment_search import search_budgets
     from raycomp.runtime.scoring.ledger import Ledger
 
     context, found = workplace(f"search.evaluations={8 if settings.quick else 64}"), []
@@ -126,14 +126,14 @@ def budgets(settings: Settings, network: Network) -> list[Point]:
             sleepers = [ray.remote(Sleeper).options(num_cpus=0).remote() for _ in range(2)]
             ledger: Any = ray.remote(Ledger).options(num_cpus=0, max_concurrency=10_000)
             ledger = ledger.remote(str(run_dir), "growth", context.primary, sleepers)
-            ray.get(ledger.scored.remote())
+            ray.get(ledger.list_scores.remote())
             began = time.perf_counter()
-            search_all(
+            search_budgets(
                 SearchSetup(parse_job(data), run_dir, shape), ledger, "fp32", lambda d, t, best: None
             )
             taken = time.perf_counter() - began
             if count:  # 0 warms Tune up
-                asked = len(ray.get(ledger.scored.remote()))
+                asked = len(ray.get(ledger.list_scores.remote()))
                 found.append(Point("budgets", "evaluations of a search", count, asked, "evaluations"))
                 found.append(Point("budgets", "wall time of a search", count, taken, "s"))
             for actor in (ledger, *sleepers):

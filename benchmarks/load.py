@@ -32,8 +32,8 @@ from raycomp.config.loader import parse_job
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import EncoderShape
 from raycomp.methods.yoco.plan import build_sampler, train_plan
-from raycomp.runtime.cluster.connect import embed, ray
-from raycomp.runtime.scoring.deployment_search import search_all
+from raycomp.runtime.cluster.connect import ray, start_local_cluster
+from raycomp.runtime.scoring.deployment_search import search_budgets
 from raycomp.runtime.scoring.ledger import Ledger
 from raycomp.search.setup import SearchSetup
 from raycomp.storage.files import write_json
@@ -181,7 +181,9 @@ def trials(storage: Path, count: int) -> None:
     place = SearchSetup(job, run, SHAPE)
     sampler = build_sampler(job, train_plan(job, place.space, SHAPE, 1000))
     write_json(run / "supernet" / "sampler.json", sampler.state_dict())
-    embed(num_cpus=2, log_to_driver=False, logging_level=logging.ERROR, object_store_memory=256 * 2**20)
+    start_local_cluster(
+        num_cpus=2, log_to_driver=False, logging_level=logging.ERROR, object_store_memory=256 * 2**20
+    )
     with watched() as peak:
         answering = [ray.remote(Answering).options(num_cpus=0.9).remote() for _ in range(2)]
         ledger = (
@@ -190,7 +192,7 @@ def trials(storage: Path, count: int) -> None:
             .remote(str(run), "w" * 16, "accuracy", answering)
         )
         began = time.perf_counter()
-        found = search_all(place, ledger, "fp32", lambda done, total, best: None)
+        found = search_budgets(place, ledger, "fp32", lambda done, total, best: None)
         seconds = time.perf_counter() - began
         ends = sorted(p.stat().st_mtime for p in (run / "search").glob("half.*.json"))
         assert len(found) == len(ends) == count

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from benchmarks.measure import NotMeasured
 from benchmarks.setting import ROOT, open_sampler, spread, super_step, workplace
 from raycomp.data.batches import collate, shard, words_of
-from raycomp.runtime.cluster.connect import embed
+from raycomp.runtime.cluster.connect import start_local_cluster
 from raycomp.runtime.training.worker import FlatAllReduce
 
 WORLD = 2
@@ -28,7 +28,7 @@ WORLD = 2
 def ray_here() -> Iterator[None]:
     """Start a quiet Ray with two processors in this machine, whose processes find these files."""
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    embed(num_cpus=WORLD, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}}, **quiet)
+    start_local_cluster(num_cpus=WORLD, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}}, **quiet)
     for noisy in ("ray.train", "ray.tune"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:

@@ -84,9 +84,9 @@ def environment(device: str) -> dict[str, str]:
     """Return what every process of a run has in its environment; on a GPU the core runs without Ray."""
     if device != "cpu":
         return dict(os.environ)
-    from raycomp.runtime.cluster.connect import SETTINGS
+    from raycomp.runtime.cluster.connect import RAY_SETTINGS
 
-    return {**SETTINGS, **os.environ}
+    return {**RAY_SETTINGS, **os.environ}
 
 
 def run(name: str, runs: int, quick: bool, device: str) -> list[dict[str, object]] | None:

@@ -1,4 +1,7 @@
-"""The one exception that a user is meant to read, and text from outside as its message may hold it."""
+"""The exceptions of raycomp, and helpers that make text from outside fit for their messages.
+
+Only UserError is meant for users. The others pass between the processes of a training.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,26 @@ class UserError(Exception):
 
     The command line prints the message alone, without a stack trace, and ends with exit code 2.
     """
+
+
+class AllReduceError(RuntimeError):
+    """An all-reduce of a training step failed: a worker is gone, or it does not respond."""
+
+
+class MissingRankError(RuntimeError):
+    """An AllReduceError after the training task has found out which ranks are missing."""
+
+
+class BarrierTimeoutError(RuntimeError):
+    """A rank did not reach the end of a block of steps in time."""
+
+
+class StaleAttemptError(RuntimeError):
+    """The caller belongs to an attempt at a training that another attempt has replaced; it must end."""
+
+
+class AttemptReplacedError(RuntimeError):
+    """The caller writes files for an attempt at a training that another attempt has replaced."""
 
 
 def shown(text: str, limit: int = 200) -> str:

@@ -20,7 +20,7 @@ from benchmarks.ranks import ray_here
 from benchmarks.setting import open_sampler, workplace
 from raycomp.config.loader import parse_job
 from raycomp.methods.context import RunContext
-from raycomp.runtime.scoring.deployment_search import search_all
+from raycomp.runtime.scoring.deployment_search import search_budgets
 from raycomp.runtime.scoring.evaluators import start_scoring
 from raycomp.runtime.scoring.ledger import Ledger
 from raycomp.search.setup import SearchSetup
@@ -87,12 +87,12 @@ class Searches:
             .options(num_cpus=0, max_concurrency=10_000)
             .remote(str(folder), "bench", self.context.primary, self.evaluators)
         )
-        before = len(ray.get(ledger.scored.remote()))
+        before = len(ray.get(ledger.list_scores.remote()))
         began = time.perf_counter()
         blueprint = SearchSetup(parse_job(data), folder, self.context.shape)
-        search_all(blueprint, ledger, "fp32", lambda done, total, best: None)
+        search_budgets(blueprint, ledger, "fp32", lambda done, total, best: None)
         seconds = time.perf_counter() - began
-        count = len(ray.get(ledger.scored.remote())) - before
+        count = len(ray.get(ledger.list_scores.remote())) - before
         ray.get(ledger.flush.remote())
         ray.kill(ledger)
         return float(count), seconds

@@ -51,7 +51,7 @@ def status(address: Address = None, as_json: AsJson = False) -> None:
     """
     from raycomp.runtime.cluster import submission as cluster_jobs
 
-    found = cluster_jobs.jobs(address)
+    found = cluster_jobs.list_jobs(address)
     if as_json:
         print_json(found)
     elif not found:
@@ -83,7 +83,7 @@ def logs(
     if follow:
         _follow(identity, address)
     else:
-        print(cluster_jobs.output(identity, address), end="")
+        print(cluster_jobs.read_logs(identity, address), end="")
 
 
 def stop(identity: JobId, address: Address = None) -> None:
@@ -93,7 +93,7 @@ def stop(identity: JobId, address: Address = None) -> None:
     """
     from raycomp.runtime.cluster import submission as cluster_jobs
 
-    print(f"job {identity}: {cluster_jobs.stop(identity, address).lower()}")
+    print(f"job {identity}: {cluster_jobs.stop_job(identity, address).lower()}")
 
 
 def _follow(identity: str, address: str | None) -> None:
@@ -102,6 +102,6 @@ def _follow(identity: str, address: str | None) -> None:
     def write(text: str) -> None:
         print(text, end="", flush=True)
 
-    code = cluster_jobs.follow(identity, address, write)
+    code = cluster_jobs.follow_job(identity, address, write)
     if code:
         raise typer.Exit(code)

@@ -55,7 +55,7 @@ def apart(
     env = {**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
     env |= {
         "RAYCOMP_WORK": str(hidden / "work"),
-        **ours.LOCAL,
+        **ours.LOCAL_SETTINGS,
     }  # LOCAL: there is no dashboard to wait for
     tried = subprocess.run(covered(hidden, "true"), env=env, capture_output=True, check=False)
     if os.geteuid() or tried.returncode:
@@ -133,7 +133,7 @@ def start(job: dict[str, Any], folder: Path, storage: str, address: str) -> subp
     path.write_text(toml(job))
     given = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     given |= {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "RAYCOMP_WORK": str(folder / "work")}
-    given |= {"RAY_ADDRESS": address, **ours.LOCAL} if address else {}
+    given |= {"RAY_ADDRESS": address, **ours.LOCAL_SETTINGS} if address else {}
     return subprocess.Popen(
         [sys.executable, "-m", "raycomp.cli", "run", str(path), "--storage", storage, "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=given, start_new_session=True,

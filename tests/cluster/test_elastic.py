@@ -47,7 +47,7 @@ def test_a_node_that_joins_is_used_and_one_that_leaves_is_done_without(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for key, value in ours.LOCAL.items():  # there is no dashboard to wait for
+    for key, value in ours.LOCAL_SETTINGS.items():  # there is no dashboard to wait for
         monkeypatch.setenv(key, value)
     tiny_job["model"]["name"] = str(tuned_model)  # a teacher that needs no training
     tiny_job["train"] |= {

@@ -18,6 +18,7 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 
 from raycomp.config.loader import parse_job
 from raycomp.errors import UserError
+from raycomp.runtime.cluster import capacity
 from raycomp.runtime.cluster import connect as ours
 from raycomp.runtime.cluster import file_server as home
 from raycomp.runtime.cluster.actor_filesystem import find_file_server
@@ -148,7 +149,7 @@ def test_a_folder_that_all_nodes_see_is_used_as_it_is_and_that_of_another_machin
     with serve_run_files(tmp_path, Progress(enabled=False)):
         assert find_file_server(tmp_path.name) is None
         assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(home, "read_word", _blind)
+    monkeypatch.setattr(home, "read_marker", _blind)
     with (
         pytest.raises(UserError, match="which is no node of the cluster"),
         serve_run_files(tmp_path, Progress(enabled=False)),
@@ -164,9 +165,9 @@ def test_workers_are_sized_by_nodes_not_by_the_cluster(
     nodes.add_node(num_cpus=4, object_store_memory=120 * 2**20)
     nodes.wait_for_nodes()
     ours.connect()
-    assert [ours.fitting(c) for c in (1, 2, 3, 5)] == [7, 2, 1, 0]
-    assert [ours.share_cpus(n) for n in (1, 2, 3, 4, 7, 8)] == [4, 2, 1, 1, 1, 1]
-    assert ours.fitting(1, 1.0) == 0
+    assert [capacity.count_worker_slots(c) for c in (1, 2, 3, 5)] == [7, 2, 1, 0]
+    assert [capacity.share_cpus(n) for n in (1, 2, 3, 4, 7, 8)] == [4, 2, 1, 1, 1, 1]
+    assert capacity.count_worker_slots(1, 1.0) == 0
 
 
 def _blind(path: str) -> str:

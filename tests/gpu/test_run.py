@@ -16,7 +16,7 @@ import torch
 
 from raycomp.config.loader import parse_job
 from raycomp.errors import UserError
-from raycomp.runtime.cluster.connect import embed
+from raycomp.runtime.cluster.connect import start_local_cluster
 from raycomp.runtime.cluster.progress import Progress
 from raycomp.runtime.pipeline.run import run_job
 from raycomp.storage.tables import read_table
@@ -29,7 +29,9 @@ CNN = {"layers": 3, "width": 16, "embedding": 8, "epochs": 1, "child_epochs": 1,
 @pytest.fixture(scope="module", autouse=True)
 def _ray() -> Iterator[None]:
     if torch.cuda.is_available():
-        embed(log_to_driver=False, logging_level=logging.ERROR, object_store_memory=256 * 2**20)
+        start_local_cluster(
+            log_to_driver=False, logging_level=logging.ERROR, object_store_memory=256 * 2**20
+        )
     yield
     ray.shutdown()
 

@@ -16,14 +16,14 @@ import ray
 
 from raycomp.config.job import Job
 from raycomp.config.loader import parse_job
-from raycomp.runtime.cluster.connect import embed
+from raycomp.runtime.cluster.connect import start_local_cluster
 from raycomp.runtime.cluster.progress import Progress
 from raycomp.runtime.pipeline.run import run_job
 
 
 @pytest.fixture(scope="package", autouse=True)
 def _ray() -> Iterator[None]:
-    embed(
+    start_local_cluster(
         num_cpus=2,
         log_to_driver=False,
         logging_level=logging.ERROR,

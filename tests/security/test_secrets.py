@@ -52,7 +52,7 @@ def test_what_is_submitted_holds_no_token_no_data_and_a_constant_command(
     tiny_job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api = _Api()
-    monkeypatch.setattr(submit, "client", lambda _: api)
+    monkeypatch.setattr(submit, "connect_to_dashboard", lambda _: api)
     tiny_job["run"]["name"] = "x"
     tiny_job["budget"][0]["name"] = "half"
     submit.submit(parse_job(tiny_job), "/mnt/$(touch x);runs", None)

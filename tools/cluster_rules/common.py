@@ -66,7 +66,7 @@ def shell(command: str, at: str) -> Iterator[Fault]:
 
 
 def settings(given: dict[str, str], at: str) -> Iterator[Fault]:
-    """Compare an environment with raycomp.runtime.cluster.connect.SETTINGS."""
+    """Compare an environment with raycomp.runtime.cluster.connect.RAY_SETTINGS."""
     for key, value in _runtime_settings().items():
         if given.get(key) != value:
             yield at, f"{key} must be {value}, as in raycomp/runtime/cluster/connect.py"
@@ -90,9 +90,9 @@ def _runtime_settings() -> dict[str, str]:
         (ROOT / "raycomp/runtime/cluster/connect.py").read_text()
     )  # importing it imports Ray
     for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SETTINGS":
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "RAY_SETTINGS":
             return dict(ast.literal_eval(node.value))
-    raise LookupError("raycomp/runtime/cluster/connect.py has no SETTINGS")
+    raise LookupError("raycomp/runtime/cluster/connect.py has no RAY_SETTINGS")
 
 
 @functools.cache

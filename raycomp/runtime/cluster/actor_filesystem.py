@@ -15,11 +15,11 @@ from raycomp.runtime.cluster.connect import ray
 
 BLOCK = 1 << 24  # bytes of a file that one call carries
 
-Found = tuple[str, int, int, int]
+FileEntry = tuple[str, int, int, int]
 """A path, its kind (`fs.FileType`), bytes, and when it was changed, in ns."""
 
 
-def actor_name(run: str) -> str:
+def file_server_name(run: str) -> str:
     """Return the name of a run's home among Ray's actors."""
     return f"home-{run}"
 
@@ -29,7 +29,7 @@ def find_file_server(run: str) -> Any:
     if not ray.is_initialized():  # else Ray starts here, or joins what it finds
         return None
     try:
-        return ray.get_actor(actor_name(run))
+        return ray.get_actor(file_server_name(run))
     except ValueError:
         return None
 
@@ -49,7 +49,7 @@ class ActorFileSystem(fs.FileSystemHandler):
 
     @property
     def _home(self) -> Any:
-        return ray.get_actor(actor_name(self.run))
+        return ray.get_actor(file_server_name(self.run))
 
     def _call(self, what: str, *args: Any) -> Any:
         return ray.get(getattr(self._home, what).remote(*args))
@@ -202,6 +202,6 @@ def send(home: Any, name: str, path: Path) -> None:
         writer.close()
 
 
-def _info(found: Found) -> fs.FileInfo:
+def _info(found: FileEntry) -> fs.FileInfo:
     path, kind, size, changed = found
     return fs.FileInfo(path, fs.FileType(kind), size=size, mtime_ns=changed)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 # Values that the user set stay. A job that is submitted takes these along (see `submit`).
-SETTINGS = {
+RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # train.report waits for a poll of the controller: 1.6 s by default. More polls cost processor time.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
@@ -28,7 +28,7 @@ SETTINGS = {
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
 }
 # For processes of a cluster inside this machine.
-LOCAL = {
+LOCAL_SETTINGS = {
     # At the end of every stage Ray Train waits for a helper that asks the dashboard's server about its
     # controller. Where there is none the helper looks for it for 40 s, and the stage waits 12 s of them;
     # told an address at which nothing listens, it gives up at once.
@@ -36,11 +36,10 @@ LOCAL = {
     # Nobody takes this machine away from us, and the watcher is one more process to start.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
-for _key, _value in SETTINGS.items():  # before `import ray`: they are read once
+for _key, _value in RAY_SETTINGS.items():  # before `import ray`: they are read once
     os.environ.setdefault(_key, _value)
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raycomp.errors import UserError, first_line
 
@@ -67,7 +66,7 @@ def connect(address: str | None = None) -> bool:
             raise UserError(_unreachable(address, error)) from None
     else:
         try:
-            embed(object_store_memory=512 * 2**20, **common)
+            start_local_cluster(object_store_memory=512 * 2**20, **common)
         except Exception as error:  # Ray raises just that when a busy machine starts too slowly
             raise UserError(
                 f"Ray did not start on this machine ({first_line(error)}); try again when it is less "
@@ -78,19 +77,19 @@ def connect(address: str | None = None) -> bool:
     return True
 
 
-def embed(**options: Any) -> None:
+def start_local_cluster(**options: Any) -> None:
     """Start a cluster of this machine's own: no dashboard, gone with this process.
 
     Args:
         options: of `ray.init`.
     """
     # "local": a cluster that `ray start` left on this machine is joined only when it is named.
-    with for_children(LOCAL):
+    with child_environment(LOCAL_SETTINGS):
         ray.init("local", include_dashboard=False, **options)
 
 
 @contextmanager
-def for_children(settings: dict[str, str]) -> Iterator[None]:
+def child_environment(settings: dict[str, str]) -> Iterator[None]:
     """Give the processes that are started meanwhile these settings, where the user gave none."""
     added = {k: v for k, v in settings.items() if k not in os.environ}
     os.environ.update(added)
@@ -117,35 +116,3 @@ def _unreachable(address: str, error: object) -> str:
         f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`, or unset "
         "RAY_ADDRESS to run on this machine"
     )
-
-
-def on_driver_node() -> NodeAffinitySchedulingStrategy:
-    """Return the strategy of what must run on this process's node, since it writes into the run."""
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-
-
-def fitting(cpus: float, gpus: float = 0.0) -> int:
-    """Return how many workers of that size the cluster's nodes hold; a worker lies on one node."""
-    held = 0
-    for node in ray.nodes():
-        if node["Alive"]:
-            has = node["Resources"]
-            room = has.get("CPU", 0.0) // cpus
-            held += int(min(room, has.get("GPU", 0.0) // gpus) if gpus else room)
-    return held
-
-
-def share_cpus(count: int, gpus: float = 0.0) -> int:
-    """Return the most CPUs that each of `count` workers can have, at least 1."""
-    most = max((int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]), default=1)
-    return next((c for c in range(most, 0, -1) if fitting(c, gpus) >= count), 1)
-
-
-def total_cpus() -> int:
-    """Return the CPUs of the cluster, at least 1."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
-
-
-def total_gpus() -> int:
-    """Return the GPUs of the cluster."""
-    return int(ray.cluster_resources().get("GPU", 0))

@@ -8,7 +8,6 @@ what it wrote.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import secrets
@@ -16,27 +15,19 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from pyarrow import fs
-from ray.util.scheduling_strategies import (
-    NodeAffinitySchedulingStrategy,
-    PlacementGroupSchedulingStrategy,
-)
 
-from raycomp.errors import UserError
-from raycomp.runtime.cluster.actor_filesystem import Found, actor_name
-from raycomp.runtime.cluster.connect import on_driver_node, ray
+from raycomp.errors import AttemptReplacedError, UserError
+from raycomp.runtime.cluster.actor_filesystem import FileEntry, file_server_name
+from raycomp.runtime.cluster.connect import ray
+from raycomp.runtime.cluster.placement import call_on_nodes, on_driver_node
 from raycomp.runtime.cluster.progress import Progress
 from raycomp.storage.files import write_error
 from raycomp.storage.remote import work_root
 
-TOKENS = ".cache"  # beside the runs
-SEEN = ".seen"  # a file by which a node finds that it sees a run's folder
-
-
-class AttemptReplacedError(RuntimeError):
-    """The caller writes for an attempt at a training that another one took the place of."""
+CACHE_DIR = ".cache"  # beside the runs
+MARKER_FILE = ".seen"  # a file by which a node finds that it sees a run's folder
 
 
 class RunFileServer:
@@ -50,7 +41,7 @@ class RunFileServer:
         self._files = fs.SubTreeFileSystem(str(self._root), fs.LocalFileSystem())
         self._attempts: dict[str, str] = {}
         self._word = secrets.token_hex(8)
-        (Path(run_dir) / SEEN).write_text(self._word)
+        (Path(run_dir) / MARKER_FILE).write_text(self._word)
 
     def facts(self) -> tuple[str, str, str]:
         """Return this node, a name for copies of the run's folder, and the word that SEEN holds in it."""
@@ -58,11 +49,11 @@ class RunFileServer:
         where = hashlib.sha256(f"{node} {self._root}".encode()).hexdigest()[:12]
         return node, f"{self._run}-{where}", self._word
 
-    def info(self, paths: list[str]) -> list[Found]:
+    def info(self, paths: list[str]) -> list[FileEntry]:
         """Return what is known of some paths."""
         return [_found(i) for i in self._files.get_file_info([self._inside(p) for p in paths])]
 
-    def below(self, base: str, recursive: bool, allow_not_found: bool) -> list[Found]:
+    def below(self, base: str, recursive: bool, allow_not_found: bool) -> list[FileEntry]:
         """Return what lies below a folder; a file that goes meanwhile is left out."""
         chosen = fs.FileSelector(self._inside(base), recursive=recursive, allow_not_found=allow_not_found)
         return [_found(i) for i in self._files.get_file_info(chosen) if i.type != fs.FileType.NotFound]
@@ -121,7 +112,7 @@ class RunFileServer:
         self._attempts[training] = attempt
 
     def check(self, training: str, attempt: str) -> None:
-        """Raise Replaced where another attempt entered since."""
+        """Raise AttemptReplacedError where another attempt entered since."""
         if self._attempts.setdefault(training, attempt) != attempt:
             raise AttemptReplacedError(
                 f"attempt {attempt} at {training} was replaced: it may write no more"
@@ -129,7 +120,7 @@ class RunFileServer:
 
     def _inside(self, path: str) -> str:
         parts = Path(path).parts
-        if not parts or parts[0] not in (self._run, TOKENS) or ".." in parts:
+        if not parts or parts[0] not in (self._run, CACHE_DIR) or ".." in parts:
             raise PermissionError(f"{path!r} is no file of {self._run}")
         return path
 
@@ -139,29 +130,18 @@ CHANGES = frozenset(
 )
 
 
-def _found(info: fs.FileInfo) -> Found:
+def _found(info: fs.FileInfo) -> FileEntry:
     return info.path, int(info.type), info.size or 0, info.mtime_ns or 0
 
 
-def seen_by_all(folder: Path) -> bool:
+def is_visible_to_all_nodes(folder: Path) -> bool:
     """Return whether every node of the cluster sees a folder of this machine."""
     nodes = [n["NodeID"] for n in ray.nodes() if n["Alive"]]
     return len(nodes) < 2 or not _blind(folder, nodes)
 
 
-def near_run_files(shared: bool) -> Any:
-    """Return the strategy of a task that drives trainings of its own, started by a trial of Ray Tune.
-
-    It leaves the trial's placement group, in which nothing that it starts would find room.
-
-    Args:
-        shared: whether all nodes see what it writes; else it stays on this node.
-    """
-    return PlacementGroupSchedulingStrategy(placement_group=None) if shared else on_driver_node()
-
-
 @contextmanager
-def serve_run_files(run_dir: Path, progress: Progress, *, growing: bool = False) -> Iterator[None]:
+def serve_run_files(run_dir: Path, progress: Progress, *, elastic: bool = False) -> Iterator[None]:
     """Let every node of the cluster reach a run's folder while the block runs.
 
     Nodes that see the folder, at the same path, use it. For those that do not, files pass through this
@@ -170,14 +150,14 @@ def serve_run_files(run_dir: Path, progress: Progress, *, growing: bool = False)
     Args:
         run_dir: the run's folder.
         progress: is told which nodes do not see it.
-        growing: whether nodes that join later are to reach it too, whatever they see.
+        elastic: whether nodes that join later are to reach it too, whatever they see.
 
     Raises:
         UserError: this process is on no node of the cluster.
     """
     nodes = {n["NodeID"]: n["NodeManagerAddress"] for n in ray.nodes() if n["Alive"]}
     blind = _blind(run_dir, list(nodes)) if len(nodes) > 1 else []
-    if not blind and not growing:
+    if not blind and not elastic:
         yield
         return
     me = ray.get_runtime_context().get_node_id()
@@ -195,7 +175,7 @@ def serve_run_files(run_dir: Path, progress: Progress, *, growing: bool = False)
     home = (
         ray.remote(RunFileServer)
         .options(
-            name=actor_name(run_dir.name), num_cpus=0, scheduling_strategy=on_driver_node(),
+            name=file_server_name(run_dir.name), num_cpus=0, scheduling_strategy=on_driver_node(),
             max_restarts=-1, max_task_retries=-1,
         )
         .remote(str(run_dir))
@@ -205,37 +185,23 @@ def serve_run_files(run_dir: Path, progress: Progress, *, growing: bool = False)
         yield
     finally:
         ray.kill(home)
-        (run_dir / SEEN).unlink(missing_ok=True)
+        (run_dir / MARKER_FILE).unlink(missing_ok=True)
         others = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeID"] != me]
-        _on_each(_forget, others, folder)
+        call_on_nodes(_forget, others, folder)
 
 
 def _blind(run_dir: Path, nodes: list[str]) -> list[str]:
     """Return the nodes that do not see a folder of this machine."""
-    word, marker = secrets.token_hex(8), run_dir / SEEN
+    word, marker = secrets.token_hex(8), run_dir / MARKER_FILE
     marker.write_text(word)
     try:
-        said = _on_each(read_word, nodes, str(marker))
+        said = call_on_nodes(read_marker, nodes, str(marker))
     finally:
         marker.unlink(missing_ok=True)
     return [node for node in nodes if said.get(node) != word]
 
 
-def _on_each(task: Any, nodes: list[str], *args: Any) -> dict[str, Any]:
-    """Call a function on each of some nodes; return what it said there, of nodes that are still here."""
-    look = ray.remote(num_cpus=0, max_retries=0)(task)
-    asked = {}
-    for node in nodes:
-        where = NodeAffinitySchedulingStrategy(node, soft=False)
-        asked[node] = look.options(scheduling_strategy=where).remote(*args)
-    said = {}
-    for node, answer in asked.items():
-        with contextlib.suppress(ray.exceptions.RayError):
-            said[node] = ray.get(answer)
-    return said
-
-
-def read_word(path: str) -> str:
+def read_marker(path: str) -> str:
     """Return what a marker holds; nothing where this node does not see it."""
     try:
         return Path(path).read_text()
@@ -243,10 +209,10 @@ def read_word(path: str) -> str:
         return ""
 
 
-def visits(folder: str) -> Path:
+def replica_root(folder: str) -> Path:
     """Return where this node keeps what visits of a run brought over."""
     return work_root() / "visits" / folder
 
 
 def _forget(folder: str) -> None:
-    shutil.rmtree(visits(folder), ignore_errors=True)
+    shutil.rmtree(replica_root(folder), ignore_errors=True)

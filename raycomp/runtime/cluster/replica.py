@@ -21,15 +21,15 @@ from pyarrow import fs
 from raycomp.errors import UserError
 from raycomp.runtime.cluster.actor_filesystem import ActorFileSystem, find_file_server, send
 from raycomp.runtime.cluster.connect import ray
-from raycomp.runtime.cluster.file_server import SEEN, TOKENS, read_word, visits
+from raycomp.runtime.cluster.file_server import CACHE_DIR, MARKER_FILE, read_marker, replica_root
 from raycomp.storage.files import atomic_write, read_json
 from raycomp.storage.remote import download
 
 # Nobody reads these on another node.
-LEFT = frozenset(
+NOT_REPLICATED = frozenset(
     {"train", "tune", "exports", "tensorboard", "predictions", "progress", "mlflow", "wandb"}
 )
-LARGE = frozenset({"adabert/features", "adabert/answers"})  # brought to who asks for them alone
+REPLICATED_ON_REQUEST = frozenset({"adabert/features", "adabert/answers"})
 
 Mark = tuple[int, int]
 
@@ -65,13 +65,16 @@ class RunReplica:
             return
         self._fence = home
         node, kept, word = ray.get(home.facts.remote())
-        if node == ray.get_runtime_context().get_node_id() or read_word(str(run_dir / SEEN)) == word:
+        if (
+            node == ray.get_runtime_context().get_node_id()
+            or read_marker(str(run_dir / MARKER_FILE)) == word
+        ):
             return
         self._home = home
         self._files = fs.PyFileSystem(ActorFileSystem(run_dir.name))
         self._there: dict[str, Mark] = {}  # by path: the file at home that was brought or sent
         self._here: dict[str, Mark] = {}  # the file here that it became
-        self._kept = visits(kept)
+        self._kept = replica_root(kept)
         self.folder = _own_folder(self._kept) / run_dir.name
         self.pull()
 
@@ -92,12 +95,14 @@ class RunReplica:
         run = self.folder.name
         for path, kind, *mark in ray.get(self._home.below.remote(run, True, True)):
             parts = Path(path).parts[1:]
-            wanted = parts and parts[0] not in LEFT and not any(p.startswith(".") for p in parts)
-            wanted = wanted and "/".join(parts[:2]) not in LARGE - {self.also}
+            wanted = (
+                parts and parts[0] not in NOT_REPLICATED and not any(p.startswith(".") for p in parts)
+            )
+            wanted = wanted and "/".join(parts[:2]) not in REPLICATED_ON_REQUEST - {self.also}
             if kind == int(fs.FileType.File) and wanted:
                 self._bring(path, (mark[0], mark[1]))
         keys = [read_json(p).get("key") for p in sorted((self.folder / "tokens").glob("*.json"))]
-        names = [f"{TOKENS}/tokens/{key}.arrow" for key in keys]
+        names = [f"{CACHE_DIR}/tokens/{key}.arrow" for key in keys]
         for path, kind, *mark in ray.get(self._home.info.remote(names)) if names else []:
             if kind == int(fs.FileType.File):
                 self._bring(path, (mark[0], mark[1]))
@@ -106,7 +111,7 @@ class RunReplica:
         """Send home what was written here; small JSON files, which say what is whole, last.
 
         Raises:
-            Replaced: another attempt at the training took this one's place.
+            AttemptReplacedError: another attempt at the training took this one's place.
             UserError: the storage there is full or cannot be written.
         """
         if self._home is None:

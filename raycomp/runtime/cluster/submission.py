@@ -26,7 +26,7 @@ from raycomp.config.job import Job
 from raycomp.config.loader import parse_job
 from raycomp.config.study import StudySpec, parse_study
 from raycomp.errors import UserError
-from raycomp.runtime.cluster.connect import SETTINGS
+from raycomp.runtime.cluster.connect import RAY_SETTINGS
 from raycomp.storage.location import is_url
 
 REQUEST = "raycomp-request.json"
@@ -42,7 +42,8 @@ def submit(work: Job | StudySpec, storage: str, address: str | None, *, installe
     Args:
         work: what to run; files and folders that it names must exist on the cluster.
         storage: folder of the runs, absolute, on the cluster's head node; or a URL.
-        address: of the cluster's dashboard, such as http://127.0.0.1:8265; None: see `client`.
+        address: of the cluster's dashboard, such as http://127.0.0.1:8265; None: see
+            `connect_to_dashboard`.
         installed: the cluster's image has this version of raycomp; send no source.
 
     Raises:
@@ -53,7 +54,7 @@ def submit(work: Job | StudySpec, storage: str, address: str | None, *, installe
             f"--storage {storage!r} was given; a job on a cluster needs an absolute path on its head "
             "node, such as /mnt/shared/runs, or a URL, such as s3://bucket/runs"
         )
-    api = client(address)
+    api = connect_to_dashboard(address)
     name = work.id if isinstance(work, StudySpec) else work.run_id
     identity = f"{name}-{secrets.token_hex(4)}"
     with tempfile.TemporaryDirectory() as folder:
@@ -71,7 +72,7 @@ def _send(api: Any, identity: str, folder: str, metadata: dict[str, str]) -> Non
             api.submit_job(
                 entrypoint=ENTRYPOINT,
                 submission_id=identity,
-                runtime_env={"working_dir": folder, "env_vars": dict(SETTINGS)},
+                runtime_env={"working_dir": folder, "env_vars": dict(RAY_SETTINGS)},
                 metadata=metadata,
             )
             return
@@ -81,9 +82,9 @@ def _send(api: Any, identity: str, folder: str, metadata: dict[str, str]) -> Non
             time.sleep(1)
 
 
-def follow(identity: str, address: str | None, write: Callable[[str], Any]) -> int:
+def follow_job(identity: str, address: str | None, write: Callable[[str], Any]) -> int:
     """Write a job's output as it comes, until it ends; return its exit code."""
-    api = client(address)
+    api = connect_to_dashboard(address)
     with _explained(address):
         _known(api, identity)
 
@@ -102,17 +103,17 @@ def follow(identity: str, address: str | None, write: Callable[[str], Any]) -> i
     return info.driver_exit_code or 1
 
 
-def output(identity: str, address: str | None) -> str:
+def read_logs(identity: str, address: str | None) -> str:
     """Return what a job has written so far."""
-    api = client(address)
+    api = connect_to_dashboard(address)
     with _explained(address):
         _known(api, identity)
         return str(api.get_job_logs(identity))
 
 
-def stop(identity: str, address: str | None) -> str:
+def stop_job(identity: str, address: str | None) -> str:
     """Ask a job to stop, wait until it has, and return its status."""
-    api = client(address)
+    api = connect_to_dashboard(address)
     with _explained(address):
         _known(api, identity)
         api.stop_job(identity)
@@ -121,9 +122,9 @@ def stop(identity: str, address: str | None) -> str:
     return str(status)
 
 
-def jobs(address: str | None) -> list[dict[str, Any]]:
+def list_jobs(address: str | None) -> list[dict[str, Any]]:
     """Return what the cluster knows of raycomp's jobs, the latest first."""
-    api = client(address)
+    api = connect_to_dashboard(address)
     with _explained(address):
         found = [i for i in api.list_jobs() if (i.metadata or {}).get("raycomp")]
     found.sort(key=lambda i: i.start_time or 0, reverse=True)
@@ -140,7 +141,7 @@ def jobs(address: str | None) -> list[dict[str, Any]]:
     ]
 
 
-def client(address: str | None) -> Any:
+def connect_to_dashboard(address: str | None) -> Any:
     """Return a client of the cluster at `address`, RAY_API_SERVER_ADDRESS or http://127.0.0.1:8265.
 
     Token authentication is Ray's own: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.

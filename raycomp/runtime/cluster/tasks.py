@@ -14,7 +14,7 @@ def run_tasks(
     calls: Sequence[tuple[Any, ...]],
     resources: dict[str, Any],
     on_done: Callable[[int], None],
-    at_once: int | None = None,
+    max_parallel: int | None = None,
 ) -> None:
     """Call a function once per tuple of arguments, each call a task.
 
@@ -30,9 +30,9 @@ def run_tasks(
             files of the others stay.
     """
     remote = ray.remote(task).options(max_retries=3, **resources)
-    at_once = at_once or len(calls)
-    waiting = [remote.remote(*call) for call in calls[:at_once]]
-    left = list(calls[at_once:])
+    max_parallel = max_parallel or len(calls)
+    waiting = [remote.remote(*call) for call in calls[:max_parallel]]
+    left = list(calls[max_parallel:])
     while waiting:
         on_done(len(calls) - len(waiting) - len(left))
         done, waiting = ray.wait(waiting, num_returns=1)

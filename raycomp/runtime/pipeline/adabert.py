@@ -25,8 +25,9 @@ from raycomp.methods.adabert.structure import Structure, edges, given_structure
 from raycomp.methods.adabert.student import Child
 from raycomp.methods.context import RunContext
 from raycomp.runtime.cluster.actor_filesystem import find_file_server
-from raycomp.runtime.cluster.connect import fitting, ray
-from raycomp.runtime.cluster.file_server import near_run_files
+from raycomp.runtime.cluster.capacity import count_worker_slots
+from raycomp.runtime.cluster.connect import ray
+from raycomp.runtime.cluster.placement import schedule_outside_trial
 from raycomp.runtime.cluster.progress import Progress, Update, polling
 from raycomp.runtime.pipeline.adabert_deploy import Trial, deploy, flops_length, load_child, trials
 from raycomp.runtime.pipeline.deploy import logits_of, score_forward
@@ -104,9 +105,9 @@ def _sweep(room: DistillationData, todo: list[Trial], bar: Update) -> None:
     job = room.job
     data, run_dir = job.model_dump(mode="json"), room.run_dir
     each = job.train.cpus or 1.0
-    slots = max(1, fitting(each, job.train.gpus) // job.train.workers)
+    slots = max(1, count_worker_slots(each, job.train.gpus) // job.train.workers)
 
-    where = near_run_files(find_file_server(run_dir.name) is None)
+    where = schedule_outside_trial(find_file_server(run_dir.name) is None)
     work = ray.remote(num_cpus=0, max_calls=1, max_retries=0, scheduling_strategy=where)(_compressed)
 
     def run(config: dict[str, Any]) -> dict[str, Any]:

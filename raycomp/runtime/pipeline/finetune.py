@@ -20,7 +20,7 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.layers import Encoder, EncoderConfig
 from raycomp.methods.context import RunContext
-from raycomp.runtime.cluster.connect import share_cpus, total_gpus
+from raycomp.runtime.cluster.capacity import share_cpus, total_gpus
 from raycomp.runtime.cluster.progress import Progress
 from raycomp.runtime.cluster.replica import synced_run_dir
 from raycomp.runtime.cluster.tasks import run_tasks

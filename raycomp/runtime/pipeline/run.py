@@ -14,6 +14,7 @@ from raycomp.encoder.importance import measure_importance, reorder_by_importance
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
 from raycomp.methods.yoco.plan import build_sampler, train_plan
+from raycomp.runtime.cluster import capacity
 from raycomp.runtime.cluster import connect as cluster
 from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.file_server import serve_run_files
@@ -25,9 +26,9 @@ from raycomp.runtime.pipeline.finetune import finetune
 from raycomp.runtime.pipeline.inputs import record_inputs
 from raycomp.runtime.pipeline.preflight import check
 from raycomp.runtime.pipeline.tracking import track_run
-from raycomp.runtime.scoring.deployment_search import forget_outcomes, search_all
+from raycomp.runtime.scoring.deployment_search import delete_outcomes, search_budgets
 from raycomp.runtime.scoring.evaluators import start_scoring
-from raycomp.runtime.scoring.ledger import lost_parts, record_parts
+from raycomp.runtime.scoring.ledger import missing_parts, record_parts
 from raycomp.runtime.training.sampler_actor import start_sampler
 from raycomp.runtime.training.trainer import run_training
 from raycomp.storage.environment import describe_environment
@@ -67,7 +68,7 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
             if not job.train.gpus:  # else the first GPU worker chooses
                 context.precision(torch.device("cpu"))
             elastic = 0 < job.train.min_workers < job.train.workers
-            with serve_run_files(run_dir, progress, growing=elastic), track_run(job, run_dir):
+            with serve_run_files(run_dir, progress, elastic=elastic), track_run(job, run_dir):
                 _teacher(context, progress)
                 if "yoco" in job.run.methods:
                     _supernet(context, progress)
@@ -83,7 +84,7 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
 
 def _name_idle_gpus(job: Job, progress: Progress) -> None:
     """Say that training leaves the cluster's GPUs alone, which nobody expects who has them."""
-    count = cluster.total_gpus()
+    count = capacity.total_gpus()
     if count and not job.train.gpus:
         progress.say(
             f"training uses processors alone: train.gpus = 0, and the cluster has {count} "
@@ -163,7 +164,9 @@ def _search(context: RunContext, progress: Progress) -> None:
     context.tokens("selection")
     ledger, evaluators = start_scoring(job.model_dump(mode="json"), run_dir, weights_id, context.primary)
     with progress.bar("search") as bar:
-        outcomes = search_all(context, ledger, precision, lambda d, t, best: bar(d, t, {"best": best}))
+        outcomes = search_budgets(
+            context, ledger, precision, lambda d, t, best: bar(d, t, {"best": best})
+        )
     ray.get(ledger.flush.remote())
     for actor in (ledger, *evaluators):
         ray.kill(actor)
@@ -193,10 +196,10 @@ def _mend(run_dir: Path, progress: Progress) -> None:
         UserError: a file of a table is torn; it is named, before anything is started.
     """
     tables = {name: read_table(run_dir, name) for name in SCHEMAS}
-    lost = lost_parts(run_dir)
+    lost = missing_parts(run_dir)
     if lost:
         progress.say(f"evaluations lack {', '.join(lost)}: what they held is scored again")
-        forget_outcomes(run_dir)
+        delete_outcomes(run_dir)
         (run_dir / "deployed.json").unlink(missing_ok=True)
         record_parts(run_dir)
     scored = {path.stem for path in part_files(run_dir, "evaluations")}

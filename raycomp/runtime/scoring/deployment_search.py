@@ -24,7 +24,8 @@ from raycomp.config.loader import parse_job
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import EncoderShape
 from raycomp.errors import UserError
-from raycomp.runtime.cluster.connect import ray, total_cpus
+from raycomp.runtime.cluster.capacity import total_cpus
+from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.progress import polling
 from raycomp.runtime.scoring.ledger import outcome_path
 from raycomp.search.searchers import (
@@ -37,7 +38,7 @@ from raycomp.search.searchers import (
 from raycomp.search.setup import SearchSetup
 from raycomp.storage.files import read_json
 
-SURPLUS = 0.3  # evaluations of all budgets together, over those of one
+MAX_SHARED_OVERHEAD = 0.3  # evaluations of all budgets together, over those of one
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Outcome:
     reason: str = ""
 
 
-def search_all(
+def search_budgets(
     context: SearchSetup,
     ledger: Any,
     precision: str,
@@ -91,7 +92,7 @@ def search_all(
     return [_outcome(p) for p in paths]
 
 
-def forget_outcomes(run_dir: Path) -> None:
+def delete_outcomes(run_dir: Path) -> None:
     """Let every trial run again: it asks for the same architectures, and the ledger for what it lacks."""
     for path in (run_dir / "search").glob("*.*.*.json"):
         path.unlink()
@@ -116,7 +117,7 @@ def _tune(
 
     def trial(config: dict[str, Any]) -> dict[str, float]:
         chosen = config["trial"]
-        outcome = search_one(
+        outcome = run_trial(
             SearchSetup(parse_job(data), run_dir, EncoderShape.from_dict(shape)),
             theta, ledger, precision,
             chosen["budget"], chosen["searcher"], chosen["seed"],
@@ -150,7 +151,7 @@ def _tune(
         nonlocal done
         found: list[tuple[str, float]] = []
         with contextlib.suppress(ray.exceptions.RayError):  # of a ledger that is starting again
-            found = ray.get(ledger.scored.remote(done))
+            found = ray.get(ledger.list_scores.remote(done))
         done += len(found)
         for text, value in found:
             arch = Architecture.from_json(text)
@@ -168,11 +169,11 @@ def _tune(
 
 def _expected(context: SearchSetup, trials: int) -> int:
     """Return how many evaluations all trials together will need at most."""
-    total, shared = evaluations(context.job, context.space.num_architectures())
+    total, shared = evaluation_budget(context.job, context.space.num_architectures())
     return shared * len(context.job.search.seeds) + (total - shared) * trials
 
 
-def evaluations(job: Job, size: int) -> tuple[int, int]:
+def evaluation_budget(job: Job, size: int) -> tuple[int, int]:
     """Return how many evaluations a trial may ask for, and how many of them all budgets share.
 
     Where search.opening is absent, so many are shared that all budgets together need at most
@@ -183,10 +184,10 @@ def evaluations(job: Job, size: int) -> tuple[int, int]:
     if search.opening is not None:
         return total, min(total, math.ceil(total * search.opening))
     others = len(job.budget) - 1
-    return total, total - math.floor(SURPLUS * total / others) if others else 0
+    return total, total - math.floor(MAX_SHARED_OVERHEAD * total / others) if others else 0
 
 
-def search_one(
+def run_trial(
     context: SearchSetup,
     theta: dict[str, Any],
     ledger: Any,
@@ -211,12 +212,12 @@ def search_one(
             name, settings.kind, limit, searcher, seed, arch.to_json() if arch else None,
             value, loss, asked, time.perf_counter() - began, why,
         )  # fmt: skip
-        ray.get(ledger.conclude.remote(asdict(outcome)))
+        ray.get(ledger.record_outcome.remote(asdict(outcome)))
         return outcome
 
     smallest, least = cheapest_architecture(space, cost)
     if least > limit:
-        why = infeasible(name, settings.kind, limit, least)
+        why = describe_infeasible_budget(name, settings.kind, limit, least)
         return record(None, 0.0, 0.0, 0, why)
     whole_seed = job.run.seed * 10_007 + seed
     search: Searcher = make_searcher(searcher, space, theta, budget, whole_seed)
@@ -235,7 +236,7 @@ def search_one(
         values.extend(found)
         losses.extend(lost)
 
-    total, shared = evaluations(job, space.num_architectures())
+    total, shared = evaluation_budget(job, space.num_architectures())
     if shared:
         every = [context.budget(b) for b in job.budget]
         tell(shared_initial_set(space, theta, every, shared, whole_seed))
@@ -254,7 +255,7 @@ def search_one(
     return record(archs[index], values[index], losses[index], asked, "")
 
 
-def infeasible(name: str, kind: str, limit: float, least: float) -> str:
+def describe_infeasible_budget(name: str, kind: str, limit: float, least: float) -> str:
     """Say why a budget cannot be met, and the nearest value that can."""
     return (
         f"budget {name}: {kind} <= {limit:,.0f} cannot be met; the smallest network of the space has "

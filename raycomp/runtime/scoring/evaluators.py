@@ -13,7 +13,9 @@ from raycomp.config.loader import parse_job
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
-from raycomp.runtime.cluster.connect import fitting, on_driver_node, ray, share_cpus, total_gpus
+from raycomp.runtime.cluster.capacity import count_worker_slots, share_cpus, total_gpus
+from raycomp.runtime.cluster.connect import ray
+from raycomp.runtime.cluster.placement import on_driver_node
 from raycomp.runtime.cluster.replica import RunReplica
 from raycomp.runtime.scoring.ledger import Ledger
 from raycomp.training.evaluation import predict_logits, score_logits
@@ -74,7 +76,7 @@ def start_scoring(
     """
     settings = parse_job(job).search
     gpus = settings.gpus or (1.0 if total_gpus() else 0.0)
-    slots = fitting(1, gpus)
+    slots = count_worker_slots(1, gpus)
     if settings.gpus and not slots:
         raise UserError(
             f"search.gpus={settings.gpus:g} was given; no node of the cluster has so many: start Ray "

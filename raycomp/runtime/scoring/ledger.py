@@ -26,7 +26,7 @@ Key = tuple[str, str, str, str, str]
 Kind = tuple[str, str]
 """Split and precision: what one pass over the data has in common."""
 
-MOST = 64  # architectures a pass: more share little more, and rows and progress come later
+MAX_BATCH = 64  # architectures a pass: more share little more, and rows and progress come later
 
 
 class Ledger:
@@ -80,7 +80,7 @@ class Ledger:
         await asyncio.gather(*(asyncio.shield(f) for f in coming.values()))
         return [self._known[key] for key in keys]
 
-    async def scored(self, since: int = 0) -> list[tuple[str, float]]:
+    async def list_scores(self, since: int = 0) -> list[tuple[str, float]]:
         """Return architecture (JSON) and score of all that is scored with these weights, in order.
 
         Args:
@@ -96,7 +96,7 @@ class Ledger:
             del self._new[: len(rows)]  # only now: what cannot be written is kept
             record_parts(self._run_dir)
 
-    async def conclude(self, outcome: dict[str, Any]) -> None:
+    async def record_outcome(self, outcome: dict[str, Any]) -> None:
         """Write what a trial of the search found, its rows first: who finds it asks for none of them.
 
         Args:
@@ -112,7 +112,7 @@ class Ledger:
             kind = next(iter(self._waiting))
             # Neighbours in this order share the most layers.
             waiting = sorted(self._waiting.pop(kind), key=_beginning)
-            share = min(MOST, math.ceil(len(waiting) / self._evaluators))
+            share = min(MAX_BATCH, math.ceil(len(waiting) / self._evaluators))
             while self._free and waiting:
                 self._keep(self._pass(self._free.pop(), waiting[:share], kind))
                 waiting = waiting[share:]
@@ -185,7 +185,7 @@ def record_parts(run_dir: Path) -> None:
     write_json(run_dir / "search" / "parts.json", {"evaluations": _parts(run_dir)})
 
 
-def lost_parts(run_dir: Path) -> list[str]:
+def missing_parts(run_dir: Path) -> list[str]:
     """Return the files of the search's evaluations that were written and are gone, by name."""
     path = run_dir / "search" / "parts.json"
     known = read_json(path).get("evaluations", []) if path.exists() else []

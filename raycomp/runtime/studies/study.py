@@ -21,8 +21,10 @@ from raycomp.data.tasks import Task
 from raycomp.errors import UserError
 from raycomp.methods.context import Facts, RunContext
 from raycomp.runtime.cluster import connect as cluster
-from raycomp.runtime.cluster.connect import fitting, ray, share_cpus
-from raycomp.runtime.cluster.file_server import near_run_files, seen_by_all
+from raycomp.runtime.cluster.capacity import count_worker_slots, share_cpus
+from raycomp.runtime.cluster.connect import ray
+from raycomp.runtime.cluster.file_server import is_visible_to_all_nodes
+from raycomp.runtime.cluster.placement import schedule_outside_trial
 from raycomp.runtime.cluster.progress import Progress, Update, polling
 from raycomp.runtime.pipeline.preflight import check
 from raycomp.runtime.pipeline.run import hold
@@ -165,10 +167,10 @@ def _tune(settings: StudySettings, cells: list[StudyRun], folder: Path) -> dict[
     chosen = settings.model_dump(mode="json")
     data = {c.name: _sent(c) for c in cells}
     train = cells[0].job.train
-    slots = max(1, fitting(train.cpus or share_cpus(1), train.gpus) // train.workers)
+    slots = max(1, count_worker_slots(train.cpus or share_cpus(1), train.gpus) // train.workers)
     threads = threads_per_run(min(slots, len(cells)))
 
-    where = near_run_files(seen_by_all(folder))
+    where = schedule_outside_trial(is_visible_to_all_nodes(folder))
 
     def study_cell(config: dict[str, Any]) -> dict[str, Any]:
         # A process of its own: a run drives Train and Tune itself, and leaves no memory behind. Outside

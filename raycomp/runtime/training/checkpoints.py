@@ -37,12 +37,12 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor],
     return weights, load_tensors(folder / "optimizer.safetensors"), state
 
 
-def kept_checkpoint(run_dir: Path, training: str) -> Path:
-    """Return where `rescue` keeps a checkpoint of a training."""
+def rescued_checkpoint(run_dir: Path, training: str) -> Path:
+    """Return where `rescue_checkpoint` keeps a checkpoint of a training."""
     return run_dir / "kept" / training
 
 
-def rescue(training: Path, keep: Path) -> bool:
+def rescue_checkpoint(training: Path, keep: Path) -> bool:
     """Keep the newest whole checkpoint where Ray Train's own list of them is torn, and drop that list.
 
     Train writes the list in place: a disk that is full leaves it empty, and no training can be started

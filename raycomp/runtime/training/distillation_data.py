@@ -28,7 +28,9 @@ from raycomp.methods.adabert.step import Guidance
 from raycomp.methods.adabert.student import StudentShape
 from raycomp.methods.context import RunContext
 from raycomp.runtime.cluster.actor_filesystem import find_file_server
-from raycomp.runtime.cluster.connect import on_driver_node, ray, share_cpus, total_gpus
+from raycomp.runtime.cluster.capacity import share_cpus, total_gpus
+from raycomp.runtime.cluster.connect import ray
+from raycomp.runtime.cluster.placement import on_driver_node
 from raycomp.runtime.cluster.progress import Progress, Update
 from raycomp.runtime.cluster.replica import synced_run_dir
 from raycomp.runtime.cluster.tasks import run_tasks
@@ -146,8 +148,8 @@ def prepare(room: DistillationData, progress: Progress) -> None:
             save_tensors(room.folder / "probes.safetensors", stacked)
     with progress.bar("augmentation") as bar:
         away = find_file_server(room.run_dir.name) is not None  # other nodes may lack data and model
-        write, at_once = _beside_driver() if away else ({"num_cpus": 1.0}, None)
-        _each(_write_augmented, job, room, room.augmented_files(), write, bar, at_once)
+        write, max_parallel = _beside_driver() if away else ({"num_cpus": 1.0}, None)
+        _each(_write_augmented, job, room, room.augmented_files(), write, bar, max_parallel)
     room.__dict__.pop("augmented", None)
     total = len(room.augmented_tokens)
     answers_at = room.blocks("answers", total - rows, "safetensors")
@@ -170,7 +172,7 @@ def _each(
     files: list[Path],
     resources: dict[str, Any],
     on_progress: Update,
-    at_once: int | None = None,
+    max_parallel: int | None = None,
 ) -> None:
     """Run a task for every file that is not there yet, in parallel.
 
@@ -180,7 +182,7 @@ def _each(
     todo = [i for i, path in enumerate(files) if not path.exists()]
     calls = [(job, str(room.run_dir), i, str(files[i].relative_to(room.run_dir))) for i in todo]
     done = len(files) - len(todo)
-    run_tasks(task, calls, resources, lambda n: on_progress(done + n, len(files), {}), at_once)
+    run_tasks(task, calls, resources, lambda n: on_progress(done + n, len(files), {}), max_parallel)
 
 
 @functools.lru_cache(maxsize=1)
@@ -221,8 +223,8 @@ def _read(room: DistillationData, tokens: TokenSplit, first: int, last: int) -> 
     """Return the teacher's features (rows, layers, 2 * hidden) and logits (rows, classes)."""
     model, device = _teacher(room)
     found: tuple[Tensor, Tensor] | None = None
-    multiple, at_once = padding(device), tokens_at_once(room.job.search.max_tokens, device)
-    for rows in eval_batches(tokens.lengths[first:last], at_once, multiple):
+    multiple, max_parallel = padding(device), tokens_at_once(room.job.search.max_tokens, device)
+    for rows in eval_batches(tokens.lengths[first:last], max_parallel, multiple):
         batch = collate(tokens, rows + first, room.pad_id, multiple=multiple).to(device)
         with torch.inference_mode():
             out = model(batch, None, hidden=True)

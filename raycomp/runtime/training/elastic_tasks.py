@@ -154,17 +154,17 @@ class SupernetTask(_OnTrainText):
             for v, c, p in self._sampler.probabilities(step)
         ]
 
-    def opens(self, step: int) -> bool:
+    def is_phase_start(self, step: int) -> bool:
         """Return whether a phase begins with a step."""
         return step == self._schedule.first_step(self._schedule.index_at(step))
 
-    def refusal(self, step: int) -> str:
+    def describe_failed_step(self, step: int) -> str:
         """Name the ranks that gave the sampler no sign of this step; all others where it says nothing."""
         try:
             ranks = self._sampler.missing(step)
         except ray.exceptions.RayError:
             ranks = []
-        return describe_missing_ranks(ranks) if ranks else super().refusal(step)
+        return describe_missing_ranks(ranks) if ranks else super().describe_failed_step(step)
 
     def finish(self) -> None:
         """Write the trained network and the sampler."""

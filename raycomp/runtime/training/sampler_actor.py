@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from raycomp.config.loader import parse_job
-from raycomp.errors import UserError
+from raycomp.errors import BarrierTimeoutError, StaleAttemptError, UserError
 from raycomp.methods.yoco.plan import build_sampler
-from raycomp.runtime.cluster.connect import on_driver_node, ray
+from raycomp.runtime.cluster.connect import ray
+from raycomp.runtime.cluster.placement import on_driver_node
 from raycomp.storage.files import append_line, write_json
 
 LATE_SECONDS = 2.0
@@ -29,22 +30,14 @@ LATE_SECONDS = 2.0
 SNAPSHOT_BYTES = 1 << 16
 """How long the file of snapshots may grow before it is begun again: it is copied to where a URL says."""
 
-Drawn = tuple[list[str], dict[str, Any]]
+SampledStep = tuple[list[str], dict[str, Any]]
 """The architectures of a step (JSON) and its info."""
 
-Block = tuple[int, list[Drawn]]
+SampledBlock = tuple[int, list[SampledStep]]
 """The first step of a block, and what each of its steps trains."""
 
 
-class StaleAttemptError(RuntimeError):
-    """The caller belongs to an attempt that was replaced; it must end."""
-
-
-class BarrierTimeoutError(RuntimeError):
-    """Not every worker arrived in time."""
-
-
-class SamplerHost:
+class SamplerActor:
     """Holds one sampler for `world` workers; wrapped by `ray.remote` where it is started."""
 
     def __init__(self, job: dict[str, Any], plan: dict[str, Any], snapshot: str) -> None:
@@ -61,7 +54,7 @@ class SamplerHost:
         self._restore()
         # The sampler's state before `_step` is drawn: what a checkpoint and the snapshot hold.
         self._between = self._sampler.state_dict()
-        self._drawn: list[Drawn] | None = None
+        self._drawn: list[SampledStep] | None = None
 
     async def begin(
         self, attempt: str, world: int, step: int, state: dict[str, Any] | None, timeout: float
@@ -80,13 +73,15 @@ class SamplerHost:
         async with self._arrived:
             self._arrived.notify_all()  # who waits for an older attempt is refused now
 
-    async def ask(self, attempt: str, step: int) -> Block:
+    async def ask(self, attempt: str, step: int) -> SampledBlock:
         """Return the block that begins at a step, once the steps before are told."""
         self._check(attempt)
         await self._barrier(attempt, step)
         return self._draw()
 
-    async def tell(self, attempt: str, rank: int, step: int, losses: list[list[float]]) -> Block | None:
+    async def tell(
+        self, attempt: str, rank: int, step: int, losses: list[list[float]]
+    ) -> SampledBlock | None:
         """Take one worker's shares of the losses of a block; the last share updates theta.
 
         Args:
@@ -99,8 +94,8 @@ class SamplerHost:
             What `ask` returns of the next block, once all shares are in; None after the last step.
 
         Raises:
-            BarrierTimeout: a rank did not hand in its share in time; it is named.
-            StaleAttempt: the attempt was replaced, or the snapshot is older than its workers.
+            BarrierTimeoutError: a rank did not hand in its share in time; it is named.
+            StaleAttemptError: the attempt was replaced, or the snapshot is older than its workers.
         """
         self._check(attempt)
         if step > self._step:
@@ -165,7 +160,7 @@ class SamplerHost:
             finally:
                 self._arrived.notify_all()
 
-    def _draw(self) -> Block:
+    def _draw(self) -> SampledBlock:
         if self._drawn is None:
             first, found = self._step, []
             for step in range(first, self._sampler.block_end(first)):
@@ -186,7 +181,8 @@ class SamplerHost:
                     await asyncio.wait_for(self._arrived.wait_for(open_), self._timeout)
                 except TimeoutError:
                     raise BarrierTimeoutError(
-                        f"step {self._step}: {absent(self._absent())} within {self._timeout:g} s"
+                        f"step {self._step}: {describe_late_ranks(self._absent())} "
+                        f"within {self._timeout:g} s"
                     ) from None
         self._check(attempt)
         if step != self._step:
@@ -234,7 +230,7 @@ class SamplerHost:
 
     def _restore(self) -> None:
         """Take up the last whole snapshot; none where all are torn: `begin` brings all that it held."""
-        data = last_whole(self._path)
+        data = read_last_snapshot(self._path)
         if data is None:
             return
         try:
@@ -245,7 +241,7 @@ class SamplerHost:
             raise UserError(f"{self._path} is no snapshot of this run ({error})") from None
 
 
-def last_whole(path: Path) -> Any:
+def read_last_snapshot(path: Path) -> Any:
     """Return what the last line of JSON in a file holds; None where there is none."""
     try:
         lines = path.read_bytes().splitlines()
@@ -257,12 +253,12 @@ def last_whole(path: Path) -> Any:
     return None
 
 
-def absent(ranks: Sequence[int]) -> str:
+def describe_late_ranks(ranks: Sequence[int]) -> str:
     """Say of some ranks that they did not hand in their losses."""
-    return f"{named(ranks)} did not hand in {'its' if len(ranks) == 1 else 'their'} losses"
+    return f"{list_ranks(ranks)} did not hand in {'its' if len(ranks) == 1 else 'their'} losses"
 
 
-def named(ranks: Sequence[int]) -> str:
+def list_ranks(ranks: Sequence[int]) -> str:
     """Name ranks in a sentence."""
     return f"{'rank' if len(ranks) == 1 else 'ranks'} {', '.join(map(str, ranks))}"
 
@@ -270,7 +266,7 @@ def named(ranks: Sequence[int]) -> str:
 def start_sampler(name: str, job: dict[str, Any], plan: dict[str, Any], snapshot: Path) -> Any:
     """Start the named, restartable actor of a run, or find the one that runs."""
     return (
-        ray.remote(SamplerHost)
+        ray.remote(SamplerActor)
         .options(
             name=name,
             get_if_exists=True,

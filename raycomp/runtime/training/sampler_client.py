@@ -7,7 +7,7 @@ from typing import Any
 
 from raycomp.encoder.architecture import Architecture
 from raycomp.runtime.cluster.connect import ray
-from raycomp.runtime.training.sampler_actor import Block, Drawn, named
+from raycomp.runtime.training.sampler_actor import SampledBlock, SampledStep, list_ranks
 
 QUESTION_SECONDS = 10.0
 
@@ -23,7 +23,7 @@ class ActorSampler:
         self._actor = actor
         self._attempt = attempt
         self._rank = rank
-        self._block: dict[int, Drawn] = {}
+        self._block: dict[int, SampledStep] = {}
         self._losses: dict[int, list[float]] = {}  # those of the block that are not handed in yet
         self._pending: Any = None  # the reply that will carry the next block
 
@@ -31,8 +31,8 @@ class ActorSampler:
         """Return the architectures of a step: those that the last tell's reply carries.
 
         Raises:
-            BarrierTimeout: a rank did not hand in its losses of the block before; it is named.
-            StaleAttempt: another attempt took this one's place.
+            BarrierTimeoutError: a rank did not hand in its losses of the block before; it is named.
+            StaleAttemptError: another attempt took this one's place.
         """
         if step not in self._block:
             self._settle()
@@ -83,11 +83,11 @@ class ActorSampler:
             if block is not None:
                 self._take(block)
 
-    def _take(self, block: Block) -> None:
+    def _take(self, block: SampledBlock) -> None:
         first, drawn = block
         self._block, self._losses = dict(enumerate(drawn, first)), {}
 
 
 def describe_missing_ranks(ranks: Sequence[int]) -> str:
     """Say of some ranks that they gave no sign of a step."""
-    return f"{named(ranks)} did not come to this step"
+    return f"{list_ranks(ranks)} did not come to this step"

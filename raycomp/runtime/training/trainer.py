@@ -20,9 +20,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from raycomp.config.job import Job
 from raycomp.errors import UserError
 from raycomp.runtime.cluster.actor_filesystem import train_storage
-from raycomp.runtime.cluster.connect import fitting, for_children, share_cpus, total_cpus, total_gpus
+from raycomp.runtime.cluster.capacity import count_worker_slots, share_cpus, total_cpus, total_gpus
+from raycomp.runtime.cluster.connect import child_environment
 from raycomp.runtime.cluster.progress import polling
-from raycomp.runtime.training.checkpoints import kept_checkpoint, rescue
+from raycomp.runtime.training.checkpoints import rescue_checkpoint, rescued_checkpoint
 
 _OURS = re.compile(r"raycomp\.[\w.]+: ")
 
@@ -53,14 +54,14 @@ def run_training(
     fewest = job.train.min_workers or workers
     gpus = job.train.gpus
     elastic = fewest < workers
-    room = max(fewest, min(workers, fitting(1, gpus))) if elastic else workers
+    room = max(fewest, min(workers, count_worker_slots(1, gpus))) if elastic else workers
     cpus = job.train.cpus or cpus or share_cpus(room, gpus)
-    if fitting(cpus, gpus) < fewest:
+    if count_worker_slots(cpus, gpus) < fewest:
         key = "min_workers" if elastic else "workers"
         raise UserError(
             f"train.{key}={fewest} with {cpus:g} CPUs and {gpus:g} GPUs each was given; the cluster "
-            f"has {total_cpus()} CPUs and {total_gpus()} GPUs, and its nodes hold {fitting(cpus, gpus)} "
-            f"such workers: lower train.{key} or train.cpus"
+            f"has {total_cpus()} CPUs and {total_gpus()} GPUs, and its nodes hold "
+            f"{count_worker_slots(cpus, gpus)} such workers: lower train.{key} or train.cpus"
         )
     config = {
         "stage": name,
@@ -69,8 +70,8 @@ def run_training(
         "plan": plan,
         "threads": max(1, int(cpus)),
     }
-    kept = kept_checkpoint(run_dir, name)
-    rescue(run_dir / "train" / name, kept)
+    kept = rescued_checkpoint(run_dir, name)
+    rescue_checkpoint(run_dir / "train" / name, kept)
     storage, files = train_storage(run_dir, "train")
     trainer = TorchTrainer(
         _worker,
@@ -103,7 +104,7 @@ def run_training(
     limit = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": f"{job.train.barrier_seconds:g}"}
     if elastic:  # a dead node is counted for some seconds more, and its workers would be waited for
         limit["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "30"
-    with for_children(limit), polling(look), _interruptible():
+    with child_environment(limit), polling(look), _interruptible():
         try:
             trainer.fit()
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:

@@ -46,11 +46,11 @@ class TrainingTask(Protocol):
         """Return rows of table `distribution`, if there is one."""
         ...
 
-    def opens(self, step: int) -> bool:
+    def is_phase_start(self, step: int) -> bool:
         """Return whether a phase begins with a step: theta is kept after it."""
         ...
 
-    def refusal(self, step: int) -> str:
+    def describe_failed_step(self, step: int) -> str:
         """Say, when the workers' sum of a step failed, which ranks did not come as far."""
         ...
 
@@ -78,11 +78,11 @@ class PlainTask:
         """Return no rows."""
         return []
 
-    def opens(self, step: int) -> bool:
+    def is_phase_start(self, step: int) -> bool:
         """Return whether it is the first step: there are no phases."""
         return step == 0
 
-    def refusal(self, step: int) -> str:
+    def describe_failed_step(self, step: int) -> str:
         """Name the other ranks: nobody keeps account of who came how far."""
         others = [str(r) for r in range(self._world) if r != self._rank]
         return f"no answer came from {'one of ranks' if len(others) > 1 else 'rank'} {', '.join(others)}"

@@ -19,9 +19,9 @@ from torch import Tensor
 from raycomp.config.job import Job
 from raycomp.config.loader import parse_job
 from raycomp.data.batches import Batch, TrainPlan, collate, padding, shard, words_of
-from raycomp.errors import first_line
+from raycomp.errors import AllReduceError, MissingRankError, first_line
 from raycomp.runtime.cluster.replica import RunReplica
-from raycomp.runtime.training.checkpoints import kept_checkpoint, load_checkpoint, save_checkpoint
+from raycomp.runtime.training.checkpoints import load_checkpoint, rescued_checkpoint, save_checkpoint
 from raycomp.runtime.training.elastic_tasks import STAGES
 from raycomp.runtime.training.training_task import TrainingTask
 from raycomp.storage.files import write_json
@@ -29,15 +29,7 @@ from raycomp.storage.tables import part_files, write_rows
 from raycomp.training.loop import StepResult, TrainStep, fit
 
 FLUSH_STEPS = 50
-DUE_STEPS = 10
-
-
-class AllReduceError(RuntimeError):
-    """The workers' sum of a step did not come about: a worker is gone, or does nothing."""
-
-
-class MissingRankError(RuntimeError):
-    """What becomes of SumFailed once it is known who is missing."""
+CHECK_STEPS = 10
 
 
 def work(config: dict[str, Any]) -> None:
@@ -52,7 +44,7 @@ def work(config: dict[str, Any]) -> None:
         job, visit.folder, config["plan"], device=device, reduce=FlatAllReduce() if world > 1 else None
     )
     start, state = 0, None
-    with _checkpoint(kept_checkpoint(visit.folder, config["stage"])) as begun:
+    with _checkpoint(rescued_checkpoint(visit.folder, config["stage"])) as begun:
         if begun is not None:
             weights, optimizer, state = load_checkpoint(begun)
             stage.model.load_state_dict(weights)
@@ -65,7 +57,7 @@ def work(config: dict[str, Any]) -> None:
         broadcast_from_rank_zero(True)  # nobody asks before rank 0 has opened the attempt
     keeper = TrainingReporter(stage, config["stage"], visit, rank, world, start, job)
     fit(
-        _naming(stage),
+        _with_rank_names(stage),
         _batches(stage, job, rank, world, padding(device)),
         start,
         stage.total,
@@ -109,7 +101,7 @@ def _batches(
     return at
 
 
-def _naming(stage: TrainingTask) -> TrainStep:
+def _with_rank_names(stage: TrainingTask) -> TrainStep:
     """Return the stage's step; when the sum over the workers fails in it, the error names who lacks.
 
     The backend's own error knows addresses at most, and it comes first in the ranks that are well.
@@ -120,16 +112,16 @@ def _naming(stage: TrainingTask) -> TrainStep:
         try:
             return run(index, batch)
         except (AllReduceError, dist.DistError) as error:
-            _leave()
+            _abort_process_group()
             raise MissingRankError(
-                f"step {index}: {stage.refusal(index)}; the sum over the workers failed: "
+                f"step {index}: {stage.describe_failed_step(index)}; the sum over the workers failed: "
                 f"{first_line(error)}"
             ) from error
 
     return step
 
 
-def _leave() -> None:
+def _abort_process_group() -> None:
     """Close this rank's connections: in gloo a rank learns only from those beside it that one is gone."""
     if dist.is_available() and dist.is_initialized() and dist.get_backend() == "gloo":
         with contextlib.suppress(RuntimeError):
@@ -149,8 +141,8 @@ class FlatAllReduce:
         """Sum tensors over the workers, in place.
 
         Raises:
-            SumFailed: a rank did not take part in time, or its connection broke; what one tensor holds
-                then is neither its own nor the sum.
+            AllReduceError: A rank did not take part in time, or its connection broke. One tensor may then
+                contain neither its own values nor the sum.
         """
         if len(tensors) == 1 and tensors[0].is_contiguous() and tensors[0].dtype == torch.float32:
             _sum(tensors[0])
@@ -222,10 +214,12 @@ class TrainingReporter:
                     **info,
                 }
             )
-            if done % FLUSH_STEPS == 0 or self._stage.opens(index):  # theta is kept as each phase opens
+            if done % FLUSH_STEPS == 0 or self._stage.is_phase_start(
+                index
+            ):  # theta is kept as each phase opens
                 self.flush()
             self._show(done, info)
-        if done % DUE_STEPS == 0 and done < self._stage.total:
+        if done % CHECK_STEPS == 0 and done < self._stage.total:
             due = time.monotonic() - self._saved_at >= self._every
             if self._world > 1:
                 due = broadcast_from_rank_zero(due)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from raycomp.errors import AllReduceError
 from raycomp.runtime.training import worker
 
 
@@ -52,6 +53,6 @@ def test_a_sum_of_several_that_fails_leaves_all_as_they_were(monkeypatch: pytest
 
     monkeypatch.setattr(worker.dist, "all_reduce", all_reduce)
     given = torch.arange(3.0)
-    with pytest.raises(worker.AllReduceError, match="closed by peer"):
+    with pytest.raises(AllReduceError, match="closed by peer"):
         worker.FlatAllReduce()([given, torch.ones(2)])
     assert given.tolist() == [0.0, 1.0, 2.0]

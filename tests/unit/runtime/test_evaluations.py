@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raycomp.config.loader import parse_job
-from raycomp.runtime.scoring.deployment_search import evaluations
+from raycomp.runtime.scoring.deployment_search import evaluation_budget
 
 
 @pytest.mark.parametrize("budgets", [1, 2, 4, 8, 16])
@@ -19,7 +19,7 @@ def test_all_budgets_stay_within_thirteen_tenths_of_one(
     data = copy.deepcopy(tiny_job)
     data["search"] = {"evaluations": asked}
     data["budget"] = [{"name": f"b{i}", "params": "0.5x"} for i in range(budgets)]
-    total, shared = evaluations(parse_job(data), 10**6)
+    total, shared = evaluation_budget(parse_job(data), 10**6)
     assert total == asked
     assert shared + budgets * (total - shared) <= 1.3 * total
 
@@ -27,5 +27,5 @@ def test_all_budgets_stay_within_thirteen_tenths_of_one(
 def test_the_share_can_be_given(tiny_job: dict[str, Any]) -> None:
     data = copy.deepcopy(tiny_job)
     data["search"] = {"evaluations": 40, "opening": 0.84}
-    assert evaluations(parse_job(data), 10**6) == (40, 34)
-    assert evaluations(parse_job(data), 30) == (30, 26)
+    assert evaluation_budget(parse_job(data), 10**6) == (40, 34)
+    assert evaluation_budget(parse_job(data), 30) == (30, 26)

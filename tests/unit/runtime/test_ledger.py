@@ -13,7 +13,7 @@ import pytest
 
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
-from raycomp.runtime.scoring.ledger import MOST, Ledger
+from raycomp.runtime.scoring.ledger import MAX_BATCH, Ledger
 from raycomp.storage.tables import read_table, write_rows
 
 
@@ -70,17 +70,17 @@ def test_many_askers_are_answered_in_their_order_by_one_evaluation_each(tmp_path
     async def together() -> list[list[dict[str, Any]]]:
         rows = await asyncio.gather(*(ledger.score(o, "selection", "fp32") for o in orders))
         await ledger.score(asked[:2], "selection", "bf16")
-        assert len(await ledger.scored()) == 202
-        assert await ledger.scored(200) == (await ledger.scored())[200:]
+        assert len(await ledger.list_scores()) == 202
+        assert await ledger.list_scores(200) == (await ledger.list_scores())[200:]
         await ledger.flush()
         return rows
 
     rows = asyncio.run(together())
     assert [[r["arch"] for r in found] for found in rows] == orders
     assert sum(len(p) for p in pool.passes) == 202
-    assert max(len(p) for p in pool.passes) == MOST
+    assert max(len(p) for p in pool.passes) == MAX_BATCH
     again = Ledger(str(tmp_path), "w", "accuracy", Pool(1).actors)
-    assert sorted(asyncio.run(again.scored())) == sorted(asyncio.run(ledger.scored()))
+    assert sorted(asyncio.run(again.list_scores())) == sorted(asyncio.run(ledger.list_scores()))
     assert len(read_table(tmp_path, "evaluations")) == 202
 
 

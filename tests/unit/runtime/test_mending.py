@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from raycomp.errors import UserError
 from raycomp.runtime.cluster.progress import Progress
 from raycomp.runtime.pipeline.run import _mend
-from raycomp.runtime.scoring.ledger import lost_parts, record_parts
+from raycomp.runtime.scoring.ledger import missing_parts, record_parts
 from raycomp.storage.files import write_json
 from raycomp.storage.tables import write_rows
 from raycomp.storage.tensors import save_tensors
@@ -41,11 +41,11 @@ def test_a_whole_run_is_left_as_it_is(run: Path) -> None:
 
 def test_evaluations_that_are_gone_open_the_search_again(run: Path) -> None:
     (run / "tables" / "evaluations" / "a.parquet").unlink()
-    assert lost_parts(run) == ["a.parquet"]
+    assert missing_parts(run) == ["a.parquet"]
     mend(run)
     assert not (run / "search" / "half.sng.0.json").exists()
     assert not (run / "deployed.json").exists()
-    assert lost_parts(run) == []  # once is enough
+    assert missing_parts(run) == []  # once is enough
 
 
 def test_a_child_whose_evaluation_is_gone_is_scored_again_and_nothing_else(run: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_child_whose_evaluation_is_gone_is_scored_again_and_nothing_else(run: 
     write_json(run / "adabert" / "deployed.json", {})
     record_parts(run)
     (run / "tables" / "evaluations" / "adabert-one.parquet").unlink()
-    assert lost_parts(run) == []  # the search's own are whole
+    assert missing_parts(run) == []  # the search's own are whole
     mend(run)
     there = {str(p.relative_to(run)) for p in run.rglob("*.json")}
     assert not there & {"adabert/one/outcome.json", "adabert/deployed.json"}
@@ -94,4 +94,4 @@ def test_a_full_disk_is_one_message_where_weights_are_written(
 
 def test_a_run_of_an_older_version_has_lost_nothing(tmp_path: Path) -> None:
     write_rows(tmp_path, "evaluations", [{"run": "r"}], "a")
-    assert lost_parts(tmp_path) == []
+    assert missing_parts(tmp_path) == []

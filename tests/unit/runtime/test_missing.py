@@ -13,12 +13,12 @@ import torch
 import torch.distributed as dist
 
 from raycomp.data.batches import Batch
+from raycomp.errors import AllReduceError, MissingRankError, StaleAttemptError
 from raycomp.runtime.training.elastic_tasks import SupernetTask
-from raycomp.runtime.training.sampler_actor import StaleAttemptError
 from raycomp.runtime.training.sampler_client import ActorSampler
 from raycomp.runtime.training.trainer import _root_cause
 from raycomp.runtime.training.training_task import PlainTask
-from raycomp.runtime.training.worker import AllReduceError, FlatAllReduce, MissingRankError, _naming
+from raycomp.runtime.training.worker import FlatAllReduce, _with_rank_names
 from raycomp.training.loop import StepResult
 
 BATCH: Any = None
@@ -48,7 +48,7 @@ def test_a_sum_that_a_rank_does_not_join_is_an_error_that_names_it(
         local.group = dist.ProcessGroupGloo(store, me, 3, timedelta(seconds=1))
         stage: Any = Sums(me + 1.0)
         stage.begin("a", me, 3, 0, None)
-        step = _naming(stage)
+        step = _with_rank_names(stage)
         sums[me] = step(0, BATCH).loss
         if me == 2:
             gone.wait(20)
@@ -73,7 +73,7 @@ def test_a_sum_that_a_rank_does_not_join_is_an_error_that_names_it(
 def test_of_two_workers_the_other_one_is_named() -> None:
     stage: Any = Sums()
     stage.begin("a", 1, 2, 0, None)
-    assert stage.refusal(7) == "no answer came from rank 0"
+    assert stage.describe_failed_step(7) == "no answer came from rank 0"
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_the_sampler_is_asked_who_is_missing(
     stage._sampler = ActorSampler(SimpleNamespace(missing=SimpleNamespace(remote=missing)), "a", 2)
     stage.step = fail
     with pytest.raises(MissingRankError) as caught:
-        _naming(stage)(4, BATCH)
+        _with_rank_names(stage)(4, BATCH)
     assert str(caught.value).startswith(said)
     assert str(caught.value).endswith("failed: Timed out waiting 8000ms for recv operation to complete")
     assert asked == [("a", 2, 4)]
@@ -125,7 +125,7 @@ def test_other_errors_of_a_step_pass() -> None:
     stage: Any = Sums()
     stage.step = fail
     with pytest.raises(RuntimeError, match="too large") as caught:
-        _naming(stage)(0, BATCH)
+        _with_rank_names(stage)(0, BATCH)
     assert not isinstance(caught.value, MissingRankError)
 
 

@@ -16,12 +16,12 @@ import pytest
 from pyarrow import fs
 from ray.exceptions import RayActorError
 
-from raycomp.errors import UserError
+from raycomp.errors import AttemptReplacedError, UserError
 from raycomp.runtime.cluster import actor_filesystem as homefiles
 from raycomp.runtime.cluster import file_server as home
 from raycomp.runtime.cluster import replica as visit
 from raycomp.runtime.cluster.actor_filesystem import BLOCK, ActorFileSystem
-from raycomp.runtime.cluster.file_server import AttemptReplacedError, RunFileServer
+from raycomp.runtime.cluster.file_server import RunFileServer
 from raycomp.runtime.cluster.replica import RunReplica, synced_run_dir
 from raycomp.storage.files import write_json
 
@@ -69,7 +69,7 @@ def near(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Near
     )
     monkeypatch.setattr(visit, "ray", away)
     monkeypatch.setattr(visit, "_known", {})
-    monkeypatch.setattr(visit, "read_word", lambda path: "")  # it does not see the folder
+    monkeypatch.setattr(visit, "read_marker", lambda path: "")  # it does not see the folder
     for module in (home, homefiles):
         monkeypatch.setattr(module, "ray", SimpleNamespace(**{**vars(away), **vars(on_driver_node)}))
     return actor
@@ -101,9 +101,9 @@ def test_a_node_that_sees_the_folder_uses_it(
     near: Near, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And not one that lies at the same path, left by another start."""
-    monkeypatch.setattr(visit, "read_word", home.read_word)
+    monkeypatch.setattr(visit, "read_marker", home.read_marker)
     assert RunReplica(run_dir).folder == run_dir
-    (run_dir / home.SEEN).write_text("of another start")
+    (run_dir / home.MARKER_FILE).write_text("of another start")
     assert RunReplica(run_dir).folder != run_dir
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from raycomp.config.loader import parse_job
-from raycomp.runtime.cluster import connect as cluster
+from raycomp.runtime.cluster import capacity
 from raycomp.runtime.cluster.progress import Progress
 from raycomp.runtime.pipeline.run import _name_idle_gpus
 
@@ -17,7 +17,7 @@ def test_gpus_that_training_leaves_alone_are_named(
     tiny_job: dict[str, Any], monkeypatch: pytest.MonkeyPatch, held: int, asked: int, said: int
 ) -> None:
     lines: list[str] = []
-    monkeypatch.setattr(cluster, "total_gpus", lambda: held)
+    monkeypatch.setattr(capacity, "total_gpus", lambda: held)
     monkeypatch.setattr(Progress, "say", lambda self, text: lines.append(text))
     tiny_job["train"]["gpus"] = asked
     _name_idle_gpus(parse_job(tiny_job), Progress(enabled=False))

@@ -19,13 +19,13 @@ from raycomp.methods.yoco.plan import build_sampler
 from raycomp.runtime.training import sampler_actor
 from raycomp.runtime.training.sampler_actor import (
     BarrierTimeoutError,
-    SamplerHost,
+    SamplerActor,
     StaleAttemptError,
-    last_whole,
+    read_last_snapshot,
 )
 from tests.integration.test_actors import losses, plan_of
 
-Make = Callable[[], SamplerHost]
+Make = Callable[[], SamplerActor]
 STEPS = [1, 1, 1, 1, 1, 1, 20]
 
 
@@ -48,7 +48,7 @@ def plan(job: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
 @pytest.fixture
 def make(job: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> Make:
     """Makes the host anew, as a restart does: all that it has is the snapshot."""
-    return lambda: SamplerHost(job, plan, str(tmp_path / "snapshot.json"))
+    return lambda: SamplerActor(job, plan, str(tmp_path / "snapshot.json"))
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def told(parts: list[list[float]]) -> list[float]:
     return [sum(p) for p in zip(*parts, strict=True)]
 
 
-async def tell(host: SamplerHost, step: int, *parts: list[list[float]]) -> list[Any]:
+async def tell(host: SamplerActor, step: int, *parts: list[list[float]]) -> list[Any]:
     """All ranks tell a block at once, the last one first; `parts` of each of its steps."""
     calls = [host.tell("a", r, step, list(p)) for r, p in enumerate(zip(*parts, strict=True))]
     return list(await asyncio.gather(*reversed(calls)))
@@ -78,7 +78,7 @@ def block(here: EESNG, step: int) -> Any:
     return step, [([a.to_json() for a in here.ask(s)], here.info(s)) for s in steps]
 
 
-async def advance(host: SamplerHost, here: EESNG, step: int, world: int = 1) -> None:
+async def advance(host: SamplerActor, here: EESNG, step: int, world: int = 1) -> None:
     """Tell a step to the host, and to the sampler in this process."""
     parts = shares(here.ask(step), world)
     await tell(host, step, parts)
@@ -323,7 +323,7 @@ def test_the_file_of_snapshots_is_begun_again_before_it_grows_long(
             text = (tmp_path / "snapshot.json").read_text()
             lines.append(len(text.splitlines()))
             assert len(text) < 9000 + 4096
-            assert last_whole(tmp_path / "snapshot.json")["step"] == step + 1
+            assert read_last_snapshot(tmp_path / "snapshot.json")["step"] == step + 1
         assert lines.count(1) > 1
         host = make()  # a restart finds the last one
         assert await host.ask("a", step + 1) == block(here, step + 1)

@@ -15,7 +15,7 @@ from raycomp.config.loader import parse_job
 from raycomp.methods.yoco.plan import build_sampler
 from raycomp.runtime.training import worker
 from raycomp.runtime.training.elastic_tasks import SupernetTask
-from raycomp.runtime.training.worker import DUE_STEPS, FLUSH_STEPS, TrainingReporter
+from raycomp.runtime.training.worker import CHECK_STEPS, FLUSH_STEPS, TrainingReporter
 from raycomp.storage.tables import table_dir
 from raycomp.training.loop import StepResult, fit
 from tests.integration.test_actors import plan_of
@@ -27,7 +27,7 @@ class Sampled:
     """A super-network's stage, its sampler in this process: it refuses theta within a block."""
 
     method, steps_per_epoch, total = "yoco", 10, sum(STEPS)
-    opens = SupernetTask.opens
+    is_phase_start = SupernetTask.is_phase_start
 
     def __init__(self, job: dict[str, Any], plan: dict[str, Any], start: int) -> None:
         self.sampler = build_sampler(parse_job(job), plan)
@@ -69,9 +69,16 @@ def test_theta_is_asked_for_between_blocks_alone(
     none: Any = None
     fit(stage.step, lambda index: none, start, stage.total, seed=0, report=keeper.report)
     keeper.checkpoint(stage.total)
-    first = {i for i in range(start, stage.total) if stage.opens(i)}
+    first = {i for i in range(start, stage.total) if stage.is_phase_start(i)}
     assert {i + 1 for i in first} <= set(stage.asked)
-    assert reported == [*range(start // DUE_STEPS * DUE_STEPS + DUE_STEPS, stage.total, 10), stage.total]
+    assert reported == [
+        *range(
+            start // CHECK_STEPS * CHECK_STEPS + CHECK_STEPS,
+            stage.total,
+            10,
+        ),
+        stage.total,
+    ]
     theta = pd.read_parquet(table_dir(tmp_path, "distribution"))
     assert not theta["step"].duplicated().any()
     steps = pd.read_parquet(table_dir(tmp_path, "steps"))
@@ -79,4 +86,4 @@ def test_theta_is_asked_for_between_blocks_alone(
 
 
 def test_checkpoints_and_flushes_fall_between_blocks() -> None:
-    assert all(DUE_STEPS % block == 0 and FLUSH_STEPS % block == 0 for block in (1, 2, 5, 10))
+    assert all(CHECK_STEPS % block == 0 and FLUSH_STEPS % block == 0 for block in (1, 2, 5, 10))
