@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from raycomp.config.loader import parse_job
+from raycomp.config.loader import parse_stored
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.methods.context import RunContext
@@ -88,7 +88,7 @@ def main() -> None:
     args = parser.parse_args()
     found: dict[str, list[list[float]]] = {name: [] for name in NAMES}
     for number, run in enumerate(args.runs):
-        job = parse_job(json.loads((run / "job.json").read_text()))
+        job = parse_stored(json.loads((run / "job.json").read_text()))
         scores = Scores(RunContext(job, run))
         for seed in range(args.seeds):
             for name, curves in found.items():

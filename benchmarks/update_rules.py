@@ -2,7 +2,8 @@
 
     python benchmarks/update_rules.py [--blocks 1 10]
 
-For each rule, first step and block (updates whose samples are drawn together, `train.block`): the share
+For each rule, first step and block (updates whose samples are drawn together,
+`train.sampler_sync_steps`): the share
 of the entropy left after 100 and 2,000 updates on pure noise, and the share of variables at their known
 optimum after 100 and 1,000 noisy updates, means over 8 seeds (--seeds). Writes
 runs/benchmarks/update_rules.parquet.

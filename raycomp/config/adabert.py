@@ -27,7 +27,7 @@ class AugmentSettings(Section):
         0.4, gt=0, le=1, description="Of each word that is alphabetic and no stop word (p)."
     )
     candidates: int = Field(15, ge=1, le=1000, description="Words that may take a word's place.")
-    together: bool = Field(
+    consistent_pairs: bool = Field(
         True,
         description="Of two texts: a word that comes again in a row is replaced everywhere by the same "
         "word, so that what the texts share stays shared. TinyBERT's: false.",

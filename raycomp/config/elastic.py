@@ -62,15 +62,15 @@ class TrainSettings(Section):
         "eesng", description="Controller (Eq. 6), or one of its two halves alone."
     )
     interval: int = Field(20, ge=1, description="Steps between updates of the controller (I).")
-    block: int = Field(
+    sampler_sync_steps: int = Field(
         10,
         description="Steps whose architectures are drawn together and whose losses are told together: "
         "1 (theta moves after every step, the paper), 2, 5 or 10.",
     )
-    explored: Literal["weighted", "skip", "plain"] = Field(
+    exploration_update: Literal["weighted", "skip", "plain"] = Field(
         "skip", description="What exploration samples do to theta."
     )
-    pairs: Literal["free", "matched"] = Field(
+    pairing: Literal["free", "matched"] = Field(
         "matched", description="free: the paper's. matched: compare architectures of equal cost."
     )
     workers: int = Field(1, ge=1, le=4096, description="Data-parallel workers of Ray Train.")
@@ -95,9 +95,9 @@ class TrainSettings(Section):
         300.0, ge=1, le=86_400, description="Longest wait for a missing worker."
     )
 
-    @field_validator("block")
+    @field_validator("sampler_sync_steps")
     @classmethod
-    def _block(cls, value: int) -> int:
+    def _sampler_sync_steps(cls, value: int) -> int:
         if value not in (1, 2, 5, 10):  # checkpoints come at multiples of ten steps
             raise ValueError("must be 1, 2, 5 or 10")
         return value
@@ -127,7 +127,7 @@ class SearchSettings(Section):
     )
     seeds: list[int] = Field([0], min_length=1, description="A trial each, on top of run.seed.")
     evaluations: int = Field(64, ge=4, description="Architectures that one trial may ask for.")
-    opening: float | None = Field(
+    shared_fraction: float | None = Field(
         None,
         ge=0,
         le=1,

@@ -25,6 +25,7 @@ from raycomp.config.elastic import (
     SpaceSettings,
     TrainSettings,
 )
+from raycomp.config.renames import original_names
 from raycomp.config.section import Section, plain_name
 
 
@@ -196,7 +197,7 @@ class Job(Section):
                 del data["adabert"]["exact_match"]
         if not self.finetune.epochs:  # what is off leaves a run its name
             del data["finetune"]
-        text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+        text = json.dumps(original_names(data), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     @property

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from raycomp.config.job import Job
+from raycomp.config.renames import current_name, current_names, reject_both_names
 from raycomp.errors import UserError, shown
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -24,11 +26,10 @@ def load_job(path: str | Path, overrides: list[str] | None = None) -> Job:
     Raises:
         UserError: the file is missing, too large or no TOML, a key is unknown, a value not allowed.
     """
-    data = read_toml(path)
+    data = current_names(read_toml(path))
     if "study" in data:
         raise UserError(f"{path} is a study, a grid of jobs; `raycomp run` and `raycomp submit` take it")
-    for item in overrides or []:
-        override(data, item)
+    apply_overrides(data, overrides or [])
     return parse_job(data)
 
 
@@ -51,7 +52,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 def parse_job(data: dict[str, Any]) -> Job:
     """Check a job given as a nested dict; raise UserError with every fault on its own line."""
-    return parse(Job, data)
+    return parse(Job, current_names(data))
 
 
 LATER: dict[str, dict[str, Any]] = {"adabert": {"exact_match": False}}
@@ -60,6 +61,7 @@ LATER: dict[str, dict[str, Any]] = {"adabert": {"exact_match": False}}
 
 def parse_stored(data: dict[str, Any]) -> Job:
     """As `parse_job`, for the job.json of a run: what it lacks is as it was when the run was made."""
+    data = current_names(data, note=False)
     for section, settings in LATER.items():
         held = data.get(section) if isinstance(data, dict) else None
         if isinstance(held, dict):  # what a damaged file holds there, parse_job names
@@ -123,6 +125,17 @@ def _torn(text: str) -> bool:
     return False
 
 
+def apply_overrides(data: dict[str, Any], items: Sequence[str]) -> None:
+    """Apply `a.b=c` overrides in place, in order.
+
+    Raises:
+        UserError: An override is not KEY=VALUE, names both names of a setting, or fits no table.
+    """
+    reject_both_names(item.partition("=")[0].strip() for item in items)
+    for item in items:
+        override(data, item)
+
+
 def override(data: dict[str, Any], item: str) -> None:
     """Apply one override in place; `budget.NAME.key` and `budget.0.key` reach into [[budget]]."""
     key, sep, text = item.partition("=")
@@ -138,7 +151,7 @@ def override(data: dict[str, Any], item: str) -> None:
 
 def put(data: dict[str, Any], key: str, value: Any, where: str) -> None:
     """Set a dotted key in place; `where` begins the message of a UserError."""
-    parts = key.split(".")
+    parts = current_name(key).split(".")
     node: Any = data
     for part in parts[:-1]:
         node = _child(node, part, where)

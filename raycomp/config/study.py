@@ -17,7 +17,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from raycomp.config.job import NON_IDENTITY_KEYS, Job
-from raycomp.config.loader import nearest_key, override, parse, parse_job, put, read_toml
+from raycomp.config.loader import apply_overrides, nearest_key, parse, parse_job, put, read_toml
+from raycomp.config.renames import current_names, original_names, reject_both_names
 from raycomp.config.section import Section, plain_name
 from raycomp.errors import UserError
 
@@ -173,7 +174,7 @@ def load_study_file(path: str | Path, overrides: list[str] | None = None, preset
     Raises:
         UserError: as `load_job`; a variant's settings do not make a job; the preset is unknown.
     """
-    data = read_toml(path)
+    data = current_names(read_toml(path))
     _check_published(data)  # as the file has it: a preset or --set may leave tasks out
     if preset:
         given = data.get("study")
@@ -185,8 +186,7 @@ def load_study_file(path: str | Path, overrides: list[str] | None = None, preset
             )
         for key, value in flatten(chosen).items():
             put(data, key, value, f"study.{preset}, {key}")
-    for item in overrides or []:
-        override(data, item)
+    apply_overrides(data, overrides or [])
     return parse_study(data, preset)
 
 
@@ -212,7 +212,7 @@ def _check_published(data: dict[str, Any]) -> None:
 def parse_study(data: dict[str, Any], preset: str = "") -> StudySpec:
     """Check a study given as a nested dict, and expand it; raise UserError with every fault."""
     settings = parse(StudyFile, {"study": data.get("study", {})}).study
-    base = {k: v for k, v in data.items() if k != "study"}
+    base = current_names({k: v for k, v in data.items() if k != "study"})
     given: list[str | None] = [*settings.tasks]
     runs = [
         _study_run(base, settings, variant, task, seed)
@@ -238,7 +238,9 @@ def _study_run(
     if task is not None:
         data.setdefault("task", {})
         put(data, "task.name", task, "study.tasks")
-    for key, value in flatten(variant.set).items():
+    changes = flatten(variant.set)
+    reject_both_names(changes)
+    for key, value in changes.items():
         if key in ("run.seed", "run.name"):
             raise UserError(f"{where}: {key} is the study's to set; use study.seeds and study.name")
         put(data, key, copy.deepcopy(value), where)
@@ -281,7 +283,7 @@ def artifact_keys(job: Job) -> dict[str, str]:
     Two runs have the same key when every setting that the part depends on is equal. Where a run
     computes (workers, CPUs, GPUs) is left out; the precision it computes in is a setting.
     """
-    data = job.model_dump(mode="json")
+    data = original_names(job.model_dump(mode="json"))
     for section, keys in NON_IDENTITY_KEYS.items():
         for key in keys:
             data[section].pop(key)

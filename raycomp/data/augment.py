@@ -200,7 +200,7 @@ def augment(
     copies: int,
     share: float,
     seed: int,
-    together: bool = False,
+    consistent_pairs: bool = False,
 ) -> list[tuple[int, tuple[str, ...]]]:
     """Return new texts of rows, each with the number of the row that it comes from.
 
@@ -213,7 +213,8 @@ def augment(
         copies: at most so many new texts a row.
         share: probability of a word's replacement.
         seed: of the run.
-        together: a word that comes again in a row's texts is replaced everywhere by the same word.
+        consistent_pairs: Whether a word that occurs again in the texts of a row is replaced by the
+            same word everywhere.
     """
     offered = [candidates([t[side] for _, t in rows]) for side in range(len(rows[0][1]))] if rows else []
     found: list[tuple[int, tuple[str, ...]]] = []
@@ -221,7 +222,7 @@ def augment(
         rng = np.random.default_rng([seed, number])
         seen = {texts}
         for _ in range(copies):
-            agreed: dict[str, str | None] | None = {} if together else None
+            agreed: dict[str, str | None] | None = {} if consistent_pairs else None
             new = tuple(replace(t, offered[side][i], share, rng, agreed) for side, t in enumerate(texts))
             if new not in seen:
                 seen.add(new)

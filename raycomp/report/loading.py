@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from raycomp.config.renames import current_names
 from raycomp.errors import UserError, first_line
 from raycomp.report.study_results import StudyResults, is_study_run, load_study_results
 from raycomp.storage.location import fetched, is_figure
@@ -174,7 +175,7 @@ def _run_folders(path: Path) -> list[Path]:
 
 def _read_run(folder: Path) -> tuple[list[pd.DataFrame], Run]:
     frames = [_read(folder, name) for name in NAMES]
-    job = _json(folder / "job.json", {})
+    job = current_names(_json(folder / "job.json", {}), note=False)
     frames[3] = frames[3].sort_values("method", ascending=False, kind="stable")  # yoco first
     evaluations, deployments = frames[2], frames[3]
     metrics = [*deployments["metric"].dropna(), *evaluations["metric"].dropna().head(1)]

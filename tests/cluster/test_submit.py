@@ -91,10 +91,10 @@ name = "pairs"
 name = "matched"
 [[study.variant]]
 name = "free"
-set = { train.pairs = "free" }
+set = { train.pairing = "free" }
 [study.small]
 study.seeds = [3]
-study.variant = [{ name = "free", set = { train.pairs = "free" } }]
+study.variant = [{ name = "free", set = { train.pairing = "free" } }]
 """
     )
     path = tmp_path / "pairs.toml"

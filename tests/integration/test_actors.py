@@ -36,7 +36,7 @@ def losses(archs: list[Any]) -> list[float]:
 def test_the_actor_is_the_sampler_also_across_a_kill(
     tiny_job: dict[str, Any], tmp_path: Path, block: int
 ) -> None:
-    tiny_job["train"]["block"] = block
+    tiny_job["train"]["sampler_sync_steps"] = block
     plan = plan_of(tiny_job, tmp_path)
     here = build_sampler(parse_job(tiny_job), plan)
     name = f"sampler-{tmp_path.name}"
@@ -77,7 +77,7 @@ def kill(actor: Any) -> None:
 def test_a_kill_while_ranks_wait_for_the_last_one_loses_nothing(
     tiny_job: dict[str, Any], tmp_path: Path, block: int
 ) -> None:
-    tiny_job["train"]["block"] = block
+    tiny_job["train"]["sampler_sync_steps"] = block
     plan = plan_of(tiny_job, tmp_path)
     here = build_sampler(parse_job(tiny_job), plan)
     job = parse_job(tiny_job).model_dump(mode="json")
@@ -108,7 +108,7 @@ def eventually(ask: Callable[[], Any], wanted: Any) -> bool:
 
 
 def test_a_stale_attempt_is_refused(tiny_job: dict[str, Any], tmp_path: Path) -> None:
-    tiny_job["train"]["block"] = 1
+    tiny_job["train"]["sampler_sync_steps"] = 1
     plan = plan_of(tiny_job, tmp_path)
     job = parse_job(tiny_job).model_dump(mode="json")
     actor = start_sampler(f"stale-{tmp_path.name}", job, plan, tmp_path / "snapshot.json")
@@ -130,7 +130,7 @@ def test_a_stale_attempt_is_refused(tiny_job: dict[str, Any], tmp_path: Path) ->
 
 
 def test_a_barrier_names_the_missing_rank(tiny_job: dict[str, Any], tmp_path: Path) -> None:
-    tiny_job["train"]["block"] = 1
+    tiny_job["train"]["sampler_sync_steps"] = 1
     plan = plan_of(tiny_job, tmp_path)
     job = parse_job(tiny_job).model_dump(mode="json")
     actor = start_sampler(f"barrier-{tmp_path.name}", job, plan, tmp_path / "snapshot.json")

@@ -30,13 +30,13 @@ class EESNGSettings:
         lam: architectures a step.
         interval: I, steps between refreshes of the controller's probability.
         joint: one (heads, ffn) variable a layer, as in the released code.
-        explore: what samples of pi do to theta: "skip" leaves them out, "weighted" weighs them by
-            min(1, P_theta / pi), "plain" takes them as samples of theta (the released code).
-        pairs: "free" draws independently (the paper); "matched" draws the further members of a step
+        exploration_update: what samples of pi do to theta: "skip" leaves them out, "weighted" weighs
+            them by min(1, P_theta / pi), "plain" takes them as samples of theta (the released code).
+        pairing: "free" draws independently (the paper); "matched" draws the further members of a step
             as close in cost to the first as 16 candidates allow.
         mode: "eesng", or one half alone: "exploit" (K = 1), "explore" (K = 0).
-        block: steps whose architectures are drawn together, from theta before the first of them. 1
-            draws each step from all losses before it (the paper).
+        sampler_sync_steps: steps whose architectures are drawn together, from theta before the first
+            of them. 1 draws each step from all losses before it (the paper).
         seed: of every draw.
     """
 
@@ -44,10 +44,10 @@ class EESNGSettings:
     lam: int = 2
     interval: int = 20
     joint: bool = False
-    explore: Literal["weighted", "skip", "plain"] = "skip"
-    pairs: Literal["free", "matched"] = "matched"
+    exploration_update: Literal["weighted", "skip", "plain"] = "skip"
+    pairing: Literal["free", "matched"] = "matched"
     mode: Literal["eesng", "exploit", "explore"] = "eesng"
-    block: int = 1
+    sampler_sync_steps: int = 1
     seed: int = 0
 
 
@@ -88,10 +88,10 @@ class EESNG:
             settings: see EESNGSettings.
             costs: what "matched" pairs are equal in.
         """
-        if settings.lam < 2 or settings.interval < 1 or settings.block < 1:
-            raise ValueError("lam must be at least 2, interval and block at least 1")
-        if settings.pairs == "matched" and costs is None:
-            raise ValueError('pairs="matched" needs costs')
+        if settings.lam < 2 or settings.interval < 1 or settings.sampler_sync_steps < 1:
+            raise ValueError("lam must be at least 2, interval and sampler_sync_steps at least 1")
+        if settings.pairing == "matched" and costs is None:
+            raise ValueError('pairing="matched" needs costs')
         self.space, self.schedule, self.settings = space, schedule, settings
         self._costs = costs
         self.dist = ArchitectureDistribution(space.variables(settings.joint))
@@ -119,10 +119,10 @@ class EESNG:
     def block_end(self, step: int) -> int:
         """Return the step after the block that begins at `step`.
 
-        Blocks end at multiples of `block` and before each phase. A phase's first step is a block of its
-        own: so theta can be read as each phase opens.
+        Blocks end at multiples of `sampler_sync_steps` and before each phase. A phase's first step is a
+        block of its own: so theta can be read as each phase opens.
         """
-        phase, size = self.schedule.index_at(step), self.settings.block
+        phase, size = self.schedule.index_at(step), self.settings.sampler_sync_steps
         first = self.schedule.first_step(phase)
         if step == first:
             return step + 1
@@ -233,7 +233,7 @@ class EESNG:
 
     def _partner(self, first: list[int], explored: bool) -> list[int]:
         """Return a further member: independent, or the candidate nearest in cost to the first."""
-        if self.settings.pairs == "free" or self._costs is None:
+        if self.settings.pairing == "free" or self._costs is None:
             return self._one(explored)
         rows = self._some(MATCH_CANDIDATES, explored)
         costs = self._costs(np.vstack([[first], rows]))
@@ -243,9 +243,9 @@ class EESNG:
 
     def _weights(self, indices: np.ndarray, explored: bool) -> np.ndarray:
         """Return how much each sample counts for theta."""
-        if not explored or self.settings.explore == "plain":
+        if not explored or self.settings.exploration_update == "plain":
             return np.ones(len(indices))
-        if self.settings.explore == "skip":
+        if self.settings.exploration_update == "skip":
             return np.zeros(len(indices))
         return np.array([math.exp(min(0.0, self.dist.log_ratio(r))) for r in indices])
 

@@ -62,10 +62,10 @@ def build_sampler(job: Job, plan: dict[str, Any]) -> EESNG:
         lam=job.train.samples,
         interval=job.train.interval,
         joint=job.space.joint,
-        explore=job.train.explored,
-        pairs=job.train.pairs,
+        exploration_update=job.train.exploration_update,
+        pairing=job.train.pairing,
         mode=job.train.mode,
-        block=job.train.block,
+        sampler_sync_steps=job.train.sampler_sync_steps,
         seed=job.run.seed,
     )
     space = plan_space(plan)

@@ -12,7 +12,7 @@ import os
 import shutil
 from pathlib import Path
 
-from raycomp.config.loader import parse_job
+from raycomp.config.loader import parse_stored
 from raycomp.config.study import artifact_keys
 from raycomp.errors import UserError
 from raycomp.storage.files import atomic_write, write_json
@@ -69,7 +69,7 @@ def find_source_run(run_dir: Path, part: str, key: str) -> Path | None:
         if other == run_dir or not (other / ARTIFACT_FILES[part][-1]).exists():
             continue
         try:
-            same = artifact_keys(parse_job(json.loads(path.read_text()))).get(part) == key
+            same = artifact_keys(parse_stored(json.loads(path.read_text()))).get(part) == key
         except (UserError, ValueError, OSError):
             continue  # of another version of raycomp
         if same and (part == "teacher" or _teacher(other) == _teacher(run_dir)):

@@ -176,13 +176,13 @@ def _expected(context: SearchSetup, trials: int) -> int:
 def evaluation_budget(job: Job, size: int) -> tuple[int, int]:
     """Return how many evaluations a trial may ask for, and how many of them all budgets share.
 
-    Where search.opening is absent, so many are shared that all budgets together need at most
+    Where search.shared_fraction is absent, so many are shared that all budgets together need at most
     1.3 times the evaluations of one.
     """
     search = job.search
     total = min(search.evaluations, size)
-    if search.opening is not None:
-        return total, min(total, math.ceil(total * search.opening))
+    if search.shared_fraction is not None:
+        return total, min(total, math.ceil(total * search.shared_fraction))
     others = len(job.budget) - 1
     return total, total - math.floor(MAX_SHARED_OVERHEAD * total / others) if others else 0
 

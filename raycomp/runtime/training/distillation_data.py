@@ -276,7 +276,7 @@ def _write_augmented(room: DistillationData, index: int, out: Path) -> None:
         copies=settings.copies,
         share=settings.probability,
         seed=room.job.run.seed,
-        together=settings.together and train.text_b is not None,
+        consistent_pairs=settings.consistent_pairs and train.text_b is not None,
     )
     write_json(out, made)
 

@@ -4,9 +4,9 @@ Calls over Ray are at-least-once and a restarted actor has only its constructor.
 a function of one snapshot on the run's storage, appended to a file before the reply: a call that comes
 twice changes nothing, a call of an attempt that was replaced is refused, a missing worker is named.
 
-Steps come in blocks (`train.block`): a block's architectures are drawn together, and its losses are told
-together. The last share of them also draws the next block, and every rank's reply carries it: no worker
-waits between two steps for longer than the actor computes.
+Steps come in blocks (`train.sampler_sync_steps`): a block's architectures are drawn together, and its
+losses are told together. The last share of them also draws the next block, and every rank's reply
+carries it: no worker waits between two steps for longer than the actor computes.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def test_share_is_the_probability_of_a_word() -> None:
 def test_what_two_texts_share_stays_shared() -> None:
     rows = [(i, ("good film by Film people", "people like the film")) for i in range(30)]
     apart = augment(rows, fixed, copies=4, share=0.5, seed=0)
-    found = augment(rows, fixed, copies=4, share=0.5, seed=0, together=True)
+    found = augment(rows, fixed, copies=4, share=0.5, seed=0, consistent_pairs=True)
     changed = 0
     for _, (a, b) in found:
         _, film, by, again, people = a.split()
@@ -139,5 +139,5 @@ def test_what_two_texts_share_stays_shared() -> None:
     # Words that are not shared are drawn as before, and from the same stream.
     one = [(0, ("good film", "nice actor"))]
     assert augment(one, fixed, copies=9, share=0.5, seed=3) == augment(
-        one, fixed, copies=9, share=0.5, seed=3, together=True
+        one, fixed, copies=9, share=0.5, seed=3, consistent_pairs=True
     )

@@ -26,6 +26,6 @@ def test_all_budgets_stay_within_thirteen_tenths_of_one(
 
 def test_the_share_can_be_given(tiny_job: dict[str, Any]) -> None:
     data = copy.deepcopy(tiny_job)
-    data["search"] = {"evaluations": 40, "opening": 0.84}
+    data["search"] = {"evaluations": 40, "shared_fraction": 0.84}
     assert evaluation_budget(parse_job(data), 10**6) == (40, 34)
     assert evaluation_budget(parse_job(data), 30) == (30, 26)

@@ -37,7 +37,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=[1])
 def job(request: pytest.FixtureRequest, tiny_job: dict[str, Any]) -> dict[str, Any]:
     """A job whose blocks are of so many steps; the obvious form where a test does not say more."""
-    return {**tiny_job, "train": {**tiny_job["train"], "block": request.param}}
+    return {**tiny_job, "train": {**tiny_job["train"], "sampler_sync_steps": request.param}}
 
 
 @pytest.fixture

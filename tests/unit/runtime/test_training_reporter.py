@@ -62,7 +62,10 @@ def test_theta_is_asked_for_between_blocks_alone(
     """Also where a run goes on within a phase: the first row then opens none."""
     reported: list[int] = []
     monkeypatch.setattr(worker.ray.train, "report", lambda m, **_: reported.append(m["step"]))
-    job = {**tiny_job, "train": {**tiny_job["train"], "block": block, "checkpoint_seconds": 1e-9}}
+    job = {
+        **tiny_job,
+        "train": {**tiny_job["train"], "sampler_sync_steps": block, "checkpoint_seconds": 1e-9},
+    }
     stage: Any = Sampled(job, {**plan_of(job, tmp_path), "steps": STEPS}, start)
     visit: Any = SimpleNamespace(folder=tmp_path, push=lambda: None)
     keeper = TrainingReporter(stage, "supernet", visit, 0, 1, start, parse_job(job))

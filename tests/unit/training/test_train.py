@@ -86,7 +86,7 @@ def slices(model: ElasticEncoder) -> SliceUpdater:
 
 def super_step(model: ElasticEncoder, **changes: object) -> SupernetStep:
     schedule = Schedule(phases(SPACE), (1, 1, 1, 1, 1, 1, 20))
-    sampler = EESNG(SPACE, schedule, EESNGSettings(pairs="free"))
+    sampler = EESNG(SPACE, schedule, EESNGSettings(pairing="free"))
     teacher = make_pair()[1]
     given = {
         "teacher": lambda batch: teacher(batch, None, hidden=True),

@@ -90,7 +90,7 @@ def test_state_round_trips_bit_for_bit(update: str, joint: bool) -> None:
 
 def test_the_controller_is_the_share_of_entropy_left() -> None:
     """K = rho / rho_max, over open variables, refreshed every I steps (Eq. 6)."""
-    sampler = make(interval=4, pairs="free")
+    sampler = make(interval=4, pairing="free")
     walk(sampler, 0, sum(STEPS[:-1]))
     first = sum(STEPS[:-1])
     for step in range(first, first + 8):
@@ -116,7 +116,7 @@ def test_modes_and_exploration() -> None:
 
 def test_left_out_exploration_does_not_move_theta_and_plain_does() -> None:
     for explore, moves in (("skip", False), ("weighted", True), ("plain", True)):
-        sampler = make(explore=explore)
+        sampler = make(exploration_update=explore)
         walk(sampler, 0, 30)
         sampler._k = 0.0
         moved = False
@@ -134,7 +134,7 @@ def test_left_out_exploration_does_not_move_theta_and_plain_does() -> None:
 
 def test_matched_pairs_are_nearer_in_cost() -> None:
     def gap(pairs: str) -> float:
-        sampler = make(pairs=pairs, mode="explore")
+        sampler = make(pairing=pairs, mode="explore")
         asked = walk(sampler, 0, sum(STEPS))[-50:]
         return float(np.mean([abs(cost(a) - cost(b)) for a, b in asked]))
 
@@ -166,7 +166,7 @@ def test_candidates_drawn_at_once_are_those_drawn_in_turn(
 
 def test_a_block_is_drawn_before_any_of_its_losses_is_told() -> None:
     """What is drawn does not depend on the order of asking and telling within a block."""
-    at_once, in_turn, plain = make(block=5), make(block=5), make()
+    at_once, in_turn, plain = make(sampler_sync_steps=5), make(sampler_sync_steps=5), make()
     first, differs = 0, False
     while first < sum(STEPS):
         steps = range(first, at_once.block_end(first))
@@ -185,7 +185,7 @@ def test_a_block_is_drawn_before_any_of_its_losses_is_told() -> None:
 
 
 def test_blocks_end_at_multiples_at_phases_and_after_a_phases_first_step() -> None:
-    sampler, first, ends = make(block=5), 0, []
+    sampler, first, ends = make(sampler_sync_steps=5), 0, []
     while first < sum(STEPS):
         first = sampler.block_end(first)
         ends.append(first)
@@ -196,7 +196,7 @@ def test_blocks_end_at_multiples_at_phases_and_after_a_phases_first_step() -> No
 
 
 def test_inactive_layers_say_nothing() -> None:
-    sampler = make(mode="exploit", pairs="free", update="sng")
+    sampler = make(mode="exploit", pairing="free", update="sng")
     first = sum(STEPS[:-1])
     walk(sampler, 0, first)
     for step in range(first, first + 40):
