@@ -9,7 +9,7 @@ import pytest
 from raycomp.config import renames
 from raycomp.config.loader import load_job, parse_job, parse_stored
 from raycomp.config.renames import OLD_NAMES
-from raycomp.config.study import load_study_file, parse_study, artifact_keys
+from raycomp.config.study import artifact_keys, load_study_file, parse_study
 from raycomp.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -139,7 +139,7 @@ def test_a_study_accepts_old_names(tiny_job: dict[str, Any]) -> None:
     tiny_job["train"]["block"] = 5
     variants = [{"name": "base"}, {"name": "free", "set": {"train": {"pairs": "free"}}}]
     tiny_job["study"] = {"name": "s", "variant": variants, "seeds": [0]}
-    base, free = (run.job.train for run in parse_study(tiny_job).cells)
+    base, free = (run.job.train for run in parse_study(tiny_job).runs)
 
     assert (base.sampler_sync_steps, base.pairing) == (5, "matched")
     assert (free.sampler_sync_steps, free.pairing) == (5, "free")
