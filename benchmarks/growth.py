@@ -37,7 +37,7 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import WORD_EMBEDDING
 from raycomp.methods.yoco.eesng import EESNG, EESNGSettings
 from raycomp.methods.yoco.schedule import Schedule, phases
-from raycomp.report.growth import Point, exponent, lines
+from raycomp.report.growth import GrowthPoint, fit_exponent, group_by_series
 from raycomp.search.searchers import SearchBudget, make_searcher
 from raycomp.search.setup import SearchSetup
 from raycomp.search.space import SearchSpace
@@ -96,17 +96,17 @@ def main() -> None:
         print(f"written to {out}")
 
 
-def show(rows: list[Point]) -> list[Point]:
+def show(rows: list[GrowthPoint]) -> list[GrowthPoint]:
     """Print a line a series: its values by size, and how it grows."""
-    for name, line in lines(rows).items():
+    for name, line in group_by_series(rows).items():
         points = ", ".join(f"{r.x:g}{'*' if r.simulated else ''}: {r.value:.4g}" for r in line)
-        grows = exponent([r.x for r in line], [r.value for r in line])
+        grows = fit_exponent([r.x for r in line], [r.value for r in line])
         said = f"{name}, {line[0].unit}"
         print(f"{line[0].what:<8} {said:<56} p = {grows:5.2f}   {points}", flush=True)
     return rows
 
 
-def budgets(settings: Settings, network: Network) -> list[Point]:
+def budgets(settings: Settings, network: Network) -> list[GrowthPoint]:
     """Search 1 to 16 budgets with evaluators that sleep: evaluations and wall time."""
     import ray
 
@@ -134,8 +134,10 @@ def budgets(settings: Settings, network: Network) -> list[Point]:
             taken = time.perf_counter() - began
             if count:  # 0 warms Tune up
                 asked = len(ray.get(ledger.list_scores.remote()))
-                found.append(Point("budgets", "evaluations of a search", count, asked, "evaluations"))
-                found.append(Point("budgets", "wall time of a search", count, taken, "s"))
+                found.append(
+                    GrowthPoint("budgets", "evaluations of a search", count, asked, "evaluations")
+                )
+                found.append(GrowthPoint("budgets", "wall time of a search", count, taken, "s"))
             for actor in (ledger, *sleepers):
                 ray.kill(actor)
     return found
@@ -159,7 +161,7 @@ class Sleeper:
         }  # fmt: skip
 
 
-def workers(settings: Settings, network: Network) -> list[Point]:
+def workers(settings: Settings, network: Network) -> list[GrowthPoint]:
     """Seconds a step with 32 sentences a worker: 1 and 2 measured, up to 64 simulated."""
     one, size = _one_worker(settings)
     measured = {1: one}
@@ -168,11 +170,13 @@ def workers(settings: Settings, network: Network) -> list[Point]:
     except NotMeasured as reason:
         print(f"workers: 2 not measured: {reason}")
     calls, name = _actor_seconds(settings), "step of 32 sentences a worker"
-    rows = [Point("workers", name, count, taken, "s") for count, taken in measured.items()]
+    rows = [GrowthPoint("workers", name, count, taken, "s") for count, taken in measured.items()]
     for count, asked in calls.items():
         taken = one + asked + network.all_reduce_seconds(size, count)
-        rows.append(Point("workers", f"{name}, simulated", count, taken, "s", True))
-        rows.append(Point("workers", "the sampler actor's part of a step", count, 1000 * asked, "ms"))
+        rows.append(GrowthPoint("workers", f"{name}, simulated", count, taken, "s", True))
+        rows.append(
+            GrowthPoint("workers", "the sampler actor's part of a step", count, 1000 * asked, "ms")
+        )
     return rows
 
 
@@ -248,14 +252,14 @@ SPACES = {
 }
 
 
-def space(settings: Settings, network: Network) -> list[Point]:
+def space(settings: Settings, network: Network) -> list[GrowthPoint]:
     """Milliseconds of one ask, tell and uniform draw, by the size of the space."""
     rows, steps = [], 5 if settings.quick else 200
     for held in SPACES.values():
         size = float(held.num_architectures())
         for name, count, work in _calls(held, steps):
             taken = float(np.median(turns([seconds(work)], settings.runs)[0]))
-            rows.append(Point("space", name, size, 1000 * taken / count, "ms"))
+            rows.append(GrowthPoint("space", name, size, 1000 * taken / count, "ms"))
     return rows
 
 
@@ -295,7 +299,7 @@ def _calls(held: SearchSpace, steps: int) -> list[tuple[str, int, Callable[[], o
     ]
 
 
-def data(settings: Settings, network: Network) -> list[Point]:
+def data(settings: Settings, network: Network) -> list[GrowthPoint]:
     """Seconds of tokenising and of scoring one architecture, by the number of sentences."""
     from dataclasses import replace
 
@@ -318,11 +322,11 @@ def data(settings: Settings, network: Network) -> list[Point]:
         }  # fmt: skip
         taken = turns([seconds(w) for w in works.values()], min(3, settings.runs))
         for name, each in zip(works, taken, strict=True):
-            rows.append(Point("data", name, count, float(np.median(each)), "s"))
+            rows.append(GrowthPoint("data", name, count, float(np.median(each)), "s"))
     return rows
 
 
-PARTS: dict[str, Callable[[Settings, Network], list[Point]]] = {
+PARTS: dict[str, Callable[[Settings, Network], list[GrowthPoint]]] = {
     "budgets": budgets, "workers": workers, "space": space, "data": data,
 }  # fmt: skip
 

@@ -19,8 +19,8 @@ from typing import Any
 
 from benchmarks.measure import Claim
 from raycomp.errors import UserError
-from raycomp.report.formatting import short
-from raycomp.report.growth import exponent, lines, read_growth
+from raycomp.report.formatting import format_count
+from raycomp.report.growth import fit_exponent, group_by_series, read_growth
 
 README = Path(__file__).parents[1] / "benchmarks" / "README.md"
 
@@ -34,16 +34,16 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="into benchmarks/README.md")
     args = parser.parse_args()
     try:
-        name, table = table_of(args.file)
+        name, table = build_table(args.file)
         if args.write:
-            README.write_text(placed(README.read_text(), name, table))
+            README.write_text(replace_between_marks(README.read_text(), name, table))
         else:
             print(table)
     except UserError as error:
         sys.exit(str(error))
 
 
-def table_of(path: Path) -> tuple[str, str]:
+def build_table(path: Path) -> tuple[str, str]:
     """Return which table a file of results is, "claims" or "growth", and the table.
 
     Raises:
@@ -79,15 +79,15 @@ def claims_table(rows: list[dict[str, Any]]) -> str:
 def growth_table(path: Path) -> str:
     """Return a row a series: its values by size, and the exponent of value ~ size^p."""
     found = ["| with | what | by size | p |", "|---|---|---|---|"]
-    for name, line in lines(read_growth(path)).items():
-        values = ", ".join(f"{short(p.x)}: {short(p.value)}" for p in line)
-        grows = exponent([p.x for p in line], [p.value for p in line])
+    for name, line in group_by_series(read_growth(path)).items():
+        values = ", ".join(f"{format_count(p.x)}: {format_count(p.value)}" for p in line)
+        grows = fit_exponent([p.x for p in line], [p.value for p in line])
         p = "" if math.isnan(grows) else f"{round(grows, 2) + 0.0:.2f}"
         found.append(f"| {line[0].what} | {name}, {line[0].unit} | {values} | {p} |")
     return "\n".join(found)
 
 
-def placed(text: str, name: str, table: str) -> str:
+def replace_between_marks(text: str, name: str, table: str) -> str:
     """Return a document with the table between its two marks.
 
     Raises:

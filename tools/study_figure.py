@@ -23,7 +23,7 @@ BLUE, GREY, ORANGE = "#2a6fbb", "#888888", "#c9631c"
 LINES = (BLUE, ORANGE, "#3d8f5f", "#8a5aa8")
 
 
-def draw(study: StudyResults) -> Figure:
+def draw_study(study: StudyResults) -> Figure:
     """Return a figure with every panel that the study has rows for."""
     table = ablation_table(study)
     scored = table[table["budget"] != "teacher"]
@@ -32,7 +32,7 @@ def draw(study: StudyResults) -> Figure:
         for _, rows in scored.groupby(["task", "budget"], sort=False)
     ]
     searched = search_table(study)
-    if study.races and searched["variant"].nunique() > 1:
+    if study.compares_searchers and searched["variant"].nunique() > 1:
         panels += [
             lambda axes, rows=rows: _search(axes, rows)
             for _, rows in searched.groupby("task", sort=False)

@@ -15,9 +15,14 @@ from pathlib import Path
 from benchmarks.run_all import ROOT, machine
 from raycomp.errors import UserError
 from raycomp.report import ablation_table, load_study_results
-from raycomp.report.study_tables import TextTable, heading, sentences, tables
-from tools.benchmark_table import placed
-from tools.study_figure import draw
+from raycomp.report.study_tables import (
+    TextTable,
+    build_study_sentences,
+    build_study_tables,
+    format_study_heading,
+)
+from tools.benchmark_table import replace_between_marks
+from tools.study_figure import draw_study
 
 RESULTS = ROOT / "docs" / "results"
 
@@ -31,12 +36,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     try:
-        print(write(args.study, args.out))
+        print(write_page(args.study, args.out))
     except UserError as error:
         sys.exit(str(error))
 
 
-def write(folder: Path, out: Path) -> Path:
+def write_page(folder: Path, out: Path) -> Path:
     """Write a study's page and its CSV; return the page.
 
     Raises:
@@ -46,22 +51,22 @@ def write(folder: Path, out: Path) -> Path:
     preset = f" --preset {study.preset}" if study.preset else ""
     parts = [
         f"`raycomp run jobs/studies/{study.name}.toml{preset} --set task.folder=GLUE`, {machine('cpu')}.",
-        heading(study),
+        format_study_heading(study),
         f"![means and intervals of {study.name}]({study.name}.svg)",
-        *(markdown(t) for t in tables(study)),
-        *sentences(study),
+        *(format_markdown(t) for t in build_study_tables(study)),
+        *build_study_sentences(study),
     ]
     page = out / f"{study.name}.md"
     empty = f"# {study.name}\n\n<!-- study -->\n<!-- end of study -->\n"
     text = page.read_text(encoding="utf-8") if page.exists() else empty
     out.mkdir(parents=True, exist_ok=True)
-    page.write_text(placed(text, "study", "\n\n".join(parts)), encoding="utf-8")
-    draw(study).savefig(page.with_suffix(".svg"), metadata={"Date": None})
+    page.write_text(replace_between_marks(text, "study", "\n\n".join(parts)), encoding="utf-8")
+    draw_study(study).savefig(page.with_suffix(".svg"), metadata={"Date": None})
     ablation_table(study).to_csv(page.with_suffix(".csv"), index=False)
     return page
 
 
-def markdown(table: TextTable) -> str:
+def format_markdown(table: TextTable) -> str:
     """Return a table in Markdown, under its title."""
     rule = ["---" if i < table.named else "--:" for i in range(len(table.columns))]
     rows = [

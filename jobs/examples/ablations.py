@@ -6,7 +6,7 @@ import sys
 
 import pandas as pd
 
-from raycomp.report import ablation_table, load, pareto
+from raycomp.report import ablation_table, find_pareto_front, load_tables
 from raycomp.report.statistics import NO_DIFFERENCE
 
 
@@ -22,9 +22,9 @@ def main(folder: str) -> None:
         print(f"\n{len(open_questions)} of {len(tested)} comparisons: {NO_DIFFERENCE}")
 
         # The rows behind it, one per run and figure, and the deployments of all of the study's runs.
-        tables = load(folder)
+        tables = load_tables(folder)
         print(tables.ablations.groupby(["variant", "metric"])["value"].count().to_string())
-        front = pareto(tables.deployments, metric="validation", cost="params")
+        front = find_pareto_front(tables.deployments, metric="validation", cost="params")
         print(front[["run", "budget", "params", "validation"]].to_string(index=False))
 
 

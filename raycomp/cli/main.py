@@ -12,7 +12,7 @@ import typer
 
 from raycomp.cli.cluster import logs, status, stop, submit
 from raycomp.cli.options import AsJson, JobFile, Preset, RunPlace, Sets, Storage, load_work
-from raycomp.cli.output import near, print_frame, print_json, print_plan, show_run, show_study
+from raycomp.cli.output import print_frame, print_json, print_plan, relative_to_cwd, show_run, show_study
 from raycomp.config.job import Job
 from raycomp.config.loader import load_job
 from raycomp.config.study import StudySpec
@@ -178,9 +178,9 @@ def query(
         _check_run(run_dir)
     frame = read_table(run_dir, table)
     if where is not None:
-        frame = language.where(frame, where)
+        frame = language.filter_rows(frame, where)
     if best is not None:
-        values = language.column(frame, best)
+        values = language.get_column(frame, best)
         if values.dtype.kind not in "iufb":
             raise UserError(f"--best {best!r} is no column of numbers")
         frame = frame.loc[[values.idxmax()]] if values.notna().any() else frame.iloc[:0]
@@ -221,7 +221,7 @@ def report(
         if is_url(runs[0]):
             raise UserError("a URL was given; name the page with --out FILE.html")
         out = Path(runs[0]) / "report.html"
-    print(near(write_report(runs, out, growth)))
+    print(relative_to_cwd(write_report(runs, out, growth)))
 
 
 @app.command()

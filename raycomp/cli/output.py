@@ -17,15 +17,19 @@ from raycomp.errors import shown
 def show_study(folder: Path, as_json: bool) -> None:
     """Print a study's tables and sentences, and where all lies."""
     from raycomp.report import ablation_table, load_study_results
-    from raycomp.report.study_tables import heading, sentences, tables
+    from raycomp.report.study_tables import (
+        build_study_sentences,
+        build_study_tables,
+        format_study_heading,
+    )
 
     study = load_study_results(folder)
     if as_json:
         found = json.loads(ablation_table(study).to_json(orient="records"))
-        print_json({"study": str(folder), "table": found, "sentences": sentences(study)})
+        print_json({"study": str(folder), "table": found, "sentences": build_study_sentences(study)})
         return
-    print(heading(study))
-    for table in tables(study):
+    print(format_study_heading(study))
+    for table in build_study_tables(study):
         grid = Table(box=None, pad_edge=False)
         for i, name in enumerate(table.columns):
             grid.add_column(name, justify="left" if i < table.named else "right")
@@ -34,10 +38,10 @@ def show_study(folder: Path, as_json: bool) -> None:
         print(f"\n{table.title}")
         Console(width=max(200, Console().width)).print(grid)
     print()
-    for said in sentences(study):
+    for said in build_study_sentences(study):
         print(said)
     for part in ("tables", "runs", "report.html"):
-        print(f"{part.removesuffix('.html'):<9}{near(folder / part)}")
+        print(f"{part.removesuffix('.html'):<9}{relative_to_cwd(folder / part)}")
 
 
 def show_run(run_dir: Path, as_json: bool) -> None:
@@ -92,10 +96,10 @@ def show_run(run_dir: Path, as_json: bool) -> None:
     for part in ("tables", "exports", "report.html"):
         if part == "exports" and not (run_dir / part).exists():
             continue  # export.enabled = false
-        print(f"{part.removesuffix('.html'):<9}{near(run_dir / part)}")
+        print(f"{part.removesuffix('.html'):<9}{relative_to_cwd(run_dir / part)}")
 
 
-def near(path: Path) -> Path:
+def relative_to_cwd(path: Path) -> Path:
     """Return a path as seen from the working directory, where it lies below."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 

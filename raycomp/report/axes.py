@@ -6,15 +6,15 @@ from typing import Any
 
 import pandas as pd
 
-from raycomp.report.formatting import known
-from raycomp.report.loading import Tables
-from raycomp.report.plot import GREY, axis, plain
-from raycomp.report.teacher_scores import teacher_scores
+from raycomp.report.formatting import is_finite_number
+from raycomp.report.loading import RunTables
+from raycomp.report.plot import GREY, build_axis, escape_label
+from raycomp.report.teacher_scores import list_teacher_scores
 
 COSTS = {"params": "parameters", "flops": "FLOPs", "latency_ms": "p50 latency"}
 
 
-def cost_axis(tables: Tables, deployed: pd.DataFrame, cost: str) -> dict[str, Any]:
+def build_cost_axis(tables: RunTables, deployed: pd.DataFrame, cost: str) -> dict[str, Any]:
     """Return the x axis of one cost, with the budgets' and the teachers' lines."""
     flops_lengths = {run.length for run in tables.runs}
     lengths = {run.setting("task", "max_length") for run in tables.runs}
@@ -26,23 +26,23 @@ def cost_axis(tables: Tables, deployed: pd.DataFrame, cost: str) -> dict[str, An
     line = {"type": "line", "line": {"width": 1, "dash": "dot", "color": GREY}, "layer": "below"}
     shapes = [
         {**line, "xref": "paper", "x0": 0, "x1": 1, "y0": value, "y1": value}
-        for value in teacher_scores(tables)
+        for value in list_teacher_scores(tables)
     ]
     notes = []
-    for limit, name in budget_lines(deployed, cost):
+    for limit, name in find_budget_lines(deployed, cost):
         shapes.append({**line, "yref": "paper", "y0": 0, "y1": 1, "x0": limit, "x1": limit})
-        note = {"x": limit, "y": 1, "yref": "paper", "text": plain(name), "showarrow": False}
+        note = {"x": limit, "y": 1, "yref": "paper", "text": escape_label(name), "showarrow": False}
         notes.append({**note, "textangle": -90, "xanchor": "left", "yanchor": "top"})
     ticks = {"tickformat": "~s"} if cost != "latency_ms" else {"rangemode": "tozero"}
-    return {"xaxis": axis(title, **ticks), "shapes": shapes, "annotations": notes}
+    return {"xaxis": build_axis(title, **ticks), "shapes": shapes, "annotations": notes}
 
 
 def _of_length(lengths: set[Any]) -> str:
     length = next(iter(lengths)) if len(lengths) == 1 else None
-    return f" ({length} tokens)" if known(length) else ""
+    return f" ({length} tokens)" if is_finite_number(length) else ""
 
 
-def budget_lines(deployed: pd.DataFrame, cost: str) -> list[tuple[float, str]]:
+def find_budget_lines(deployed: pd.DataFrame, cost: str) -> list[tuple[float, str]]:
     """Return (limit, name) of every budget that can be drawn on a cost axis.
 
     A limit on the Transformer layers is drawn on the axis of parameters, raised by what the model
@@ -63,17 +63,17 @@ def budget_lines(deployed: pd.DataFrame, cost: str) -> list[tuple[float, str]]:
     return [(limit, ", ".join(same)) for limit, same in names.items()]
 
 
-def score_axis(
-    tables: Tables, deployed: pd.DataFrame, drawn: pd.DataFrame, metric: str
+def build_score_axis(
+    tables: RunTables, deployed: pd.DataFrame, drawn: pd.DataFrame, metric: str
 ) -> tuple[dict[str, Any], int]:
     """Return the y axis, and how many evaluated architectures lie below it.
 
     It begins so that a few bad points do not flatten the rest.
     """
     if deployed.empty or drawn.empty:
-        return axis(plain(metric)), 0
+        return build_axis(escape_label(metric)), 0
     low = min(deployed["validation"].min(), drawn["value"].quantile(0.1))
-    high = max([deployed["validation"].max(), drawn["value"].max(), *teacher_scores(tables)])
+    high = max([deployed["validation"].max(), drawn["value"].max(), *list_teacher_scores(tables)])
     room = 0.15 * (high - low) + 0.01
     below = int((drawn["value"] < low - room).sum())
-    return axis(plain(metric), range=[float(low - room), float(high + room)]), below
+    return build_axis(escape_label(metric), range=[float(low - room), float(high + room)]), below

@@ -9,7 +9,17 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from raycomp.report.plot import GREY, PALETTE, Plot, axis, bin_means, layout, numbers, plain, spaced
+from raycomp.report.plot import (
+    GREY,
+    PALETTE,
+    Plot,
+    base_layout,
+    bin_means,
+    build_axis,
+    escape_label,
+    round_values,
+    spaced_positions,
+)
 
 TRAININGS = {
     "teacher": "teacher",
@@ -20,7 +30,7 @@ TRAININGS = {
 MOST_TRIALS = 8
 
 
-def loss_plots(steps: pd.DataFrame, most: int) -> list[Plot]:
+def draw_loss_plots(steps: pd.DataFrame, most: int) -> list[Plot]:
     """Draw the loss of each training of one run, smoothed within each phase or trial.
 
     Args:
@@ -56,23 +66,23 @@ def _loss(name: str, rows: pd.DataFrame, most: int) -> Plot:
     parts = list(dict.fromkeys(rows["part"]))
     shown = parts[:MOST_TRIALS] if name.startswith("adabert-") else parts
     window = max(1, rows["step"].nunique() // 50)
-    figure = go.Figure(layout=layout(380, xaxis=axis("step"), yaxis=axis("loss")))
+    figure = go.Figure(layout=base_layout(380, xaxis=build_axis("step"), yaxis=build_axis("loss")))
     size = 1
     if rows["step"].is_unique and len(rows):
         x, y, size = bin_means(rows["step"], rows["loss"], most)
         label = "each step" if size == 1 else f"mean of {size} steps"
         thin = {"color": GREY, "width": 0.7}
         figure.add_scatter(
-            x=numbers(x, 7), y=numbers(y), name=label, line=thin, opacity=0.45, mode="lines"
+            x=round_values(x, 7), y=round_values(y), name=label, line=thin, opacity=0.45, mode="lines"
         )
     for i, part in enumerate(shown):
         mine = rows[rows["part"] == part]
         smooth = mine["loss"].rolling(window, min_periods=1, center=True).mean()
-        at = spaced(len(mine), max(2, most * len(mine) // max(1, len(rows))))
+        at = spaced_positions(len(mine), max(2, most * len(mine) // max(1, len(rows))))
         figure.add_scatter(
-            x=numbers(mine["step"].iloc[at], 9),
-            y=numbers(smooth.iloc[at]),
-            name=plain(part),
+            x=round_values(mine["step"].iloc[at], 9),
+            y=round_values(smooth.iloc[at]),
+            name=escape_label(part),
             mode="lines",
             line=_line(i),
         )
@@ -99,7 +109,7 @@ def _line(index: int) -> dict[str, Any]:
     return {"color": PALETTE[index % len(PALETTE)], "width": 1.8, "dash": dash}
 
 
-def controller_plots(steps: pd.DataFrame, most: int) -> list[Plot]:
+def draw_controller_plots(steps: pd.DataFrame, most: int) -> list[Plot]:
     """Draw the entropy of what is searched, and EE-SNG's exploit probability, over one run's steps."""
     plots = []
     for name, rows in _trainings(steps):
@@ -114,16 +124,16 @@ def controller_plots(steps: pd.DataFrame, most: int) -> list[Plot]:
 
 def _controller(rows: pd.DataFrame, most: int) -> Plot:
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
-    at = spaced(len(rows), most)
-    step = numbers(rows["step"].iloc[at], 9)
+    at = spaced_positions(len(rows), most)
+    step = round_values(rows["step"].iloc[at], 9)
     for row, (column, label) in enumerate((("entropy", "entropy"), ("p_exploit", "exploit")), 1):
         colour = {"color": PALETTE[2 * row - 2], "width": 1.8, "shape": "hv"}
-        y = numbers(rows[column].iloc[at])
+        y = round_values(rows[column].iloc[at])
         figure.add_scatter(x=step, y=y, name=label, line=colour, mode="lines", row=row, col=1)
     begins = rows.groupby("part", sort=False)["step"].min().tolist()[1:]
     mark = {"type": "line", "line": {"width": 1, "dash": "dot", "color": GREY}, "layer": "below"}
     shapes = [{**mark, "yref": "paper", "y0": 0, "y1": 1, "x0": s, "x1": s} for s in begins]
-    figure.update_layout(layout(420, showlegend=False, shapes=shapes))
+    figure.update_layout(base_layout(420, showlegend=False, shapes=shapes))
     figure.update_yaxes(automargin=True)
     figure.update_yaxes(title_text="entropy, nats", row=1)
     figure.update_yaxes(title_text="exploit probability", row=2)
@@ -141,16 +151,16 @@ def _controller(rows: pd.DataFrame, most: int) -> Plot:
 
 def _entropies(rows: pd.DataFrame, name: str, most: int) -> Plot:
     parts = list(dict.fromkeys(rows["part"]))
-    frame = layout(320, xaxis=axis("step"), yaxis=axis("entropy, share"))
+    frame = base_layout(320, xaxis=build_axis("step"), yaxis=build_axis("entropy, share"))
     figure = go.Figure(layout=frame)
     said = []
     for i, part in enumerate(parts[:MOST_TRIALS]):
         mine = rows[rows["part"] == part]
-        at = spaced(len(mine), most)
+        at = spaced_positions(len(mine), most)
         figure.add_scatter(
-            x=numbers(mine["step"].iloc[at], 9),
-            y=numbers(mine["entropy"].iloc[at]),
-            name=plain(part),
+            x=round_values(mine["step"].iloc[at], 9),
+            y=round_values(mine["entropy"].iloc[at]),
+            name=escape_label(part),
             mode="lines",
             line=_line(i),
             showlegend=True,
@@ -165,7 +175,7 @@ def _entropies(rows: pd.DataFrame, name: str, most: int) -> Plot:
     return Plot(f"Entropy: {TRAININGS.get(name, name)}", summary, figure)
 
 
-def theta_plots(distribution: pd.DataFrame, most: int) -> list[tuple[Plot, list[dict[str, Any]]]]:
+def draw_theta_plots(distribution: pd.DataFrame, most: int) -> list[tuple[Plot, list[dict[str, Any]]]]:
     """Draw the probability of every choice over time, one heat map for each training of one run.
 
     Args:
@@ -192,12 +202,12 @@ def _theta(stage: str, rows: pd.DataFrame, most: int) -> tuple[Plot, list[dict[s
     order = pd.MultiIndex.from_frame(rows[keys].drop_duplicates())
     table = rows.pivot_table(index=keys, columns="step", values="probability", aggfunc="last")
     table = table.reindex(order)
-    at = spaced(table.shape[1], most)
+    at = spaced_positions(table.shape[1], most)
     drawn = table.iloc[:, at]
-    labels = [plain(f"{variable} = {choice}") for variable, choice in order]
-    frame = layout(
+    labels = [escape_label(f"{variable} = {choice}") for variable, choice in order]
+    frame = base_layout(
         130 + 15 * len(labels),
-        xaxis=axis("step"),
+        xaxis=build_axis("step"),
         yaxis={"autorange": "reversed", "automargin": True, "dtick": 1, "tickfont": {"size": 10}},
     )
     bar = {"orientation": "h", "yanchor": "bottom", "y": 1.0, "thickness": 10, "len": 0.6}

@@ -8,35 +8,40 @@ from typing import Any
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.adabert.drawing import draw
 from raycomp.methods.adabert.structure import Structure
-from raycomp.report.formatting import describe, parse, score, short
-from raycomp.report.loading import Run, Tables
+from raycomp.report.formatting import (
+    describe_architecture,
+    format_count,
+    format_score,
+    parse_architecture,
+)
+from raycomp.report.loading import RunRecord, RunTables
 
 
-def drawings(tables: Tables) -> list[dict[str, Any]]:
+def build_drawings(tables: RunTables) -> list[dict[str, Any]]:
     """Return what the page draws of each deployed model of one run.
 
     Each has `title`, `figures`, `label` (its text alternative) and a `kind`: "layers" with `layers`,
     "cell" with `uri`, or "text" with `lines`, where `arch` is neither a sub-network nor a CNN.
     """
     rows = tables.deployments[tables.deployments["arch"].notna()].to_dict("records")
-    full = largest(tables)
+    full = find_largest_architecture(tables)
     tuned = tables.runs[0].tuned if tables.runs else {}
     return [{**_frame(row, tuned), **_drawing(row, full)} for row in rows]
 
 
 def _frame(row: dict[Any, Any], tuned: dict[str, dict[str, Any]]) -> dict[str, str]:
-    figures = f"{short(row['params'])} params, validation {score(row['validation'])}"
+    figures = f"{format_count(row['params'])} params, validation {format_score(row['validation'])}"
     if row["method"] == "yoco" and row["budget"] in tuned:
-        figures += f", fine-tuned {score(tuned[row['budget']]['validation'])}"
+        figures += f", fine-tuned {format_score(tuned[row['budget']]['validation'])}"
     return {"title": f"{row['method']} {row['budget']}", "figures": figures}
 
 
 def _drawing(row: dict[Any, Any], full: Architecture | None) -> dict[str, Any]:
-    arch = parse(row["arch"])
+    arch = parse_architecture(row["arch"])
     if isinstance(arch, Structure):
         # As an image: the drawing's ids stay its own, and nothing in it can run.
         data = base64.b64encode(draw(arch).encode()).decode()
-        label = f"One cell as a graph: {'; '.join(describe(row['arch']))}."
+        label = f"One cell as a graph: {'; '.join(describe_architecture(row['arch']))}."
         return {"kind": "cell", "uri": f"data:image/svg+xml;base64,{data}", "label": label}
     if isinstance(arch, Architecture) and full is not None:
         layers = [_layer(i, arch, full) for i in range(max(full.depth, arch.depth))]
@@ -49,7 +54,7 @@ def _drawing(row: dict[Any, Any], full: Architecture | None) -> dict[str, Any]:
             f"Of {full.depth} layers with {full.heads[0]} heads and {full.ffn[0]} FFN neurons: {said}."
         )
         return {"kind": "layers", "layers": layers, "label": label}
-    return {"kind": "text", "lines": describe(row["arch"]), "label": ""}
+    return {"kind": "text", "lines": describe_architecture(row["arch"]), "label": ""}
 
 
 def _layer(index: int, arch: Architecture, full: Architecture) -> dict[str, Any]:
@@ -68,7 +73,7 @@ def _layer(index: int, arch: Architecture, full: Architecture) -> dict[str, Any]
     }
 
 
-def largest(tables: Tables) -> Architecture | None:
+def find_largest_architecture(tables: RunTables) -> Architecture | None:
     """Return the largest sub-network of a run's space, None where nothing tells it.
 
     The network's own sizes tell it, as far as the job's space goes; of a run that kept none, theta, which
@@ -87,7 +92,7 @@ def largest(tables: Tables) -> Architecture | None:
                 name, [heads, ffn]), sizes, strict=False):  # fmt: skip
                 into.append(size)
     for text in tables.deployments["arch"].dropna().unique():
-        arch = parse(text)
+        arch = parse_architecture(text)
         if isinstance(arch, Architecture):
             depth.append(arch.depth)
             heads.extend(arch.heads)
@@ -96,7 +101,7 @@ def largest(tables: Tables) -> Architecture | None:
     return Architecture(d, (max(heads),) * d, (max(ffn),) * d) if d and max(heads) and max(ffn) else None
 
 
-def _of_the_network(run: Run) -> Architecture | None:
+def _of_the_network(run: RunRecord) -> Architecture | None:
     try:
         config = run.facts["config"]
         heads, ffn = (tuple(map(int, config[key])) for key in ("layer_heads", "layer_ffn"))

@@ -9,17 +9,17 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 from raycomp.methods.adabert.structure import Structure, edges
 
-KINDS = {"params": "params", "encoder_params": "encoder", "flops": "FLOPs", "latency_ms": "ms"}
+KIND_UNITS = {"params": "params", "encoder_params": "encoder", "flops": "FLOPs", "latency_ms": "ms"}
 
 
-def known(value: Any) -> bool:
+def is_finite_number(value: Any) -> bool:
     """Return whether a cell holds a finite number."""
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def short(value: Any) -> str:
+def format_count(value: Any) -> str:
     """Write a count with three digits and a unit: 12.3M. An unknown one is empty."""
-    if not known(value):
+    if not is_finite_number(value):
         return ""
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
@@ -27,27 +27,27 @@ def short(value: Any) -> str:
     return f"{value:.3g}"
 
 
-def score(value: Any) -> str:
+def format_score(value: Any) -> str:
     """Write a score with three decimals; an unknown one is empty."""
-    return f"{value:.3f}" if known(value) else ""
+    return f"{value:.3f}" if is_finite_number(value) else ""
 
 
-def signed(value: Any) -> str:
+def format_signed(value: Any) -> str:
     """Write a difference with its sign and three decimals; an unknown one is empty."""
-    return f"{value:+.3f}" if known(value) else ""
+    return f"{value:+.3f}" if is_finite_number(value) else ""
 
 
-def milliseconds(value: Any) -> str:
+def format_latency(value: Any) -> str:
     """Write a latency; an unknown one is empty."""
-    return f"{value:.1f} ms" if known(value) else ""
+    return f"{value:.1f} ms" if is_finite_number(value) else ""
 
 
-def percent(value: Any) -> str:
+def format_percent(value: Any) -> str:
     """Write a share as a percentage; an unknown one is empty."""
-    return f"{100 * value:.1f}%" if known(value) else ""
+    return f"{100 * value:.1f}%" if is_finite_number(value) else ""
 
 
-def parse(text: Any) -> Architecture | Structure | None:
+def parse_architecture(text: Any) -> Architecture | Structure | None:
     """Read the `arch` of a row: a sub-network, a searched CNN, or None where it is neither."""
     for kind in (Architecture, Structure):
         try:
@@ -57,9 +57,9 @@ def parse(text: Any) -> Architecture | Structure | None:
     return None
 
 
-def describe(text: Any) -> list[str]:
+def describe_architecture(text: Any) -> list[str]:
     """Write the `arch` of a row as a few lines."""
-    arch = parse(text)
+    arch = parse_architecture(text)
     if isinstance(arch, Architecture):
         return [
             f"{arch.depth} layers",

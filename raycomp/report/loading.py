@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from raycomp.config.renames import current_names
 from raycomp.errors import UserError, first_line
-from raycomp.report.study_results import StudyResults, is_study_run, load_study_results
+from raycomp.report.study_results import StudyResults, is_study_dir, load_study_results
 from raycomp.storage.location import fetched, is_figure
 from raycomp.storage.schemas import SCHEMAS
 from raycomp.storage.tables import read_parts
@@ -22,7 +22,7 @@ _SUMMARIES = ("deployed.json", "adabert/deployed.json")
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """What a run's folder says beside its tables.
 
     Attributes:
@@ -79,7 +79,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Tables:
+class RunTables:
     """Tables of one or several runs; the schemas are those of `raycomp.storage.tables.SCHEMAS`.
 
     Attributes:
@@ -97,19 +97,19 @@ class Tables:
     distribution: pd.DataFrame
     evaluations: pd.DataFrame
     deployments: pd.DataFrame
-    runs: tuple[Run, ...]
+    runs: tuple[RunRecord, ...]
     ablations: pd.DataFrame = field(
         default_factory=lambda: SCHEMAS["ablations"].empty_table().to_pandas()
     )
     studies: tuple[StudyResults, ...] = ()
 
-    def of(self, *names: str) -> Tables:
+    def of(self, *names: str) -> RunTables:
         """Return the part that belongs to some runs."""
 
         def mine(frame: pd.DataFrame) -> pd.DataFrame:
             return frame[frame["run"].isin(names)]
 
-        return Tables(
+        return RunTables(
             mine(self.steps),
             mine(self.distribution),
             mine(self.evaluations),
@@ -119,7 +119,7 @@ class Tables:
         )
 
 
-def load(*paths: str | Path) -> Tables:
+def load_tables(*paths: str | Path) -> RunTables:
     """Read runs into frames; what a run has not written yet is empty.
 
     Args:
@@ -147,12 +147,12 @@ def load(*paths: str | Path) -> Tables:
     )
     ablations = _joined([s.frame for s in studies] or [SCHEMAS["ablations"].empty_table().to_pandas()])
     runs = tuple(run for _, run in read)
-    return Tables(steps, distribution, evaluations, deployments, runs, ablations, studies)
+    return RunTables(steps, distribution, evaluations, deployments, runs, ablations, studies)
 
 
 def _studies(path: Path) -> list[Path]:
     """Return the studies at or below a folder."""
-    return [path] if is_study_run(path) else sorted(p.parent for p in path.glob("*/study.json"))
+    return [path] if is_study_dir(path) else sorted(p.parent for p in path.glob("*/study.json"))
 
 
 def _run_folders(path: Path) -> list[Path]:
@@ -162,7 +162,7 @@ def _run_folders(path: Path) -> list[Path]:
         raise UserError(f"{path} is no folder{hint}; give a run's folder, such as runs/NAME-HASH")
     if (path / "job.json").exists():
         return [path]
-    if is_study_run(path):
+    if is_study_dir(path):
         return sorted(p.parent for p in path.glob("runs/*/job.json"))
     found = sorted(p.parent for p in path.glob("*/job.json"))
     if not found and not _studies(path):
@@ -173,7 +173,7 @@ def _run_folders(path: Path) -> list[Path]:
     return found
 
 
-def _read_run(folder: Path) -> tuple[list[pd.DataFrame], Run]:
+def _read_run(folder: Path) -> tuple[list[pd.DataFrame], RunRecord]:
     frames = [_read(folder, name) for name in NAMES]
     job = current_names(_json(folder / "job.json", {}), note=False)
     frames[3] = frames[3].sort_values("method", ascending=False, kind="stable")  # yoco first
@@ -187,7 +187,7 @@ def _read_run(folder: Path) -> tuple[list[pd.DataFrame], Run]:
     facts = _json(folder / "facts.json", {})
     given = given or facts.get("primary")
     tuned = [_json(path, {}) for path in sorted((folder / "finetune").glob("*.json"))]
-    run = Run(
+    run = RunRecord(
         name=folder.name,
         path=folder,
         job=job,

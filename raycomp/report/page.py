@@ -16,18 +16,17 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from raycomp.errors import UserError
-from raycomp.report import formatting as words
-from raycomp.report.curves import controller_plots, loss_plots, theta_plots
-from raycomp.report.drawings import drawings
-from raycomp.report.growth import Point, growth_plots, read_growth
-from raycomp.report.loading import Run, Tables, load
-from raycomp.report.pareto_plot import front_plot
+from raycomp.report.curves import draw_controller_plots, draw_loss_plots, draw_theta_plots
+from raycomp.report.drawings import build_drawings
+from raycomp.report.formatting import format_score
+from raycomp.report.growth import GrowthPoint, draw_growth_plots, read_growth
+from raycomp.report.loading import RunRecord, RunTables, load_tables
+from raycomp.report.pareto_plot import draw_pareto_plot
 from raycomp.report.plot import Plot
 from raycomp.report.study_results import StudyResults
-from raycomp.report.study_tables import heading, sentences
-from raycomp.report.study_tables import tables as study_tables
-from raycomp.report.summary_table import headline
-from raycomp.report.uncertainty_section import reading
+from raycomp.report.study_tables import build_study_sentences, build_study_tables, format_study_heading
+from raycomp.report.summary_table import build_summary_table
+from raycomp.report.uncertainty_section import build_uncertainty_section
 from raycomp.storage.environment import describe_environment
 from raycomp.storage.files import write_text
 
@@ -57,11 +56,11 @@ def write_report(
             LIMIT bytes.
     """
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    tables = load(*given)
+    tables = load_tables(*given)
     points = [] if growth is None else read_growth(growth)
     size, studies = 0, [_study(study) for study in tables.studies]
     for detail in DETAILS:
-        page = render(tables, detail, points, studies)
+        page = render_page(tables, detail, points, studies)
         size = len(page.encode())
         if size <= LIMIT:
             return write_text(Path(out), page)
@@ -71,10 +70,10 @@ def write_report(
     )
 
 
-def render(
-    tables: Tables,
+def render_page(
+    tables: RunTables,
     detail: float = 1.0,
-    points: Sequence[Point] = (),
+    points: Sequence[GrowthPoint] = (),
     studies: Sequence[dict[str, Any]] | None = None,
 ) -> str:
     """Return the page as text.
@@ -100,7 +99,10 @@ def render(
 
     share = min(1.0, SHARED / max(1, len(tables.runs)))
     curve, moments = round(CURVE * detail * share), round(MOMENTS * detail * share)
-    groups = [_group(part, metric, detail or DETAILS[-2], placed) for metric, part in comparable(tables)]
+    groups = [
+        _group(part, metric, detail or DETAILS[-2], placed)
+        for metric, part in group_comparable_runs(tables)
+    ]
     shown = tables.runs if detail else ()
     runs = [_run(tables.of(run.name), run, curve, moments, placed) for run in shown]
     names = [run.name for run in tables.runs]
@@ -112,7 +114,7 @@ def render(
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         groups=groups,
         runs=runs,
-        growth=[placed(p) for p in growth_plots(list(points))],
+        growth=[placed(p) for p in draw_growth_plots(list(points))],
         differing=_differing(tables.runs),
         here=describe_environment(),
         policy=f"script-src '{_digest(plotly)}' '{_digest(script)}'",
@@ -122,7 +124,7 @@ def render(
     )  # fmt: skip
 
 
-def _title(tables: Tables) -> str:
+def _title(tables: RunTables) -> str:
     studies, runs = len(tables.studies), len(tables.runs)
     inside = sum(run.path.parent.parent in [s.path for s in tables.studies] for run in tables.runs)
     if studies == 1 and inside == runs:
@@ -135,10 +137,14 @@ def _title(tables: Tables) -> str:
 
 
 def _study(study: StudyResults) -> dict[str, Any]:
-    return {"title": heading(study), "tables": study_tables(study), "sentences": sentences(study)}
+    return {
+        "title": format_study_heading(study),
+        "tables": build_study_tables(study),
+        "sentences": build_study_sentences(study),
+    }
 
 
-def comparable(tables: Tables) -> list[tuple[str, Tables]]:
+def group_comparable_runs(tables: RunTables) -> list[tuple[str, RunTables]]:
     """Split runs by task and metric: only such runs belong in one table and one plot."""
     found: dict[tuple[str, str], list[str]] = {}
     for run in tables.runs:
@@ -147,54 +153,54 @@ def comparable(tables: Tables) -> list[tuple[str, Tables]]:
     return [(metric, tables.of(*names)) for (_, metric), names in found.items()]
 
 
-def _group(tables: Tables, metric: str, detail: float, placed: Any) -> dict[str, Any]:
-    plot = front_plot(tables, metric, round(POINTS * detail))
+def _group(tables: RunTables, metric: str, detail: float, placed: Any) -> dict[str, Any]:
+    plot = draw_pareto_plot(tables, metric, round(POINTS * detail))
     return {
         "task": tables.runs[0].task,
         "metric": metric or "score",
         "several": len(tables.runs) > 1,
-        "headline": headline(tables),
+        "headline": build_summary_table(tables),
         "plot": placed(plot) if plot else None,
-        "reading": reading(tables, metric),
+        "reading": build_uncertainty_section(tables, metric),
     }
 
 
-def _run(tables: Tables, run: Run, curve: int, moments: int, placed: Any) -> dict[str, Any]:
+def _run(tables: RunTables, run: RunRecord, curve: int, moments: int, placed: Any) -> dict[str, Any]:
     return {
         "name": run.name,
         "taken": run.shared.get("supernet"),
-        "losses": [placed(p) for p in loss_plots(tables.steps, curve)],
-        "controllers": [placed(p) for p in controller_plots(tables.steps, curve)],
+        "losses": [placed(p) for p in draw_loss_plots(tables.steps, curve)],
+        "controllers": [placed(p) for p in draw_controller_plots(tables.steps, curve)],
         "thetas": [
             {"plot": placed(plot), "likeliest": rows}
-            for plot, rows in theta_plots(tables.distribution, moments)
+            for plot, rows in draw_theta_plots(tables.distribution, moments)
         ],
-        "drawings": drawings(tables),
-        "settings": flat(run.job),
+        "drawings": build_drawings(tables),
+        "settings": flatten_settings(run.job),
         "environment": run.environment,
     }
 
 
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def flatten_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """Return settings as dotted keys and their values as TOML writes most of them."""
     found: dict[str, str] = {}
     for key, value in settings.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict) and value:
-            found |= flat(value, f"{name}.")
+            found |= flatten_settings(value, f"{name}.")
         elif isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
             for i, entry in enumerate(value):
-                found |= flat(entry, f"{name}.{i}.")
+                found |= flatten_settings(entry, f"{name}.{i}.")
         else:
             found[name] = "not set" if value is None else json.dumps(value, ensure_ascii=False)
     return found
 
 
-def _differing(runs: tuple[Run, ...]) -> dict[str, list[str]]:
+def _differing(runs: tuple[RunRecord, ...]) -> dict[str, list[str]]:
     """Return the settings that differ between runs, a value per run."""
     if len(runs) < 2:
         return {}
-    every = [flat(run.job) for run in runs]
+    every = [flatten_settings(run.job) for run in runs]
     keys = dict.fromkeys(key for settings in every for key in settings)
     rows = {key: [settings.get(key, "") for settings in every] for key in keys}
     return {key: values for key, values in rows.items() if len(set(values)) > 1}
@@ -210,9 +216,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     found.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    found.filters |= {
-        name: getattr(words, name) for name in ("short", "score", "signed", "percent", "milliseconds")
-    }
+    found.filters["format_score"] = format_score
     return found
 
 

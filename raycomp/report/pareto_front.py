@@ -5,10 +5,12 @@ from __future__ import annotations
 import pandas as pd
 
 from raycomp.errors import UserError
-from raycomp.report.query import column
+from raycomp.report.query import get_column
 
 
-def pareto(frame: pd.DataFrame, metric: str = "validation", cost: str = "params") -> pd.DataFrame:
+def find_pareto_front(
+    frame: pd.DataFrame, metric: str = "validation", cost: str = "params"
+) -> pd.DataFrame:
     """Return the rows that no other row beats: none scores as high for less, nor higher for as much.
 
     Rows equal in both columns do not beat each other: all of them are kept, or none. A row that
@@ -26,7 +28,7 @@ def pareto(frame: pd.DataFrame, metric: str = "validation", cost: str = "params"
         UserError: a column does not exist or holds no numbers.
     """
     for name in (metric, cost):
-        if column(frame, name).dtype.kind not in "iuf":
+        if get_column(frame, name).dtype.kind not in "iuf":
             raise UserError(f"column '{name}' holds no numbers; choose two columns of numbers")
     known = frame[frame[metric].notna() & frame[cost].notna()]
     known = known.sort_values(cost, kind="stable")

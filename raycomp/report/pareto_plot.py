@@ -8,18 +8,28 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from raycomp.report.axes import COSTS, cost_axis, score_axis
-from raycomp.report.formatting import describe, milliseconds, score, short
-from raycomp.report.loading import Tables
-from raycomp.report.pareto_front import pareto
-from raycomp.report.plot import GREY, METHODS, PALETTE, SYMBOLS, Plot, axis, layout, numbers, plain
-from raycomp.report.teacher_scores import teacher_costs
-from raycomp.report.uncertainty import BINOMIAL, pooled, standard_error
+from raycomp.report.axes import COSTS, build_cost_axis, build_score_axis
+from raycomp.report.formatting import describe_architecture, format_count, format_latency, format_score
+from raycomp.report.loading import RunTables
+from raycomp.report.pareto_front import find_pareto_front
+from raycomp.report.plot import (
+    GREY,
+    METHODS,
+    PALETTE,
+    SYMBOLS,
+    Plot,
+    base_layout,
+    build_axis,
+    escape_label,
+    round_values,
+)
+from raycomp.report.teacher_scores import derive_teacher_costs
+from raycomp.report.uncertainty import BINOMIAL, effective_examples, standard_error
 
 MOST_NAMED = 12  # of the front, in words
 
 
-def front_plot(tables: Tables, metric: str, most: int) -> Plot | None:
+def draw_pareto_plot(tables: RunTables, metric: str, most: int) -> Plot | None:
     """Draw deployments (validation) and evaluated architectures (selection) of comparable runs.
 
     Args:
@@ -31,7 +41,7 @@ def front_plot(tables: Tables, metric: str, most: int) -> Plot | None:
         None where nothing is evaluated or deployed yet.
     """
     deployed = tables.deployments[tables.deployments["validation"].notna()]
-    evaluated = evaluations(tables, metric)
+    evaluated = select_evaluations(tables, metric)
     if deployed.empty and evaluated.empty:
         return None
     drawn = _thinned(evaluated, most)
@@ -41,21 +51,23 @@ def front_plot(tables: Tables, metric: str, most: int) -> Plot | None:
         *_teachers(tables),
         _front(deployed),
     ]
-    y, below = score_axis(tables, deployed, drawn, metric)
-    every = {cost: {"yaxis": y, **cost_axis(tables, deployed, cost)} for cost in COSTS}
-    every["latency_ms"]["yaxis"] = axis(plain(metric))  # there, evaluated architectures are not drawn
+    y, below = build_score_axis(tables, deployed, drawn, metric)
+    every = {cost: {"yaxis": y, **build_cost_axis(tables, deployed, cost)} for cost in COSTS}
+    every["latency_ms"]["yaxis"] = build_axis(
+        escape_label(metric)
+    )  # there, evaluated architectures are not drawn
     variants: dict[str, Any] = {
         cost: {"data": [t.pop(cost) for t in traces], "layout": every[cost]} for cost in COSTS
     }
     figure = go.Figure(
         [{**t, **patch} for t, patch in zip(traces, variants["params"]["data"], strict=True)],
-        layout(540, hovermode="closest", **every["params"]),
+        base_layout(540, hovermode="closest", **every["params"]),
     )
     summary = _summary(tables, deployed, evaluated, drawn, metric, below)
     return Plot("Pareto front", summary, figure, dict(COSTS), variants)
 
 
-def evaluations(tables: Tables, metric: str) -> pd.DataFrame:
+def select_evaluations(tables: RunTables, metric: str) -> pd.DataFrame:
     """Return the architectures that were scored on `selection` with one metric."""
     frame = tables.evaluations
     chosen = (frame["split"] == "selection") & (frame["metric"] == metric) & frame["value"].notna()
@@ -66,7 +78,7 @@ def _thinned(evaluated: pd.DataFrame, most: int) -> pd.DataFrame:
     """Keep the fronts of selection, and rows evenly spaced by parameters."""
     if len(evaluated) <= most:
         return evaluated
-    fronts = pd.concat([pareto(evaluated, "value", cost) for cost in ("params", "flops")])
+    fronts = pd.concat([find_pareto_front(evaluated, "value", cost) for cost in ("params", "flops")])
     fronts = fronts[~fronts.index.duplicated()].head(most // 2)
     rest = evaluated.drop(index=fronts.index).sort_values("params", kind="stable")
     chosen = np.linspace(0, len(rest) - 1, most - len(fronts)).round().astype(int)
@@ -79,9 +91,13 @@ def _evaluated(drawn: pd.DataFrame, several: bool) -> list[dict[str, Any]]:
         texts = []
         for row in rows.to_dict("records"):
             head = f"{row['method']}, evaluated on selection"
-            figures = f"selection {score(row['value'])} · {short(row['params'])} params"
-            lines = [head, f"{figures} · {short(row['flops'])} FLOPs", *describe(row["arch"])]
-            texts.append("<br>".join(plain(line) for line in [*[row["run"]] * several, *lines]))
+            figures = f"selection {format_score(row['value'])} · {format_count(row['params'])} params"
+            lines = [
+                head,
+                f"{figures} · {format_count(row['flops'])} FLOPs",
+                *describe_architecture(row["arch"]),
+            ]
+            texts.append("<br>".join(escape_label(line) for line in [*[row["run"]] * several, *lines]))
         traces.append(
             {
                 **_points(f"{method}, evaluated (selection)", texts, rows["value"]),
@@ -91,15 +107,15 @@ def _evaluated(drawn: pd.DataFrame, several: bool) -> list[dict[str, Any]]:
                     "size": 6,
                     "opacity": 0.45 if len(drawn) < 500 else 0.2,
                 },
-                "params": {"x": numbers(rows["params"], 6), "visible": True},
-                "flops": {"x": numbers(rows["flops"], 6), "visible": True},
+                "params": {"x": round_values(rows["params"], 6), "visible": True},
+                "flops": {"x": round_values(rows["flops"], 6), "visible": True},
                 "latency_ms": {"visible": False},
             }
         )
     return traces
 
 
-def _deployed(tables: Tables, deployed: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
+def _deployed(tables: RunTables, deployed: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
     traces, several = [], len(tables.runs) > 1
     groups, examples = _groups(tables), {run.name: run.examples("validation") for run in tables.runs}
     colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(dict.fromkeys(groups.values()))}
@@ -109,8 +125,8 @@ def _deployed(tables: Tables, deployed: pd.DataFrame, metric: str) -> list[dict[
         error: dict[str, Any] = {}
         if metric in BINOMIAL and all(examples[run] for run in rows["run"]):
             pairs = zip(rows["validation"], rows["run"], strict=True)
-            errors = [standard_error(value, pooled(examples[run])) for value, run in pairs]
-            error = {"error_y": {"array": numbers(errors), "thickness": 1, "width": 4}}
+            errors = [standard_error(value, effective_examples(examples[run])) for value, run in pairs]
+            error = {"error_y": {"array": round_values(errors), "thickness": 1, "width": 4}}
         name = f"{method}, deployed (validation)"
         traces.append(
             {
@@ -126,13 +142,13 @@ def _deployed(tables: Tables, deployed: pd.DataFrame, metric: str) -> list[dict[
                     "size": 13,
                     "line": {"width": 1.5, "color": "#ffffff"},
                 },
-                **{cost: {"x": numbers(rows[cost], 6)} for cost in COSTS},
+                **{cost: {"x": round_values(rows[cost], 6)} for cost in COSTS},
             }
         )
     return traces
 
 
-def _groups(tables: Tables) -> dict[str, str]:
+def _groups(tables: RunTables) -> dict[str, str]:
     """Return what each run is drawn as: the variant of its study, with its other seeds; else itself."""
     groups = {run.name: run.name for run in tables.runs}
     for row in tables.ablations.drop_duplicates("run").to_dict("records"):
@@ -142,33 +158,35 @@ def _groups(tables: Tables) -> dict[str, str]:
 
 
 def _deployed_text(row: dict[Any, Any], several: bool) -> str:
-    costs = [f"{short(row['params'])} params", f"{short(row['flops'])} FLOPs"]
+    costs = [f"{format_count(row['params'])} params", f"{format_count(row['flops'])} FLOPs"]
     lines = [
-        f"validation {score(row['validation'])} · selection {score(row['selection'])}",
-        " · ".join([*costs, *filter(None, [milliseconds(row["latency_ms"])])]),
-        *describe(row["arch"]),
+        f"validation {format_score(row['validation'])} · selection {format_score(row['selection'])}",
+        " · ".join([*costs, *filter(None, [format_latency(row["latency_ms"])])]),
+        *describe_architecture(row["arch"]),
     ]
-    head = f"<b>{plain(row['method'])} {plain(row['budget'])}</b>"
-    return "<br>".join([*[plain(row["run"])] * several, head, *(plain(line) for line in lines)])
+    head = f"<b>{escape_label(row['method'])} {escape_label(row['budget'])}</b>"
+    return "<br>".join(
+        [*[escape_label(row["run"])] * several, head, *(escape_label(line) for line in lines)]
+    )
 
 
 def _points(name: str, texts: list[str], y: pd.Series) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "markers",
-        "name": plain(name),
+        "name": escape_label(name),
         "text": texts,
         "hovertemplate": "%{text}<extra></extra>",
-        "y": numbers(y),
+        "y": round_values(y),
     }
 
 
-def _teachers(tables: Tables) -> list[dict[str, Any]]:
+def _teachers(tables: RunTables) -> list[dict[str, Any]]:
     """Draw each teacher as a star, on the axes where its cost is known."""
     found: dict[tuple[float | None, ...], dict[str, float | None]] = {}
     names: dict[tuple[float | None, ...], list[str]] = {}
     for run in tables.runs:
-        costs = teacher_costs(tables, run)
+        costs = derive_teacher_costs(tables, run)
         value = run.teacher_score("validation")
         if value is not None:  # equal teachers are one star, though their latencies were measured apart
             key: tuple[float | None, ...] = (value, costs["params"], costs["flops"])
@@ -178,10 +196,10 @@ def _teachers(tables: Tables) -> list[dict[str, Any]]:
     texts = []
     for which, costs in found.items():
         known = [("params", " params"), ("flops", " FLOPs")]
-        figures = [short(costs[k]) + unit for k, unit in known if costs[k] is not None]
-        figures += filter(None, [milliseconds(costs["latency_ms"])])
-        lines = ["teacher", f"validation {score(which[0])}", " · ".join(figures)]
-        texts.append("<br>".join(plain(t) for t in [*[", ".join(names[which])] * several, *lines]))
+        figures = [format_count(costs[k]) + unit for k, unit in known if costs[k] is not None]
+        figures += filter(None, [format_latency(costs["latency_ms"])])
+        lines = ["teacher", f"validation {format_score(which[0])}", " · ".join(figures)]
+        texts.append("<br>".join(escape_label(t) for t in [*[", ".join(names[which])] * several, *lines]))
     trace = {
         **_points("teacher (validation)", texts, pd.Series([k[0] for k in found], dtype=float)),
         "marker": {"color": GREY, "symbol": "star", "size": 15},
@@ -201,13 +219,13 @@ def _front(deployed: pd.DataFrame) -> dict[str, Any]:
         "hoverinfo": "skip",
     }
     for cost in COSTS:
-        rows = pareto(deployed, "validation", cost)
-        trace[cost] = {"x": numbers(rows[cost], 6), "y": numbers(rows["validation"])}
+        rows = find_pareto_front(deployed, "validation", cost)
+        trace[cost] = {"x": round_values(rows[cost], 6), "y": round_values(rows["validation"])}
     return trace
 
 
 def _summary(
-    tables: Tables,
+    tables: RunTables,
     deployed: pd.DataFrame,
     evaluated: pd.DataFrame,
     drawn: pd.DataFrame,
@@ -216,11 +234,11 @@ def _summary(
 ) -> str:
     said = []
     if len(deployed):
-        on = pareto(deployed, "validation", "params").to_dict("records")
+        on = find_pareto_front(deployed, "validation", "params").to_dict("records")
         several = len(tables.runs) > 1
         points = "; ".join(
-            f"{r['run'] + ' ' if several else ''}{r['method']} {r['budget']}, {short(r['params'])} "
-            f"params, {score(r['validation'])}"
+            f"{r['run'] + ' ' if several else ''}{r['method']} {r['budget']}, "
+            f"{format_count(r['params'])} params, {format_score(r['validation'])}"
             for r in on[:MOST_NAMED]
         )
         points += f"; and {len(on) - MOST_NAMED} more" if len(on) > MOST_NAMED else ""

@@ -44,17 +44,17 @@ class Plot:
         return {**found, "variants": self.variants}
 
 
-def plain(text: Any) -> str:
+def escape_label(text: Any) -> str:
     """Escape text for plotly, which reads a few HTML tags, links among them, in every label."""
     return html.escape(str(text), quote=False)
 
 
-def numbers(values: Any, digits: int = 4) -> list[float | None]:
+def round_values(values: Any, digits: int = 4) -> list[float | None]:
     """Return floats with so many significant digits; what is not finite becomes None."""
     return [float(f"{v:.{digits}g}") if np.isfinite(v) else None for v in np.asarray(values, float)]
 
 
-def spaced(count: int, most: int) -> np.ndarray:
+def spaced_positions(count: int, most: int) -> np.ndarray:
     """Return at most `most` positions of `count`, evenly spaced, the first and the last among them."""
     return np.unique(np.linspace(0, count - 1, min(count, max(2, most))).round().astype(int))
 
@@ -66,7 +66,7 @@ def bin_means(x: pd.Series, y: pd.Series, most: int) -> tuple[np.ndarray, np.nda
     return x.groupby(group).mean().to_numpy(), y.groupby(group).mean().to_numpy(), max(1, size)
 
 
-def layout(height: int, **more: Any) -> dict[str, Any]:
+def base_layout(height: int, **more: Any) -> dict[str, Any]:
     """Return the layout that all plots begin with; `height` in pixels."""
     return {
         "height": height,
@@ -77,6 +77,6 @@ def layout(height: int, **more: Any) -> dict[str, Any]:
     }
 
 
-def axis(title: str, **more: Any) -> dict[str, Any]:
+def build_axis(title: str, **more: Any) -> dict[str, Any]:
     """Return an axis that makes room for its labels."""
     return {"title": {"text": title}, "automargin": True, **more}

@@ -29,7 +29,7 @@ _MATH: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 _HELP = "allowed: columns, numbers, 'text', < <= > >= == !=, + - * /, and, or, not, in [..], ( )"
 
 
-def where(frame: pd.DataFrame, expression: str) -> pd.DataFrame:
+def filter_rows(frame: pd.DataFrame, expression: str) -> pd.DataFrame:
     """Return the rows of a frame for which an expression holds.
 
     Raises:
@@ -54,7 +54,7 @@ def where(frame: pd.DataFrame, expression: str) -> pd.DataFrame:
     return frame[_flag(mask)]
 
 
-def column(frame: pd.DataFrame, name: str) -> pd.Series[Any]:
+def get_column(frame: pd.DataFrame, name: str) -> pd.Series[Any]:
     """Return a column, or raise UserError naming the nearest."""
     if name not in frame.columns:
         near = difflib.get_close_matches(name, list(frame.columns), n=1)
@@ -75,7 +75,7 @@ def _value(node: ast.expr, frame: pd.DataFrame) -> Any:
         case ast.Name(id=name) if name in ("true", "false"):
             return name == "true"
         case ast.Name(id=name):
-            return column(frame, name)
+            return get_column(frame, name)
         case ast.Constant(value=bool() | int() | float() | str() as value):
             return value
         case ast.UnaryOp(op=ast.USub(), operand=inner):

@@ -94,7 +94,7 @@ class Comparison:
         return "higher" if self.difference > 0 else "lower"
 
 
-def estimate(
+def estimate_mean(
     values: Sequence[float],
     metric: str = "",
     answers: Sequence[Predictions] | None = None,
@@ -115,7 +115,7 @@ def estimate(
         raise ValueError("one value per seed is needed, and as many answers")
     mean, sd = float(np.mean(values)), _deviation(values)
     if answers is not None:
-        low, high = middle(replicates(metric, answers, seed))
+        low, high = percentile_interval(bootstrap_replicates(metric, answers, seed))
         basis = "examples and seeds" if len(values) > 1 else "examples"
         return Estimate(len(values), mean, sd, low, high, basis)
     if len(values) < 2:
@@ -124,7 +124,7 @@ def estimate(
     return Estimate(len(values), mean, sd, low, high, "seeds")
 
 
-def compare(
+def compare_variants(
     first: Sequence[float],
     second: Sequence[float],
     metric: str = "",
@@ -153,8 +153,8 @@ def compare(
         if not len(ones) == len(others) == pairs:
             raise ValueError("as many answers as values are needed")
         if all(a.same_examples(b) for a, b in zip(ones, others, strict=True)):
-            drawn = replicates(metric, ones, seed) - replicates(metric, others, seed)
-            low, high = middle(drawn)
+            drawn = bootstrap_replicates(metric, ones, seed) - bootstrap_replicates(metric, others, seed)
+            low, high = percentile_interval(drawn)
             return Comparison(pairs, difference, low, high, _two_sided(drawn), "paired bootstrap")
     if pairs < 2:
         return Comparison(pairs, difference, math.nan, math.nan, math.nan, "none")
@@ -163,7 +163,7 @@ def compare(
     return Comparison(pairs, difference, low, high, p, "paired t-test")
 
 
-def replicates(
+def bootstrap_replicates(
     metric: str, answers: Sequence[Predictions], seed: int = 0, draws: int = DRAWS
 ) -> np.ndarray:
     """Return the metric's mean over seeds, examples and seeds drawn again: (draws,).
@@ -181,7 +181,7 @@ def replicates(
         for s, one in enumerate(answers):
             at = 0
             for weights in _weights(len(one.labels[k]), draws, [drawn, 0 if crossed else s]):
-                found = weighted(metric, one.labels[k], one.logits[k], weights)
+                found = weighted_metric(metric, one.labels[k], one.logits[k], weights)
                 scores[at : at + len(found), s] += found / splits
                 at += len(found)
     return np.take_along_axis(scores, chosen, axis=1).mean(axis=1)
@@ -197,7 +197,9 @@ def _weights(rows: int, draws: int, seed: list[int]) -> Iterator[np.ndarray]:
         yield np.bincount(picked.ravel(), minlength=count * rows).reshape(count, rows)
 
 
-def weighted(metric: str, labels: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def weighted_metric(
+    metric: str, labels: np.ndarray, logits: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
     """Return a metric as if row i stood weights[b, i] times in the split: (draws,).
 
     Equal to `raycomp.data.metrics.compute` on the repeated rows, for all draws at once.
@@ -255,7 +257,7 @@ def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.asarray(middle[:, group])
 
 
-def rank_agreement(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+def kendall_tau(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
     """Return Kendall's tau (tau-b) and its p-value; NaN where fewer than 3 pairs or one side is flat."""
     if len(first) < 3 or not np.ptp(first) or not np.ptp(second):
         return math.nan, math.nan
@@ -263,7 +265,7 @@ def rank_agreement(first: Sequence[float], second: Sequence[float]) -> tuple[flo
     return float(found.statistic), float(found.pvalue)
 
 
-def break_even(once: float, each_after: float, each_apart: float) -> int | None:
+def break_even_budgets(once: float, each_after: float, each_apart: float) -> int | None:
     """Return the least number of budgets at which compressing once costs no more.
 
     Args:
@@ -292,7 +294,7 @@ def _student(values: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def middle(drawn: np.ndarray) -> tuple[float, float]:
+def percentile_interval(drawn: np.ndarray) -> tuple[float, float]:
     """Return the percentile interval of replicates."""
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

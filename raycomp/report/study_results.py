@@ -12,7 +12,13 @@ from typing import Any
 import pandas as pd
 
 from raycomp.errors import UserError
-from raycomp.report.statistics import Predictions, break_even, compare, estimate, rank_agreement
+from raycomp.report.statistics import (
+    Predictions,
+    break_even_budgets,
+    compare_variants,
+    estimate_mean,
+    kendall_tau,
+)
 from raycomp.storage.files import predictions_path, read_array
 from raycomp.storage.location import fetched, is_figure
 from raycomp.storage.tables import read_table
@@ -49,17 +55,17 @@ class StudyResults:
     name: str
     paper: str
     preset: str
-    by: str
+    row_kind: str
     variants: tuple[str, ...]
     tasks: tuple[str, ...]
     seeds: tuple[int, ...]
-    cells: int
-    races: bool
-    alone: frozenset[str]
+    num_runs: int
+    compares_searchers: bool
+    teacher_started: frozenset[str]
     frame: pd.DataFrame
 
     @property
-    def finished(self) -> int:
+    def num_finished(self) -> int:
         """Runs whose rows are written."""
         return len(self.frame[["variant", "task", "seed"]].drop_duplicates())
 
@@ -68,7 +74,7 @@ class StudyResults:
         return self.path / "runs" / name
 
 
-def is_study_run(path: str | Path) -> bool:
+def is_study_dir(path: str | Path) -> bool:
     """Return whether a folder is a study's."""
     return (Path(path) / "study.json").exists()
 
@@ -89,13 +95,15 @@ def load_study_results(path: str | Path) -> StudyResults:
             name=settings["name"],
             paper=settings["paper"],
             preset=data["preset"],
-            by=settings["rows"],
+            row_kind=settings["rows"],
             variants=tuple(v["name"] for v in settings["variant"]),
             tasks=tuple(dict.fromkeys(str(c["task"]) for c in cells)),
             seeds=tuple(settings["seeds"]),
-            cells=len(cells),
-            races=_races([c["job"] for c in cells]),
-            alone=frozenset(c["variant"] for c in cells if c["job"]["finetune"]["start"] == "teacher"),
+            num_runs=len(cells),
+            compares_searchers=_compares_searchers([c["job"] for c in cells]),
+            teacher_started=frozenset(
+                c["variant"] for c in cells if c["job"]["finetune"]["start"] == "teacher"
+            ),
             frame=read_table(path, "ablations"),
         )
     except FileNotFoundError:
@@ -106,7 +114,7 @@ def load_study_results(path: str | Path) -> StudyResults:
         raise UserError(f"{path}/study.json cannot be read ({error}); run the study again") from None
 
 
-def _races(jobs: list[dict[str, Any]]) -> bool:
+def _compares_searchers(jobs: list[dict[str, Any]]) -> bool:
     def kinds(part: str) -> int:
         return len({json.dumps(job[part], sort_keys=True) for job in jobs})
 
@@ -155,7 +163,7 @@ def _row(
     head = rows.iloc[0]
     metric, values = str(head["metric"]), rows["value"].tolist()
     said = _answers(study, rows)
-    about = estimate(values, metric, said, draws_seed)
+    about = estimate_mean(values, metric, said, draws_seed)
     found = {
         "task": head["task"], "budget": head["budget"], "metric": metric, "variant": head["variant"],
         "seeds": about.seeds, "mean": about.mean, "sd": about.sd, "low": about.low, "high": about.high,
@@ -168,7 +176,7 @@ def _row(
     both = sorted(set(rows["seed"]) & set(first["seed"]))
     ones, others = (f.set_index("seed").loc[both].reset_index() for f in (rows, first))
     pair = (_answers(study, ones), _answers(study, others))
-    test = compare(
+    test = compare_variants(
         ones["value"].tolist(),
         others["value"].tolist(),
         metric,
@@ -186,14 +194,16 @@ def _answers(study: StudyResults, rows: pd.DataFrame) -> list[Predictions] | Non
     found: list[Predictions] = []
     for row in rows.to_dict("records"):
         run, figures = study.run(str(row["run"])), (str(row["method"]), str(row["budget"]))
-        one = kept_answers(run, *figures, str(row["metric"]), float(row["value"]))
+        one = load_predictions(run, *figures, str(row["metric"]), float(row["value"]))
         if one is None:
             return None
         found.append(one)
     return found or None
 
 
-def kept_answers(run: Path, method: str, budget: str, metric: str, value: float) -> Predictions | None:
+def load_predictions(
+    run: Path, method: str, budget: str, metric: str, value: float
+) -> Predictions | None:
     """Return what a model of a run answered; None where it was not kept, or scores another value."""
     one = _read(run, method, budget)
     return one if one is not None and abs(one.value(metric) - value) < 1e-6 else None
@@ -231,7 +241,7 @@ def rank_table(study: str | Path | StudyResults) -> pd.DataFrame:
     found = []
     for (variant, task, seed), rows in drawn.groupby(["variant", "task", "seed"], sort=False):
         wide = rows.pivot(index="budget", columns="method", values="value").dropna()
-        tau, p = rank_agreement(wide["inherited"].tolist(), wide["alone"].tolist())
+        tau, p = kendall_tau(wide["inherited"].tolist(), wide["alone"].tolist())
         found.append(
             {"variant": variant, "task": task, "seed": seed, "networks": len(wide), "tau": tau, "p": p,
              "alone_minus_inherited": float((wide["alone"] - wide["inherited"]).mean())}
@@ -275,7 +285,7 @@ def cost_table(study: str | Path | StudyResults) -> pd.DataFrame:
     return grouped.reset_index().rename(columns=named)
 
 
-def amortised(study: str | Path | StudyResults) -> list[dict[str, Any]]:
+def find_break_evens(study: str | Path | StudyResults) -> list[dict[str, Any]]:
     """Return, for each variant that compresses budgets apart, from how many on once costs no more.
 
     The first variant compresses once: importance and super-network are paid once, search and
@@ -308,7 +318,7 @@ def amortised(study: str | Path | StudyResults) -> list[dict[str, Any]]:
             own = seconds.get(variant, {})
             if variant not in counts:
                 continue
-            if "fine-tuning" in own and variant in given.alone:
+            if "fine-tuning" in own and variant in given.teacher_started:
                 apart = own["fine-tuning"] / counts[variant]
             elif counts[variant] == 1 < deployed and {"super-network", "search", "deploy"} <= set(own):
                 apart = sum(own.get(s, 0.0) for s in ("importance", "super-network", "search", "deploy"))
@@ -316,6 +326,6 @@ def amortised(study: str | Path | StudyResults) -> list[dict[str, Any]]:
                 continue
             found.append(
                 {"task": task, "variant": variant, "once": once, "each_after": after,
-                 "each_apart": apart, "budgets": break_even(once, after, apart)}
+                 "each_apart": apart, "budgets": break_even_budgets(once, after, apart)}
             )  # fmt: skip
     return found

@@ -7,14 +7,14 @@ from typing import Any
 
 import pandas as pd
 
-from raycomp.report.formatting import known, score, short, signed
-from raycomp.report.statistics import NO_DIFFERENCE, estimate
+from raycomp.report.formatting import format_count, format_score, format_signed, is_finite_number
+from raycomp.report.statistics import NO_DIFFERENCE, estimate_mean
 from raycomp.report.study_results import (
     REFERENCE,
     TEACHER,
     StudyResults,
     ablation_table,
-    amortised,
+    find_break_evens,
     rank_table,
     search_table,
 )
@@ -39,24 +39,24 @@ class TextTable:
     named: int = 1
 
 
-def tables(study: StudyResults) -> list[TextTable]:
+def build_study_tables(study: StudyResults) -> list[TextTable]:
     """Return the paper's layout, the statistics, and what else the study measured."""
     table = ablation_table(study)
     found = [_layout(study, table), _statistics(study, table)] if len(table) else []
     return found + _ranks(study) + _searches(study)
 
 
-def heading(study: StudyResults) -> str:
+def format_study_heading(study: StudyResults) -> str:
     """Return the study in one line."""
     parts = [study.id]
     parts += [f"beside {study.paper}"] if study.paper else []
     parts += [f"preset {study.preset}"] if study.preset else []
-    missing = study.cells - study.finished
-    parts += [f"{study.finished} of {study.cells} runs"] if missing else [f"{study.cells} runs"]
+    missing = study.num_runs - study.num_finished
+    parts += [f"{study.num_finished} of {study.num_runs} runs"] if missing else [f"{study.num_runs} runs"]
     return " · ".join(parts)
 
 
-def sentences(study: StudyResults) -> list[str]:
+def build_study_sentences(study: StudyResults) -> list[str]:
     """Return what the tables need said: how to read them, and findings that are no table."""
     table = ablation_table(study)
     said: list[str] = []
@@ -70,7 +70,7 @@ def sentences(study: StudyResults) -> list[str]:
     said += _random(table)
     said += _agreement(study)
     said += _who_is_first(study)
-    for one in amortised(study):
+    for one in find_break_evens(study):
         said.append(_break_even(one, study.variants[0]))
     return said
 
@@ -79,8 +79,8 @@ def _random(table: pd.DataFrame) -> list[str]:
     """Say the mean of random-0, random-1 and so on: the paper gives no more of them."""
     mine = table[table["variant"].astype(str).str.startswith("random-")]
     return [
-        f"{task} {budget}: {len(rows)} random variants have {score(rows['mean'].mean())} ± "
-        f"{score(rows['mean'].std())}, mean and standard deviation over the variants."
+        f"{task} {budget}: {len(rows)} random variants have {format_score(rows['mean'].mean())} ± "
+        f"{format_score(rows['mean'].std())}, mean and standard deviation over the variants."
         for (task, budget), rows in mine.groupby(["task", "budget"], sort=False)
         if len(rows) > 1
     ]
@@ -89,12 +89,14 @@ def _random(table: pd.DataFrame) -> list[str]:
 def _layout(study: StudyResults, table: pd.DataFrame) -> TextTable:
     """Set mean and deviation as the paper does, its own figure in brackets."""
     table = table.assign(column=[_column(r, study) for r in table.to_dict("records")])
-    by = "variant" if study.by == "variant" else "task"
+    by = "variant" if study.row_kind == "variant" else "task"
     rows, columns = dict.fromkeys(table[by]), dict.fromkeys(table["column"])
     cells: dict[tuple[str, str], str] = {}
     for row in table.to_dict("records"):
-        text = score(row["mean"]) + (f" ± {score(row['sd'])}" if known(row["sd"]) else "")
-        text += f" ({score(row['published'])})" if known(row["published"]) else ""
+        text = format_score(row["mean"]) + (
+            f" ± {format_score(row['sd'])}" if is_finite_number(row["sd"]) else ""
+        )
+        text += f" ({format_score(row['published'])})" if is_finite_number(row["published"]) else ""
         cells[str(row[by]), str(row["column"])] = text
     metrics = ", ".join(dict.fromkeys(table["metric"]))
     title = f"{study.paper or study.name}: {metrics}, mean ± standard deviation over seeds"
@@ -104,7 +106,7 @@ def _layout(study: StudyResults, table: pd.DataFrame) -> TextTable:
 
 def _column(row: dict[Any, Any], study: StudyResults) -> str:
     """Name the column of a figure: what of task, variant and budget the rows do not say."""
-    if study.by == "task":
+    if study.row_kind == "task":
         return TEACHER if row["variant"] == TEACHER else f"{row['variant']} {row['budget']}"
     return f"{row['task']} {row['budget']}" if row["variant"] != TEACHER else f"{row['task']}"
 
@@ -123,13 +125,14 @@ def _statistics(study: StudyResults, table: pd.DataFrame) -> TextTable:
                 "" if row["variant"] == TEACHER else str(row["budget"]),
                 str(row["variant"]),
                 str(row["seeds"]),
-                score(row["mean"]) + (f" ± {score(row['sd'])}" if known(row["sd"]) else ""),
-                _interval(row["low"], row["high"], score),
-                score(row["published"]),
-                signed(row["gap"]),
-                short(row["params"]),
-                signed(row["difference"]) if tested else "",
-                _interval(row["difference_low"], row["difference_high"], signed) if tested else "",
+                format_score(row["mean"])
+                + (f" ± {format_score(row['sd'])}" if is_finite_number(row["sd"]) else ""),
+                _interval(row["low"], row["high"], format_score),
+                format_score(row["published"]),
+                format_signed(row["gap"]),
+                format_count(row["params"]),
+                format_signed(row["difference"]) if tested else "",
+                _interval(row["difference_low"], row["difference_high"], format_signed) if tested else "",
                 _p(row["p"]) if tested else "",
                 row["verdict"] if tested else "",
             ]
@@ -138,11 +141,11 @@ def _statistics(study: StudyResults, table: pd.DataFrame) -> TextTable:
 
 
 def _interval(low: Any, high: Any, write: Any) -> str:
-    return f"{write(low)} to {write(high)}" if known(low) and known(high) else ""
+    return f"{write(low)} to {write(high)}" if is_finite_number(low) and is_finite_number(high) else ""
 
 
 def _p(value: Any) -> str:
-    if not known(value):
+    if not is_finite_number(value):
         return ""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
@@ -173,8 +176,8 @@ def _ranks(study: StudyResults) -> list[TextTable]:
     if table.empty:
         return []
     body = [
-        [str(r["variant"]), str(r["task"]), str(r["seed"]), str(r["networks"]), signed(r["tau"]),
-         _p(r["p"]), signed(r["alone_minus_inherited"])]
+        [str(r["variant"]), str(r["task"]), str(r["seed"]), str(r["networks"]), format_signed(r["tau"]),
+         _p(r["p"]), format_signed(r["alone_minus_inherited"])]
         for r in table.to_dict("records")
     ]  # fmt: skip
     columns = ["variant", "task", "seed", "networks", "Kendall's tau", "p", "alone minus inherited"]
@@ -185,19 +188,19 @@ def _agreement(study: StudyResults) -> list[str]:
     """Say tau over the seeds, with its interval."""
     said = []
     for (variant, task), rows in rank_table(study).groupby(["variant", "task"], sort=False):
-        about = estimate(rows["tau"].tolist())
+        about = estimate_mean(rows["tau"].tolist())
         if about.seeds > 1:
             said.append(
-                f"{task}, {variant}: Kendall's tau {signed(about.mean)} ± {score(about.sd)} over "
-                f"{about.seeds} seeds; 95% interval over them, Student's: "
-                f"{_interval(about.low, about.high, signed)}."
+                f"{task}, {variant}: Kendall's tau {format_signed(about.mean)} ± "
+                f"{format_score(about.sd)} over {about.seeds} seeds; 95% interval over them, Student's: "
+                f"{_interval(about.low, about.high, format_signed)}."
             )
     return said
 
 
 def _searches(study: StudyResults) -> list[TextTable]:
     table = search_table(study)
-    if not study.races or table["variant"].nunique() < 2:
+    if not study.compares_searchers or table["variant"].nunique() < 2:
         return []
     found = []
     for what, title in (("best10", "Mean of the ten best"), ("best", "Best")):
@@ -206,7 +209,7 @@ def _searches(study: StudyResults) -> list[TextTable]:
         )
         order = {v: i for i, v in enumerate(study.variants)}
         ranked = sorted(wide.index, key=lambda key: (key[0], order.get(key[1], 0)))
-        body = [[*map(str, key), *(score(v) for v in wide.loc[key])] for key in ranked]
+        body = [[*map(str, key), *(format_score(v) for v in wide.loc[key])] for key in ranked]
         columns = ["task", "variant", *(str(c) for c in wide.columns)]
         found.append(
             TextTable(f"{title} after so many evaluations (selection, mean over seeds)", columns, body, 2)
@@ -217,7 +220,7 @@ def _searches(study: StudyResults) -> list[TextTable]:
 def _who_is_first(study: StudyResults) -> list[str]:
     """Say after how many evaluations each searcher reached the best of each other."""
     table = search_table(study)
-    if not study.races or table["variant"].nunique() < 2:
+    if not study.compares_searchers or table["variant"].nunique() < 2:
         return []
     said = []
     for task, rows in table.groupby("task", sort=False):

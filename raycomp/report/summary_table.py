@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from raycomp.report.formatting import KINDS, known, milliseconds, percent, score, short, signed
-from raycomp.report.loading import Run, Tables
-from raycomp.report.teacher_scores import teacher_costs
+from raycomp.report.formatting import (
+    KIND_UNITS,
+    format_count,
+    format_latency,
+    format_percent,
+    format_score,
+    format_signed,
+    is_finite_number,
+)
+from raycomp.report.loading import RunRecord, RunTables
+from raycomp.report.teacher_scores import derive_teacher_costs
 
 COLUMNS = (
     "method", "budget", "limit", "used", "params", "of full", "selection", "validation", "gap",
@@ -14,7 +22,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def headline(tables: Tables) -> dict[str, Any]:
+def build_summary_table(tables: RunTables) -> dict[str, Any]:
     """Return `columns`, `rows` (a run's teacher first) and `notes` on budgets that were not met."""
     rows, notes = [], []
     tuned = any(run.tuned for run in tables.runs)  # then there is a column of the tuned scores
@@ -25,7 +33,7 @@ def headline(tables: Tables) -> dict[str, Any]:
             rows.append({"run": run.name, "teacher": True, "cells": cells})
         for row in mine.deployments.to_dict("records"):
             found = run.tuned.get(row["budget"], {}) if row["method"] == "yoco" else {}
-            cells = _cells(row) + [score(found.get("validation"))] * tuned
+            cells = _cells(row) + [format_score(found.get("validation"))] * tuned
             rows.append({"run": run.name, "teacher": False, "cells": cells})
             if not row["feasible"]:
                 notes.append(f"{row['budget']}: {row['reason'] or 'no architecture met the budget'}")
@@ -36,32 +44,33 @@ def headline(tables: Tables) -> dict[str, Any]:
     return {"columns": COLUMNS + ("fine-tuned",) * tuned, "rows": rows, "notes": notes}
 
 
-def _teacher(tables: Tables, run: Run) -> list[str]:
-    costs = teacher_costs(tables, run)
+def _teacher(tables: RunTables, run: RunRecord) -> list[str]:
+    costs = derive_teacher_costs(tables, run)
     selection, validation = run.teacher_score("selection"), run.teacher_score("validation")
     gap = selection - validation if selection is not None and validation is not None else None
     return [
-        "teacher", "", "", "", short(costs["params"]), "1.00", score(selection), score(validation),
-        signed(gap), "100.0%", milliseconds(costs["latency_ms"]),
+        "teacher", "", "", "", format_count(costs["params"]), "1.00", format_score(selection),
+        format_score(validation),
+        format_signed(gap), "100.0%", format_latency(costs["latency_ms"]),
     ]  # fmt: skip
 
 
 def _cells(row: dict[Any, Any]) -> list[str]:
     searched = row["kind"] == "beta"  # a CNN is searched under a price, not under a limit
     if not row["feasible"]:
-        limit = f"{short(row['limit'])} {KINDS.get(row['kind'], row['kind'])}"
+        limit = f"{format_count(row['limit'])} {KIND_UNITS.get(row['kind'], row['kind'])}"
         return [str(row["method"]), str(row["budget"]), limit, "not met", *[""] * 7]
-    gap = row["gap"] if known(row["gap"]) else row["selection"] - row["validation"]
+    gap = row["gap"] if is_finite_number(row["gap"]) else row["selection"] - row["validation"]
     return [
         str(row["method"]),
         str(row["budget"]),
-        "" if searched else f"{short(row['limit'])} {KINDS.get(row['kind'], row['kind'])}",
-        "" if searched else short(row["cost"]),
-        short(row["params"]),
-        f"{row['params_ratio']:.2f}" if known(row["params_ratio"]) else "",
-        score(row["selection"]),
-        score(row["validation"]),
-        signed(gap),
-        percent(row["retention"]),
-        milliseconds(row["latency_ms"]),
+        "" if searched else f"{format_count(row['limit'])} {KIND_UNITS.get(row['kind'], row['kind'])}",
+        "" if searched else format_count(row["cost"]),
+        format_count(row["params"]),
+        f"{row['params_ratio']:.2f}" if is_finite_number(row["params_ratio"]) else "",
+        format_score(row["selection"]),
+        format_score(row["validation"]),
+        format_signed(gap),
+        format_percent(row["retention"]),
+        format_latency(row["latency_ms"]),
     ]

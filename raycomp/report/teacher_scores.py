@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from raycomp.config.section import parse_quantity
-from raycomp.report.loading import Run, Tables
+from raycomp.report.loading import RunRecord, RunTables
 
 
-def teacher_scores(tables: Tables) -> list[float]:
+def list_teacher_scores(tables: RunTables) -> list[float]:
     """Return each different validation score of the runs' teachers, ascending."""
     scores = {run.teacher_score("validation") for run in tables.runs}
     return sorted(s for s in scores if s is not None)
 
 
-def teacher_costs(tables: Tables, run: Run) -> dict[str, float | None]:
+def derive_teacher_costs(tables: RunTables, run: RunRecord) -> dict[str, float | None]:
     """Return params, FLOPs and latency of a run's teacher; None where the tables do not tell."""
     mine = tables.of(run.name)
     made = mine.deployments[mine.deployments["params_ratio"].notna()]
@@ -23,7 +23,7 @@ def teacher_costs(tables: Tables, run: Run) -> dict[str, float | None]:
     return {"params": params, "flops": flops, "latency_ms": run.teacher_latency_ms}
 
 
-def _flops_of_budget(mine: Tables, run: Run) -> float | None:
+def _flops_of_budget(mine: RunTables, run: RunRecord) -> float | None:
     """Read the full network's FLOPs off a budget that was given relative to them."""
     given = run.job.get("budget")
     for row in mine.deployments[mine.deployments["kind"] == "flops"].to_dict("records"):

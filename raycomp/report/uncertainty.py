@@ -12,7 +12,7 @@ Z = 1.959964  # 95%, two-sided
 BINOMIAL = ("accuracy",)
 
 
-def pooled(examples: Sequence[int]) -> float:
+def effective_examples(examples: Sequence[int]) -> float:
     """Return how many examples the mean score of several splits is worth.
 
     The variance of a mean of k shares is about p (1 - p) sum(1 / n) / k^2. One split is worth
@@ -31,7 +31,7 @@ def standard_error(share: float, examples: float) -> float:
     return math.sqrt(max(0.0, share * (1 - share)) / examples)
 
 
-def wilson(share: float, examples: float) -> tuple[float, float]:
+def wilson_interval(share: float, examples: float) -> tuple[float, float]:
     """Return Wilson's 95% interval of a share; it holds up near 0, near 1 and for few examples."""
     z2 = Z * Z / examples
     middle = (share + z2 / 2) / (1 + z2)
@@ -39,15 +39,15 @@ def wilson(share: float, examples: float) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def difference(
+def newcombe_interval(
     first: float, first_examples: float, second: float, second_examples: float
 ) -> tuple[float, float]:
     """Return Newcombe's 95% interval of `first - second`, two shares taken as independent.
 
     It joins Wilson's intervals (Newcombe 1998, method 10).
     """
-    low1, high1 = wilson(first, first_examples)
-    low2, high2 = wilson(second, second_examples)
+    low1, high1 = wilson_interval(first, first_examples)
+    low2, high2 = wilson_interval(second, second_examples)
     apart = first - second
     return (
         apart - math.hypot(first - low1, high2 - second),
@@ -58,7 +58,9 @@ def difference(
 Interval = tuple[float, float]
 
 
-def against_teacher(score: float, teacher: float, examples: float, paired: Interval | None = None) -> str:
+def describe_teacher_difference(
+    score: float, teacher: float, examples: float, paired: Interval | None = None
+) -> str:
     """Return one sentence on a deployment's validation score against its teacher's.
 
     Args:
@@ -67,7 +69,7 @@ def against_teacher(score: float, teacher: float, examples: float, paired: Inter
         paired: 95% interval of the difference, example by example; without it, Newcombe's, which takes
             the two as independent and so tells fewer apart.
     """
-    low, high = paired or difference(score, examples, teacher, examples)
+    low, high = paired or newcombe_interval(score, examples, teacher, examples)
     how = "paired" if paired else "unpaired"
     said = f"Validation {score:.3f} is {_apart(score - teacher)} the teacher's {teacher:.3f}, "
     if low <= 0 <= high:
@@ -76,7 +78,7 @@ def against_teacher(score: float, teacher: float, examples: float, paired: Inter
     return f"{said}which these examples do not explain by chance ({how}: {low:+.3f} to {high:+.3f})."
 
 
-def of_the_gap(
+def describe_gap(
     selection: float,
     selection_examples: float,
     validation: float,
@@ -87,7 +89,7 @@ def of_the_gap(
 
     `teacher_gap` tells how far the splits differ for a model that selection did not choose.
     """
-    low, high = difference(selection, selection_examples, validation, examples)
+    low, high = newcombe_interval(selection, selection_examples, validation, examples)
     said = f"Selection is {_apart(selection - validation)} validation, "
     if low <= 0 <= high:
         return f"{said}inside the interval of that gap ({low:+.3f} to {high:+.3f})."
@@ -97,7 +99,7 @@ def of_the_gap(
     return f"{said}; compare the teacher's own gap, {teacher_gap:+.3f}, which no choice flattered."
 
 
-def among(
+def describe_best(
     scores: Sequence[tuple[str, float]],
     examples: float,
     paired: Callable[[str, str], Interval | None] = lambda one, other: None,
@@ -114,7 +116,7 @@ def among(
     tied: list[str] = []
     beaten: list[str] = []
     for name, score in ranked[1:]:
-        low, _ = paired(best_name, name) or difference(best, examples, score, examples)
+        low, _ = paired(best_name, name) or newcombe_interval(best, examples, score, examples)
         (tied if low <= 0 else beaten).append(name)
     said = f"Best on validation: {best_name}, {best:.3f}."
     if tied:

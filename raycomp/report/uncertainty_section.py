@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from raycomp.report.formatting import known, score, signed
-from raycomp.report.loading import Run, Tables
-from raycomp.report.statistics import middle, replicates
-from raycomp.report.study_results import TEACHER, kept_answers
+from raycomp.report.formatting import format_score, format_signed, is_finite_number
+from raycomp.report.loading import RunRecord, RunTables
+from raycomp.report.statistics import bootstrap_replicates, percentile_interval
+from raycomp.report.study_results import TEACHER, load_predictions
 from raycomp.report.uncertainty import (
     BINOMIAL,
-    against_teacher,
-    among,
-    difference,
-    of_the_gap,
-    pooled,
+    describe_best,
+    describe_gap,
+    describe_teacher_difference,
+    effective_examples,
+    newcombe_interval,
     standard_error,
-    wilson,
+    wilson_interval,
 )
 
 
-def reading(tables: Tables, metric: str) -> dict[str, Any]:
+def build_uncertainty_section(tables: RunTables, metric: str) -> dict[str, Any]:
     """Return a table of intervals (`rows`), `sentences` on them, and `basis`: what they rest on."""
     rows: list[dict[str, Any]] = []
     sentences: list[str] = []
@@ -36,49 +36,53 @@ def reading(tables: Tables, metric: str) -> dict[str, Any]:
         if counts is not None and len(deployed):
             said = _sentences(deployed.to_dict("records"), run, counts, metric)
             sentences += [f"{run.name}: {s}" if len(tables.runs) > 1 else s for s in said]
-    return {"rows": rows, "sentences": sentences, "basis": _basis(tables, metric)}
+    return {"rows": rows, "sentences": sentences, "basis": _explain_intervals(tables, metric)}
 
 
-def _counts(run: Run) -> tuple[float, float] | None:
+def _counts(run: RunRecord) -> tuple[float, float] | None:
     """Return how many examples the selection and the validation score are worth."""
     selection, validation = run.examples("selection"), run.examples("validation")
-    return (pooled(selection), pooled(validation)) if selection and validation else None
+    return (
+        (effective_examples(selection), effective_examples(validation))
+        if selection and validation
+        else None
+    )
 
 
 def _figures(row: dict[Any, Any], counts: tuple[float, float] | None) -> dict[str, str]:
     gap = row["selection"] - row["validation"]
     found = {
         "name": f"{row['method']} {row['budget']}",
-        "validation": score(row["validation"]),
+        "validation": format_score(row["validation"]),
         "error": "",
         "interval": "",
-        "gap": signed(gap),
+        "gap": format_signed(gap),
         "gap_interval": "",
     }
     if counts is None:
         return found
-    low, high = wilson(row["validation"], counts[1])
-    found["error"] = score(standard_error(row["validation"], counts[1]))
+    low, high = wilson_interval(row["validation"], counts[1])
+    found["error"] = format_score(standard_error(row["validation"], counts[1]))
     found["interval"] = f"{low:.3f} to {high:.3f}"
-    if known(row["selection"]):
-        low, high = difference(row["selection"], counts[0], row["validation"], counts[1])
+    if is_finite_number(row["selection"]):
+        low, high = newcombe_interval(row["selection"], counts[0], row["validation"], counts[1])
         found["gap_interval"] = f"{low:+.3f} to {high:+.3f}"
     return found
 
 
-def _bootstrapped(run: Run, row: dict[Any, Any], metric: str) -> dict[str, str]:
+def _bootstrapped(run: RunRecord, row: dict[Any, Any], metric: str) -> dict[str, str]:
     """Return error and interval of a score from what the model answered, where that was kept."""
     value = float(row["validation"])
-    answers = kept_answers(run.path, str(row["method"]), str(row["budget"]), metric, value)
+    answers = load_predictions(run.path, str(row["method"]), str(row["budget"]), metric, value)
     if answers is None:
         return {}
-    drawn = replicates(metric, [answers])
-    low, high = middle(drawn)
-    return {"error": score(float(drawn.std())), "interval": f"{low:.3f} to {high:.3f}"}
+    drawn = bootstrap_replicates(metric, [answers])
+    low, high = percentile_interval(drawn)
+    return {"error": format_score(float(drawn.std())), "interval": f"{low:.3f} to {high:.3f}"}
 
 
 def _sentences(
-    rows: list[dict[Any, Any]], run: Run, counts: tuple[float, float], metric: str
+    rows: list[dict[Any, Any]], run: RunRecord, counts: tuple[float, float], metric: str
 ) -> list[str]:
     selection, validation = counts
     named = [(f"{r['method']} {r['budget']}", r) for r in rows]
@@ -86,33 +90,37 @@ def _sentences(
     teacher_gap = None if teacher is None or chosen is None else chosen - teacher
     said = []
     answers = {
-        name: kept_answers(run.path, str(r["method"]), str(r["budget"]), metric, float(r["validation"]))
+        name: load_predictions(
+            run.path, str(r["method"]), str(r["budget"]), metric, float(r["validation"])
+        )
         for name, r in named
     }
     if teacher is not None:
-        answers[TEACHER] = kept_answers(run.path, TEACHER, TEACHER, metric, teacher)
+        answers[TEACHER] = load_predictions(run.path, TEACHER, TEACHER, metric, teacher)
 
     def paired(one: str, other: str) -> tuple[float, float] | None:
         first, second = answers.get(one), answers.get(other)
         if first is None or second is None or not first.same_examples(second):
             return None
-        return middle(replicates(metric, [first]) - replicates(metric, [second]))
+        return percentile_interval(
+            bootstrap_replicates(metric, [first]) - bootstrap_replicates(metric, [second])
+        )
 
     for name, row in named:
         parts = []
         if teacher is not None:
             interval = paired(name, TEACHER)
-            parts.append(against_teacher(row["validation"], teacher, validation, interval))
-        if known(row["selection"]):
+            parts.append(describe_teacher_difference(row["validation"], teacher, validation, interval))
+        if is_finite_number(row["selection"]):
             scores = (row["selection"], selection, row["validation"], validation)
-            parts.append(of_the_gap(*scores, teacher_gap))
+            parts.append(describe_gap(*scores, teacher_gap))
         said.append(f"{name}: {' '.join(parts)}")
     if len(named) > 1:
-        said.append(among([(n, r["validation"]) for n, r in named], validation, paired))
+        said.append(describe_best([(n, r["validation"]) for n, r in named], validation, paired))
     return said
 
 
-def _basis(tables: Tables, metric: str) -> str:
+def _explain_intervals(tables: RunTables, metric: str) -> str:
     if metric not in BINOMIAL:
         return (
             f"{metric or 'The metric'} is not a share of right answers, so the binomial does not apply: "

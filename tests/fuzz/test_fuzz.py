@@ -23,7 +23,7 @@ from raycomp.data.tasks import load_task
 from raycomp.encoder.cost import EncoderShape
 from raycomp.encoder.pretrained import load_encoder
 from raycomp.methods.yoco.plan import build_sampler, train_plan
-from raycomp.report import load, query
+from raycomp.report import load_tables, query
 from raycomp.search.searchers import cheapest_architecture
 from raycomp.search.setup import SearchSetup
 from raycomp.storage.schemas import SCHEMAS
@@ -112,7 +112,7 @@ def test_filters(expression: list[str]) -> None:
         "phase": ["x", None],
         "explored": [True, None],
     }
-    tried("filters", lambda: query.where(pd.DataFrame(row), " ".join(expression)))
+    tried("filters", lambda: query.filter_rows(pd.DataFrame(row), " ".join(expression)))
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_tables_with_other_bytes(
     changed = data.draw(mutated_bytes(whole[::-1] if tail else whole, 600 if tail else None))
     path.write_bytes(changed[::-1] if tail else changed)
     try:
-        tried("tables", lambda: (read_table(made, name), load(made)))
+        tried("tables", lambda: (read_table(made, name), load_tables(made)))
     finally:
         path.write_bytes(whole)
 

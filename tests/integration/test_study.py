@@ -16,7 +16,7 @@ from raycomp.data.metrics import compute
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.context import RunContext
 from raycomp.report import ablation_table
-from raycomp.report.statistics import rank_agreement
+from raycomp.report.statistics import kendall_tau
 from raycomp.runtime.cluster.progress import Progress
 from raycomp.runtime.pipeline.deploy import score_forward
 from raycomp.runtime.pipeline.finetune import finetune, outcomes
@@ -136,5 +136,5 @@ def test_drawn_networks_are_tuned_on_their_own_and_ranked(folder: Path, study: S
     again = score_forward(context, lambda b: supernet(b, arch).logits, "selection")
     assert again.values["accuracy"] == one["inherited"]
     rows = [r for r in _ranking(run) if r["metric"] == "kendall_tau"]
-    tau, _ = rank_agreement([o["inherited"] for o in found], [o["selection"] for o in found])
+    tau, _ = kendall_tau([o["inherited"] for o in found], [o["selection"] for o in found])
     assert rows[0]["value"] == pytest.approx(tau, nan_ok=True)

@@ -63,14 +63,14 @@ FRAME = pd.DataFrame({"params": [1.0, 2.0], "n": [1, 2], "budget": ["a", "b"], "
 def test_a_filter_is_no_code(expression: str) -> None:
     began = time.perf_counter()
     with pytest.raises(UserError) as caught:
-        query.where(FRAME, expression)
+        query.filter_rows(FRAME, expression)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 900
     assert time.perf_counter() - began < 1
 
 
 def test_a_filter_of_columns_still_filters() -> None:
-    assert list(query.where(FRAME, "params * 2 - 1 >= n and budget in ['b']")["n"]) == [2]
+    assert list(query.filter_rows(FRAME, "params * 2 - 1 >= n and budget in ['b']")["n"]) == [2]
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from raycomp.config.study import StudyRun, StudySettings
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
-from raycomp.report.statistics import rank_agreement
+from raycomp.report.statistics import kendall_tau
 from raycomp.runtime.cluster.progress import Progress, Update
 from raycomp.runtime.pipeline.adabert_deploy import trials
 from raycomp.runtime.pipeline.artifact_reuse import reuse_artifacts
@@ -179,7 +179,7 @@ def _ranking(run_dir: Path) -> list[dict[str, Any]]:
                 {"budget": one["name"], "method": method, "metric": one["metric"],
                  "value": one[key], **figures}
             )  # fmt: skip
-    tau, p = rank_agreement([o["inherited"] for o in drawn], [o["selection"] for o in drawn])
+    tau, p = kendall_tau([o["inherited"] for o in drawn], [o["selection"] for o in drawn])
     for metric, value in (("kendall_tau", tau), ("kendall_p", p)):
         found.append({"budget": f"{len(drawn)} networks", "metric": metric, "value": value})
     return found

@@ -10,7 +10,7 @@ import pytest
 
 from raycomp.errors import UserError
 from raycomp.report import write_report
-from raycomp.report.growth import MAX_BYTES, Point, growth_plots, read_growth
+from raycomp.report.growth import MAX_BYTES, GrowthPoint, draw_growth_plots, read_growth
 from tests.unit.report.made import begin
 from tests.unit.report.test_page import ATTACK, read
 
@@ -28,7 +28,7 @@ def write(path: Path, rows: Any) -> Path:
 
 
 def test_each_thing_that_grows_is_a_plot_and_each_series_a_line(tmp_path: Path) -> None:
-    first, second = growth_plots(read_growth(write(tmp_path / "g.json", ROWS)))
+    first, second = draw_growth_plots(read_growth(write(tmp_path / "g.json", ROWS)))
     wall, evaluations, proportion = first.figure.data
     assert (list(wall.x), list(wall.y)) == ([1, 2, 4], [1, 4, 16])  # by size, relative to the smallest
     assert list(evaluations.y) == [1, 1]
@@ -43,7 +43,7 @@ def test_each_thing_that_grows_is_a_plot_and_each_series_a_line(tmp_path: Path) 
 
 
 def test_a_single_size_has_no_exponent() -> None:
-    (plot,) = growth_plots([Point("data", "tokenising", 250, 1.5, "s")])
+    (plot,) = draw_growth_plots([GrowthPoint("data", "tokenising", 250, 1.5, "s")])
     assert "tokenising: 1.5 to 1.5 s." in plot.summary
 
 

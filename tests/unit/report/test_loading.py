@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 
 from raycomp.errors import UserError
-from raycomp.report import load
+from raycomp.report import load_tables
 from raycomp.storage.schemas import SCHEMAS
 from raycomp.storage.tables import table_dir, write_rows
 from tests.unit.report.made import TRIALS, begin, made
 
 
 def test_one_run(tmp_path: Path) -> None:
-    tables = load(made(tmp_path))
+    tables = load_tables(made(tmp_path))
     (run,) = tables.runs
     assert tables.deployments["method"].tolist() == ["yoco", "yoco", "adabert", "adabert"]
     assert list(tables.evaluations.columns) == SCHEMAS["evaluations"].names
@@ -28,7 +28,7 @@ def test_one_run(tmp_path: Path) -> None:
 
 
 def test_rows_of_theta_carry_their_training_though_a_sweep_s_look_alike(tmp_path: Path) -> None:
-    theta = load(made(tmp_path)).distribution
+    theta = load_tables(made(tmp_path)).distribution
     assert theta.groupby("stage").size().to_dict() == {
         "supernet": 54,
         **{f"adabert-search.{t}": 12 for t in TRIALS},
@@ -43,14 +43,14 @@ def test_trials_with_one_file_each_and_the_same_step_are_told_apart(tmp_path: Pa
         write_rows(run, "distribution", rows, part)
     both = [{**r, "variable": "depth"} for r in rows]
     write_rows(run, "distribution", both, "supernet-000000000")
-    stages = load(run).distribution["stage"].tolist()
+    stages = load_tables(run).distribution["stage"].tolist()
     assert stages == [*["adabert-search.a-s1"] * 2, *["adabert-search.a-s10"] * 2, *["supernet"] * 2]
 
 
 def test_a_storage_folder_and_a_run_named_twice(tmp_path: Path) -> None:
     first, second = made(tmp_path, "a-11111111"), made(tmp_path, "b-22222222")
     (tmp_path / "no-run").mkdir()
-    tables = load(tmp_path, first)
+    tables = load_tables(tmp_path, first)
     assert [run.name for run in tables.runs] == [first.name, second.name]
     assert len(tables.deployments) == 8
     assert len(tables.of("b-22222222").evaluations) == 60
@@ -60,29 +60,29 @@ def test_a_storage_folder_and_a_run_named_twice(tmp_path: Path) -> None:
 def test_a_run_that_only_began_is_empty_but_whole(tmp_path: Path) -> None:
     made(tmp_path, "a-11111111")
     run = begin(tmp_path, "b-22222222")
-    tables = load(run)
+    tables = load_tables(run)
     assert all(f.empty for f in (tables.steps, tables.evaluations, tables.deployments))
     assert tables.runs[0].metric is None
     assert tables.runs[0].teacher_score("validation") is None
-    assert len(load(tmp_path).deployments) == 4
+    assert len(load_tables(tmp_path).deployments) == 4
 
 
 def test_a_half_written_file_is_not_read_and_a_torn_one_is_named(tmp_path: Path) -> None:
     run = made(tmp_path)
     folder = table_dir(run, "evaluations")
     (folder / ".ledger-2.parquet.0123.tmp").write_bytes(b"half")
-    assert len(load(run).evaluations) == 60
+    assert len(load_tables(run).evaluations) == 60
     (folder / "ledger-2.parquet").write_bytes(b"half")
     with pytest.raises(UserError, match=r"ledger-2\.parquet is not a whole"):
-        load(run)
+        load_tables(run)
 
 
 def test_a_url_is_read_like_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = made(tmp_path / "bucket")
     monkeypatch.setenv("RAYCOMP_WORK", str(tmp_path / "work"))
-    here, there = load(run), load(f"file://{run}")
+    here, there = load_tables(run), load_tables(f"file://{run}")
     pd.testing.assert_frame_equal(here.evaluations, there.evaluations)
-    assert [r.name for r in load(f"file://{tmp_path}/bucket").runs] == [run.name]
+    assert [r.name for r in load_tables(f"file://{tmp_path}/bucket").runs] == [run.name]
 
 
 def test_files_that_come_and_go_meanwhile(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_files_that_come_and_go_meanwhile(tmp_path: Path) -> None:
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        stages = [set(load(run).distribution["stage"]) for _ in range(5)]
+        stages = [set(load_tables(run).distribution["stage"]) for _ in range(5)]
     finally:
         ended.set()
         writer.join()
@@ -109,24 +109,24 @@ def test_files_that_come_and_go_meanwhile(tmp_path: Path) -> None:
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     run = made(tmp_path)
     with pytest.raises(UserError, match="no run was given"):
-        load()
+        load_tables()
     with pytest.raises(UserError, match=r"holds: both-1a2b3c4d; give a run's folder"):
-        load(tmp_path / "both-1a2b3c4e")
+        load_tables(tmp_path / "both-1a2b3c4e")
     with pytest.raises(UserError, match="is no run's folder and holds none"):
-        load(run / "tables")
+        load_tables(run / "tables")
     (run / "job.json").write_text('{"run": ')
     with pytest.raises(UserError, match=r"job\.json cannot be read .* run the job again"):
-        load(run)
+        load_tables(run)
     (run / "job.json").write_text("[]")
     with pytest.raises(UserError, match="no JSON object"):
-        load(run)
+        load_tables(run)
 
 
 def test_two_folders_of_one_name_are_refused(tmp_path: Path) -> None:
     run = made(tmp_path / "here")
     shutil.copytree(run, tmp_path / "there" / run.name)
     with pytest.raises(UserError, match="bear the same name"):
-        load(tmp_path / "here", tmp_path / "there")
+        load_tables(tmp_path / "here", tmp_path / "there")
 
 
 def test_several_validation_splits_are_averaged(tmp_path: Path) -> None:
@@ -134,6 +134,6 @@ def test_several_validation_splits_are_averaged(tmp_path: Path) -> None:
     scores = json.loads((run / "teacher" / "score.json").read_text())
     scores["validation_mismatched"] = {"accuracy": 0.80, "loss": 0.5, "examples": 500}
     (run / "teacher" / "score.json").write_text(json.dumps(scores))
-    (found,) = load(run).runs
+    (found,) = load_tables(run).runs
     assert found.examples("validation") == [1000, 500]
     assert found.teacher_score("validation") == pytest.approx(0.82)

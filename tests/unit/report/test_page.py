@@ -17,11 +17,11 @@ import pandas as pd
 import pytest
 
 from raycomp.errors import UserError
-from raycomp.report import load, page, write_report
-from raycomp.report.axes import budget_lines
-from raycomp.report.page import comparable
-from raycomp.report.pareto_plot import front_plot
-from raycomp.report.teacher_scores import teacher_costs
+from raycomp.report import load_tables, page, write_report
+from raycomp.report.axes import find_budget_lines
+from raycomp.report.page import group_comparable_runs
+from raycomp.report.pareto_plot import draw_pareto_plot
+from raycomp.report.teacher_scores import derive_teacher_costs
 from raycomp.storage.files import predictions_path, write_array, write_json
 from raycomp.storage.tables import read_table
 from tests.unit.report.made import BESIDE, FULL, begin, encoder_params, finish, made
@@ -226,8 +226,8 @@ def test_several_runs_on_one_page(tmp_path: Path) -> None:
     made(tmp_path, "b-22222222", budgets=("other", "flops"))
     third = begin(tmp_path, "c-33333333", task={"name": "glue/mrpc", "max_length": 128})
     finish(third, metric="f1")
-    tables = load(tmp_path)
-    assert [len(part.runs) for _, part in comparable(tables)] == [2, 1]
+    tables = load_tables(tmp_path)
+    assert [len(part.runs) for _, part in group_comparable_runs(tables)] == [2, 1]
     found = read(write_report([tmp_path], tmp_path / "r.html"))
     assert "3 runs" in found.text
     fronts = [p for p in found.plots() if p["variants"]]
@@ -247,8 +247,8 @@ def test_seeds_of_a_variant_are_drawn_in_one_colour(tmp_path: Path) -> None:
         {"run": r, "study": "s", "variant": v, "seed": i}
         for i, (r, v) in enumerate(zip(names, variants, strict=True))
     ]
-    tables = replace(load(tmp_path), ablations=pd.DataFrame(rows))
-    plot = front_plot(tables, "accuracy", 100)
+    tables = replace(load_tables(tmp_path), ablations=pd.DataFrame(rows))
+    plot = draw_pareto_plot(tables, "accuracy", 100)
     assert plot is not None
     drawn = [t for t in plot.figure.to_plotly_json()["data"] if "yoco, deployed" in t["name"]]
     assert [t["name"].split(":")[0] for t in drawn] == ["s eesng", "s explore"]
@@ -260,7 +260,7 @@ def test_seeds_of_a_variant_are_drawn_in_one_colour(tmp_path: Path) -> None:
 
 def test_a_page_of_too_many_runs_leaves_out_what_is_of_one_alone(tmp_path: Path) -> None:
     made(tmp_path, "a-11111111")
-    found = Page(page.render(load(tmp_path), 0.0))
+    found = Page(page.render_page(load_tables(tmp_path), 0.0))
     said = " ".join(found.text)
     assert "are left out:" in said
     assert "yoco" in said
@@ -329,12 +329,12 @@ def test_a_budget_that_was_not_met(tmp_path: Path) -> None:
 
 
 def test_what_the_teacher_costs_and_where_budgets_stand(tmp_path: Path) -> None:
-    tables = load(made(tmp_path))
+    tables = load_tables(made(tmp_path))
     full = encoder_params(FULL)
-    costs = teacher_costs(tables, tables.runs[0])
+    costs = derive_teacher_costs(tables, tables.runs[0])
     assert costs == {"params": full + BESIDE, "flops": pytest.approx(100 * full), "latency_ms": 10.0}
-    assert budget_lines(tables.deployments, "params") == [(full * 0.5 + BESIDE, "half")]
-    assert budget_lines(tables.deployments, "flops") == [(full * 50.0, "flops")]
+    assert find_budget_lines(tables.deployments, "params") == [(full * 0.5 + BESIDE, "half")]
+    assert find_budget_lines(tables.deployments, "flops") == [(full * 50.0, "flops")]
 
 
 def test_a_hundred_thousand_evaluations(tmp_path: Path) -> None:
@@ -355,9 +355,11 @@ def test_fewer_points_until_it_fits_and_an_error_where_none_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = made(tmp_path, evaluations=3000)
-    tables = load(run)
-    assert len(page.render(tables, 0.1)) < len(page.render(tables, 1.0)) - 100_000
-    monkeypatch.setattr(page, "render", lambda tables, detail, *more: "x" * round(1000 * detail + 60))
+    tables = load_tables(run)
+    assert len(page.render_page(tables, 0.1)) < len(page.render_page(tables, 1.0)) - 100_000
+    monkeypatch.setattr(
+        page, "render_page", lambda tables, detail, *more: "x" * round(1000 * detail + 60)
+    )
     monkeypatch.setattr(page, "LIMIT", 300)
     assert write_report(run, tmp_path / "r.html").stat().st_size == 160
     monkeypatch.setattr(page, "LIMIT", 60)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycomp.errors import UserError
-from raycomp.report import pareto
+from raycomp.report import find_pareto_front
 
 # Few values, so that ties are common; NaN and infinities among them.
 figures = st.sampled_from([0.0, 1.0, 2.0, 3.0, math.inf, -math.inf, math.nan])
@@ -21,7 +21,7 @@ def test_it_is_what_no_other_row_beats(rows: list[tuple[float, float]]) -> None:
     expected = [
         i for i, v, p in known if not any(w >= v and q <= p and (w > v or q < p) for _, w, q in known)
     ]
-    found = pareto(frame)
+    found = find_pareto_front(frame)
     assert sorted(found.index) == expected
     assert found["params"].is_monotonic_increasing
     pd.testing.assert_frame_equal(found.sort_index(), frame.loc[expected])
@@ -29,13 +29,13 @@ def test_it_is_what_no_other_row_beats(rows: list[tuple[float, float]]) -> None:
 
 def test_ties_are_all_kept_in_the_order_given() -> None:
     frame = pd.DataFrame({"name": list("abcd"), "f1": [2, 1, 2, 2], "flops": [5, 1, 5, 6]})
-    assert pareto(frame, "f1", "flops")["name"].tolist() == ["b", "a", "c"]
+    assert find_pareto_front(frame, "f1", "flops")["name"].tolist() == ["b", "a", "c"]
 
 
 def test_an_unknown_column_names_the_nearest_and_text_is_refused() -> None:
     frame = pd.DataFrame({"validation": [1.0], "params": ["x"]})
     with pytest.raises(UserError, match="Did you mean 'validation'"):
-        pareto(frame, "validatoin")
+        find_pareto_front(frame, "validatoin")
     with pytest.raises(UserError, match="'params' holds no numbers"):
-        pareto(frame)
-    assert pareto(frame.iloc[:0].astype(float)).empty
+        find_pareto_front(frame)
+    assert find_pareto_front(frame.iloc[:0].astype(float)).empty

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from raycomp.errors import UserError
-from raycomp.report.query import where
+from raycomp.report.query import filter_rows
 
 FRAME = pd.DataFrame(
     {
@@ -30,7 +30,7 @@ FRAME = pd.DataFrame(
     ],
 )
 def test_expressions(text: str, rows: list[str]) -> None:
-    assert where(FRAME, text)["budget"].tolist() == rows
+    assert filter_rows(FRAME, text)["budget"].tolist() == rows
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,9 @@ def test_expressions(text: str, rows: list[str]) -> None:
 )
 def test_nothing_else_is_evaluated(text: str) -> None:
     with pytest.raises(UserError):
-        where(FRAME, text)
+        filter_rows(FRAME, text)
 
 
 def test_an_unknown_column_is_named() -> None:
     with pytest.raises(UserError, match="Did you mean 'params'"):
-        where(FRAME, "parms < 3")
+        filter_rows(FRAME, "parms < 3")

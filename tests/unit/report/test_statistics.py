@@ -10,12 +10,12 @@ from raycomp.data.metrics import compute
 from raycomp.report.statistics import (
     NO_DIFFERENCE,
     Predictions,
-    break_even,
-    compare,
-    estimate,
-    rank_agreement,
-    replicates,
-    weighted,
+    bootstrap_replicates,
+    break_even_budgets,
+    compare_variants,
+    estimate_mean,
+    kendall_tau,
+    weighted_metric,
 )
 
 
@@ -28,16 +28,16 @@ def answers(right: float, rows: int = 400, seed: int = 0, classes: int = 2) -> P
 
 
 def test_mean_deviation_and_student_s_interval_by_hand() -> None:
-    found = estimate([0.80, 0.82, 0.87])
+    found = estimate_mean([0.80, 0.82, 0.87])
     assert found.mean == pytest.approx(0.83)
     assert found.sd == pytest.approx(0.0360555, abs=1e-7)  # sqrt((.03^2 + .01^2 + .04^2) / 2)
     assert found.high - found.mean == pytest.approx(4.302653 * 0.0360555 / math.sqrt(3), abs=1e-6)
     assert found.basis == "seeds"
-    alone = estimate([0.8])
+    alone = estimate_mean([0.8])
     assert math.isnan(alone.sd)
     assert math.isnan(alone.low)
     assert alone.basis == ""
-    same = estimate([0.8, 0.8])
+    same = estimate_mean([0.8, 0.8])
     assert (same.sd, same.low, same.high) == (0, 0.8, 0.8)
 
 
@@ -51,7 +51,7 @@ def test_weighted_metrics_are_those_of_repeated_rows(metric: str, classes: int) 
     expected = [
         compute([metric], np.repeat(labels, w), np.repeat(logits, w, axis=0))[metric] for w in weights
     ]
-    assert weighted(metric, labels, logits, weights) == pytest.approx(expected)
+    assert weighted_metric(metric, labels, logits, weights) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("metric", ["pearson", "spearman", "pearson_spearman"])
@@ -63,7 +63,7 @@ def test_weighted_correlations_are_those_of_repeated_rows(metric: str) -> None:
     expected = [
         compute([metric], np.repeat(labels, w), np.repeat(logits, w, axis=0))[metric] for w in weights
     ]
-    assert weighted(metric, labels, logits, weights) == pytest.approx(expected, abs=1e-6)
+    assert weighted_metric(metric, labels, logits, weights) == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_interval_of_one_seed_is_scipy_s_bootstrap() -> None:
@@ -72,23 +72,27 @@ def test_the_interval_of_one_seed_is_scipy_s_bootstrap() -> None:
     expected = stats.bootstrap(
         (right,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
-    found = estimate([one.value("accuracy")], "accuracy", [one])
+    found = estimate_mean([one.value("accuracy")], "accuracy", [one])
     assert found.basis == "examples"
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.006)
-    assert estimate([one.value("accuracy")], "accuracy", [one]) == found  # the draws are seeded
+    assert estimate_mean([one.value("accuracy")], "accuracy", [one]) == found  # the draws are seeded
 
 
 def test_seeds_widen_the_interval() -> None:
     alike = [answers(0.8, seed=0)] * 3
     unlike = [answers(r, seed=s) for s, r in enumerate((0.7, 0.8, 0.9))]
-    assert np.std(replicates("accuracy", unlike)) > 1.5 * np.std(replicates("accuracy", alike))
+    assert np.std(bootstrap_replicates("accuracy", unlike)) > 1.5 * np.std(
+        bootstrap_replicates("accuracy", alike)
+    )
 
 
 def test_two_splits_count_alike_however_many_rows_they_have() -> None:
     small, large = answers(1.0, rows=50), answers(0.5, rows=800)
     both = Predictions((*small.labels, *large.labels), (*small.logits, *large.logits))
     assert both.value("accuracy") == pytest.approx((1 + large.value("accuracy")) / 2)
-    assert np.mean(replicates("accuracy", [both])) == pytest.approx(both.value("accuracy"), abs=0.005)
+    assert np.mean(bootstrap_replicates("accuracy", [both])) == pytest.approx(
+        both.value("accuracy"), abs=0.005
+    )
 
 
 def test_a_paired_test_sees_what_two_intervals_do_not() -> None:
@@ -99,15 +103,15 @@ def test_a_paired_test_sees_what_two_intervals_do_not() -> None:
     logits[right] = logits[right][:, ::-1]
     second = Predictions(first.labels, (logits,))
     a, b = first.value("accuracy"), second.value("accuracy")
-    alone = [estimate([v], "accuracy", [x]) for v, x in ((a, first), (b, second))]
+    alone = [estimate_mean([v], "accuracy", [x]) for v, x in ((a, first), (b, second))]
     assert alone[1].high > alone[0].low
-    found = compare([a], [b], "accuracy", ([first], [second]))
+    found = compare_variants([a], [b], "accuracy", ([first], [second]))
     assert found.test == "paired bootstrap"
     assert found.difference == pytest.approx(12 / 400)
     assert found.low > 0
     assert found.p < 0.01
     assert found.verdict == "higher"
-    assert compare([b], [a], "accuracy", ([second], [first])).verdict == "lower"
+    assert compare_variants([b], [a], "accuracy", ([second], [first])).verdict == "lower"
 
 
 def test_equal_models_are_not_told_apart_as_often_as_the_level_says() -> None:
@@ -115,40 +119,40 @@ def test_equal_models_are_not_told_apart_as_often_as_the_level_says() -> None:
     for i in range(100):
         one, other = answers(0.8, rows=200, seed=2 * i), answers(0.8, rows=200, seed=2 * i + 1)
         values = [[m.value("accuracy")] for m in (one, other)]
-        told += compare(*values, "accuracy", ([one], [other])).verdict != NO_DIFFERENCE
+        told += compare_variants(*values, "accuracy", ([one], [other])).verdict != NO_DIFFERENCE
     assert told <= 100 * (0.05 + 4 * math.sqrt(0.05 * 0.95 / 100))
 
 
 def test_seeds_alone_are_a_paired_t_test() -> None:
     first, second = [0.81, 0.84, 0.86], [0.80, 0.82, 0.83]
-    found = compare(first, second)
+    found = compare_variants(first, second)
     assert found.test == "paired t-test"
     assert found.p == pytest.approx(stats.ttest_rel(first, second).pvalue)
     assert (found.low <= 0 <= found.high) == (found.p > 0.05)
     assert found.verdict == NO_DIFFERENCE
-    assert compare([0.5, 0.5], [0.5, 0.5]).p == 1
-    assert compare([0.8], [0.7]).verdict == "no test: fewer than 2 pairs"
-    assert compare([], []).verdict == "no test: no pair of runs"
+    assert compare_variants([0.5, 0.5], [0.5, 0.5]).p == 1
+    assert compare_variants([0.8], [0.7]).verdict == "no test: fewer than 2 pairs"
+    assert compare_variants([], []).verdict == "no test: no pair of runs"
 
 
 def test_models_that_were_asked_other_examples_are_not_paired_by_example() -> None:
     first = [answers(0.8, seed=s) for s in range(2)]
     second = [answers(0.8, rows=300, seed=s) for s in range(2)]
     values = [[m.value("accuracy") for m in one] for one in (first, second)]
-    assert compare(*values, "accuracy", (first, second)).test == "paired t-test"
+    assert compare_variants(*values, "accuracy", (first, second)).test == "paired t-test"
 
 
 def test_rank_agreement_by_hand() -> None:
     # Of 6 pairs, 5 agree and 1 does not: tau = 4/6; p = 2 * (1 + 3) / 24.
-    tau, p = rank_agreement([1, 2, 3, 4], [1, 2, 4, 3])
+    tau, p = kendall_tau([1, 2, 3, 4], [1, 2, 4, 3])
     assert tau == pytest.approx(4 / 6)
     assert p == pytest.approx(8 / 24)
-    assert math.isnan(rank_agreement([1, 2, 3], [5, 5, 5])[0])
-    assert math.isnan(rank_agreement([1, 2], [1, 2])[0])
+    assert math.isnan(kendall_tau([1, 2, 3], [5, 5, 5])[0])
+    assert math.isnan(kendall_tau([1, 2], [1, 2])[0])
 
 
 def test_break_even() -> None:
-    assert break_even(100, 5, 30) == 4
-    assert break_even(100, 5, 25) == 5
-    assert break_even(0, 5, 30) == 1
-    assert break_even(100, 30, 30) is None
+    assert break_even_budgets(100, 5, 30) == 4
+    assert break_even_budgets(100, 5, 25) == 5
+    assert break_even_budgets(0, 5, 30) == 1
+    assert break_even_budgets(100, 30, 30) is None

@@ -14,18 +14,18 @@ import pytest
 
 from raycomp.cli import output as printing
 from raycomp.errors import UserError
-from raycomp.report import ablation_table, load, load_study_results, write_report
+from raycomp.report import ablation_table, load_study_results, load_tables, write_report
 from raycomp.report.statistics import NO_DIFFERENCE, Predictions
 from raycomp.report.study_results import (
     COLUMNS,
     StudyResults,
-    amortised,
     cost_table,
+    find_break_evens,
     rank_table,
     search_table,
 )
-from raycomp.report.study_tables import heading, sentences, tables
-from raycomp.report.uncertainty_section import reading
+from raycomp.report.study_tables import build_study_sentences, build_study_tables, format_study_heading
+from raycomp.report.uncertainty_section import build_uncertainty_section
 from raycomp.storage.files import predictions_path, write_array
 from raycomp.storage.tables import part_files, read_table, write_rows
 from tests.unit.report.made import made
@@ -98,15 +98,15 @@ def test_what_is_missing_is_no_row(tmp_path: Path) -> None:
         if path.stem != "plain-demo-polarity-s0":
             path.unlink()
     study = load_study_results(folder)
-    assert (study.finished, study.cells) == (1, 9)
-    assert "1 of 9 runs" in heading(study)
+    assert (study.num_finished, study.num_runs) == (1, 9)
+    assert "1 of 9 runs" in format_study_heading(study)
     table = ablation_table(study)
     assert set(table["variant"]) == {"teacher", "plain"}
     assert table["sd"].isna().all()
     for path in part_files(folder, "ablations"):
         path.unlink()
     assert ablation_table(folder).empty
-    assert tables(load_study_results(folder)) == []
+    assert build_study_tables(load_study_results(folder)) == []
     assert "No run of this study has ended yet." in read(write_report(folder, tmp_path / "x.html")).text
 
 
@@ -120,17 +120,17 @@ def test_ranks_searches_and_costs(folder: Path) -> None:
     assert found["best10"].tolist() == pytest.approx([0.78, 0.81, 0.81])
     costs = cost_table(folder).set_index(["variant", "stage"])["seconds"]
     assert costs["plain", "super-network"] == 98
-    first = amortised(folder)[0]
+    first = find_break_evens(folder)[0]
     assert (first["once"], first["each_after"], first["each_apart"]) == (100, 5, 30)
     assert first["budgets"] == 4  # 100 + 4 * 5 = 4 * 30
     # Fine-tuned as they were deployed: the super-network is paid for as well.
-    assert amortised(replace(load_study_results(folder), alone=frozenset())) == []
+    assert find_break_evens(replace(load_study_results(folder), teacher_started=frozenset())) == []
 
 
 def test_only_searches_for_the_same_budgets_race(folder: Path, tmp_path: Path) -> None:
     def raced(study: StudyResults) -> bool:
-        shown = any("after so many evaluations" in t.title for t in tables(study))
-        assert any("evaluations" in s for s in sentences(study)) == shown
+        shown = any("after so many evaluations" in t.title for t in build_study_tables(study))
+        assert any("evaluations" in s for s in build_study_sentences(study)) == shown
         return shown
 
     assert raced(load_study_results(folder))
@@ -155,13 +155,13 @@ def test_only_who_compresses_budgets_apart_is_held_against_once(folder: Path) ->
     ]
     # "good" has one budget and a super-network for it; "same" has both budgets, as the first one has.
     frame = frame[~((frame["variant"] == "good") & (frame["budget"] == "third"))]
-    found = amortised(replace(study, frame=pd.concat([frame, pd.DataFrame(seconds)])))
+    found = find_break_evens(replace(study, frame=pd.concat([frame, pd.DataFrame(seconds)])))
     assert [(r["variant"], r["each_apart"]) for r in found] == [("good", 60.0)]
 
 
 def test_tables_and_sentences_say_it_in_the_paper_s_layout(folder: Path) -> None:
     study = load_study_results(folder)
-    layout, statistics, *_ = tables(study)
+    layout, statistics, *_ = build_study_tables(study)
     assert layout.columns == ["variant", TASK, f"{TASK} half", f"{TASK} third"]
     assert [r[0] for r in layout.rows] == ["teacher", "plain", "good", "same"]
     assert layout.rows[1][2].endswith("(0.841)")
@@ -169,7 +169,7 @@ def test_tables_and_sentences_say_it_in_the_paper_s_layout(folder: Path) -> None
     shown = {tuple(r[1:3]): r[-1] for r in statistics.rows}
     assert shown["half", "same"] == NO_DIFFERENCE
     assert shown["half", "plain"] == ""
-    said = " ".join(sentences(study))
+    said = " ".join(build_study_sentences(study))
     assert "plain reached good's best of 24 evaluations (0.830) after 16." in said
     assert "plain costs no more from 4 budgets on" in said
     assert "over 3 seeds" in said
@@ -201,17 +201,17 @@ def test_the_page_of_a_run_bootstraps_what_is_no_share(tmp_path: Path) -> None:
     write_rows(run, "deployments", rows, "yoco")
     write_array(predictions_path(run, "labels", "validation"), truth)
     write_array(predictions_path(run, "yoco-half", "validation"), kept.logits[0])
-    found = {r["name"]: r for r in reading(load(run), "matthews")["rows"]}
+    found = {r["name"]: r for r in build_uncertainty_section(load_tables(run), "matthews")["rows"]}
     low, high = map(float, found["yoco half"]["interval"].split(" to "))
     assert low < kept.value("matthews") < high
     assert found["yoco flops"]["interval"] == ""  # its answers were not kept
 
 
 def test_load_takes_studies_and_storages(folder: Path) -> None:
-    found = load(folder)
+    found = load_tables(folder)
     assert len(found.runs) == 9
     assert len(found.ablations) == len(load_study_results(folder).frame)
-    storage = load(folder.parent)  # of a study below a storage, the table alone
+    storage = load_tables(folder.parent)  # of a study below a storage, the table alone
     assert storage.runs == ()
     assert len(storage.ablations) == len(found.ablations)
     assert [s.id for s in storage.studies] == [folder.name]

@@ -7,13 +7,13 @@ import pytest
 from scipy import stats
 
 from raycomp.report.uncertainty import (
-    against_teacher,
-    among,
-    difference,
-    of_the_gap,
-    pooled,
+    describe_best,
+    describe_gap,
+    describe_teacher_difference,
+    effective_examples,
+    newcombe_interval,
     standard_error,
-    wilson,
+    wilson_interval,
 )
 
 
@@ -25,13 +25,13 @@ def test_the_standard_error_is_that_of_binomial_counts() -> None:
 @pytest.mark.parametrize(("right", "examples"), [(0, 20), (7, 20), (845, 1000), (20, 20)])
 def test_wilson_is_scipy_s(right: int, examples: int) -> None:
     expected = stats.binomtest(right, examples).proportion_ci(method="wilson")
-    found = wilson(right / examples, examples)
+    found = wilson_interval(right / examples, examples)
     assert found == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
 def test_newcombe_s_published_example() -> None:
     # Newcombe 1998, Table II, (a): 56/70 - 48/80, method 10.
-    assert difference(56 / 70, 70, 48 / 80, 80) == pytest.approx((0.0524, 0.3339), abs=1e-4)
+    assert newcombe_interval(56 / 70, 70, 48 / 80, 80) == pytest.approx((0.0524, 0.3339), abs=1e-4)
 
 
 def test_an_interval_of_equal_shares_covers_zero_as_often_as_it_says() -> None:
@@ -39,28 +39,32 @@ def test_an_interval_of_equal_shares_covers_zero_as_often_as_it_says() -> None:
     first, second = rng.binomial(500, 0.85, 2000) / 500, rng.binomial(500, 0.85, 2000) / 500
     covered = 0
     for a, b in zip(first, second, strict=True):
-        low, high = difference(float(a), 500, float(b), 500)
+        low, high = newcombe_interval(float(a), 500, float(b), 500)
         covered += low <= 0 <= high
     assert covered / 2000 == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / 2000))
 
 
 def test_two_splits_are_worth_what_their_mean_varies() -> None:
-    assert pooled([1000]) == 1000
-    assert pooled([1000, 1000]) == pytest.approx(2000)
-    assert pooled([100, 900]) == pytest.approx(4 / (1 / 100 + 1 / 900))
+    assert effective_examples([1000]) == 1000
+    assert effective_examples([1000, 1000]) == pytest.approx(2000)
+    assert effective_examples([100, 900]) == pytest.approx(4 / (1 / 100 + 1 / 900))
     with pytest.raises(ValueError, match="at least one"):
-        pooled([])
+        effective_examples([])
 
 
 def test_sentences_say_on_which_side_of_its_interval_a_difference_lies() -> None:
-    assert "do not tell the two apart" in against_teacher(0.839, 0.845, 1000)
-    assert "(paired: -0.012 to -0.001)" in against_teacher(0.839, 0.845, 1000, (-0.012, -0.001))
-    assert "do not explain by chance" in against_teacher(0.70, 0.845, 1000)
-    assert "inside the interval" in of_the_gap(0.85, 750, 0.83, 1000, 0.01)
-    assert "the teacher's own gap, +0.010" in of_the_gap(0.95, 750, 0.80, 1000, 0.01)
-    said = among([("a", 0.80), ("b", 0.90), ("c", 0.895)], 1000)
+    assert "do not tell the two apart" in describe_teacher_difference(0.839, 0.845, 1000)
+    assert "(paired: -0.012 to -0.001)" in describe_teacher_difference(
+        0.839, 0.845, 1000, (-0.012, -0.001)
+    )
+    assert "do not explain by chance" in describe_teacher_difference(0.70, 0.845, 1000)
+    assert "inside the interval" in describe_gap(0.85, 750, 0.83, 1000, 0.01)
+    assert "the teacher's own gap, +0.010" in describe_gap(0.95, 750, 0.80, 1000, 0.01)
+    said = describe_best([("a", 0.80), ("b", 0.90), ("c", 0.895)], 1000)
     assert said.startswith("Best on validation: b")
     assert "inside its interval: c." in said
     assert "by more than chance: a." in said
-    said = among([("a", 0.80), ("b", 0.90), ("c", 0.895)], 1000, lambda one, other: (0.001, 0.009))
+    said = describe_best(
+        [("a", 0.80), ("b", 0.90), ("c", 0.895)], 1000, lambda one, other: (0.001, 0.009)
+    )
     assert "by more than chance: c, a." in said

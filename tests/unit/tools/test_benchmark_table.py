@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.measure import Claim, Paired
 from raycomp.errors import UserError
-from raycomp.report.growth import Point
+from raycomp.report.growth import GrowthPoint
 from tools import benchmark_table as table
 
 CLAIMS = [
@@ -19,19 +19,19 @@ CLAIMS = [
     Claim.of("c / d", Paired((2.0, 4.0, 6.0), (4.0, 4.0, 4.0)), "higher", 10.0),
 ]
 POINTS = [
-    Point("budgets", "wall time", 1, 2, "s"),
-    Point("budgets", "wall time", 4, 4, "s"),
-    Point("data", "tokenising", 250, 0.5, "s"),
+    GrowthPoint("budgets", "wall time", 1, 2, "s"),
+    GrowthPoint("budgets", "wall time", 4, 4, "s"),
+    GrowthPoint("data", "tokenising", 250, 0.5, "s"),
 ]
 
 
-def write(path: Path, rows: list[Claim] | list[Point]) -> Path:
+def write(path: Path, rows: list[Claim] | list[GrowthPoint]) -> Path:
     path.write_text(json.dumps([asdict(r) for r in rows]))
     return path
 
 
 def test_a_row_a_claim(tmp_path: Path) -> None:
-    name, text = table.table_of(write(tmp_path / "xeon-2026-01-01.json", CLAIMS))
+    name, text = table.build_table(write(tmp_path / "xeon-2026-01-01.json", CLAIMS))
     assert name == "claims"
     assert text.splitlines() == [
         "From `xeon-2026-01-01.json`.",
@@ -44,7 +44,7 @@ def test_a_row_a_claim(tmp_path: Path) -> None:
 
 
 def test_a_row_a_series(tmp_path: Path) -> None:
-    name, text = table.table_of(write(tmp_path / "growth.json", POINTS))
+    name, text = table.build_table(write(tmp_path / "growth.json", POINTS))
     assert name == "growth"
     assert text.splitlines()[4:] == [
         "| budgets | wall time, s | 1: 2, 4: 4 | 0.50 |",
@@ -84,9 +84,9 @@ def test_another_file_is_one_message(
 
 def test_a_document_without_marks_is_one_message() -> None:
     with pytest.raises(UserError, match="lacks a line <!-- claims -->"):
-        table.placed("text <!-- end of claims -->", "claims", "")
+        table.replace_between_marks("text <!-- end of claims -->", "claims", "")
 
 
 def test_the_document_has_the_marks() -> None:
     for name in ("claims", "growth"):
-        assert "new" in table.placed(table.README.read_text(), name, "new")
+        assert "new" in table.replace_between_marks(table.README.read_text(), name, "new")

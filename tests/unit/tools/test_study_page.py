@@ -11,18 +11,18 @@ from raycomp.errors import UserError
 from raycomp.report import ablation_table
 from raycomp.report.study_tables import TextTable
 from tests.unit.report.made_study import made_study
-from tools.study_page import markdown, write
+from tools.study_page import format_markdown, write_page
 
 
 def test_the_page_holds_the_study_and_keeps_a_person_s_words(tmp_path: Path) -> None:
     folder = made_study(tmp_path)
-    page = write(folder, tmp_path / "results")
+    page = write_page(folder, tmp_path / "results")
     text = page.read_text()
     mean = ablation_table(folder).query("variant == 'good' and budget == 'half'")["mean"].item()
     assert f"| {mean:.3f} ± " in text
     assert "jobs/studies/tiny.toml --preset small" in text
     page.write_text(text.replace("| good |", "| wrong |") + "\n## What it says\n\nMuch.\n")
-    again = write(folder, tmp_path / "results").read_text()
+    again = write_page(folder, tmp_path / "results").read_text()
     assert again == text + "\n## What it says\n\nMuch.\n"
     kept = pd.read_csv(page.with_suffix(".csv"))
     assert kept.columns.tolist() == ablation_table(folder).columns.tolist()
@@ -39,10 +39,10 @@ def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
     out.mkdir()
     (out / "tiny.md").write_text("by hand\n")
     with pytest.raises(UserError, match="lacks a line"):
-        write(folder, out)
+        write_page(folder, out)
     assert (out / "tiny.md").read_text() == "by hand\n"
 
 
 def test_a_bar_in_a_cell_does_not_end_it() -> None:
     table = TextTable("t", ["a", "b"], [["x|y", "1"]])
-    assert markdown(table).splitlines()[2:] == ["| a | b |", "|---|--:|", "| x\\|y | 1 |"]
+    assert format_markdown(table).splitlines()[2:] == ["| a | b |", "|---|--:|", "| x\\|y | 1 |"]
