@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import run_all
-from benchmarks.growth import Network, exponent
+from benchmarks.growth import Network, fit_exponent
 from benchmarks.measure import Claim, NotMeasured, Paired, Settings, alternating, main, turns
 from raycomp.errors import UserError
 
@@ -121,8 +121,8 @@ def test_machines_have_plain_names() -> None:
 
 
 def test_growth_is_the_slope_on_logarithms() -> None:
-    assert exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
-    assert exponent([1, 10, 100], [7, 7, 7]) == pytest.approx(0)
+    assert fit_exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
+    assert fit_exponent([1, 10, 100], [7, 7, 7]) == pytest.approx(0)
 
 
 def test_a_ring_sends_each_byte_nearly_twice() -> None:
