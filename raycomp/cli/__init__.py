@@ -1,1 +1,1 @@
-"""The command line: one module per group of commands, their options and their printed output."""
+"""The command line: commands, their options, and what they print."""

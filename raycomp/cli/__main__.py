@@ -1,4 +1,4 @@
-"""Run the command line as `python -m raycomp.cli`."""
+"""Run the command line with `python -m raycomp.cli`."""
 
 from raycomp.cli.main import main
 

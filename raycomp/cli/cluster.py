@@ -1,11 +1,11 @@
-"""Commands that speak with a cluster through Ray's job API: submit, status, logs, stop."""
+"""Commands that use the job API of a Ray cluster: submit, status, logs, stop."""
 
 from __future__ import annotations
 
 import sys
 import time
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,84 +19,105 @@ from raycomp.cli.output import print_json
 def submit(
     job: JobFile,
     storage: Annotated[
-        str, typer.Option("--storage", help="Folder of the runs on the head node, or a URL.")
+        str,
+        typer.Option("--storage", help="Absolute directory on the head node for the runs, or a URL."),
     ],
     sets: Sets = None,
     preset: Preset = "",
     address: Address = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Print the id and leave.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Print the job id and return at once.")
+    ] = False,
     installed: Annotated[
-        bool, typer.Option("--installed", help="The cluster's image has raycomp: send no source.")
+        bool,
+        typer.Option("--installed", help="Use the raycomp of the cluster's image; upload no source."),
     ] = False,
 ) -> None:
-    """Run a job or a study on a Ray cluster; its output is shown here, its exit code is this command's.
+    """Run a job or a study on a Ray cluster, print its output, and return its exit code.
 
     Example: raycomp submit jobs/quickstart.toml --address http://127.0.0.1:8265 --storage /mnt/runs
     """
-    loaded = load_work(job, sets, preset)
+    work = load_work(job, sets, preset)
     from raycomp.runtime.cluster import submission as cluster_jobs
 
-    identity = cluster_jobs.submit(loaded, storage, address, installed=installed)
+    identity = cluster_jobs.submit(work, storage, address, installed=installed)
     if detach:
         print(identity)
         return
-    print(f"job {identity}; ^C leaves it running, `raycomp stop {identity}` ends it", file=sys.stderr)
-    _follow(identity, address)
+
+    print(
+        f"Job {identity} is submitted. Ctrl-C leaves it running; `raycomp stop {identity}` stops it.",
+        file=sys.stderr,
+    )
+    _follow_job(identity, address)
 
 
 def status(address: Address = None, as_json: AsJson = False) -> None:
-    """List the jobs that were submitted to a cluster.
+    """List the raycomp jobs of a cluster, the latest first.
 
     Example: raycomp status --address http://127.0.0.1:8265
     """
     from raycomp.runtime.cluster import submission as cluster_jobs
 
-    found = cluster_jobs.list_jobs(address)
+    rows = cluster_jobs.list_jobs(address)
     if as_json:
-        print_json(found)
-    elif not found:
-        print("no job was submitted there")
+        print_json(rows)
+    elif not rows:
+        print("No raycomp job was submitted to this cluster.")
     else:
-        table = Table(box=None, pad_edge=False)
-        for name in ("id", "status", "started", "took"):
-            table.add_column(name)
-        for row in found:
-            began = datetime.fromtimestamp(row["started"], UTC)
-            took = f"{(row['ended'] or time.time()) - row['started']:.0f} s"
-            table.add_row(
-                escape(row["id"]), row["status"].lower(), f"{began:%Y-%m-%d %H:%M:%S} UTC", took
-            )
-        Console(width=max(120, Console().width)).print(table)
+        _print_jobs(rows)
+
+
+def _print_jobs(rows: list[dict[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for name in ("id", "status", "started", "took"):
+        table.add_column(name)
+
+    for row in rows:
+        started = datetime.fromtimestamp(row["started"], UTC)
+        seconds = (row["ended"] or time.time()) - row["started"]
+        table.add_row(
+            escape(row["id"]),
+            row["status"].lower(),
+            f"{started:%Y-%m-%d %H:%M:%S} UTC",
+            f"{seconds:.0f} s",
+        )
+
+    # Job ids are long: a narrow terminal would break them, and they could not be copied.
+    Console(width=max(120, Console().width)).print(table)
 
 
 def logs(
     identity: JobId,
     address: Address = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print new output until the job ends.")
+    ] = False,
 ) -> None:
-    """Print what a submitted job has written.
+    """Print the output of a submitted job.
 
     Example: raycomp logs quickstart-1f3a9c02-5e6f7a8b --follow
     """
     from raycomp.runtime.cluster import submission as cluster_jobs
 
     if follow:
-        _follow(identity, address)
+        _follow_job(identity, address)
     else:
         print(cluster_jobs.read_logs(identity, address), end="")
 
 
 def stop(identity: JobId, address: Address = None) -> None:
-    """Stop a submitted job; submitting it again goes on where it stopped.
+    """Stop a submitted job. Submit the same job again to resume it.
 
     Example: raycomp stop quickstart-1f3a9c02-5e6f7a8b
     """
     from raycomp.runtime.cluster import submission as cluster_jobs
 
-    print(f"job {identity}: {cluster_jobs.stop_job(identity, address).lower()}")
+    print(f"Job {identity}: {cluster_jobs.stop_job(identity, address).lower()}")
 
 
-def _follow(identity: str, address: str | None) -> None:
+def _follow_job(identity: str, address: str | None) -> None:
+    """Print a job's output until it ends, and exit with its exit code if that is not 0."""
     from raycomp.runtime.cluster import submission as cluster_jobs
 
     def write(text: str) -> None:

@@ -1,4 +1,4 @@
-"""The command line: messages for people, figures with --json for scripts."""
+"""The `raycomp` command: messages for people, and JSON for scripts with --json."""
 
 from __future__ import annotations
 
@@ -33,26 +33,33 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+USER_ERROR = 2
 INTERRUPTED = 130
+LONGEST_LINE = 4000
+"""Characters of an error message on one line; a longer message is cut."""
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one message and exit code 2."""
+    """Run the command line.
+
+    A `UserError` becomes one message and exit code 2; Ctrl-C becomes exit code 130.
+    """
     try:
         app()
     except UserError as error:
         for line in str(error).splitlines():
-            print(f"error: {shown(line, 4000)}", file=sys.stderr)
-        raise SystemExit(2) from None
+            print(f"Error: {shown(line, LONGEST_LINE)}", file=sys.stderr)
+        raise SystemExit(USER_ERROR) from None
     except OSError as error:
         if error.filename is None:
             raise
         name = shown(str(error.filename))
-        print(f"error: {name} cannot be used: {error.strerror}", file=sys.stderr)
-        raise SystemExit(2) from None
+        print(f"Error: Cannot use {name}: {error.strerror}.", file=sys.stderr)
+        raise SystemExit(USER_ERROR) from None
     except SystemExit as error:
-        if error.code == INTERRUPTED:  # as typer says ^C
-            print("interrupted; the same command goes on from here", file=sys.stderr)
+        # Typer turns KeyboardInterrupt into this exit code.
+        if error.code == INTERRUPTED:
+            print("Interrupted. Run the same command again to resume.", file=sys.stderr)
         raise
 
 
@@ -61,35 +68,42 @@ def plan(
     job: JobFile,
     sets: Sets = None,
     nodes: Annotated[
-        int | None, typer.Option("--nodes", help="Machines to say time and cost on.", min=1, max=10_000)
+        int | None,
+        typer.Option("--nodes", help="Number of machines to forecast for.", min=1, max=10_000),
     ] = None,
-    gpus: Annotated[int, typer.Option("--gpus", help="GPUs of each machine.", min=0, max=64)] = 0,
+    gpus: Annotated[int, typer.Option("--gpus", help="GPUs per machine.", min=0, max=64)] = 0,
     price: Annotated[
-        float | None, typer.Option("--price-per-hour", help="Of one machine.", min=0, max=1e6)
+        float | None,
+        typer.Option("--price-per-hour", help="Price of one machine for one hour.", min=0, max=1e6),
     ] = None,
     gigabits: Annotated[
-        float, typer.Option("--bandwidth", help="Gigabits a second between machines.", min=0.1, max=1e5)
+        float,
+        typer.Option("--bandwidth", help="Network between machines in Gbit/s.", min=0.1, max=1e5),
     ] = 25.0,
     runs: Annotated[
-        Path, typer.Option("--runs", help="Folder of runs: their measured steps are used.")
+        Path,
+        typer.Option("--runs", help="Directory of earlier runs, whose measured step times are used."),
     ] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Say what a job would do, before anything is spent.
+    """Predict the size, time and cost of a job without running it.
 
     Example: raycomp plan jobs/quickstart.toml --nodes 8 --gpus 8 --price-per-hour 30
     """
     from raycomp.runtime.pipeline.forecast import Machines
     from raycomp.runtime.pipeline.plan import make_plan
 
-    asked = nodes is not None or gpus > 0 or price is not None
-    machines = Machines(nodes or 1, gpus, price, gigabits) if asked else None
-    found = make_plan(load_job(job, sets), machines, runs)
+    machines = None
+    if nodes is not None or gpus > 0 or price is not None:
+        machines = Machines(nodes or 1, gpus, price, gigabits)
+
+    prediction = make_plan(load_job(job, sets), machines, runs)
     if as_json:
-        print_json(found)
+        print_json(prediction)
     else:
-        print_plan(found)
-    if not all(b["feasible"] for b in found["budgets"]):
+        print_plan(prediction)
+
+    if not all(budget["feasible"] for budget in prediction["budgets"]):
         raise typer.Exit(1)
 
 
@@ -101,71 +115,77 @@ def run(
     as_json: AsJson = False,
     preset: Preset = "",
 ) -> None:
-    """Run a job or a study to its end; the same command goes on after an interruption.
+    """Run a job or a study. After an interruption, the same command resumes it.
 
     Example: raycomp run jobs/quickstart.toml --set run.seed=1
     """
-    loaded = load_work(job, sets, preset)
+    work = load_work(job, sets, preset)
     from raycomp.runtime.cluster.progress import Progress
     from raycomp.storage.location import is_url
 
-    name = _run(loaded, storage, Progress(enabled=False if as_json else None), as_json)
+    # Standard output is one JSON document with --json, and a bar would be noise in a script's log.
+    progress = Progress(enabled=False) if as_json else Progress()
+    name = _run_work(work, storage, progress, as_json)
     if is_url(storage) and not as_json:
-        print(f"copied to {storage}, as {name}")
+        print(f"The run directory was copied to {storage} as {name}.")
 
 
-def _run(work: Job | StudySpec, storage: str, progress: Progress, as_json: bool) -> str:
-    """Run a job or a study, write its page, show its table; return its folder's name."""
+def _run_work(work: Job | StudySpec, storage: str, progress: Progress, as_json: bool) -> str:
+    """Run a job or a study, write its report, print its table, and return its directory's name."""
     from raycomp.storage.location import opened
 
     if isinstance(work, StudySpec):
         from raycomp.report import write_report
         from raycomp.runtime.studies.study import run_study
 
-        with opened(storage, work.id) as place:
-            folder = run_study(work, place, progress)
+        with opened(storage, work.id) as root:
+            folder = run_study(work, root, progress)
             write_report([folder], folder / "report.html")
             show_study(folder, as_json)
         return work.id
+
     from raycomp.runtime.pipeline.run import run_job
 
-    with opened(storage, work.run_id) as place:
-        finish_run(run_job(work, place, progress), as_json)
+    with opened(storage, work.run_id) as root:
+        finish_run(run_job(work, root, progress), as_json)
     return work.run_id
 
 
 @app.command("run-request", hidden=True)
 def run_request() -> None:
-    """Run what was submitted: the cluster's side of `submit`."""
+    """Run the request in the working directory: the part of `submit` that the cluster executes."""
     from raycomp.runtime.cluster.progress import Progress
     from raycomp.runtime.cluster.submission import read_request
 
-    loaded, storage = read_request()
+    work, storage = read_request()
     progress = Progress(enabled=False, lines=True)
-    what, name = ("study", loaded.id) if isinstance(loaded, StudySpec) else ("run", loaded.run_id)
-    progress.say(f"{what} {name} on {os.uname().nodename}")
-    _run(loaded, storage, progress, False)
+    title = f"study {work.id}" if isinstance(work, StudySpec) else f"run {work.run_id}"
+    progress.say(f"{title} on {os.uname().nodename}")
+    _run_work(work, storage, progress, False)
 
 
 @app.command()
 def query(
     run: RunPlace,
     where: Annotated[
-        str | None, typer.Option("--where", help='Such as "params < 12e6 and feasible".')
+        str | None,
+        typer.Option("--where", help='Condition on the rows, such as "params < 12e6 and feasible".'),
     ] = None,
     best: Annotated[
-        str | None, typer.Option("--best", help="Only the row with the highest value here.")
+        str | None,
+        typer.Option("--best", metavar="COLUMN", help="Print only the row with the highest value here."),
     ] = None,
     table: Annotated[
         str,
         typer.Option(
-            "--table", help="deployments, evaluations, steps, distribution; ablations of a study."
+            "--table",
+            help="Table to read: deployments, evaluations, steps, distribution, or ablations of a study.",
         ),
     ] = "deployments",
-    limit: Annotated[int, typer.Option("--limit", help="Rows to print.", min=1)] = 50,
+    limit: Annotated[int, typer.Option("--limit", help="Largest number of rows to print.", min=1)] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """Filter a run's tables; works while the run is still writing.
+    """Filter a table of a run, also while the run is in progress.
 
     Example: raycomp query runs/quickstart-1f3a9c02 --where "params < 12e6 and feasible" --best validation
     """
@@ -176,39 +196,52 @@ def query(
     run_dir = fetched(run, is_figure)
     if table != "ablations" or not (run_dir / "study.json").exists():
         _check_run(run_dir)
+
     frame = read_table(run_dir, table)
     if where is not None:
         frame = language.filter_rows(frame, where)
     if best is not None:
         values = language.get_column(frame, best)
         if values.dtype.kind not in "iufb":
-            raise UserError(f"--best {best!r} is no column of numbers")
+            raise UserError(
+                f"The column {best!r} of --best does not contain numbers. Name a column that does."
+            )
         frame = frame.loc[[values.idxmax()]] if values.notna().any() else frame.iloc[:0]
+
     if as_json:
         print_json(json.loads(frame.to_json(orient="records", date_format="iso")))
         return
+
     if frame.empty:
-        print("no row matches")
+        print("No row matches.")
         return
+
     print_frame(frame.head(limit))
     if len(frame) > limit:
-        print(f"{len(frame) - limit:,} more rows; --limit {len(frame)} shows them, --json all")
+        more = len(frame) - limit
+        print(f"{more:,} more rows. --limit {len(frame)} prints them all, and so does --json.")
 
 
 @app.command()
 def report(
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Folders or URLs of runs, or of a storage.")
+        list[str],
+        typer.Argument(metavar="RUN...", help="Run directories, storage directories, or their URLs."),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="The page; RUN/report.html for one run.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Page to write. Default: RUN/report.html."),
     ] = None,
     growth: Annotated[
         Path | None,
-        typer.Option("--growth", metavar="FILE", help="Of benchmarks.growth: draw how cost grows."),
+        typer.Option(
+            "--growth",
+            metavar="FILE",
+            help="Result of benchmarks.growth; adds plots of cost over cluster size.",
+        ),
     ] = None,
 ) -> None:
-    """Write one HTML page on one or several runs; works while they run.
+    """Write an HTML page about one or several runs, also while they are in progress.
 
     Example: raycomp report runs/quickstart-1f3a9c02
     """
@@ -217,10 +250,17 @@ def report(
 
     if out is None:
         if len(runs) > 1:
-            raise UserError("several runs were given; name the page with --out FILE.html")
+            raise UserError(
+                "A page about several runs needs a file name. Name it with --out, such as "
+                "--out report.html."
+            )
         if is_url(runs[0]):
-            raise UserError("a URL was given; name the page with --out FILE.html")
+            raise UserError(
+                "A page about the run of a URL needs a file name. Name it with --out, such as "
+                "--out report.html."
+            )
         out = Path(runs[0]) / "report.html"
+
     print(relative_to_cwd(write_report(runs, out, growth)))
 
 
@@ -228,10 +268,10 @@ def report(
 def export(
     run: RunPlace,
     budget: Annotated[str, typer.Option("--budget", help="Name of the budget.")],
-    out: Annotated[Path, typer.Option("--out", help="New folder for the model.")],
+    out: Annotated[Path, typer.Option("--out", help="New directory for the model.")],
     as_json: AsJson = False,
 ) -> None:
-    """Write a budget's model to a folder of your own; it loads in plain transformers.
+    """Write the model of one budget to a directory that plain transformers loads.
 
     Example: raycomp export runs/quickstart-1f3a9c02 --budget half --out models/half
     """
@@ -244,7 +284,10 @@ def export(
     if as_json:
         print_json(proof)
     else:
-        print(f"{out}: {proof['params']:,} parameters, logits within {proof['parity']:.1g} of the run's")
+        print(
+            f"{out}: {proof['params']:,} parameters. Its logits differ from the run's by at most "
+            f"{proof['parity']:.1g}."
+        )
 
 
 for command in (submit, status, logs, stop):
@@ -252,14 +295,20 @@ for command in (submit, status, logs, stop):
 
 
 def _check_run(run_dir: Path) -> None:
-    if not (run_dir / "job.json").exists():
-        near = ", ".join(sorted(p.name for p in run_dir.parent.glob("*-????????"))[:5])
-        hint = f"; in {run_dir.parent} there are: {near}" if near else ""
-        raise UserError(f"{run_dir} is no run's folder{hint}")
+    """Raise UserError if a directory is not a run directory."""
+    if (run_dir / "job.json").exists():
+        return
+
+    neighbours = sorted(path.name for path in run_dir.parent.glob("*-????????"))[:5]
+    hint = f" Run directories in {run_dir.parent}: {', '.join(neighbours)}." if neighbours else ""
+    raise UserError(
+        f"{run_dir} is not a run directory: job.json is missing. Name a directory that `raycomp run` "
+        f"wrote.{hint}"
+    )
 
 
 def finish_run(run_dir: Path, as_json: bool) -> None:
-    """Write a finished run's page and print its teacher, its deployments, and where all lies."""
+    """Write the report of a finished run and print its table."""
     from raycomp.report import write_report
 
     write_report([run_dir], run_dir / "report.html")

@@ -1,4 +1,4 @@
-"""What several commands of the command line take, and how they read a job file."""
+"""Options that several commands share, and the reading of a job file."""
 
 from __future__ import annotations
 
@@ -12,40 +12,58 @@ from raycomp.config.loader import load_job
 from raycomp.config.study import StudySpec, is_study_file, load_study_file
 from raycomp.errors import UserError
 
-JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (TOML).")]
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file or study file (TOML).")]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set train.epochs=2"),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override one setting, such as train.epochs=2. Repeatable."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Storage = Annotated[
-    str, typer.Option("--storage", help="Folder that holds the runs, or a URL such as s3://bucket/runs.")
+    str,
+    typer.Option(
+        "--storage", help="Directory for the run directories, or a URL such as s3://bucket/runs."
+    ),
 ]
-Preset = Annotated[str, typer.Option("--preset", help="Of a study: small ends in minutes on two cores.")]
+Preset = Annotated[
+    str,
+    typer.Option(
+        "--preset", help="Preset of a study file. The preset small takes minutes on two CPU cores."
+    ),
+]
 RunPlace = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run's folder, such as runs/NAME-HASH, or its URL.")
+    str, typer.Argument(metavar="RUN", help="Run directory, such as runs/NAME-HASH, or its URL.")
 ]
 Address = Annotated[
     str | None,
     typer.Option(
         "--address",
         metavar="URL",
-        help="Dashboard of the cluster; RAY_API_SERVER_ADDRESS or http://127.0.0.1:8265 by default.",
+        help="Dashboard of the cluster. Default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265.",
     ),
 ]
-JobId = Annotated[str, typer.Argument(metavar="ID", help="What `raycomp submit` printed.")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="Job id that `raycomp submit` printed.")]
 
 
 def load_work(path: Path, sets: list[str] | None, preset: str) -> Job | StudySpec:
-    """Read a job file, which may hold a study.
+    """Read a job file or a study file.
+
+    Args:
+        path: File that the user named.
+        sets: Overrides of the form KEY=VALUE.
+        preset: Preset of a study; empty for none.
 
     Raises:
-        UserError: as `load_job` and `load_study_file`; or a preset of what is no study.
+        UserError: The file is not valid, or a preset was named for a file that is not a study.
     """
     if is_study_file(path):
         return load_study_file(path, sets, preset)
+
     if preset:
         raise UserError(
-            f"--preset {preset!r} was given, but {path} is no study: it has no [study] section"
+            f"The option --preset {preset!r} applies to studies only, and {path} lacks a [study] "
+            "section. Leave the option out."
         )
+
     return load_job(path, sets)

@@ -32,7 +32,7 @@ def test_a_failing_job_has_its_message_and_its_exit_code(
     wrong = ["--set", "model.name=/no/such/model"]
     done = head.cli("submit", str(job_file), "--storage", str(tmp_path), *wrong)
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "error: " in done.stdout
+    assert "Error: " in done.stdout
     assert "/no/such/model" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
@@ -55,7 +55,7 @@ def test_a_job_is_stopped_goes_on_when_it_is_submitted_again_and_runs_to_the_sam
     while not list((run_dir / "train" / "supernet").glob("checkpoint_*/")):
         assert time.monotonic() < deadline, head.cli("logs", identity).stdout
         time.sleep(0.2)
-    assert head.cli("stop", identity).stdout == f"job {identity}: stopped\n"
+    assert head.cli("stop", identity).stdout == f"Job {identity}: stopped\n"
     done = head.cli("submit", str(job_file), "--storage", str(tmp_path / "runs"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "teacher done, supernet at step" in done.stdout
@@ -121,7 +121,7 @@ def test_what_cannot_be_reached_is_one_message(head: Head, job_file: Path, tmp_p
         "absolute path on its head node": ["submit", str(job_file), "--storage", "runs"],
         "is not known to the cluster": ["logs", "raycomp; touch /tmp/x"],
         "unknown setting 'train.epoch'": [*given, "--set", "train.epoch=1"],
-        "is no study: it has no [study] section": [*given, "--preset", "small"],
+        "lacks a [study] section": [*given, "--preset", "small"],
     }
     for message, arguments in cases.items():
         done = head.cli(*arguments)

@@ -71,7 +71,7 @@ def write_error(process: subprocess.Popen[str]) -> str:
     _, err = output(process)
     assert process.returncode == 2, err
     assert "Traceback" not in err
-    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    lines = [line for line in err.splitlines() if line.startswith("Error: ")]
     assert len(lines) == 1, err
     return lines[0]
 

@@ -46,7 +46,7 @@ def write_error(*args: str, words: list[str]) -> None:
     done = cli(*args)
     assert done.returncode not in (0, 1), done
     assert "Traceback" not in done.stderr + done.stdout
-    assert done.stderr.startswith("error: ")
+    assert done.stderr.startswith("Error: ")
     for word in words:
         assert word in done.stderr
 
@@ -59,7 +59,7 @@ def refused_here(capsys: pytest.CaptureFixture[str], *args: str, words: list[str
             main()
     assert ended.value.code not in (0, 1, None)
     said = capsys.readouterr().err
-    assert said.startswith("error: ")
+    assert said.startswith("Error: ")
     for word in words:
         assert word in said
 
@@ -163,7 +163,7 @@ def test_an_interrupted_run_says_so_and_goes_on(tiny_job: dict[str, Any], tmp_pa
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
-    assert "interrupted; the same command goes on from here" in err
+    assert "Interrupted. Run the same command again to resume." in err
     assert "Traceback" not in out + err
     assert not list(storage.glob("*/teacher/network.safetensors"))
 
@@ -196,7 +196,7 @@ def test_a_report_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
     cases = {
         "is no folder": ["report", str(tmp_path / "none")],
         "holds none (a run has a job.json)": ["report", str(tmp_path / "one")],
-        "name the page with --out": ["report", str(tmp_path), str(tmp_path / "one")],
+        "Name it with --out": ["report", str(tmp_path), str(tmp_path / "one")],
     }
     for message, arguments in cases.items():
         done = cli(*arguments)

@@ -28,7 +28,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         assert "Traceback" not in out + err
         lines = err.splitlines()
         assert len(lines) == 1, err
-        assert lines[0].startswith("error: ")
+        assert lines[0].startswith("Error: ")
         assert lines[0].isprintable()
         assert len(lines[0]) < 4200
         return lines[0]
