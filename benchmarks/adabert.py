@@ -27,7 +27,7 @@ import torch
 from raycomp.config.loader import load_job
 from raycomp.data.batches import Batch, TrainPlan, collate
 from raycomp.methods.adabert.compiler import compile_child
-from raycomp.methods.adabert.structure import Structure, edges
+from raycomp.methods.adabert.structure import Structure, cell_edges
 from raycomp.runtime.cluster import connect as cluster
 from raycomp.runtime.cluster.progress import Progress
 from raycomp.runtime.pipeline.adabert_deploy import Trial, load_child, trials
@@ -130,7 +130,7 @@ def _point(room: DistillationData, trial: Trial, validate: bool) -> dict[str, An
     return {
         **found, "search_seconds": round(searched, 1), "search_loss": loss,
         "gamma": trial.gamma, "beta": trial.beta, "k_max": trial.layers, "seed": trial.seed,
-        "entropy": search.model.distribution.entropy(),
+        "entropy": search.model.distribution.normalised_entropy(),
         "depth": [round(p, 3) for v, _, p in theta if v == "layers"],
     }  # fmt: skip
 
@@ -163,7 +163,7 @@ def _random(
     folder = room.folder / trial.name
     searched = (folder / "structure.json").read_text()
     drawn = [
-        Structure(layers, tuple(rng.choice(names) for _ in edges(nodes)), nodes).to_json()
+        Structure(layers, tuple(rng.choice(names) for _ in cell_edges(nodes)), nodes).to_json()
         for _ in range(count)
     ]
     scratch = room.job.model_copy(

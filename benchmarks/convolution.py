@@ -30,11 +30,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=15)
     runs = parser.parse_args().runs
     with torch.inference_mode():
-        for taps in winograd.PLANS:
+        for taps in winograd.TILE_PLANS:
             for inputs, outputs in WIDTHS:
                 print(line(inputs, outputs, taps, runs), flush=True)
-        winograd.PLANS[7] = FINER
-        winograd.transforms.cache_clear()
+        winograd.TILE_PLANS[7] = FINER
+        winograd.transform_matrices.cache_clear()
         winograd._matrices.cache_clear()
         print(line(*WIDTHS[0], 7, runs), flush=True)
 
@@ -44,7 +44,7 @@ def line(inputs: int, outputs: int, taps: int, runs: int) -> str:
     torch.manual_seed(taps)
     x, weight = torch.randn(TEXTS, LENGTH, inputs), torch.randn(outputs, inputs, 1, taps)
     weight = (weight / (inputs * taps) ** 0.5).contiguous(memory_format=torch.channels_last)
-    form, tiles = winograd.transform(weight), winograd.PLANS[taps][0]
+    form, tiles = winograd.transform_kernel(weight), winograd.TILE_PLANS[taps][0]
     exact = convolve(torch.relu(x.double()), weight.double(), 1)
     here = torch.device("cpu")
 

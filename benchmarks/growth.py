@@ -36,7 +36,7 @@ from raycomp.data.tokens import tokenise
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import WORD_EMBEDDING
 from raycomp.methods.yoco.eesng import EESNG, EESNGSettings
-from raycomp.methods.yoco.schedule import Schedule, phases
+from raycomp.methods.yoco.schedule import Schedule, progressive_phases
 from raycomp.report.growth import GrowthPoint, fit_exponent, group_by_series
 from raycomp.search.searchers import SearchBudget, make_searcher
 from raycomp.search.setup import SearchSetup
@@ -269,7 +269,7 @@ def _calls(held: SearchSpace, steps: int) -> list[tuple[str, int, Callable[[], o
     def cost(arch: Architecture) -> float:
         return float(sum(arch.ffn) + 128 * sum(arch.heads))
 
-    opened = phases(held)
+    opened = progressive_phases(held)
     schedule = Schedule(opened, (0,) * (len(opened) - 1) + (10**6,))
     costs = held.layer_sums(lambda heads, ffn: ffn + 128 * heads)
     sampler = EESNG(held, schedule, EESNGSettings(), costs)

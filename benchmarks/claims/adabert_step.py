@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from benchmarks.measure import Claim, Settings, alternating, main, seconds
 from benchmarks.setting import batches, workplace
 from raycomp.methods.adabert.cell import Cell, EdgeExecution
-from raycomp.methods.adabert.efficiency import prices
+from raycomp.methods.adabert.efficiency import operation_costs
 from raycomp.methods.adabert.gumbel import Distribution
-from raycomp.methods.adabert.operations import apply_all
-from raycomp.methods.adabert.step import Guidance, SearchStep
+from raycomp.methods.adabert.operations import apply_operations
+from raycomp.methods.adabert.step import DistillationLoss, SearchStep
 from raycomp.methods.adabert.student import Parent, StudentShape
 from raycomp.methods.context import RunContext
 from raycomp.training.optimizers import JointUpdater, Updater, resolve_precision
@@ -70,7 +70,8 @@ class OneByOne(Cell):
                 if target != node:
                     continue
                 for y, name in zip(cast(Tensor, path.weights), (path.name, *path.others), strict=True):
-                    (output,) = apply_all(states[source], mask, [(name, cast(nn.ModuleDict, held)[name])])
+                    operation = cast(nn.ModuleDict, held)[name]
+                    (output,) = apply_operations(states[source], mask, [(name, operation)])
                     if output is not None:  # `zero` has none
                         total = total + y * output
             states.append(total)
@@ -106,13 +107,13 @@ def search(context: RunContext, estimator: str, share: bool, device: torch.devic
                 ),
             ]
         ),
-        knowledge=Predictions(2, context.config.num_hidden_layers),
-        guidance=Guidance(0.8, chosen.temperature, chosen.hints, False),
-        price=prices(chosen.operations, shape.width, length, chosen.normalisation).to(device),
+        teacher_outputs=Predictions(2, context.config.num_hidden_layers),
+        distillation=DistillationLoss(0.8, chosen.temperature, chosen.hints, False),
+        op_costs=operation_costs(chosen.operations, shape.width, length, chosen.normalisation).to(device),
         beta=4.0,
         estimator=estimator,
-        supervise=chosen.supervise,
-        wait=0,
+        supervised_depths=chosen.supervise,
+        alpha_warmup_steps=0,
         total_steps=1000,
         seed=0,
         precision=resolve_precision("auto", device),

@@ -6,7 +6,7 @@ import base64
 from typing import Any
 
 from raycomp.encoder.architecture import Architecture
-from raycomp.methods.adabert.drawing import draw
+from raycomp.methods.adabert.drawing import draw_structure
 from raycomp.methods.adabert.structure import Structure
 from raycomp.report.formatting import (
     describe_architecture,
@@ -40,7 +40,7 @@ def _drawing(row: dict[Any, Any], full: Architecture | None) -> dict[str, Any]:
     arch = parse_architecture(row["arch"])
     if isinstance(arch, Structure):
         # As an image: the drawing's ids stay its own, and nothing in it can run.
-        data = base64.b64encode(draw(arch).encode()).decode()
+        data = base64.b64encode(draw_structure(arch).encode()).decode()
         label = f"One cell as a graph: {'; '.join(describe_architecture(row['arch']))}."
         return {"kind": "cell", "uri": f"data:image/svg+xml;base64,{data}", "label": label}
     if isinstance(arch, Architecture) and full is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
-from raycomp.methods.adabert.structure import Structure, edges
+from raycomp.methods.adabert.structure import Structure, cell_edges
 
 KIND_UNITS = {"params": "params", "encoder_params": "encoder", "flops": "FLOPs", "latency_ms": "ms"}
 
@@ -67,7 +67,7 @@ def describe_architecture(text: Any) -> list[str]:
             f"FFN {' '.join(map(str, arch.ffn))}",
         ]
     if isinstance(arch, Structure):
-        pairs = zip(edges(arch.nodes), arch.operations, strict=True)
+        pairs = zip(cell_edges(arch.nodes), arch.operations, strict=True)
         used = [f"{i}→{j} {name}" for (i, j), name in pairs if name != "zero"]
         return [f"{arch.layers} cells", *(", ".join(used[i : i + 3]) for i in range(0, len(used), 3))]
     return [str(text)[:200]]

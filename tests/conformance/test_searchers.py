@@ -11,7 +11,7 @@ import pytest
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 from raycomp.methods.yoco.eesng import EESNG, EESNGSettings
-from raycomp.methods.yoco.schedule import Schedule, phases
+from raycomp.methods.yoco.schedule import Schedule, progressive_phases
 from raycomp.search.searchers import (
     MAX_DRAWS,
     SearchBudget,
@@ -41,7 +41,7 @@ def state(joint: bool = False, space: SearchSpace = SPACE) -> dict[str, object]:
     settings = EESNGSettings(joint=joint)
     sampler = EESNG(
         space,
-        Schedule(phases(space), (1,) * len(phases(space))),
+        Schedule(progressive_phases(space), (1,) * len(progressive_phases(space))),
         settings,
         space.layer_sums(lambda heads, ffn: heads * 16 + ffn, joint),
     )

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from raycomp.methods.adabert.modules import Summary
-from raycomp.methods.adabert.operations import apply_all, make
-from raycomp.methods.adabert.structure import edges
+from raycomp.methods.adabert.operations import apply_operations, make_operations
+from raycomp.methods.adabert.structure import cell_edges
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ class Cell(nn.Module):
     def __init__(
         self, width: int, nodes: int, held: Sequence[Sequence[str]], share: bool = False
     ) -> None:
-        """Make the operations `held[e]` of each edge e, in the order of `edges(nodes)`.
+        """Make the operations `held[e]` of each edge e, in the order of `cell_edges(nodes)`.
 
         With `share` an edge's convolutions of one dilation share their middle taps.
         """
         super().__init__()
         self.nodes = nodes
-        self.graph = edges(nodes)
-        self.edges = nn.ModuleList(make(names, width, share) for names in held)
+        self.graph = cell_edges(nodes)
+        self.edges = nn.ModuleList(make_operations(names, width, share) for names in held)
         self.summary = Summary(width)
 
     def forward(self, inputs: Sequence[Tensor], mask: Tensor, paths: Sequence[EdgeExecution]) -> Tensor:
@@ -90,7 +90,7 @@ class Cell(nn.Module):
                 states.append(sums.get(source, nothing))
             mine = [(e, t) for e, (s, t) in enumerate(self.graph) if s == source]
             drawn = [(paths[e].name, self._held(e, paths[e].name)) for e, _ in mine]
-            outputs = apply_all(states[source], mask, drawn)
+            outputs = apply_operations(states[source], mask, drawn)
             others = self._beside(states[source], mask, [(e, paths[e]) for e, _ in mine])
             for (e, target), output, beside in zip(mine, outputs, others, strict=True):
                 weights = paths[e].weights
@@ -108,7 +108,7 @@ class Cell(nn.Module):
     ) -> list[list[Tensor | None]]:
         """Return the outputs of each path's other operations, without a graph."""
         wanted = [(name, self._held(e, name)) for e, path in paths for name in path.others]
-        made = iter(apply_all(x, mask, wanted))
+        made = iter(apply_operations(x, mask, wanted))
         return [[next(made) for _ in path.others] for _, path in paths]
 
     def _held(self, edge: int, name: str) -> nn.Module:

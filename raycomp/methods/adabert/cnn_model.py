@@ -16,8 +16,17 @@ from torch.nn import functional as F
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .modules import Head, Summary, average_pool, convolve, inputs, max_pool, pool, shared
-from .winograd import Transformed, convolve_relu, usable
+from .modules import (
+    Head,
+    Summary,
+    average_pool,
+    convolve,
+    exact_matches,
+    max_pool,
+    pool_states,
+    split_inputs,
+)
+from .winograd import TransformedKernel, can_use_winograd, convolve_relu
 
 CACHED_TOKENS = 2048  # on a processor: so many tokens' states stay in its cache between two operations
 
@@ -78,12 +87,12 @@ class CompiledCell(nn.Module):
         )
         self.bias = nn.Parameter(torch.zeros(config.nodes, width))
         self.summary = Summary(width)
-        self._transformed = [Transformed() for _ in plan["kernels"]]
+        self._transformed = [TransformedKernel() for _ in plan["kernels"]]
         self.to_channels_last()
 
     def _apply(self, fn: Any, recurse: bool = True) -> CompiledCell:
         """Move or cast; transformed kernels are not taken along."""
-        self._transformed = [Transformed() for _ in self._transformed]
+        self._transformed = [TransformedKernel() for _ in self._transformed]
         return super()._apply(fn, recurse)
 
     def to_channels_last(self) -> None:
@@ -119,7 +128,7 @@ class CompiledCell(nn.Module):
     def _convolve(self, index: int, read: list[Tensor]) -> Tensor:
         """Apply a merged kernel to the positive parts of the states that it reads."""
         kernel, k = self.kernels[index], self.plan["kernels"][index]
-        if usable(read[0], kernel, k["dilation"]) and not kernel.is_inference():
+        if can_use_winograd(read[0], kernel, k["dilation"]) and not kernel.is_inference():
             return convolve_relu(read, self._transformed[index].of(kernel), k["size"])
         x = torch.relu(read[0]) if len(read) == 1 else torch.cat(read, -1).relu_()
         return convolve(x, kernel, k["dilation"])
@@ -203,15 +212,15 @@ class RaycompCnnForSequenceClassification(PreTrainedModel):
     def _logits(self, ids: Tensor, real: Tensor, look: bool) -> Tensor:
         """Map (rows, length) tokens to (rows, labels); `look`: at what is padded, to save work."""
         config = self.config
-        one, two = inputs(ids, real, config.pair, config.sep_token_id)
+        one, two = split_inputs(ids, real, config.pair, config.sep_token_id)
         padded = not look or not bool(one[1].all() and two[1].all())
-        marks = shared(one, two, config.sep_token_id) if config.exact_match else (None, None)
+        marks = exact_matches(one, two, config.sep_token_id) if config.exact_match else (None, None)
         states = [self.embed(*one, padded, marks[0])]
         states.append(self.embed(*two, padded, marks[1]) if config.pair else states[0])
         mask = (one[1] | two[1]).unsqueeze(-1).to(states[0].dtype)
         for cell in self.cells:
             states = [states[1], cell(states, mask, padded)]
-        return self.head(pool(states[1], mask))
+        return self.head(pool_states(states[1], mask))
 
     def forward(
         self,

@@ -21,10 +21,10 @@ from raycomp.methods.adabert.cnn_model import (
     RaycompCnnForSequenceClassification,
 )
 from raycomp.methods.adabert.operations import EPS, ReluConvNorm
-from raycomp.methods.adabert.structure import CONVOLUTIONS, Structure, edges
+from raycomp.methods.adabert.structure import CONVOLUTIONS, Structure, cell_edges
 from raycomp.methods.adabert.student import Child, StudentShape
 
-WASTE = 1.15  # a merged kernel may multiply so many times as often as its parts
+MAX_MERGE_OVERHEAD = 1.15  # a merged kernel may multiply so many times as often as its parts
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,18 @@ class Kernel:
         return len(self.sources) * len(self.targets) * self.size
 
 
-def merge(structure: Structure, one_input: bool) -> list[Kernel]:
+def merge_convolutions(structure: Structure, one_input: bool) -> list[Kernel]:
     """Return the kernels of a cell's convolutions.
 
     Edges can run together when their sources are ready at the same time. They are merged, cheapest
-    first, as long as the zeros of the merged kernel cost less than WASTE.
+    first, as long as the zeros of the merged kernel cost less than MAX_MERGE_OVERHEAD.
 
     Args:
         structure: what the edges are.
         one_input: both inputs are the same state (the first cell on one text): their kernels add up.
     """
     kernels: list[Kernel] = []
-    graph = edges(structure.nodes)
+    graph = cell_edges(structure.nodes)
     for stage in range(1, structure.nodes + 1):
         groups: list[list[tuple[int, int, int]]] = [
             [(e, 0 if one_input and s == 1 else s, t)]
@@ -74,7 +74,7 @@ def merge(structure: Structure, one_input: bool) -> list[Kernel]:
                 for j in range(i + 1, len(made)):
                     both = _kernel(structure, [*made[i].members, *made[j].members])
                     ratio = both.products / (made[i].products + made[j].products)
-                    if ratio <= WASTE and (best is None or ratio < best[0]):
+                    if ratio <= MAX_MERGE_OVERHEAD and (best is None or ratio < best[0]):
                         best = (ratio, i, j, both)
             if best is None:
                 break
@@ -110,7 +110,7 @@ def cell_plan(structure: Structure, kernels: Sequence[Kernel]) -> dict[str, Any]
             for k in kernels
         ]
     }
-    graph = edges(structure.nodes)
+    graph = cell_edges(structure.nodes)
     for key, name in (("averages", "avg_pool_3"), ("maxima", "max_pool_3"), ("skips", "skip")):
         found[key] = [
             list(edge) for edge, o in zip(graph, structure.operations, strict=True) if o == name
@@ -121,7 +121,7 @@ def cell_plan(structure: Structure, kernels: Sequence[Kernel]) -> dict[str, Any]
 def compiled_config(shape: StudentShape, structure: Structure) -> RaycompCnnConfig:
     """Return the configuration of the compiled model of a structure."""
     plans = [
-        cell_plan(structure, merge(structure, one_input=k == 0 and not shape.pair))
+        cell_plan(structure, merge_convolutions(structure, one_input=k == 0 and not shape.pair))
         for k in range(structure.layers)
     ]
     return RaycompCnnConfig(
@@ -152,7 +152,7 @@ def compile_child(child: Child) -> RaycompCnnForSequenceClassification:
     model.norm.load_state_dict(child.embedding.norm.state_dict())
     model.head.load_state_dict(child.head.state_dict())
     for k, (target, source) in enumerate(zip(model.cells, child.cells, strict=True)):
-        kernels = merge(structure, one_input=k == 0 and not shape.pair)
+        kernels = merge_convolutions(structure, one_input=k == 0 and not shape.pair)
         _fill(cast(CompiledCell, target), cast(Cell, source), structure, kernels, shape.width)
     return cast(RaycompCnnForSequenceClassification, model.eval())
 
@@ -168,7 +168,7 @@ def _fill(
         for edge, read, write in kernel.members:
             held = cast(nn.ModuleDict, source.edges[edge])
             conv = cast(ReluConvNorm, held[structure.operations[edge]])
-            weight, bias = fold(conv)
+            weight, bias = fold_normalisation(conv)
             target.bias[write - 2] += bias
             rows = kernel.targets.index(write) * width
             columns = kernel.sources.index(read) * width
@@ -179,7 +179,7 @@ def _fill(
     target.to_channels_last()
 
 
-def fold(conv: ReluConvNorm) -> tuple[Tensor, Tensor]:
+def fold_normalisation(conv: ReluConvNorm) -> tuple[Tensor, Tensor]:
     """Return weight and bias of a convolution with its normalisation folded in."""
     factor = conv.scale * torch.rsqrt(conv.variance + EPS)
     return conv.taps * factor[:, None, None, None], conv.shift - conv.mean * factor

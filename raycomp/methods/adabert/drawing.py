@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import jinja2
 
-from raycomp.methods.adabert.structure import CONVOLUTIONS, Structure, edges
+from raycomp.methods.adabert.structure import CONVOLUTIONS, Structure, cell_edges
 
 STEP, RADIUS, MARGIN, ARC = 190, 26, 60, 46
 
 
-def draw(structure: Structure) -> str:
+def draw_structure(structure: Structure) -> str:
     """Return an SVG of one cell: nodes in a row, an arc per edge, edges of `zero` left out."""
     count = structure.nodes + 2
     names = ["c(k-2)", "c(k-1)", *(str(i) for i in range(2, count)), "c(k)"]
     xs = [MARGIN + STEP * i for i in range(count + 1)]
     shown = [
         (i, j, name)
-        for (i, j), name in zip(edges(structure.nodes), structure.operations, strict=True)
+        for (i, j), name in zip(cell_edges(structure.nodes), structure.operations, strict=True)
         if name != "zero"
     ]
     tallest = max([ARC * (j - i) for i, j, _ in shown], default=ARC)

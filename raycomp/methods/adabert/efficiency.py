@@ -30,7 +30,7 @@ def operation_macs(name: str, width: int, length: int) -> int:
     return 3 * width * length if "pool" in name else 0
 
 
-def prices(names: Sequence[str], width: int, length: int, scale: str) -> Tensor:
+def operation_costs(names: Sequence[str], width: int, length: int, scale: str) -> Tensor:
     """Return the normalised SIZE + FLOPs of each operation: (operations,).
 
     Each is a softmax over the operations of the raw figure over a divisor, and the two are averaged.
@@ -41,13 +41,13 @@ def prices(names: Sequence[str], width: int, length: int, scale: str) -> Tensor:
     return (torch.softmax(sizes, 0) + torch.softmax(macs, 0)) / 2
 
 
-def efficiency_loss(layers: Tensor, operations: Tensor, price: Tensor) -> Tensor:
+def efficiency_loss(layers: Tensor, operations: Tensor, op_costs: Tensor) -> Tensor:
     """Eq. 5: K / K_max times the sum over the edges of their operation's price.
 
     Args:
         layers: (K_max,) y^K.
         operations: (edges, candidates) y^o.
-        price: (candidates,) of `prices`.
+        op_costs: (candidates,) of `operation_costs`.
     """
     depth = torch.arange(1, len(layers) + 1, device=layers.device, dtype=layers.dtype)
-    return (layers * depth).sum() / len(layers) * (operations @ price.to(operations)).sum()
+    return (layers * depth).sum() / len(layers) * (operations @ op_costs.to(operations)).sum()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from raycomp.methods.adabert.structure import Structure, edges
+from raycomp.methods.adabert.structure import Structure, cell_edges
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,18 @@ class Distribution(nn.Module):
         self.nodes = nodes
         self.candidates = tuple(candidates)
         self.layers = nn.Parameter(torch.zeros(max_layers))
-        self.operations = nn.Parameter(torch.zeros(len(edges(nodes)), len(self.candidates)))
+        self.operations = nn.Parameter(torch.zeros(len(cell_edges(nodes)), len(self.candidates)))
 
     def sample(self, temperature: float, seed: int) -> Sample:
         """Draw a structure; the same seed draws the same on every worker and device."""
         generator = torch.Generator().manual_seed(seed)
-        layers = straight_through(perturbed(self.layers, temperature, generator))
-        scores = perturbed(self.operations, temperature, generator)
+        layers = straight_through(gumbel_scores(self.layers, temperature, generator))
+        scores = gumbel_scores(self.operations, temperature, generator)
         drawn = self._structure(layers.detach(), scores.detach())
         return Sample(layers, straight_through(scores), scores, drawn)
 
     @torch.no_grad()
-    def best(self) -> Structure:
+    def most_likely(self) -> Structure:
         """Return the argmax of P_alpha: the child."""
         return self._structure(self.layers, self.operations)
 
@@ -56,12 +56,12 @@ class Distribution(nn.Module):
     def probabilities(self) -> list[tuple[str, str, float]]:
         """Return (variable, choice, probability) of every choice."""
         rows = [("layers", str(k + 1), float(p)) for k, p in enumerate(torch.softmax(self.layers, -1))]
-        for (i, j), row in zip(edges(self.nodes), torch.softmax(self.operations, -1), strict=True):
+        for (i, j), row in zip(cell_edges(self.nodes), torch.softmax(self.operations, -1), strict=True):
             rows += [(f"edge {i}-{j}", n, float(p)) for n, p in zip(self.candidates, row, strict=True)]
         return rows
 
     @torch.no_grad()
-    def entropy(self) -> float:
+    def normalised_entropy(self) -> float:
         """Return the share of the largest entropy that is left, 1 at the start."""
         total = limit = 0.0
         for logits in (self.layers.unsqueeze(0), self.operations):
@@ -75,7 +75,7 @@ class Distribution(nn.Module):
         return Structure(int(layers.argmax()) + 1, names, self.nodes)
 
 
-def perturbed(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+def gumbel_scores(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
     """Return (log theta + g) / tau with Gumbel noise g: the exponents of Eq. 6.
 
     Args:

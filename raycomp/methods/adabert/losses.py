@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def matched(layers: int, teacher_layers: int) -> list[int]:
+def matched_layers(layers: int, teacher_layers: int) -> list[int]:
     """Return the teacher layer j = ceil(i J / K), from 1, of each student layer i = 1..K.
 
     The last student layer always meets the last teacher layer.
@@ -62,7 +62,7 @@ def probe_loss(
     return (weights * per_layer).sum() / total
 
 
-def objective(
+def student_objective(
     label: Tensor, distilled: Tensor, efficiency: Tensor | float, gamma: float, beta: float
 ) -> Tensor:
     """Eq. 1: (1 - gamma) L_CE + gamma L_KD + beta L_E."""

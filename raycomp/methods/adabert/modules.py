@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def inputs(
+def split_inputs(
     ids: Tensor, mask: Tensor, pair: bool, sep: int
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return what the two input nodes of the first cell read: (ids, mask) twice.
@@ -43,7 +43,9 @@ def inputs(
     return (ids[:, :longest], first[:, :longest]), (moved[:, :longest], there[:, :longest])
 
 
-def shared(one: tuple[Tensor, Tensor], two: tuple[Tensor, Tensor], sep: int) -> tuple[Tensor, Tensor]:
+def exact_matches(
+    one: tuple[Tensor, Tensor], two: tuple[Tensor, Tensor], sep: int
+) -> tuple[Tensor, Tensor]:
     """Return which tokens of each text the other has too, each (batch, length) bool.
 
     Args:
@@ -87,7 +89,7 @@ def convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     return y.squeeze(2).transpose(1, 2)
 
 
-def summarise(nodes: list[Tensor], query: Tensor) -> Tensor:
+def attentive_sum(nodes: list[Tensor], query: Tensor) -> Tensor:
     """Attentive sum over a cell's inner nodes, at each position: (batch, length, width)."""
     scores = torch.stack([node @ query for node in nodes]) * query.shape[0] ** -0.5
     shares = torch.softmax(scores, 0).unsqueeze(-1)
@@ -110,11 +112,11 @@ class Summary(nn.Module):
 
     def forward(self, nodes: list[Tensor], mask: Tensor, padded: bool = True) -> Tensor:
         """Map the inner nodes to the output, each (batch, length, width); `padded`: the mask has 0s."""
-        found = self.norm(summarise(nodes, self.query))
+        found = self.norm(attentive_sum(nodes, self.query))
         return found * mask if padded else found
 
 
-def pool(x: Tensor, mask: Tensor) -> Tensor:
+def pool_states(x: Tensor, mask: Tensor) -> Tensor:
     """Mean and maximum over real tokens, side by side: (batch, 2 * width)."""
     mean = x.sum(1) / mask.sum(1).clamp(min=1)
     return torch.cat([mean, x.masked_fill(mask == 0, float("-inf")).amax(1)], 1)

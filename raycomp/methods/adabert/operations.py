@@ -53,7 +53,7 @@ class ReluConvNorm(nn.Module):
         return self.weight
 
 
-def run_together(x: Tensor, mask: Tensor, group: Sequence[ReluConvNorm]) -> list[Tensor]:
+def run_convolutions(x: Tensor, mask: Tensor, group: Sequence[ReluConvNorm]) -> list[Tensor]:
     """Run convolutions of one kind that read one node as one kernel, and normalise each output.
 
     Exact, because normalisation is per channel.
@@ -128,7 +128,7 @@ def _remember(group: Sequence[ReluConvNorm], mean: Tensor, variance: Tensor) -> 
         module.variance.lerp_(variance[part].to(module.mean.dtype), MOMENTUM)
 
 
-def make(names: Sequence[str], width: int, share: bool) -> nn.ModuleDict:
+def make_operations(names: Sequence[str], width: int, share: bool) -> nn.ModuleDict:
     """Return the weights of an edge's operations; one without weights is an empty module.
 
     Args:
@@ -146,7 +146,9 @@ def make(names: Sequence[str], width: int, share: bool) -> nn.ModuleDict:
     return nn.ModuleDict(found)
 
 
-def apply_all(x: Tensor, mask: Tensor, wanted: Sequence[tuple[str, nn.Module]]) -> list[Tensor | None]:
+def apply_operations(
+    x: Tensor, mask: Tensor, wanted: Sequence[tuple[str, nn.Module]]
+) -> list[Tensor | None]:
     """Apply operations that read the same node; None for `zero`.
 
     ReLU is computed once, convolutions of one kind are one kernel, a pool is computed once.
@@ -164,7 +166,7 @@ def apply_all(x: Tensor, mask: Tensor, wanted: Sequence[tuple[str, nn.Module]]) 
     for name, where in kinds.items():
         if name in CONVOLUTIONS:
             modules = [wanted[i][1] for i in where]
-            outputs: Sequence[Tensor | None] = run_together(positive, mask, modules)  # type: ignore[arg-type]
+            outputs: Sequence[Tensor | None] = run_convolutions(positive, mask, modules)  # type: ignore[arg-type]
         elif name == "zero":
             continue
         else:

@@ -15,7 +15,7 @@ from torch import Tensor
 STRENGTH = 0.01  # inverse of the penalty on standardised features
 
 
-def features(hidden: Sequence[Tensor], mask: Tensor) -> Tensor:
+def probe_features(hidden: Sequence[Tensor], mask: Tensor) -> Tensor:
     """Return what the probes read: (batch, layers, 2 * hidden).
 
     Args:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from raycomp.data.batches import Batch
 from raycomp.methods.adabert.efficiency import efficiency_loss
 from raycomp.methods.adabert.gumbel import Distribution, temperature_at
-from raycomp.methods.adabert.losses import matched, objective, probe_loss, probe_weights
+from raycomp.methods.adabert.losses import matched_layers, probe_loss, probe_weights, student_objective
 from raycomp.methods.adabert.student import Child, Parent
 from raycomp.training.loop import StepResult
 from raycomp.training.objectives import label_loss, prediction_loss
@@ -25,7 +25,7 @@ from raycomp.training.optimizers import JointUpdater, Updater, autocast, set_tra
 PAPER_BATCH = 128
 
 
-class Knowledge(Protocol):
+class TeacherOutputs(Protocol):
     """What the teacher said of each row of the training text, computed once."""
 
     def rows(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -34,7 +34,7 @@ class Knowledge(Protocol):
 
 
 @dataclass(frozen=True)
-class Guidance:
+class DistillationLoss:
     """How a student is taught.
 
     Attributes:
@@ -71,12 +71,12 @@ class Guidance:
             logits, said, batch.total, regression=self.regression, temperature=self.temperature
         )
         if self.hints == "probes":
-            where = [j - 1 for j in matched(len(probes), probed.shape[1])]
+            where = [j - 1 for j in matched_layers(len(probes), probed.shape[1])]
             target = probed[:, where]
             weights = probe_weights(target, batch.labels)
             student = torch.stack(list(probes), 1)
             distilled = distilled + probe_loss(student, target, weights, batch.total, self.temperature)
-        return label, objective(label, distilled, 0.0, self.gamma, 0.0)
+        return label, student_objective(label, distilled, 0.0, self.gamma, 0.0)
 
 
 class SearchStep:
@@ -88,35 +88,35 @@ class SearchStep:
         distribution: Distribution,
         updater: JointUpdater,
         *,
-        knowledge: Knowledge,
-        guidance: Guidance,
-        price: Tensor,
+        teacher_outputs: TeacherOutputs,
+        distillation: DistillationLoss,
+        op_costs: Tensor,
         beta: float,
         estimator: str,
-        supervise: str,
-        wait: int,
+        supervised_depths: str,
+        alpha_warmup_steps: int,
         total_steps: int,
         seed: int,
         precision: str,
         device: torch.device,
     ) -> None:
         self.parent, self.distribution, self.updater = parent, distribution, updater
-        self.knowledge, self.guidance = knowledge, guidance
-        self.price, self.beta, self.estimator = price, beta, estimator
-        self.supervise, self.wait = supervise, wait
+        self.teacher_outputs, self.distillation = teacher_outputs, distillation
+        self.op_costs, self.beta, self.estimator = op_costs, beta, estimator
+        self.supervised_depths, self.alpha_warmup_steps = supervised_depths, alpha_warmup_steps
         self.total_steps, self.seed = total_steps, seed
         self.precision, self.device = precision, device
 
     def __call__(self, index: int, batch: Batch) -> StepResult:
         """Train on one batch; every worker draws the same structure.
 
-        In the first `wait` steps P_alpha is not trained, so nothing runs beside what is drawn.
+        In the first `alpha_warmup_steps` P_alpha is not trained, so nothing runs beside what is drawn.
         """
         batch = batch.to(self.device)
-        waiting = index < self.wait
+        waiting = index < self.alpha_warmup_steps
         self.distribution.requires_grad_(not waiting)
         estimator = "sampled" if waiting else self.estimator
-        teacher = _on(self.knowledge.rows(batch.index), self.device)
+        teacher = _on(self.teacher_outputs.rows(batch.index), self.device)
         tau = temperature_at(index / max(1, self.total_steps - 1))
         seed = (self.seed * 7_368_787 + index) % 2**63
         sample = self.distribution.sample(tau, seed)
@@ -131,10 +131,10 @@ class SearchStep:
         others = torch.stack([value.detach() for value in loss])
         deeper = guided.detach().expand(len(sample.layers) - len(loss))
         contrast = torch.cat([others, deeper])
-        trained = torch.stack(loss[:drawn]).mean() if self.supervise == "depths" else guided
+        trained = torch.stack(loss[:drawn]).mean() if self.supervised_depths == "depths" else guided
         objective_ = trained + (sample.layers * contrast).sum() - contrast[drawn - 1]
         share = len(batch.labels) / batch.total
-        price = efficiency_loss(sample.layers, sample.operations, self.price)
+        price = efficiency_loss(sample.layers, sample.operations, self.op_costs)
         weighted = self.beta / PAPER_BATCH * price
         (objective_ + weighted * share).backward()
         told = torch.stack([guided.detach(), label.detach()])
@@ -144,7 +144,7 @@ class SearchStep:
         _restore(self.parent, statistics)
         info: dict[str, float | str | bool] = {
             "loss": float(told[1]),
-            "entropy": self.distribution.entropy(),
+            "entropy": self.distribution.normalised_entropy(),
         }
         tokens = int(batch.attention_mask.sum())
         return StepResult(float(told[0] + weighted.detach()), tokens, info)
@@ -159,14 +159,14 @@ class SearchStep:
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the label loss at the drawn depth and the guided loss at every depth that ran.
 
-        What `supervise` does not train has no graph.
+        What `supervised_depths` does not train has no graph.
         """
         found: list[Tensor] = []
         label = logits[0].new_zeros(())
         for k in range(1, len(logits) + 1):
-            taught = k <= drawn if self.supervise == "depths" else k == drawn
+            taught = k <= drawn if self.supervised_depths == "depths" else k == drawn
             with torch.set_grad_enabled(taught):
-                task, guided = self.guidance.loss(logits[k - 1], probes[:k], batch, teacher)
+                task, guided = self.distillation.loss(logits[k - 1], probes[:k], batch, teacher)
             label = task if k == drawn else label
             found.append(guided)
         return label, found
@@ -183,23 +183,23 @@ class ChildStep:
         child: Child,
         updater: Updater,
         *,
-        knowledge: Knowledge,
-        guidance: Guidance,
+        teacher_outputs: TeacherOutputs,
+        distillation: DistillationLoss,
         precision: str,
         device: torch.device,
     ) -> None:
         self.child, self.updater = child, updater
-        self.knowledge, self.guidance = knowledge, guidance
+        self.teacher_outputs, self.distillation = teacher_outputs, distillation
         self.precision, self.device = precision, device
 
     def __call__(self, index: int, batch: Batch) -> StepResult:
         """Train on one batch."""
         batch = batch.to(self.device)
-        teacher = _on(self.knowledge.rows(batch.index), self.device)
+        teacher = _on(self.teacher_outputs.rows(batch.index), self.device)
         set_training_mode(self.child)
         with autocast(self.precision, self.device):
             logits, probes = self.child(batch.input_ids, batch.attention_mask)
-        label, guided = self.guidance.loss(logits, probes.unbind(1), batch, teacher)
+        label, guided = self.distillation.loss(logits, probes.unbind(1), batch, teacher)
         guided.backward()
         told = torch.stack([guided.detach(), label.detach()])
         share = len(batch.labels) / batch.total
@@ -211,7 +211,7 @@ class ChildStep:
         return StepResult(float(told[0]), tokens, {"loss": float(told[1])})
 
 
-def cosine(high: float, low: float, total: int, step: int) -> float:
+def cosine_rate(high: float, low: float, total: int, step: int) -> float:
     """Return the learning rate of a step, from `high` to `low` by half a cosine."""
     return low + (high - low) * (1 + math.cos(math.pi * step / max(1, total))) / 2
 

@@ -23,7 +23,7 @@ CONVOLUTIONS: dict[str, tuple[int, int]] = {
 }
 
 
-def edges(nodes: int) -> list[tuple[int, int]]:
+def cell_edges(nodes: int) -> list[tuple[int, int]]:
     """Return (source, target) of each edge of a cell with `nodes` inner nodes.
 
     Nodes 0 and 1 are the inputs c_{k-2} and c_{k-1}; inner nodes are 2 .. nodes + 1; every node
@@ -38,7 +38,7 @@ class Structure:
 
     Attributes:
         layers: K, the number of stacked cells.
-        operations: one name of OPERATIONS per edge, in the order of `edges(nodes)`.
+        operations: one name of OPERATIONS per edge, in the order of `cell_edges(nodes)`.
         nodes: inner nodes of a cell.
     """
 
@@ -47,9 +47,9 @@ class Structure:
     nodes: int = 3
 
     def __post_init__(self) -> None:
-        if self.layers < 1 or len(self.operations) != len(edges(self.nodes)):
+        if self.layers < 1 or len(self.operations) != len(cell_edges(self.nodes)):
             raise UserError(
-                f"a structure needs at least 1 cell and {len(edges(self.nodes))} operations; "
+                f"a structure needs at least 1 cell and {len(cell_edges(self.nodes))} operations; "
                 f"{self.layers} and {len(self.operations)} were given"
             )
         unknown = sorted(set(self.operations) - set(OPERATIONS))
@@ -89,12 +89,12 @@ def random_structure(layers: int, nodes: int, operations: Sequence[str], seed: i
     rng = np.random.default_rng(seed)
     cells = int(rng.integers(1, layers + 1))
     while True:
-        drawn = tuple(str(o) for o in rng.choice(list(operations), len(edges(nodes))))
+        drawn = tuple(str(o) for o in rng.choice(list(operations), len(cell_edges(nodes))))
         if set(drawn) != {"zero"}:
             return Structure(cells, drawn, nodes)
 
 
-def given_structure(text: str, layers: int, nodes: int, operations: Sequence[str]) -> Structure:
+def parse_structure_setting(text: str, layers: int, nodes: int, operations: Sequence[str]) -> Structure:
     """Read `adabert.structure`: the JSON of a structure, or "random:N".
 
     Raises:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from raycomp.errors import UserError
 from raycomp.methods.adabert.cell import Cell, EdgeExecution
 from raycomp.methods.adabert.gumbel import Sample, straight_through
-from raycomp.methods.adabert.modules import Head, inputs, pool, shared
+from raycomp.methods.adabert.modules import Head, exact_matches, pool_states, split_inputs
 from raycomp.methods.adabert.operations import ReluConvNorm
-from raycomp.methods.adabert.structure import CONVOLUTIONS, OPERATIONS, Structure, edges
+from raycomp.methods.adabert.structure import CONVOLUTIONS, OPERATIONS, Structure, cell_edges
 
 
 @dataclass(frozen=True)
@@ -119,26 +119,26 @@ class Student(nn.Module):
         nn.init.orthogonal_(self.embedding.project.weight)
         nn.init.normal_(self.embedding.word.weight)
 
-    def start(self, batch_ids: Tensor, real: Tensor) -> tuple[list[Tensor], Tensor]:
+    def embed_inputs(self, batch_ids: Tensor, real: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the two input states of the first cell and the mask (batch, length, 1).
 
         Of a pair the mask holds where either text has a token; beyond the shorter one its state is 0.
         """
         shape = self.shape
-        one, two = inputs(batch_ids, real, shape.pair, shape.sep_token_id)
-        marks = shared(one, two, shape.sep_token_id) if shape.exact_match else (None, None)
+        one, two = split_inputs(batch_ids, real, shape.pair, shape.sep_token_id)
+        marks = exact_matches(one, two, shape.sep_token_id) if shape.exact_match else (None, None)
         first = self.embedding(*one, marks[0])
         second = self.embedding(*two, marks[1]) if shape.pair else first
         return [first, second], (one[1] | two[1]).unsqueeze(-1).to(first.dtype)
 
-    def layers(
+    def pooled_states(
         self, ids: Tensor, real: Tensor, paths: Sequence[EdgeExecution], depth: int
     ) -> Iterator[Tensor]:
         """Yield the pooled state (batch, 2 * width) after each of the first `depth` cells."""
-        states, mask = self.start(ids, real)
+        states, mask = self.embed_inputs(ids, real)
         for i in range(depth):
             states = [states[1], self.cells[i](states, mask, paths)]
-            yield pool(states[1], mask)
+            yield pool_states(states[1], mask)
 
     def classify(self, pooled: Tensor) -> Tensor:
         """Return the logits of a pooled state."""
@@ -156,7 +156,7 @@ class Child(Student):
 
     def forward(self, ids: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (batch, classes) and the probes' logits (batch, layers, classes)."""
-        pooled = list(self.layers(ids, real, self.paths, self.structure.layers))
+        pooled = list(self.pooled_states(ids, real, self.paths, self.structure.layers))
         probes = [probe(p) for probe, p in zip(self.probes, pooled, strict=True)]
         return self.classify(pooled[-1]), torch.stack(probes, 1)
 
@@ -173,7 +173,7 @@ class Parent(Student):
         share: bool = True,
     ) -> None:
         """Make every candidate on every edge; with `share`, kernels of one dilation share taps."""
-        held = [list(candidates) for _ in edges(nodes)]
+        held = [list(candidates) for _ in cell_edges(nodes)]
         super().__init__(shape, max_layers, nodes, held, share)
         self.candidates = tuple(candidates)
 
@@ -185,23 +185,24 @@ class Parent(Student):
         Args:
             ids, real: (batch, length).
             sample: what was drawn.
-            estimator: what runs beside the drawn structure, see `paths`. "full" also runs all cells.
-            seed: of what `paths` draws.
+            estimator: what runs beside the drawn structure, see `plan_edges`. "full" also runs all cells.
+            seed: of what `plan_edges` draws.
         """
         depth = len(self.cells) if estimator == "full" else sample.structure.layers
-        pooled = list(self.layers(ids, real, paths(sample, self.candidates, estimator, seed), depth))
+        executions = plan_edges(sample, self.candidates, estimator, seed)
+        pooled = list(self.pooled_states(ids, real, executions, depth))
         probes = [self.probes[i](p) for i, p in enumerate(pooled)]
         return [self.classify(p) for p in pooled], probes
 
     @torch.no_grad()
-    def child(self, structure: Structure) -> Child:
+    def extract_child(self, structure: Structure) -> Child:
         """Return the child of a structure with a copy of the weights trained here."""
         child = Child(self.shape, structure)
-        mine = self.unshared()
+        mine = self.unshared_weights()
         child.load_state_dict({name: mine[name] for name in child.state_dict()})
         return child
 
-    def unshared(self) -> dict[str, Tensor]:
+    def unshared_weights(self) -> dict[str, Tensor]:
         """Return the weights with a kernel for every convolution, as children name them."""
         state = dict(self.state_dict())
         for name, module in self.named_modules():
@@ -210,7 +211,9 @@ class Parent(Student):
         return state
 
 
-def paths(sample: Sample, candidates: Sequence[str], estimator: str, seed: int) -> list[EdgeExecution]:
+def plan_edges(
+    sample: Sample, candidates: Sequence[str], estimator: str, seed: int
+) -> list[EdgeExecution]:
     """Return what runs on each edge of a sample.
 
     "full": every candidate, as the straight-through estimator asks. "sampled": the drawn one alone;

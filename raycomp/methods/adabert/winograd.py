@@ -17,25 +17,25 @@ from torch import Tensor
 # Taps -> outputs of a tile, and the points of the polynomials; infinity comes on top. Four outputs of
 # seven taps would be ten times as imprecise as the direct form; these are 1.4 to 3.1 times
 # (benchmarks/convolution.py).
-PLANS: dict[int, tuple[int, tuple[float, ...]]] = {
+TILE_PLANS: dict[int, tuple[int, tuple[float, ...]]] = {
     3: (4, (0.0, 1.0, -1.0, 2.0, -2.0)),
     5: (4, (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)),
     7: (2, (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)),
 }
-FEWEST_TOKENS = 32  # for fewer the transforms cost more than they save
+MIN_TOKENS = 32  # for fewer the transforms cost more than they save
 
 
-def usable(x: Tensor, weight: Tensor, dilation: int) -> bool:
+def can_use_winograd(x: Tensor, weight: Tensor, dilation: int) -> bool:
     """Return whether `convolve_relu` may stand in for the direct form: fp32 inference on a processor.
 
     Not where gradients are wanted, under autocast, or where the model is traced or compiled.
     """
     return (
         dilation == 1
-        and weight.shape[-1] in PLANS
+        and weight.shape[-1] in TILE_PLANS
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and x.shape[0] * x.shape[1] >= FEWEST_TOKENS
+        and x.shape[0] * x.shape[1] >= MIN_TOKENS
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch.jit.is_tracing()
@@ -44,13 +44,13 @@ def usable(x: Tensor, weight: Tensor, dilation: int) -> bool:
 
 
 @cache
-def transforms(taps: int) -> tuple[Tensor, Tensor, Tensor]:
+def transform_matrices(taps: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the matrices of kernel (n, taps), input (n, n) and output (m, n), in fp64; n = m + taps - 1.
 
     Outputs y of inputs d and kernel g are y = A ((G g) * (B d)). By transposition of the product of two
     polynomials, which is worked out at n points: A and G evaluate there, B interpolates.
     """
-    outputs, points = PLANS[taps]
+    outputs, points = TILE_PLANS[taps]
     n = outputs + taps - 1
 
     def evaluate(columns: int) -> Tensor:
@@ -67,18 +67,18 @@ def transforms(taps: int) -> tuple[Tensor, Tensor, Tensor]:
 @cache
 def _matrices(taps: int) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False):
-        _, forth, back = transforms(taps)
+        _, forth, back = transform_matrices(taps)
         return forth.float(), back.float()
 
 
-def transform(weight: Tensor) -> Tensor:
+def transform_kernel(weight: Tensor) -> Tensor:
     """Map a kernel (out, in, 1, taps) to its transformed form (n, in, out), fp32."""
-    forth, _, _ = transforms(weight.shape[-1])
+    forth, _, _ = transform_matrices(weight.shape[-1])
     kernel = weight.detach()[:, :, 0].double()
     return torch.einsum("nr,oir->nio", forth, kernel).float().contiguous()
 
 
-class Transformed:
+class TransformedKernel:
     """A kernel's transformed form: made when first asked for, and again when the kernel was changed.
 
     It is not saved, nor copied, with the model that holds it. A write to `kernel.data` that leaves its
@@ -96,11 +96,11 @@ class Transformed:
         glance = kernel.detach()[0, 0, 0, 0].item()
         key = (kernel.data_ptr(), kernel._version, glance)
         if key != self._key:
-            self._key, self._held = key, transform(kernel)
+            self._key, self._held = key, transform_kernel(kernel)
         return self._held
 
-    def __reduce__(self) -> tuple[type[Transformed], tuple[()]]:
-        return Transformed, ()
+    def __reduce__(self) -> tuple[type[TransformedKernel], tuple[()]]:
+        return TransformedKernel, ()
 
 
 def convolve_relu(sources: list[Tensor], transformed: Tensor, taps: int) -> Tensor:

@@ -41,7 +41,7 @@ class EESNGSettings:
     """
 
     update: Literal["raw", "sng", "asng"] = "asng"
-    lam: int = 2
+    samples: int = 2
     interval: int = 20
     joint: bool = False
     exploration_update: Literal["weighted", "skip", "plain"] = "skip"
@@ -88,8 +88,8 @@ class EESNG:
             settings: see EESNGSettings.
             costs: what "matched" pairs are equal in.
         """
-        if settings.lam < 2 or settings.interval < 1 or settings.sampler_sync_steps < 1:
-            raise ValueError("lam must be at least 2, interval and sampler_sync_steps at least 1")
+        if settings.samples < 2 or settings.interval < 1 or settings.sampler_sync_steps < 1:
+            raise ValueError("samples must be at least 2, interval and sampler_sync_steps at least 1")
         if settings.pairing == "matched" and costs is None:
             raise ValueError('pairing="matched" needs costs')
         self.space, self.schedule, self.settings = space, schedule, settings
@@ -211,7 +211,7 @@ class EESNG:
         explored = bool(self._rng.random() >= self._k)
         entropy, alone = self.dist.entropy(), self.dist.max_entropy() == 0.0
         rows = [self._one(explored and not alone)]
-        while len(rows) < self.settings.lam and not alone:
+        while len(rows) < self.settings.samples and not alone:
             rows.append(self._partner(rows[0], explored))
         return Draw(step, rows, explored and not alone, self._k, entropy)
 

@@ -9,7 +9,7 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import CostModel, EncoderShape
 from raycomp.errors import UserError
 from raycomp.methods.yoco.eesng import EESNG, EESNGSettings
-from raycomp.methods.yoco.schedule import Schedule, phases
+from raycomp.methods.yoco.schedule import Schedule, progressive_phases
 from raycomp.search.space import SearchSpace
 
 
@@ -19,7 +19,7 @@ def train_plan(job: Job, space: SearchSpace, shape: EncoderShape, rows: int) -> 
     Raises:
         UserError: a list of epochs or steps does not fit the number of phases.
     """
-    names = [p.name for p in phases(space)]
+    names = [p.name for p in progressive_phases(space)]
     per_epoch = -(-rows // job.train.batch_size)
     given: Any = job.train.steps if job.train.steps is not None else job.train.epochs
     values = list(given) if isinstance(given, list) else [given] * len(names)
@@ -51,7 +51,7 @@ def plan_space(plan: dict[str, Any]) -> SearchSpace:
 
 def plan_schedule(plan: dict[str, Any]) -> Schedule:
     """Return the phases and their steps."""
-    return Schedule(phases(plan_space(plan)), tuple(plan["steps"]))
+    return Schedule(progressive_phases(plan_space(plan)), tuple(plan["steps"]))
 
 
 def build_sampler(job: Job, plan: dict[str, Any]) -> EESNG:
@@ -59,7 +59,7 @@ def build_sampler(job: Job, plan: dict[str, Any]) -> EESNG:
     costs = CostModel(EncoderShape.from_dict(plan["shape"]), plan["length"])
     settings = EESNGSettings(
         update=job.train.update,
-        lam=job.train.samples,
+        samples=job.train.samples,
         interval=job.train.interval,
         joint=job.space.joint,
         exploration_update=job.train.exploration_update,

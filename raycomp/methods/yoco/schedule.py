@@ -20,7 +20,7 @@ class Phase:
     ffn: tuple[int, ...]
 
 
-def phases(space: SearchSpace) -> tuple[Phase, ...]:
+def progressive_phases(space: SearchSpace) -> tuple[Phase, ...]:
     """Return the largest network, then one smaller choice a phase: heads, then FFN, then depth.
 
     For the paper's space these are its eight phases after the largest: heads {8,12}, {4,8,12}; FFN

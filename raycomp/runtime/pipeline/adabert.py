@@ -21,7 +21,7 @@ from raycomp.errors import UserError
 from raycomp.methods.adabert.cnn_model import RaycompCnnForSequenceClassification
 from raycomp.methods.adabert.compiler import compile_child, compiled_config, compiled_macs
 from raycomp.methods.adabert.efficiency import operation_macs, operation_params
-from raycomp.methods.adabert.structure import Structure, edges, given_structure
+from raycomp.methods.adabert.structure import Structure, cell_edges, parse_structure_setting
 from raycomp.methods.adabert.student import Child
 from raycomp.methods.context import RunContext
 from raycomp.runtime.cluster.actor_filesystem import find_file_server
@@ -83,7 +83,7 @@ def _train(room: DistillationData, trial: Trial, stage: str, bar: Update, cpus: 
         return
     given = job.adabert
     if stage == "adabert-search" and given.structure is not None:
-        found = given_structure(given.structure, trial.layers, given.nodes, given.operations)
+        found = parse_structure_setting(given.structure, trial.layers, given.nodes, given.operations)
         write_json(folder / result, json.loads(found.to_json()))
         return
     if stage == "adabert-child" and job.adabert.child_epochs == 0:
@@ -202,7 +202,7 @@ def faults(context: RunContext) -> list[str]:
         if asked.child_epochs == 0:
             found.append("adabert.structure was given with child_epochs = 0: nothing would be trained")
         try:
-            given_structure(asked.structure, 1, asked.nodes, asked.operations)
+            parse_structure_setting(asked.structure, 1, asked.nodes, asked.operations)
         except UserError as error:
             found.append(str(error))
     splits = (context.task.train, context.task.selection, *context.task.validation)
@@ -235,11 +235,11 @@ def planned(context: RunContext) -> dict[str, Any]:
     sizes = []
     for layers, pick in ((1, min), (most, max)):
         cheap = pick(given.operations, key=lambda o: operation_params(o, given.width))
-        structure = Structure(layers, (cheap,) * len(edges(given.nodes)), given.nodes)
+        structure = Structure(layers, (cheap,) * len(cell_edges(given.nodes)), given.nodes)
         with torch.device("meta"):  # shapes alone
             model = RaycompCnnForSequenceClassification(compiled_config(shape, structure))
         sizes.append(sum(p.numel() for p in model.parameters()))
-    candidates = len(given.operations) ** len(edges(given.nodes))
+    candidates = len(given.operations) ** len(cell_edges(given.nodes))
     return {
         "structures": candidates * most,
         "params": sizes,
@@ -262,7 +262,7 @@ def training_flops(context: RunContext, share: float) -> float:
     job, given = context.job, context.job.adabert
     length = flops_length(DistillationData(job, context.run_dir))
     one = sum(operation_macs(o, given.width, length) for o in given.operations) / len(given.operations)
-    cell = 2 * one * len(edges(given.nodes)) * share
+    cell = 2 * one * len(cell_edges(given.nodes)) * share
     beside = {"sampled": 0.0, "contrast": 1.0, "full": len(given.operations) - 1.0}[given.estimator]
     epochs = given.epochs if given.structure is None else 0.0
     search = epochs * (3 + beside * (1 - given.alpha_warmup))

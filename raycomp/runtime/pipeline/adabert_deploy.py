@@ -19,7 +19,7 @@ from raycomp.encoder.export import export_model, verify_export
 from raycomp.errors import UserError
 from raycomp.methods.adabert.cnn_model import RaycompCnnForSequenceClassification
 from raycomp.methods.adabert.compiler import compile_child, compiled_macs
-from raycomp.methods.adabert.drawing import draw
+from raycomp.methods.adabert.drawing import draw_structure
 from raycomp.methods.adabert.student import Child
 from raycomp.runtime.cluster.progress import Update
 from raycomp.runtime.pipeline.deploy import (
@@ -137,7 +137,7 @@ def export_child(
         **figures,
     }
     export_model(model, room.tokenizer, out, room.task.label_names, card)
-    write_text(out / "structure.svg", draw(child.structure))
+    write_text(out / "structure.svg", draw_structure(child.structure))
     tokens = room.tokens("selection")
     batch = collate(tokens, np.arange(min(32, len(tokens))), room.pad_id)
     with torch.inference_mode():

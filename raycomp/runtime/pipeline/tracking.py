@@ -23,7 +23,7 @@ from raycomp.config.job import Job
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
-from raycomp.methods.yoco.schedule import phases
+from raycomp.methods.yoco.schedule import progressive_phases
 from raycomp.runtime.cluster.progress import polling
 from raycomp.search.searchers import SearchBudget
 from raycomp.storage.files import write_json
@@ -186,7 +186,7 @@ class TrackingFeed:
     @functools.cached_property
     def _phases(self) -> dict[str, int]:
         space = RunContext(self._job, self._run_dir).space
-        return {phase.name: number for number, phase in enumerate(phases(space))}
+        return {phase.name: number for number, phase in enumerate(progressive_phases(space))}
 
     @functools.cached_property
     def _budgets(self) -> dict[str, SearchBudget]:

@@ -13,9 +13,9 @@ from torch import nn
 
 from raycomp.config.adabert import AdabertSettings
 from raycomp.config.job import Job
-from raycomp.methods.adabert.efficiency import prices
+from raycomp.methods.adabert.efficiency import operation_costs
 from raycomp.methods.adabert.gumbel import Distribution
-from raycomp.methods.adabert.step import ChildStep, SearchStep, cosine
+from raycomp.methods.adabert.step import ChildStep, SearchStep, cosine_rate
 from raycomp.methods.adabert.structure import Structure
 from raycomp.methods.adabert.student import Child, Parent, Student
 from raycomp.runtime.training.distillation_data import DistillationData
@@ -95,13 +95,15 @@ class AdabertSearchTask(_StudentStage):
             parent,
             distribution,
             self.updater,
-            knowledge=self.room.answers,
-            guidance=self.room.guidance(plan["gamma"]),
-            price=prices(settings.operations, shape.width, length, settings.normalisation).to(device),
+            teacher_outputs=self.room.answers,
+            distillation=self.room.distillation_loss(plan["gamma"]),
+            op_costs=operation_costs(settings.operations, shape.width, length, settings.normalisation).to(
+                device
+            ),
             beta=plan["beta"],
             estimator=settings.estimator,
-            supervise=settings.supervise,
-            wait=math.ceil(settings.alpha_warmup * self.total),
+            supervised_depths=settings.supervise,
+            alpha_warmup_steps=math.ceil(settings.alpha_warmup * self.total),
             total_steps=self.total,
             seed=plan["seed"],
             precision=self.room.precision(device),
@@ -118,8 +120,8 @@ class AdabertSearchTask(_StudentStage):
 
     def finish(self) -> None:
         """Write the parent's weights, and the argmax of P_alpha."""
-        save_tensors(self.trial / "parent.safetensors", self.model.parent.unshared())
-        best = self.model.distribution.best()
+        save_tensors(self.trial / "parent.safetensors", self.model.parent.unshared_weights())
+        best = self.model.distribution.most_likely()
         write_json(self.trial / "structure.json", json.loads(best.to_json()))
 
 
@@ -151,8 +153,8 @@ class AdabertChildTask(_StudentStage):
         self.step: TrainStep = ChildStep(
             self.model,
             self.updater,
-            knowledge=self.room.answers,
-            guidance=self.room.guidance(plan["gamma"]),
+            teacher_outputs=self.room.answers,
+            distillation=self.room.distillation_loss(plan["gamma"]),
             precision=self.room.precision(device),
             device=device,
         )
@@ -175,7 +177,7 @@ def weights_updater(
     sgd = functools.partial(torch.optim.SGD, momentum=0.9)
     return Updater(
         model,
-        lambda step: cosine(settings.learning_rate, settings.final_learning_rate, total, step),
+        lambda step: cosine_rate(settings.learning_rate, settings.final_learning_rate, total, step),
         weight_decay=settings.weight_decay,
         clip=settings.clip,
         reduce=reduce,

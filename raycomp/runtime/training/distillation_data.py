@@ -23,8 +23,8 @@ from raycomp.data.batches import collate, eval_batches, padding, tokens_at_once
 from raycomp.data.tasks import Split
 from raycomp.data.tokens import TokenSplit
 from raycomp.errors import UserError
-from raycomp.methods.adabert.probes import apply_probes, features, fit_probe
-from raycomp.methods.adabert.step import Guidance
+from raycomp.methods.adabert.probes import apply_probes, fit_probe, probe_features
+from raycomp.methods.adabert.step import DistillationLoss
 from raycomp.methods.adabert.student import StudentShape
 from raycomp.methods.context import RunContext
 from raycomp.runtime.cluster.actor_filesystem import find_file_server
@@ -80,10 +80,10 @@ class DistillationData(RunContext):
         """The teacher's answers to the augmented split, memory-mapped."""
         return CachedTeacherOutputs(self.folder, len(self.augmented_tokens))
 
-    def guidance(self, gamma: float) -> Guidance:
+    def distillation_loss(self, gamma: float) -> DistillationLoss:
         """Return how students of this job are taught."""
         settings = self.job.adabert
-        return Guidance(gamma, settings.temperature, settings.hints, self.regression)
+        return DistillationLoss(gamma, settings.temperature, settings.hints, self.regression)
 
     @property
     def student_shape(self) -> StudentShape:
@@ -228,7 +228,8 @@ def _read(room: DistillationData, tokens: TokenSplit, first: int, last: int) -> 
         batch = collate(tokens, rows + first, room.pad_id, multiple=multiple).to(device)
         with torch.inference_mode():
             out = model(batch, None, hidden=True)
-            seen, logits = features(out.hidden[1:], batch.attention_mask).cpu(), out.logits.float().cpu()
+            seen = probe_features(out.hidden[1:], batch.attention_mask).cpu()
+            logits = out.logits.float().cpu()
         if found is None:
             found = (
                 seen.new_empty(last - first, *seen.shape[1:]),

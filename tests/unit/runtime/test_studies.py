@@ -11,7 +11,7 @@ from raycomp.config.adabert import OPERATIONS
 from raycomp.config.loader import parse_job
 from raycomp.config.study import StudyRun, StudySpec, parse_study
 from raycomp.errors import UserError
-from raycomp.methods.adabert.structure import Structure, given_structure, random_structure
+from raycomp.methods.adabert.structure import Structure, parse_structure_setting, random_structure
 from raycomp.methods.context import RunContext
 from raycomp.runtime.pipeline.adabert import _train
 from raycomp.runtime.pipeline.adabert_deploy import trials
@@ -168,15 +168,15 @@ def test_random_structures_are_seeded_and_never_empty() -> None:
     assert len({s.operations for s in drawn}) == 40
     rare = [random_structure(1, 1, ("zero", "skip"), seed).operations for seed in range(50)]
     assert ("zero", "zero") not in rare
-    assert given_structure("random:3", 4, 3, OPERATIONS) == drawn[3]
-    assert given_structure(drawn[3].to_json(), 1, 3, OPERATIONS) == drawn[3]
+    assert parse_structure_setting("random:3", 4, 3, OPERATIONS) == drawn[3]
+    assert parse_structure_setting(drawn[3].to_json(), 1, 3, OPERATIONS) == drawn[3]
     for text, word in (
         ("random:x", "no structure"),
         ("{}", "no structure"),
         (drawn[3].to_json(), "nodes"),
     ):
         with pytest.raises(UserError, match=word):
-            given_structure(text, 4, 2 if word == "nodes" else 3, OPERATIONS)
+            parse_structure_setting(text, 4, 2 if word == "nodes" else 3, OPERATIONS)
 
 
 def test_a_given_structure_takes_the_place_of_the_search(

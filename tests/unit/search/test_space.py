@@ -6,7 +6,7 @@ import pytest
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import CostModel, EncoderShape
 from raycomp.errors import UserError
-from raycomp.methods.yoco.schedule import Schedule, phases
+from raycomp.methods.yoco.schedule import Schedule, progressive_phases
 from raycomp.search.moves import fit_to_limit, mutate, shrink_to_limit
 from raycomp.search.space import SearchSpace
 
@@ -20,7 +20,7 @@ def test_the_paper_s_space_has_its_size() -> None:
 
 
 def test_the_paper_s_phases_largest_first() -> None:
-    found = phases(PAPER)
+    found = progressive_phases(PAPER)
     assert [(p.depth, p.heads, p.ffn) for p in found] == [
         ((12,), (12,), (3072,)),
         ((12,), (8, 12), (3072,)),
@@ -45,7 +45,7 @@ def test_layer_sums_are_the_cost_models(joint: bool) -> None:
 
 
 def test_a_phase_of_no_steps_is_skipped() -> None:
-    schedule = Schedule(phases(SMALL), (2, 0, 1, 3, 1, 1, 1))
+    schedule = Schedule(progressive_phases(SMALL), (2, 0, 1, 3, 1, 1, 1))
     assert [schedule.index_at(s) for s in range(9)] == [0, 0, 2, 3, 3, 3, 4, 5, 6]
     assert schedule.total == 9
 

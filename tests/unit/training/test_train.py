@@ -10,7 +10,7 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.layers import Encoder
 from raycomp.methods.yoco.eesng import EESNG, EESNGSettings
-from raycomp.methods.yoco.schedule import Schedule, phases
+from raycomp.methods.yoco.schedule import Schedule, progressive_phases
 from raycomp.search.space import SearchSpace
 from raycomp.training.loop import DivergedError, StepResult, fit
 from raycomp.training.objectives import hidden_loss, label_loss, prediction_loss
@@ -85,7 +85,7 @@ def slices(model: ElasticEncoder) -> SliceUpdater:
 
 
 def super_step(model: ElasticEncoder, **changes: object) -> SupernetStep:
-    schedule = Schedule(phases(SPACE), (1, 1, 1, 1, 1, 1, 20))
+    schedule = Schedule(progressive_phases(SPACE), (1, 1, 1, 1, 1, 1, 20))
     sampler = EESNG(SPACE, schedule, EESNGSettings(pairing="free"))
     teacher = make_pair()[1]
     given = {

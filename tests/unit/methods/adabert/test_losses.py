@@ -9,12 +9,12 @@ import torch
 
 from raycomp.methods.adabert.efficiency import (
     efficiency_loss,
+    operation_costs,
     operation_macs,
     operation_params,
-    prices,
 )
-from raycomp.methods.adabert.gumbel import Distribution, perturbed, straight_through, temperature_at
-from raycomp.methods.adabert.losses import matched, objective, probe_loss, probe_weights
+from raycomp.methods.adabert.gumbel import Distribution, gumbel_scores, straight_through, temperature_at
+from raycomp.methods.adabert.losses import matched_layers, probe_loss, probe_weights, student_objective
 from raycomp.methods.adabert.operations import ReluConvNorm
 from raycomp.methods.adabert.structure import OPERATIONS
 
@@ -30,7 +30,7 @@ from raycomp.methods.adabert.structure import OPERATIONS
     ],
 )
 def test_layers_are_matched_by_j_is_ceil_i_j_over_k(layers: int, teacher: int, want: list[int]) -> None:
-    assert matched(layers, teacher) == want
+    assert matched_layers(layers, teacher) == want
     assert want[-1] == teacher  # the released code never matches the last one
 
 
@@ -74,7 +74,7 @@ def test_distillation_gradients() -> None:
 
 
 def test_equation_1_by_hand() -> None:
-    got = objective(torch.tensor(2.0), torch.tensor(3.0), torch.tensor(0.5), 0.8, 4.0)
+    got = student_objective(torch.tensor(2.0), torch.tensor(3.0), torch.tensor(0.5), 0.8, 4.0)
     assert float(got) == pytest.approx(0.2 * 2 + 0.8 * 3 + 4 * 0.5)
 
 
@@ -86,8 +86,8 @@ def test_operation_figures_are_those_of_the_modules() -> None:
 
 
 def test_both_normalisations_have_the_published_range() -> None:
-    released = prices(OPERATIONS, 128, 128, "released")
-    spread = prices(OPERATIONS, 128, 128, "spread")
+    released = operation_costs(OPERATIONS, 128, 128, "released")
+    spread = operation_costs(OPERATIONS, 128, 128, "spread")
     assert float(released.max() / released.min()) == pytest.approx(1.14, abs=0.01)
     assert (float(spread.min()), float(spread.max())) == pytest.approx((0.050, 0.185), abs=1e-3)
     for found in (released, spread):
@@ -95,7 +95,7 @@ def test_both_normalisations_have_the_published_range() -> None:
 
 
 def test_equation_5_by_hand_and_its_gradient() -> None:
-    price = prices(OPERATIONS, 128, 128, "spread")
+    price = operation_costs(OPERATIONS, 128, 128, "spread")
     layers = torch.zeros(8)
     layers[2] = 1  # K = 3
     operations = torch.zeros(9, 10)
@@ -111,7 +111,7 @@ def test_equation_5_by_hand_and_its_gradient() -> None:
 
 def test_equation_6_is_one_hot_forward_and_soft_backward() -> None:
     logits = torch.tensor([0.3, -0.2, 0.9], requires_grad=True)
-    y = straight_through(perturbed(logits, 0.7, torch.Generator().manual_seed(3)))
+    y = straight_through(gumbel_scores(logits, 0.7, torch.Generator().manual_seed(3)))
     assert sorted(y.tolist()) == [0.0, 0.0, 1.0]
     generator = torch.Generator().manual_seed(3)
     noise = -torch.log(-torch.log(torch.rand(3, generator=generator, dtype=torch.float64)))
@@ -125,9 +125,9 @@ def test_equation_6_is_one_hot_forward_and_soft_backward() -> None:
 def test_samples_follow_theta() -> None:
     logits = torch.tensor([0.6, 0.3, 0.1]).log()
     generator = torch.Generator().manual_seed(0)
-    counts = torch.stack([straight_through(perturbed(logits, 1.0, generator)) for _ in range(4000)]).mean(
-        0
-    )
+    counts = torch.stack(
+        [straight_through(gumbel_scores(logits, 1.0, generator)) for _ in range(4000)]
+    ).mean(0)
     torch.testing.assert_close(counts, torch.tensor([0.6, 0.3, 0.1]), atol=0.03, rtol=0)
 
 
@@ -137,7 +137,7 @@ def test_the_same_seed_draws_the_same() -> None:
     assert len(drawn) == 30
     assert distribution.sample(1.0, 5).structure == distribution.sample(0.3, 5).structure
     assert all(1 <= s.layers <= 8 for s in drawn)
-    assert distribution.entropy() == pytest.approx(1.0)
+    assert distribution.normalised_entropy() == pytest.approx(1.0)
     assert len(distribution.probabilities()) == 8 + 90
 
 

@@ -13,13 +13,25 @@ import torch
 
 from raycomp.errors import UserError
 from raycomp.methods.adabert.cnn_model import CACHED_TOKENS, RaycompCnnForSequenceClassification
-from raycomp.methods.adabert.compiler import compile_child, compiled_config, compiled_macs, merge
+from raycomp.methods.adabert.compiler import (
+    compile_child,
+    compiled_config,
+    compiled_macs,
+    merge_convolutions,
+)
 from raycomp.methods.adabert.gumbel import Distribution
-from raycomp.methods.adabert.modules import average_pool, convolve, inputs, max_pool, pool, shared
-from raycomp.methods.adabert.operations import ReluConvNorm, apply_all, run_together
-from raycomp.methods.adabert.structure import CONVOLUTIONS, OPERATIONS, Structure, edges
+from raycomp.methods.adabert.modules import (
+    average_pool,
+    convolve,
+    exact_matches,
+    max_pool,
+    pool_states,
+    split_inputs,
+)
+from raycomp.methods.adabert.operations import ReluConvNorm, apply_operations, run_convolutions
+from raycomp.methods.adabert.structure import CONVOLUTIONS, OPERATIONS, Structure, cell_edges
 from raycomp.methods.adabert.student import Child, Parent, StudentShape
-from raycomp.methods.adabert.winograd import PLANS
+from raycomp.methods.adabert.winograd import TILE_PLANS
 
 SHAPE = StudentShape(50, 12, 16, 32, 3, False, 3, 0)
 PAIR = StudentShape(50, 12, 16, 32, 3, True, 3, 0)
@@ -28,7 +40,7 @@ MARKED = replace(PAIR, exact_match=True)
 
 def random_structure(seed: int, layers: int = 3, nodes: int = 3) -> Structure:
     rng = random.Random(seed)
-    return Structure(layers, tuple(rng.choice(OPERATIONS) for _ in edges(nodes)), nodes)
+    return Structure(layers, tuple(rng.choice(OPERATIONS) for _ in cell_edges(nodes)), nodes)
 
 
 def text(rows: int = 5, length: int = 14, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,7 +63,7 @@ def shake(model: torch.nn.Module) -> None:
 
 
 def test_nine_edges_and_ten_operations() -> None:
-    assert edges(3) == [(0, 2), (1, 2), (0, 3), (1, 3), (2, 3), (0, 4), (1, 4), (2, 4), (3, 4)]
+    assert cell_edges(3) == [(0, 2), (1, 2), (0, 3), (1, 3), (2, 3), (0, 4), (1, 4), (2, 4), (3, 4)]
     assert len(OPERATIONS) == 10
 
 
@@ -73,9 +85,9 @@ def test_padding_never_leaks(name: str) -> None:
     shake(op)
     op.eval()
     x, mask = torch.randn(2, 6, 8), torch.ones(2, 6, 1)
-    (short,) = apply_all(x, mask, [(name, op)])
+    (short,) = apply_operations(x, mask, [(name, op)])
     wide = torch.cat([x, torch.zeros(2, 9, 8)], 1)
-    (long,) = apply_all(wide, torch.cat([mask, torch.zeros(2, 9, 1)], 1), [(name, op)])
+    (long,) = apply_operations(wide, torch.cat([mask, torch.zeros(2, 9, 1)], 1), [(name, op)])
     if name == "zero":
         assert short is None
         assert long is None
@@ -92,7 +104,7 @@ def test_convolution_is_relu_conv_norm_and_dilation_is_true() -> None:
     shake(op)
     op.eval()
     x = torch.randn(3, 11, 4)
-    (got,) = apply_all(x, torch.ones(3, 11, 1), [("dil_conv_5", op)])
+    (got,) = apply_operations(x, torch.ones(3, 11, 1), [("dil_conv_5", op)])
     y = torch.nn.functional.conv1d(
         torch.relu(x).transpose(1, 2), op.weight.squeeze(2), padding=4, dilation=2
     )
@@ -105,7 +117,7 @@ def test_normalisation_counts_real_tokens_alone() -> None:
     op = ReluConvNorm(4, 3, 1).train()
     x, real = torch.randn(4, 9, 4), torch.arange(9) < torch.tensor([9, 4, 6, 2])[:, None]
     mask = real.unsqueeze(-1).float()
-    (got,) = apply_all(x * mask, mask, [("std_conv_3", op)])
+    (got,) = apply_operations(x * mask, mask, [("std_conv_3", op)])
     assert got is not None
     kept = got[real]
     torch.testing.assert_close(kept.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
@@ -126,7 +138,7 @@ def test_normalisation_has_the_gradients_of_its_plain_form() -> None:
     x = (torch.randn(3, 7, 6) * mask).requires_grad_()
     weight = torch.randn(3, 7, 6)
     leaves = (x, op.weight, op.scale, op.shift)
-    out = run_together(x, mask, [op.train()])[0]
+    out = run_convolutions(x, mask, [op.train()])[0]
     got = torch.autograd.grad((out * weight).sum(), leaves)
 
     y = convolve(x, op.weight, 1)
@@ -144,11 +156,11 @@ def test_convolutions_of_one_kind_run_together_exactly() -> None:
     torch.manual_seed(0)
     ops = [ReluConvNorm(8, 5, 1).train() for _ in range(3)]
     x, mask = torch.randn(3, 7, 8), torch.ones(3, 7, 1)
-    together = apply_all(x, mask, [("std_conv_5", o) for o in ops])
+    together = apply_operations(x, mask, [("std_conv_5", o) for o in ops])
     means = [o.mean.clone() for o in ops]
     for o in ops:
         o.mean.zero_()
-    alone = [apply_all(x, mask, [("std_conv_5", o)])[0] for o in ops]
+    alone = [apply_operations(x, mask, [("std_conv_5", o)])[0] for o in ops]
     for one, other, op, mean in zip(together, alone, ops, means, strict=True):
         torch.testing.assert_close(one, other)
         torch.testing.assert_close(op.mean, mean)
@@ -156,7 +168,7 @@ def test_convolutions_of_one_kind_run_together_exactly() -> None:
 
 def test_two_texts_are_split_and_both_begin_at_zero() -> None:
     ids = torch.tensor([[2, 7, 8, 3, 9, 3, 0], [2, 5, 3, 6, 7, 8, 3]])
-    (a, real_a), (b, real_b) = inputs(ids, ids > 0, True, 3)
+    (a, real_a), (b, real_b) = split_inputs(ids, ids > 0, True, 3)
     assert [r[m].tolist() for r, m in zip(a, real_a, strict=True)] == [[2, 7, 8, 3], [2, 5, 3]]
     assert [r[m].tolist() for r, m in zip(b, real_b, strict=True)] == [[9, 3], [6, 7, 8, 3]]
     assert a.shape == b.shape == (2, 4)
@@ -166,8 +178,8 @@ def test_two_texts_are_split_and_both_begin_at_zero() -> None:
 def test_tokens_that_both_texts_have_are_found(seed: int) -> None:
     ids, real = text(seed=seed)
     ids[:, 5] = 3 * real[:, 5]  # where it is real, the end of the first text
-    one, two = inputs(ids, real, True, 3)
-    found = shared(one, two, 3)
+    one, two = split_inputs(ids, real, True, 3)
+    found = exact_matches(one, two, 3)
     for row in range(len(ids)):
         texts = [ids_[row][mask[row]].tolist() for ids_, mask in (one, two)]
         for mine, other, marks, (_, mask) in zip(texts, texts[::-1], found, (one, two), strict=True):
@@ -182,7 +194,7 @@ def test_the_mark_tells_shared_words_wherever_they_stand() -> None:
     child.embedding.word.weight.fill_(1.0)  # words look alike, and are told apart by the mark alone
     texts = [[2, 7, 8, 3, 8, 9, 7, 3], [2, 7, 8, 3, 9, 7, 8, 3], [2, 7, 8, 3, 9, 6, 5, 3]]
     real = torch.ones(1, 8, dtype=torch.bool)
-    states = [child.start(torch.tensor([t]), real)[0] for t in texts]
+    states = [child.embed_inputs(torch.tensor([t]), real)[0] for t in texts]
     moved = [round(float((s[0] - states[2][0]).abs().sum()), 4) for s in states]
     assert moved[0] == moved[1] > 0
     assert moved[2] == 0
@@ -202,7 +214,7 @@ def test_compiled_child_equals_the_child(shape: StudentShape, seed: int) -> None
             got = model(input_ids=ids, attention_mask=real).logits
         torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
     assert any(t._key for c in model.cells for t in c._transformed) == any(
-        k["size"] in PLANS and k["dilation"] == 1 for c in model.config.cells for k in c["kernels"]
+        k["size"] in TILE_PLANS and k["dilation"] == 1 for c in model.config.cells for k in c["kernels"]
     )
     # alone, without its neighbours' padding
     n = int(real[0].sum())
@@ -305,7 +317,7 @@ def test_compiled_model_is_smaller_and_has_no_zero_edges() -> None:
 def test_merging_keeps_every_edge_once_and_wastes_little() -> None:
     for seed, one in itertools.product(range(20), (False, True)):
         structure = random_structure(seed)
-        kernels = merge(structure, one)
+        kernels = merge_convolutions(structure, one)
         found = sorted(e for k in kernels for e, _, _ in k.members)
         assert found == [e for e, o in enumerate(structure.operations) if o in CONVOLUTIONS]
         parts = sum(CONVOLUTIONS[o][0] for o in structure.operations if o in CONVOLUTIONS)
@@ -321,7 +333,7 @@ def test_child_inherits_and_equals_the_parents_path() -> None:
     for seed in range(5):
         sample = distribution.sample(1.0, seed)
         k = sample.structure.layers
-        child = parent.child(sample.structure).eval()
+        child = parent.extract_child(sample.structure).eval()
         logits, probes = child(ids, real)
         for estimator in ("sampled", "contrast", "full"):
             got, said = parent(ids, real, sample, estimator)
@@ -377,18 +389,18 @@ def test_gradients_of_the_choice_are_inner_products(estimator: str) -> None:
         slopes = {}
         for o in OPERATIONS:
             y = torch.zeros(len(OPERATIONS), requires_grad=True)
-            states, mask = parent.start(ids, real)
+            states, mask = parent.embed_inputs(ids, real)
             node = torch.zeros_like(states[0])
             for other in range(2):
                 for i, name in enumerate(OPERATIONS):
                     module = parent.cells[0].edges[other][name]
-                    (value,) = apply_all(states[other], mask, [(name, module)])
+                    (value,) = apply_operations(states[other], mask, [(name, module)])
                     if value is None:
                         continue
                     hard = float(name == names[other])
                     node = node + value * (hard + y[i] if other == e and name == o else hard)
             out = parent.cells[0].summary([node], mask)
-            (parent.head(pool(out, mask)) * weights).sum().backward()
+            (parent.head(pool_states(out, mask)) * weights).sum().backward()
             slopes[o] = 0.0 if y.grad is None else float(y.grad[OPERATIONS.index(o)])
         if estimator == "full":
             mean = sum(float(soft[i]) * slopes[o] for i, o in enumerate(OPERATIONS))
@@ -418,7 +430,7 @@ def test_shared_kernels_are_the_middle_of_the_widest() -> None:
             assert torch.equal(edge[f"{dilation}_conv_3"].taps, wide[..., 2:5])
     assert not any("conv_3.weight" in name for name in shared.state_dict())
     assert any("conv_3.weight" in name for name in own.state_dict())
-    assert shared.unshared().keys() == own.state_dict().keys() == own.unshared().keys()
+    assert shared.unshared_weights().keys() == own.state_dict().keys() == own.unshared_weights().keys()
     out = shared.cells[0].edges[0]["std_conv_3"].taps.sum()
     out.backward()
     grad = shared.cells[0].edges[0]["std_conv_7"].weight.grad

@@ -13,11 +13,11 @@ import torch
 
 from benchmarks.claims.adabert_step import one_by_one
 from raycomp.data.batches import Batch
-from raycomp.methods.adabert.drawing import draw
-from raycomp.methods.adabert.efficiency import prices
+from raycomp.methods.adabert.drawing import draw_structure
+from raycomp.methods.adabert.efficiency import operation_costs
 from raycomp.methods.adabert.gumbel import Distribution
-from raycomp.methods.adabert.probes import apply_probes, features, fit_probe
-from raycomp.methods.adabert.step import ChildStep, Guidance, SearchStep, cosine
+from raycomp.methods.adabert.probes import apply_probes, fit_probe, probe_features
+from raycomp.methods.adabert.step import ChildStep, DistillationLoss, SearchStep, cosine_rate
 from raycomp.methods.adabert.structure import CONVOLUTIONS, OPERATIONS, Structure
 from raycomp.methods.adabert.student import Parent, StudentShape
 from raycomp.training.objectives import label_loss, prediction_loss
@@ -47,7 +47,9 @@ def batch(rows: int = 16, total: int | None = None) -> Batch:
     return Batch(ids * real, real, ids * 0, labels, np.arange(rows), total or rows, int(real.sum()))
 
 
-def search(estimator: str = "sampled", beta: float = 0.0, total: int = 60, wait: int = 0) -> SearchStep:
+def search(
+    estimator: str = "sampled", beta: float = 0.0, total: int = 60, alpha_warmup_steps: int = 0
+) -> SearchStep:
     torch.manual_seed(0)
     parent = Parent(SHAPE, 3, 3)
     distribution = Distribution(3, 3, OPERATIONS)
@@ -60,9 +62,10 @@ def search(estimator: str = "sampled", beta: float = 0.0, total: int = 60, wait:
         ]
     )
     return SearchStep(
-        parent, distribution, updater, knowledge=Fixed(batch().labels),
-        guidance=Guidance(0.8, 1.0, "probes", False), price=prices(OPERATIONS, 128, 128, "spread"),
-        beta=beta, estimator=estimator, supervise="depths", wait=wait,
+        parent, distribution, updater, teacher_outputs=Fixed(batch().labels),
+        distillation=DistillationLoss(0.8, 1.0, "probes", False),
+        op_costs=operation_costs(OPERATIONS, 128, 128, "spread"),
+        beta=beta, estimator=estimator, supervised_depths="depths", alpha_warmup_steps=alpha_warmup_steps,
         total_steps=total, seed=1, precision="fp32", device=CPU,
     )  # fmt: skip
 
@@ -85,12 +88,12 @@ def test_search_learns(estimator: str) -> None:
 
 
 def test_p_alpha_waits_while_the_weights_learn() -> None:
-    step = search("contrast", wait=3)
-    before = step.parent.unshared()
+    step = search("contrast", alpha_warmup_steps=3)
+    before = step.parent.unshared_weights()
     for i in range(3):
         step(i, batch())
     assert not any(p.any() for p in step.distribution.parameters())
-    assert any(not torch.equal(before[k], v) for k, v in step.parent.unshared().items())
+    assert any(not torch.equal(before[k], v) for k, v in step.parent.unshared_weights().items())
     step(3, batch())
     assert all(p.any() for p in step.distribution.parameters())
 
@@ -99,8 +102,8 @@ def test_every_depth_is_taught_or_the_drawn_one_alone() -> None:
     """The classifier's loss is the mean over the cells up to the drawn one, or the last one's."""
     taught = {}
     for supervise in ("depths", "drawn"):
-        step = search(wait=99)
-        step.supervise = supervise
+        step = search(alpha_warmup_steps=99)
+        step.supervised_depths = supervise
         seen = step._losses
 
         def losses(*given: Any, seen: Any = seen, key: str = supervise) -> Any:
@@ -157,8 +160,8 @@ def test_two_halves_of_a_batch_have_the_gradients_of_the_whole() -> None:
     """Each worker's loss is its share; in evaluation mode normalisation sees no batch."""
     torch.manual_seed(0)
     whole, knowledge = batch(), Fixed(batch().labels)
-    child = Parent(SHAPE, 3, 3).child(Structure(2, OPERATIONS[:9])).eval()
-    guide = Guidance(0.8, 1.0, "probes", False)
+    child = Parent(SHAPE, 3, 3).extract_child(Structure(2, OPERATIONS[:9])).eval()
+    guide = DistillationLoss(0.8, 1.0, "probes", False)
 
     def gradients(parts: list[slice]) -> list[torch.Tensor]:
         child.zero_grad()
@@ -179,7 +182,7 @@ def test_logits_hints_leave_the_probes_out() -> None:
     one = batch(4)
     logits, probe = torch.randn(4, 2), torch.randn(4, 2)
     said = torch.randn(4, 2), torch.randn(4, 3, 2)
-    label, guided = Guidance(0.5, 1.0, "logits", False).loss(logits, [probe], one, said)
+    label, guided = DistillationLoss(0.5, 1.0, "logits", False).loss(logits, [probe], one, said)
     want = 0.5 * label_loss(logits, one.labels, 4)
     want = want + 0.5 * prediction_loss(logits, said[0], 4, regression=False)
     torch.testing.assert_close(guided, want)
@@ -188,11 +191,11 @@ def test_logits_hints_leave_the_probes_out() -> None:
 
 def test_child_learns_and_keeps_statistics() -> None:
     torch.manual_seed(0)
-    child = Parent(SHAPE, 3, 3).child(Structure(2, ("std_conv_3",) * 9))
+    child = Parent(SHAPE, 3, 3).extract_child(Structure(2, ("std_conv_3",) * 9))
     updater = Updater(child, lambda s: 3e-3, weight_decay=0.0, clip=5.0)
     step = ChildStep(
-        child, updater, knowledge=Fixed(batch().labels),
-        guidance=Guidance(0.8, 1.0, "probes", False), precision="fp32", device=CPU,
+        child, updater, teacher_outputs=Fixed(batch().labels),
+        distillation=DistillationLoss(0.8, 1.0, "probes", False), precision="fp32", device=CPU,
     )  # fmt: skip
     losses = [step(i, batch()).info["loss"] for i in range(40)]
     assert losses[-1] < 0.3 * losses[0]
@@ -202,9 +205,9 @@ def test_child_learns_and_keeps_statistics() -> None:
 
 
 def test_cosine_goes_from_high_to_low() -> None:
-    assert cosine(2e-2, 5e-4, 100, 0) == pytest.approx(2e-2)
-    assert cosine(2e-2, 5e-4, 100, 50) == pytest.approx((2e-2 + 5e-4) / 2)
-    assert cosine(2e-2, 5e-4, 100, 100) == pytest.approx(5e-4)
+    assert cosine_rate(2e-2, 5e-4, 100, 0) == pytest.approx(2e-2)
+    assert cosine_rate(2e-2, 5e-4, 100, 50) == pytest.approx((2e-2 + 5e-4) / 2)
+    assert cosine_rate(2e-2, 5e-4, 100, 100) == pytest.approx(5e-4)
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3])
@@ -234,7 +237,7 @@ def test_a_class_without_rows_is_never_said() -> None:
 def test_features_ignore_padding() -> None:
     hidden = torch.randn(2, 5, 3)
     mask = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]]).bool()
-    got = features([hidden, hidden * 2], mask)
+    got = probe_features([hidden, hidden * 2], mask)
     assert got.shape == (2, 2, 6)
     torch.testing.assert_close(got[0, 0, 3:], hidden[0, :2].mean(0))
     torch.testing.assert_close(got[0, 1, :3], 2 * hidden[0, 0])
@@ -242,7 +245,7 @@ def test_features_ignore_padding() -> None:
 
 def test_drawing_shows_every_edge_that_lives() -> None:
     structure = Structure(4, OPERATIONS[1:])
-    root = ElementTree.fromstring(draw(structure))
+    root = ElementTree.fromstring(draw_structure(structure))
     texts = [t.text for t in root.iter("{http://www.w3.org/2000/svg}text")]
     for name in OPERATIONS[1:-1]:
         assert name in texts

@@ -9,7 +9,7 @@ import pytest
 
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.yoco.eesng import EESNG, EESNGSettings
-from raycomp.methods.yoco.schedule import Schedule, phases
+from raycomp.methods.yoco.schedule import Schedule, progressive_phases
 from raycomp.search.space import SearchSpace
 
 SPACE = SearchSpace(3, (1, 2, 3), (1, 2, 4), (16, 32, 64))
@@ -26,7 +26,7 @@ def make(**changes: object) -> EESNG:
     def costs(rows: np.ndarray) -> np.ndarray:
         return np.array([cost(SPACE.decode(row, settings.joint)) for row in rows])
 
-    return EESNG(SPACE, Schedule(phases(SPACE), STEPS), settings, costs)
+    return EESNG(SPACE, Schedule(progressive_phases(SPACE), STEPS), settings, costs)
 
 
 def walk(sampler: EESNG, first: int, last: int) -> list[list[Architecture]]:
