@@ -8,8 +8,9 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic_core import PydanticUndefined
 
-from raycomp.config.job import Job
+from raycomp.config.job import schema_of
 from raycomp.config.study import StudySettings, Variant
+from raycomp.methods.registry import METHODS
 
 HEAD = """# The job file
 
@@ -28,7 +29,7 @@ A file with these sections is a grid of jobs: [studies.md](studies.md).
 def render() -> str:
     """Return the whole document."""
     parts = [HEAD]
-    for name, field in Job.model_fields.items():
+    for name, field in schema_of(tuple(METHODS)).model_fields.items():
         section: Any = field.annotation
         title = f"[[{name}]]" if get_origin(section) is list else f"[{name}]"
         if get_origin(section) is list:

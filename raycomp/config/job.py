@@ -6,18 +6,20 @@ generated from this module and the two that it takes sections from.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import (
     Field,
+    create_model,
     field_validator,
     model_validator,
 )
 
-from raycomp.config.adabert import AdabertSettings, AugmentSettings
+from raycomp.config.augment import AugmentSettings
 from raycomp.config.elastic import (
     BudgetSettings,
     FinetuneSettings,
@@ -26,14 +28,17 @@ from raycomp.config.elastic import (
     TrainSettings,
 )
 from raycomp.config.renames import original_names
-from raycomp.config.section import Section, plain_name
+from raycomp.config.section import MethodSettings, Section, plain_name
+from raycomp.methods.registry import load_settings, method_names
+
+Settings = TypeVar("Settings", bound=MethodSettings)
 
 
 class RunSettings(Section):
     """What the run is called and which methods it holds."""
 
     name: str = Field("run", description="Name of the run; its folder is NAME-HASH.")
-    methods: list[Literal["yoco", "adabert"]] = Field(
+    methods: list[str] = Field(
         ["yoco"], description="Compression methods; they share one teacher and one set of tables."
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of every random choice.")
@@ -50,6 +55,9 @@ class RunSettings(Section):
     @field_validator("methods")
     @classmethod
     def _methods(cls, value: list[str]) -> list[str]:
+        unknown = [name for name in value if name not in method_names()]
+        if unknown:
+            raise ValueError(f"unknown method {unknown[0]!r}; allowed are {', '.join(method_names())}")
         if not value or len(set(value)) != len(value):
             raise ValueError('must name each method once, such as ["yoco", "adabert"]')
         return value
@@ -164,15 +172,15 @@ class Job(Section):
     train: TrainSettings = TrainSettings()
     search: SearchSettings = SearchSettings()
     augment: AugmentSettings = AugmentSettings()
-    adabert: AdabertSettings = AdabertSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     budget: list[BudgetSettings] = Field([], description="At least one where methods has yoco.")
     export: ExportSettings = ExportSettings()
 
     @model_validator(mode="after")
     def _budgets(self) -> Job:
-        if not self.budget and "yoco" in self.run.methods:
-            raise ValueError("missing section 'budget': yoco needs at least one [[budget]]")
+        for name in self.run.methods:
+            if load_settings(name).needs_budget and not self.budget:
+                raise ValueError(f"missing section 'budget': {name} needs at least one [[budget]]")
         if self.finetune.epochs and "yoco" not in self.run.methods:
             raise ValueError("finetune.epochs was given, but only yoco has sub-networks to fine-tune")
         names = [b.name for b in self.budget]
@@ -181,6 +189,11 @@ class Job(Section):
             raise ValueError(f"budget names must differ; given more than once: {', '.join(twice)}")
         return self
 
+    def settings(self, schema: type[Settings]) -> Settings:
+        """Return a method's section, its defaults where the job file leaves the section out."""
+        found = getattr(self, schema.method, None)
+        return found if isinstance(found, schema) else schema()
+
     def identity(self) -> str:
         """First 8 hex digits of the hash of everything that can change a result."""
         data = self.model_dump(mode="json")
@@ -188,13 +201,15 @@ class Job(Section):
         for section, keys in NON_IDENTITY_KEYS.items():
             for key in keys:
                 data[section].pop(key)
-        if "adabert" not in self.run.methods:
-            del data["augment"], data["adabert"]
-        else:
-            if self.adabert.structure is None:
-                del data["adabert"]["structure"]
-            if not self.adabert.exact_match:
-                del data["adabert"]["exact_match"]
+        asked = [load_settings(name) for name in self.run.methods]
+        if not any("augment" in schema.shared_sections for schema in asked):
+            del data["augment"]
+        for name in set(data) & set(method_names()) - set(self.run.methods):
+            del data[name]
+        for schema in asked:
+            for key, value in schema.identity_defaults.items():
+                if data[schema.method][key] == value:
+                    del data[schema.method][key]
         if not self.finetune.epochs:  # what is off leaves a run its name
             del data["finetune"]
         text = json.dumps(original_names(data), sort_keys=True, separators=(",", ":"))
@@ -204,3 +219,27 @@ class Job(Section):
     def run_id(self) -> str:
         """`<name>-<hash8>`: the name of the run's folder."""
         return f"{self.run.name}-{self.identity()}"
+
+
+def job_schema(data: Any) -> type[Job]:
+    """Return the schema of one job: `Job` with a section for each method that the job names.
+
+    Args:
+        data: The job as a nested dict, unchecked. A method counts as named where `run.methods` lists it
+            or a section bears its name; no other method's module is imported.
+    """
+    sections = set(data) if isinstance(data, dict) else set()
+    run = data.get("run") if isinstance(data, dict) else None
+    methods = run.get("methods") if isinstance(run, dict) else None
+    asked = {name for name in methods if isinstance(name, str)} if isinstance(methods, list) else set()
+    return schema_of(tuple(name for name in method_names() if name in sections | asked))
+
+
+@functools.cache
+def schema_of(names: tuple[str, ...]) -> type[Job]:
+    """Return `Job` with the sections of some methods; a method without settings has no section."""
+    schemas = {name: load_settings(name) for name in names}
+    fields: dict[str, Any] = {
+        name: (schema, schema()) for name, schema in schemas.items() if schema.model_fields
+    }
+    return create_model("Job", __base__=Job, **fields) if fields else Job

@@ -10,9 +10,10 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from raycomp.config.job import Job
+from raycomp.config.job import Job, job_schema
 from raycomp.config.renames import current_name, current_names, reject_both_names
 from raycomp.errors import UserError, shown
+from raycomp.methods.registry import method_names
 
 Model = TypeVar("Model", bound=BaseModel)
 MAX_JOB_BYTES = 2**16
@@ -52,7 +53,8 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 def parse_job(data: dict[str, Any]) -> Job:
     """Check a job given as a nested dict; raise UserError with every fault on its own line."""
-    return parse(Job, current_names(data))
+    data = current_names(data)
+    return parse(job_schema(data), data)
 
 
 LATER: dict[str, dict[str, Any]] = {"adabert": {"exact_match": False}}
@@ -206,17 +208,21 @@ def _explain(error: dict[str, Any], data: dict[str, Any], root: type[BaseModel])
     model, prefix = _model_at(location, root)
     if error["type"] == "extra_forbidden":
         owner = dotted.rpartition(".")[0]
-        known = {f"{owner}.{name}" if owner else name: name for name in model.model_fields}
+        names = list(model.model_fields)
+        if issubclass(model, Job):
+            names += [name for name in method_names() if name not in names]
+        known = {f"{owner}.{name}" if owner else name: name for name in names}
         near = nearest_key(str(location[-1]), known)
         given = error.get("input")
         if near and model is root and isinstance(given, dict) and len(given) == 1:
             # A mistyped section with one key in it: name the whole path.
-            key, inner = next(iter(given)), _section(root.model_fields[near].annotation)
+            field = root.model_fields.get(near)
+            key, inner = next(iter(given)), _section(field.annotation) if field else None
             dotted = shown(f"{dotted}.{key}")
             inside = {n: n for n in inner.model_fields} if inner else {}
             near = f"{near}.{nearest_key(str(key), inside) or key}"
         hint = f" Did you mean '{near}'?" if near else ""
-        allowed = ", ".join(model.model_fields)
+        allowed = ", ".join(names)
         tables = ".".join(k for k in prefix.split(".") if not k.isdigit())
         what = "Sections" if model is root else f"Keys of [{tables}]"
         return f"unknown setting '{dotted}'.{hint} {what}: {allowed}."

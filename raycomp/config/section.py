@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -14,6 +15,25 @@ class Section(BaseModel):
     """A table of the job file: unknown keys are errors, values are never coerced between types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class MethodSettings(Section):
+    """The section of one compression method; subclasses say what the job file must know of it.
+
+    Attributes:
+        method: Name of the method in `run.methods`, and of its section.
+        title: Name of the method in tables for people.
+        needs_budget: Whether a job with this method needs at least one [[budget]].
+        shared_sections: Sections of the job file that only some methods read, such as "augment".
+        identity_defaults: Settings that joined later, with the value that leaves the identity of a run
+            as it was before they joined.
+    """
+
+    method: ClassVar[str]
+    title: ClassVar[str]
+    needs_budget: ClassVar[bool] = True
+    shared_sections: ClassVar[tuple[str, ...]] = ()
+    identity_defaults: ClassVar[dict[str, Any]] = {}
 
 
 def plain_name(value: str) -> str:

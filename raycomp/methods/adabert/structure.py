@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raycomp.config.adabert import OPERATIONS
 from raycomp.errors import UserError
+from raycomp.methods.adabert.settings import OPERATIONS
 
 # Name -> (kernel, dilation) of the convolutions; the other operations have no weights.
 CONVOLUTIONS: dict[str, tuple[int, int]] = {

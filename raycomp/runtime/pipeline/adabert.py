@@ -21,6 +21,7 @@ from raycomp.errors import UserError
 from raycomp.methods.adabert.cnn_model import RaycompCnnForSequenceClassification
 from raycomp.methods.adabert.compiler import compile_child, compiled_config, compiled_macs
 from raycomp.methods.adabert.efficiency import operation_macs, operation_params
+from raycomp.methods.adabert.settings import AdabertSettings
 from raycomp.methods.adabert.structure import Structure, cell_edges, parse_structure_setting
 from raycomp.methods.adabert.student import Child
 from raycomp.methods.context import RunContext
@@ -81,12 +82,12 @@ def _train(room: DistillationData, trial: Trial, stage: str, bar: Update, cpus: 
     result = {"adabert-search": "structure.json", "adabert-child": "child.safetensors"}[stage]
     if (folder / result).exists():
         return
-    given = job.adabert
+    given = job.settings(AdabertSettings)
     if stage == "adabert-search" and given.structure is not None:
         found = parse_structure_setting(given.structure, trial.layers, given.nodes, given.operations)
         write_json(folder / result, json.loads(found.to_json()))
         return
-    if stage == "adabert-child" and job.adabert.child_epochs == 0:
+    if stage == "adabert-child" and job.settings(AdabertSettings).child_epochs == 0:
         _inherit(room, folder)
         return
     plan = {"trial": trial.name, **asdict(trial), "seed": job.run.seed * 10_007 + trial.seed}
@@ -197,7 +198,7 @@ def faults(context: RunContext) -> list[str]:
         _ = room.student_shape
     except UserError as error:
         found.append(str(error))
-    asked = job.adabert
+    asked = job.settings(AdabertSettings)
     if asked.structure is not None:
         if asked.child_epochs == 0:
             found.append("adabert.structure was given with child_epochs = 0: nothing would be trained")
@@ -229,7 +230,10 @@ def faults(context: RunContext) -> list[str]:
 def planned(context: RunContext) -> dict[str, Any]:
     """Return what the sweep would do: trials, steps, rows of text, and sizes of the student."""
     job = context.job
-    given, per_epoch = job.adabert, -(-len(context.task.train) // job.adabert.batch_size)
+    given, per_epoch = (
+        job.settings(AdabertSettings),
+        -(-len(context.task.train) // job.settings(AdabertSettings).batch_size),
+    )
     shape = DistillationData(job, context.run_dir).student_shape
     most = max(t.layers for t in trials(job))
     sizes = []
@@ -259,7 +263,7 @@ def training_flops(context: RunContext, share: float) -> float:
         place: of the job.
         share: mean length of a text over the length that `context` counts FLOPs at.
     """
-    job, given = context.job, context.job.adabert
+    job, given = context.job, context.job.settings(AdabertSettings)
     length = flops_length(DistillationData(job, context.run_dir))
     one = sum(operation_macs(o, given.width, length) for o in given.operations) / len(given.operations)
     cell = 2 * one * len(cell_edges(given.nodes)) * share

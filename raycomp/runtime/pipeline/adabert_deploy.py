@@ -20,6 +20,7 @@ from raycomp.errors import UserError
 from raycomp.methods.adabert.cnn_model import RaycompCnnForSequenceClassification
 from raycomp.methods.adabert.compiler import compile_child, compiled_macs
 from raycomp.methods.adabert.drawing import draw_structure
+from raycomp.methods.adabert.settings import AdabertSettings
 from raycomp.methods.adabert.student import Child
 from raycomp.runtime.cluster.progress import Update
 from raycomp.runtime.pipeline.deploy import (
@@ -64,7 +65,7 @@ class Trial:
 
 def trials(job: Job) -> list[Trial]:
     """Return every point of the job's sweep."""
-    given = job.adabert
+    given = job.settings(AdabertSettings)
 
     def each(value: Any) -> list[Any]:
         return value if isinstance(value, list) else [value]
@@ -179,7 +180,7 @@ def _row(
         "kind": "beta",
         "limit": trial.beta,
         "feasible": True,
-        "searcher": "gumbel" if room.job.adabert.structure is None else "given",
+        "searcher": "gumbel" if room.job.settings(AdabertSettings).structure is None else "given",
         "seed": trial.seed,
         "metric": room.primary,
         "arch_id": outcome["arch_id"],

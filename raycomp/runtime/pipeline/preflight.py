@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from raycomp.data.batches import smallest_batch
 from raycomp.errors import UserError
+from raycomp.methods.adabert.settings import AdabertSettings
 from raycomp.methods.context import RunContext
 from raycomp.methods.yoco.plan import train_plan
 from raycomp.runtime.pipeline import adabert
@@ -59,7 +60,7 @@ def _batches(context: RunContext) -> list[int]:
     if "yoco" in job.run.methods:
         found.append(smallest_batch(rows, job.train.batch_size))
     if "adabert" in job.run.methods:
-        size = job.adabert.batch_size
+        size = job.settings(AdabertSettings).batch_size
         found.append(smallest_batch(rows, size))
         if (
             job.augment.copies

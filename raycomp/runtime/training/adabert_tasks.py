@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from raycomp.config.adabert import AdabertSettings
 from raycomp.config.job import Job
 from raycomp.methods.adabert.efficiency import operation_costs
 from raycomp.methods.adabert.gumbel import Distribution
+from raycomp.methods.adabert.settings import AdabertSettings
 from raycomp.methods.adabert.step import ChildStep, SearchStep, cosine_rate
 from raycomp.methods.adabert.structure import Structure
 from raycomp.methods.adabert.student import Child, Parent, Student
@@ -45,7 +45,7 @@ class _StudentStage(PlainTask):
         self.trial = self.room.folder / plan["trial"]
         self.tokens = self.room.augmented_tokens
         self.pad_id = self.room.pad_id
-        self.batch_size = job.adabert.batch_size
+        self.batch_size = job.settings(AdabertSettings).batch_size
         # An epoch is one over the given rows, whatever augmentation adds: runs stay comparable.
         self.steps_per_epoch = -(-len(self.room.tokens("train")) // self.batch_size)
         torch.manual_seed(plan["seed"])
@@ -72,7 +72,7 @@ class AdabertSearchTask(_StudentStage):
     ) -> None:
         """Make the trial `plan` names: trial, seed, gamma, beta, layers."""
         self._open(job, run_dir, plan)
-        settings, shape = job.adabert, self.room.student_shape
+        settings, shape = job.settings(AdabertSettings), self.room.student_shape
         self.total = max(1, round(settings.epochs * self.steps_per_epoch))
         parent = Parent(
             shape, plan["layers"], settings.nodes, settings.operations, settings.share_kernels
@@ -139,7 +139,7 @@ class AdabertChildTask(_StudentStage):
     ) -> None:
         """Make the child of the trial that `plan` names: trial, seed, gamma."""
         self._open(job, run_dir, plan)
-        settings = job.adabert
+        settings = job.settings(AdabertSettings)
         self.total = max(1, round(settings.child_epochs * self.steps_per_epoch))
         self.model = Child(self.room.student_shape, read_structure(self.trial))
         if settings.child == "inherited":

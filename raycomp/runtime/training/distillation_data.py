@@ -24,6 +24,7 @@ from raycomp.data.tasks import Split
 from raycomp.data.tokens import TokenSplit
 from raycomp.errors import UserError
 from raycomp.methods.adabert.probes import apply_probes, fit_probe, probe_features
+from raycomp.methods.adabert.settings import AdabertSettings
 from raycomp.methods.adabert.step import DistillationLoss
 from raycomp.methods.adabert.student import StudentShape
 from raycomp.methods.context import RunContext
@@ -82,13 +83,13 @@ class DistillationData(RunContext):
 
     def distillation_loss(self, gamma: float) -> DistillationLoss:
         """Return how students of this job are taught."""
-        settings = self.job.adabert
+        settings = self.job.settings(AdabertSettings)
         return DistillationLoss(gamma, settings.temperature, settings.hints, self.regression)
 
     @property
     def student_shape(self) -> StudentShape:
         """The sizes of every student of this job."""
-        settings, pair = self.job.adabert, self.facts.pair
+        settings, pair = self.job.settings(AdabertSettings), self.facts.pair
         sep = self.facts.sep_token_id
         if pair and sep is None:
             raise UserError(

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from raycomp.config.adabert import OPERATIONS
 from raycomp.config.loader import parse_job
 from raycomp.config.study import StudyRun, StudySpec, parse_study
 from raycomp.errors import UserError
+from raycomp.methods.adabert.settings import OPERATIONS
 from raycomp.methods.adabert.structure import Structure, parse_structure_setting, random_structure
 from raycomp.methods.context import RunContext
 from raycomp.runtime.pipeline.adabert import _train

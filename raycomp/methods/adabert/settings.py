@@ -1,12 +1,12 @@
-"""AdaBERT's tables of the job file."""
+"""The section [adabert] of a job file."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from raycomp.config.section import Section, plain_seeds
+from raycomp.config.section import MethodSettings, plain_seeds
 
 OPERATIONS = (
     "std_conv_3", "std_conv_5", "std_conv_7", "dil_conv_3", "dil_conv_5", "dil_conv_7",
@@ -14,28 +14,14 @@ OPERATIONS = (
 )  # fmt: skip
 
 
-class AugmentSettings(Section):
-    """Word replacement (TinyBERT's), for AdaBERT's training text."""
-
-    copies: int = Field(4, ge=0, le=1000, description="New sentences a row (N); 0 is off.")
-    method: Literal["auto", "mlm", "neighbours"] = Field(
-        "auto",
-        description="mlm: the model's masked-language head. neighbours: its word-embedding table. "
-        "auto: mlm where the model has that head.",
-    )
-    probability: float = Field(
-        0.4, gt=0, le=1, description="Of each word that is alphabetic and no stop word (p)."
-    )
-    candidates: int = Field(15, ge=1, le=1000, description="Words that may take a word's place.")
-    consistent_pairs: bool = Field(
-        True,
-        description="Of two texts: a word that comes again in a row is replaced everywhere by the same "
-        "word, so that what the texts share stays shared. TinyBERT's: false.",
-    )
-
-
-class AdabertSettings(Section):
+class AdabertSettings(MethodSettings):
     """The differentiable search of a small CNN. Lists of gamma, beta, layers and seeds are swept."""
+
+    method: ClassVar[str] = "adabert"
+    title: ClassVar[str] = "AdaBERT"
+    needs_budget: ClassVar[bool] = False
+    shared_sections: ClassVar[tuple[str, ...]] = ("augment",)
+    identity_defaults: ClassVar[dict[str, Any]] = {"structure": None, "exact_match": False}
 
     layers: int | list[int] = Field(8, description="Most cells of the CNN (K_max).")
     nodes: int = Field(3, ge=1, le=6, description="Inner nodes of a cell (N).")

@@ -1,0 +1,62 @@
+"""The registry of compression methods: one line per method.
+
+A method is named in a job file (`run.methods`), and its settings are the section of the same name.
+This module imports nothing of raycomp, so that reading a job file stays cheap: a method's module is
+imported when a job names the method. Methods of other packages register an entry point in the group
+`raycomp.methods`, whose value is the path of the `Method` class.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from typing import Any
+
+ENTRY_POINT_GROUP = "raycomp.methods"
+
+METHODS: dict[str, tuple[str, str]] = {
+    "yoco": ("raycomp.methods.yoco.settings:YocoSettings", "raycomp.methods.yoco.method:Yoco"),
+    "adabert": (
+        "raycomp.methods.adabert.settings:AdabertSettings",
+        "raycomp.methods.adabert.method:Adabert",
+    ),
+}
+"""Name of a method -> import paths of its settings class and of its `Method` class."""
+
+
+def method_names() -> list[str]:
+    """Return the names of all methods: raycomp's own in the order above, then those of other packages."""
+    external = sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))
+    return [*METHODS, *(name for name in external if name not in METHODS)]
+
+
+def load_settings(name: str) -> Any:
+    """Return a method's settings class, a subclass of `raycomp.config.section.MethodSettings`.
+
+    Raises:
+        KeyError: No method has this name.
+    """
+    if name in METHODS:
+        return import_object(METHODS[name][0])
+    return load_method_class(name).settings
+
+
+def load_method_class(name: str) -> Any:
+    """Return a method's class, a subclass of `raycomp.methods.base.Method`.
+
+    Raises:
+        KeyError: No method has this name.
+    """
+    if name in METHODS:
+        return import_object(METHODS[name][1])
+
+    points = [point for point in entry_points(group=ENTRY_POINT_GROUP) if point.name == name]
+    if not points:
+        raise KeyError(name)
+    return points[0].load()
+
+
+def import_object(path: str) -> Any:
+    """Return the object that "package.module:name" names."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)

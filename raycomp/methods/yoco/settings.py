@@ -1,0 +1,14 @@
+"""YOCO-BERT's settings: it has no section of its own, for all of its sections are shared."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from raycomp.config.section import MethodSettings
+
+
+class YocoSettings(MethodSettings):
+    """YOCO-BERT reads [space], [train], [search], [finetune] and [[budget]]."""
+
+    method: ClassVar[str] = "yoco"
+    title: ClassVar[str] = "YOCO-BERT"
