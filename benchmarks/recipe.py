@@ -33,12 +33,13 @@ from raycomp.search.moves import fit_to_limit
 from raycomp.search.searchers import load_distribution
 from raycomp.storage.tensors import load_weights, save_tensors
 from raycomp.training.evaluation import predict_logits, score_logits
+from raycomp.training.finetune_step import FinetuneStep
+from raycomp.training.hints import DISTILLATION
 from raycomp.training.loop import StepResult, fit
 from raycomp.training.objectives import label_loss
 from raycomp.training.optimizers import LinearDecay, Updater, resolve_precision
 from raycomp.training.sliced_optimizer import SliceUpdater
 from raycomp.training.supernet_step import SupernetStep
-from raycomp.training.teacher_step import TeacherStep
 
 CPU = torch.device("cpu")
 
@@ -99,7 +100,7 @@ def _teacher(context: RunContext, job: Job, out: Path, precision: str) -> Elasti
         weight_decay=settings.weight_decay,
         clip=1.0,
     )
-    step = TeacherStep(model, updater, precision=precision, device=CPU)
+    step = FinetuneStep(model, updater, precision=precision, device=CPU)
     fit(step, _at(context, plan), 0, total, seed=job.run.seed * 4099, report=_silent)
     save_tensors(path, model.state_dict())
     return model.eval()
@@ -142,8 +143,7 @@ def _supernet(
         sampler,
         updater,
         teacher=None if settings.distill == "none" else teach,
-        distill=settings.distill,
-        regression=context.regression,
+        objective=DISTILLATION[settings.distill],
         precision=precision,
         device=CPU,
     )

@@ -22,6 +22,7 @@ from raycomp.methods.context import RunContext
 from raycomp.methods.yoco.eesng import EESNG
 from raycomp.methods.yoco.plan import build_sampler, train_plan
 from raycomp.search.moves import fit_to_limit
+from raycomp.training.hints import DISTILLATION
 from raycomp.training.objectives import label_loss
 from raycomp.training.optimizers import AllReduce, LinearDecay, Updater, autocast
 from raycomp.training.sliced_optimizer import SliceUpdater
@@ -172,7 +173,7 @@ def super_step(
     return SupernetStep(
         model, sampler, SliceUpdater(model, RATE, weight_decay=0.0, clip=1.0, reduce=reduce),
         teacher=teacher,
-        distill="none" if teacher is None else "hidden", regression=False,
+        objective=DISTILLATION["none" if teacher is None else "hidden"],
         precision=precision, device=device,
     )  # fmt: skip
 

@@ -20,6 +20,8 @@ from raycomp.config.loader import load_job
 from raycomp.data.batches import TrainPlan, collate
 from raycomp.methods.context import RunContext
 from raycomp.methods.yoco.plan import build_sampler, train_plan
+from raycomp.training.finetune_step import FinetuneStep
+from raycomp.training.hints import DISTILLATION
 from raycomp.training.loop import TrainStep
 from raycomp.training.optimizers import (
     LinearDecay,
@@ -30,7 +32,6 @@ from raycomp.training.optimizers import (
 )
 from raycomp.training.sliced_optimizer import SliceUpdater
 from raycomp.training.supernet_step import SupernetStep
-from raycomp.training.teacher_step import TeacherStep
 
 CPU, WARM, STEPS = torch.device("cpu"), 3, 15
 
@@ -59,7 +60,7 @@ def main() -> None:
         return Updater(model, LinearDecay(1e-5, 0.1, (0, 1000)), weight_decay=0.0, clip=1.0)
 
     model = context.network()
-    plain = median(TeacherStep(model, updater(model), precision=precision, device=CPU))
+    plain = median(FinetuneStep(model, updater(model), precision=precision, device=CPU))
     rows = [{"step": "fine-tuning", "dropout": 0.1, "seconds": plain, "ratio": 1.0}]
     for distill in ("none", "logits", "hidden"):
         for dropout in (0.0, 0.1):
@@ -70,8 +71,7 @@ def main() -> None:
                 build_sampler(job, agreed),
                 SliceUpdater(model, LinearDecay(1e-5, 0.1, (0, 1000)), weight_decay=0.0, clip=1.0),
                 teacher=None if distill == "none" else lambda b: teacher(b, None, hidden=True),
-                distill=distill,
-                regression=False,
+                objective=DISTILLATION[distill],
                 precision=precision,
                 device=CPU,
             )

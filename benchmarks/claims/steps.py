@@ -19,8 +19,8 @@ from benchmarks.setting import (
     updater,
     workplace,
 )
+from raycomp.training.finetune_step import FinetuneStep
 from raycomp.training.optimizers import resolve_precision
-from raycomp.training.teacher_step import TeacherStep
 
 
 def measure(settings: Settings) -> list[Claim]:
@@ -41,7 +41,7 @@ def measure(settings: Settings) -> list[Claim]:
     )
     network = context.network().to(device)
     theirs = plain_step(bert(network).to(device), precision, device)
-    ours = TeacherStep(network, updater(network), precision=precision, device=device)
+    ours = FinetuneStep(network, updater(network), precision=precision, device=device)
     second = alternating(
         seconds(lambda: [ours(i, b) for i, b in enumerate(held)], device),
         seconds(lambda: [theirs(b) for b in held], device),

@@ -67,10 +67,17 @@ class EmbeddingRows:
 
 @dataclass(frozen=True)
 class ElasticOutput:
-    """Logits (batch, classes); with `hidden=True` also the embeddings and each layer's output."""
+    """Result of a forward pass.
+
+    Attributes:
+        logits: (batch, classes).
+        hidden: Embeddings and the output of each layer, each (batch, length, hidden), where asked for.
+        layers: Indices of the layers that ran, ascending.
+    """
 
     logits: Tensor
     hidden: tuple[Tensor, ...] | None = None
+    layers: tuple[int, ...] = ()
 
 
 Slices = tuple[slice, ...]
@@ -180,7 +187,8 @@ class ElasticEncoder(nn.Module):
             x = self._attention(i, x, mask, arch.heads[i], first)
             x = self._feed_forward(i, x, arch.ffn[i])
             states.append(x)
-        return ElasticOutput(self._compute_logits(x), tuple(states) if hidden else None)
+        layers = tuple(range(arch.depth))
+        return ElasticOutput(self._compute_logits(x), tuple(states) if hidden else None, layers)
 
     def forward_many(self, batch: TokenBatch, archs: Sequence[Architecture]) -> Tensor:
         """Run several slices; what they share from the input on is computed once.

@@ -45,15 +45,13 @@ def prediction_loss(
     return entropy * temperature**2 / total
 
 
-def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor, tokens: int) -> Tensor:
-    """Mean squared error of hidden states over real tokens.
+def squared_error(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Return the sum of squared differences of hidden states over real tokens, a scalar.
 
     Args:
         student: (batch, length, hidden).
         teacher: (batch, length, hidden).
-        mask: (batch, length), true on real tokens.
-        tokens: real tokens of the global batch.
+        mask: (batch, length), True on real tokens.
     """
-    chosen = mask.unsqueeze(-1).to(torch.float32)
-    error = (student.float() - teacher.float()).square() * chosen
-    return error.sum() / (tokens * student.shape[-1])
+    is_real = mask.unsqueeze(-1).to(torch.float32)
+    return ((student.float() - teacher.float()).square() * is_real).sum()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -10,9 +10,10 @@ from torch import Tensor
 
 from raycomp.data.batches import Batch
 from raycomp.encoder.architecture import Architecture
-from raycomp.encoder.elastic import WORD_EMBEDDING, ElasticEncoder, ElasticOutput, EmbeddingRows, Slices
+from raycomp.encoder.elastic import WORD_EMBEDDING, ElasticEncoder, EmbeddingRows, Slices
+from raycomp.training.finetune_step import Teacher, check_teacher, run_teacher
+from raycomp.training.hints import Objective
 from raycomp.training.loop import StepResult
-from raycomp.training.objectives import hidden_loss, label_loss, prediction_loss
 from raycomp.training.optimizers import autocast, set_training_mode
 from raycomp.training.sliced_optimizer import FlatGradients, Part, SliceUpdater
 
@@ -57,12 +58,12 @@ class SupernetStep:
         sampler: Sampler,
         updater: SliceUpdater,
         *,
-        teacher: Callable[[Batch], ElasticOutput] | None,
-        distill: str,
-        regression: bool,
+        teacher: Teacher | None,
+        objective: Objective,
         precision: str,
         device: torch.device,
     ) -> None:
+        check_teacher(objective, teacher)
         self.model = model
         self.model.use_column_major_layout()
         self._parameters = dict(model.named_parameters())
@@ -70,8 +71,7 @@ class SupernetStep:
         self.sampler = sampler
         self.updater = updater
         self.teacher = teacher
-        self.distill = distill
-        self.regression = regression
+        self.objective = objective
         self.precision = precision
         self.device = device
 
@@ -80,7 +80,7 @@ class SupernetStep:
         archs = self.sampler.ask(index)
         tokens = int(batch.attention_mask.sum()) * len(archs)  # before it moves: a GPU need not wait
         batch = batch.to(self.device)
-        target = self._teach(batch)
+        target = run_teacher(self.teacher, batch, self.precision, self.device)
         set_training_mode(self.model)
         table = self.model.take_embedding_rows(batch.input_ids if batch.words is None else batch.words)
         with autocast(self.precision, self.device):
@@ -89,11 +89,11 @@ class SupernetStep:
         parts, flat, shares = self._open(archs, table)
         for i, arch in enumerate(archs):
             with autocast(self.precision, self.device):
-                output = self.model(batch, arch, hidden=self.distill == "hidden", embedded=start)
-            task = label_loss(output.logits, batch.labels, batch.total)
-            guided = self._objective(task, output, target, batch, arch)
-            (guided / len(archs)).backward()
-            shares[0, i], shares[1, i] = task.detach(), guided.detach()
+                output = self.model(batch, arch, hidden=self.objective.needs_hidden, embedded=start)
+            objective, labels = self.objective.losses(output, target, batch)
+            (objective / len(archs)).backward()
+            shares[0, i] = labels
+            shares[1, i] = objective.detach()
         embedded.backward(start.grad)
         # Before the sum over the workers: the sampler learns theta and draws while the network is
         # updated, and knows which ranks came so far when the sum fails.
@@ -102,38 +102,6 @@ class SupernetStep:
         self.updater.apply_parts(index, parts, flat)
         info = {**drawn, "loss": float(shares[0].mean())}
         return StepResult(float(shares[1].mean()), tokens, info)
-
-    @torch.no_grad()
-    def _teach(self, batch: Batch) -> ElasticOutput | None:
-        if self.teacher is None:
-            return None
-        with autocast(self.precision, self.device):
-            return self.teacher(batch)
-
-    def _objective(
-        self,
-        task: Tensor,
-        output: ElasticOutput,
-        target: ElasticOutput | None,
-        batch: Batch,
-        arch: Architecture,
-    ) -> Tensor:
-        """Labels alone (the paper), plus the teacher's predictions, plus its hidden states."""
-        if target is None:
-            return task
-        loss = task + prediction_loss(
-            output.logits, target.logits, batch.total, regression=self.regression
-        )
-        if output.hidden is not None and target.hidden is not None:
-            tokens = batch.total_tokens
-            layers = len(target.hidden) - 1
-            for i in range(arch.depth + 1):
-                # A network of d layers walks the teacher's L layers in equal strides.
-                j = -(-i * layers // arch.depth)
-                loss = loss + hidden_loss(
-                    output.hidden[i], target.hidden[j], batch.attention_mask, tokens
-                ) / (arch.depth + 1)
-        return loss
 
     @torch.no_grad()
     def _open(

@@ -18,10 +18,11 @@ from raycomp.methods.adabert.compiler import compile_child
 from raycomp.methods.adabert.structure import CONVOLUTIONS, Structure
 from raycomp.methods.adabert.student import Child
 from raycomp.runtime.training.checkpoints import load_checkpoint, save_checkpoint
+from raycomp.training.finetune_step import FinetuneStep
+from raycomp.training.hints import LABELS_ONLY
 from raycomp.training.optimizers import LinearDecay, Updater, resolve_precision
 from raycomp.training.sliced_optimizer import SliceUpdater
 from raycomp.training.supernet_step import SupernetStep
-from raycomp.training.teacher_step import TeacherStep
 from tests.gpu.conftest import GPU
 from tests.unit.encoder.test_elastic import SPACE, make_batch, make_pair
 from tests.unit.methods.adabert.test_step import SHAPE, search
@@ -46,14 +47,14 @@ def drawn(step: int) -> list[Architecture]:
 def super_step(model: ElasticEncoder, device: torch.device, precision: str = "fp32") -> SupernetStep:
     updater = SliceUpdater(model, RATE, weight_decay=0.1, clip=0.5)
     return SupernetStep(
-        model, Listed(drawn(0)), updater, teacher=None, distill="none", regression=False,
+        model, Listed(drawn(0)), updater, teacher=None, objective=LABELS_ONLY,
         precision=precision, device=device,
     )  # fmt: skip
 
 
-def teacher_step(model: ElasticEncoder, device: torch.device) -> TeacherStep:
+def finetune_step(model: ElasticEncoder, device: torch.device) -> FinetuneStep:
     updater = Updater(model, RATE, weight_decay=0.1, clip=0.5)
-    return TeacherStep(model, updater, precision="fp32", device=device)
+    return FinetuneStep(model, updater, precision="fp32", device=device)
 
 
 def train(step: Any, first: int, last: int) -> list[float]:
@@ -85,13 +86,13 @@ def test_many_slices_in_one_pass_are_each_by_itself() -> None:
     assert (together - alone).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("make", [super_step, teacher_step])
+@pytest.mark.parametrize("make", [super_step, finetune_step])
 def test_a_training_goes_as_on_a_processor(make: Any) -> None:
     found = [train(make(network(device), device), 0, 12) for device in (GPU, CPU)]
     assert found[0] == pytest.approx(found[1], rel=1e-3)
 
 
-@pytest.mark.parametrize("make", [super_step, teacher_step])
+@pytest.mark.parametrize("make", [super_step, finetune_step])
 def test_a_training_goes_on_from_its_checkpoint(make: Any, tmp_path: Path) -> None:
     whole, model = network(GPU), network(GPU)
     expected = train(make(whole, GPU), 0, 8)

@@ -27,9 +27,9 @@ from raycomp.runtime.cluster.tasks import run_tasks
 from raycomp.runtime.pipeline.deploy import score_forward, scored_splits
 from raycomp.storage.files import write_json
 from raycomp.storage.tables import read_table
+from raycomp.training.finetune_step import FinetuneStep
 from raycomp.training.loop import fit
 from raycomp.training.optimizers import LinearDecay, Updater
-from raycomp.training.teacher_step import TeacherStep
 
 
 def outcomes(run_dir: Path) -> list[dict[str, Any]]:
@@ -146,7 +146,7 @@ def _train(context: RunContext, model: ElasticEncoder, device: torch.device) -> 
         clip=1.0,
     )
     fit(
-        TeacherStep(model, updater, precision=context.precision(device), device=device),
+        FinetuneStep(model, updater, precision=context.precision(device), device=device),
         lambda index: collate(tokens, plan.rows(index), context.pad_id, multiple=padding(device)),
         0,
         total,

@@ -19,11 +19,12 @@ from raycomp.runtime.training.sampler_client import ActorSampler, describe_missi
 from raycomp.runtime.training.training_task import PlainTask, TrainingTask
 from raycomp.storage.files import write_json
 from raycomp.storage.tensors import save_tensors
+from raycomp.training.finetune_step import FinetuneStep
+from raycomp.training.hints import DISTILLATION
 from raycomp.training.loop import TrainStep
 from raycomp.training.optimizers import AllReduce, LinearDecay, Updater
 from raycomp.training.sliced_optimizer import SliceUpdater
 from raycomp.training.supernet_step import SupernetStep
-from raycomp.training.teacher_step import TeacherStep
 
 
 class _OnTrainText(PlainTask):
@@ -64,7 +65,7 @@ class TeacherTask(_OnTrainText):
             reduce=reduce,
         )
         precision = context.precision(device)
-        self.step: TrainStep = TeacherStep(self.model, self.updater, precision=precision, device=device)
+        self.step: TrainStep = FinetuneStep(self.model, self.updater, precision=precision, device=device)
         self._run_dir = run_dir
 
     def finish(self) -> None:
@@ -126,8 +127,7 @@ class SupernetTask(_OnTrainText):
             self._sampler,
             self.updater,
             teacher=self._teacher(),
-            distill=self._settings.distill,
-            regression=self._context.regression,
+            objective=DISTILLATION[self._settings.distill],
             precision=self._precision,
             device=self._device,
         )
@@ -136,7 +136,7 @@ class SupernetTask(_OnTrainText):
         if self._settings.distill == "none":
             return None
         teacher = self._context.teacher().to(self._device).eval().requires_grad_(False)
-        hidden = self._settings.distill == "hidden"
+        hidden = DISTILLATION[self._settings.distill].needs_hidden
 
         def forward(batch: Batch) -> ElasticOutput:
             return teacher(batch, None, hidden=hidden)

@@ -14,6 +14,7 @@ from raycomp.data.batches import Batch
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import WORD_EMBEDDING, ElasticEncoder
 from raycomp.search.space import SearchSpace
+from raycomp.training.hints import LABELS_ONLY
 from raycomp.training.objectives import label_loss
 from raycomp.training.optimizers import LinearDecay, Updater
 from raycomp.training.sliced_optimizer import FlatGradients, SliceUpdater
@@ -54,7 +55,7 @@ def step_of(model: ElasticEncoder, sampler: Any = None, reduce: Any = None) -> S
     return SupernetStep(
         model, sampler or Drawn(),
         SliceUpdater(model, RATE, weight_decay=DECAY, clip=CLIP, reduce=reduce),
-        teacher=None, distill="none", regression=False, precision="fp32", device=CPU,
+        teacher=None, objective=LABELS_ONLY, precision="fp32", device=CPU,
     )  # fmt: skip
 
 

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.layers import Encoder
 from raycomp.methods.yoco.eesng import EESNG, EESNGSettings
 from raycomp.methods.yoco.schedule import Schedule, progressive_phases
 from raycomp.search.space import SearchSpace
+from raycomp.training.finetune_step import FinetuneStep
+from raycomp.training.hints import DISTILLATION, LABELS_ONLY
 from raycomp.training.loop import DivergedError, StepResult, fit
-from raycomp.training.objectives import hidden_loss, label_loss, prediction_loss
+from raycomp.training.objectives import label_loss, prediction_loss, squared_error
 from raycomp.training.optimizers import (
     LinearDecay,
     Updater,
@@ -23,7 +24,6 @@ from raycomp.training.optimizers import (
 )
 from raycomp.training.sliced_optimizer import SliceUpdater
 from raycomp.training.supernet_step import SupernetStep, enclosing_architecture
-from raycomp.training.teacher_step import TeacherStep
 from tests.unit.encoder.test_elastic import make_batch, make_pair
 
 CPU = torch.device("cpu")
@@ -63,17 +63,17 @@ def test_losses_by_hand() -> None:
     assert float(own) == pytest.approx(float(-(p * p.log()).sum() / 2), rel=1e-5)
     mask = torch.tensor([[True, False]])
     state = torch.tensor([[[1.0, 3.0], [9.0, 9.0]]])
-    assert float(hidden_loss(state, torch.zeros(1, 2, 2), mask, 1)) == pytest.approx(5.0)
+    assert float(squared_error(state, torch.zeros(1, 2, 2), mask)) == pytest.approx(10.0)
 
 
 def test_optimizer_state_round_trips_bit_for_bit() -> None:
     one, two = make_pair()[1], make_pair()[1]
     a, b = updater(one), updater(two)
-    step_a = TeacherStep(one, a, precision="fp32", device=CPU)
+    step_a = FinetuneStep(one, a, precision="fp32", device=CPU)
     fit(step_a, lambda i: make_batch(seed=i), 0, 5, seed=1, report=lambda *x: None)
     two.load_state_dict(one.state_dict())
     b.load_state_tensors({k: v.clone() for k, v in a.state_tensors().items()})
-    step_b = TeacherStep(two, b, precision="fp32", device=CPU)
+    step_b = FinetuneStep(two, b, precision="fp32", device=CPU)
     for step in (step_a, step_b):
         fit(step, lambda i: make_batch(seed=i), 5, 9, seed=1, report=lambda *x: None)
     for x, y in zip(one.state_dict().values(), two.state_dict().values(), strict=True):
@@ -90,8 +90,7 @@ def super_step(model: ElasticEncoder, **changes: object) -> SupernetStep:
     teacher = make_pair()[1]
     given = {
         "teacher": lambda batch: teacher(batch, None, hidden=True),
-        "distill": "hidden",
-        "regression": False,
+        "objective": DISTILLATION["hidden"],
         "precision": "fp32",
         "device": CPU,
         **changes,
@@ -105,7 +104,7 @@ def test_a_super_step_trains_what_it_samples_and_nothing_else(distill: str) -> N
     teacher = None if distill == "none" else make_pair(1)[1]
     step = super_step(
         model,
-        distill=distill,
+        objective=DISTILLATION[distill],
         teacher=teacher and (lambda b: teacher(b, None, hidden=distill == "hidden")),
     )
     still = 0
@@ -125,31 +124,10 @@ def test_a_super_step_trains_what_it_samples_and_nothing_else(distill: str) -> N
     assert still  # some step left something out
 
 
-def test_hidden_states_are_matched_in_equal_strides() -> None:
-    """A network of 2 layers walks a teacher of 3: states 0, ceil(3/2) = 2 and 3."""
-    model, teacher = make_pair()[1], make_pair(1)[1]
-    step = super_step(model, distill="hidden", teacher=lambda b: teacher(b, None, hidden=True))
-    batch = make_batch()
-    layers = model.config.num_hidden_layers
-    assert layers == 3
-    arch = Architecture(2, (4, 2), (64, 32))
-    with torch.no_grad():
-        output, target = model(batch, arch, hidden=True), teacher(batch, None, hidden=True)
-        task = label_loss(output.logits, batch.labels, batch.total)
-        found = step._objective(task, output, target, batch, arch)
-        expected = task + prediction_loss(output.logits, target.logits, batch.total, regression=False)
-        for i, j in ((0, 0), (1, 2), (2, 3)):
-            expected += (
-                hidden_loss(output.hidden[i], target.hidden[j], batch.attention_mask, batch.total_tokens)
-                / 3
-            )
-    assert float(found) == pytest.approx(float(expected), rel=1e-6)
-
-
 def test_both_of_a_pair_are_scored_on_the_same_batch_with_the_same_weights() -> None:
     model = make_pair()[1]
     model.set_dropout(0.0)
-    step = super_step(model, distill="none", teacher=None)
+    step = super_step(model, objective=LABELS_ONLY, teacher=None)
     told: list[list[float]] = []
     tell = step.sampler.tell
     step.sampler.tell = lambda i, losses: (told.append(list(losses)), tell(i, losses))[1]  # type: ignore[method-assign]
@@ -215,7 +193,7 @@ def test_a_step_count_lies_where_its_kernel_wants_it() -> None:
 def test_all_of_a_network_is_in_training_whatever_it_was_before(training: bool) -> None:
     inner = Encoder(make_pair()[1].config).train(training)
     model = ElasticEncoder(inner)
-    step = TeacherStep(model, updater(model), precision="fp32", device=CPU)
+    step = FinetuneStep(model, updater(model), precision="fp32", device=CPU)
     for _ in range(2):
         step(0, make_batch())
         assert all(module.training for module in model.modules())

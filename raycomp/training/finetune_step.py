@@ -1,0 +1,89 @@
+"""One step of plain fine-tuning: one network, one objective. The teacher and its students train so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from raycomp.data.batches import Batch
+from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.elastic import ElasticEncoder, ElasticOutput
+from raycomp.training.hints import LABELS_ONLY, Objective
+from raycomp.training.loop import StepResult
+from raycomp.training.optimizers import Updater, autocast, set_training_mode
+
+Teacher = Callable[[Batch], ElasticOutput]
+"""From a batch to the teacher's output; the caller has set eval mode."""
+
+
+class FinetuneStep:
+    """Trains one network, or one slice of it, on an objective (by default the labels only)."""
+
+    def __init__(
+        self,
+        model: ElasticEncoder,
+        updater: Updater,
+        *,
+        precision: str,
+        device: torch.device,
+        arch: Architecture | None = None,
+        objective: Objective = LABELS_ONLY,
+        teacher: Teacher | None = None,
+    ) -> None:
+        """Prepare the step.
+
+        Args:
+            model: Network that is trained, on `device`.
+            updater: Optimizer of its parameters.
+            precision: "bf16" or "fp32".
+            device: Device of the model and of the teacher.
+            arch: Slice to train; None is the whole network.
+            objective: Weighted hints to minimise.
+            teacher: Source of the outputs that the hints read.
+
+        Raises:
+            ValueError: The objective needs a teacher, and none is given.
+        """
+        check_teacher(objective, teacher)
+        self.model = model
+        self.updater = updater
+        self.precision = precision
+        self.device = device
+        self.arch = arch
+        self.objective = objective
+        self.teacher = teacher
+
+    def __call__(self, index: int, batch: Batch) -> StepResult:
+        """Train on one batch."""
+        set_training_mode(self.model)
+        tokens = int(batch.attention_mask.sum())
+        batch = batch.to(self.device)
+        target = run_teacher(self.teacher, batch, self.precision, self.device)
+
+        with autocast(self.precision, self.device):
+            output = self.model(batch, self.arch, hidden=self.objective.needs_hidden)
+        loss, _ = self.objective.losses(output, target, batch)
+        loss.backward()
+
+        summed = loss.detach().reshape(1).clone()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        self.updater.apply(index, gradients, summed)
+        return StepResult(float(summed), tokens)
+
+
+@torch.no_grad()
+def run_teacher(
+    teacher: Teacher | None, batch: Batch, precision: str, device: torch.device
+) -> ElasticOutput | None:
+    """Return the teacher's output on a batch, without gradients; None without a teacher."""
+    if teacher is None:
+        return None
+    with autocast(precision, device):
+        return teacher(batch)
+
+
+def check_teacher(objective: Objective, teacher: Teacher | None) -> None:
+    """Raise ValueError where an objective needs a teacher and there is none."""
+    if objective.needs_teacher and teacher is None:
+        raise ValueError("the objective needs a teacher")
