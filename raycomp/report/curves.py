@@ -45,15 +45,13 @@ def draw_loss_plots(steps: pd.DataFrame, most: int) -> list[Plot]:
 
 def _trainings(steps: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Split a run's steps into its trainings, each with a column `part`: its phase or trial."""
-    steps = steps[steps["phase"].notna() & steps["step"].notna()]
+    steps = steps[steps["training"].notna() & steps["step"].notna()]
     if steps.empty:
         return []
-    phase = steps["phase"].astype(str)
-    student = phase.str.startswith("adabert-")
-    name = phase.str.partition(".")[0].where(student, "supernet")
-    name = name.where(steps["method"] != "teacher", "teacher")
-    part = phase.str.partition(".")[2].where(student, phase)
-    marked = steps.assign(training=name, part=part)
+    task = steps["training"].astype(str).str.partition(".")
+    trial = task[2].where(task[2] != "")
+    part = trial.fillna(steps["phase"]).fillna(task[0])
+    marked = steps.assign(training=task[0], part=part)
     found = {str(name): rows for name, rows in marked.groupby("training")}
     order = [*TRAININGS, *(n for n in found if n not in TRAININGS)]
     return [(n, found[n].sort_values("step", kind="stable")) for n in order if n in found]

@@ -13,8 +13,8 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
 
 SCHEMAS: dict[str, pa.Schema] = {
     "steps": _schema(
-        run=_TEXT, method=_TEXT, phase=_TEXT, step=_INT, epoch=_REAL, loss=_REAL, p_exploit=_REAL,
-        entropy=_REAL, explored=_FLAG, tokens=_INT, seconds=_REAL,
+        run=_TEXT, method=_TEXT, training=_TEXT, phase=_TEXT, step=_INT, epoch=_REAL, loss=_REAL,
+        p_exploit=_REAL, entropy=_REAL, explored=_FLAG, tokens=_INT, seconds=_REAL,
     ),
     "distribution": _schema(
         run=_TEXT, step=_INT, variable=_TEXT, choice=_TEXT, probability=_REAL,
@@ -29,7 +29,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         searcher=_TEXT, seed=_INT, arch_id=_TEXT, arch=_TEXT, params=_INT, params_ratio=_REAL,
         flops=_REAL, latency_ms=_REAL, selection=_REAL, validation=_REAL,
         teacher_validation=_REAL, retention=_REAL, evaluations=_INT, seconds=_REAL, export=_TEXT,
-        metric=_TEXT, gap=_REAL, encoder_params=_INT, cost=_REAL, parity=_REAL, reason=_TEXT,
+        metric=_TEXT, gap=_REAL, encoder_params=_INT, cost=_REAL, used_share=_REAL,
+        parity=_REAL, reason=_TEXT,
     ),
     "ablations": _schema(
         run=_TEXT, study=_TEXT, variant=_TEXT, task=_TEXT, seed=_INT, budget=_TEXT, metric=_TEXT,

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from raycomp.errors import UserError, first_line
 from raycomp.storage.files import atomic_write
+from raycomp.storage.old_columns import add_missing_columns
 from raycomp.storage.schemas import SCHEMAS
 
 # What comes back when a file of a table was lost; the rest is a record of work that stays done.
@@ -78,7 +79,8 @@ def read_parts(run: Path, name: str) -> list[tuple[Path, pa.Table]]:
     for path in part_files(run, name):
         try:
             with path.open("rb") as file:  # once open it stays whole, whatever becomes of the name
-                part = _fit(pq.read_table(file), SCHEMAS[name])
+                rows = add_missing_columns(name, path, pq.read_table(file))
+                part = _fit(rows, SCHEMAS[name])
                 part.validate(full=True)
         except FileNotFoundError:
             continue

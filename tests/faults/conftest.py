@@ -182,7 +182,7 @@ class Undisturbed:
         assert _chosen(found) == _chosen(self.found)
 
 
-_STEPS = ["step", "phase", "loss", "p_exploit", "entropy", "explored", "tokens"]
+_STEPS = ["step", "training", "phase", "loss", "p_exploit", "entropy", "explored", "tokens"]
 _THETA = ["step", "variable", "choice", "probability"]
 _ROWS = ["weights_id", "arch_id", "split", "precision", "metric", "value"]
 

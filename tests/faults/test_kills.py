@@ -136,8 +136,10 @@ def test_a_killed_search_of_a_cnn_is_taken_up_again_with_the_same_result(
         two = load_tensors(run_dir / "adabert" / trial / file)
         assert all(torch.equal(one[k], two[k]) for k in one)
     steps, reference = read_table(run_dir, "steps"), read_table(other, "steps")
-    columns = ["phase", "step", "loss", "entropy", "tokens"]
-    pairs = [f.sort_values(["phase", "step"])[columns].reset_index(drop=True) for f in (steps, reference)]
+    columns = ["training", "step", "loss", "entropy", "tokens"]
+    pairs = [
+        f.sort_values(["training", "step"])[columns].reset_index(drop=True) for f in (steps, reference)
+    ]
     assert pairs[0].equals(pairs[1])
     keys = ("arch_id", "selection", "validation", "params")
     assert [[d[k] for k in keys] for d in found["deployments"]] == [

@@ -109,6 +109,7 @@ def test_filters(expression: list[str]) -> None:
         "run": ["a", "b"],
         "step": [1, 2],
         "loss": [0.5, None],
+        "training": ["x", None],
         "phase": ["x", None],
         "explored": [True, None],
     }

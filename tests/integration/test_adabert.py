@@ -79,7 +79,7 @@ def test_a_cnn_is_searched_compiled_and_deployed(cnn_job: dict[str, Any], storag
     ElementTree.fromstring((folder / "structure.svg").read_text())
     steps = read_table(run_dir, "steps")
     names = {f"adabert-search.{trials(job)[0].name}", f"adabert-child.{trials(job)[0].name}"}
-    assert set(steps["phase"]) == names
+    assert set(steps["training"]) == names
     theta = read_table(run_dir, "distribution")
     sums = theta.groupby(["step", "variable"])["probability"].sum()
     assert np.allclose(sums, 1)
@@ -158,7 +158,7 @@ def test_one_and_two_workers_draw_the_same_structures(cnn_job: dict[str, Any], t
         cnn_job["train"] |= {"workers": workers, "cpus": 1}
         run_dir = run(cnn_job, tmp_path / f"w{workers}")
         steps = read_table(run_dir, "steps")
-        search = steps[steps["phase"].str.startswith("adabert-search")].sort_values("step")
+        search = steps[steps["training"].str.startswith("adabert-search")].sort_values("step")
         found.append((search["loss"].to_numpy(), search["entropy"].to_numpy()))
     (one, entropy), (two, other) = found
     assert len(one) == len(two) == 2

@@ -50,6 +50,7 @@ def test_steps_are_complete_and_phases_open_in_order(run_dir: Path) -> None:
     steps = read_table(run_dir, "steps")
     yoco = steps[steps["method"] == "yoco"].sort_values("step")
     assert yoco["step"].tolist() == list(range(21))
+    assert set(yoco["training"]) == {"supernet"}
     assert yoco["phase"].drop_duplicates().tolist() == [
         "largest", "heads-2", "heads-1", "ffn-32", "ffn-16", "depth-2", "depth-1",
     ]  # fmt: skip

@@ -151,7 +151,7 @@ class TrackingFeed:
                 speed = row["tokens"] / row["seconds"] if row["seconds"] else None
                 series = stem.rpartition("-")[0]
                 figures = {key: row[key] for key in _STEP} | {"tokens_per_second": speed}
-                if row["phase"] != series:  # trackers draw numbers: that of the phase, from 0
+                if row["phase"] is not None:  # trackers draw numbers: that of the phase, from 0
                     figures["phase"] = self._phases.get(row["phase"])
                 self._send(series, int(row["step"]), figures)
 

@@ -210,7 +210,7 @@ class TrainingReporter:
                     "epoch": index / self._stage.steps_per_epoch,
                     "tokens": result.tokens,
                     "seconds": seconds,
-                    "phase": self._name,
+                    "training": self._name,
                     **info,
                 }
             )

@@ -70,15 +70,16 @@ def made(storage: Path, name: str = "both-1a2b3c4d", **more: Any) -> Path:
 
 def _steps(run: Path) -> None:
     rng = np.random.default_rng(0)
-    stages = [("teacher", "teacher", "teacher")]
+    stages: list[tuple[str, str, str | None]] = [("teacher", "teacher", None)]
     stages += [("yoco", "supernet", phase) for phase in ("largest", "heads-8", "depth-3")]
-    stages += [("adabert", f"{s}.{t}", f"{s}.{t}") for s in ("adabert-search", "adabert-child")
+    stages += [("adabert", f"{s}.{t}", None) for s in ("adabert-search", "adabert-child")
                for t in TRIALS]  # fmt: skip
     for i, (method, stage, phase) in enumerate(stages):
         first = 100 * (i - 1) if method == "yoco" else 0
         rows = []
         for step in range(first, first + 100):
-            row: dict[str, Any] = {"run": run.name, "method": method, "phase": phase, "step": step}
+            row: dict[str, Any] = {"run": run.name, "method": method, "training": stage,
+                                   "phase": phase, "step": step}  # fmt: skip
             row |= {"epoch": step / 50, "loss": 0.7 - step / 1000 + 0.05 * rng.normal(), "tokens": 500}
             if method == "yoco":
                 row |= {"p_exploit": 1 - step / 3000, "entropy": float(i), "explored": step % 50 == 0}

@@ -110,7 +110,13 @@ def test_the_phase_goes_out_as_its_number_also_after_a_resume(
 
     def write(first: int, last: int, stage: str) -> None:
         rows = [
-            {**STEP, "step": i, "loss": 1.0, "phase": names[i] if stage == "supernet" else stage}
+            {
+                **STEP,
+                "step": i,
+                "loss": 1.0,
+                "training": stage,
+                "phase": names[i] if stage == "supernet" else None,
+            }
             for i in range(first, last)
         ]
         write_rows(tmp_path, "steps", rows, f"{stage}-{first:09d}")

@@ -72,3 +72,41 @@ def test_json_floats_round_trip(tmp_path: Path) -> None:
 
     value = 0.1 + 0.2
     assert json.loads(write_json(tmp_path / "a.json", {"v": value}).read_text())["v"] == value
+
+
+@pytest.mark.parametrize(
+    ("part", "phase", "expected"),
+    [
+        ("teacher-000000000", "teacher", ("teacher", None)),
+        ("supernet-000000000", "heads-8", ("supernet", "heads-8")),
+        ("adabert-search.k1-beta4-s0-000000000", "adabert-search.k1-beta4-s0",
+         ("adabert-search.k1-beta4-s0", None)),
+    ],
+)  # fmt: skip
+def test_older_steps_have_the_training_task_in_their_phase(
+    tmp_path: Path, part: str, phase: str, expected: tuple[str, str | None]
+) -> None:
+    folder = table_dir(tmp_path, "steps")
+    folder.mkdir(parents=True)
+    old = {"run": ["old", "old"], "step": [3, 4], "phase": [phase, phase]}
+    pq.write_table(pa.table(old), folder / f"{part}.parquet")
+
+    frame = read_table(tmp_path, "steps")
+    rows = frame[["training", "phase"]].astype(object).where(frame.notna(), None)
+    assert set(rows.itertuples(index=False, name=None)) == {expected}
+
+
+def test_older_deployments_get_the_share_of_the_limit_that_they_use(tmp_path: Path) -> None:
+    folder = table_dir(tmp_path, "deployments")
+    folder.mkdir(parents=True)
+    old = {
+        "budget": ["half", "none", "b1", "zero"],
+        "kind": ["params", "params", "beta", "flops"],
+        "limit": [8.0, 4.0, 4.0, 0.0],
+        "cost": [6.0, None, 9.0, 5.0],
+    }
+    pq.write_table(pa.table(old), folder / "old.parquet")
+
+    shares = read_table(tmp_path, "deployments")["used_share"]
+    assert shares.iloc[0] == 0.75
+    assert shares.iloc[1:].isna().all()

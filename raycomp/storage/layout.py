@@ -1,0 +1,374 @@
+"""Every path of a run directory and of a study directory. These classes document both.
+
+A path that ends in a writer's last step says that the step is complete: the file is written last, and
+an interrupted run repeats the step if the file does not exist. The docstrings name these files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """The paths of one run directory, `<storage>/<run name>-<identity>`.
+
+    ```
+    job.json                    settings, with defaults
+    inputs.json                 hashes of data and model
+    facts.json                  configuration of the encoder, labels, metrics
+    environment.json            versions and hardware
+    precision.json              bf16 or fp32
+    live.json                   rows that trackers received
+    shared.json                 artifacts taken from other runs
+    stages.json                 seconds of each stage (runs of a study)
+    .lock                       held by the process that runs the job
+    tokens/SPLIT.json           keys into the token cache
+    teacher/                    start, network, score
+    supernet/                   start, network, sampler, snapshot
+    search/                     outcomes of the deployment search
+    deployed.json               summary of YOCO-BERT's deployments
+    METHOD/deployed.json        summary of the deployments of another method
+    adabert/                    distillation data, and one directory per trial
+    finetune/NAME.json          sub-networks that were fine-tuned for comparison
+    exports/METHOD-BUDGET/      deployed models
+    predictions/MODEL.SPLIT.npy logits of every scored model, and labels
+    tables/TABLE/PART.parquet   the tables of `raycomp.storage.schemas`
+    report.html                 the report
+    tensorboard/ mlflow/ wandb/ files of trackers
+    progress/TRAINING.json      steps done and metrics of the last steps
+    train/ kept/ tune/          working files of Ray Train and Ray Tune
+    ```
+
+    Attributes:
+        path: The run directory. It does not need to exist.
+
+    Example:
+        >>> RunLayout(Path("runs/quickstart-1f3a9c02")).teacher_score.as_posix()
+        'runs/quickstart-1f3a9c02/teacher/score.json'
+    """
+
+    path: Path
+
+    # The run as a whole.
+
+    @property
+    def job(self) -> Path:
+        """Settings of the run with all defaults. A directory with this file is a run directory."""
+        return self.path / "job.json"
+
+    @property
+    def inputs(self) -> Path:
+        """Hashes of the data and of the model's files. A run refuses to resume with others."""
+        return self.path / "inputs.json"
+
+    @property
+    def facts(self) -> Path:
+        """Properties of model and data that every process needs (`methods.context.Facts`)."""
+        return self.path / "facts.json"
+
+    @property
+    def environment(self) -> Path:
+        """Versions of the packages, and the hardware of the driver node."""
+        return self.path / "environment.json"
+
+    @property
+    def precision(self) -> Path:
+        """The precision of all computations of the run."""
+        return self.path / "precision.json"
+
+    @property
+    def tracking(self) -> Path:
+        """Rows that the trackers of `run.live` received, and the ids of the run there."""
+        return self.path / "live.json"
+
+    @property
+    def reused(self) -> Path:
+        """Artifacts that were taken from other runs: artifact -> name of the run."""
+        return self.path / "shared.json"
+
+    @property
+    def timings(self) -> Path:
+        """Seconds of each stage, and the current stage. Only runs of a study have this file."""
+        return self.path / "stages.json"
+
+    @property
+    def lock(self) -> Path:
+        """Lock of the process that runs the job."""
+        return self.path / ".lock"
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.path / "report.html"
+
+    # Data.
+
+    @property
+    def token_cache(self) -> Path:
+        """Directory of tokenised splits. All runs of a storage share it."""
+        return self.path.parent / ".cache" / "tokens"
+
+    @property
+    def tokens(self) -> Path:
+        """Directory of the keys of tokenised splits."""
+        return self.path / "tokens"
+
+    def token_key(self, split: str) -> Path:
+        """Return the file with the key of a tokenised split in `token_cache`."""
+        return self.tokens / f"{split}.json"
+
+    # Tables and predictions.
+
+    def table(self, name: str) -> Path:
+        """Return the directory of a table. Its rows are in one or more Parquet files."""
+        return self.path / "tables" / name
+
+    @property
+    def predictions_dir(self) -> Path:
+        """Directory of the logits of scored models."""
+        return self.path / "predictions"
+
+    def predictions(self, model: str, split: str) -> Path:
+        """Return the file with the logits of a model on a split: (rows, outputs) float32.
+
+        Args:
+            model: "teacher", "METHOD-BUDGET", "finetuned-NAME", or "labels" for the labels of the split.
+            split: Name of the split.
+        """
+        return self.predictions_dir / f"{model}.{split}.npy"
+
+    # The teacher.
+
+    @property
+    def teacher_start(self) -> Path:
+        """Weights before the teacher is fine-tuned."""
+        return self.path / "teacher" / "start.safetensors"
+
+    @property
+    def teacher_network(self) -> Path:
+        """Weights of the teacher."""
+        return self.path / "teacher" / "network.safetensors"
+
+    @property
+    def teacher_score(self) -> Path:
+        """Scores of the teacher on each split. Written last: the teacher is complete."""
+        return self.path / "teacher" / "score.json"
+
+    # The super-network and the deployment search.
+
+    @property
+    def supernet(self) -> Path:
+        """Directory of the super-network."""
+        return self.path / "supernet"
+
+    @property
+    def supernet_start(self) -> Path:
+        """Weights before the super-network is trained."""
+        return self.supernet / "start.safetensors"
+
+    @property
+    def supernet_network(self) -> Path:
+        """Weights of the trained super-network."""
+        return self.supernet / "network.safetensors"
+
+    @property
+    def sampler(self) -> Path:
+        """State of the trained sampler. Written last: the super-network is complete."""
+        return self.supernet / "sampler.json"
+
+    @property
+    def sampler_snapshot(self) -> Path:
+        """Log of the sampler actor during training. A restarted actor reads it."""
+        return self.supernet / "snapshot.json"
+
+    @property
+    def search(self) -> Path:
+        """Directory of the deployment search."""
+        return self.path / "search"
+
+    def search_outcome(self, budget: str, searcher: str, seed: int) -> Path:
+        """Return the file with the outcome of one search trial. Written last: the trial is complete."""
+        return self.search / f"{budget}.{searcher}.{seed}.json"
+
+    def search_outcomes(self) -> Iterator[Path]:
+        """Return the outcomes of all search trials."""
+        return self.search.glob("*.*.*.json")
+
+    @property
+    def evaluation_parts(self) -> Path:
+        """Number of files of the table `evaluations` when the search ended."""
+        return self.search / "parts.json"
+
+    def finetuned(self, name: str) -> Path:
+        """Return the file with the scores of a fine-tuned sub-network."""
+        return self.finetune / f"{name}.json"
+
+    @property
+    def finetune(self) -> Path:
+        """Directory of the scores of fine-tuned sub-networks."""
+        return self.path / "finetune"
+
+    # AdaBERT.
+
+    @property
+    def adabert(self) -> Path:
+        """Directory of AdaBERT's distillation data and trials."""
+        return self.path / "adabert"
+
+    @property
+    def probe_weights(self) -> Path:
+        """Weights of the probes on the teacher's layers."""
+        return self.adabert / "probes.safetensors"
+
+    @property
+    def probe_parts(self) -> Path:
+        """Directory of one file per probe, until they are joined."""
+        return self.adabert / "probes"
+
+    @property
+    def teacher_logits(self) -> Path:
+        """The teacher's logits on the augmented split: (rows, outputs) float32."""
+        return self.adabert / "logits.npy"
+
+    @property
+    def probe_logits(self) -> Path:
+        """The probes' logits on the augmented split. Written last: the distillation data is complete."""
+        return self.adabert / "probes.npy"
+
+    def distillation_part(self, kind: str, index: int, suffix: str) -> Path:
+        """Return one of the files that tasks write: "augmented", "features" or "answers" of some rows."""
+        return self.adabert / kind / f"{index:05d}.{suffix}"
+
+    def trial(self, name: str) -> TrialLayout:
+        """Return the paths of one AdaBERT trial."""
+        return TrialLayout(self.adabert / name)
+
+    def trial_outcomes(self) -> Iterator[Path]:
+        """Return the outcomes of all AdaBERT trials."""
+        return self.adabert.glob("*/outcome.json")
+
+    # Deployed models.
+
+    def summary(self, method: str) -> Path:
+        """Return the summary of a method's deployments. Written last: the method is complete."""
+        # YOCO-BERT was the only method when its file got this place.
+        if method == "yoco":
+            return self.path / "deployed.json"
+        return self.path / method / "deployed.json"
+
+    @property
+    def exports(self) -> Path:
+        """Directory of deployed models."""
+        return self.path / "exports"
+
+    def export(self, method: str, budget: str) -> Path:
+        """Return the directory of a deployed model, which transformers loads."""
+        return self.exports / f"{method}-{budget}"
+
+    def certificate(self, method: str, budget: str) -> Path:
+        """Return the file with the row of a deployed model and the hash of its weights."""
+        return self.export(method, budget) / "certificate.json"
+
+    # Working files. They are not part of the result.
+
+    @property
+    def progress_dir(self) -> Path:
+        """Directory of the progress of training tasks."""
+        return self.path / "progress"
+
+    def progress(self, training: str) -> Path:
+        """Return the file with the progress of a training task: steps done, steps in total, metrics."""
+        return self.progress_dir / f"{training}.json"
+
+    def train(self, training: str) -> Path:
+        """Return Ray Train's directory of a training task. It has the checkpoints."""
+        return self.path / "train" / training
+
+    def rescued_checkpoint(self, training: str) -> Path:
+        """Return the directory of a checkpoint that was saved from a damaged directory of Ray Train."""
+        return self.path / "kept" / training
+
+    @property
+    def tune(self) -> Path:
+        """Ray Tune's directory."""
+        return self.path / "tune"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files of TensorBoard."""
+        return self.path / "tensorboard"
+
+
+@dataclass(frozen=True)
+class TrialLayout:
+    """The paths of one AdaBERT trial, `<run directory>/adabert/<trial>`.
+
+    Attributes:
+        path: Directory of the trial.
+    """
+
+    path: Path
+
+    @property
+    def parent(self) -> Path:
+        """Weights of the parent graph after the search."""
+        return self.path / "parent.safetensors"
+
+    @property
+    def structure(self) -> Path:
+        """The structure that the search chose. Written last: the search is complete."""
+        return self.path / "structure.json"
+
+    @property
+    def child(self) -> Path:
+        """Weights of the trained child. Written last: the child's training is complete."""
+        return self.path / "child.safetensors"
+
+    @property
+    def outcome(self) -> Path:
+        """Selection score and size of the child. Written last: the trial is complete."""
+        return self.path / "outcome.json"
+
+
+@dataclass(frozen=True)
+class StudyLayout:
+    """The paths of one study directory, `<storage>/<study name>-<identity>`.
+
+    Attributes:
+        path: The study directory. Its table `ablations` has the same place as in a run directory.
+    """
+
+    path: Path
+
+    @property
+    def study(self) -> Path:
+        """Settings of the study and of each study run. A directory with this file is a study."""
+        return self.path / "study.json"
+
+    @property
+    def runs(self) -> Path:
+        """Directory of the run directories of all study runs."""
+        return self.path / "runs"
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.path / "report.html"
+
+    @property
+    def tune(self) -> Path:
+        """Ray Tune's directory."""
+        return self.path / "tune"
+
+
+def find_runs(storage: Path) -> list[Path]:
+    """Return the run directories directly below a directory, by name."""
+    return sorted(path.parent for path in storage.glob("*/job.json"))
+
+
+def find_studies(storage: Path) -> list[Path]:
+    """Return the study directories directly below a directory, by name."""
+    return sorted(path.parent for path in storage.glob("*/study.json"))
