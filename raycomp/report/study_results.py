@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from raycomp.errors import UserError
+from raycomp.report.ablation_forms import with_explicit_columns
 from raycomp.report.statistics import (
     Predictions,
     break_even_budgets,
@@ -25,7 +26,6 @@ from raycomp.storage.tables import read_table
 
 REFERENCE = "reference"
 TEACHER = "teacher"
-_APART = ("inherited", "alone")  # methods of a ranking, not of a variant
 COLUMNS = (
     "task", "budget", "metric", "variant", "seeds", "mean", "sd", "low", "high", "basis", "published",
     "gap", "params", "examples", "difference", "difference_low", "difference_high", "p", "pairs", "test",
@@ -104,7 +104,7 @@ def load_study_results(path: str | Path) -> StudyResults:
             teacher_started=frozenset(
                 c["variant"] for c in cells if c["job"]["finetune"]["start"] == "teacher"
             ),
-            frame=read_table(path, "ablations"),
+            frame=with_explicit_columns(read_table(path, "ablations")),
         )
     except FileNotFoundError:
         raise UserError(
@@ -136,7 +136,7 @@ def ablation_table(study: str | Path | StudyResults, draws_seed: int = 0) -> pd.
     """
     given = study if isinstance(study, StudyResults) else load_study_results(study)
     frame = given.frame
-    scores = frame[frame["method"].notna() & ~frame["method"].isin(_APART)]
+    scores = frame[frame["kind"] == "score"]
     found: list[dict[str, Any]] = []
     for task in given.tasks:
         mine = scores[scores["task"] == task]
@@ -236,7 +236,7 @@ def _read(run: Path, method: str, budget: str) -> Predictions | None:
 def rank_table(study: str | Path | StudyResults) -> pd.DataFrame:
     """Return Kendall's tau of inherited against stand-alone scores, a row per variant, task and seed."""
     given = study if isinstance(study, StudyResults) else load_study_results(study)
-    drawn = given.frame[given.frame["method"].isin(_APART)]
+    drawn = given.frame[given.frame["kind"] == "ranking"]
     drawn = drawn.sort_values("variant", key=lambda v: v.map(given.variants.index), kind="stable")
     found = []
     for (variant, task, seed), rows in drawn.groupby(["variant", "task", "seed"], sort=False):
@@ -258,15 +258,13 @@ def search_table(study: str | Path | StudyResults) -> pd.DataFrame:
     nothing feasible by then is left out of the mean.
     """
     given = study if isinstance(study, StudyResults) else load_study_results(study)
-    frame = given.frame[given.frame["metric"].str.contains("@", na=False)].copy()
+    frame = given.frame[given.frame["kind"] == "progress"].astype({"evaluations": int})
     for task, rows in frame.groupby("task"):
         seeds = [set(own["seed"]) for _, own in rows.groupby("variant")]
         lacking = (frame["task"] == task) & ~frame["seed"].isin(set.intersection(*seeds))
         frame = frame[~lacking]
-    frame["what"] = [str(m).partition("@")[0] for m in frame["metric"]]
-    frame["evaluations"] = [int(str(m).partition("@")[2]) for m in frame["metric"]]
     wide = frame.pivot_table(
-        index=["variant", "task", "evaluations"], columns="what", values="value", sort=False
+        index=["variant", "task", "evaluations"], columns="metric", values="value", sort=False
     )
     wide = wide.reindex(columns=["best", "best10"]).reset_index()
     wide.columns.name = None
@@ -279,9 +277,9 @@ def cost_table(study: str | Path | StudyResults) -> pd.DataFrame:
     A stage that a run took over from another has no seconds there.
     """
     given = study if isinstance(study, StudyResults) else load_study_results(study)
-    frame = given.frame[given.frame["metric"] == "seconds"]
-    grouped = frame.groupby(["variant", "task", "budget"], sort=False)["value"].agg(["mean", "count"])
-    named = {"budget": "stage", "mean": "seconds", "count": "seeds"}
+    frame = given.frame[given.frame["kind"] == "cost"]
+    grouped = frame.groupby(["variant", "task", "stage"], sort=False)["value"].agg(["mean", "count"])
+    named = {"mean": "seconds", "count": "seeds"}
     return grouped.reset_index().rename(columns=named)
 
 

@@ -35,6 +35,6 @@ SCHEMAS: dict[str, pa.Schema] = {
     "ablations": _schema(
         run=_TEXT, study=_TEXT, variant=_TEXT, task=_TEXT, seed=_INT, budget=_TEXT, metric=_TEXT,
         value=_REAL, method=_TEXT, selection=_REAL, gap=_REAL, examples=_INT, params=_INT,
-        published=_REAL,
+        published=_REAL, kind=_TEXT, stage=_TEXT, evaluations=_INT,
     ),
 }  # fmt: skip

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pandas as pd
 import pytest
 
 from raycomp.config.loader import parse_job
@@ -20,8 +20,8 @@ from raycomp.report.statistics import kendall_tau
 from raycomp.runtime.cluster.progress import Progress
 from raycomp.runtime.pipeline.deploy import score_forward
 from raycomp.runtime.pipeline.finetune import finetune, outcomes
+from raycomp.runtime.studies.ablation_rows import ranking_rows
 from raycomp.runtime.studies.study import finished_runs, run_study
-from raycomp.runtime.studies.study_run import _ranking
 from raycomp.storage.files import predictions_path, read_array
 from raycomp.storage.tables import part_files, read_table
 
@@ -82,7 +82,12 @@ def test_every_cell_has_its_rows(folder: Path, study: StudySpec) -> None:
     sng = main[main["variant"] == "sng"]
     assert (sng["published"] == 0.876).all()
     assert main[main["variant"] == "tuned"]["published"].isna().all()
-    assert set(rows["metric"]) >= {"best@0004", "best10@0008", "seconds"}
+    progress = rows[rows["kind"] == "progress"]
+    assert set(zip(progress["metric"], progress["evaluations"], strict=True)) >= {
+        ("best", 4),
+        ("best10", 8),
+    }
+    assert set(rows["kind"]) == {"score", "progress", "cost"}
     teachers = rows[rows["method"] == "teacher"]
     assert len(teachers) == 4
     assert teachers.groupby("seed")["value"].nunique().tolist() == [1, 1]
@@ -107,17 +112,19 @@ def test_what_differs_in_the_search_alone_shares_teacher_and_super_network(folde
 
 
 def test_an_interrupted_study_runs_what_is_missing(folder: Path, study: StudySpec, storage: Path) -> None:
-    before = read_table(folder, "ablations").sort_values(["run", "budget", "metric"])
+    before = read_table(folder, "ablations")
     lost = part_files(folder, "ablations")[0]
     others = {p: p.stat().st_mtime_ns for p in part_files(folder, "ablations") if p != lost}
     lost.unlink()
     assert run_study(study, storage, Progress(enabled=False)) == folder
     assert {p: p.stat().st_mtime_ns for p in others} == others
-    after = read_table(folder, "ablations").sort_values(["run", "budget", "metric"])
-    figures = ["run", "variant", "seed", "budget", "metric", "value"]
-    keep = before["metric"] != "seconds"
-    again = after[after["metric"] != "seconds"]
-    assert np.array_equal(before[keep][figures].to_numpy(), again[figures].to_numpy())
+    after = read_table(folder, "ablations")
+    order = ["run", "kind", "budget", "evaluations", "metric"]
+    compared = [
+        rows[rows["kind"] != "cost"].sort_values(order)[[*order, "variant", "seed", "value"]]
+        for rows in (before, after)
+    ]
+    pd.testing.assert_frame_equal(*(r.reset_index(drop=True) for r in compared), check_exact=True)
 
 
 def test_drawn_networks_are_tuned_on_their_own_and_ranked(folder: Path, study: StudySpec) -> None:
@@ -135,6 +142,6 @@ def test_drawn_networks_are_tuned_on_their_own_and_ranked(folder: Path, study: S
     supernet, arch = context.supernet().eval(), Architecture.from_json(one["arch"])
     again = score_forward(context, lambda b: supernet(b, arch).logits, "selection")
     assert again.values["accuracy"] == one["inherited"]
-    rows = [r for r in _ranking(run) if r["metric"] == "kendall_tau"]
+    rows = [r for r in ranking_rows(run) if r["metric"] == "kendall_tau"]
     tau, _ = kendall_tau([o["inherited"] for o in found], [o["selection"] for o in found])
     assert rows[0]["value"] == pytest.approx(tau, nan_ok=True)

@@ -6,7 +6,6 @@ An interrupted study runs the cells that are missing, and each of those goes on 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from raycomp.runtime.cluster.placement import schedule_outside_trial
 from raycomp.runtime.cluster.progress import Progress, Update, polling
 from raycomp.runtime.pipeline.preflight import check
 from raycomp.runtime.pipeline.run import hold
+from raycomp.runtime.studies.stage_timer import STAGES_FILE, read_current_stage
 from raycomp.storage.files import write_json
 from raycomp.storage.tables import part_files
 
@@ -237,9 +237,8 @@ def _work(folder: str, settings: dict[str, Any], cell: dict[str, Any], threads: 
 def _now(folder: Path) -> str:
     """Say which runs are at work, and at what."""
     found = []
-    for path in sorted((folder / "runs").glob("*/stages.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            stage = json.loads(path.read_text())["now"]
-            if stage:
-                found.append(f"{path.parent.name}: {stage}")
+    for path in sorted((folder / "runs").glob(f"*/{STAGES_FILE}")):
+        stage = read_current_stage(path.parent)
+        if stage:
+            found.append(f"{path.parent.name}: {stage}")
     return ", ".join(found[:2])

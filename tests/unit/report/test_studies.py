@@ -146,10 +146,10 @@ def test_only_searches_for_the_same_budgets_race(folder: Path, tmp_path: Path) -
 
 def test_only_who_compresses_budgets_apart_is_held_against_once(folder: Path) -> None:
     study = load_study_results(folder)
-    frame = study.frame[study.frame["metric"] != "seconds"]
+    frame = study.frame[study.frame["kind"] != "cost"]
     stages = {"super-network": 50.0, "search": 8.0, "deploy": 2.0}
     seconds = [
-        {"variant": v, "task": TASK, "seed": 0, "budget": s, "metric": "seconds", "value": x}
+        {"variant": v, "task": TASK, "seed": 0, "kind": "cost", "stage": s, "value": x}
         for v in study.variants
         for s, x in stages.items()
     ]

@@ -16,7 +16,7 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.methods.context import RunContext
 from raycomp.runtime.pipeline import finetune as tuning
 from raycomp.runtime.pipeline.deploy import score_forward, score_network
-from raycomp.runtime.studies.study_run import ablation_rows
+from raycomp.runtime.studies.ablation_rows import ablation_rows
 from raycomp.storage.files import predictions_path, read_array, write_json
 from raycomp.storage.tables import write_rows
 from raycomp.storage.tensors import save_tensors
@@ -97,20 +97,21 @@ def test_a_cell_that_tunes_is_judged_by_the_tuned_network(run: tuple[Job, Path])
         published={"t": {"a": {"half": 0.8}, "teacher": {"teacher": 0.9}}},
     )
     found = ablation_rows(folder, settings, StudyRun("a", "t", 0, job))
-    main = next(r for r in found if r["budget"] == "half" and "method" in r)
+    main = next(r for r in found if r.get("budget") == "half")
     assert main["method"] == "finetuned"
     assert (main["value"], main["selection"]) == (outcome["validation"], outcome["selection"])
     assert main["gap"] == pytest.approx(outcome["selection"] - outcome["validation"])
     assert (main["published"], main["examples"]) == (0.8, 60)
-    teacher = next(r for r in found if r["budget"] == "teacher")
+    teacher = next(r for r in found if r.get("budget") == "teacher")
     assert teacher["published"] == 0.9
-    assert [r["value"] for r in found if r["metric"] == "seconds"] == [3.5]
+    cost = [(r["stage"], r["metric"], r["value"]) for r in found if r["kind"] == "cost"]
+    assert cost == [("fine-tuning", "seconds", 3.5)]
     untuned = job.model_copy(update={"finetune": job.finetune.model_copy(update={"epochs": 0.0})})
     (folder / "finetune" / "half.json").unlink()
     plain = next(
         r
         for r in ablation_rows(folder, settings, StudyRun("a", "t", 0, untuned))
-        if r["budget"] == "half"
+        if r.get("budget") == "half"
     )
     assert (plain["method"], plain["value"], plain["gap"]) == ("yoco", 0.5, 0.25)
 
@@ -127,5 +128,5 @@ def test_ranked_networks_are_rows_of_their_own(run: tuple[Job, Path]) -> None:
     settings = StudySettings(name="tiny", variant=[{"name": "a"}])  # type: ignore[list-item]
     found = ablation_rows(folder, settings, StudyRun("a", "t", 0, job))
     tau = next(r for r in found if r["metric"] == "kendall_tau")
-    assert (tau["budget"], tau["value"]) == ("4 networks", pytest.approx(4 / 6))
+    assert (tau["evaluations"], tau["value"]) == (4, pytest.approx(4 / 6))
     assert [r["value"] for r in found if r.get("method") == "alone"] == [0.6, 0.7, 0.9, 0.8]

@@ -17,8 +17,9 @@ from raycomp.runtime.pipeline.adabert import _train
 from raycomp.runtime.pipeline.adabert_deploy import trials
 from raycomp.runtime.pipeline.artifact_reuse import ARTIFACT_FILES, reuse_artifacts
 from raycomp.runtime.pipeline.finetune import targets, too_many
+from raycomp.runtime.studies.stage_timer import StageTimer, read_current_stage, read_stage_seconds
 from raycomp.runtime.studies.study import plan_batches, threads_per_run
-from raycomp.runtime.studies.study_run import StageTimer, _equal_run, read_stage_seconds
+from raycomp.runtime.studies.study_run import find_equal_job
 from raycomp.runtime.training.distillation_data import DistillationData
 from raycomp.storage.files import write_json, write_text
 
@@ -92,7 +93,7 @@ def test_a_structure_is_not_trained_again_on_its_own_task(
     searched = finished(cells["own-glue-rte-s0"], tmp_path)
     structure = random_structure(2, 3, OPERATIONS, 0).to_json()
     equal = {
-        name: _equal_run(searched, cells[name].with_structure(structure))
+        name: find_equal_job(searched, cells[name].with_structure(structure))
         for name in ("from-rte-glue-rte-s0", "from-rte-glue-mrpc-s0", "longer-glue-rte-s0")
     }
     assert equal == {
@@ -153,7 +154,7 @@ def test_a_part_that_is_not_whole_or_rests_on_another_teacher_is_left(
 def test_a_stopwatch_adds_up_over_starts(tmp_path: Path) -> None:
     for _ in range(2):
         with StageTimer(tmp_path).bar("search"):
-            assert json.loads((tmp_path / "stages.json").read_text())["now"] == "search"
+            assert read_current_stage(tmp_path) == "search"
     first = read_stage_seconds(tmp_path)["search"]
     with pytest.raises(KeyError), StageTimer(tmp_path).bar("search"):
         raise KeyError  # a stage that failed is not counted
