@@ -43,3 +43,9 @@ def first_line(error: BaseException) -> str:
     """Return the first line of what another library says, or the error's name where it says nothing."""
     lines = str(error).strip().splitlines()
     return shown(lines[0] if lines else repr(error), 300)
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error's text: the cause, where the text is a stack trace."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else repr(error)

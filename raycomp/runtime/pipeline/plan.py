@@ -14,7 +14,7 @@ from raycomp.methods.yoco.plan import train_plan
 from raycomp.runtime.pipeline.adabert import planned, training_flops
 from raycomp.runtime.pipeline.forecast import Machines, Rates, Work, forecast, measured
 from raycomp.runtime.pipeline.preflight import check_settings, least_of, unmet
-from raycomp.runtime.scoring.deployment_search import evaluation_budget
+from raycomp.search.search_loop import evaluation_budget
 from raycomp.training.optimizers import measure_matmul_flops, resolve_precision
 
 # Share of a matrix product's speed that a training step reaches (benchmarks/step_cost.py).

@@ -10,7 +10,7 @@ from raycomp.methods.yoco.plan import train_plan
 from raycomp.runtime.pipeline import adabert
 from raycomp.runtime.pipeline.finetune import too_many
 from raycomp.runtime.pipeline.tracking import check_trackers
-from raycomp.runtime.scoring.deployment_search import describe_infeasible_budget
+from raycomp.search.search_loop import infeasible_reason
 from raycomp.search.searchers import cheapest_architecture
 
 
@@ -40,9 +40,7 @@ def unmet(context: RunContext) -> dict[str, str]:
     found = {}
     for budget in context.job.budget:
         least, limit = least_of(context, budget.kind), context.limit(budget)
-        found[budget.name] = (
-            describe_infeasible_budget(budget.name, budget.kind, limit, least) if least > limit else ""
-        )
+        found[budget.name] = infeasible_reason(budget.name, budget.kind, limit, least)
     return found
 
 

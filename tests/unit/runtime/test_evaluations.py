@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raycomp.config.loader import parse_job
-from raycomp.runtime.scoring.deployment_search import evaluation_budget
+from raycomp.search.search_loop import evaluation_budget
 
 
 @pytest.mark.parametrize("budgets", [1, 2, 4, 8, 16])

@@ -75,7 +75,7 @@ def view(job: Job, run: Path, kept: Kept) -> TrackingFeed:
 class SmallOnes:
     """A budget that one layer meets."""
 
-    def met(self, arch: Architecture) -> bool:
+    def is_met_by(self, arch: Architecture) -> bool:
         return arch.depth == 1
 
 

@@ -32,7 +32,7 @@ class Sampled:
     def __init__(self, job: dict[str, Any], plan: dict[str, Any], start: int) -> None:
         self.sampler = build_sampler(parse_job(job), plan)
         self._schedule = self.sampler.schedule
-        self.model, self.updater = nn.Linear(1, 1), SimpleNamespace(tensors=dict[str, torch.Tensor])
+        self.model, self.updater = nn.Linear(1, 1), SimpleNamespace(state_tensors=dict[str, torch.Tensor])
         self.asked: list[int] = []
         self.ends, at = {0}, 0
         while at < self.total:
