@@ -18,14 +18,28 @@ from raycomp.errors import UserError
 from raycomp.search.searchers import SearchBudget
 from raycomp.search.space import SearchSpace
 from raycomp.storage.files import read_json
+from raycomp.storage.layout import RunLayout
 
 
 class SearchSetup:
-    """A job with the shape of its network: space, costs, budgets, and the trained sampler."""
+    """A job with the shape of its network: space, costs, budgets, and one method's trained sampler.
 
-    def __init__(self, job: Job, run_dir: Path, shape: EncoderShape | None = None) -> None:
+    Attributes:
+        job: The job.
+        run_dir: The run directory.
+        method: Name of the method whose super-network, sampler and search this is about.
+        layout: Paths of the run directory.
+        files: Paths of the method's files.
+    """
+
+    def __init__(
+        self, job: Job, run_dir: Path, shape: EncoderShape | None = None, *, method: str = "yoco"
+    ) -> None:
         self.job = job
         self.run_dir = run_dir
+        self.method = method
+        self.layout = RunLayout(run_dir)
+        self.files = self.layout.method(method)
         self._shape = shape
 
     @property
@@ -65,7 +79,7 @@ class SearchSetup:
 
     def sampler_state(self) -> dict[str, Any]:
         """Return the trained sampler's state."""
-        return read_json(self.run_dir / "supernet" / "sampler.json")
+        return read_json(self.files.sampler)
 
 
 def make_space(job: Job, shape: EncoderShape) -> SearchSpace:

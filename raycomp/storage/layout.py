@@ -157,50 +157,17 @@ class RunLayout:
         """Scores of the teacher on each split. Written last: the teacher is complete."""
         return self.path / "teacher" / "score.json"
 
-    # The super-network and the deployment search.
+    # Methods.
 
-    @property
-    def supernet(self) -> Path:
-        """Directory of the super-network."""
-        return self.path / "supernet"
-
-    @property
-    def supernet_start(self) -> Path:
-        """Weights before the super-network is trained."""
-        return self.supernet / "start.safetensors"
-
-    @property
-    def supernet_network(self) -> Path:
-        """Weights of the trained super-network."""
-        return self.supernet / "network.safetensors"
-
-    @property
-    def sampler(self) -> Path:
-        """State of the trained sampler. Written last: the super-network is complete."""
-        return self.supernet / "sampler.json"
-
-    @property
-    def sampler_snapshot(self) -> Path:
-        """Log of the sampler actor during training. A restarted actor reads it."""
-        return self.supernet / "snapshot.json"
-
-    @property
-    def search(self) -> Path:
-        """Directory of the deployment search."""
-        return self.path / "search"
-
-    def search_outcome(self, budget: str, searcher: str, seed: int) -> Path:
-        """Return the file with the outcome of one search trial. Written last: the trial is complete."""
-        return self.search / f"{budget}.{searcher}.{seed}.json"
-
-    def search_outcomes(self) -> Iterator[Path]:
-        """Return the outcomes of all search trials."""
-        return self.search.glob("*.*.*.json")
+    def method(self, name: str) -> MethodLayout:
+        """Return the paths of one method's files."""
+        # YOCO-BERT was the only method when its files got their place.
+        return MethodLayout(self.path if name == "yoco" else self.path / name)
 
     @property
     def evaluation_parts(self) -> Path:
-        """Number of files of the table `evaluations` when the search ended."""
-        return self.search / "parts.json"
+        """Files of the table `evaluations` that the ledger wrote. A file that goes missing is noticed."""
+        return self.path / "search" / "parts.json"
 
     def finetuned(self, name: str) -> Path:
         """Return the file with the scores of a fine-tuned sub-network."""
@@ -254,10 +221,7 @@ class RunLayout:
 
     def summary(self, method: str) -> Path:
         """Return the summary of a method's deployments. Written last: the method is complete."""
-        # YOCO-BERT was the only method when its file got this place.
-        if method == "yoco":
-            return self.path / "deployed.json"
-        return self.path / method / "deployed.json"
+        return self.method(method).path / "deployed.json"
 
     @property
     def exports(self) -> Path:
@@ -300,6 +264,85 @@ class RunLayout:
     def tensorboard(self) -> Path:
         """Event files of TensorBoard."""
         return self.path / "tensorboard"
+
+
+@dataclass(frozen=True)
+class MethodLayout:
+    """The paths of one method's files, `<run directory>/<method>`; YOCO-BERT's are in the run directory.
+
+    Attributes:
+        path: Directory of the method.
+    """
+
+    path: Path
+
+    @property
+    def supernet(self) -> Path:
+        """Directory of the super-network."""
+        return self.path / "supernet"
+
+    @property
+    def supernet_start(self) -> Path:
+        """Weights before the super-network is trained."""
+        return self.supernet / "start.safetensors"
+
+    @property
+    def supernet_network(self) -> Path:
+        """Weights of the trained super-network."""
+        return self.supernet / "network.safetensors"
+
+    @property
+    def sampler(self) -> Path:
+        """State of the trained sampler. Written last: the super-network is complete."""
+        return self.supernet / "sampler.json"
+
+    @property
+    def sampler_snapshot(self) -> Path:
+        """Log of the sampler actor during training. A restarted actor reads it."""
+        return self.supernet / "snapshot.json"
+
+    @property
+    def search(self) -> Path:
+        """Directory of the deployment search."""
+        return self.path / "search"
+
+    def search_outcome(self, budget: str, searcher: str, seed: int) -> Path:
+        """Return the file with the outcome of one search trial. Written last: the trial is complete."""
+        return self.search / f"{budget}.{searcher}.{seed}.json"
+
+    def search_outcomes(self) -> Iterator[Path]:
+        """Return the outcomes of all search trials."""
+        return self.search.glob("*.*.*.json")
+
+    def student(self, budget: str) -> StudentLayout:
+        """Return the paths of the student that the method trains for a budget."""
+        return StudentLayout(self.path / budget)
+
+
+@dataclass(frozen=True)
+class StudentLayout:
+    """The paths of one student, `<run directory>/<method>/<budget>`.
+
+    Attributes:
+        path: Directory of the student.
+    """
+
+    path: Path
+
+    @property
+    def start(self) -> Path:
+        """Weights before the student is trained."""
+        return self.path / "start.safetensors"
+
+    @property
+    def network(self) -> Path:
+        """Weights of the trained student."""
+        return self.path / "network.safetensors"
+
+    @property
+    def outcome(self) -> Path:
+        """Selection score and size of the student. Written last: the student is complete."""
+        return self.path / "outcome.json"
 
 
 @dataclass(frozen=True)
