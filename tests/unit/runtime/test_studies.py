@@ -17,8 +17,9 @@ from raycomp.runtime.pipeline.adabert import _train
 from raycomp.runtime.pipeline.adabert_deploy import trials
 from raycomp.runtime.pipeline.artifact_reuse import ARTIFACT_FILES, reuse_artifacts
 from raycomp.runtime.pipeline.finetune import targets, too_many
+from raycomp.runtime.studies.batches import plan_batches
+from raycomp.runtime.studies.grid import threads_per_run
 from raycomp.runtime.studies.stage_timer import StageTimer, read_current_stage, read_stage_seconds
-from raycomp.runtime.studies.study import plan_batches, threads_per_run
 from raycomp.runtime.studies.study_run import find_equal_job
 from raycomp.runtime.training.distillation_data import DistillationData
 from raycomp.storage.files import write_json, write_text
@@ -213,5 +214,5 @@ def test_networks_that_are_ranked_are_drawn_once_each(tiny_job: dict[str, Any], 
 def test_cells_that_run_together_share_a_node(
     monkeypatch: pytest.MonkeyPatch, together: int, threads: int
 ) -> None:
-    monkeypatch.setattr("raycomp.runtime.studies.study.share_cpus", lambda count: 8 // count)
+    monkeypatch.setattr("raycomp.runtime.studies.grid.share_cpus", lambda count: 8 // count)
     assert threads_per_run(together) == threads
