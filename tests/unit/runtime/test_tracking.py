@@ -15,8 +15,9 @@ from raycomp.config.job import Job
 from raycomp.config.loader import parse_job
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
-from raycomp.runtime.pipeline import tracking as module
-from raycomp.runtime.pipeline.tracking import TrackingFeed, check_trackers, track_run
+from raycomp.runtime.pipeline import trackers
+from raycomp.runtime.pipeline.trackers import check_trackers
+from raycomp.runtime.pipeline.tracking import TrackingFeed, track_run
 from raycomp.storage.tables import write_rows
 
 STEP = {"method": "yoco", "phase": "largest", "tokens": 100, "seconds": 0.5, "entropy": 2.0}
@@ -67,7 +68,7 @@ class Kept:
 
 def view(job: Job, run: Path, kept: Kept) -> TrackingFeed:
     made = TrackingFeed(job, run)
-    made._sinks = [kept]
+    made._trackers = [kept]
     made._budgets = {"small": SmallOnes()}  # type: ignore[dict-item]
     return made
 
@@ -147,7 +148,7 @@ def test_a_tracker_that_fails_is_told_once_and_tried_again(
     for _ in range(4):
         shown.send_new_rows()
     assert [row[1] for row in kept.rows if row[0] == "supernet"] == [0, 1, 2]
-    assert caplog.text.count("figures cannot be sent: no route; the run goes on") == 1
+    assert caplog.text.count("Figures cannot be sent to a tracker: no route. The run continues.") == 1
 
 
 def test_evaluations_that_could_not_be_sent_come_with_the_next(
@@ -262,7 +263,7 @@ def test_wandb_works_offline(
 def test_a_package_that_is_missing_is_named(
     tiny_job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(module._PACKAGES, "wandb", "no_such_package_here")
+    monkeypatch.setitem(trackers.PACKAGES, "wandb", "no_such_package_here")
     with pytest.raises(UserError, match=r"'wandb', whose package is not installed: pip install"):
         check_trackers(job(tiny_job, "wandb"))
     check_trackers(job(tiny_job, "tensorboard"))
