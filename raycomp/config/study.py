@@ -278,7 +278,7 @@ def slug(text: str) -> str:
 
 
 def artifact_keys(job: Job) -> dict[str, str]:
-    """Return a key for each part of a run that another may take over: teacher, supernet, classroom.
+    """Return the key of each artifact that runs may share: teacher, supernet, distillation_data.
 
     Two runs have the same key when every setting that the part depends on is equal. Where a run
     computes (workers, CPUs, GPUs) is left out; the precision it computes in is a setting.
@@ -297,7 +297,7 @@ def artifact_keys(job: Job) -> dict[str, str]:
         more = {"length": data["search"]["flops_length"], "space": data["space"], "train": data["train"]}
         settings["supernet"] = {**shared, **more}
     if "adabert" in job.run.methods:
-        settings["classroom"] = {**shared, "augment": data["augment"]}
+        settings["distillation_data"] = {**shared, "augment": data["augment"]}
 
     def digest(part: dict[str, Any]) -> str:
         return hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()[:16]

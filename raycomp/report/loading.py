@@ -35,7 +35,7 @@ class RunRecord:
         summaries: what each finished method says of its search.
         environment: versions that the run recorded; empty if it recorded none.
         facts: what the run knows of model and data, as in facts.json; empty before it does.
-        shared: part ("teacher", "supernet", "classroom") -> the run that it was taken over from.
+        shared: part ("teacher", "supernet", "distillation_data") -> the run that it was taken over from.
         tuned: budget -> what the deployed network scored after fine-tuning of its own.
     """
 

@@ -1,4 +1,4 @@
-"""The versions that results depend on."""
+"""Versions and hardware that results depend on."""
 
 from __future__ import annotations
 
@@ -10,15 +10,26 @@ PACKAGES = ("raycomp", "torch", "ray", "transformers", "datasets", "numpy", "pan
 
 
 def describe_environment() -> dict[str, str]:
-    """Return the versions of Python and of the packages, the system, and the number of CPUs.
+    """Return the versions of Python and of PACKAGES, the operating system, and the number of CPUs.
 
-    Nothing is imported for it. A package that is not installed is left out.
+    The packages are not imported. A package that is not installed is left out.
     """
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {**found, "system": platform.platform(), "CPUs": f"{os.cpu_count()} ({usable} usable)"}
+
+    return {
+        **versions,
+        "system": platform.platform(),
+        "CPUs": f"{os.cpu_count()} ({_num_usable_cpus()} usable)",
+    }
+
+
+def _num_usable_cpus() -> int | None:
+    """Return the number of CPUs that this process may use; all CPUs where the system does not say."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()

@@ -112,7 +112,7 @@ def test_a_run_is_not_gone_on_with_on_other_data(
     frame.loc[0, "text"] += " more"
     frame.to_csv(path, index=False)
     before = {p: p.stat().st_mtime_ns for p in run_dir.rglob("*") if p.name != ".lock"}
-    with pytest.raises(UserError, match=r"other contents of data \(.*train\.csv\); put them back"):
+    with pytest.raises(UserError, match=r"data \(.*train\.csv\) changed since .*Restore them"):
         run(tiny_job, storage)
     assert {p: p.stat().st_mtime_ns for p in run_dir.rglob("*") if p.name != ".lock"} == before
     path.write_bytes(kept)

@@ -1,12 +1,12 @@
-"""Parts of a run that an equal run of the same storage has made already: teacher, super-network.
+"""Reuse of artifacts between runs of one storage: teacher, super-network, distillation data.
 
-Taken over are files alone, by hard link where the storage has them: every writer replaces a file, none
-writes into one, so that no run can change another's.
+A run takes an artifact from another run that computed it with equal settings. Files are hard links where
+the storage has them. This is safe because every writer replaces a file and none changes it in place, so
+that a run cannot change the files of another.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -15,80 +15,115 @@ from pathlib import Path
 from raycomp.config.loader import parse_stored
 from raycomp.config.study import artifact_keys
 from raycomp.errors import UserError
-from raycomp.storage.files import atomic_write, write_json
+from raycomp.storage.files import atomic_write, read_json, write_json
+from raycomp.storage.layout import RunLayout, find_runs
 
-# Part -> patterns of its files. The last one names the file that says the part is whole.
+_PATTERN = RunLayout(Path())
+_YOCO = _PATTERN.method("yoco")
+
+# Artifact -> patterns of its files, relative to the run directory. The last file is written last: if it
+# exists, the artifact is complete.
 ARTIFACT_FILES: dict[str, tuple[str, ...]] = {
-    "teacher": (
-        "facts.json", "inputs.json", "precision.json", "predictions/teacher.*.npy",
-        "predictions/labels.*.npy", "teacher/network.safetensors", "teacher/score.json",
-    ),
-    "supernet": (
-        "supernet/start.safetensors", "supernet/network.safetensors", "supernet/sampler.json",
-    ),
-    "classroom": (
-        "adabert/augmented/*.json", "adabert/probes.safetensors", "adabert/logits.npy",
-        "adabert/probes.npy",
-    ),
-}  # fmt: skip
+    artifact: tuple(str(path) for path in paths)
+    for artifact, paths in {
+        "teacher": (
+            _PATTERN.facts,
+            _PATTERN.inputs,
+            _PATTERN.precision,
+            _PATTERN.predictions("teacher", "*"),
+            _PATTERN.predictions("labels", "*"),
+            _PATTERN.teacher_network,
+            _PATTERN.teacher_score,
+        ),
+        "supernet": (
+            _YOCO.supernet_start,
+            _YOCO.supernet_network,
+            _YOCO.sampler,
+        ),
+        "distillation_data": (
+            _PATTERN.adabert / "augmented" / "*.json",
+            _PATTERN.probe_weights,
+            _PATTERN.teacher_logits,
+            _PATTERN.probe_logits,
+        ),
+    }.items()
+}
 
 
-def reuse_artifacts(wanted: dict[str, str], run_dir: Path) -> dict[str, str]:
-    """Link each wanted part that `run_dir` lacks from a run beside it that has it under equal settings.
+def reuse_artifacts(keys: dict[str, str], run_dir: Path) -> dict[str, str]:
+    """Link each artifact that a run lacks from another run that has it under an equal key.
 
-    What rests on a teacher is taken only from a run whose teacher scored the same to the last digit.
+    An artifact that depends on a teacher is taken only from a run whose teacher has exactly the same
+    scores.
 
     Args:
-        wanted: part -> its key, as `artifact_keys` gives it.
-        run_dir: the run that takes; it need not exist.
+        keys: Artifact -> key (see `artifact_keys`).
+        run_dir: Run directory that receives the artifacts. It does not need to exist.
 
     Returns:
-        Part -> name of the run that it came from; written to `shared.json` too.
+        Artifact -> name of the run that it was taken from, also by earlier calls. The run directory
+        records the same.
     """
-    taken: dict[str, str] = {}
-    with contextlib.suppress(FileNotFoundError):
-        taken = json.loads((run_dir / "shared.json").read_text())
-    for part, key in wanted.items():
-        if (run_dir / ARTIFACT_FILES[part][-1]).exists():
+    layout = RunLayout(run_dir)
+    sources: dict[str, str] = {}
+    if layout.reused.exists():
+        sources = read_json(layout.reused)
+
+    for artifact, key in keys.items():
+        if _is_complete(run_dir, artifact):
             continue
-        source = find_source_run(run_dir, part, key)
+        source = find_source_run(run_dir, artifact, key)
         if source is None:
             continue
-        for pattern in ARTIFACT_FILES[part]:
+
+        for pattern in ARTIFACT_FILES[artifact]:
             for path in sorted(source.glob(pattern)):
-                _link(path, run_dir / path.relative_to(source))
-        taken[part] = source.name
-        write_json(run_dir / "shared.json", taken)
-    return taken
+                _link_file(path, run_dir / path.relative_to(source))
+        sources[artifact] = source.name
+        write_json(layout.reused, sources)
+    return sources
 
 
-def find_source_run(run_dir: Path, part: str, key: str) -> Path | None:
+def find_source_run(run_dir: Path, artifact: str, key: str) -> Path | None:
     """Return a run directory next to `run_dir` that has an artifact under an equal key, or None."""
-    for path in sorted(run_dir.parent.glob("*/job.json")):
-        other = path.parent
-        if other == run_dir or not (other / ARTIFACT_FILES[part][-1]).exists():
+    for candidate in find_runs(run_dir.parent):
+        if candidate == run_dir or not _is_complete(candidate, artifact):
             continue
-        try:
-            same = artifact_keys(parse_stored(json.loads(path.read_text()))).get(part) == key
-        except (UserError, ValueError, OSError):
-            continue  # of another version of raycomp
-        if same and (part == "teacher" or _teacher(other) == _teacher(run_dir)):
-            return other
+        if _artifact_key(candidate, artifact) != key:
+            continue
+        if artifact == "teacher" or _teacher_score(candidate) == _teacher_score(run_dir):
+            return candidate
     return None
 
 
-def _teacher(run_dir: Path) -> bytes | None:
+def _is_complete(run_dir: Path, artifact: str) -> bool:
+    return (run_dir / ARTIFACT_FILES[artifact][-1]).exists()
+
+
+def _artifact_key(run_dir: Path, artifact: str) -> str | None:
+    """Return the key of an artifact of a run; None if this version cannot read the run's job."""
     try:
-        return (run_dir / "teacher" / "score.json").read_bytes()
+        job = parse_stored(json.loads(RunLayout(run_dir).job.read_text()))
+    except (UserError, ValueError, OSError):
+        return None
+    return artifact_keys(job).get(artifact)
+
+
+def _teacher_score(run_dir: Path) -> bytes | None:
+    """Return the content of the file with the teacher's scores; None if there is none."""
+    try:
+        return RunLayout(run_dir).teacher_score.read_bytes()
     except OSError:
         return None
 
 
-def _link(source: Path, target: Path) -> None:
-    def write(hidden: Path) -> None:
+def _link_file(source: Path, target: Path) -> None:
+    """Make `target` a hard link of `source`, or a copy if the storage has no hard links."""
+
+    def write(path: Path) -> None:
         try:
-            os.link(source, hidden)
-        except OSError:  # a storage without hard links
-            shutil.copyfile(source, hidden)
+            os.link(source, path)
+        except OSError:
+            shutil.copyfile(source, path)
 
     atomic_write(target, write)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from raycomp.config.job import Job
 from raycomp.errors import UserError, first_line
+from raycomp.storage.layout import RunLayout
 
 # Tracker -> package that its client needs.
 PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
@@ -95,7 +96,7 @@ class TensorBoardTracker:
     def __init__(self, job: Job, run_dir: Path, ids: dict[str, str]) -> None:
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(run_dir / "tensorboard"), flush_secs=10)
+        self._writer = SummaryWriter(str(RunLayout(run_dir).tensorboard), flush_secs=10)
 
     def send(self, series: str, step: int, values: dict[str, float]) -> None:
         """Add scalars SERIES/NAME."""

@@ -24,9 +24,9 @@ from raycomp.runtime.cluster.progress import polling
 from raycomp.runtime.pipeline.trackers import open_tracker
 from raycomp.search.searchers import SearchBudget
 from raycomp.storage.files import write_json
+from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import read_parts
 
-STATE_FILE = "live.json"
 POLL_SECONDS = 5.0
 
 # Number of latest evaluations over which the evaluation rate is measured.
@@ -85,13 +85,13 @@ class TrackingFeed:
     def __init__(self, job: Job, run_dir: Path) -> None:
         self._job = job
         self._run_dir = run_dir
-        self._path = run_dir / STATE_FILE
+        self._path = RunLayout(run_dir).tracking
         self._has_warned = False
 
         state: dict[str, Any] = {}
         if self._path.exists():
             state = json.loads(self._path.read_text())
-        # Series -> last step that was sent, and the same as STATE_FILE has it.
+        # Series -> last step that was sent, and the same as the state file has it.
         self._sent: dict[str, int] = state.get("sent", {})
         self._recorded: dict[str, int] | None = dict(self._sent) if state else None
         self._ids: dict[str, str] = state.get("ids", {})

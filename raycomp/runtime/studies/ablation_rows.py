@@ -24,6 +24,7 @@ from raycomp.methods.context import RunContext
 from raycomp.report.statistics import kendall_tau
 from raycomp.runtime.pipeline.finetune import outcomes
 from raycomp.runtime.studies.stage_timer import read_stage_seconds
+from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import read_table
 
 # Number of architectures whose mean score is followed over a search (YOCO-BERT, Fig. 3).
@@ -60,7 +61,7 @@ def ablation_rows(run_dir: Path, settings: StudySettings, study_run: StudyRun) -
 
 def _score_rows(context: RunContext, settings: StudySettings, study_run: StudyRun) -> list[Row]:
     """Return the score of the teacher, then of each deployed model, beside the paper's figures."""
-    teacher_scores = json.loads((context.run_dir / "teacher" / "score.json").read_text())
+    teacher_scores = json.loads(RunLayout(context.run_dir).teacher_score.read_text())
     held_out = [score for split, score in teacher_scores.items() if split != "selection"]
     examples = sum(int(score["examples"]) for score in held_out)
     published = settings.published.get(study_run.task, {})

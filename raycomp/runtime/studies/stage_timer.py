@@ -10,8 +10,7 @@ from pathlib import Path
 
 from raycomp.runtime.cluster.progress import Progress, Update
 from raycomp.storage.files import write_json
-
-STAGES_FILE = "stages.json"
+from raycomp.storage.layout import RunLayout
 
 
 class StageTimer(Progress):
@@ -27,13 +26,14 @@ class StageTimer(Progress):
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__(enabled=False)
-        self._path = run_dir / STAGES_FILE
+        self._run_dir = run_dir
+        self._path = RunLayout(run_dir).timings
 
     @contextmanager
     def bar(self, name: str) -> Iterator[Update]:
         """Time the block as stage `name`; a second block of the same name adds to the first."""
         started = time.perf_counter()
-        seconds = read_stage_seconds(self._path.parent)
+        seconds = read_stage_seconds(self._run_dir)
         write_json(self._path, {"now": name, "seconds": seconds})
 
         yield lambda done, total, info: None
@@ -46,7 +46,7 @@ class StageTimer(Progress):
 def read_stage_seconds(run_dir: Path) -> dict[str, float]:
     """Return the wall seconds of each finished stage; empty if the run was not timed."""
     try:
-        return dict(json.loads((run_dir / STAGES_FILE).read_text())["seconds"])
+        return dict(json.loads(RunLayout(run_dir).timings.read_text())["seconds"])
     except (OSError, ValueError, KeyError):
         return {}
 
@@ -54,6 +54,6 @@ def read_stage_seconds(run_dir: Path) -> dict[str, float]:
 def read_current_stage(run_dir: Path) -> str:
     """Return the stage that the run is in; an empty text if none is running or the run was not timed."""
     try:
-        return str(json.loads((run_dir / STAGES_FILE).read_text())["now"])
+        return str(json.loads(RunLayout(run_dir).timings.read_text())["now"])
     except (OSError, ValueError, KeyError):
         return ""

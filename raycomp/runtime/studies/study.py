@@ -7,7 +7,6 @@ back. An interrupted study executes the missing runs, and each of them resumes f
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,10 @@ from raycomp.runtime.cluster.progress import Progress, Update, polling
 from raycomp.runtime.pipeline.preflight import check
 from raycomp.runtime.pipeline.run import hold
 from raycomp.runtime.studies.batches import plan_batches
-from raycomp.runtime.studies.grid import TUNE_FOLDER, run_batch
-from raycomp.runtime.studies.stage_timer import STAGES_FILE, read_current_stage
+from raycomp.runtime.studies.grid import run_batch
+from raycomp.runtime.studies.stage_timer import read_current_stage
 from raycomp.storage.files import write_json
+from raycomp.storage.layout import StudyLayout, find_runs
 from raycomp.storage.tables import part_files
 
 # Number of running study runs that the progress line names.
@@ -31,11 +31,11 @@ NUM_SHOWN = 2
 
 
 def run_study(study: StudySpec, storage: Path, progress: Progress) -> Path:
-    """Execute every run of a study that is not finished; return the study's folder.
+    """Execute every run of a study that is not finished; return the study's directory.
 
     Args:
         study: Checked study.
-        storage: Directory that holds the study's folder.
+        storage: Directory that contains the directory of the study.
         progress: Display for the number of finished runs.
 
     Raises:
@@ -52,7 +52,7 @@ def run_study(study: StudySpec, storage: Path, progress: Progress) -> Path:
         if is_resumed:
             num_runs = len(study.runs)
             progress.say(f"Resuming {study.id}: {num_runs - len(missing)} of {num_runs} runs finished")
-        write_json(folder / "study.json", describe_study(study))
+        write_json(StudyLayout(folder).study, describe_study(study))
 
         if missing:
             started_ray = cluster.connect()
@@ -112,7 +112,7 @@ def _check_jobs(study_runs: list[StudyRun], folder: Path) -> None:
         checked.add(variant_and_task)
 
         job = study_run.job
-        context = RunContext(job, folder / "runs" / job.run_id)
+        context = RunContext(job, StudyLayout(folder).runs / job.run_id)
         task_and_model = json.dumps([job.task.model_dump(), job.model.model_dump()])
         if task_and_model in loaded:
             context.facts, context.task = loaded[task_and_model]
@@ -145,9 +145,6 @@ def _execute(study: StudySpec, missing: list[StudyRun], folder: Path, bar: Updat
         for batch in plan_batches(missing, study.settings, finished_runs(folder)):
             errors |= run_batch(study.settings, batch, folder)
 
-    # The rows are in `ablations`; the folder of Ray Tune has nothing that a later start reads.
-    shutil.rmtree(folder / TUNE_FOLDER, ignore_errors=True)
-
     if errors:
         name, reason = next(iter(errors.items()))
         raise UserError(
@@ -159,8 +156,8 @@ def _execute(study: StudySpec, missing: list[StudyRun], folder: Path, bar: Updat
 def _describe_running(folder: Path) -> str:
     """Return "RUN: STAGE" of the first runs of the study that are running now."""
     running = []
-    for path in sorted((folder / "runs").glob(f"*/{STAGES_FILE}")):
-        stage = read_current_stage(path.parent)
+    for run_dir in find_runs(StudyLayout(folder).runs):
+        stage = read_current_stage(run_dir)
         if stage:
-            running.append(f"{path.parent.name}: {stage}")
+            running.append(f"{run_dir.name}: {stage}")
     return ", ".join(running[:NUM_SHOWN])

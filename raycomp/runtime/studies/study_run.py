@@ -15,17 +15,18 @@ from raycomp.runtime.pipeline.artifact_reuse import reuse_artifacts
 from raycomp.runtime.pipeline.run import run_job
 from raycomp.runtime.studies.ablation_rows import ablation_rows
 from raycomp.runtime.studies.stage_timer import StageTimer
+from raycomp.storage.layout import RunLayout, StudyLayout
 from raycomp.storage.tables import read_table, write_rows
 
 
 def execute_study_run(folder: Path, settings: StudySettings, study_run: StudyRun) -> None:
-    """Run one job of a study and write its rows into the study's folder.
+    """Run one job of a study and write its rows into the study's directory.
 
     A run with `structure_of` trains the structure that the first variant found on that task. If the
     searching run has already trained this structure with equal settings, its rows are copied instead.
 
     Args:
-        folder: Folder of the study.
+        folder: Directory of the study.
         settings: Section [study] of the study.
         study_run: Run to execute; an interrupted run resumes.
 
@@ -33,6 +34,7 @@ def execute_study_run(folder: Path, settings: StudySettings, study_run: StudyRun
         UserError: The job cannot be run (see `run_job`), or the search for its structure has not
             finished.
     """
+    runs = StudyLayout(folder).runs
     searching_run = None
     if study_run.structure_of is not None:
         searching_run = _find_searching_run(folder, settings, study_run)
@@ -47,9 +49,9 @@ def execute_study_run(folder: Path, settings: StudySettings, study_run: StudyRun
         # The search was paid for by the first variant.
         rows = [row for row in rows if row["kind"] != "cost"]
     else:
-        run_dir = folder / "runs" / study_run.job.run_id
+        run_dir = runs / study_run.job.run_id
         reuse_artifacts(study_run.artifact_keys, run_dir)
-        run_job(study_run.job, folder / "runs", StageTimer(run_dir))
+        run_job(study_run.job, runs, StageTimer(run_dir))
         rows = ablation_rows(run_dir, settings, study_run)
 
     write_rows(folder, "ablations", rows, study_run.name)
@@ -71,7 +73,7 @@ def _find_searching_run(folder: Path, settings: StudySettings, study_run: StudyR
             f"{study_run.name} needs the structure found on {task}, but that search has not finished. "
             "Run the study again."
         )
-    return folder / "runs" / str(rows["run"].iloc[0])
+    return StudyLayout(folder).runs / str(rows["run"].iloc[0])
 
 
 def _found_structure(searching_run: Path) -> str:
@@ -93,7 +95,7 @@ def find_equal_job(searching_run: Path, study_run: StudyRun) -> Job | None:
     if study_run.fresh or len(trials(study_run.job)) > 1:
         return None
 
-    job = parse_stored(json.loads((searching_run / "job.json").read_text()))
+    job = parse_stored(json.loads(RunLayout(searching_run).job.read_text()))
     if _settings_without_structure(job) == _settings_without_structure(study_run.job):
         return job
     return None

@@ -78,7 +78,7 @@ def test_studies_keep_their_names(file: str, study_id: str) -> None:
 
 def test_parts_that_runs_share_keep_their_keys() -> None:
     assert artifact_keys(load_job(ROOT / "jobs" / "quickstart.toml")) == {
-        "classroom": "24a6065aeb03a2f1",
+        "distillation_data": "24a6065aeb03a2f1",
         "supernet": "6c5bf8b407696420",
         "teacher": "ba717022286e5809",
     }
