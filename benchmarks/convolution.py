@@ -35,7 +35,7 @@ def main() -> None:
                 print(line(inputs, outputs, taps, runs), flush=True)
         winograd.TILE_PLANS[7] = FINER
         winograd.transform_matrices.cache_clear()
-        winograd._matrices.cache_clear()
+        winograd._fp32_matrices.cache_clear()
         print(line(*WIDTHS[0], 7, runs), flush=True)
 
 

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from benchmarks.measure import Claim, Settings, alternating, main, seconds
 from benchmarks.setting import batches, workplace
 from raycomp.methods.adabert.cell import Cell, EdgeExecution
+from raycomp.methods.adabert.distillation import DistillationLoss
 from raycomp.methods.adabert.efficiency import operation_costs
 from raycomp.methods.adabert.gumbel import Distribution
 from raycomp.methods.adabert.operations import apply_operations
-from raycomp.methods.adabert.step import DistillationLoss, SearchStep
+from raycomp.methods.adabert.step import SearchStep
 from raycomp.methods.adabert.student import Parent, StudentShape
 from raycomp.methods.context import RunContext
 from raycomp.training.optimizers import JointUpdater, Updater, resolve_precision

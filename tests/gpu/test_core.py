@@ -25,8 +25,8 @@ from raycomp.training.sliced_optimizer import SliceUpdater
 from raycomp.training.supernet_step import SupernetStep
 from tests.gpu.conftest import GPU
 from tests.unit.encoder.test_elastic import SPACE, make_batch, make_pair
-from tests.unit.methods.adabert.test_step import SHAPE, search
-from tests.unit.methods.adabert.test_step import batch as texts
+from tests.unit.methods.adabert.builders import SHAPE, make_search_step
+from tests.unit.methods.adabert.builders import make_batch as texts
 
 pytestmark = pytest.mark.gpu
 CPU = torch.device("cpu")
@@ -121,10 +121,10 @@ def test_bf16_is_what_auto_takes_and_trains() -> None:
 
 @pytest.mark.parametrize("estimator", ["sampled", "contrast", "full"])
 def test_a_search_goes_as_on_a_processor(estimator: str) -> None:
-    here, there = search(estimator, beta=4.0), search(estimator, beta=4.0)
+    here, there = make_search_step(estimator, beta=4.0), make_search_step(estimator, beta=4.0)
     there.parent.to(GPU)
     there.distribution.to(GPU)
-    there.price, there.device = there.price.to(GPU), GPU
+    there.op_costs, there.device = there.op_costs.to(GPU), GPU
     found = [[step(i, texts()).loss for i in range(6)] for step in (there, here)]
     assert found[0] == pytest.approx(found[1], rel=2e-2)
     for name, parameter in here.distribution.named_parameters():

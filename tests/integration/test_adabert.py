@@ -74,7 +74,7 @@ def test_a_cnn_is_searched_compiled_and_deployed(cnn_job: dict[str, Any], storag
         cut = tokenizer(long, return_tensors="pt", truncation=True)
         assert cut["input_ids"].shape[1] == job.task.max_length
         assert loaded(**cut).logits.shape == (1, 2)
-        with pytest.raises(ValueError, match=f"this model reads at most {job.task.max_length}: truncate"):
+        with pytest.raises(ValueError, match=f"this model reads at most {job.task.max_length}. Truncate"):
             loaded(**tokenizer(long, return_tensors="pt"))
     ElementTree.fromstring((folder / "structure.svg").read_text())
     steps = read_table(run_dir, "steps")

@@ -1,9 +1,9 @@
-"""A searched CNN, compiled, as a transformers model: what is exported.
+"""A searched CNN, compiled, as a transformers model: the model that is exported.
 
-Torch, transformers, `modules.py` and `winograd.py` alone: all three files are copied into every exported
-folder (this one as `modeling_raycomp_cnn.py`), so that the model loads without raycomp. Normalisation is
-folded into the convolutions, convolutions that run together are one kernel, and the embedding's factors
-are one table; `compiler.py` proves that the logits stay.
+This file needs torch, transformers, `modules.py` and `winograd.py` only. All three files are copied into
+every exported folder (this one as `modeling_raycomp_cnn.py`), so the model loads without raycomp.
+Normalisation is folded into the convolutions, convolutions that run at the same time are one kernel, and
+the two factors of the embedding are one table; `compiler.py` writes the weights.
 """
 
 from __future__ import annotations
@@ -28,23 +28,26 @@ from .modules import (
 )
 from .winograd import TransformedKernel, can_use_winograd, convolve_relu
 
-CACHED_TOKENS = 2048  # on a processor: so many tokens' states stay in its cache between two operations
+# On a CPU a batch is computed in parts of this many tokens. The states of a part stay in the CPU's cache
+# from one operation to the next.
+CACHED_TOKENS = 2048
 
 
 class RaycompCnnConfig(PretrainedConfig):
     """Shape of a compiled CNN.
 
     Args:
-        vocab_size: rows of the word table.
-        width: channels of every state.
-        max_positions: longest text, in tokens.
-        pair: two texts, one into each input node of the first cell; else one text into both.
-        sep_token_id: the token that ends the first text of a pair.
-        nodes: inner nodes of a cell.
-        cells: for each cell what its edges do: `kernels` (sources, targets, size, dilation),
-            `averages`, `maxima` and `skips` (source, target).
-        structure: canonical JSON of the searched structure.
-        exact_match: of a pair, tokens that both texts have are marked.
+        vocab_size: Rows of the token table.
+        width: Channels of every state.
+        max_positions: Length of the longest text, in tokens.
+        pair: Whether a row has two texts, one for each input node of the first cell. Otherwise one text
+            goes into both.
+        sep_token_id: Token that ends the first text of a pair.
+        nodes: Inner nodes of a cell.
+        cells: Edges of each cell: `kernels` (sources, targets, size, dilation), `averages`, `maxima` and
+            `skips` (source, target).
+        structure: Canonical JSON of the searched structure.
+        exact_match: Whether tokens that occur in both texts of a pair get an extra embedding.
     """
 
     model_type = "raycomp_cnn"
@@ -76,11 +79,14 @@ class RaycompCnnConfig(PretrainedConfig):
 
 
 class CompiledCell(nn.Module):
-    """One cell: merged kernels, one bias a node, pools and skips."""
+    """One cell: merged kernels, one bias per inner node, pools and skips."""
 
     def __init__(self, config: Any, plan: dict[str, Any]) -> None:
+        """Create the cell with zero weights; `plan` is an entry of `RaycompCnnConfig.cells`."""
         super().__init__()
-        self.plan, self.nodes, width = plan, config.nodes, config.width
+        width = config.width
+        self.plan = plan
+        self.nodes = config.nodes
         self.kernels = nn.ParameterList(
             torch.zeros(len(k["targets"]) * width, len(k["sources"]) * width, 1, k["size"])
             for k in plan["kernels"]
@@ -91,12 +97,12 @@ class CompiledCell(nn.Module):
         self.to_channels_last()
 
     def _apply(self, fn: Any, recurse: bool = True) -> CompiledCell:
-        """Move or cast; transformed kernels are not taken along."""
+        """Move or cast the weights, and drop the transformed kernels, which are computed from them."""
         self._transformed = [TransformedKernel() for _ in self._transformed]
         return super()._apply(fn, recurse)
 
     def to_channels_last(self) -> None:
-        """Lay the kernels out as the states are."""
+        """Give the kernels the memory layout of the states, so that a convolution copies neither."""
         for kernel in self.kernels:
             kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
 
@@ -104,66 +110,91 @@ class CompiledCell(nn.Module):
         """Map the two input states to the cell's output, each (batch, length, width).
 
         Args:
-            states: c_{k-2} and c_{k-1}.
+            states: Outputs c_{k-2} and c_{k-1} of the two cells before: nodes 0 and 1.
             mask: (batch, length, 1), 1 on real tokens.
-            padded: the mask has zeros.
+            padded: Whether the mask has zeros.
         """
-        states, sums = list(states), _Sums()
-        width = self.bias.shape[1]
-        for stage in range(1, self.nodes + 1):  # nodes 0 .. stage are ready
-            for i, k in enumerate(self.plan["kernels"]):
-                if max(1, *k["sources"]) == stage:
-                    made = self._convolve(i, [states[s] for s in k["sources"]])
-                    for n, target in enumerate(k["targets"]):
-                        sums.add(target, made[..., n * width : (n + 1) * width], own=True)
-            for name, run in (("averages", average_pool), ("maxima", max_pool), ("skips", _same)):
-                now = [(s, t) for s, t in self.plan[name] if max(1, s) == stage]
-                pooled = {s: run(states[s], mask) for s, _ in now}
-                for source, target in now:
-                    sums.add(target, pooled[source], own=False)
-            node = sums.of(stage + 1, self.bias[stage - 1])
-            states.append(node * mask if padded or node.ndim < mask.ndim else node)
+        states = list(states)
+        sums = _NodeSums()
+        # Level L runs the edges whose source became ready last, and completes node L + 1.
+        for level in range(1, self.nodes + 1):
+            self._add_kernels(level, states, sums)
+            self._add_pools_and_skips(level, states, mask, sums)
+
+            node = sums.total(level + 1, self.bias[level - 1])
+            # The bias is not 0 on padding. A node without edges is the bias only, and the mask gives it
+            # the shape of a state.
+            if padded or node.ndim < mask.ndim:
+                node = node * mask
+            states.append(node)
         return self.summary(states[2:], mask, padded)
 
-    def _convolve(self, index: int, read: list[Tensor]) -> Tensor:
-        """Apply a merged kernel to the positive parts of the states that it reads."""
-        kernel, k = self.kernels[index], self.plan["kernels"][index]
-        if can_use_winograd(read[0], kernel, k["dilation"]) and not kernel.is_inference():
-            return convolve_relu(read, self._transformed[index].of(kernel), k["size"])
-        x = torch.relu(read[0]) if len(read) == 1 else torch.cat(read, -1).relu_()
-        return convolve(x, kernel, k["dilation"])
+    def _add_kernels(self, level: int, states: list[Tensor], sums: _NodeSums) -> None:
+        """Add the outputs of the kernels that run at a level to their targets."""
+        width = self.bias.shape[1]
+        for i, kernel in enumerate(self.plan["kernels"]):
+            if max(1, *kernel["sources"]) != level:
+                continue
+            output = self._convolve(i, [states[source] for source in kernel["sources"]])
+            for n, target in enumerate(kernel["targets"]):
+                sums.add(target, output[..., n * width : (n + 1) * width], owned=True)
+
+    def _add_pools_and_skips(
+        self, level: int, states: list[Tensor], mask: Tensor, sums: _NodeSums
+    ) -> None:
+        """Add the pools and skips that run at a level; edges of one source share a result."""
+        for name, run in (("averages", average_pool), ("maxima", max_pool), ("skips", _identity)):
+            ready = [(source, target) for source, target in self.plan[name] if max(1, source) == level]
+            results = {source: run(states[source], mask) for source, _ in ready}
+            for source, target in ready:
+                sums.add(target, results[source], owned=False)
+
+    def _convolve(self, index: int, sources: list[Tensor]) -> Tensor:
+        """Apply a merged kernel to the ReLU of the states that it reads, joined by channels."""
+        kernel = self.kernels[index]
+        size = self.plan["kernels"][index]["size"]
+        dilation = self.plan["kernels"][index]["dilation"]
+        # The transformed kernel is cached by the version of the weights, which inference tensors lack.
+        if can_use_winograd(sources[0], kernel, dilation) and not kernel.is_inference():
+            return convolve_relu(sources, self._transformed[index].of(kernel), size)
+        x = torch.relu(sources[0]) if len(sources) == 1 else torch.cat(sources, -1).relu_()
+        return convolve(x, kernel, dilation)
 
 
-class _Sums:
-    """What has come to each node so far."""
+class _NodeSums:
+    """The sum of the edges into each node, as far as they have run."""
 
     def __init__(self) -> None:
-        self._held: dict[int, Tensor] = {}
-        self._own: set[int] = set()  # nobody else reads these: they are added to in place
+        self._sums: dict[int, Tensor] = {}
+        # Nodes whose sum no other edge reads. Without autograd these can be added to in place.
+        self._owned: set[int] = set()
 
-    def add(self, node: int, value: Tensor, *, own: bool) -> None:
-        """Add a value; `own`: nobody else reads it."""
-        if node not in self._held:
-            self._held[node] = value
-            if own:
-                self._own.add(node)
-        elif node in self._own and not torch.is_grad_enabled():
-            self._held[node].add_(value)
+    def add(self, node: int, value: Tensor, *, owned: bool) -> None:
+        """Add a value to a node's sum; `owned` says that nothing else reads the value."""
+        if node not in self._sums:
+            self._sums[node] = value
+            if owned:
+                self._owned.add(node)
+        elif node in self._owned and not torch.is_grad_enabled():
+            self._sums[node].add_(value)
         else:
-            self._held[node] = self._held[node] + value
-            self._own.add(node)
+            self._sums[node] = self._sums[node] + value
+            self._owned.add(node)
 
-    def of(self, node: int, bias: Tensor) -> Tensor:
-        """Return a node's sum and its bias: (batch, length, width), or (width,) where nothing came."""
-        return self._held[node] + bias if node in self._held else bias
+    def total(self, node: int, bias: Tensor) -> Tensor:
+        """Return the sum plus the bias, (batch, length, width), or the bias (width,) without edges."""
+        return self._sums[node] + bias if node in self._sums else bias
 
 
-def _same(x: Tensor, mask: Tensor) -> Tensor:
+def _identity(x: Tensor, mask: Tensor) -> Tensor:
     return x
 
 
 class RaycompCnnForSequenceClassification(PreTrainedModel):
-    """Embedding table, cells, pooling, classifier."""
+    """Embedding table, cells, pooling and classifier.
+
+    Called as any transformers classifier: `model(input_ids=..., attention_mask=...).logits`.
+    """
 
     config_class = RaycompCnnConfig
     base_model_prefix = ""
@@ -173,51 +204,65 @@ class RaycompCnnForSequenceClassification(PreTrainedModel):
         self.num_labels = config.num_labels
         self.word = nn.Embedding(config.vocab_size, config.width, padding_idx=config.pad_token_id)
         self.position = nn.Parameter(torch.zeros(config.max_positions, config.width))
-        self.mark = nn.Parameter(torch.zeros(config.width)) if config.exact_match else None
+        self.exact_match = nn.Parameter(torch.zeros(config.width)) if config.exact_match else None
         self.norm = nn.LayerNorm(config.width)
         self.cells = nn.ModuleList(CompiledCell(config, plan) for plan in config.cells)
         self.head = Head(config.width, config.num_labels)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Leave everything as it was made: a compiled model is always loaded."""
+        """Keep the zeros: the weights of a compiled model are always loaded or copied."""
 
     def get_input_embeddings(self) -> nn.Module:
-        """Return the word embeddings."""
+        """Return the token table."""
         return self.word
 
-    def embed(self, ids: Tensor, mask: Tensor, padded: bool = True, same: Tensor | None = None) -> Tensor:
-        """Embed (batch, length) tokens; 0 where the mask is 0, which `padded` says that it has.
+    def embed(
+        self, ids: Tensor, mask: Tensor, padded: bool = True, matches: Tensor | None = None
+    ) -> Tensor:
+        """Embed (batch, length) tokens into (batch, length, width), 0 where the mask is 0.
 
         Args:
-            ids, mask: (batch, length).
-            padded: the mask has zeros.
-            same: (batch, length), true on tokens that bear the mark.
+            ids: (batch, length) tokens.
+            mask: (batch, length), true on real tokens.
+            padded: Whether the mask has zeros.
+            matches: (batch, length), true on tokens that also occur in the other text.
 
         Raises:
-            ValueError: a text is longer than the model has positions.
+            ValueError: A text is longer than the model has positions.
         """
-        most = self.position.shape[0]
-        if not torch.jit.is_tracing() and ids.shape[1] > most:
+        max_length = self.position.shape[0]
+        if not torch.jit.is_tracing() and ids.shape[1] > max_length:
             raise ValueError(
-                f"a text of {ids.shape[1]} tokens was given; this model reads at most {most}: "
-                "truncate it (the tokenizer beside the model does with truncation=True)"
+                f"The input has {ids.shape[1]} tokens, and this model reads at most {max_length}. "
+                "Truncate the text: the tokenizer in the model's folder does it with truncation=True."
             )
-        found = self.word(ids) + self.position[: ids.shape[1]]
-        if self.mark is not None and same is not None:
-            found = found + same.unsqueeze(-1) * self.mark
-        found = self.norm(found)
-        return found * mask.unsqueeze(-1) if padded else found
+        x = self.word(ids) + self.position[: ids.shape[1]]
+        if self.exact_match is not None and matches is not None:
+            x = x + matches.unsqueeze(-1) * self.exact_match
+        x = self.norm(x)
+        return x * mask.unsqueeze(-1) if padded else x
 
-    def _logits(self, ids: Tensor, real: Tensor, look: bool) -> Tensor:
-        """Map (rows, length) tokens to (rows, labels); `look`: at what is padded, to save work."""
+    def _logits(self, ids: Tensor, real: Tensor, inspect_mask: bool) -> Tensor:
+        """Map (rows, length) tokens to (rows, labels) logits.
+
+        Args:
+            ids: (rows, length) tokens.
+            real: (rows, length), true on real tokens.
+            inspect_mask: Whether to look for padding, and to leave out the masks without it. A model
+                that is traced must not branch on values.
+        """
         config = self.config
-        one, two = split_inputs(ids, real, config.pair, config.sep_token_id)
-        padded = not look or not bool(one[1].all() and two[1].all())
-        marks = exact_matches(one, two, config.sep_token_id) if config.exact_match else (None, None)
-        states = [self.embed(*one, padded, marks[0])]
-        states.append(self.embed(*two, padded, marks[1]) if config.pair else states[0])
-        mask = (one[1] | two[1]).unsqueeze(-1).to(states[0].dtype)
+        first, second = split_inputs(ids, real, config.pair, config.sep_token_id)
+        first_matches: Tensor | None = None
+        second_matches: Tensor | None = None
+        if config.exact_match:
+            first_matches, second_matches = exact_matches(first, second, config.sep_token_id)
+
+        padded = not inspect_mask or not bool(first[1].all() and second[1].all())
+        states = [self.embed(*first, padded, first_matches)]
+        states.append(self.embed(*second, padded, second_matches) if config.pair else states[0])
+        mask = (first[1] | second[1]).unsqueeze(-1).to(states[0].dtype)
         for cell in self.cells:
             states = [states[1], cell(states, mask, padded)]
         return self.head(pool_states(states[1], mask))
@@ -231,18 +276,25 @@ class RaycompCnnForSequenceClassification(PreTrainedModel):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
-        """Classify (batch, length) tokens; the loss is computed where labels are given."""
+        """Classify (batch, length) tokens; with `labels` (batch,) the output has a loss.
+
+        Raises:
+            ValueError: `input_ids` is missing, or a text is longer than the model has positions.
+        """
         if input_ids is None:
-            raise ValueError("input_ids is required")
+            raise ValueError("input_ids is missing. Pass the tokenizer's output: model(**tokens).")
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        # What is traced or exported has no parts and no branches, for it must serve any batch.
-        fixed = torch.jit.is_tracing() or torch.compiler.is_compiling()
-        if fixed or input_ids.device.type != "cpu":  # on a GPU a look at the mask would wait for it
-            logits = self._logits(input_ids, real.bool(), look=False)
+
+        # A traced or exported model must serve any batch, so it has no parts and no branches. On a GPU,
+        # inspecting the mask would wait for the GPU.
+        is_traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        if is_traced or input_ids.device.type != "cpu":
+            logits = self._logits(input_ids, real.bool(), inspect_mask=False)
         else:
             rows = max(1, CACHED_TOKENS // max(1, input_ids.shape[1]))
             parts = zip(input_ids.split(rows), real.bool().split(rows), strict=True)
-            logits = torch.cat([self._logits(ids, mask, look=True) for ids, mask in parts])
+            logits = torch.cat([self._logits(ids, mask, inspect_mask=True) for ids, mask in parts])
+
         loss = None
         if labels is not None:
             if self.num_labels == 1:

@@ -1,14 +1,13 @@
-"""From a trained child to the model that is deployed: folded, merged, without dead edges.
+"""Compiles a trained child into the model that is deployed.
 
-Four rewrites, all exact in evaluation mode: normalisation goes into the convolutions, an edge of
-`zero` goes, convolutions that run at the same time become one kernel where that wastes little, and
-the factors of the embedding become one table.
+Four rewrites, each exact in evaluation mode: the normalisation is folded into the convolutions, edges of
+`zero` are removed, convolutions that can run at the same time become one kernel where that adds few
+multiplications, and the two factors of the embedding become one table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -20,86 +19,15 @@ from raycomp.methods.adabert.cnn_model import (
     RaycompCnnConfig,
     RaycompCnnForSequenceClassification,
 )
+from raycomp.methods.adabert.kernel_merging import Kernel, merge_convolutions
 from raycomp.methods.adabert.operations import EPS, ReluConvNorm
-from raycomp.methods.adabert.structure import CONVOLUTIONS, Structure, cell_edges
+from raycomp.methods.adabert.structure import Structure, cell_edges
 from raycomp.methods.adabert.student import Child, StudentShape
-
-MAX_MERGE_OVERHEAD = 1.15  # a merged kernel may multiply so many times as often as its parts
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """One convolution that does the work of several edges.
-
-    Attributes:
-        members: (edge number, source, target) of each edge.
-        sources, targets: nodes it reads and writes.
-        size, dilation: its taps.
-    """
-
-    members: tuple[tuple[int, int, int], ...]
-    sources: tuple[int, ...]
-    targets: tuple[int, ...]
-    size: int
-    dilation: int
-
-    @property
-    def products(self) -> int:
-        """Multiply-adds a position, in units of width squared."""
-        return len(self.sources) * len(self.targets) * self.size
-
-
-def merge_convolutions(structure: Structure, one_input: bool) -> list[Kernel]:
-    """Return the kernels of a cell's convolutions.
-
-    Edges can run together when their sources are ready at the same time. They are merged, cheapest
-    first, as long as the zeros of the merged kernel cost less than MAX_MERGE_OVERHEAD.
-
-    Args:
-        structure: what the edges are.
-        one_input: both inputs are the same state (the first cell on one text): their kernels add up.
-    """
-    kernels: list[Kernel] = []
-    graph = cell_edges(structure.nodes)
-    for stage in range(1, structure.nodes + 1):
-        groups: list[list[tuple[int, int, int]]] = [
-            [(e, 0 if one_input and s == 1 else s, t)]
-            for e, (s, t) in enumerate(graph)
-            if max(1, s) == stage and structure.operations[e] in CONVOLUTIONS
-        ]
-        made = [_kernel(structure, g) for g in groups]
-        while True:
-            best: tuple[float, int, int, Kernel] | None = None
-            for i in range(len(made)):
-                for j in range(i + 1, len(made)):
-                    both = _kernel(structure, [*made[i].members, *made[j].members])
-                    ratio = both.products / (made[i].products + made[j].products)
-                    if ratio <= MAX_MERGE_OVERHEAD and (best is None or ratio < best[0]):
-                        best = (ratio, i, j, both)
-            if best is None:
-                break
-            _, i, j, both = best
-            made = [k for n, k in enumerate(made) if n not in (i, j)] + [both]
-        kernels += made
-    return kernels
-
-
-def _kernel(structure: Structure, members: Sequence[tuple[int, int, int]]) -> Kernel:
-    kinds = [CONVOLUTIONS[structure.operations[e]] for e, _, _ in members]
-    dilation = 2 if all(d == 2 for _, d in kinds) else 1
-    reach = max((k // 2) * d for k, d in kinds)
-    return Kernel(
-        tuple(members),
-        tuple(sorted({s for _, s, _ in members})),
-        tuple(sorted({t for _, _, t in members})),
-        2 * (reach // dilation) + 1,
-        dilation,
-    )
 
 
 def cell_plan(structure: Structure, kernels: Sequence[Kernel]) -> dict[str, Any]:
-    """Return the description of a compiled cell: JSON-able, see RaycompCnnConfig."""
-    found: dict[str, Any] = {
+    """Return the description of a compiled cell as JSON values, see `RaycompCnnConfig`."""
+    plan: dict[str, Any] = {
         "kernels": [
             {
                 "sources": list(k.sources),
@@ -110,19 +38,17 @@ def cell_plan(structure: Structure, kernels: Sequence[Kernel]) -> dict[str, Any]
             for k in kernels
         ]
     }
-    graph = cell_edges(structure.nodes)
+    named_edges = list(zip(cell_edges(structure.nodes), structure.operations, strict=True))
     for key, name in (("averages", "avg_pool_3"), ("maxima", "max_pool_3"), ("skips", "skip")):
-        found[key] = [
-            list(edge) for edge, o in zip(graph, structure.operations, strict=True) if o == name
-        ]
-    return found
+        plan[key] = [list(edge) for edge, operation in named_edges if operation == name]
+    return plan
 
 
 def compiled_config(shape: StudentShape, structure: Structure) -> RaycompCnnConfig:
     """Return the configuration of the compiled model of a structure."""
     plans = [
-        cell_plan(structure, merge_convolutions(structure, one_input=k == 0 and not shape.pair))
-        for k in range(structure.layers)
+        cell_plan(structure, _cell_kernels(shape, structure, number))
+        for number in range(structure.layers)
     ]
     return RaycompCnnConfig(
         vocab_size=shape.vocab_size,
@@ -141,60 +67,97 @@ def compiled_config(shape: StudentShape, structure: Structure) -> RaycompCnnConf
 
 @torch.no_grad()
 def compile_child(child: Child) -> RaycompCnnForSequenceClassification:
-    """Return the deployed form of a child, in evaluation mode, with weights of its own."""
+    """Return the deployed form of a child, in evaluation mode, with its own copy of the weights.
+
+    Its logits equal those of the child in evaluation mode up to rounding.
+    """
     shape, structure = child.shape, child.structure
     model = RaycompCnnForSequenceClassification(compiled_config(shape, structure))
+
+    # The products are computed in fp64: they are rounded once.
     project = child.embedding.project.weight.double()
     model.word.weight.copy_(child.embedding.word.weight.double() @ project.T)
     model.position.copy_(child.embedding.position.double() @ project.T)
     if child.embedding.mark is not None:
-        cast(nn.Parameter, model.mark).copy_(child.embedding.mark.double() @ project.T)
+        exact_match = cast(nn.Parameter, model.exact_match)
+        exact_match.copy_(child.embedding.mark.double() @ project.T)
+
     model.norm.load_state_dict(child.embedding.norm.state_dict())
     model.head.load_state_dict(child.head.state_dict())
-    for k, (target, source) in enumerate(zip(model.cells, child.cells, strict=True)):
-        kernels = merge_convolutions(structure, one_input=k == 0 and not shape.pair)
-        _fill(cast(CompiledCell, target), cast(Cell, source), structure, kernels, shape.width)
+    for number, (compiled, cell) in enumerate(zip(model.cells, child.cells, strict=True)):
+        kernels = _cell_kernels(shape, structure, number)
+        _copy_weights(cast(CompiledCell, compiled), cast(Cell, cell), structure, kernels, shape.width)
     return cast(RaycompCnnForSequenceClassification, model.eval())
 
 
-def _fill(
-    target: CompiledCell, source: Cell, structure: Structure, kernels: Sequence[Kernel], width: int
+def _cell_kernels(shape: StudentShape, structure: Structure, number: int) -> list[Kernel]:
+    # One text goes into both inputs of the first cell; later cells read two different states.
+    return merge_convolutions(structure, one_input=number == 0 and not shape.pair)
+
+
+def _copy_weights(
+    compiled: CompiledCell, cell: Cell, structure: Structure, kernels: Sequence[Kernel], width: int
 ) -> None:
-    """Write a cell's folded weights into its compiled form."""
-    target.summary.load_state_dict(source.summary.state_dict())
-    target.bias.zero_()
-    for parameter, kernel in zip(target.kernels, kernels, strict=True):
+    """Write a cell's folded weights into its compiled form.
+
+    A kernel has the shape (targets * width, sources * width, 1, size). Each edge fills one block of
+    (width, width) channels; a block without an edge stays 0. Sources 0 and 1, targets 2 and 3:
+
+                    source 0   source 1
+        target 2  [  0 -> 2  |          ]
+        target 3  [  0 -> 3  |  1 -> 3  ]
+
+    Within a block, the taps of a smaller convolution surround the middle tap of the kernel, and a
+    dilated convolution skips every second tap. In a kernel of size 7 and dilation 1:
+
+        position       0  1  2  3  4  5  6
+        std_conv_3     .  .  a  b  c  .  .      stride 1
+        dil_conv_3     .  a  .  b  .  c  .      stride 2
+
+    An edge's tap number t thus has the position middle + (t - edge middle) * stride.
+    """
+    compiled.summary.load_state_dict(cell.summary.state_dict())
+    compiled.bias.zero_()
+    for parameter, kernel in zip(compiled.kernels, kernels, strict=True):
         parameter.zero_()
-        for edge, read, write in kernel.members:
-            held = cast(nn.ModuleDict, source.edges[edge])
-            conv = cast(ReluConvNorm, held[structure.operations[edge]])
+        for edge in kernel.members:
+            operations = cast(nn.ModuleDict, cell.edges[edge.number])
+            conv = cast(ReluConvNorm, operations[structure.operations[edge.number]])
             weight, bias = fold_normalisation(conv)
-            target.bias[write - 2] += bias
-            rows = kernel.targets.index(write) * width
-            columns = kernel.sources.index(read) * width
-            centre, step = kernel.size // 2, conv.dilation // kernel.dilation
+            compiled.bias[edge.target - 2] += bias  # nodes 0 and 1 are inputs
+
+            row = kernel.targets.index(edge.target) * width
+            column = kernel.sources.index(edge.source) * width
+            block = parameter[row : row + width, column : column + width, 0]  # a view
+            stride = conv.dilation // kernel.dilation
             for tap in range(conv.kernel):
-                at = centre + (tap - conv.kernel // 2) * step
-                parameter[rows : rows + width, columns : columns + width, 0, at] += weight[:, :, 0, tap]
-    target.to_channels_last()
+                position = kernel.size // 2 + (tap - conv.kernel // 2) * stride
+                # Added, not set: with one input, the edges from nodes 0 and 1 share a block.
+                block[:, :, position] += weight[:, :, 0, tap]
+    compiled.to_channels_last()
 
 
 def fold_normalisation(conv: ReluConvNorm) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of a convolution with its normalisation folded in."""
+    """Return the weight and the bias of a convolution that includes its normalisation.
+
+    scale * (W x - mean) / sqrt(variance + eps) + shift  =  (f W) x + (shift - f mean),
+    with f = scale / sqrt(variance + eps), one factor per output channel.
+    """
     factor = conv.scale * torch.rsqrt(conv.variance + EPS)
     return conv.taps * factor[:, None, None, None], conv.shift - conv.mean * factor
 
 
 def compiled_macs(config: RaycompCnnConfig, length: int) -> int:
-    """Return the multiply-adds of a compiled model on one text (or pair) of `length` tokens.
+    """Return the multiply-adds of a compiled model on one text or pair of `length` tokens.
 
-    Convolutions, pools, attentive sums and the classifier; table look-ups are free.
+    Convolutions, pools, attentive sums and the classifier count; table look-ups do not.
     """
-    width, per_token = config.width, 0
+    width = config.width
+    per_token = 0
     for cell in config.cells:
         for k in cell["kernels"]:
             per_token += width**2 * len(k["sources"]) * len(k["targets"]) * k["size"]
-        per_token += 3 * width * (len(cell["averages"]) + len(cell["maxima"]))
-        per_token += 2 * width * config.nodes
+        per_token += 3 * width * (len(cell["averages"]) + len(cell["maxima"]))  # a pool reads 3 tokens
+        per_token += 2 * width * config.nodes  # score and weighted sum of each inner node
     head = 2 * width * width + width * config.num_labels
     return per_token * length + head

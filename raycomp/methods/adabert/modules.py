@@ -1,9 +1,9 @@
-"""What a compiled CNN is made of, and its search space with it: torch alone.
+"""Building blocks that the compiled CNN and the search share; they need torch only.
 
-This file is self-contained: it is copied beside `modeling_raycomp_cnn.py` into every exported folder.
+This file is self-contained: it is copied next to `modeling_raycomp_cnn.py` into every exported folder.
 
-States are (batch, length, width); masks are (batch, length, 1), 1 on real tokens. A state is 0 where
-its mask is 0, so SAME padding of a short text in a long batch reads what it would read alone.
+States are (batch, length, width) and masks (batch, length, 1), 1 on real tokens. A state is 0 where its
+mask is 0, so a short text in a long batch gives the same outputs as the text in a batch of its own.
 """
 
 from __future__ import annotations
@@ -16,93 +16,108 @@ from torch.nn import functional as F
 def split_inputs(
     ids: Tensor, mask: Tensor, pair: bool, sep: int
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Return what the two input nodes of the first cell read: (ids, mask) twice.
+    """Return the texts of the two input nodes of the first cell, as (ids, mask) twice.
 
-    One text goes into both. A pair "first SEP second SEP" is split, both texts begin at position 0,
-    and columns that neither needs are left out.
+    One text goes into both nodes. A pair "first SEP second SEP" is split: each text starts at position
+    0, and columns that neither text needs are removed.
 
     Args:
         ids: (batch, length) tokens.
         mask: (batch, length), true on real tokens.
-        pair: two texts.
-        sep: the token that ends the first text; it stays with the first.
+        pair: Whether a row has two texts.
+        sep: Token that ends the first text; it stays with the first text.
     """
     if not pair:
         return (ids, mask), (ids, mask)
     is_sep = ((ids == sep) & mask).long()
-    before = is_sep.cumsum(1) - is_sep
-    first, second = mask & (before == 0), mask & (before > 0)
-    start = first.sum(1, keepdim=True)
+    seps_before = is_sep.cumsum(1) - is_sep
+    first_mask = mask & (seps_before == 0)
+    in_second = mask & (seps_before > 0)
+
+    # Move the second text of each row to the left by the length of the first.
+    offset = first_mask.sum(1, keepdim=True)
     positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    moved = ids.gather(1, (positions + start).clamp(max=ids.shape[1] - 1))
-    there = positions < second.sum(1, keepdim=True)
+    second_ids = ids.gather(1, (positions + offset).clamp(max=ids.shape[1] - 1))
+    second_mask = positions < in_second.sum(1, keepdim=True)
+
     if torch.jit.is_tracing() or torch.compiler.is_compiling():
-        longest = ids.shape[1]  # what is fixed in a trace must serve texts of any length
+        # A trace would keep the length of its example, and a model must serve texts of any length.
+        longest = ids.shape[1]
     else:
-        longest = max(1, int((first | there).sum(1).max()))
-    return (ids[:, :longest], first[:, :longest]), (moved[:, :longest], there[:, :longest])
+        longest = max(1, int((first_mask | second_mask).sum(1).max()))
+    first = (ids[:, :longest], first_mask[:, :longest])
+    second = (second_ids[:, :longest], second_mask[:, :longest])
+    return first, second
 
 
 def exact_matches(
-    one: tuple[Tensor, Tensor], two: tuple[Tensor, Tensor], sep: int
+    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], sep: int
 ) -> tuple[Tensor, Tensor]:
-    """Return which tokens of each text the other has too, each (batch, length) bool.
+    """Return for each text which of its tokens occur in the other text, each (batch, length) bool.
 
     Args:
-        one, two: (ids, mask) of the two texts, each (batch, length), of one length.
-        sep: the token that ends a text, which is no word.
+        first: (ids, mask) of the first text, each (batch, length).
+        second: (ids, mask) of the second text, of the same shape.
+        sep: Token that ends a text; it never counts as a match.
     """
-    (ids, real), (others, there) = one, two
-    mine = (real & (ids != sep)).unsqueeze(2)
-    same = (ids.unsqueeze(2) == others.unsqueeze(1)) & mine & there.unsqueeze(1)
-    return same.any(2), same.any(1)
+    first_ids, first_mask = first
+    second_ids, second_mask = second
+    first_tokens = (first_mask & (first_ids != sep)).unsqueeze(2)
+    equal = first_ids.unsqueeze(2) == second_ids.unsqueeze(1)  # (batch, first length, second length)
+    equal = equal & first_tokens & second_mask.unsqueeze(1)
+    return equal.any(2), equal.any(1)
 
 
-def neighbours(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each position's left and right neighbour, 0 beyond the ends: (batch, length, width)."""
+def shift_both_ways(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the left and the right neighbour of each position, 0 beyond the ends; shapes as `x`."""
     return F.pad(x[:, :-1], (0, 0, 1, 0)), F.pad(x[:, 1:], (0, 0, 0, 1))
 
 
 def average_pool(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the real tokens among a position and its two neighbours."""
-    left, right = neighbours(x)
-    before, after = neighbours(mask)
-    return (left + x + right) / (before + mask + after).clamp(min=1) * mask
+    """Return the mean over the real tokens among a position and its two neighbours."""
+    left, right = shift_both_ways(x)
+    left_mask, right_mask = shift_both_ways(mask)
+    return (left + x + right) / (left_mask + mask + right_mask).clamp(min=1) * mask
 
 
 def max_pool(x: Tensor, mask: Tensor) -> Tensor:
-    """Largest value over the real tokens among a position and its two neighbours."""
-    outside = x.masked_fill(mask == 0, float("-inf"))
-    edge = torch.full_like(outside[:, :1], float("-inf"))
-    left = torch.cat([edge, outside[:, :-1]], 1)
-    right = torch.cat([outside[:, 1:], edge], 1)
-    return torch.maximum(torch.maximum(left, outside), right).masked_fill(mask == 0, 0.0)
+    """Return the largest value over the real tokens among a position and its two neighbours."""
+    real_only = x.masked_fill(mask == 0, float("-inf"))
+    end = torch.full_like(real_only[:, :1], float("-inf"))
+    left = torch.cat([end, real_only[:, :-1]], 1)
+    right = torch.cat([real_only[:, 1:], end], 1)
+    return torch.maximum(torch.maximum(left, real_only), right).masked_fill(mask == 0, 0.0)
 
 
 def convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
-    """SAME convolution of (batch, length, in) by (out, in, 1, size) to (batch, length, out).
-
-    As a 2-D convolution over channels-last memory: the layout of the states already is that.
-    """
-    pad = (weight.shape[-1] // 2) * dilation
-    y = F.conv2d(x.transpose(1, 2).unsqueeze(2), weight, padding=(0, pad), dilation=(1, dilation))
+    """Return a SAME convolution of (batch, length, in) with (out, in, 1, size): (batch, length, out)."""
+    # A 2-D convolution of height 1 over channels-last memory, which is the layout of the states: a 1-D
+    # convolution would copy them.
+    padding = (weight.shape[-1] // 2) * dilation
+    y = F.conv2d(x.transpose(1, 2).unsqueeze(2), weight, padding=(0, padding), dilation=(1, dilation))
     return y.squeeze(2).transpose(1, 2)
 
 
 def attentive_sum(nodes: list[Tensor], query: Tensor) -> Tensor:
-    """Attentive sum over a cell's inner nodes, at each position: (batch, length, width)."""
+    """Return the attentive sum over a cell's inner nodes at each position, (batch, length, width).
+
+    Args:
+        nodes: States of the inner nodes, each (batch, length, width).
+        query: Learned query, (width,).
+    """
     scores = torch.stack([node @ query for node in nodes]) * query.shape[0] ** -0.5
     shares = torch.softmax(scores, 0).unsqueeze(-1)
-    found = nodes[0] * shares[0]
+    total = nodes[0] * shares[0]
     for node, share in zip(nodes[1:], shares[1:], strict=True):
-        found = torch.addcmul(found, node, share)
-    return found
+        total = torch.addcmul(total, node, share)
+    return total
 
 
 class Summary(nn.Module):
-    """A cell's output: the attentive sum of its inner nodes, normalised at each position.
+    """The output of a cell: the attentive sum of its inner nodes, normalised at each position.
 
-    Without the normalisation skips and sums let states grow by a factor a cell.
+    The paper has no normalisation here. Without it, skips and sums multiply the size of the states in
+    every cell.
     """
 
     def __init__(self, width: int) -> None:
@@ -111,19 +126,25 @@ class Summary(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, nodes: list[Tensor], mask: Tensor, padded: bool = True) -> Tensor:
-        """Map the inner nodes to the output, each (batch, length, width); `padded`: the mask has 0s."""
-        found = self.norm(attentive_sum(nodes, self.query))
-        return found * mask if padded else found
+        """Map the inner nodes to the output, each (batch, length, width).
+
+        Args:
+            nodes: States of the inner nodes.
+            mask: (batch, length, 1), 1 on real tokens.
+            padded: Whether the mask has zeros.
+        """
+        output = self.norm(attentive_sum(nodes, self.query))
+        return output * mask if padded else output
 
 
 def pool_states(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean and maximum over real tokens, side by side: (batch, 2 * width)."""
+    """Return the mean and the maximum over real tokens, joined: (batch, 2 * width)."""
     mean = x.sum(1) / mask.sum(1).clamp(min=1)
     return torch.cat([mean, x.masked_fill(mask == 0, float("-inf")).amax(1)], 1)
 
 
 class Head(nn.Module):
-    """Pooled state -> hidden layer -> logits."""
+    """The classifier: pooled state, one hidden layer, logits."""
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
@@ -131,6 +152,6 @@ class Head(nn.Module):
         self.out = nn.Linear(width, classes)
 
     def forward(self, pooled: Tensor, dropout: float = 0.0) -> Tensor:
-        """Map (batch, 2 * width) to (batch, classes)."""
+        """Map (batch, 2 * width) to (batch, classes); `dropout` is a probability."""
         hidden = torch.relu(self.dense(F.dropout(pooled, dropout, dropout > 0)))
         return self.out(F.dropout(hidden, dropout, dropout > 0))

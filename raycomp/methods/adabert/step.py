@@ -1,86 +1,43 @@
-"""The steps of AdaBERT that the one loop calls: the search of the parent, the training of a child."""
+"""The two training steps of AdaBERT: the search of the parent, and the training of a child."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from raycomp.data.batches import Batch
+from raycomp.methods.adabert.distillation import DistillationLoss, TeacherOutputs
 from raycomp.methods.adabert.efficiency import efficiency_loss
-from raycomp.methods.adabert.gumbel import Distribution, temperature_at
-from raycomp.methods.adabert.losses import matched_layers, probe_loss, probe_weights, student_objective
+from raycomp.methods.adabert.gumbel import Distribution, Sample, temperature_at
 from raycomp.methods.adabert.student import Child, Parent
 from raycomp.training.loop import StepResult
-from raycomp.training.objectives import label_loss, prediction_loss
 from raycomp.training.optimizers import JointUpdater, Updater, autocast, set_training_mode
 
-# Eq. 4 sums over the instances of a batch, and so fixes what beta weighs against: the published
-# beta of 4 meets batches of 128. Losses here are means, so beta is shared out over so many rows.
+# Eq. 4 sums over the rows of a batch, and the published beta of 4 belongs to sums over 128 rows.
+# Losses here are means over rows, so beta is divided by the rows that it was published for.
 PAPER_BATCH = 128
 
-
-class TeacherOutputs(Protocol):
-    """What the teacher said of each row of the training text, computed once."""
-
-    def rows(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return logits (batch, classes) and probe logits (batch, teacher layers, classes)."""
-        ...
-
-
-@dataclass(frozen=True)
-class DistillationLoss:
-    """How a student is taught.
-
-    Attributes:
-        gamma: share of distillation (Eq. 1).
-        temperature: T of Eq. 3.
-        hints: "probes" (Eqs. 3 and 4, and the teacher's own prediction) or "logits" (the prediction
-            alone: Base-KD of the paper's Table 4).
-        regression: one real-valued output.
-    """
-
-    gamma: float
-    temperature: float
-    hints: str
-    regression: bool
-
-    def loss(
-        self,
-        logits: Tensor,
-        probes: Sequence[Tensor],
-        batch: Batch,
-        teacher: tuple[Tensor, Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        """Return the label loss and (1 - gamma) L_CE + gamma L_KD.
-
-        Args:
-            logits: (batch, classes) of the student.
-            probes: logits of its probes, one per cell.
-            batch: the rows.
-            teacher: logits (batch, classes) and probe logits (batch, teacher layers, classes).
-        """
-        said, probed = teacher
-        label = label_loss(logits, batch.labels, batch.total)
-        distilled = prediction_loss(
-            logits, said, batch.total, regression=self.regression, temperature=self.temperature
-        )
-        if self.hints == "probes":
-            where = [j - 1 for j in matched_layers(len(probes), probed.shape[1])]
-            target = probed[:, where]
-            weights = probe_weights(target, batch.labels)
-            student = torch.stack(list(probes), 1)
-            distilled = distilled + probe_loss(student, target, weights, batch.total, self.temperature)
-        return label, student_objective(label, distilled, 0.0, self.gamma, 0.0)
+# Structures are drawn from generators with the seeds `seed * SEED_STRIDE + step`. The stride is a prime
+# far above the steps of a search, so that two searches share no draw. Changing it changes every result.
+SEED_STRIDE = 7_368_787
 
 
 class SearchStep:
-    """Trains weights and P_alpha together on one sampled structure (Section 2.5.2)."""
+    """Trains the parent's weights and P_alpha together on one sampled structure (Section 2.5.2).
+
+    The training loop calls `step(index, batch)`. A call does, in this order:
+
+    1. It draws a structure of K cells (Eq. 6), the same on every worker, and runs it in the parent.
+    2. It computes the distillation loss at each depth that ran (Eqs. 1, 3 and 4).
+    3. It adds beta times the efficiency loss (Eq. 5), and computes the gradients of the weights and of
+       P_alpha in one backward pass.
+    4. It sums gradients, losses and running statistics over the workers, and updates both.
+
+    Source: AdaBERT (Chen et al., 2020), Sections 2.3 to 2.5.
+    """
 
     def __init__(
         self,
@@ -100,83 +57,155 @@ class SearchStep:
         precision: str,
         device: torch.device,
     ) -> None:
-        self.parent, self.distribution, self.updater = parent, distribution, updater
-        self.teacher_outputs, self.distillation = teacher_outputs, distillation
-        self.op_costs, self.beta, self.estimator = op_costs, beta, estimator
-        self.supervised_depths, self.alpha_warmup_steps = supervised_depths, alpha_warmup_steps
-        self.total_steps, self.seed = total_steps, seed
-        self.precision, self.device = precision, device
+        """Set up the search.
+
+        Args:
+            parent: Network with every candidate operation on every edge.
+            distribution: P_alpha.
+            updater: Optimizers of the parent and of the distribution.
+            teacher_outputs: Outputs of the teacher for each row of the training text.
+            distillation: Loss on labels and on the teacher's outputs.
+            op_costs: Normalised SIZE + FLOPs of each candidate, (candidates,), on `device`.
+            beta: Weight of the efficiency loss (Eq. 1).
+            estimator: Operations that run for the gradient of P_alpha, see `student.plan_edges`.
+            supervised_depths: "depths" trains the classifier after each cell up to the sampled depth,
+                "drawn" trains it after the last of them only (the paper).
+            alpha_warmup_steps: First steps, in which the weights are trained and P_alpha is not.
+            total_steps: Steps of the search; the temperature of Eq. 6 falls over them.
+            seed: Seed of the sampled structures.
+            precision: "fp32" or "bf16".
+            device: Device of parent and distribution.
+        """
+        self.parent = parent
+        self.distribution = distribution
+        self.updater = updater
+        self.teacher_outputs = teacher_outputs
+        self.distillation = distillation
+        self.op_costs = op_costs
+        self.beta = beta
+        self.estimator = estimator
+        self.supervised_depths = supervised_depths
+        self.alpha_warmup_steps = alpha_warmup_steps
+        self.total_steps = total_steps
+        self.seed = seed
+        self.precision = precision
+        self.device = device
 
     def __call__(self, index: int, batch: Batch) -> StepResult:
-        """Train on one batch; every worker draws the same structure.
-
-        In the first `alpha_warmup_steps` P_alpha is not trained, so nothing runs beside what is drawn.
-        """
+        """Train on one batch; the same index, batch and state give the same update on every worker."""
         batch = batch.to(self.device)
-        waiting = index < self.alpha_warmup_steps
-        self.distribution.requires_grad_(not waiting)
-        estimator = "sampled" if waiting else self.estimator
-        teacher = _on(self.teacher_outputs.rows(batch.index), self.device)
-        tau = temperature_at(index / max(1, self.total_steps - 1))
-        seed = (self.seed * 7_368_787 + index) % 2**63
-        sample = self.distribution.sample(tau, seed)
-        drawn = sample.structure.layers
-        set_training_mode(self.parent)
-        with autocast(self.precision, self.device):
-            logits, probes = self.parent(batch.input_ids, batch.attention_mask, sample, estimator, seed)
-        label, loss = self._losses(logits, probes, batch, teacher, drawn)
-        guided = loss[drawn - 1]
-        # Forward only the drawn depth counts; backward y^K also sees what other depths would lose.
-        # Depths that were not run are taken to lose what the drawn one does.
-        others = torch.stack([value.detach() for value in loss])
-        deeper = guided.detach().expand(len(sample.layers) - len(loss))
-        contrast = torch.cat([others, deeper])
-        trained = torch.stack(loss[:drawn]).mean() if self.supervised_depths == "depths" else guided
-        objective_ = trained + (sample.layers * contrast).sum() - contrast[drawn - 1]
-        share = len(batch.labels) / batch.total
-        price = efficiency_loss(sample.layers, sample.operations, self.op_costs)
-        weighted = self.beta / PAPER_BATCH * price
-        (objective_ + weighted * share).backward()
-        told = torch.stack([guided.detach(), label.detach()])
-        statistics = _statistics(self.parent, share) if self.updater.reduce else []
-        grads = [p.grad for p in self._parameters() if p.grad is not None]
-        self.updater.apply(index, [*grads, *statistics], told)
-        _restore(self.parent, statistics)
+        teacher = _to_device(self.teacher_outputs.rows(batch.index), self.device)
+        sample, logits, probes = self._sampled_forward(index, batch)
+        label, objectives = self._depth_objectives(
+            logits, probes, batch, teacher, sample.structure.layers
+        )
+
+        # Eq. 5. The term does not depend on the rows, so each worker adds its share of it.
+        efficiency = efficiency_loss(sample.layers, sample.operations, self.op_costs)
+        weighted_efficiency = self.beta / PAPER_BATCH * efficiency
+        batch_share = len(batch.labels) / batch.total
+        total = self._depth_surrogate(sample, objectives) + weighted_efficiency * batch_share  # Eq. 1
+        total.backward()
+
+        sampled_objective = objectives[sample.structure.layers - 1]
+        parameters = [*self.parent.parameters(), *self.distribution.parameters()]
+        objective, label_mean = _reduce_and_update(
+            self.updater, index, batch, self.parent, parameters, (sampled_objective, label)
+        )
         info: dict[str, float | str | bool] = {
-            "loss": float(told[1]),
+            "loss": float(label_mean),
             "entropy": self.distribution.normalised_entropy(),
         }
         tokens = int(batch.attention_mask.sum())
-        return StepResult(float(told[0] + weighted.detach()), tokens, info)
+        return StepResult(float(objective + weighted_efficiency.detach()), tokens, info)
 
-    def _losses(
+    def _sampled_forward(self, index: int, batch: Batch) -> tuple[Sample, list[Tensor], list[Tensor]]:
+        """Draw the structure of a step and run it in the parent.
+
+        Returns:
+            The sample, and after each cell that ran the logits and the probe's logits, each
+            (batch, classes).
+        """
+        # P_alpha needs the outputs of operations that were not drawn. It is not trained during warm-up,
+        # so these operations need not run then.
+        warming_up = index < self.alpha_warmup_steps
+        self.distribution.requires_grad_(not warming_up)
+        estimator = "sampled" if warming_up else self.estimator
+
+        temperature = temperature_at(index / max(1, self.total_steps - 1))
+        seed = (self.seed * SEED_STRIDE + index) % 2**63
+        sample = self.distribution.sample(temperature, seed)
+
+        set_training_mode(self.parent)
+        with autocast(self.precision, self.device):
+            logits, probes = self.parent(batch.input_ids, batch.attention_mask, sample, estimator, seed)
+        return sample, logits, probes
+
+    def _depth_objectives(
         self,
         logits: Sequence[Tensor],
         probes: Sequence[Tensor],
         batch: Batch,
         teacher: tuple[Tensor, Tensor],
-        drawn: int,
+        sampled_depth: int,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Return the label loss at the drawn depth and the guided loss at every depth that ran.
+        """Return the label loss at the sampled depth, and the distillation loss at each depth that ran.
 
-        What `supervised_depths` does not train has no graph.
+        Only the depths that train the weights (`supervised_depths`) have a graph. The others are
+        computed for the gradient of P_alpha, which needs their value only.
         """
-        found: list[Tensor] = []
+        objectives: list[Tensor] = []
         label = logits[0].new_zeros(())
-        for k in range(1, len(logits) + 1):
-            taught = k <= drawn if self.supervised_depths == "depths" else k == drawn
-            with torch.set_grad_enabled(taught):
-                task, guided = self.distillation.loss(logits[k - 1], probes[:k], batch, teacher)
-            label = task if k == drawn else label
-            found.append(guided)
-        return label, found
+        for depth in range(1, len(logits) + 1):
+            if self.supervised_depths == "depths":
+                is_trained = depth <= sampled_depth
+            else:
+                is_trained = depth == sampled_depth
 
-    def _parameters(self) -> list[nn.Parameter]:
-        return [*self.parent.parameters(), *self.distribution.parameters()]
+            with torch.set_grad_enabled(is_trained):
+                depth_label, objective = self.distillation.loss(
+                    logits[depth - 1], probes[:depth], batch, teacher
+                )
+            objectives.append(objective)
+            if depth == sampled_depth:
+                label = depth_label
+        return label, objectives
+
+    def _depth_surrogate(self, sample: Sample, objectives: Sequence[Tensor]) -> Tensor:
+        """Return a scalar that trains the weights and y^K, the one-hot vector of the sampled depth K.
+
+        With L_k the loss at depth k, l_k its value as a constant, and L the loss that trains the
+        weights (L_K, or the mean of L_1 .. L_K), the surrogate is
+
+            S = L + sum_k y^K_k l_k - l_K
+
+        Its value is L: y^K is one-hot at K in the forward pass, so the sum is l_K. Its gradients are
+
+            dS/dw = dL/dw        dS/dy^K_k = l_k
+
+        The paper's loss has the same gradient with respect to y^K, because sum_k y^K_k L_k is the loss
+        of the sampled depth. Depths that did not run have no loss: l_k = l_K stands for it, so that
+        they count as equally good as the sampled depth.
+        """
+        depth = sample.structure.layers
+        sampled = objectives[depth - 1]
+        if self.supervised_depths == "depths":
+            trained = torch.stack(list(objectives[:depth])).mean()  # L
+        else:
+            trained = sampled
+
+        run_values = torch.stack([objective.detach() for objective in objectives])
+        missing_values = sampled.detach().expand(len(sample.layers) - len(objectives))
+        values = torch.cat([run_values, missing_values])  # l_k
+        return trained + (sample.layers * values).sum() - values[depth - 1]
 
 
 class ChildStep:
-    """Trains a child on labels and distillation."""
+    """Trains a child on labels and on the teacher's outputs; the training loop calls it.
+
+    Source: AdaBERT (Chen et al., 2020), Eq. 1 without the efficiency term, which a fixed structure
+    does not change.
+    """
 
     def __init__(
         self,
@@ -188,45 +217,76 @@ class ChildStep:
         precision: str,
         device: torch.device,
     ) -> None:
-        self.child, self.updater = child, updater
-        self.teacher_outputs, self.distillation = teacher_outputs, distillation
-        self.precision, self.device = precision, device
+        """Set up the training; the arguments are those of `SearchStep`."""
+        self.child = child
+        self.updater = updater
+        self.teacher_outputs = teacher_outputs
+        self.distillation = distillation
+        self.precision = precision
+        self.device = device
 
     def __call__(self, index: int, batch: Batch) -> StepResult:
         """Train on one batch."""
         batch = batch.to(self.device)
-        teacher = _on(self.teacher_outputs.rows(batch.index), self.device)
+        teacher = _to_device(self.teacher_outputs.rows(batch.index), self.device)
         set_training_mode(self.child)
         with autocast(self.precision, self.device):
             logits, probes = self.child(batch.input_ids, batch.attention_mask)
-        label, guided = self.distillation.loss(logits, probes.unbind(1), batch, teacher)
-        guided.backward()
-        told = torch.stack([guided.detach(), label.detach()])
-        share = len(batch.labels) / batch.total
-        statistics = _statistics(self.child, share) if self.updater.reduce else []
-        grads = [p.grad for p in self.child.parameters() if p.grad is not None]
-        self.updater.apply(index, [*grads, *statistics], told)
-        _restore(self.child, statistics)
+
+        label, objective = self.distillation.loss(logits, probes.unbind(1), batch, teacher)
+        objective.backward()
+
+        objective, label = _reduce_and_update(
+            self.updater, index, batch, self.child, self.child.parameters(), (objective, label)
+        )
         tokens = int(batch.attention_mask.sum())
-        return StepResult(float(told[0]), tokens, {"loss": float(told[1])})
+        return StepResult(float(objective), tokens, {"loss": float(label)})
 
 
 def cosine_rate(high: float, low: float, total: int, step: int) -> float:
-    """Return the learning rate of a step, from `high` to `low` by half a cosine."""
+    """Return the learning rate of a step, which falls from `high` to `low` along half a cosine."""
     return low + (high - low) * (1 + math.cos(math.pi * step / max(1, total))) / 2
 
 
-def _on(pair: tuple[Tensor, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+def _to_device(pair: tuple[Tensor, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
     return pair[0].to(device), pair[1].to(device)
 
 
-def _statistics(model: nn.Module, share: float) -> list[Tensor]:
-    """Return this worker's share of the running statistics, so that the sum is their mean."""
-    return [buffer.detach() * share for buffer in model.buffers()]
+def _reduce_and_update(
+    updater: Updater | JointUpdater,
+    index: int,
+    batch: Batch,
+    model: nn.Module,
+    parameters: Iterable[nn.Parameter],
+    losses: Sequence[Tensor],
+) -> Tensor:
+    """Sum gradients, losses and running statistics over the workers, and update the parameters.
 
+    Args:
+        updater: Optimizer of the parameters.
+        index: Number of the step.
+        batch: Rows of this worker, which knows the rows of the global batch.
+        model: Network whose buffers are the running statistics of batch normalisation.
+        parameters: Parameters with the gradients that this worker computed.
+        losses: Scalars, each a sum over this worker's rows divided by the rows of the global batch.
 
-@torch.no_grad()
-def _restore(model: nn.Module, statistics: Sequence[Tensor]) -> None:
-    if statistics:  # empty where one worker sees it all
-        for buffer, value in zip(model.buffers(), statistics, strict=True):
-            buffer.copy_(value)
+    Returns:
+        The losses over the global batch, (len(losses),).
+    """
+    loss_sums = torch.stack([loss.detach() for loss in losses])
+
+    # Each worker normalises its own rows. The sum of the weighted statistics is their mean over the
+    # global batch; without an all-reduce the buffers hold that already.
+    statistics: list[Tensor] = []
+    if updater.reduce:
+        batch_share = len(batch.labels) / batch.total
+        statistics = [buffer.detach() * batch_share for buffer in model.buffers()]
+
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    updater.apply(index, [*gradients, *statistics], loss_sums)
+
+    if statistics:
+        with torch.no_grad():
+            for buffer, mean in zip(model.buffers(), statistics, strict=True):
+                buffer.copy_(mean)
+    return loss_sums

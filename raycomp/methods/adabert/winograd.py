@@ -1,10 +1,13 @@
-"""Convolution along a text with fewer products, on a processor (Toom-Cook's, known as Winograd's).
+"""Convolution along a text with fewer multiplications, on a CPU (the Toom-Cook or Winograd method).
 
-This file is self-contained: it is copied beside `modeling_raycomp_cnn.py` into every exported folder.
+This file is self-contained: it is copied next to `modeling_raycomp_cnn.py` into every exported folder.
 
-F(m, r) makes m outputs of a filter of r taps by m + r - 1 products of numbers in place of m * r. Here
-every number is a vector of channels, so each product is one of matrices: 2.5 times fewer for five taps.
-What is left is adding up, forth and back, by small matrices that are worked out below from a few points.
+F(m, r) computes m outputs of a filter of r taps with n = m + r - 1 multiplications in place of m * r.
+Here every number is a vector of channels, so each multiplication is a product of matrices; for five taps
+there are 2.5 times fewer. The rest are additions, written as products with the small matrices of
+`transform_matrices`.
+
+Source: Lavin and Gray, 2015, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.
 """
 
 from __future__ import annotations
@@ -14,21 +17,22 @@ from functools import cache
 import torch
 from torch import Tensor
 
-# Taps -> outputs of a tile, and the points of the polynomials; infinity comes on top. Four outputs of
-# seven taps would be ten times as imprecise as the direct form; these are 1.4 to 3.1 times
+# Taps -> (outputs of a tile, points of the polynomials); infinity is one more point. Four outputs of
+# seven taps would have ten times the error of the direct form; the plans here have 1.4 to 3.1 times
 # (benchmarks/convolution.py).
 TILE_PLANS: dict[int, tuple[int, tuple[float, ...]]] = {
     3: (4, (0.0, 1.0, -1.0, 2.0, -2.0)),
     5: (4, (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)),
     7: (2, (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)),
 }
-MIN_TOKENS = 32  # for fewer the transforms cost more than they save
+MIN_TOKENS = 32
+"""Fewest tokens of a batch for which the transforms cost less than they save."""
 
 
 def can_use_winograd(x: Tensor, weight: Tensor, dilation: int) -> bool:
-    """Return whether `convolve_relu` may stand in for the direct form: fp32 inference on a processor.
+    """Return whether `convolve_relu` may replace the direct form: in fp32 inference on a CPU.
 
-    Not where gradients are wanted, under autocast, or where the model is traced or compiled.
+    Gradients, autocast, tracing and compilation need the direct form.
     """
     return (
         dilation == 1
@@ -45,94 +49,113 @@ def can_use_winograd(x: Tensor, weight: Tensor, dilation: int) -> bool:
 
 @cache
 def transform_matrices(taps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the matrices of kernel (n, taps), input (n, n) and output (m, n), in fp64; n = m + taps - 1.
+    """Return the matrices G of the kernel, B of the input and A of the output, in fp64.
 
-    Outputs y of inputs d and kernel g are y = A ((G g) * (B d)). By transposition of the product of two
-    polynomials, which is worked out at n points: A and G evaluate there, B interpolates.
+    The m outputs y of n inputs d and a kernel g of r taps are y = A ((G g) * (B d)), with n = m + r - 1.
+    This is the transpose of the product of two polynomials, computed from their values at n points: A
+    and G evaluate at these points, B interpolates.
+
+    Returns:
+        G (n, r), B (n, n) and A (m, n).
     """
     outputs, points = TILE_PLANS[taps]
     n = outputs + taps - 1
 
-    def evaluate(columns: int) -> Tensor:
+    def evaluation(columns: int) -> Tensor:
         powers = torch.tensor([[p**j for j in range(columns)] for p in points], dtype=torch.float64)
         infinity = torch.zeros(1, columns, dtype=torch.float64)
-        infinity[0, -1] = 1.0
+        infinity[0, -1] = 1.0  # the value at infinity is the leading coefficient
         return torch.cat([powers, infinity])
 
-    back = torch.linalg.inv(evaluate(n)).T
-    largest = back.abs().amax(1, keepdim=True)  # even out: the input is where precision is lost
-    return evaluate(taps) * largest, back / largest, evaluate(outputs).T
+    interpolation = torch.linalg.inv(evaluation(n)).T
+    # B loses the most precision, because it transforms in fp32. Its rows are scaled to a largest entry
+    # of 1, and G takes the factors, which it applies in fp64.
+    largest = interpolation.abs().amax(1, keepdim=True)
+    return evaluation(taps) * largest, interpolation / largest, evaluation(outputs).T
 
 
 @cache
-def _matrices(taps: int) -> tuple[Tensor, Tensor]:
+def _fp32_matrices(taps: int) -> tuple[Tensor, Tensor]:
+    """Return B and A of `transform_matrices` in fp32."""
+    # The cache outlives a call in inference mode, and a tensor of that mode cannot be used outside of it.
     with torch.inference_mode(False):
-        _, forth, back = transform_matrices(taps)
-        return forth.float(), back.float()
+        _, input_matrix, output_matrix = transform_matrices(taps)
+        return input_matrix.float(), output_matrix.float()
 
 
 def transform_kernel(weight: Tensor) -> Tensor:
-    """Map a kernel (out, in, 1, taps) to its transformed form (n, in, out), fp32."""
-    forth, _, _ = transform_matrices(weight.shape[-1])
+    """Map a kernel (out, in, 1, taps) to its transformed form G g, (n, in, out) in fp32."""
+    kernel_matrix, _, _ = transform_matrices(weight.shape[-1])
     kernel = weight.detach()[:, :, 0].double()
-    return torch.einsum("nr,oir->nio", forth, kernel).float().contiguous()
+    return torch.einsum("nr,oir->nio", kernel_matrix, kernel).float().contiguous()
 
 
 class TransformedKernel:
-    """A kernel's transformed form: made when first asked for, and again when the kernel was changed.
+    """The cached transformed form of one kernel, computed again after the kernel changes.
 
-    It is not saved, nor copied, with the model that holds it. A write to `kernel.data` that leaves its
-    first weight as it was goes unseen.
+    The cache is neither saved nor copied with the model. It does not notice a write to `kernel.data`
+    that leaves the first weight as it was.
     """
 
     def __init__(self) -> None:
         self._key: tuple[int, int, float] | None = None
-        self._held = torch.empty(0)
+        self._transformed = torch.empty(0)
 
     def of(self, kernel: Tensor) -> Tensor:
-        """Return the form of a kernel (out, in, 1, taps): (n, in, out)."""
-        # Writes to `.data` count no version, and memory is used again: so a glance at the numbers. At one
-        # alone, for each is a miss of the cache.
-        glance = kernel.detach()[0, 0, 0, 0].item()
-        key = (kernel.data_ptr(), kernel._version, glance)
+        """Return the transformed form (n, in, out) of a kernel (out, in, 1, taps)."""
+        # A write to `.data` does not change the version, and freed memory is used again, so the key also
+        # has a weight. It has one weight only: reading each of them would miss the CPU's cache.
+        first_weight = kernel.detach()[0, 0, 0, 0].item()
+        key = (kernel.data_ptr(), kernel._version, first_weight)
         if key != self._key:
-            self._key, self._held = key, transform_kernel(kernel)
-        return self._held
+            self._key = key
+            self._transformed = transform_kernel(kernel)
+        return self._transformed
 
     def __reduce__(self) -> tuple[type[TransformedKernel], tuple[()]]:
+        """Pickle and copy as an empty cache."""
         return TransformedKernel, ()
 
 
 def convolve_relu(sources: list[Tensor], transformed: Tensor, taps: int) -> Tensor:
-    """SAME convolution of the positive parts of `sources`, side by side.
+    """Return a SAME convolution of the ReLU of `sources`, joined by channels.
 
     Args:
-        sources: states, each (batch, length, width).
-        transformed: of the kernel, (n, width of all, out), from `transform`.
-        taps: of the kernel.
+        sources: States, each (batch, length, width).
+        transformed: Result of `transform_kernel`, (n, width of all sources, out).
+        taps: Taps of the kernel.
 
     Returns:
-        (batch, length, out), rows not next to one another in memory.
+        (batch, length, out); its rows are not contiguous in memory.
     """
-    forth, back = _matrices(taps)
-    m, n = back.shape
+    input_matrix, output_matrix = _fp32_matrices(taps)
+    outputs, n = output_matrix.shape
     batch, length, width = sources[0].shape
-    every, pad = width * len(sources), taps // 2
-    # One text after another, each a whole number of tiles, then whole tiles of zeros: what is right of
-    # one text is left of the next, and no tile with an output of one reads a number of the other.
-    stride = (-(-length // m) - (-pad // m)) * m
-    tiles = batch * stride // m
-    flat = sources[0].new_empty((batch * stride + n - m) * every)
-    flat[: pad * every] = flat[-pad * every :] = 0.0
-    between = (batch, (stride - length) * every)
-    flat.as_strided(between, (stride * every, 1), (pad + length) * every).zero_()
+    channels = width * len(sources)
+    padding = taps // 2
+
+    # All texts are written one after another, each as a whole number of tiles, then tiles of zeros:
+    #
+    #     0 0 | text 1 . . . 0 0 0 | text 2 . . . 0 0 0 | ...        padding, then `stride` rows per text
+    #
+    # The zeros after one text are also the padding before the next, and no tile that has an output of
+    # one text reads a number of another.
+    stride = (-(-length // outputs) - (-padding // outputs)) * outputs
+    tiles = batch * stride // outputs
+    flat = sources[0].new_empty((batch * stride + n - outputs) * channels)
+    flat[: padding * channels] = flat[-padding * channels :] = 0.0
+    gaps = (batch, (stride - length) * channels)
+    flat.as_strided(gaps, (stride * channels, 1), (padding + length) * channels).zero_()
     for i, x in enumerate(sources):
-        place = flat.as_strided(
-            (batch, length, width), (stride * every, every, 1), pad * every + i * width
+        texts = flat.as_strided(
+            (batch, length, width),
+            (stride * channels, channels, 1),
+            padding * channels + i * width,
         )
-        torch.clamp_min(x, 0.0, out=place)
-    read = flat.as_strided((tiles, n, every), (m * every, every, 1))  # tiles overlap by taps - 1
-    points = torch.bmm(forth.expand(tiles, n, n), read)
-    products = torch.bmm(points.transpose(0, 1), transformed)
-    found = torch.bmm(back.expand(tiles, m, n), products.transpose(0, 1))
-    return found.view(batch, stride, -1)[:, :length]
+        torch.clamp_min(x, 0.0, out=texts)
+
+    overlapping = flat.as_strided((tiles, n, channels), (outputs * channels, channels, 1))
+    points = torch.bmm(input_matrix.expand(tiles, n, n), overlapping)  # B d
+    products = torch.bmm(points.transpose(0, 1), transformed)  # (G g) * (B d)
+    y = torch.bmm(output_matrix.expand(tiles, outputs, n), products.transpose(0, 1))  # A (...)
+    return y.view(batch, stride, -1)[:, :length]

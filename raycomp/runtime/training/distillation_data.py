@@ -23,9 +23,9 @@ from raycomp.data.batches import collate, eval_batches, padding, tokens_at_once
 from raycomp.data.tasks import Split
 from raycomp.data.tokens import TokenSplit
 from raycomp.errors import UserError
+from raycomp.methods.adabert.distillation import DistillationLoss
 from raycomp.methods.adabert.probes import apply_probes, fit_probe, probe_features
 from raycomp.methods.adabert.settings import AdabertSettings
-from raycomp.methods.adabert.step import DistillationLoss
 from raycomp.methods.adabert.student import StudentShape
 from raycomp.methods.context import RunContext
 from raycomp.runtime.cluster.actor_filesystem import find_file_server

@@ -17,9 +17,9 @@ from raycomp.methods.adabert.compiler import (
     compile_child,
     compiled_config,
     compiled_macs,
-    merge_convolutions,
 )
 from raycomp.methods.adabert.gumbel import Distribution
+from raycomp.methods.adabert.kernel_merging import merge_convolutions
 from raycomp.methods.adabert.modules import (
     average_pool,
     convolve,

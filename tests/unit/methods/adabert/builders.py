@@ -1,0 +1,88 @@
+"""A small student, a teacher and a search step that several tests use."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+
+from raycomp.data.batches import Batch
+from raycomp.methods.adabert.distillation import DistillationLoss
+from raycomp.methods.adabert.efficiency import operation_costs
+from raycomp.methods.adabert.gumbel import Distribution
+from raycomp.methods.adabert.step import SearchStep
+from raycomp.methods.adabert.structure import OPERATIONS
+from raycomp.methods.adabert.student import Parent, StudentShape
+from raycomp.training.optimizers import JointUpdater, Updater
+
+CPU = torch.device("cpu")
+SHAPE = StudentShape(
+    vocab_size=30,
+    embedding_size=8,
+    width=12,
+    max_positions=16,
+    classes=2,
+    pair=False,
+    sep_token_id=3,
+    pad_token_id=0,
+)
+DISTILLATION = DistillationLoss(gamma=0.8, temperature=1.0, hints="probes", regression=False)
+
+
+class ConfidentTeacher:
+    """A teacher of three layers that is nearly certain of each row's label."""
+
+    def __init__(self, labels: torch.Tensor) -> None:
+        self.logits = torch.nn.functional.one_hot(labels, 2) * 4.0
+        self.probes = torch.stack([self.logits / 4, self.logits / 2, self.logits], 1)
+
+    def rows(self, index: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.logits[index], self.probes[index]
+
+
+def make_batch(rows: int = 16, total: int | None = None) -> Batch:
+    """Return texts of 3 to 9 tokens whose first token gives the label."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(4, 30, (rows, 9), generator=generator)
+    labels = torch.arange(rows) % 2
+    ids[:, 0] = 4 + labels
+    real = torch.arange(9) < torch.randint(3, 10, (rows, 1), generator=generator)
+    return Batch(ids * real, real, ids * 0, labels, np.arange(rows), total or rows, int(real.sum()))
+
+
+def make_search_step(
+    estimator: str = "sampled",
+    beta: float = 0.0,
+    total_steps: int = 60,
+    alpha_warmup_steps: int = 0,
+    supervised_depths: str = "depths",
+) -> SearchStep:
+    """Return the search of at most three cells of three inner nodes; the same weights every time."""
+    torch.manual_seed(0)
+    parent = Parent(SHAPE, 3, 3)
+    distribution = Distribution(3, 3, OPERATIONS)
+    sgd = functools.partial(torch.optim.SGD, momentum=0.9, lr=0.02)
+    adam = functools.partial(torch.optim.Adam, betas=(0.5, 0.999))
+    updater = JointUpdater(
+        [
+            Updater(parent, lambda step: 0.02, weight_decay=0.0, clip=5.0, optimizer=sgd),
+            Updater(distribution, lambda step: 0.05, weight_decay=0.0, clip=1e9, optimizer=adam),
+        ]
+    )
+    return SearchStep(
+        parent,
+        distribution,
+        updater,
+        teacher_outputs=ConfidentTeacher(make_batch().labels),
+        distillation=DISTILLATION,
+        op_costs=operation_costs(OPERATIONS, 128, 128, "spread"),
+        beta=beta,
+        estimator=estimator,
+        supervised_depths=supervised_depths,
+        alpha_warmup_steps=alpha_warmup_steps,
+        total_steps=total_steps,
+        seed=1,
+        precision="fp32",
+        device=CPU,
+    )
