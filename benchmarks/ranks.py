@@ -19,7 +19,7 @@ from benchmarks.measure import NotMeasured
 from benchmarks.setting import ROOT, open_sampler, spread, super_step, workplace
 from raycomp.data.batches import collate, shard, words_of
 from raycomp.runtime.cluster.connect import start_local_cluster
-from raycomp.runtime.training.worker import FlatAllReduce
+from raycomp.runtime.training.all_reduce import FlatAllReduce
 
 WORLD = 2
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from raycomp.config.loader import parse_job
-from raycomp.runtime.training.checkpoints import LIST
+from raycomp.runtime.training.checkpoints import CHECKPOINT_LIST
 from raycomp.storage.tables import read_table
 from tests.faults.conftest import (
     Undisturbed,
@@ -86,7 +86,7 @@ def test_a_torn_list_of_checkpoints_costs_no_checkpoint(undisturbed: Undisturbed
     process.wait()
     newest = max(checkpoints(run_dir, "supernet"))
     done = int(json.loads((newest / "state.json").read_text())["step"])
-    (run_dir / "train" / "supernet" / LIST).write_text("")
+    (run_dir / "train" / "supernet" / CHECKPOINT_LIST).write_text("")
     (run_dir / "progress" / "supernet.json").unlink()
     again = start(undisturbed.job, tmp_path, tmp_path)
     assert not (run_dir / "supernet" / "sampler.json").exists(), "it was trained before the kill"

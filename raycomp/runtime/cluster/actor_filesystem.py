@@ -1,4 +1,4 @@
-"""What the actor of `home.py` gives and takes, as a file system: for visits, and for Ray Train."""
+"""A pyarrow file system over the actor `RunFileServer`: for replicas, and for Ray Train's storage."""
 
 from __future__ import annotations
 
@@ -6,27 +6,52 @@ import contextlib
 import io
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pyarrow import fs
 
 from raycomp.runtime.cluster.connect import ray
 
-BLOCK = 1 << 24  # bytes of a file that one call carries
+BLOCK_BYTES = 1 << 24
+"""Most bytes of a file that one call carries."""
 
-FileEntry = tuple[str, int, int, int]
-"""A path, its kind (`fs.FileType`), bytes, and when it was changed, in ns."""
+
+class FileEntry(NamedTuple):
+    """A file or directory of the storage, as the file server describes it.
+
+    Attributes:
+        path: Path relative to the storage; it begins with the run's name.
+        kind: A value of `pyarrow.fs.FileType`.
+        size: Size in bytes.
+        mtime_ns: Time of the last change, in ns.
+    """
+
+    path: str
+    kind: int
+    size: int
+    mtime_ns: int
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a regular file."""
+        return self.kind == int(fs.FileType.File)
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """Size and time of the last change: a file with another stamp has changed."""
+        return self.size, self.mtime_ns
 
 
 def file_server_name(run: str) -> str:
-    """Return the name of a run's home among Ray's actors."""
-    return f"home-{run}"
+    """Return the name of a run's file server among Ray's actors."""
+    return f"file-server-{run}"
 
 
 def find_file_server(run: str) -> Any:
-    """Return the actor that gives and takes a run's files; None where all nodes see the folder."""
-    if not ray.is_initialized():  # else Ray starts here, or joins what it finds
+    """Return the actor that serves a run's files; None if every node can access the run directory."""
+    # Without this check Ray would start a cluster here, or join one that it finds.
+    if not ray.is_initialized():
         return None
     try:
         return ray.get_actor(file_server_name(run))
@@ -35,24 +60,41 @@ def find_file_server(run: str) -> Any:
 
 
 def train_storage(run_dir: Path, folder: str) -> tuple[str, fs.FileSystem | None]:
-    """Return a folder of a run as Ray Train's storage: path, and what it is a path of."""
+    """Return Ray Train's storage in a run directory.
+
+    Args:
+        run_dir: The run directory.
+        folder: Directory in it.
+
+    Returns:
+        A path, and the file system that it belongs to. None is the local file system.
+    """
     if find_file_server(run_dir.name) is None:
         return str(run_dir / folder), None
     return f"{run_dir.name}/{folder}", fs.PyFileSystem(ActorFileSystem(run_dir.name))
 
 
 class ActorFileSystem(fs.FileSystemHandler):
-    """What `RunFileServer` gives and takes, for all that pyarrow and Ray Train do with a file system."""
+    """The files of one run, read and written through its file server.
+
+    Example:
+        >>> files = fs.PyFileSystem(ActorFileSystem("demo-1f3a9c02"))  # doctest: +SKIP
+        >>> with files.open_input_file("demo-1f3a9c02/facts.json") as file:  # doctest: +SKIP
+        ...     content = file.read()
+    """
 
     def __init__(self, run: str) -> None:
         self.run = run
 
     @property
-    def _home(self) -> Any:
+    def _server(self) -> Any:
         return ray.get_actor(file_server_name(self.run))
 
-    def _call(self, what: str, *args: Any) -> Any:
-        return ray.get(getattr(self._home, what).remote(*args))
+    def _call(self, method: str, *args: Any) -> Any:
+        return ray.get(getattr(self._server, method).remote(*args))
+
+    def _change(self, method: str, *paths: str) -> None:
+        self._call("change_files", method, *(self.normalize_path(path) for path in paths))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ActorFileSystem) and other.run == self.run
@@ -61,75 +103,87 @@ class ActorFileSystem(fs.FileSystemHandler):
         return hash(self.run)
 
     def get_type_name(self) -> str:
-        """Return what pyarrow calls this."""
-        return "raycomp-home"
+        """Return the name of this kind of file system."""
+        return "raycomp-actor"
 
     def normalize_path(self, path: str) -> str:
-        """Return a path without what does not matter in it."""
+        """Return a path without leading and trailing slashes."""
         return path.strip("/")
 
     def get_file_info(self, paths: list[str]) -> list[fs.FileInfo]:
-        """Return what is known of some paths."""
-        return [_info(f) for f in self._call("info", [self.normalize_path(p) for p in paths])]
+        """Return size, kind and time of each path."""
+        names = [self.normalize_path(path) for path in paths]
+        return [_file_info(entry) for entry in self._call("describe_files", names)]
 
     def get_file_info_selector(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
-        """Return what lies below a folder."""
+        """Return size, kind and time of the files in a directory."""
         base = self.normalize_path(selector.base_dir)
-        return [_info(f) for f in self._call("below", base, selector.recursive, selector.allow_not_found)]
+        entries = self._call("list_files", base, selector.recursive, selector.allow_not_found)
+        return [_file_info(entry) for entry in entries]
 
     def create_dir(self, path: str, recursive: bool) -> None:
-        """Make a folder."""
-        self._call("change", "create_dir", self.normalize_path(path))
+        """Create a directory, and those above it."""
+        self._change("create_dir", path)
 
     def delete_dir(self, path: str) -> None:
-        """Remove a folder."""
-        self._call("change", "delete_dir", self.normalize_path(path))
+        """Delete a directory with everything in it."""
+        self._change("delete_dir", path)
 
     def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
-        """Remove what lies in a folder."""
-        with contextlib.suppress(*([FileNotFoundError] if missing_dir_ok else [])):
-            self._call("change", "delete_dir_contents", self.normalize_path(path))
+        """Delete everything in a directory."""
+        expected = [FileNotFoundError] if missing_dir_ok else []
+        with contextlib.suppress(*expected):
+            self._change("delete_dir_contents", path)
 
     def delete_root_dir_contents(self) -> None:
-        """Refuse: other runs lie there."""
-        raise PermissionError("the storage itself is not to be emptied")
+        """Refuse, because the storage has other runs too."""
+        raise PermissionError("the storage itself must not be emptied")
 
     def delete_file(self, path: str) -> None:
-        """Remove a file."""
-        self._call("change", "delete_file", self.normalize_path(path))
+        """Delete a file."""
+        self._change("delete_file", path)
 
     def move(self, src: str, dest: str) -> None:
-        """Move a file or folder."""
-        self._call("change", "move", self.normalize_path(src), self.normalize_path(dest))
+        """Rename a file or directory."""
+        self._change("move", src, dest)
 
     def copy_file(self, src: str, dest: str) -> None:
         """Copy a file."""
-        self._call("change", "copy_file", self.normalize_path(src), self.normalize_path(dest))
+        self._change("copy_file", src, dest)
 
     def open_input_stream(self, path: str) -> pa.PythonFile:
-        """Open a file to read."""
+        """Open a file to read it from its beginning."""
         return self.open_input_file(path)
 
     def open_input_file(self, path: str) -> pa.PythonFile:
-        """Open a file to read, at any place."""
+        """Open a file to read any part of it.
+
+        Raises:
+            FileNotFoundError: There is no file at this path.
+        """
         name = self.normalize_path(path)
-        _, kind, size, _ = self._call("info", [name])[0]
-        if kind != int(fs.FileType.File):
+        entry = FileEntry(*self._call("describe_files", [name])[0])
+        if not entry.is_file:
             raise FileNotFoundError(f"there is no file {name}")
-        return pa.PythonFile(_Reader(self._home, name, size), mode="r")
+        return pa.PythonFile(_Reader(self._server, name, entry.size), mode="r")
 
     def open_output_stream(self, path: str, metadata: Any) -> pa.PythonFile:
-        """Open a file to write; it appears when it is closed."""
-        return pa.PythonFile(_Writer(self._home, self.normalize_path(path)), mode="w")
+        """Open a file to write it. It appears at its path when it is closed."""
+        return pa.PythonFile(_Writer(self._server, self.normalize_path(path)), mode="w")
 
     def open_append_stream(self, path: str, metadata: Any) -> pa.PythonFile:
-        """Refuse: files are written whole."""
-        raise PermissionError("files of a run are replaced, never added to, from elsewhere")
+        """Refuse, because files of a run are replaced as a whole."""
+        raise PermissionError("files of a run can be replaced, but not appended to, from another node")
 
 
 class _Reader(io.RawIOBase):
-    def __init__(self, home: Any, name: str, size: int) -> None:
-        self._home, self._name, self._size, self._at = home, name, size, 0
+    """A file of the run, read block by block."""
+
+    def __init__(self, server: Any, name: str, size: int) -> None:
+        self._server = server
+        self._name = name
+        self._size = size
+        self._position = 0
 
     def readable(self) -> bool:
         return True
@@ -138,63 +192,83 @@ class _Reader(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._at
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
+        origins = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}
+        self._position = max(0, origins[whence] + offset)
+        return self._position
 
     def read(self, size: int = -1) -> bytes:
-        left = max(0, self._size - self._at)
-        wanted = left if size is None or size < 0 else min(size, left)
+        left = max(0, self._size - self._position)
+        if size is not None and size >= 0:
+            left = min(size, left)
+
         blocks = []
-        while wanted:
-            block = ray.get(self._home.read.remote(self._name, self._at, min(wanted, BLOCK)))
+        while left:
+            count = min(left, BLOCK_BYTES)
+            block = ray.get(self._server.read_block.remote(self._name, self._position, count))
             if not block:
-                break  # it became shorter
+                # The file has become shorter since it was opened.
+                break
             blocks.append(block)
-            self._at += len(block)
-            wanted -= len(block)
+            self._position += len(block)
+            left -= len(block)
         return b"".join(blocks)
 
 
 class _Writer(io.RawIOBase):
-    def __init__(self, home: Any, name: str) -> None:
-        self._home, self._name, self._token = home, name, uuid.uuid4().hex
-        self._held, self._sent, self._failed = bytearray(), 0, False
+    """A file of the run, written block by block. The server shows it when the last block has arrived."""
+
+    def __init__(self, server: Any, name: str) -> None:
+        self._server = server
+        self._name = name
+        self._token = uuid.uuid4().hex
+        self._buffer = bytearray()
+        self._num_sent = 0
+        self._is_dropped = False
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
-        self._held += memoryview(data)
-        if len(self._held) >= BLOCK:
-            self._send(last=False)
+        self._buffer += memoryview(data)
+        if len(self._buffer) >= BLOCK_BYTES:
+            self._send_block(is_last=False)
         return len(data)
 
-    def _send(self, *, last: bool) -> None:
-        block, self._held = bytes(self._held), bytearray()
-        self._failed = True  # until the answer: what was cut off must not appear as whole
-        ray.get(self._home.write.remote(self._name, self._token, self._sent, block, last))
-        self._sent, self._failed = self._sent + len(block), False
+    def _send_block(self, *, is_last: bool) -> None:
+        block = bytes(self._buffer)
+        self._buffer = bytearray()
+
+        # Until the reply arrives: if this call fails, `close` must not complete the file.
+        self._is_dropped = True
+        ray.get(self._server.write_block.remote(self._name, self._token, self._num_sent, block, is_last))
+        self._is_dropped = False
+        self._num_sent += len(block)
 
     def drop(self) -> None:
-        """Let the file at home stay as it is."""
-        self._failed = True
+        """Leave the file in the run directory as it is."""
+        self._is_dropped = True
 
     def close(self) -> None:
-        if not self.closed and not self._failed:
-            self._send(last=True)
+        if not self.closed and not self._is_dropped:
+            self._send_block(is_last=True)
         super().close()
 
 
-def send(home: Any, name: str, path: Path) -> None:
-    """Write a file of the run at home, from one here; where that fails, the old one stays."""
+def send_file(server: Any, name: str, path: Path) -> None:
+    """Copy a local file to the run directory. If that fails, the former file there is unchanged.
+
+    Args:
+        server: Actor of the file server.
+        name: Path in the storage.
+        path: Path of the local file.
+    """
     with path.open("rb") as source:
-        writer = _Writer(home, name)
+        writer = _Writer(server, name)
         try:
-            while block := source.read(BLOCK):
+            while block := source.read(BLOCK_BYTES):
                 writer.write(block)
         except BaseException:
             writer.drop()
@@ -202,6 +276,6 @@ def send(home: Any, name: str, path: Path) -> None:
         writer.close()
 
 
-def _info(found: FileEntry) -> fs.FileInfo:
-    path, kind, size, changed = found
-    return fs.FileInfo(path, fs.FileType(kind), size=size, mtime_ns=changed)
+def _file_info(entry: FileEntry) -> fs.FileInfo:
+    path, kind, size, mtime_ns = entry
+    return fs.FileInfo(path, fs.FileType(kind), size=size, mtime_ns=mtime_ns)

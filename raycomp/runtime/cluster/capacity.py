@@ -6,27 +6,43 @@ from raycomp.runtime.cluster.connect import ray
 
 
 def count_worker_slots(cpus: float, gpus: float = 0.0) -> int:
-    """Return how many workers of that size the cluster's nodes hold; a worker lies on one node."""
-    held = 0
+    """Return how many workers of one size fit into the cluster. Each worker is on one node.
+
+    Args:
+        cpus: CPUs of each worker, more than 0.
+        gpus: GPUs of each worker.
+    """
+    slots = 0
     for node in ray.nodes():
-        if node["Alive"]:
-            has = node["Resources"]
-            room = has.get("CPU", 0.0) // cpus
-            held += int(min(room, has.get("GPU", 0.0) // gpus) if gpus else room)
-    return held
+        if not node["Alive"]:
+            continue
+        resources = node["Resources"]
+        node_slots = resources.get("CPU", 0.0) // cpus
+        if gpus:
+            node_slots = min(node_slots, resources.get("GPU", 0.0) // gpus)
+        slots += int(node_slots)
+    return slots
 
 
-def share_cpus(count: int, gpus: float = 0.0) -> int:
-    """Return the most CPUs that each of `count` workers can have, at least 1."""
-    most = max((int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]), default=1)
-    return next((c for c in range(most, 0, -1) if count_worker_slots(c, gpus) >= count), 1)
+def share_cpus(num_workers: int, gpus: float = 0.0) -> int:
+    """Return the most CPUs that each of some workers can have, at least 1.
+
+    Args:
+        num_workers: Number of workers.
+        gpus: GPUs of each worker.
+    """
+    node_cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    for cpus in range(max(node_cpus, default=1), 0, -1):
+        if count_worker_slots(cpus, gpus) >= num_workers:
+            return cpus
+    return 1
 
 
 def total_cpus() -> int:
-    """Return the CPUs of the cluster, at least 1."""
+    """Return the number of CPUs of the cluster, at least 1."""
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def total_gpus() -> int:
-    """Return the GPUs of the cluster."""
+    """Return the number of GPUs of the cluster."""
     return int(ray.cluster_resources().get("GPU", 0))

@@ -1,9 +1,9 @@
-"""A run's folder for nodes that do not see it: its files pass through an actor beside the driver.
+"""Access to the run directory for nodes that cannot see it: an actor on the driver node serves its files.
 
-Nodes of a cluster need no folder in common. The run lives where its driver is, at home. What writes
-there at every moment (the sampler's actor, the ledger, a study's cells) stays on that node; a training
-worker, an evaluator or a task elsewhere makes a `RunReplica`, which brings the files over and sends back
-what it wrote.
+The nodes of a cluster do not need a shared file system. The run directory is on the driver node.
+Processes that write there at any moment (the sampler actor, the ledger, study runs) stay on that node.
+A training worker, an evaluator or a task on another node opens a `RunReplica`: it copies the files to
+that node, and sends back what the process writes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from pyarrow import fs
 
@@ -26,193 +27,262 @@ from raycomp.runtime.cluster.progress import Progress
 from raycomp.storage.files import write_error
 from raycomp.storage.remote import work_root
 
-CACHE_DIR = ".cache"  # beside the runs
-MARKER_FILE = ".seen"  # a file by which a node finds that it sees a run's folder
+CACHE_DIR = ".cache"
+"""Directory next to the runs; all runs of a storage share its tokens."""
+
+MARKER_FILE = ".seen"
+"""File with a random nonce in the run directory. A node that reads the same nonce sees the directory."""
+
+ALLOWED_CHANGES = frozenset(
+    {"create_dir", "delete_dir", "delete_dir_contents", "delete_file", "move", "copy_file"}
+)
+
+
+class ServerDescription(NamedTuple):
+    """What a process needs to know before it opens a replica.
+
+    Attributes:
+        node_id: Ray's id of the driver node.
+        replica_name: Name of the directory with replicas of this run on other nodes.
+        nonce: Content of MARKER_FILE.
+    """
+
+    node_id: str
+    replica_name: str
+    nonce: str
 
 
 class RunFileServer:
-    """Gives and takes the files of one run; wrapped by `ray.remote` where it is started.
+    """Serves the files of one run; `serve_run_files` starts it as an actor.
 
-    All paths are below the folder that the run's lies in, and begin with the run's name or TOKENS.
+    All paths are relative to the storage, and begin with the run's name or with CACHE_DIR.
+
+    Calls over Ray may arrive twice. `write_block` therefore names the position of each block: the same
+    call again changes nothing.
+
+    A training may be started again while a worker of the former attempt still runs. Each attempt calls
+    `start_attempt` first, and its workers call `check_attempt` before they write. So a former attempt
+    cannot overwrite files of the current one.
     """
 
     def __init__(self, run_dir: str) -> None:
-        self._root, self._run = Path(run_dir).parent, Path(run_dir).name
-        self._files = fs.SubTreeFileSystem(str(self._root), fs.LocalFileSystem())
+        self._storage = Path(run_dir).parent
+        self._run = Path(run_dir).name
+        self._files = fs.SubTreeFileSystem(str(self._storage), fs.LocalFileSystem())
         self._attempts: dict[str, str] = {}
-        self._word = secrets.token_hex(8)
-        (Path(run_dir) / MARKER_FILE).write_text(self._word)
+        self._nonce = secrets.token_hex(8)
+        (Path(run_dir) / MARKER_FILE).write_text(self._nonce)
 
-    def facts(self) -> tuple[str, str, str]:
-        """Return this node, a name for copies of the run's folder, and the word that SEEN holds in it."""
-        node = ray.get_runtime_context().get_node_id()
-        where = hashlib.sha256(f"{node} {self._root}".encode()).hexdigest()[:12]
-        return node, f"{self._run}-{where}", self._word
+    def describe(self) -> ServerDescription:
+        """Return the node of this server, the name of replicas, and the nonce of the run directory."""
+        node_id = ray.get_runtime_context().get_node_id()
+        # Runs of the same name in two storages need different replicas.
+        digest = hashlib.sha256(f"{node_id} {self._storage}".encode()).hexdigest()[:12]
+        return ServerDescription(node_id, f"{self._run}-{digest}", self._nonce)
 
-    def info(self, paths: list[str]) -> list[FileEntry]:
-        """Return what is known of some paths."""
-        return [_found(i) for i in self._files.get_file_info([self._inside(p) for p in paths])]
+    def describe_files(self, paths: list[str]) -> list[FileEntry]:
+        """Return one entry for each path, also if there is no such file."""
+        infos = self._files.get_file_info([self._check_path(path) for path in paths])
+        return [_file_entry(info) for info in infos]
 
-    def below(self, base: str, recursive: bool, allow_not_found: bool) -> list[FileEntry]:
-        """Return what lies below a folder; a file that goes meanwhile is left out."""
-        chosen = fs.FileSelector(self._inside(base), recursive=recursive, allow_not_found=allow_not_found)
-        return [_found(i) for i in self._files.get_file_info(chosen) if i.type != fs.FileType.NotFound]
+    def list_files(self, base: str, recursive: bool, allow_not_found: bool) -> list[FileEntry]:
+        """Return the files and directories in a directory.
 
-    def change(self, what: str, *paths: str) -> None:
-        """Make or remove a folder, or remove, move or copy a file."""
-        if what not in CHANGES:
-            raise ValueError(f"no change {what!r}")
-        where = [self._inside(p) for p in paths]
+        Args:
+            base: Path of the directory.
+            recursive: Whether to list its subdirectories too.
+            allow_not_found: Whether a missing directory counts as empty.
+        """
+        selector = fs.FileSelector(
+            self._check_path(base), recursive=recursive, allow_not_found=allow_not_found
+        )
+        infos = self._files.get_file_info(selector)
+        # A file may disappear while the directory is listed.
+        return [_file_entry(info) for info in infos if info.type != fs.FileType.NotFound]
+
+    def change_files(self, method: str, *paths: str) -> None:
+        """Create or delete a directory, or delete, move or copy a file.
+
+        Args:
+            method: One of ALLOWED_CHANGES, a method of `pyarrow.fs.FileSystem`.
+            paths: Arguments of the method.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            UserError: The storage is full or cannot be written.
+        """
+        if method not in ALLOWED_CHANGES:
+            raise ValueError(f"{method!r} is not an allowed change of files")
+        names = [self._check_path(path) for path in paths]
         try:
-            getattr(self._files, what)(*where)
+            getattr(self._files, method)(*names)
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise write_error(self._root / where[0], error) from None
+            raise write_error(self._storage / names[0], error) from None
 
-    def read(self, path: str, first: int, count: int) -> bytes:
-        """Return some bytes of a file."""
-        with (self._root / self._inside(path)).open("rb") as file:
-            file.seek(first)
+    def read_block(self, path: str, start: int, count: int) -> bytes:
+        """Return up to `count` bytes of a file from byte `start` on."""
+        with (self._storage / self._check_path(path)).open("rb") as file:
+            file.seek(start)
             return file.read(count)
 
-    def write(self, path: str, token: str, first: int, block: bytes, last: bool) -> None:
-        """Take some bytes of a file, which appears whole when the last ones are here.
+    def write_block(self, path: str, token: str, start: int, block: bytes, is_last: bool) -> None:
+        """Write a block of a file. The file appears at its path when the last block has arrived.
+
+        The same call again changes nothing.
 
         Args:
-            path: the file's.
-            token: of the sender, one for each file that it writes.
-            first: where in the file the bytes belong.
-            block: the bytes.
-            last: whether no more come. The same call again changes nothing.
+            path: Path of the file.
+            token: Random name of this transfer; it differs for each file that a process sends.
+            start: Position of the block in the file, in bytes.
+            block: The bytes.
+            is_last: Whether this is the last block.
 
         Raises:
-            UserError: the storage is full or cannot be written.
+            UserError: The storage is full or cannot be written.
         """
-        target = self._root / self._inside(path)
+        target = self._storage / self._check_path(path)
         hidden = target.with_name(f".{target.name}.{token}.tmp")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            if first and not hidden.exists():
-                return  # the reply was lost, and the file stands
-            with hidden.open("r+b" if first else "wb") as file:
-                file.seek(first)
+            if start and not hidden.exists():
+                # This call arrived before and completed the file, but its reply was lost.
+                return
+
+            with hidden.open("r+b" if start else "wb") as file:
+                file.seek(start)
                 file.write(block)
-                if last:
+                if is_last:
                     file.flush()
                     os.fsync(file.fileno())
-            if last:
+            if is_last:
                 hidden.replace(target)
         except OSError as error:
             hidden.unlink(missing_ok=True)
             raise write_error(target, error) from None
 
-    def enter(self, training: str, attempt: str) -> None:
-        """Let an attempt write for a training, and no earlier one any more."""
+    def start_attempt(self, training: str, attempt: str) -> None:
+        """Let an attempt write files of a training, and refuse all earlier attempts."""
         self._attempts[training] = attempt
 
-    def check(self, training: str, attempt: str) -> None:
-        """Raise AttemptReplacedError where another attempt entered since."""
-        if self._attempts.setdefault(training, attempt) != attempt:
+    def check_attempt(self, training: str, attempt: str) -> None:
+        """Raise AttemptReplacedError if another attempt at the training has started since."""
+        current = self._attempts.setdefault(training, attempt)
+        if current != attempt:
             raise AttemptReplacedError(
-                f"attempt {attempt} at {training} was replaced: it may write no more"
+                f"Attempt {attempt} at training task {training} was replaced by attempt {current}, so it "
+                "must not write any more."
             )
 
-    def _inside(self, path: str) -> str:
+    def _check_path(self, path: str) -> str:
+        """Return a path, or raise PermissionError if it leads out of the run."""
         parts = Path(path).parts
         if not parts or parts[0] not in (self._run, CACHE_DIR) or ".." in parts:
-            raise PermissionError(f"{path!r} is no file of {self._run}")
+            raise PermissionError(f"{path!r} is not a file of run {self._run}")
         return path
 
 
-CHANGES = frozenset(
-    {"create_dir", "delete_dir", "delete_dir_contents", "delete_file", "move", "copy_file"}
-)
-
-
-def _found(info: fs.FileInfo) -> FileEntry:
-    return info.path, int(info.type), info.size or 0, info.mtime_ns or 0
-
-
-def is_visible_to_all_nodes(folder: Path) -> bool:
-    """Return whether every node of the cluster sees a folder of this machine."""
-    nodes = [n["NodeID"] for n in ray.nodes() if n["Alive"]]
-    return len(nodes) < 2 or not _blind(folder, nodes)
+def _file_entry(info: fs.FileInfo) -> FileEntry:
+    return FileEntry(info.path, int(info.type), info.size or 0, info.mtime_ns or 0)
 
 
 @contextmanager
 def serve_run_files(run_dir: Path, progress: Progress, *, elastic: bool = False) -> Iterator[None]:
-    """Let every node of the cluster reach a run's folder while the block runs.
+    """Let every node of the cluster access a run directory while the block runs.
 
-    Nodes that see the folder, at the same path, use it. For those that do not, files pass through this
-    node's `RunFileServer`.
+    Nodes that see the directory at the same path use it directly. For the others a `RunFileServer` on
+    this node serves its files.
 
     Args:
-        run_dir: the run's folder.
-        progress: is told which nodes do not see it.
-        elastic: whether nodes that join later are to reach it too, whatever they see.
+        run_dir: The run directory.
+        progress: Output that names the nodes which do not see the directory.
+        elastic: Whether nodes may join later. Then the server always runs, because they may not see it.
 
     Raises:
-        UserError: this process is on no node of the cluster.
+        UserError: This process is not on a node of the cluster.
     """
-    nodes = {n["NodeID"]: n["NodeManagerAddress"] for n in ray.nodes() if n["Alive"]}
-    blind = _blind(run_dir, list(nodes)) if len(nodes) > 1 else []
-    if not blind and not elastic:
+    addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    blind_nodes: list[str] = []
+    if len(addresses) > 1:
+        blind_nodes = _blind_nodes(run_dir, list(addresses))
+    if not blind_nodes and not elastic:
         yield
         return
-    me = ray.get_runtime_context().get_node_id()
-    if me in blind:
+
+    driver_node = ray.get_runtime_context().get_node_id()
+    if driver_node in blind_nodes:
         raise UserError(
-            f"{run_dir.parent} is a folder of this machine, which is no node of the cluster; run the "
-            "command on one of its nodes, or use `raycomp submit`"
+            "This machine is not a node of the Ray cluster, so the workers cannot read "
+            f"{run_dir.parent}. Run the command on a node of the cluster, or use `raycomp submit`."
         )
-    if blind:
-        where = ", ".join(sorted(nodes[n] for n in blind))
+    if blind_nodes:
+        names = ", ".join(sorted(addresses[node] for node in blind_nodes))
         progress.say(
-            f"{len(blind)} of {len(nodes)} nodes do not see {run_dir.parent} ({where}): the run's files "
-            "pass through this node"
+            f"{len(blind_nodes)} of {len(addresses)} nodes cannot access {run_dir.parent} ({names}). "
+            "This node sends them the files of the run."
         )
-    home = (
-        ray.remote(RunFileServer)
-        .options(
-            name=file_server_name(run_dir.name), num_cpus=0, scheduling_strategy=on_driver_node(),
-            max_restarts=-1, max_task_retries=-1,
-        )
-        .remote(str(run_dir))
-    )  # fmt: skip
-    _, folder, _ = ray.get(home.facts.remote())
+
+    server = _start_server(run_dir)
+    replica_name = ray.get(server.describe.remote()).replica_name
     try:
         yield
     finally:
-        ray.kill(home)
+        ray.kill(server)
         (run_dir / MARKER_FILE).unlink(missing_ok=True)
-        others = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeID"] != me]
-        call_on_nodes(_forget, others, folder)
+        alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        other_nodes = [node for node in alive if node != driver_node]
+        call_on_nodes(_remove_replicas, other_nodes, replica_name)
 
 
-def _blind(run_dir: Path, nodes: list[str]) -> list[str]:
-    """Return the nodes that do not see a folder of this machine."""
-    word, marker = secrets.token_hex(8), run_dir / MARKER_FILE
-    marker.write_text(word)
+def _start_server(run_dir: Path) -> Any:
+    return (
+        ray.remote(RunFileServer)
+        .options(
+            name=file_server_name(run_dir.name),
+            num_cpus=0,
+            scheduling_strategy=on_driver_node(),
+            max_restarts=-1,
+            max_task_retries=-1,
+        )
+        .remote(str(run_dir))
+    )
+
+
+def is_visible_to_all_nodes(folder: Path) -> bool:
+    """Return whether every node of the cluster sees a directory of this machine at the same path."""
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    return len(nodes) < 2 or not _blind_nodes(folder, nodes)
+
+
+def _blind_nodes(run_dir: Path, nodes: list[str]) -> list[str]:
+    """Return the nodes that do not see a directory of this machine."""
+    nonce = secrets.token_hex(8)
+    marker = run_dir / MARKER_FILE
+    marker.write_text(nonce)
     try:
-        said = call_on_nodes(read_marker, nodes, str(marker))
+        contents = call_on_nodes(read_marker, nodes, str(marker))
     finally:
         marker.unlink(missing_ok=True)
-    return [node for node in nodes if said.get(node) != word]
+    return [node for node in nodes if contents.get(node) != nonce]
 
 
 def read_marker(path: str) -> str:
-    """Return what a marker holds; nothing where this node does not see it."""
+    """Return the content of a marker file; empty if this node does not see it."""
     try:
         return Path(path).read_text()
     except OSError:
         return ""
 
 
-def replica_root(folder: str) -> Path:
-    """Return where this node keeps what visits of a run brought over."""
-    return work_root() / "visits" / folder
+def replica_root(name: str) -> Path:
+    """Return the directory with the replicas of a run on this node.
+
+    Args:
+        name: The `replica_name` of the run's file server.
+    """
+    return work_root() / "replicas" / name
 
 
-def _forget(folder: str) -> None:
-    shutil.rmtree(replica_root(folder), ignore_errors=True)
+def _remove_replicas(name: str) -> None:
+    shutil.rmtree(replica_root(name), ignore_errors=True)

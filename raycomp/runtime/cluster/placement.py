@@ -14,30 +14,44 @@ from raycomp.runtime.cluster.connect import ray
 
 
 def on_driver_node() -> NodeAffinitySchedulingStrategy:
-    """Return the strategy of what must run on this process's node, since it writes into the run."""
+    """Return the scheduling strategy of processes that must write to the run directory itself."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
-def schedule_outside_trial(shared: bool) -> Any:
-    """Return the strategy of a task that drives trainings of its own, started by a trial of Ray Tune.
+def schedule_outside_trial(is_shared: bool) -> Any:
+    """Return the scheduling strategy of a task that a trial of Ray Tune starts to run trainings.
 
-    It leaves the trial's placement group, in which nothing that it starts would find room.
+    The task leaves the trial's placement group: what it starts in turn would have no resources there.
 
     Args:
-        shared: whether all nodes see what it writes; else it stays on this node.
+        is_shared: Whether all nodes see the directory to which the task writes. If not, the task stays on
+            this node.
     """
-    return PlacementGroupSchedulingStrategy(placement_group=None) if shared else on_driver_node()
+    if is_shared:
+        return PlacementGroupSchedulingStrategy(placement_group=None)
+    return on_driver_node()
 
 
-def call_on_nodes(task: Any, nodes: list[str], *args: Any) -> dict[str, Any]:
-    """Call a function on each of some nodes; return what it said there, of nodes that are still here."""
-    look = ray.remote(num_cpus=0, max_retries=0)(task)
-    asked = {}
+def call_on_nodes(function: Any, nodes: list[str], *args: Any) -> dict[str, Any]:
+    """Call a function on each of some nodes.
+
+    Args:
+        function: The function.
+        nodes: Ray's ids of the nodes.
+        args: Arguments of the function.
+
+    Returns:
+        Results by node id. A node that has left the cluster is not in it.
+    """
+    task = ray.remote(num_cpus=0, max_retries=0)(function)
+
+    references = {}
     for node in nodes:
-        where = NodeAffinitySchedulingStrategy(node, soft=False)
-        asked[node] = look.options(scheduling_strategy=where).remote(*args)
-    said = {}
-    for node, answer in asked.items():
+        strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+        references[node] = task.options(scheduling_strategy=strategy).remote(*args)
+
+    results = {}
+    for node, reference in references.items():
         with contextlib.suppress(ray.exceptions.RayError):
-            said[node] = ray.get(answer)
-    return said
+            results[node] = ray.get(reference)
+    return results

@@ -1,7 +1,14 @@
-"""A run's folder as a worker, evaluator or task has it: the folder itself, or a copy on a node without.
+"""The run directory as a process on any node has it: the directory itself, or a replica of it.
 
-A copy is one process's own. Its files are links to what this node has brought over once, for writers
-replace files and never write into one. What the process wrote is sent home when it says so.
+A replica belongs to one process. Its files are hard links to what this node has copied once: writers
+replace files and never write into one, so processes do not disturb each other. What the process writes is
+sent to the run directory when it calls `push`.
+
+Example:
+    >>> run_dir = open_run_dir(Path("/mnt/runs/demo-1f3a9c02"))  # doctest: +SKIP
+    >>> facts = read_json(run_dir.folder / "facts.json")  # doctest: +SKIP
+    >>> write_json(run_dir.folder / "result.json", {"value": 0.9})  # doctest: +SKIP
+    >>> run_dir.push()  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -19,199 +26,302 @@ from typing import Any
 from pyarrow import fs
 
 from raycomp.errors import UserError
-from raycomp.runtime.cluster.actor_filesystem import ActorFileSystem, find_file_server, send
+from raycomp.runtime.cluster.actor_filesystem import (
+    ActorFileSystem,
+    FileEntry,
+    find_file_server,
+    send_file,
+)
 from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.file_server import CACHE_DIR, MARKER_FILE, read_marker, replica_root
 from raycomp.storage.files import atomic_write, read_json
+from raycomp.storage.layout import RunLayout
 from raycomp.storage.remote import download
 
-# Nobody reads these on another node.
+# No process on another node reads these directories.
 NOT_REPLICATED = frozenset(
     {"train", "tune", "exports", "tensorboard", "predictions", "progress", "mlflow", "wandb"}
 )
+# These are large, and copied only for processes that ask for them.
 REPLICATED_ON_REQUEST = frozenset({"adabert/features", "adabert/answers"})
 
-Mark = tuple[int, int]
+# Small JSON files say which other files are complete, so they are sent last.
+SEND_ORDER = {".parquet": 0, ".json": 2}
+
+FileStamp = tuple[int, int]
+"""Size in bytes and time of the last change in ns."""
+
+
+class LocalRunDir:
+    """The run directory on a node that sees it. Nothing is copied.
+
+    Attributes:
+        folder: The run directory.
+    """
+
+    def __init__(self, run_dir: Path, server: Any) -> None:
+        """Use the run directory itself.
+
+        Args:
+            run_dir: The run directory.
+            server: Actor of the run's file server; None if no node needs it.
+        """
+        self.folder = run_dir
+        self._server = server
+
+    def start_attempt(self, training: str, attempt: str) -> None:
+        """Let the file server refuse earlier attempts at a training, whose workers may be elsewhere."""
+        if self._server is not None:
+            ray.get(self._server.start_attempt.remote(training, attempt))
+
+    def request(self, extra: str) -> None:
+        """Do nothing: all directories are here."""
+
+    def pull(self) -> None:
+        """Do nothing: the files are here."""
+
+    def push(self) -> None:
+        """Do nothing: the process writes to the run directory."""
+
+    def remove(self, path: Path) -> None:
+        """Remove a file of the run.
+
+        Args:
+            path: Path in `folder`.
+        """
+        path.unlink(missing_ok=True)
 
 
 class RunReplica:
-    """A run's folder on this node.
+    """A copy of the run directory on a node that does not see it.
 
     Attributes:
-        folder: the run's, to read and to write in.
+        folder: The replica, to read and to write in.
     """
 
-    def __init__(self, run_dir: Path, also: str = "") -> None:
-        """Bring the run's files over, where this node does not see its folder.
+    def __init__(self, run: str, server: Any, root: Path, extra: str = "") -> None:
+        """Create an empty replica; `pull` fills it.
 
         Args:
-            run_dir: the run's folder at home.
-            also: one of LARGE, to be brought too.
-
-        Raises:
-            UserError: the node sees no such folder, and nobody gives its files.
+            run: Name of the run directory.
+            server: Actor of the run's file server.
+            root: Directory with all replicas of the run on this node.
+            extra: One of REPLICATED_ON_REQUEST that is copied too.
         """
-        self.folder, self.also = run_dir, also
-        home = find_file_server(run_dir.name)
-        self._home: Any = None
-        self._fence: Any = None
+        self.folder = _make_process_folder(root) / run
+        self._server = server
+        self._files = fs.PyFileSystem(ActorFileSystem(run))
+        self._root = root
+        self._extra = extra
         self._attempt: tuple[str, str] | None = None
-        if home is None:
-            if not run_dir.is_dir():
-                raise UserError(
-                    f"node {os.uname().nodename} joined and does not see {run_dir}, as the others do; "
-                    "mount the storage there, or start the run again: it then sends files to that node"
-                )
-            return
-        self._fence = home
-        node, kept, word = ray.get(home.facts.remote())
-        if (
-            node == ray.get_runtime_context().get_node_id()
-            or read_marker(str(run_dir / MARKER_FILE)) == word
-        ):
-            return
-        self._home = home
-        self._files = fs.PyFileSystem(ActorFileSystem(run_dir.name))
-        self._there: dict[str, Mark] = {}  # by path: the file at home that was brought or sent
-        self._here: dict[str, Mark] = {}  # the file here that it became
-        self._kept = replica_root(kept)
-        self.folder = _own_folder(self._kept) / run_dir.name
+
+        # By path: the file of the run directory that was copied or sent, and the local file.
+        self._remote_stamps: dict[str, FileStamp] = {}
+        self._local_stamps: dict[str, FileStamp] = {}
+
+    def start_attempt(self, training: str, attempt: str) -> None:
+        """Write for an attempt at a training from now on. Earlier attempts can no longer write.
+
+        What they have written is copied first.
+        """
+        ray.get(self._server.start_attempt.remote(training, attempt))
+        self._attempt = (training, attempt)
         self.pull()
 
-    def enter(self, training: str, attempt: str) -> None:
-        """Write from now on for an attempt at a training: earlier ones may write no more.
-
-        What they wrote until now is brought over.
-        """
-        if self._fence is not None:
-            ray.get(self._fence.enter.remote(training, attempt))
-            self._attempt = (training, attempt)
-            self.pull()
+    def request(self, extra: str) -> None:
+        """Copy one of REPLICATED_ON_REQUEST too, from the next `pull` on."""
+        self._extra = extra
 
     def pull(self) -> None:
-        """Bring over what is new or changed at home."""
-        if self._home is None:
-            return
-        run = self.folder.name
-        for path, kind, *mark in ray.get(self._home.below.remote(run, True, True)):
-            parts = Path(path).parts[1:]
-            wanted = (
-                parts and parts[0] not in NOT_REPLICATED and not any(p.startswith(".") for p in parts)
-            )
-            wanted = wanted and "/".join(parts[:2]) not in REPLICATED_ON_REQUEST - {self.also}
-            if kind == int(fs.FileType.File) and wanted:
-                self._bring(path, (mark[0], mark[1]))
-        keys = [read_json(p).get("key") for p in sorted((self.folder / "tokens").glob("*.json"))]
-        names = [f"{CACHE_DIR}/tokens/{key}.arrow" for key in keys]
-        for path, kind, *mark in ray.get(self._home.info.remote(names)) if names else []:
-            if kind == int(fs.FileType.File):
-                self._bring(path, (mark[0], mark[1]))
+        """Copy files that are new or changed in the run directory."""
+        for entry in self._list_files(self.folder.name):
+            if self._is_replicated(entry.path):
+                self._copy(entry)
+
+        # The token cache is shared by all runs; only the tokens of this run are copied.
+        token_files = sorted(RunLayout(self.folder).tokens.glob("*.json"))
+        keys = [read_json(path).get("key") for path in token_files]
+        for entry in self._describe_files([f"{CACHE_DIR}/tokens/{key}.arrow" for key in keys]):
+            self._copy(entry)
 
     def push(self) -> None:
-        """Send home what was written here; small JSON files, which say what is whole, last.
+        """Send what this process has written to the run directory.
 
         Raises:
-            AttemptReplacedError: another attempt at the training took this one's place.
-            UserError: the storage there is full or cannot be written.
+            AttemptReplacedError: Another attempt at the training has replaced this one.
+            UserError: The storage there is full or cannot be written.
         """
-        if self._home is None:
-            return
         if self._attempt is not None:
-            ray.get(self._home.check.remote(*self._attempt))
+            ray.get(self._server.check_attempt.remote(*self._attempt))
+
         root = self.folder.parent
-        found = {str(p.relative_to(root)): _mark(p) for p in _files(self.folder)}
-        for path in sorted((n for n, m in found.items() if self._here.get(n) != m), key=_rank):
-            send(self._home, path, root / path)
-            _, _, *mark = ray.get(self._home.info.remote([path]))[0]
-            self._there[path], self._here[path] = (mark[0], mark[1]), found[path]
+        stamps = {str(path.relative_to(root)): _stamp(path) for path in _visible_files(self.folder)}
+        changed = [name for name, stamp in stamps.items() if self._local_stamps.get(name) != stamp]
+
+        for name in sorted(changed, key=_send_order):
+            send_file(self._server, name, root / name)
+            for entry in self._describe_files([name]):
+                self._remote_stamps[name] = entry.stamp
+            self._local_stamps[name] = stamps[name]
 
     def remove(self, path: Path) -> None:
-        """Remove a file of the run here and at home. What is only gone here stays there.
+        """Remove a file of the run here and in the run directory.
+
+        A file that only disappears here stays in the run directory.
 
         Args:
-            path: below `folder`.
+            path: Path in `folder`.
         """
         path.unlink(missing_ok=True)
-        if self._home is not None:
-            name = str(path.relative_to(self.folder.parent))
-            with suppress(FileNotFoundError):
-                ray.get(self._home.change.remote("delete_file", name))
-            self._here.pop(name, None)
-            self._there.pop(name, None)
+        name = str(path.relative_to(self.folder.parent))
+        with suppress(FileNotFoundError):
+            ray.get(self._server.change_files.remote("delete_file", name))
+        self._local_stamps.pop(name, None)
+        self._remote_stamps.pop(name, None)
 
-    def _bring(self, path: str, mark: Mark) -> None:
-        if self._there.get(path) == mark:
+    def _list_files(self, base: str) -> list[FileEntry]:
+        entries = ray.get(self._server.list_files.remote(base, True, True))
+        return [entry for entry in entries if entry.is_file]
+
+    def _describe_files(self, paths: list[str]) -> list[FileEntry]:
+        if not paths:
+            return []
+        entries = ray.get(self._server.describe_files.remote(paths))
+        return [entry for entry in entries if entry.is_file]
+
+    def _is_replicated(self, path: str) -> bool:
+        parts = Path(path).parts[1:]
+        if not parts or any(part.startswith(".") for part in parts):
+            return False
+        if parts[0] in NOT_REPLICATED:
+            return False
+        return "/".join(parts[:2]) not in REPLICATED_ON_REQUEST - {self._extra}
+
+    def _copy(self, entry: FileEntry) -> None:
+        """Copy a file to this node if it has changed, and link it into the replica."""
+        if self._remote_stamps.get(entry.path) == entry.stamp:
             return
-        key = hashlib.sha256(f"{path} {mark}".encode()).hexdigest()[:32]
-        kept, target = self._kept / "kept" / key, self.folder.parent / path
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with kept.with_name(f".{key}.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one process of this node brings it, the others link it
-            if not kept.exists():
+
+        key = hashlib.sha256(f"{entry.path} {entry.stamp}".encode()).hexdigest()[:32]
+        cached = self._root / "files" / key
+        target = self.folder.parent / entry.path
+        cached.parent.mkdir(parents=True, exist_ok=True)
+
+        # One process of this node copies the file, and the others link it.
+        with cached.with_name(f".{key}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not cached.exists():
                 try:
-                    download(self._files, path, kept)
+                    download(self._files, entry.path, cached)
                 except UserError as error:
                     if isinstance(error.__cause__, FileNotFoundError):
-                        return  # it went while we looked
+                        # The file was removed after it was listed.
+                        return
                     raise
-        atomic_write(target, lambda hidden: os.link(kept, hidden), sync=False)
-        self._there[path], self._here[path] = mark, _mark(target)
+
+        atomic_write(target, lambda hidden: os.link(cached, hidden), sync=False)
+        self._remote_stamps[entry.path] = entry.stamp
+        self._local_stamps[entry.path] = _stamp(target)
+
+
+NodeRunDir = LocalRunDir | RunReplica
+"""A run directory as a process on any node has it."""
+
+
+def open_run_dir(run_dir: Path, extra: str = "") -> NodeRunDir:
+    """Open a run directory on this node, and copy its files if the node does not see it.
+
+    Args:
+        run_dir: The run directory, as the driver node names it.
+        extra: One of REPLICATED_ON_REQUEST that this process needs.
+
+    Raises:
+        UserError: This node does not see the directory, and the run has no file server.
+    """
+    server = find_file_server(run_dir.name)
+    if server is None:
+        if not run_dir.is_dir():
+            raise UserError(
+                f"Node {os.uname().nodename} joined the cluster but cannot access {run_dir}. Mount the "
+                "storage on this node, or run the same command again: the files are then sent over the "
+                "network."
+            )
+        return LocalRunDir(run_dir, None)
+
+    node_id, replica_name, nonce = ray.get(server.describe.remote())
+    is_driver_node = node_id == ray.get_runtime_context().get_node_id()
+    if is_driver_node or read_marker(str(run_dir / MARKER_FILE)) == nonce:
+        return LocalRunDir(run_dir, server)
+
+    replica = RunReplica(run_dir.name, server, replica_root(replica_name), extra)
+    replica.pull()
+    return replica
 
 
 @contextmanager
-def synced_run_dir(run_dir: str, also: str = "") -> Iterator[Path]:
-    """Give a run's folder to a task, and send home what it writes there.
+def synced_run_dir(run_dir: str, extra: str = "") -> Iterator[Path]:
+    """Give a task the run directory, and send what it writes there when the block ends without an error.
 
-    A process keeps its copy from task to task, and brings over what is new.
+    A process keeps its replica from task to task, and copies only what is new.
 
     Args:
-        run_dir: the run's folder at home.
-        also: one of LARGE, to be brought too.
+        run_dir: The run directory, as the driver node names it.
+        extra: One of REPLICATED_ON_REQUEST that the task needs.
     """
-    visit = _known.get(run_dir)
-    if visit is not None:
+    opened = _opened_run_dirs.get(run_dir)
+    if opened is not None:
         try:
-            visit.also = also
-            visit.pull()
-        except ray.exceptions.RayActorError:  # of a start of this run that ended
-            visit = None
-    if visit is None:
-        visit = _known[run_dir] = RunReplica(Path(run_dir), also)
-    yield visit.folder
-    visit.push()
+            opened.request(extra)
+            opened.pull()
+        except ray.exceptions.RayActorError:
+            # The file server belongs to a former start of this run.
+            opened = None
+    if opened is None:
+        opened = _opened_run_dirs[run_dir] = open_run_dir(Path(run_dir), extra)
+
+    yield opened.folder
+    opened.push()
 
 
-_known: dict[str, RunReplica] = {}
+_opened_run_dirs: dict[str, NodeRunDir] = {}
 
 
-def _own_folder(kept: Path) -> Path:
-    """Make a folder of this process's own, and remove those of processes that are gone."""
-    for lock in kept.glob("*.lock"):
-        with suppress(OSError), lock.open("a") as file:
+def _make_process_folder(root: Path) -> Path:
+    """Create a directory for this process, and remove those of processes that have ended.
+
+    The process holds a lock on DIRECTORY.lock until it ends.
+    """
+    for path in root.glob("*.lock"):
+        with suppress(OSError), path.open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-            lock.unlink(missing_ok=True)
-    folder = kept / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+            path.unlink(missing_ok=True)
+
+    folder = root / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
     folder.mkdir(parents=True)
-    hidden = folder.with_suffix(".taken")
-    fcntl.flock(
-        os.open(hidden, os.O_WRONLY | os.O_CREAT, 0o600), fcntl.LOCK_EX
-    )  # until this process ends
-    hidden.rename(folder.with_suffix(".lock"))
+
+    # The lock file gets its name after it is locked: no other process may see it unlocked. The
+    # descriptor is never closed, so the lock ends with the process.
+    unlocked = folder.with_suffix(".taken")
+    descriptor = os.open(unlocked, os.O_WRONLY | os.O_CREAT, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    unlocked.rename(folder.with_suffix(".lock"))
     return folder
 
 
-def _files(folder: Path) -> list[Path]:
-    return [
-        p for p in folder.rglob("*")
-        if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts)
-    ]  # fmt: skip
+def _visible_files(folder: Path) -> list[Path]:
+    files = []
+    for path in folder.rglob("*"):
+        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and not is_hidden:
+            files.append(path)
+    return files
 
 
-def _mark(path: Path) -> Mark:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+def _stamp(path: Path) -> FileStamp:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
-def _rank(path: str) -> tuple[int, str]:
-    return ({".parquet": 0, ".json": 2}.get(Path(path).suffix, 1), path)
+def _send_order(path: str) -> tuple[int, str]:
+    return SEND_ORDER.get(Path(path).suffix, 1), path

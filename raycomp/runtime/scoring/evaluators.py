@@ -16,7 +16,7 @@ from raycomp.methods.context import RunContext
 from raycomp.runtime.cluster.capacity import count_worker_slots, share_cpus, total_gpus
 from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.placement import on_driver_node
-from raycomp.runtime.cluster.replica import RunReplica
+from raycomp.runtime.cluster.replica import open_run_dir
 from raycomp.runtime.scoring.ledger import Ledger
 from raycomp.training.evaluation import predict_logits, score_logits
 
@@ -26,7 +26,7 @@ class Evaluator:
 
     def __init__(self, job: dict[str, Any], run_dir: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._context = RunContext(parse_job(job), RunReplica(Path(run_dir)).folder)
+        self._context = RunContext(parse_job(job), open_run_dir(Path(run_dir)).folder)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = self._context.supernet().to(self._device).eval()
 

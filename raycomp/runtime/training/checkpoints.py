@@ -1,4 +1,11 @@
-"""Checkpoints as safetensors and JSON: nothing is pickled, nothing is unpickled."""
+"""Checkpoints as safetensors and JSON. Nothing is pickled and nothing is unpickled.
+
+A checkpoint is a directory with three files:
+
+    model.safetensors       weights of the model
+    optimizer.safetensors   state of the optimizer
+    state.json              number of steps done, state of the sampler; written last
+"""
 
 from __future__ import annotations
 
@@ -10,68 +17,83 @@ from typing import Any
 
 from torch import Tensor
 
-from raycomp.errors import UserError
+from raycomp.errors import UserError, first_line
 from raycomp.storage.files import write_json
 from raycomp.storage.tensors import load_tensors, save_tensors
 
-LIST = "checkpoint_manager_snapshot.json"
-"""Ray Train's list of the checkpoints of one training."""
+CHECKPOINT_LIST = "checkpoint_manager_snapshot.json"
+"""Name of the file in which Ray Train lists the checkpoints of one training."""
 
 
 def save_checkpoint(
     folder: Path, weights: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]
 ) -> None:
-    """Write one checkpoint; state.json comes last and makes it whole."""
+    """Write a checkpoint. It is complete when state.json exists, which is written last.
+
+    Args:
+        folder: Directory of the checkpoint.
+        weights: Weights of the model by name.
+        optimizer: State of the optimizer by name.
+        state: Everything else that the next step depends on, as JSON-like values.
+    """
     save_tensors(folder / "model.safetensors", weights)
     save_tensors(folder / "optimizer.safetensors", optimizer)
     write_json(folder / "state.json", state)
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_checkpoint` wrote: weights, optimizer state, everything else."""
+    """Return what `save_checkpoint` wrote: weights, optimizer state, and everything else.
+
+    Raises:
+        UserError: The checkpoint is incomplete or corrupted.
+    """
     try:
         state = json.loads((folder / "state.json").read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"checkpoint {folder} is not whole ({error})") from None
+        raise UserError(
+            f"Checkpoint {folder} is incomplete ({first_line(error)}). Remove this directory, then run "
+            "the same command again: training resumes from an earlier checkpoint, or starts over."
+        ) from None
+
     weights = load_tensors(folder / "model.safetensors")
-    return weights, load_tensors(folder / "optimizer.safetensors"), state
+    optimizer = load_tensors(folder / "optimizer.safetensors")
+    return weights, optimizer, state
 
 
-def rescued_checkpoint(run_dir: Path, training: str) -> Path:
-    """Return where `rescue_checkpoint` keeps a checkpoint of a training."""
-    return run_dir / "kept" / training
+def rescue_checkpoint(training: Path, target: Path) -> bool:
+    """Save the newest complete checkpoint if Ray Train's list of them is corrupted; remove that list.
 
-
-def rescue_checkpoint(training: Path, keep: Path) -> bool:
-    """Keep the newest whole checkpoint where Ray Train's own list of them is torn, and drop that list.
-
-    Train writes the list in place: a disk that is full leaves it empty, and no training can be started
-    on it again. The workers take what is kept where Train knows no checkpoint.
+    Ray Train overwrites the list in place, so a full disk leaves it empty. Ray Train then refuses to
+    start any training in this directory. The workers load the rescued checkpoint if Ray Train knows
+    none.
 
     Args:
-        training: Train's folder of one training.
-        keep: where a checkpoint is kept.
+        training: Ray Train's directory of one training.
+        target: Directory of the rescued checkpoint. It may have one from an earlier rescue.
 
     Returns:
-        Whether the list was torn.
+        Whether the list was corrupted.
     """
-    listed = training / LIST
     try:
-        json.loads(listed.read_text())
+        json.loads((training / CHECKPOINT_LIST).read_text())
     except FileNotFoundError:
         return False
     except (OSError, ValueError):
         pass
     else:
         return False
+
     steps: dict[Path, int] = {}
-    for found in (keep, *training.glob("checkpoint_*/")):  # of earlier rescues too
+    for folder in (target, *training.glob("checkpoint_*/")):
         with contextlib.suppress(UserError):
-            steps[found] = int(load_checkpoint(found)[2]["step"])
-    newest = max(steps, key=lambda f: steps[f], default=keep)
-    if newest != keep:
-        shutil.rmtree(keep, ignore_errors=True)
-        keep.parent.mkdir(parents=True, exist_ok=True)
-        newest.rename(keep)
+            _, _, state = load_checkpoint(folder)
+            steps[folder] = int(state["step"])
+
+    newest = max(steps, key=lambda folder: steps[folder], default=target)
+    if newest != target:
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        newest.rename(target)
+
     shutil.rmtree(training)
     return True

@@ -90,4 +90,4 @@ class ActorSampler:
 
 def describe_missing_ranks(ranks: Sequence[int]) -> str:
     """Say of some ranks that they gave no sign of a step."""
-    return f"{list_ranks(ranks)} did not come to this step"
+    return f"{list_ranks(ranks)} did not respond"

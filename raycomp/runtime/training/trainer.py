@@ -1,4 +1,4 @@
-"""Ray Train: the same loop on 1..N workers, with checkpoints that an interrupted run goes on from."""
+"""A training task on Ray Train: 1 to N workers, and checkpoints from which an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,35 @@ from raycomp.runtime.cluster.actor_filesystem import train_storage
 from raycomp.runtime.cluster.capacity import count_worker_slots, share_cpus, total_cpus, total_gpus
 from raycomp.runtime.cluster.connect import child_environment
 from raycomp.runtime.cluster.progress import polling
-from raycomp.runtime.training.checkpoints import rescue_checkpoint, rescued_checkpoint
+from raycomp.runtime.training.checkpoints import rescue_checkpoint
+from raycomp.storage.layout import RunLayout
 
-_OURS = re.compile(r"raycomp\.[\w.]+: ")
+MAX_FAILURES = 3
+"""How often a training is started again after a failure that is not the departure of a node."""
+
+_RAYCOMP_ERROR = re.compile(r"raycomp\.[\w.]+: ")
+
+
+@dataclass(frozen=True)
+class WorkerGroup:
+    """Number and size of the workers of a training.
+
+    Attributes:
+        min_workers: Fewest workers with which the training may run.
+        max_workers: Most workers. The training is elastic if it is larger than `min_workers`.
+        cpus: CPUs of each worker.
+        gpus: GPUs of each worker.
+    """
+
+    min_workers: int
+    max_workers: int
+    cpus: float
+    gpus: float
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether workers may join and leave."""
+        return self.min_workers < self.max_workers
 
 
 def run_training(
@@ -37,111 +64,165 @@ def run_training(
     *,
     cpus: float = 0,
 ) -> None:
-    """Run one stage to its end; an interrupted one goes on.
+    """Run a training task to its end. An interrupted one resumes from its last checkpoint.
 
     Args:
-        name: a key of `stages.STAGES`; what follows a "." tells several trainings of a kind apart.
-        job: the job.
-        run_dir: the run's folder.
-        plan: what every worker must agree on.
-        on_progress: called with steps done, steps in all, and figures.
-        cpus: of each worker; job.train.cpus, or a fair share of the cluster, when 0.
+        name: Name of the training task. A suffix after "." distinguishes several tasks of one kind.
+        job: The job.
+        run_dir: The run directory.
+        plan: What every worker must agree on, as JSON-like values.
+        on_progress: Function of steps done, steps in total, and metrics; called twice a second.
+        cpus: CPUs of each worker if job.train.cpus is 0. If both are 0: a fair share of the cluster.
 
     Raises:
-        UserError: the workers do not fit into the cluster, or the training failed for good.
+        UserError: The workers do not fit into the cluster, or the training failed again and again.
     """
-    workers = job.train.workers
-    fewest = job.train.min_workers or workers
-    gpus = job.train.gpus
-    elastic = fewest < workers
-    room = max(fewest, min(workers, count_worker_slots(1, gpus))) if elastic else workers
-    cpus = job.train.cpus or cpus or share_cpus(room, gpus)
-    if count_worker_slots(cpus, gpus) < fewest:
-        key = "min_workers" if elastic else "workers"
-        raise UserError(
-            f"train.{key}={fewest} with {cpus:g} CPUs and {gpus:g} GPUs each was given; the cluster "
-            f"has {total_cpus()} CPUs and {total_gpus()} GPUs, and its nodes hold "
-            f"{count_worker_slots(cpus, gpus)} such workers: lower train.{key} or train.cpus"
-        )
+    layout = RunLayout(run_dir)
+    group = _plan_workers(job, cpus)
     config = {
-        "stage": name,
+        "task": name,
         "job": job.model_dump(mode="json"),
         "run_dir": str(run_dir),
         "plan": plan,
-        "threads": max(1, int(cpus)),
+        "threads": max(1, int(group.cpus)),
     }
-    kept = rescued_checkpoint(run_dir, name)
-    rescue_checkpoint(run_dir / "train" / name, kept)
+
+    rescue_checkpoint(layout.train(name), layout.rescued_checkpoint(name))
+    trainer = _make_trainer(name, job, run_dir, group, config)
+
+    environment = _train_environment(job, group)
+    poll = _progress_reader(layout.progress(name), on_progress)
+    with child_environment(environment), polling(poll), _interruptible():
+        try:
+            trainer.fit()
+        except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
+            raise UserError(f"Training task {name} failed. {_root_cause(error)}") from error
+
+    # The trained network is written, so its checkpoints are no longer necessary.
+    for folder in (layout.train(name), layout.rescued_checkpoint(name)):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _plan_workers(job: Job, cpus: float) -> WorkerGroup:
+    """Return how many workers of which size train.
+
+    Raises:
+        UserError: The nodes of the cluster have no place for them.
+    """
+    settings = job.train
+    max_workers = settings.workers
+    min_workers = settings.min_workers or max_workers
+    is_elastic = min_workers < max_workers
+
+    num_workers = max_workers
+    if is_elastic:
+        num_workers = max(min_workers, min(max_workers, count_worker_slots(1, settings.gpus)))
+    cpus = settings.cpus or cpus or share_cpus(num_workers, settings.gpus)
+
+    slots = count_worker_slots(cpus, settings.gpus)
+    if slots < min_workers:
+        key = "min_workers" if is_elastic else "workers"
+        raise UserError(
+            f"train.{key} = {min_workers} needs {min_workers} workers with {cpus:g} CPUs and "
+            f"{settings.gpus:g} GPUs each, but the nodes of the cluster ({total_cpus()} CPUs and "
+            f"{total_gpus()} GPUs in total) have room for {slots}. Lower train.{key} or train.cpus."
+        )
+    return WorkerGroup(min_workers, max_workers, cpus, settings.gpus)
+
+
+def _make_trainer(
+    name: str, job: Job, run_dir: Path, group: WorkerGroup, config: dict[str, Any]
+) -> TorchTrainer:
     storage, files = train_storage(run_dir, "train")
-    trainer = TorchTrainer(
-        _worker,
+    num_workers: int | tuple[int, int] = group.max_workers
+    max_failures = MAX_FAILURES
+
+    if group.is_elastic:
+        num_workers = (group.min_workers, group.max_workers)
+        # A node that leaves is a failure too, and elastic training survives it.
+        max_failures += group.max_workers
+
+    return TorchTrainer(
+        _run_worker,
         train_loop_config=config,
         torch_config=TorchConfig(timeout_s=int(job.train.barrier_seconds)),
         scaling_config=ScalingConfig(
-            num_workers=(fewest, workers) if elastic else workers,
-            # A change costs what came after the last checkpoint: let there be one between two changes.
+            num_workers=num_workers,
+            # A change of size repeats the steps since the last checkpoint, so there must be a checkpoint
+            # between two changes.
             elastic_resize_monitor_interval_s=2 * job.train.checkpoint_seconds,
-            use_gpu=job.train.gpus > 0,
-            resources_per_worker={"CPU": cpus, "GPU": job.train.gpus},
+            use_gpu=group.gpus > 0,
+            resources_per_worker={"CPU": group.cpus, "GPU": group.gpus},
         ),
         run_config=RunConfig(
             name=name,
             storage_path=storage,
             storage_filesystem=files,
-            # A node that leaves is a failure too, where it is to be done without.
-            failure_config=FailureConfig(max_failures=3 + (workers if elastic else 0)),
+            failure_config=FailureConfig(max_failures=max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
-    path = run_dir / "progress" / f"{name}.json"
 
-    def look() -> None:
+
+def _train_environment(job: Job, group: WorkerGroup) -> dict[str, str]:
+    """Return the environment variables with the time limits of Ray Train's controller."""
+    # A worker that does not answer for this long counts as hung. Ray's default is ten minutes.
+    limits = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": f"{job.train.barrier_seconds:g}"}
+    if group.is_elastic:
+        # Ray counts a dead node for some more seconds, and waits for workers that cannot start there.
+        limits["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "30"
+    return limits
+
+
+def _progress_reader(
+    path: Path, on_progress: Callable[[int, int, dict[str, Any]], None]
+) -> Callable[[], None]:
+    """Return a function that reports the progress which rank 0 has written to a file."""
+
+    def read_progress() -> None:
         with contextlib.suppress(OSError, ValueError):
-            data = json.loads(path.read_text())
-            on_progress(data["done"], data["total"], data)
+            progress = json.loads(path.read_text())
+            on_progress(progress["done"], progress["total"], progress)
 
-    # A worker that answers no poll so long is taken as hung; Ray waits ten minutes by itself.
-    limit = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": f"{job.train.barrier_seconds:g}"}
-    if elastic:  # a dead node is counted for some seconds more, and its workers would be waited for
-        limit["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "30"
-    with child_environment(limit), polling(look), _interruptible():
-        try:
-            trainer.fit()
-        except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
-            raise UserError(f"training of the {name} failed: {_root_cause(error)}") from error
-    for folder in (run_dir / "train" / name, kept):  # the trained network is written
-        shutil.rmtree(folder, ignore_errors=True)
+    return read_progress
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let ^C be KeyboardInterrupt: Train sets a handler that ends the process, and leaves it behind."""
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT) if main else None
+    """Let Ctrl-C raise KeyboardInterrupt in the block.
+
+    Ray Train installs a handler of its own that exits the process, and does not restore the former one.
+    """
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    former_handler = signal.getsignal(signal.SIGINT) if is_main_thread else None
     try:
         yield
     except SystemExit:
         raise KeyboardInterrupt from None
     finally:
-        if main:
-            signal.signal(signal.SIGINT, before)
+        if is_main_thread:
+            signal.signal(signal.SIGINT, former_handler)
 
 
-def _worker(config: dict[str, Any]) -> None:
-    """Run one rank. What it needs is imported there: Train's controller only passes this on."""
-    from raycomp.runtime.training.worker import work
+def _run_worker(config: dict[str, Any]) -> None:
+    """Run one rank. The import is here because Ray Train's controller only passes this function on."""
+    from raycomp.runtime.training.worker import run_worker
 
-    work(config)
+    run_worker(config)
 
 
 def _root_cause(error: BaseException) -> str:
-    """Return the last line of a worker's failure: the message that speaks of the cause.
+    """Return the last line of the worker failure that names the cause.
 
-    When one worker hangs, several fail. What raycomp itself raised, in a worker that is well, says
-    more than what Ray found out about the other.
+    If one worker hangs, several fail. The error that raycomp raises in a healthy worker says more than
+    what Ray reports about the hung one.
     """
     failures = getattr(error, "worker_failures", {}) or {}
-    causes = [str(e).strip() for e in failures.values()] or [str(error).strip()]
-    lasts = [cause.splitlines()[-1].strip() for cause in causes if cause]
-    ours = [line for line in lasts if _OURS.match(line)]
-    return _OURS.sub("", (ours or lasts)[0]) if lasts else repr(error)
+    texts = [str(failure).strip() for failure in failures.values()] or [str(error).strip()]
+    last_lines = [text.splitlines()[-1].strip() for text in texts if text]
+    if not last_lines:
+        return repr(error)
+
+    raycomp_lines = [line for line in last_lines if _RAYCOMP_ERROR.match(line)]
+    line = (raycomp_lines or last_lines)[0]
+    return _RAYCOMP_ERROR.sub("", line)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from raycomp.errors import AllReduceError
-from raycomp.runtime.training import worker
+from raycomp.runtime.training import all_reduce as reduction
 
 
 def test_slices_are_summed_in_place_and_memory_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,8 +17,8 @@ def test_slices_are_summed_in_place_and_memory_is_kept(monkeypatch: pytest.Monke
         seen.append(flat)
         flat.mul_(2)
 
-    monkeypatch.setattr(worker.dist, "all_reduce", all_reduce)
-    reduce = worker.FlatAllReduce()
+    monkeypatch.setattr(reduction.dist, "all_reduce", all_reduce)
+    reduce = reduction.FlatAllReduce()
     whole, other = torch.arange(24.0).view(4, 6), torch.tensor(3.0)
     half = torch.arange(4.0).double()
     reduce([whole[:3, :2], other, half])  # front slices are not contiguous
@@ -38,11 +38,11 @@ def test_slices_are_summed_in_place_and_memory_is_kept(monkeypatch: pytest.Monke
 
 def test_one_tensor_is_summed_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
-    monkeypatch.setattr(worker.dist, "all_reduce", seen.append)
+    monkeypatch.setattr(reduction.dist, "all_reduce", seen.append)
     given = torch.arange(3.0)
-    worker.FlatAllReduce()([given])
+    reduction.FlatAllReduce()([given])
     assert seen[0] is given
-    worker.FlatAllReduce()([given.double()])  # sums are of fp32
+    reduction.FlatAllReduce()([given.double()])  # sums are of fp32
     assert seen[1].dtype == torch.float32
 
 
@@ -51,8 +51,8 @@ def test_a_sum_of_several_that_fails_leaves_all_as_they_were(monkeypatch: pytest
         flat.zero_()
         raise RuntimeError("Connection closed by peer")
 
-    monkeypatch.setattr(worker.dist, "all_reduce", all_reduce)
+    monkeypatch.setattr(reduction.dist, "all_reduce", all_reduce)
     given = torch.arange(3.0)
     with pytest.raises(AllReduceError, match="closed by peer"):
-        worker.FlatAllReduce()([given, torch.ones(2)])
+        reduction.FlatAllReduce()([given, torch.ones(2)])
     assert given.tolist() == [0.0, 1.0, 2.0]

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from raycomp.runtime.training.checkpoints import (
-    LIST,
+    CHECKPOINT_LIST,
     load_checkpoint,
     rescue_checkpoint,
-    rescued_checkpoint,
     save_checkpoint,
 )
 
@@ -25,7 +24,7 @@ def training(tmp_path: Path, steps: list[int], listed: str | None) -> Path:
         made = folder / f"checkpoint_2026-11-28_10-00-{step:02d}.000000"
         save_checkpoint(made, weights, {"w:exp_avg": weights["w"]}, {"step": step})
     if listed is not None:
-        (folder / LIST).write_text(listed)
+        (folder / CHECKPOINT_LIST).write_text(listed)
     return folder
 
 
@@ -39,7 +38,7 @@ def test_a_list_that_is_whole_or_not_there_yet_is_left_alone(tmp_path: Path, lis
 
 @pytest.mark.parametrize("listed", ["", '{"checkpoint_results": [', "\x00" * 40])
 def test_the_newest_whole_checkpoint_is_kept_where_the_list_is_torn(tmp_path: Path, listed: str) -> None:
-    folder, keep = training(tmp_path, [3, 7, 9], listed), rescued_checkpoint(tmp_path / "run", "supernet")
+    folder, keep = training(tmp_path, [3, 7, 9], listed), tmp_path / "run" / "kept" / "supernet"
     torn = max(folder.glob("checkpoint_*/")) / "optimizer.safetensors"
     torn.write_bytes(torn.read_bytes()[:20])
     save_checkpoint(keep, {"w": torch.zeros(2)}, {}, {"step": 5})  # of an earlier rescue

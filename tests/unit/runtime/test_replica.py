@@ -17,12 +17,10 @@ from pyarrow import fs
 from ray.exceptions import RayActorError
 
 from raycomp.errors import AttemptReplacedError, UserError
-from raycomp.runtime.cluster import actor_filesystem as homefiles
-from raycomp.runtime.cluster import file_server as home
-from raycomp.runtime.cluster import replica as visit
-from raycomp.runtime.cluster.actor_filesystem import BLOCK, ActorFileSystem
+from raycomp.runtime.cluster import actor_filesystem, file_server, replica
+from raycomp.runtime.cluster.actor_filesystem import BLOCK_BYTES, ActorFileSystem
 from raycomp.runtime.cluster.file_server import RunFileServer
-from raycomp.runtime.cluster.replica import RunReplica, synced_run_dir
+from raycomp.runtime.cluster.replica import open_run_dir, synced_run_dir
 from raycomp.storage.files import write_json
 
 NODE = SimpleNamespace(get_node_id=lambda: "a" * 32)
@@ -67,10 +65,10 @@ def near(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Near
         get_actor=lambda name: actor,
         get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "b" * 32),
     )
-    monkeypatch.setattr(visit, "ray", away)
-    monkeypatch.setattr(visit, "_known", {})
-    monkeypatch.setattr(visit, "read_marker", lambda path: "")  # it does not see the folder
-    for module in (home, homefiles):
+    monkeypatch.setattr(replica, "ray", away)
+    monkeypatch.setattr(replica, "_opened_run_dirs", {})
+    monkeypatch.setattr(replica, "read_marker", lambda path: "")  # it does not see the folder
+    for module in (file_server, actor_filesystem):
         monkeypatch.setattr(module, "ray", SimpleNamespace(**{**vars(away), **vars(on_driver_node)}))
     return actor
 
@@ -81,7 +79,7 @@ def names(folder: Path) -> set[str]:
 
 
 def test_a_visitor_has_the_runs_files_and_sends_what_it_writes(near: Near, run_dir: Path) -> None:
-    guest = RunReplica(run_dir)
+    guest = open_run_dir(run_dir)
     assert guest.folder != run_dir
     assert guest.folder.name == run_dir.name
     assert names(guest.folder) == {"teacher/network.safetensors", "facts.json"}
@@ -94,17 +92,19 @@ def test_a_visitor_has_the_runs_files_and_sends_what_it_writes(near: Near, run_d
     near.calls.clear()
     guest.push()
     guest.pull()
-    assert [name for name, _ in near.calls] == ["below"], "what is known on both sides is sent no more"
+    assert [name for name, _ in near.calls] == ["list_files"], (
+        "what is known on both sides is sent no more"
+    )
 
 
 def test_a_node_that_sees_the_folder_uses_it(
     near: Near, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And not one that lies at the same path, left by another start."""
-    monkeypatch.setattr(visit, "read_marker", home.read_marker)
-    assert RunReplica(run_dir).folder == run_dir
-    (run_dir / home.MARKER_FILE).write_text("of another start")
-    assert RunReplica(run_dir).folder != run_dir
+    monkeypatch.setattr(replica, "read_marker", file_server.read_marker)
+    assert open_run_dir(run_dir).folder == run_dir
+    (run_dir / file_server.MARKER_FILE).write_text("of another start")
+    assert open_run_dir(run_dir).folder != run_dir
 
 
 def test_what_cannot_be_read_here_leaves_the_file_at_home_as_it_is(near: Near, run_dir: Path) -> None:
@@ -118,7 +118,7 @@ def test_what_cannot_be_read_here_leaves_the_file_at_home_as_it_is(near: Near, r
             return super().read(3)
 
     with pytest.raises(OSError, match="read error"):
-        homefiles.send(near, "demo-0/facts.json", Broken(b"abcdef"))  # type: ignore[arg-type]
+        actor_filesystem.send_file(near, "demo-0/facts.json", Broken(b"abcdef"))  # type: ignore[arg-type]
     gc.collect()
     assert (run_dir / "facts.json").read_text() == "{facts.json}"
 
@@ -126,8 +126,8 @@ def test_what_cannot_be_read_here_leaves_the_file_at_home_as_it_is(near: Near, r
 def test_what_changed_at_home_is_brought_and_what_a_neighbour_brought_is_not_sent(
     near: Near, run_dir: Path
 ) -> None:
-    one, two = RunReplica(run_dir), RunReplica(run_dir)
-    assert sum(name == "read" for name, _ in near.calls) == 2, "two files, once for the node"
+    one, two = open_run_dir(run_dir), open_run_dir(run_dir)
+    assert sum(name == "read_block" for name, _ in near.calls) == 2, "two files, once for the node"
     assert one.folder != two.folder
     write_json(run_dir / "facts.json", {"new": True})
     two.pull()
@@ -141,16 +141,16 @@ def test_what_changed_at_home_is_brought_and_what_a_neighbour_brought_is_not_sen
 def test_what_a_visitor_writes_does_not_reach_its_neighbour_on_the_node(
     near: Near, run_dir: Path
 ) -> None:
-    one, two = RunReplica(run_dir), RunReplica(run_dir)
+    one, two = open_run_dir(run_dir), open_run_dir(run_dir)
     write_json(one.folder / "facts.json", {"mine": 1})
     assert "mine" not in (two.folder / "facts.json").read_text()
     assert "mine" not in (run_dir / "facts.json").read_text()
 
 
 def test_files_larger_than_a_call_pass_whole(near: Near, run_dir: Path) -> None:
-    content = os.urandom(2 * BLOCK + 17)
+    content = os.urandom(2 * BLOCK_BYTES + 17)
     (run_dir / "teacher" / "network.safetensors").write_bytes(content)
-    guest = RunReplica(run_dir)
+    guest = open_run_dir(run_dir)
     assert (guest.folder / "teacher" / "network.safetensors").read_bytes() == content
     (guest.folder / "back").write_bytes(content[::-1])
     guest.push()
@@ -161,29 +161,29 @@ def test_files_larger_than_a_call_pass_whole(near: Near, run_dir: Path) -> None:
 def test_a_call_that_comes_twice_changes_nothing(near: Near, run_dir: Path) -> None:
     actor, name = near.actor, "demo-0/weights"
     for _ in range(2):
-        actor.write(name, "t", 0, b"abc", False)
+        actor.write_block(name, "t", 0, b"abc", False)
     for _ in range(2):
-        actor.write(name, "t", 3, b"def", True)
+        actor.write_block(name, "t", 3, b"def", True)
     assert (run_dir / "weights").read_bytes() == b"abcdef"
     assert not list(run_dir.glob(".weights*"))
 
 
 def test_an_attempt_that_was_replaced_writes_no_more(near: Near, run_dir: Path) -> None:
-    old, new = RunReplica(run_dir), RunReplica(run_dir)
-    old.enter("supernet", "1")
-    new.enter("supernet", "2")
+    old, new = open_run_dir(run_dir), open_run_dir(run_dir)
+    old.start_attempt("supernet", "1")
+    new.start_attempt("supernet", "2")
     for guest, said in ((old, "old"), (new, "new")):
         write_json(guest.folder / "said.json", {"by": said})
     write_json(run_dir / "late.json", {})  # sent by the old one before the new one entered
-    new.enter("supernet", "2")
+    new.start_attempt("supernet", "2")
     assert (new.folder / "late.json").exists()
     with pytest.raises(AttemptReplacedError):
         old.push()
     assert not (run_dir / "said.json").exists()
     new.push()
     assert "new" in (run_dir / "said.json").read_text()
-    other = RunReplica(run_dir)
-    other.enter("teacher", "1")  # another training of the run
+    other = open_run_dir(run_dir)
+    other.start_attempt("teacher", "1")  # another training of the run
     new.push()
 
 
@@ -192,34 +192,35 @@ def test_an_attempt_that_was_replaced_writes_no_more(near: Near, run_dir: Path) 
 )
 def test_nothing_beside_the_run_is_given_or_taken(near: Near, path: str) -> None:
     calls: list[tuple[str, tuple[Any, ...]]] = [
-        ("read", (path, 0, 9)), ("write", (path, "t", 0, b"", True)), ("info", ([path],)),
-        ("below", (path, True, True)), ("change", ("delete_file", path)),
-        ("change", ("move", "demo-0/facts.json", path)),
+        ("read_block", (path, 0, 9)), ("write_block", (path, "t", 0, b"", True)),
+        ("describe_files", ([path],)),
+        ("list_files", (path, True, True)), ("change_files", ("delete_file", path)),
+        ("change_files", ("move", "demo-0/facts.json", path)),
     ]  # fmt: skip
     for what, args in calls:
         with pytest.raises(PermissionError):
             getattr(near.actor, what)(*args)
-    with pytest.raises(ValueError, match="no change"):
-        near.actor.change("open_input_stream", "demo-0/facts.json")
+    with pytest.raises(ValueError, match="not an allowed change"):
+        near.actor.change_files("open_input_stream", "demo-0/facts.json")
 
 
-@pytest.mark.parametrize("size", [3, BLOCK + 5])
+@pytest.mark.parametrize("size", [3, BLOCK_BYTES + 5])
 def test_a_disk_that_is_full_at_home_is_one_message_and_changes_no_file(
     near: Near, run_dir: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """It is full once: what comes after must not pass for the file."""
-    guest = RunReplica(run_dir)
+    guest = open_run_dir(run_dir)
     (guest.folder / "late").write_bytes(b"x" * size)
     (guest.folder / "teacher" / "network.safetensors").unlink()
     (guest.folder / "teacher" / "network.safetensors").write_bytes(b"y" * size)
-    write, left = near.actor.write, [1]
+    write, left = near.actor.write_block, [1]
 
     def once(path: str, token: str, first: int, block: bytes, last: bool) -> None:
         if last and left and left.pop():
-            raise home.write_error(run_dir / path, OSError(28, "No space left on device"))
+            raise file_server.write_error(run_dir / path, OSError(28, "No space left on device"))
         write(path, token, first, block, last)
 
-    monkeypatch.setattr(near.actor, "write", once)
+    monkeypatch.setattr(near.actor, "write_block", once)
     with pytest.raises(UserError, match=r"No space left on device.*free space"):
         guest.push()
     gc.collect()
@@ -235,14 +236,14 @@ def test_what_cannot_be_written_at_home_leaves_nothing_there(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(home.os, "fsync", full)
+    monkeypatch.setattr(file_server.os, "fsync", full)
     with pytest.raises(UserError, match="No space left on device"):
-        near.actor.write("demo-0/late", "t", 0, b"abc", True)
+        near.actor.write_block("demo-0/late", "t", 0, b"abc", True)
     assert not [p for p in run_dir.iterdir() if "late" in p.name]
 
 
 def test_a_copy_that_is_lost_takes_nothing_at_home_along(near: Near, run_dir: Path) -> None:
-    guest = RunReplica(run_dir)
+    guest = open_run_dir(run_dir)
     before = names(run_dir)
     shutil.rmtree(guest.folder.parents[1])
     write_json(guest.folder / "progress" / "x.json", {})
@@ -255,8 +256,8 @@ def test_runs_of_one_name_in_two_storages_have_copies_of_their_own(
 ) -> None:
     other = tmp_path / "elsewhere" / "demo-0"
     other.mkdir(parents=True)
-    assert near.actor.facts()[:2] != RunFileServer(str(other)).facts()[:2]
-    assert near.actor.facts()[:2] == RunFileServer(str(run_dir)).facts()[:2]
+    assert near.actor.describe()[:2] != RunFileServer(str(other)).describe()[:2]
+    assert near.actor.describe()[:2] == RunFileServer(str(run_dir)).describe()[:2]
 
 
 def test_what_is_large_comes_to_who_asks_for_it(near: Near, run_dir: Path) -> None:
@@ -274,14 +275,14 @@ def test_a_process_that_outlives_a_start_of_the_run_visits_the_next_one(
 ) -> None:
     with synced_run_dir(str(run_dir)) as first:
         pass
-    below, left = near.actor.below, [1]
+    below, left = near.actor.list_files, [1]
 
     def gone(*args: Any) -> Any:
         if left and left.pop():
             raise RayActorError
         return below(*args)
 
-    monkeypatch.setattr(near.actor, "below", gone)
+    monkeypatch.setattr(near.actor, "list_files", gone)
     with synced_run_dir(str(run_dir)) as second:
         assert second != first
         assert (second / "facts.json").exists()
@@ -293,7 +294,7 @@ def test_tokens_come_with_the_keys_that_name_them(near: Near, run_dir: Path) -> 
     for key in ("a" * 32, "b" * 32):
         (cache / f"{key}.arrow").write_text(key)
     write_json(run_dir / "tokens" / "train.json", {"key": "a" * 32, "rows": 1})
-    guest = RunReplica(run_dir)
+    guest = open_run_dir(run_dir)
     kept = guest.folder.parent / ".cache" / "tokens"
     assert [p.name for p in kept.iterdir()] == [f"{'a' * 32}.arrow"]
     guest.push()
@@ -322,18 +323,19 @@ def test_a_task_that_fails_sends_nothing(near: Near, run_dir: Path) -> None:
 
 
 def test_copies_of_processes_that_are_gone_are_removed(near: Near, run_dir: Path) -> None:
-    guest = RunReplica(run_dir)
+    guest = open_run_dir(run_dir)
     here = guest.folder.parents[1]
     code = (
-        "import sys; from pathlib import Path; from raycomp.runtime.cluster.replica import _own_folder;"
-        "print(_own_folder(Path(sys.argv[1])))"
+        "import sys; from pathlib import Path; from raycomp.runtime.cluster.replica import "
+        "_make_process_folder;"
+        "print(_make_process_folder(Path(sys.argv[1])))"
     )
     gone = subprocess.run(
         [sys.executable, "-c", code, str(here)], capture_output=True, text=True, check=True
     ).stdout.split()[-1]
     assert Path(gone).is_dir()
     assert guest.folder.is_dir(), "its process lives"
-    RunReplica(run_dir)
+    open_run_dir(run_dir)
     assert not Path(gone).exists()
     assert guest.folder.is_dir()
 
@@ -344,17 +346,21 @@ def test_a_node_that_joined_and_sees_nothing_is_named(
     def none(name: str) -> Any:
         raise ValueError(name)
 
-    monkeypatch.setattr(homefiles, "ray", SimpleNamespace(get_actor=none, is_initialized=lambda: True))
-    assert RunReplica(tmp_path).folder == tmp_path
-    with pytest.raises(UserError, match=f"node {os.uname().nodename} joined and does not see"):
-        RunReplica(tmp_path / "nowhere")
+    monkeypatch.setattr(
+        actor_filesystem, "ray", SimpleNamespace(get_actor=none, is_initialized=lambda: True)
+    )
+    assert open_run_dir(tmp_path).folder == tmp_path
+    with pytest.raises(
+        UserError, match=f"Node {os.uname().nodename} joined the cluster but cannot access"
+    ):
+        open_run_dir(tmp_path / "nowhere")
 
 
 def test_ray_train_finds_a_file_system_that_pyarrow_copies_with(
     near: Near, run_dir: Path, tmp_path: Path
 ) -> None:
     """What Ray Train does with its storage: make folders, look, copy there and back, remove."""
-    path, remote = homefiles.train_storage(run_dir, "train")
+    path, remote = actor_filesystem.train_storage(run_dir, "train")
     assert path == "demo-0/train"
     assert remote == fs.PyFileSystem(ActorFileSystem("demo-0"))
     source = tmp_path / "checkpoint"

@@ -13,9 +13,9 @@ from torch import nn
 
 from raycomp.config.loader import parse_job
 from raycomp.methods.yoco.plan import build_sampler
-from raycomp.runtime.training import worker
+from raycomp.runtime.training import recorder
 from raycomp.runtime.training.elastic_tasks import SupernetTask
-from raycomp.runtime.training.worker import CHECK_STEPS, FLUSH_STEPS, TrainingReporter
+from raycomp.runtime.training.recorder import CHECK_STEPS, FLUSH_STEPS, TrainingReporter
 from raycomp.storage.tables import table_dir
 from raycomp.training.loop import StepResult, fit
 from tests.integration.test_actors import plan_of
@@ -61,7 +61,7 @@ def test_theta_is_asked_for_between_blocks_alone(
 ) -> None:
     """Also where a run goes on within a phase: the first row then opens none."""
     reported: list[int] = []
-    monkeypatch.setattr(worker.ray.train, "report", lambda m, **_: reported.append(m["step"]))
+    monkeypatch.setattr(recorder.ray.train, "report", lambda m, **_: reported.append(m["step"]))
     job = {
         **tiny_job,
         "train": {**tiny_job["train"], "sampler_sync_steps": block, "checkpoint_seconds": 1e-9},
