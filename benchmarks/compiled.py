@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import RUNS, alternating, seconds
-from benchmarks.setting import batches, halves, plain_step, workplace
+from benchmarks.measure import RUNS, measure_pair, timed
+from benchmarks.workload import demo_context, half_size_architectures, plain_step, training_batches
 from raycomp.data.batches import Batch
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.training.optimizers import autocast, resolve_precision
@@ -40,11 +40,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one small batch: shows that all works")
     args = parser.parse_args()
     torch._dynamo.config.recompile_limit = SHAPES
-    device, context = torch.device(args.device), workplace()
+    device, context = torch.device(args.device), demo_context()
     precision = resolve_precision("auto", device)
     rows = 8 if args.quick else 128 if device.type == "cuda" else 32
-    held = batches(context, rows, 1, device)[0]
-    archs = halves(context, 2 if args.quick else 16)
+    held = training_batches(context, rows, 1, device)[0]
+    archs = half_size_architectures(context, 2 if args.quick else 16)
     network = context.network().to(device).eval()
     small = network.extract(archs[0]).to(device)
     print(f"{'case':<44} {'eager':>9} {'compiled':>9} {'ratio':>6} {'first':>7} {'repaid after':>13}")
@@ -70,9 +70,9 @@ class _Report:
         began = time.perf_counter()
         compiled()
         first = time.perf_counter() - began
-        pair = alternating(
-            seconds(lambda: [compiled() for _ in range(5)], self.device),
-            seconds(lambda: [eager() for _ in range(5)], self.device),
+        pair = measure_pair(
+            timed(lambda: [compiled() for _ in range(5)], self.device),
+            timed(lambda: [eager() for _ in range(5)], self.device),
             self.runs,
         )
         fast, slow = (sorted(side)[len(side) // 2] / 5 for side in (pair.a, pair.b))

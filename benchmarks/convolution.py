@@ -13,7 +13,7 @@ import argparse
 import torch
 from torch import Tensor
 
-from benchmarks.measure import alternating, seconds
+from benchmarks.measure import measure_pair, timed
 from raycomp.methods.adabert import winograd
 from raycomp.methods.adabert.modules import convolve
 
@@ -54,7 +54,7 @@ def line(inputs: int, outputs: int, taps: int, runs: int) -> str:
     def fast() -> Tensor:
         return winograd.convolve_relu([x], form, taps)
 
-    times = alternating(seconds(direct, here), seconds(fast, here), runs)
+    times = measure_pair(timed(direct, here), timed(fast, here), runs)
     errors = [float((f() - exact).abs().max()) for f in (direct, fast)]
     return (
         f"{inputs} to {outputs} channels, {taps} taps, tiles of {tiles}: "

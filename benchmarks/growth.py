@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import NotMeasured, Settings, seconds, turns
-from benchmarks.run_all import ROOT, machine
-from benchmarks.setting import batches, open_sampler, super_step, workplace
+from benchmarks.measure import NotMeasurableError, Options, measure_in_turns, timed
+from benchmarks.run_all import ROOT, machine_name
+from benchmarks.workload import demo_context, make_supernet_step, training_batches, whole_space_sampler
 from raycomp.config.loader import parse_job
 from raycomp.data.tokens import tokenise
 from raycomp.encoder.architecture import Architecture
@@ -82,14 +82,14 @@ def main() -> None:
     parser.add_argument("--latency-us", type=float, default=50.0)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    settings = Settings(1 if args.quick else args.runs, args.quick, "cpu")
+    settings = Options(1 if args.quick else args.runs, args.quick, "cpu")
     network, rows = Network(args.gbits, args.latency_us), []
     for name in args.only:
         rows += show(PARTS[name](settings, network))
     out = args.out
     if out is None and not args.quick and set(args.only) == set(PARTS):
         date = datetime.date.today().isoformat()
-        out = ROOT / "benchmarks" / "results" / f"growth-{machine('cpu')}-{date}.json"
+        out = ROOT / "benchmarks" / "results" / f"growth-{machine_name('cpu')}-{date}.json"
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")
@@ -106,17 +106,17 @@ def show(rows: list[GrowthPoint]) -> list[GrowthPoint]:
     return rows
 
 
-def budgets(settings: Settings, network: Network) -> list[GrowthPoint]:
+def budgets(settings: Options, network: Network) -> list[GrowthPoint]:
     """Search 1 to 16 budgets with evaluators that sleep: evaluations and wall time."""
     import ray
 
-    from benchmarks.ranks import ray_here
+    from benchmarks.ranks import local_ray
     from raycomp.runtime.scoring.deployment_search import search_budgets
     from raycomp.runtime.scoring.ledger import Ledger
 
-    context, found = workplace(f"search.evaluations={8 if settings.quick else 64}"), []
-    shape, theta = context.shape, open_sampler(context).state_dict()
-    with ray_here(), tempfile.TemporaryDirectory() as folder:
+    context, found = demo_context(f"search.evaluations={8 if settings.quick else 64}"), []
+    shape, theta = context.shape, whole_space_sampler(context).state_dict()
+    with local_ray(), tempfile.TemporaryDirectory() as folder:
         for count in (0, 1, 2, 4, 8, 16)[: 3 if settings.quick else None]:
             data, run_dir = context.job.model_dump(mode="json"), Path(folder) / str(count)
             shares = np.linspace(0.8, 0.35, max(1, count)).round(3)
@@ -161,13 +161,13 @@ class Sleeper:
         }  # fmt: skip
 
 
-def workers(settings: Settings, network: Network) -> list[GrowthPoint]:
+def workers(settings: Options, network: Network) -> list[GrowthPoint]:
     """Seconds a step with 32 sentences a worker: 1 and 2 measured, up to 64 simulated."""
     one, size = _one_worker(settings)
     measured = {1: one}
     try:
         measured[2] = _two_workers(settings)
-    except NotMeasured as reason:
+    except NotMeasurableError as reason:
         print(f"workers: 2 not measured: {reason}")
     calls, name = _actor_seconds(settings), "step of 32 sentences a worker"
     rows = [GrowthPoint("workers", name, count, taken, "s") for count, taken in measured.items()]
@@ -180,11 +180,11 @@ def workers(settings: Settings, network: Network) -> list[GrowthPoint]:
     return rows
 
 
-def _one_worker(settings: Settings) -> tuple[float, float]:
+def _one_worker(settings: Options) -> tuple[float, float]:
     """Return the seconds of a step on one processor, and the bytes of its gradients."""
-    context, threads = workplace(), torch.get_num_threads()
-    held, model = batches(context, 32, 1 if settings.quick else BATCHES, CPU), context.network()
-    step, done = super_step(model, open_sampler(context), "fp32", CPU), 0
+    context, threads = demo_context(), torch.get_num_threads()
+    held, model = training_batches(context, 32, 1 if settings.quick else BATCHES, CPU), context.network()
+    step, done = make_supernet_step(model, whole_space_sampler(context), "fp32", CPU), 0
 
     def epoch() -> None:
         nonlocal done
@@ -193,27 +193,27 @@ def _one_worker(settings: Settings) -> tuple[float, float]:
             done += 1
 
     torch.set_num_threads(1)
-    taken = float(np.median(turns([seconds(epoch)], settings.runs)[0])) / len(held)
+    taken = float(np.median(measure_in_turns([timed(epoch)], settings.runs)[0])) / len(held)
     torch.set_num_threads(threads)
     parameters = dict(model.named_parameters())
-    active = model.active_parameters(enclosing_architecture(open_sampler(context).ask(0)))
+    active = model.active_parameters(enclosing_architecture(whole_space_sampler(context).ask(0)))
     sent = sum(parameters[name][where].numel() for name, where in active if name != WORD_EMBEDDING)
     words = float(np.mean([len(b.input_ids.unique()) for b in held]))  # of the table, a batch's alone
     return taken, 4.0 * (sent + words * parameters[WORD_EMBEDDING].shape[1])
 
 
-def _actor_seconds(settings: Settings) -> dict[int, float]:
+def _actor_seconds(settings: Options) -> dict[int, float]:
     """Return what one step's asks and tells cost, by the number of workers that call together."""
     import ray
 
-    from benchmarks.ranks import ray_here
+    from benchmarks.ranks import local_ray
     from raycomp.methods.yoco.plan import train_plan
     from raycomp.runtime.training.sampler_actor import start_sampler
 
-    context, found = workplace(), {}
+    context, found = demo_context(), {}
     plan = train_plan(context.job, context.space, context.shape, 10_000)
     plan["steps"] = [0] * (len(plan["steps"]) - 1) + [100_000]
-    with ray_here(), tempfile.TemporaryDirectory() as folder:
+    with local_ray(), tempfile.TemporaryDirectory() as folder:
         for world in (1, 2, 4, 8, 16, 32, 64)[: 2 if settings.quick else None]:
             path, attempt = Path(folder) / f"{world}.json", "growth"
             job = context.job.model_dump(mode="json")
@@ -231,14 +231,14 @@ def _actor_seconds(settings: Settings) -> dict[int, float]:
     return found
 
 
-def _two_workers(settings: Settings) -> float:
+def _two_workers(settings: Options) -> float:
     """Return the seconds of a step of two ranks with 32 sentences each, gloo between them."""
     import ray
 
-    from benchmarks.ranks import WORLD, two_ranks
+    from benchmarks.ranks import WORLD, start_two_ranks
 
     count = 1 if settings.quick else BATCHES
-    with two_ranks() as ranks:
+    with start_two_ranks() as ranks:
         ray.get([r.prepare.remote(32 * WORLD, count) for r in ranks])
         ray.get([r.train.remote(WORLD) for r in ranks])
         taken = [max(ray.get([r.train.remote(WORLD) for r in ranks])) for _ in range(settings.runs)]
@@ -252,13 +252,13 @@ SPACES = {
 }
 
 
-def space(settings: Settings, network: Network) -> list[GrowthPoint]:
+def space(settings: Options, network: Network) -> list[GrowthPoint]:
     """Milliseconds of one ask, tell and uniform draw, by the size of the space."""
     rows, steps = [], 5 if settings.quick else 200
     for held in SPACES.values():
         size = float(held.num_architectures())
         for name, count, work in _calls(held, steps):
-            taken = float(np.median(turns([seconds(work)], settings.runs)[0]))
+            taken = float(np.median(measure_in_turns([timed(work)], settings.runs)[0]))
             rows.append(GrowthPoint("space", name, size, 1000 * taken / count, "ms"))
     return rows
 
@@ -299,13 +299,13 @@ def _calls(held: SearchSpace, steps: int) -> list[tuple[str, int, Callable[[], o
     ]
 
 
-def data(settings: Settings, network: Network) -> list[GrowthPoint]:
+def data(settings: Options, network: Network) -> list[GrowthPoint]:
     """Seconds of tokenising and of scoring one architecture, by the number of sentences."""
     from dataclasses import replace
 
     from benchmarks.claims.evaluation import first_rows
 
-    context, rows = workplace(), []
+    context, rows = demo_context(), []
     train, tokens, model = context.task.train, context.tokens("train"), context.network().eval()
     arch = context.space.smallest()
     for count in (250, 1000, 4000)[: 2 if settings.quick else None]:
@@ -320,13 +320,13 @@ def data(settings: Settings, network: Network) -> list[GrowthPoint]:
                 max_tokens=4096, precision="fp32", device=CPU,
             ),
         }  # fmt: skip
-        taken = turns([seconds(w) for w in works.values()], min(3, settings.runs))
+        taken = measure_in_turns([timed(w) for w in works.values()], min(3, settings.runs))
         for name, each in zip(works, taken, strict=True):
             rows.append(GrowthPoint("data", name, count, float(np.median(each)), "s"))
     return rows
 
 
-PARTS: dict[str, Callable[[Settings, Network], list[GrowthPoint]]] = {
+PARTS: dict[str, Callable[[Options, Network], list[GrowthPoint]]] = {
     "budgets": budgets, "workers": workers, "space": space, "data": data,
 }  # fmt: skip
 

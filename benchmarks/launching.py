@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from transformers import BertConfig
 
-from benchmarks.measure import RUNS, seconds, turns
-from benchmarks.setting import Listed, plain_step, super_step
+from benchmarks.measure import RUNS, measure_in_turns, timed
+from benchmarks.workload import FixedSampler, make_supernet_step, plain_step
 from raycomp.data.batches import Batch
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
@@ -43,15 +43,15 @@ def main() -> None:
     network = ElasticEncoder(Encoder(from_family_config(config, num_labels=2)))
     archs = [Architecture(layers, (h,) * layers, (k,) * layers) for h, k in ((6, 48), (4, 32))]
     dense = plain_step(network.extract(archs[0]), "fp32", cpu)
-    one, two = Listed(archs[:1]), Listed(archs)
-    sliced, both = (super_step(network, sampler, "fp32", cpu) for sampler in (one, two))
+    one, two = FixedSampler(archs[:1]), FixedSampler(archs)
+    sliced, both = (make_supernet_step(network, sampler, "fp32", cpu) for sampler in (one, two))
     ids = torch.randint(5, 200, (2, 8))
     batch = Batch(ids, torch.ones_like(ids).bool(), ids * 0, torch.tensor([0, 1]), np.arange(2), 2, 16)
-    found = turns(
+    found = measure_in_turns(
         [
-            seconds(lambda: [dense(batch) for _ in range(STEPS)]),
-            seconds(lambda: [sliced(i, batch) for i in range(STEPS)]),
-            seconds(lambda: [both(i, batch) for i in range(STEPS)]),
+            timed(lambda: [dense(batch) for _ in range(STEPS)]),
+            timed(lambda: [sliced(i, batch) for i in range(STEPS)]),
+            timed(lambda: [both(i, batch) for i in range(STEPS)]),
         ],
         args.runs,
     )

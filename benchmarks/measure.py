@@ -24,12 +24,12 @@ Work = Callable[[], float]
 RUNS = 5
 
 
-class NotMeasured(Exception):
+class NotMeasurableError(Exception):
     """This machine cannot show the claim; the message says what it lacks."""
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedFigures:
     """Figures of two things, the i-th of each measured next to the other."""
 
     a: tuple[float, ...]
@@ -71,13 +71,15 @@ class Claim:
     runs: int
 
     @classmethod
-    def of(cls, name: str, paired: Paired, better: Literal["lower", "higher"], target: float) -> Claim:
+    def from_figures(
+        cls, name: str, paired: PairedFigures, better: Literal["lower", "higher"], target: float
+    ) -> Claim:
         """Hold a measurement against its target."""
         ratio = paired.ratio
         holds = ratio <= target if better == "lower" else ratio >= target
         return cls(name, ratio, target, better, holds, paired.spread, len(paired.a))
 
-    def line(self) -> str:
+    def format_line(self) -> str:
         """Return the claim as one line of a table."""
         sign = "<=" if self.better == "lower" else ">="
         held = "holds" if self.holds else "does not hold"
@@ -91,7 +93,7 @@ class Claim:
 HEADER = f"{'claim':<72} {'ratio':>8}  {'target':<9} {'spread (central half)':<21} {'runs':>3}"
 
 
-def turns(works: Sequence[Work], runs: int, warm: int = 1) -> list[tuple[float, ...]]:
+def measure_in_turns(works: Sequence[Work], runs: int, warm: int = 1) -> list[tuple[float, ...]]:
     """Call each work in turn, `warm + runs` rounds, every second round in reverse order.
 
     Args:
@@ -112,12 +114,12 @@ def turns(works: Sequence[Work], runs: int, warm: int = 1) -> list[tuple[float, 
     return [tuple(f) for f in figures]
 
 
-def alternating(a: Work, b: Work, runs: int, warm: int = 1) -> Paired:
+def measure_pair(a: Work, b: Work, runs: int, warm: int = 1) -> PairedFigures:
     """Measure two works in turns; see `turns`."""
-    return Paired(*turns([a, b], runs, warm))
+    return PairedFigures(*measure_in_turns([a, b], runs, warm))
 
 
-def seconds(work: Callable[[], object], device: Any = None) -> Work:
+def timed(work: Callable[[], object], device: Any = None) -> Work:
     """Return a work whose figure is how long it took.
 
     Args:
@@ -143,7 +145,7 @@ def _wait(device: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Settings:
+class Options:
     """How a file of claims was called.
 
     Attributes:
@@ -157,7 +159,7 @@ class Settings:
     device: str
 
 
-def main(doc: str | None, measure: Callable[[Settings], list[Claim]]) -> None:
+def run_claims(doc: str | None, measure: Callable[[Options], list[Claim]]) -> None:
     """Run one file of claims from the command line: print a line a claim, write them where asked."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--runs", type=int, default=RUNS, help="pairs of each claim (default: 5)")
@@ -168,13 +170,13 @@ def main(doc: str | None, measure: Callable[[Settings], list[Claim]]) -> None:
     if args.runs < 1:
         parser.error(f"--runs {args.runs} was given; allowed: 1 or more")
     try:
-        claims = measure(Settings(1 if args.quick else args.runs, args.quick, args.device))
-    except NotMeasured as reason:
+        claims = measure(Options(1 if args.quick else args.runs, args.quick, args.device))
+    except NotMeasurableError as reason:
         print(f"not measured: {reason}")
         claims = []
     except UserError as error:
         sys.exit(str(error))
     for claim in claims:
-        print(claim.line(), flush=True)
+        print(claim.format_line(), flush=True)
     if args.out is not None:
         args.out.write_text(json.dumps([asdict(c) for c in claims], indent=1) + "\n")

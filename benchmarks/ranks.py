@@ -15,8 +15,14 @@ import ray
 import torch
 import torch.distributed as dist
 
-from benchmarks.measure import NotMeasured
-from benchmarks.setting import ROOT, open_sampler, spread, super_step, workplace
+from benchmarks.measure import NotMeasurableError
+from benchmarks.workload import (
+    ROOT,
+    demo_context,
+    make_supernet_step,
+    spread_over_lengths,
+    whole_space_sampler,
+)
 from raycomp.data.batches import collate, shard, words_of
 from raycomp.runtime.cluster.connect import start_local_cluster
 from raycomp.runtime.training.all_reduce import FlatAllReduce
@@ -25,7 +31,7 @@ WORLD = 2
 
 
 @contextmanager
-def ray_here() -> Iterator[None]:
+def local_ray() -> Iterator[None]:
     """Start a quiet Ray with two processors in this machine, whose processes find these files."""
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     start_local_cluster(num_cpus=WORLD, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}}, **quiet)
@@ -38,15 +44,15 @@ def ray_here() -> Iterator[None]:
 
 
 @contextmanager
-def two_ranks(kind: type[Rank] | None = None) -> Iterator[list[Any]]:
+def start_two_ranks(kind: type[Rank] | None = None) -> Iterator[list[Any]]:
     """Start Ray in this machine and two ranks on it, of a class of their own where one is given.
 
     Raises:
-        NotMeasured: this process may use one processor alone.
+        NotMeasurableError: this process may use one processor alone.
     """
     if len(os.sched_getaffinity(0)) < WORLD:
-        raise NotMeasured("two workers need two processors")
-    with ray_here(), tempfile.TemporaryDirectory() as folder:
+        raise NotMeasurableError("two workers need two processors")
+    with local_ray(), tempfile.TemporaryDirectory() as folder:
         start = ray.remote(num_cpus=1)(kind or Rank)
         yield [start.remote(i, str(Path(folder) / "meeting")) for i in range(WORLD)]
 
@@ -71,18 +77,18 @@ class Rank:
         Returns:
             Sentences of all batches of one worker and of two.
         """
-        self.context = workplace('train.mode="explore"')
+        self.context = demo_context('train.mode="explore"')
         self.tokens, network = self.context.tokens("train"), self.context.network()
         self.batches = {
-            world: spread(self.tokens.lengths, batch_size * (world if grow else 1), batches)
+            world: spread_over_lengths(self.tokens.lengths, batch_size * (world if grow else 1), batches)
             for world in (1, WORLD)
         }
         cpu = torch.device("cpu")
         # Uniform exploration does not move theta, so both ranks draw the same without an actor.
         self.steps = {
-            world: super_step(
+            world: make_supernet_step(
                 network,
-                open_sampler(self.context),
+                whole_space_sampler(self.context),
                 "fp32",
                 cpu,
                 reduce=FlatAllReduce() if world > 1 else None,

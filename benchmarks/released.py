@@ -17,7 +17,7 @@ from raycomp.data.batches import Batch
 from raycomp.encoder.architecture import Architecture
 
 
-class Sliced(nn.Module):
+class SlicedLinear(nn.Module):
     """A linear layer of which the first so many inputs and outputs are used; None: all of them."""
 
     def __init__(self, full: nn.Linear) -> None:
@@ -31,7 +31,7 @@ class Sliced(nn.Module):
         return F.linear(x, self.weight[: self.outputs, : self.inputs], self.bias[: self.outputs])
 
 
-class Released:
+class ReleasedSupernet:
     """A super-network over transformers' BERT, and its training step."""
 
     def __init__(self, model: BertForSequenceClassification) -> None:
@@ -40,10 +40,10 @@ class Released:
         for layer in self.layers:
             attention = layer.attention
             for name in ("query", "key", "value"):
-                setattr(attention.self, name, Sliced(getattr(attention.self, name)))
-            attention.output.dense = Sliced(attention.output.dense)
-            layer.intermediate.dense = Sliced(layer.intermediate.dense)
-            layer.output.dense = Sliced(layer.output.dense)
+                setattr(attention.self, name, SlicedLinear(getattr(attention.self, name)))
+            attention.output.dense = SlicedLinear(attention.output.dense)
+            layer.intermediate.dense = SlicedLinear(layer.intermediate.dense)
+            layer.output.dense = SlicedLinear(layer.output.dense)
         self.parameters = list(model.parameters())
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-5, weight_decay=0.0)
 

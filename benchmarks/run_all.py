@@ -62,11 +62,13 @@ def main() -> None:
         print(f"{name}: not measured: it is about Ray and processors")
     held = sum(row["holds"] for row in rows)
     print(f"seconds: {', '.join(f'{name} {s:.0f}' for name, s in taken.items())}")
-    print(f"{held} of {len(rows)} claims hold; {sum(taken.values()):.0f} s on {machine(args.device)}")
+    print(
+        f"{held} of {len(rows)} claims hold; {sum(taken.values()):.0f} s on {machine_name(args.device)}"
+    )
     out = args.out
     if out is None and not args.quick and names == [n for n in CLAIMS if n in names] and not failed:
         date = datetime.date.today().isoformat()
-        out = ROOT / "benchmarks" / "results" / f"{machine(args.device)}-{date}.json"
+        out = ROOT / "benchmarks" / "results" / f"{machine_name(args.device)}-{date}.json"
     if out is not None:
         write(out, rows)
         print(f"written to {out}")
@@ -114,22 +116,22 @@ def run(name: str, runs: int, quick: bool, device: str) -> list[dict[str, object
         return json.loads(out.read_text())
 
 
-def machine(device: str) -> str:
+def machine_name(device: str) -> str:
     """Return a short word for the processor and its cores, or for the GPU."""
     if device == "cuda":
         import torch
 
-        return plain(torch.cuda.get_device_name())
+        return to_slug(torch.cuda.get_device_name())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     model = "processor"
     info = Path("/proc/cpuinfo")
     if info.exists():
         models = re.findall(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
         model = models[0] if models else model
-    return f"{plain(model)}-{cores}-cores"
+    return f"{to_slug(model)}-{cores}-cores"
 
 
-def plain(model: str) -> str:
+def to_slug(model: str) -> str:
     """Return a model's name as lower-case words joined by "-": no marks, no clock."""
     words = re.sub(r"\([^)]*\)|@.*|\b(CPU|Processor)\b", " ", model)
     return "-".join(re.findall(r"[a-z0-9]+", words.lower())) or "processor"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.setting import open_sampler, workplace
+from benchmarks.workload import demo_context, whole_space_sampler
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import EncoderShape
 from raycomp.search.searchers import shared_initial_set
@@ -70,8 +70,8 @@ def main() -> None:
     parser.add_argument("--state", type=Path, help="a trained sampler.json")
     parser.add_argument("--counts", type=int, nargs="+", default=[32, 58, 200])
     args = parser.parse_args()
-    context = workplace()
-    state = read_json(args.state) if args.state else open_sampler(context).state_dict()
+    context = demo_context()
+    state = read_json(args.state) if args.state else whole_space_sampler(context).state_dict()
     budgets = [context.budget(settings) for settings in context.job.budget]
     for count in args.counts:
         archs = shared_initial_set(context.space, state, budgets, count, SEED)

@@ -18,7 +18,7 @@ from typing import Any
 
 import ray
 
-from benchmarks.ranks import WORLD, Rank, two_ranks
+from benchmarks.ranks import WORLD, Rank, start_two_ranks
 from raycomp.data.batches import collate, shard, words_of
 
 BATCH, BATCHES = 32, 4
@@ -48,7 +48,7 @@ def main() -> None:
     runs = parser.parse_args().runs
     if runs < 2:
         parser.error(f"--runs {runs} was given; allowed: 2 or more")
-    with two_ranks(Alone) as ranks:
+    with start_two_ranks(Alone) as ranks:
         for form, grow in FORMS.items():
             sentences = ray.get([r.prepare.remote(BATCH, BATCHES, grow) for r in ranks])[0]
             asked: dict[str, tuple[int, Callable[[], list[Any]]]] = {

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.run_all import ROOT, machine
+from benchmarks.run_all import ROOT, machine_name
 from raycomp.errors import UserError
 from raycomp.report import ablation_table, load_study_results
 from raycomp.report.study_tables import (
@@ -50,7 +50,8 @@ def write_page(folder: Path, out: Path) -> Path:
     study = load_study_results(folder)
     preset = f" --preset {study.preset}" if study.preset else ""
     parts = [
-        f"`raycomp run jobs/studies/{study.name}.toml{preset} --set task.folder=GLUE`, {machine('cpu')}.",
+        f"`raycomp run jobs/studies/{study.name}.toml{preset} --set task.folder=GLUE`, "
+        f"{machine_name('cpu')}.",
         format_study_heading(study),
         f"![means and intervals of {study.name}]({study.name}.svg)",
         *(format_markdown(t) for t in build_study_tables(study)),

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import Claim, Settings, alternating, main, seconds
-from benchmarks.setting import batches, workplace
+from benchmarks.measure import Claim, Options, measure_pair, run_claims, timed
+from benchmarks.workload import demo_context, training_batches
 from raycomp.methods.adabert.cell import Cell, EdgeExecution
 from raycomp.methods.adabert.distillation import DistillationLoss
 from raycomp.methods.adabert.efficiency import operation_costs
@@ -41,22 +41,22 @@ class Predictions:
         return said[:, -1], said
 
 
-def measure(settings: Settings) -> list[Claim]:
+def measure(settings: Options) -> list[Claim]:
     """Time the same steps of both; one run holds several, since their depths differ."""
-    device, context = torch.device(settings.device), workplace()
+    device, context = torch.device(settings.device), demo_context()
     count = 1 if settings.quick else 6
     rows = 128 if device.type == "cuda" else context.job.adabert.batch_size
-    held = batches(context, rows, count, device)
+    held = training_batches(context, rows, count, device)
     default = context.job.adabert.estimator
     ours = search(context, default, context.job.adabert.share_kernels, device)
     theirs = one_by_one(search(context, "full", False, device))
-    paired = alternating(
-        seconds(lambda: [ours(i, b) for i, b in enumerate(held)], device),
-        seconds(lambda: [theirs(i, b) for i, b in enumerate(held)], device),
+    paired = measure_pair(
+        timed(lambda: [ours(i, b) for i, b in enumerate(held)], device),
+        timed(lambda: [theirs(i, b) for i, b in enumerate(held)], device),
         settings.runs,
     )
     name = f"AdaBERT search step, {default} / all operations one by one"
-    return [Claim.of(name, paired, "lower", 0.35)]
+    return [Claim.from_figures(name, paired, "lower", 0.35)]
 
 
 class OneByOne(Cell):
@@ -123,4 +123,4 @@ def search(context: RunContext, estimator: str, share: bool, device: torch.devic
 
 
 if __name__ == "__main__":
-    main(__doc__, measure)
+    run_claims(__doc__, measure)

@@ -15,9 +15,9 @@ from typing import Any
 
 import ray
 
-from benchmarks.measure import Claim, Paired, Settings, main
-from benchmarks.ranks import ray_here
-from benchmarks.setting import open_sampler, workplace
+from benchmarks.measure import Claim, Options, PairedFigures, run_claims
+from benchmarks.ranks import local_ray
+from benchmarks.workload import demo_context, whole_space_sampler
 from raycomp.config.loader import parse_job
 from raycomp.methods.context import RunContext
 from raycomp.runtime.scoring.deployment_search import search_budgets
@@ -30,11 +30,11 @@ from raycomp.storage.tensors import save_tensors
 SHARES = (0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35)
 
 
-def measure(settings: Settings) -> list[Claim]:
+def measure(settings: Options) -> list[Claim]:
     """Search in turns: one budget, the same again, eight budgets."""
     rows, asked = (20, 4) if settings.quick else (160, 32)
-    context = workplace(f"task.selection={rows}", f"search.evaluations={asked}")
-    with ray_here(), tempfile.TemporaryDirectory() as folder:
+    context = demo_context(f"task.selection={rows}", f"search.evaluations={asked}")
+    with local_ray(), tempfile.TemporaryDirectory() as folder:
         return _claims(Searches(context, Path(folder)), settings.runs)
 
 
@@ -47,13 +47,17 @@ def _claims(searches: Searches, runs: int) -> list[Claim]:
         found["again"].append(searches.run(f"one-{run}", SHARES[:1]))
         found["eight"].append(searches.run(f"eight-{run}", SHARES))
 
-    def paired(a: str, b: str, column: int) -> Paired:
-        return Paired(tuple(r[column] for r in found[a]), tuple(r[column] for r in found[b]))
+    def paired(a: str, b: str, column: int) -> PairedFigures:
+        return PairedFigures(tuple(r[column] for r in found[a]), tuple(r[column] for r in found[b]))
 
     return [
-        Claim.of("8 budgets / the dearest one, evaluations", paired("eight", "one", 0), "lower", 1.3),
-        Claim.of("8 budgets / the dearest one, wall time", paired("eight", "one", 1), "lower", 1.3),
-        Claim.of("the same search again, evaluations", paired("again", "one", 0), "lower", 0.0),
+        Claim.from_figures(
+            "8 budgets / the dearest one, evaluations", paired("eight", "one", 0), "lower", 1.3
+        ),
+        Claim.from_figures(
+            "8 budgets / the dearest one, wall time", paired("eight", "one", 1), "lower", 1.3
+        ),
+        Claim.from_figures("the same search again, evaluations", paired("again", "one", 0), "lower", 0.0),
     ]
 
 
@@ -67,7 +71,7 @@ class Searches:
         home.record_facts()
         home.tokens("selection")
         save_tensors(folder / "home" / "supernet" / "network.safetensors", home.network().state_dict())
-        self.theta = open_sampler(context).state_dict()
+        self.theta = whole_space_sampler(context).state_dict()
         data = context.job.model_dump(mode="json")
         ledger, self.evaluators = start_scoring(data, folder / "home", "bench", context.primary)
         largest = context.space.largest().to_json()
@@ -99,4 +103,4 @@ class Searches:
 
 
 if __name__ == "__main__":
-    main(__doc__, measure)
+    run_claims(__doc__, measure)

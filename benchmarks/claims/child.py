@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from benchmarks.claims.half_model import forward
-from benchmarks.measure import Claim, Paired, Settings, main, seconds, turns
+from benchmarks.claims.half_model import forward_passes
+from benchmarks.measure import Claim, Options, PairedFigures, measure_in_turns, run_claims, timed
 from raycomp.methods.adabert.cnn_model import RaycompCnnForSequenceClassification
 from raycomp.methods.adabert.compiler import compiled_config
 from raycomp.methods.adabert.structure import Structure
@@ -22,7 +22,7 @@ VOCABULARY, LENGTH = 30522, 128
 TARGETS = {128: {3: 60.0, 7: 25.0}, 1: {3: 10.0, 7: 10.0}}
 
 
-def measure(settings: Settings) -> list[Claim]:
+def measure(settings: Options) -> list[Claim]:
     """Time forward passes; weights do not change speed, so they are random."""
     device = torch.device(settings.device)
     precision = resolve_precision("auto", device) if device.type == "cuda" else "fp32"
@@ -38,15 +38,19 @@ def measure(settings: Settings) -> list[Claim]:
         rows = 2 if settings.quick and batch > 1 else batch
         ids = torch.randint(1000, VOCABULARY, (rows, LENGTH))
         works = [
-            seconds(forward(m.to(device).eval(), ids.to(device), passes, precision, device), device)
+            timed(forward_passes(m.to(device).eval(), ids.to(device), passes, precision, device), device)
             for m in models
         ]
-        teacher, *children = turns(works, settings.runs, warm=int(batch == 1 or device.type == "cuda"))
+        teacher, *children = measure_in_turns(
+            works, settings.runs, warm=int(batch == 1 or device.type == "cuda")
+        )
         for layers, child in zip(cells, children, strict=True):
             name = f"BERT-base teacher / compiled child of {layers} cells, batch {batch}"
-            found.append(Claim.of(name, Paired(teacher, child), "higher", TARGETS[batch][layers]))
+            found.append(
+                Claim.from_figures(name, PairedFigures(teacher, child), "higher", TARGETS[batch][layers])
+            )
     return found
 
 
 if __name__ == "__main__":
-    main(__doc__, measure)
+    run_claims(__doc__, measure)

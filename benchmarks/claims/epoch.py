@@ -19,26 +19,36 @@ import time
 import numpy as np
 import torch
 
-from benchmarks.measure import Claim, Settings, alternating, main
-from benchmarks.released import Released
-from benchmarks.setting import batches, bert, open_sampler, padded, super_step, tokens_of, workplace
+from benchmarks.measure import Claim, Options, measure_pair, run_claims
+from benchmarks.released import ReleasedSupernet
+from benchmarks.workload import (
+    demo_context,
+    load_task_tokens,
+    make_supernet_step,
+    pad_batch,
+    to_transformers_bert,
+    training_batches,
+    whole_space_sampler,
+)
 from raycomp.encoder.architecture import Architecture
 from raycomp.training.optimizers import resolve_precision
 
 
-def measure(settings: Settings) -> list[Claim]:
+def measure(settings: Options) -> list[Claim]:
     """Train some steps of each a run; the figure is sentences a second."""
     device, folder = torch.device(settings.device), os.environ.get("RAYCOMP_SST2")
     task, name = ("glue/sst2", "SST-2") if folder else ("demo/polarity", "demo sentences")
-    context = workplace(*([f"task.name={task}", f"task.folder={folder}"] if folder else []))
-    tokens, steps = tokens_of(context, task), 1 if settings.quick else 6
-    held = batches(context, 128 if device.type == "cuda" else 32, steps, device)
+    context = demo_context(*([f"task.name={task}", f"task.folder={folder}"] if folder else []))
+    tokens, steps = load_task_tokens(context, task), 1 if settings.quick else 6
+    held = training_batches(context, 128 if device.type == "cuda" else 32, steps, device)
     network = context.network().to(device)
-    theirs = Released(bert(network).to(device))
-    step = super_step(network, open_sampler(context), resolve_precision("auto", device), device)
-    rng, sampler = np.random.default_rng(0), open_sampler(context)
+    theirs = ReleasedSupernet(to_transformers_bert(network).to(device))
+    step = make_supernet_step(
+        network, whole_space_sampler(context), resolve_precision("auto", device), device
+    )
+    rng, sampler = np.random.default_rng(0), whole_space_sampler(context)
     eights = [
-        padded(tokens, rng.choice(len(tokens), 8, replace=False), context.pad_id, 128).to(device)
+        pad_batch(tokens, rng.choice(len(tokens), 8, replace=False), context.pad_id, 128).to(device)
         for _ in range(steps)
     ]
     done = {"ours": 0, "theirs": 0}
@@ -64,9 +74,11 @@ def measure(settings: Settings) -> list[Claim]:
             theirs.step(batch, pair)
         return sum(b.total for b in eights) / (time.perf_counter() - began)
 
-    paired = alternating(ours, released, settings.runs)
-    return [Claim.of(f"super-network epoch, {name} / the released recipe", paired, "higher", 12.0)]
+    paired = measure_pair(ours, released, settings.runs)
+    return [
+        Claim.from_figures(f"super-network epoch, {name} / the released recipe", paired, "higher", 12.0)
+    ]
 
 
 if __name__ == "__main__":
-    main(__doc__, measure)
+    run_claims(__doc__, measure)

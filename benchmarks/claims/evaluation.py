@@ -14,8 +14,8 @@ import time
 import numpy as np
 import torch
 
-from benchmarks.measure import Claim, Settings, alternating, main
-from benchmarks.setting import open_sampler, padded, workplace
+from benchmarks.measure import Claim, Options, measure_pair, run_claims
+from benchmarks.workload import demo_context, pad_batch, whole_space_sampler
 from raycomp.data.tokens import TokenSplit
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
@@ -27,9 +27,9 @@ from raycomp.training.optimizers import autocast, resolve_precision
 EVERY = 16
 
 
-def measure(settings: Settings) -> list[Claim]:
+def measure(settings: Options) -> list[Claim]:
     """Score the architectures on both sides; the figure is architectures a second."""
-    device, context = torch.device(settings.device), workplace()
+    device, context = torch.device(settings.device), demo_context()
     rows, count = (753, 58) if device.type == "cuda" else (96, 58)
     tokens = first_rows(context.tokens("selection"), 32 if settings.quick else rows)
     network = context.network().to(device).eval()
@@ -59,14 +59,18 @@ def measure(settings: Settings) -> list[Claim]:
         return len(few) / (time.perf_counter() - began)
 
     theirs()  # one pass warms the processor up; another of ours would only take time
-    paired = alternating(ours, theirs, settings.runs, warm=0)
-    return [Claim.of("architectures scored a second / one at a time, padded", paired, "higher", 10.0)]
+    paired = measure_pair(ours, theirs, settings.runs, warm=0)
+    return [
+        Claim.from_figures(
+            "architectures scored a second / one at a time, padded", paired, "higher", 10.0
+        )
+    ]
 
 
 def asked(context: RunContext, count: int) -> list[Architecture]:
     """Return what the job's budgets ask for together at the beginning of their search."""
     budgets = [context.budget(b) for b in context.job.budget]
-    return shared_initial_set(context.space, open_sampler(context).state_dict(), budgets, count, 0)
+    return shared_initial_set(context.space, whole_space_sampler(context).state_dict(), budgets, count, 0)
 
 
 def first_rows(tokens: TokenSplit, count: int) -> TokenSplit:
@@ -91,7 +95,7 @@ def alone(
     """Extract one architecture, evaluate it on padded batches, return its value."""
     model, found = network.extract(arch).to(device), []
     for rows in np.split(np.arange(len(tokens)), range(32, len(tokens), 32)):
-        batch = padded(tokens, rows, context.pad_id, 128).to(device)
+        batch = pad_batch(tokens, rows, context.pad_id, 128).to(device)
         with autocast(precision, device):
             logits = model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits
         found.append(logits.float().cpu().numpy())
@@ -99,4 +103,4 @@ def alone(
 
 
 if __name__ == "__main__":
-    main(__doc__, measure)
+    run_claims(__doc__, measure)

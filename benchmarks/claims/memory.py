@@ -18,8 +18,16 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measure import Claim, Paired, Settings, main
-from benchmarks.setting import ROOT, Listed, bert, padded, plain_step, super_step, workplace
+from benchmarks.measure import Claim, Options, PairedFigures, run_claims
+from benchmarks.workload import (
+    ROOT,
+    FixedSampler,
+    demo_context,
+    make_supernet_step,
+    pad_batch,
+    plain_step,
+    to_transformers_bert,
+)
 from raycomp.data.batches import Batch
 from raycomp.encoder.elastic import ElasticOutput
 from raycomp.errors import UserError
@@ -28,18 +36,21 @@ from raycomp.training.optimizers import resolve_precision
 SIDES = ("plain", "super", "taught")
 
 
-def measure(settings: Settings) -> list[Claim]:
+def measure(settings: Options) -> list[Claim]:
     """Run each side in processes of its own, in turns, as many together as there are cores, at most 2."""
     with ThreadPoolExecutor(min(2, len(os.sched_getaffinity(0)))) as pool:
         peaks = list(pool.map(lambda side: _peak_of(side, settings.device), SIDES * settings.runs))
     plain, super_, taught = (tuple(peaks[i :: len(SIDES)]) for i in range(len(SIDES)))
     return [
-        Claim.of(
-            "peak memory of a super-network step / fine-tuning", Paired(super_, plain), "lower", 1.15
+        Claim.from_figures(
+            "peak memory of a super-network step / fine-tuning",
+            PairedFigures(super_, plain),
+            "lower",
+            1.15,
         ),
-        Claim.of(
+        Claim.from_figures(
             "peak memory of a super-network step with its teacher / fine-tuning",
-            Paired(taught, plain),
+            PairedFigures(taught, plain),
             "lower",
             1.15,
         ),
@@ -61,15 +72,15 @@ def _peak_of(side: str, device: str) -> float:
 
 def peak(side: str, device: torch.device) -> int:
     """Return the bytes that one side needed at its peak."""
-    context = workplace()
+    context = demo_context()
     precision = resolve_precision("auto", device)
     tokens = context.tokens("train")
     rows = tokens.lengths.argsort()[-(128 if device.type == "cuda" else 32) :]
-    batch = padded(tokens, rows, context.pad_id, context.job.task.max_length)
+    batch = pad_batch(tokens, rows, context.pad_id, context.job.task.max_length)
     largest = context.space.largest()
     # Loading a checkpoint holds the network twice for a moment, on both sides: it is no part of a step.
     network = context.network()
-    model = bert(network) if side == "plain" else network
+    model = to_transformers_bert(network) if side == "plain" else network
     del network
     before = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
@@ -85,8 +96,8 @@ def peak(side: str, device: torch.device) -> int:
         def teacher(b: Batch) -> ElasticOutput | None:
             return held(b, None, hidden=True) if held is not None else None
 
-        sampler = Listed([largest])
-        train = super_step(model, sampler, precision, device, teacher=held and teacher)
+        sampler = FixedSampler([largest])
+        train = make_supernet_step(model, sampler, precision, device, teacher=held and teacher)
         train(0, batch)
         sampler.archs = [largest] * 2
         train(1, batch)
@@ -112,4 +123,4 @@ def _one_side() -> bool:
 
 
 if __name__ == "__main__":
-    _one_side() or main(__doc__, measure)
+    _one_side() or run_claims(__doc__, measure)

@@ -16,9 +16,9 @@ from typing import Any
 
 import ray
 
-from benchmarks.measure import Claim, Settings, alternating, main
-from benchmarks.ranks import WORLD, two_ranks
-from benchmarks.setting import open_sampler, workplace
+from benchmarks.measure import Claim, Options, measure_pair, run_claims
+from benchmarks.ranks import WORLD, start_two_ranks
+from benchmarks.workload import demo_context, whole_space_sampler
 from raycomp.methods.yoco.plan import train_plan
 from raycomp.runtime.training.sampler_actor import start_sampler
 from raycomp.runtime.training.sampler_client import ActorSampler
@@ -26,13 +26,13 @@ from raycomp.runtime.training.sampler_client import ActorSampler
 STEP_SECONDS = 0.05
 
 
-def measure(settings: Settings) -> list[Claim]:
+def measure(settings: Options) -> list[Claim]:
     """Run the same steps with and without the actor; the figure is the slower rank's seconds."""
-    context, steps = workplace(), 10 if settings.quick else 100  # whole blocks
+    context, steps = demo_context(), 10 if settings.quick else 100  # whole blocks
     plan = train_plan(context.job, context.space, context.shape, 10_000)
     plan["steps"] = [0] * (len(plan["steps"]) - 1) + [100_000]
-    state = open_sampler(context).state_dict()
-    with two_ranks() as ranks, tempfile.TemporaryDirectory() as folder:
+    state = whole_space_sampler(context).state_dict()
+    with start_two_ranks() as ranks, tempfile.TemporaryDirectory() as folder:
         job, attempt = context.job.model_dump(mode="json"), "bench"
         actor = start_sampler("bench-sampler", job, plan, Path(folder) / "snapshot.json")
         ray.get(actor.begin.remote(attempt, WORLD, 0, state, 60.0))
@@ -54,12 +54,12 @@ def measure(settings: Settings) -> list[Claim]:
         def sent() -> float:
             return with_actor(ActorSampler)
 
-        against_none = alternating(sent, lambda: run(None, 0), settings.runs)
+        against_none = measure_pair(sent, lambda: run(None, 0), settings.runs)
     name = "step of 50 ms on 2 workers, with the sampler actor"
     return [
-        Claim.of(f"{name} / without", against_none, "lower", 1.01),
+        Claim.from_figures(f"{name} / without", against_none, "lower", 1.01),
     ]
 
 
 if __name__ == "__main__":
-    main(__doc__, measure)
+    run_claims(__doc__, measure)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import ray
 
-from benchmarks.measure import Claim, Settings, alternating, main
-from benchmarks.ranks import WORLD, two_ranks
+from benchmarks.measure import Claim, Options, measure_pair, run_claims
+from benchmarks.ranks import WORLD, start_two_ranks
 
 BATCH = 32
 FORMS = {
@@ -19,20 +19,20 @@ FORMS = {
 }
 
 
-def measure(settings: Settings) -> list[Claim]:
+def measure(settings: Options) -> list[Claim]:
     """Train some steps of each; the figure is sentences a second, of the slower rank."""
     batches, found = 1 if settings.quick else 4, []
-    with two_ranks() as ranks:
+    with start_two_ranks() as ranks:
         for name, grow in FORMS.items():
             sentences = ray.get([r.prepare.remote(BATCH, batches, grow) for r in ranks])[0]
 
             def rate(world: int, sentences: dict[int, int] = sentences) -> float:
                 return sentences[world] / max(ray.get([r.train.remote(world) for r in ranks[:world]]))
 
-            paired = alternating(lambda: rate(WORLD), lambda: rate(1), settings.runs)
-            found.append(Claim.of(name, paired, "higher", 1.8))
+            paired = measure_pair(lambda: rate(WORLD), lambda: rate(1), settings.runs)
+            found.append(Claim.from_figures(name, paired, "higher", 1.8))
     return found
 
 
 if __name__ == "__main__":
-    main(__doc__, measure)
+    run_claims(__doc__, measure)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.setting import Listed
+from benchmarks.workload import FixedSampler
 from raycomp.deployment.latency import measure_latencies_ms
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
@@ -47,7 +47,7 @@ def drawn(step: int) -> list[Architecture]:
 def super_step(model: ElasticEncoder, device: torch.device, precision: str = "fp32") -> SupernetStep:
     updater = SliceUpdater(model, RATE, weight_decay=0.1, clip=0.5)
     return SupernetStep(
-        model, Listed(drawn(0)), updater, teacher=None, objective=LABELS_ONLY,
+        model, FixedSampler(drawn(0)), updater, teacher=None, objective=LABELS_ONLY,
         precision=precision, device=device,
     )  # fmt: skip
 

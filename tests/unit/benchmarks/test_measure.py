@@ -11,19 +11,27 @@ import pytest
 
 from benchmarks import run_all
 from benchmarks.growth import Network, fit_exponent
-from benchmarks.measure import Claim, NotMeasured, Paired, Settings, alternating, main, turns
+from benchmarks.measure import (
+    Claim,
+    NotMeasurableError,
+    Options,
+    PairedFigures,
+    measure_in_turns,
+    measure_pair,
+    run_claims,
+)
 from raycomp.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 KEYS = ["name", "ratio", "target", "better", "holds", "spread", "runs"]
-PAIRED = Paired((2.0, 4.0, 6.0, 8.0, 10.0), (4.0, 4.0, 4.0, 4.0, 40.0))
+PAIRED = PairedFigures((2.0, 4.0, 6.0, 8.0, 10.0), (4.0, 4.0, 4.0, 4.0, 40.0))
 
 
 def test_ratio_and_spread_are_of_the_pairs() -> None:
     """Ratios of the pairs .5, 1, 1.5, 2, .25: median 1, quartiles .5 and 1.5. Medians are 6 and 4."""
     assert PAIRED.ratio == 1.0
     assert PAIRED.spread == (0.5, 1.5)
-    assert Paired((1.0, 2.0), (1.0, 1.0)).spread == (1.25, 1.75)  # linear between 1 and 2
+    assert PairedFigures((1.0, 2.0), (1.0, 1.0)).spread == (1.25, 1.75)  # linear between 1 and 2
 
 
 @pytest.mark.parametrize(
@@ -31,10 +39,10 @@ def test_ratio_and_spread_are_of_the_pairs() -> None:
     [("lower", 1.0, True), ("lower", 0.99, False), ("higher", 1.0, True), ("higher", 1.01, False)],
 )
 def test_a_claim_holds_up_to_its_target(better: str, target: float, holds: bool) -> None:
-    claim = Claim.of("a / b", PAIRED, better, target)  # type: ignore[arg-type]
+    claim = Claim.from_figures("a / b", PAIRED, better, target)  # type: ignore[arg-type]
     assert claim.holds is holds
     assert claim.runs == 5
-    assert ("does not hold" in claim.line()) is not holds
+    assert ("does not hold" in claim.format_line()) is not holds
 
 
 def test_works_take_turns_and_the_order_turns_too() -> None:
@@ -45,10 +53,10 @@ def test_works_take_turns_and_the_order_turns_too() -> None:
         return figures.pop(0)
 
     a, b = [9.0, 1.0, 2.0], [9.0, 3.0, 4.0]
-    paired = alternating(lambda: work("a", a), lambda: work("b", b), runs=2, warm=1)
+    paired = measure_pair(lambda: work("a", a), lambda: work("b", b), runs=2, warm=1)
     assert "".join(called) == "abbaab"
-    assert paired == Paired((1.0, 2.0), (3.0, 4.0))
-    assert turns([lambda: 5.0], runs=3, warm=0) == [(5.0, 5.0, 5.0)]
+    assert paired == PairedFigures((1.0, 2.0), (3.0, 4.0))
+    assert measure_in_turns([lambda: 5.0], runs=3, warm=0) == [(5.0, 5.0, 5.0)]
 
 
 def test_claims_are_printed_and_written(
@@ -57,11 +65,11 @@ def test_claims_are_printed_and_written(
     out = tmp_path / "claims.json"
     monkeypatch.setattr(sys, "argv", ["x", "--runs", "7", "--out", str(out)])
 
-    def measure(settings: Settings) -> list[Claim]:
-        assert settings == Settings(7, False, "cpu")
-        return [Claim.of("a / b", PAIRED, "lower", 0.9)]
+    def measure(settings: Options) -> list[Claim]:
+        assert settings == Options(7, False, "cpu")
+        return [Claim.from_figures("a / b", PAIRED, "lower", 0.9)]
 
-    main("what is measured", measure)
+    run_claims("what is measured", measure)
     (row,) = json.loads(out.read_text())
     assert list(row) == KEYS
     assert (row["ratio"], row["spread"], row["holds"]) == (1.0, [0.5, 1.5], False)
@@ -74,18 +82,18 @@ def test_what_cannot_be_measured_leaves_no_row(
     out = tmp_path / "claims.json"
     monkeypatch.setattr(sys, "argv", ["x", "--quick", "--out", str(out)])
 
-    def lacking(settings: Settings) -> list[Claim]:
-        raise NotMeasured("two workers need two processors")
+    def lacking(settings: Options) -> list[Claim]:
+        raise NotMeasurableError("two workers need two processors")
 
-    main(None, lacking)
+    run_claims(None, lacking)
     assert json.loads(out.read_text()) == []
     assert "not measured: two workers need two processors" in capsys.readouterr().out
 
-    def wrong(settings: Settings) -> list[Claim]:
+    def wrong(settings: Options) -> list[Claim]:
         raise UserError("demo/minilm-l6 needs the demo extra")
 
     with pytest.raises(SystemExit, match="demo extra"):
-        main(None, wrong)
+        run_claims(None, wrong)
 
 
 def test_every_file_of_claims_is_run() -> None:
@@ -115,9 +123,9 @@ def test_without_a_gpu_there_is_one_message(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_machines_have_plain_names() -> None:
-    assert run_all.plain("Intel(R) Xeon(R) CPU E5-2680 v4 @ 2.40GHz") == "intel-xeon-e5-2680-v4"
-    assert run_all.plain("AMD EPYC 7763 64-Core Processor") == "amd-epyc-7763-64-core"
-    assert run_all.plain("NVIDIA H200") == "nvidia-h200"
+    assert run_all.to_slug("Intel(R) Xeon(R) CPU E5-2680 v4 @ 2.40GHz") == "intel-xeon-e5-2680-v4"
+    assert run_all.to_slug("AMD EPYC 7763 64-Core Processor") == "amd-epyc-7763-64-core"
+    assert run_all.to_slug("NVIDIA H200") == "nvidia-h200"
 
 
 def test_growth_is_the_slope_on_logarithms() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from benchmarks.released import Released
+from benchmarks.released import ReleasedSupernet
 from raycomp.encoder.architecture import Architecture
 from raycomp.search.space import SearchSpace
 from tests.unit.encoder.test_elastic import make_batch, make_pair
@@ -15,7 +15,7 @@ SPACE = SearchSpace(3, (1, 2, 3), (1, 2, 4), (16, 32, 64))
 
 def test_a_slice_has_the_logits_of_our_encoder() -> None:
     bert, elastic = make_pair()
-    released, batch, rng = Released(bert), make_batch(), np.random.default_rng(0)
+    released, batch, rng = ReleasedSupernet(bert), make_batch(), np.random.default_rng(0)
     bert.eval()
     for arch in [SPACE.sample_uniform(rng) for _ in range(6)]:
         released.choose(arch)
@@ -25,7 +25,7 @@ def test_a_slice_has_the_logits_of_our_encoder() -> None:
 
 def test_a_step_updates_every_parameter_and_has_dense_gradients() -> None:
     bert, _ = make_pair()
-    released, batch = Released(bert), make_batch()
+    released, batch = ReleasedSupernet(bert), make_batch()
     largest, small = SPACE.largest(), Architecture(1, (1,), (16,))
     released.step(batch, [largest, largest])
     before = [p.detach().clone() for p in released.parameters]

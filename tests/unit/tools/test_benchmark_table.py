@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.measure import Claim, Paired
+from benchmarks.measure import Claim, PairedFigures
 from raycomp.errors import UserError
 from raycomp.report.growth import GrowthPoint
 from tools import benchmark_table as table
 
 CLAIMS = [
-    Claim.of("a / b", Paired((2.0, 4.0, 6.0), (4.0, 4.0, 4.0)), "lower", 1.05),
-    Claim.of("c / d", Paired((2.0, 4.0, 6.0), (4.0, 4.0, 4.0)), "higher", 10.0),
+    Claim.from_figures("a / b", PairedFigures((2.0, 4.0, 6.0), (4.0, 4.0, 4.0)), "lower", 1.05),
+    Claim.from_figures("c / d", PairedFigures((2.0, 4.0, 6.0), (4.0, 4.0, 4.0)), "higher", 10.0),
 ]
 POINTS = [
     GrowthPoint("budgets", "wall time", 1, 2, "s"),

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 RATE = LinearDecay(1e-5, 0.1, (0, 100_000))
 
 
-def workplace(*overrides: str) -> RunContext:
+def demo_context(*overrides: str) -> RunContext:
     """Return the demo's workplace (see jobs/quickstart.toml), with no settings but the defaults.
 
     Each job has a folder of its own: a folder remembers which tokens are its own, whatever job asks.
@@ -45,7 +45,7 @@ def workplace(*overrides: str) -> RunContext:
     return RunContext(job, ROOT / "runs" / "benchmarks" / job.run_id)
 
 
-def tokens_of(context: RunContext, task: str) -> TokenSplit:
+def load_task_tokens(context: RunContext, task: str) -> TokenSplit:
     """Return the training split's tokens; a claim's name says which task they are of.
 
     Raises:
@@ -57,14 +57,14 @@ def tokens_of(context: RunContext, task: str) -> TokenSplit:
     return tokens
 
 
-def batches(context: RunContext, rows: int, count: int, device: torch.device) -> list[Batch]:
+def training_batches(context: RunContext, rows: int, count: int, device: torch.device) -> list[Batch]:
     """Return training batches as a run makes them: similar lengths together, short to long."""
     tokens = context.tokens("train")
-    chosen = spread(tokens.lengths, rows, count)
+    chosen = spread_over_lengths(tokens.lengths, rows, count)
     return [collate(tokens, c, context.pad_id).to(device) for c in chosen]
 
 
-def spread(lengths: np.ndarray, rows: int, count: int) -> list[np.ndarray]:
+def spread_over_lengths(lengths: np.ndarray, rows: int, count: int) -> list[np.ndarray]:
     """Return the rows of some batches of an epoch, evenly spaced over their lengths.
 
     An epoch's cost is that of all lengths: one batch of 32 can be several times as long as another.
@@ -75,7 +75,7 @@ def spread(lengths: np.ndarray, rows: int, count: int) -> list[np.ndarray]:
     return [epoch[int(at)] for at in middles]
 
 
-def padded(tokens: TokenSplit, rows: np.ndarray, pad_id: int, length: int) -> Batch:
+def pad_batch(tokens: TokenSplit, rows: np.ndarray, pad_id: int, length: int) -> Batch:
     """Return rows padded to a fixed length, as the released recipes do; longer rows are cut."""
     batch = collate(tokens, rows, pad_id)
     missing = length - batch.input_ids.shape[1]
@@ -89,7 +89,7 @@ def padded(tokens: TokenSplit, rows: np.ndarray, pad_id: int, length: int) -> Ba
     )  # fmt: skip
 
 
-def bert(network: ElasticEncoder) -> BertForSequenceClassification:
+def to_transformers_bert(network: ElasticEncoder) -> BertForSequenceClassification:
     """Return the same full network as transformers' own model."""
     c = network.config
     config = BertConfig(
@@ -107,7 +107,7 @@ def bert(network: ElasticEncoder) -> BertForSequenceClassification:
     return model
 
 
-def updater(model: nn.Module, reduce: AllReduce | None = None) -> Updater:
+def make_updater(model: nn.Module, reduce: AllReduce | None = None) -> Updater:
     """Return the updater of a training of this project."""
     return Updater(model, RATE, weight_decay=0.0, clip=1.0, reduce=reduce)
 
@@ -135,7 +135,7 @@ def plain_step(model: Any, precision: str, device: torch.device) -> Callable[[Ba
     return step
 
 
-class Listed:
+class FixedSampler:
     """A sampler that gives the same architectures at every step and learns nothing."""
 
     def __init__(self, archs: Sequence[Architecture]) -> None:
@@ -153,14 +153,14 @@ class Listed:
         return {}
 
 
-def open_sampler(context: RunContext, steps: int = 100_000) -> EESNG:
+def whole_space_sampler(context: RunContext, steps: int = 100_000) -> EESNG:
     """Return the job's EE-SNG with the whole space open, as in the last phase of a training."""
     plan = train_plan(context.job, context.space, context.shape, len(context.tokens("train")))
     plan["steps"] = [0] * (len(plan["steps"]) - 1) + [steps]
     return build_sampler(context.job, plan)
 
 
-def super_step(
+def make_supernet_step(
     model: ElasticEncoder,
     sampler: Any,
     precision: str,
@@ -178,7 +178,7 @@ def super_step(
     )  # fmt: skip
 
 
-def halves(context: RunContext, count: int, share: float = 0.5) -> list[Architecture]:
+def half_size_architectures(context: RunContext, count: int, share: float = 0.5) -> list[Architecture]:
     """Return architectures fitted to a share of the encoder's parameters, as the search fits them."""
 
     def cost(arch: Architecture) -> float:
