@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,6 +14,9 @@ from rich.table import Table
 
 from raycomp.cli.options import Address, AsJson, JobFile, JobId, Preset, Sets, load_work
 from raycomp.cli.output import print_json
+
+if TYPE_CHECKING:
+    from raycomp.api.submission import SubmittedJob
 
 
 def submit(
@@ -38,18 +41,19 @@ def submit(
     Example: raycomp submit jobs/quickstart.toml --address http://127.0.0.1:8265 --storage /mnt/runs
     """
     work = load_work(job, sets, preset)
-    from raycomp.runtime.cluster import submission as cluster_jobs
+    from raycomp.api.submission import submit_work
 
-    identity = cluster_jobs.submit(work, storage, address, installed=installed)
+    submitted = submit_work(work, storage, address, installed=installed)
     if detach:
-        print(identity)
+        print(submitted.id)
         return
 
     print(
-        f"Job {identity} is submitted. Ctrl-C leaves it running; `raycomp stop {identity}` stops it.",
+        f"Job {submitted.id} is submitted. Ctrl-C leaves it running; "
+        f"`raycomp stop {submitted.id}` stops it.",
         file=sys.stderr,
     )
-    _follow_job(identity, address)
+    _follow_job(submitted)
 
 
 def status(address: Address = None, as_json: AsJson = False) -> None:
@@ -57,9 +61,9 @@ def status(address: Address = None, as_json: AsJson = False) -> None:
 
     Example: raycomp status --address http://127.0.0.1:8265
     """
-    from raycomp.runtime.cluster import submission as cluster_jobs
+    from raycomp.runtime.cluster.submission import list_jobs
 
-    rows = cluster_jobs.list_jobs(address)
+    rows = list_jobs(address)
     if as_json:
         print_json(rows)
     elif not rows:
@@ -98,12 +102,13 @@ def logs(
 
     Example: raycomp logs quickstart-1f3a9c02-5e6f7a8b --follow
     """
-    from raycomp.runtime.cluster import submission as cluster_jobs
+    from raycomp.api.submission import SubmittedJob
 
+    submitted = SubmittedJob(identity, address)
     if follow:
-        _follow_job(identity, address)
+        _follow_job(submitted)
     else:
-        print(cluster_jobs.read_logs(identity, address), end="")
+        print(submitted.logs(), end="")
 
 
 def stop(identity: JobId, address: Address = None) -> None:
@@ -111,18 +116,17 @@ def stop(identity: JobId, address: Address = None) -> None:
 
     Example: raycomp stop quickstart-1f3a9c02-5e6f7a8b
     """
-    from raycomp.runtime.cluster import submission as cluster_jobs
+    from raycomp.api.submission import SubmittedJob
 
-    print(f"Job {identity}: {cluster_jobs.stop_job(identity, address).lower()}")
+    print(f"Job {identity}: {SubmittedJob(identity, address).stop().lower()}")
 
 
-def _follow_job(identity: str, address: str | None) -> None:
+def _follow_job(submitted: SubmittedJob) -> None:
     """Print a job's output until it ends, and exit with its exit code if that is not 0."""
-    from raycomp.runtime.cluster import submission as cluster_jobs
 
     def write(text: str) -> None:
         print(text, end="", flush=True)
 
-    code = cluster_jobs.follow_job(identity, address, write)
+    code = submitted.follow(write)
     if code:
         raise typer.Exit(code)

@@ -125,30 +125,21 @@ def run(
 
     # Standard output is one JSON document with --json, and a bar would be noise in a script's log.
     progress = Progress(enabled=False) if as_json else Progress()
-    name = _run_work(work, storage, progress, as_json)
+    directory = _run_work(work, storage, progress, as_json)
     if is_url(storage) and not as_json:
-        print(f"The run directory was copied to {storage} as {name}.")
+        print(f"Copied to {storage} as {directory.name}.")
 
 
-def _run_work(work: Job | StudySpec, storage: str, progress: Progress, as_json: bool) -> str:
-    """Run a job or a study, write its report, print its table, and return its directory's name."""
-    from raycomp.storage.location import opened
+def _run_work(work: Job | StudySpec, storage: str, progress: Progress, as_json: bool) -> Path:
+    """Run a job or a study, print its table, and return its directory."""
+    from raycomp.api.session import run_work
 
+    directory = run_work(work, storage, progress)
     if isinstance(work, StudySpec):
-        from raycomp.report import write_report
-        from raycomp.runtime.studies.study import run_study
-
-        with opened(storage, work.id) as root:
-            folder = run_study(work, root, progress)
-            write_report([folder], folder / "report.html")
-            show_study(folder, as_json)
-        return work.id
-
-    from raycomp.runtime.pipeline.run import run_job
-
-    with opened(storage, work.run_id) as root:
-        finish_run(run_job(work, root, progress), as_json)
-    return work.run_id
+        show_study(directory, as_json)
+    else:
+        show_run(directory, as_json)
+    return directory
 
 
 @app.command("run-request", hidden=True)
@@ -189,24 +180,14 @@ def query(
 
     Example: raycomp query runs/quickstart-1f3a9c02 --where "params < 12e6 and feasible" --best validation
     """
-    from raycomp.report import query as language
+    from raycomp.api.tables import read_rows, require_run
     from raycomp.storage.location import fetched, is_figure
-    from raycomp.storage.tables import read_table
 
     run_dir = fetched(run, is_figure)
-    if table != "ablations" or not (run_dir / "study.json").exists():
-        _check_run(run_dir)
-
-    frame = read_table(run_dir, table)
-    if where is not None:
-        frame = language.filter_rows(frame, where)
-    if best is not None:
-        values = language.get_column(frame, best)
-        if values.dtype.kind not in "iufb":
-            raise UserError(
-                f"The column {best!r} of --best does not contain numbers. Name a column that does."
-            )
-        frame = frame.loc[[values.idxmax()]] if values.notna().any() else frame.iloc[:0]
+    is_study_table = table == "ablations" and (run_dir / "study.json").exists()
+    if not is_study_table:
+        require_run(run_dir)
+    frame = read_rows(run_dir, table, where, best)
 
     if as_json:
         print_json(json.loads(frame.to_json(orient="records", date_format="iso")))
@@ -275,12 +256,9 @@ def export(
 
     Example: raycomp export runs/quickstart-1f3a9c02 --budget half --out models/half
     """
-    from raycomp.runtime.pipeline.reexport import export_budget
-    from raycomp.storage.location import fetched
+    from raycomp.api.run import open_run
 
-    run_dir = fetched(run)
-    _check_run(run_dir)
-    proof = export_budget(run_dir, budget, out)
+    proof = open_run(run).deployment(budget).export(out)
     if as_json:
         print_json(proof)
     else:
@@ -292,27 +270,6 @@ def export(
 
 for command in (submit, status, logs, stop):
     app.command()(command)
-
-
-def _check_run(run_dir: Path) -> None:
-    """Raise UserError if a directory is not a run directory."""
-    if (run_dir / "job.json").exists():
-        return
-
-    neighbours = sorted(path.name for path in run_dir.parent.glob("*-????????"))[:5]
-    hint = f" Run directories in {run_dir.parent}: {', '.join(neighbours)}." if neighbours else ""
-    raise UserError(
-        f"{run_dir} is not a run directory: job.json is missing. Name a directory that `raycomp run` "
-        f"wrote.{hint}"
-    )
-
-
-def finish_run(run_dir: Path, as_json: bool) -> None:
-    """Write the report of a finished run and print its table."""
-    from raycomp.report import write_report
-
-    write_report([run_dir], run_dir / "report.html")
-    show_run(run_dir, as_json)
 
 
 if __name__ == "__main__":

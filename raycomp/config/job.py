@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from raycomp.config.augment import AugmentSettings
+from raycomp.config.content_names import drop_directory
 from raycomp.config.elastic import (
     BudgetSettings,
     FinetuneSettings,
@@ -198,6 +199,9 @@ class Job(Section):
         """First 8 hex digits of the hash of everything that can change a result."""
         data = self.model_dump(mode="json")
         data["run"].pop("live")
+        data["model"]["name"] = drop_directory(data["model"]["name"])
+        for split in ("train", "validation"):
+            data["task"][split] = drop_directory(data["task"][split])
         for section, keys in NON_IDENTITY_KEYS.items():
             for key in keys:
                 data[section].pop(key)

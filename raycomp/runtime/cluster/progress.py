@@ -30,8 +30,10 @@ class Progress:
     With `lines` it says how far long work has come every LINE_SECONDS instead: for logs.
     """
 
-    def __init__(self, enabled: bool | None = None, *, lines: bool = False) -> None:
-        self._console = Console(stderr=True)
+    def __init__(
+        self, enabled: bool | None = None, *, lines: bool = False, console: Console | None = None
+    ) -> None:
+        self._console = console or Console(stderr=True)
         self._enabled = sys.stderr.isatty() if enabled is None else enabled
         self._lines = lines
 

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import raycomp
 from raycomp.config.job import Job
 from raycomp.config.loader import parse_job
 from raycomp.config.study import StudySpec, parse_study
 from raycomp.errors import UserError
 from raycomp.runtime.cluster.connect import RAY_SETTINGS
 from raycomp.storage.location import is_url
+from raycomp.version import VERSION
 
 REQUEST = "raycomp-request.json"
 ENTRYPOINT = "python -m raycomp.cli.main run-request"
@@ -60,7 +60,7 @@ def submit(work: Job | StudySpec, storage: str, address: str | None, *, installe
     with tempfile.TemporaryDirectory() as folder:
         _pack(Path(folder), work, storage, installed)
         with _explained(address):
-            _send(api, identity, folder, {"run": name, "raycomp": raycomp.__version__})
+            _send(api, identity, folder, {"run": name, "raycomp": VERSION})
     return identity
 
 
@@ -214,14 +214,14 @@ def _known(api: Any, identity: str) -> None:
 
 def _pack(folder: Path, work: Job | StudySpec, storage: str, installed: bool) -> None:
     """Write what is sent: the request, and raycomp's source where the cluster has none."""
-    request: dict[str, Any] = {"version": raycomp.__version__, "installed": installed, "storage": storage}
+    request: dict[str, Any] = {"version": VERSION, "installed": installed, "storage": storage}
     if isinstance(work, StudySpec):
         request |= {"study": work.source, "preset": work.preset}
     else:
         request |= {"job": work.model_dump(mode="json", exclude_unset=True)}
     (folder / REQUEST).write_text(json.dumps(request))
     if not installed:
-        source = Path(raycomp.__file__).parent
+        source = Path(__file__).parents[2]
         ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
         shutil.copytree(source, folder / "raycomp", ignore=ignored)
 
@@ -233,9 +233,9 @@ def read_request() -> tuple[Job | StudySpec, str]:
         UserError: the cluster's image has another version of raycomp than the one that submitted.
     """
     request = json.loads(Path(REQUEST).read_text())
-    if request["installed"] and request["version"] != raycomp.__version__:
+    if request["installed"] and request["version"] != VERSION:
         raise UserError(
-            f"raycomp {request['version']} submitted this job, the cluster has {raycomp.__version__}; "
+            f"raycomp {request['version']} submitted this job, the cluster has {VERSION}; "
             "submit without --installed, or install the same version"
         )
     storage = str(request["storage"])

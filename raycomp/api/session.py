@@ -1,0 +1,69 @@
+"""Running a job or a study to its end: storage, actors, report. The command line calls this too."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raycomp.config.job import Job
+from raycomp.config.study import StudySpec
+from raycomp.storage.location import opened
+
+if TYPE_CHECKING:
+    from raycomp.runtime.cluster.progress import Progress
+
+REPORT = "report.html"
+
+
+def run_work(work: Job | StudySpec, storage: str | Path, progress: Progress) -> Path:
+    """Run a job or a study to its end, or resume it, and write its report.
+
+    Args:
+        work: Job or study.
+        storage: Directory or URL of the runs.
+        progress: Receiver of progress and notices.
+
+    Returns:
+        The run directory, or the study's directory. For a URL it is the local copy.
+
+    Raises:
+        UserError: The job, the data, the storage or the cluster does not allow it.
+        KeyboardInterrupt: The user interrupted the run. The same call resumes it.
+    """
+    from raycomp.report import write_report
+    from raycomp.runtime.cluster.actors import release_actors
+
+    if isinstance(work, StudySpec):
+        from raycomp.runtime.studies.study import run_study
+
+        with opened(storage, work.id) as root:
+            directory = run_study(work, root, progress)
+            write_report([directory], directory / REPORT)
+        return directory
+
+    from raycomp.runtime.pipeline.run import run_job
+
+    with opened(storage, work.run_id) as root, release_actors(work.run_id):
+        directory = run_job(work, root, progress)
+        write_report([directory], directory / REPORT)
+    return directory
+
+
+@contextmanager
+def resumable(call: str) -> Iterator[None]:
+    """Tell the user of an interrupted block how to resume it.
+
+    Args:
+        call: Name of the function that the user called.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        # Ray's own handlers of Ctrl-C raise SystemExit, which would end a notebook's kernel.
+        logging.getLogger("raycomp").warning(
+            "Interrupted. Call %s again with the same arguments to resume.", call
+        )
+        raise KeyboardInterrupt from None

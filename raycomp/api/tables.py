@@ -1,0 +1,56 @@
+"""Reading the tables of a run, with the conditions of `raycomp query`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from raycomp.errors import UserError
+from raycomp.report.query import filter_rows, get_column
+from raycomp.storage.tables import read_table
+
+
+def read_rows(
+    run_dir: Path, table: str, where: str | None = None, best: str | None = None
+) -> pd.DataFrame:
+    """Return the rows of a table that satisfy a condition.
+
+    Args:
+        run_dir: Run directory, or the directory of a study for its table "ablations".
+        table: Name of the table.
+        where: Condition such as "params < 12e6 and feasible"; None takes every row.
+        best: Column of numbers; only the row with the highest value in it is returned. None takes all.
+
+    Raises:
+        UserError: The table, the condition or the column is not valid, or a file is damaged.
+    """
+    frame = read_table(run_dir, table)
+    if where is not None:
+        frame = filter_rows(frame, where)
+    if best is None:
+        return frame
+
+    values = get_column(frame, best)
+    if values.dtype.kind not in "iufb":
+        raise UserError(f"The column {best!r} does not contain numbers. Name a column that does.")
+    if not values.notna().any():
+        return frame.iloc[:0]
+    return frame.loc[[values.idxmax()]]
+
+
+def require_run(run_dir: Path) -> None:
+    """Raise UserError if a directory is not a run directory.
+
+    Raises:
+        UserError: The directory has no job.json; run directories next to it are named.
+    """
+    if (run_dir / "job.json").exists():
+        return
+
+    neighbours = sorted(path.name for path in run_dir.parent.glob("*-????????"))[:5]
+    hint = f" Run directories in {run_dir.parent}: {', '.join(neighbours)}." if neighbours else ""
+    raise UserError(
+        f"{run_dir} is not a run directory: job.json is missing. Name a directory that `raycomp run` "
+        f"wrote.{hint}"
+    )

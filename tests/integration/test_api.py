@@ -1,0 +1,169 @@
+"""The Python API on a tiny model: compress, resume, use the models, fail and be interrupted cleanly."""
+
+from __future__ import annotations
+
+import _thread
+import time
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import ray
+import torch
+
+import raycomp
+from tests.conftest import sentences
+
+TEXTS = ["a fine film", "the plot was dull and the cast weak", "story"]
+
+
+@pytest.fixture(scope="module")
+def arguments(tuned_model: Path) -> dict[str, Any]:
+    """Arguments of a call that takes seconds: the model is fine-tuned already."""
+    return {
+        "model": str(tuned_model),
+        "data": {"train": sentences(120, 0), "validation": sentences(40, 1)},
+        "budgets": {"half": {"encoder_params": "0.5x"}},
+        "name": "api",
+        "task": {"max_length": 16},
+        "space": {"depth": [1, 3], "heads": [2, 4], "ffn": [16, 64]},
+        "train": {"steps": 2, "batch_size": 16, "precision": "fp32", "interval": 2},
+        "search": {"evaluations": 6, "batch": 3, "evaluators": 1},
+        "settings": {"run.live": []},
+    }
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def run(arguments: dict[str, Any], storage: Path) -> raycomp.Run:
+    return raycomp.compress(**arguments, storage=storage)
+
+
+def living_actors() -> list[str]:
+    """Return the classes of the actors of this session that are not dead, with or without a name."""
+    from ray._private import state
+
+    # Ray starts the other one by itself, once per session.
+    names = [a["ActorClassName"] for a in state.actors().values() if a["State"] != "DEAD"]
+    return [name for name in names if name != "_AutoscalingCoordinatorActor"]
+
+
+def wait_for_no_actors() -> None:
+    deadline = time.monotonic() + 20
+    while living_actors():
+        assert time.monotonic() < deadline, living_actors()
+        time.sleep(0.1)
+
+
+def logits(model: Any, tokenizer: Any) -> torch.Tensor:
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        return model(**batch).logits
+
+
+def test_a_compressed_model_is_used_by_plain_code(run: raycomp.Run, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    rows = run.deployments
+    assert rows["budget"].tolist() == ["half"]
+    assert (run.path / "report.html").exists()
+    assert 0 < len(run.evaluations) <= 6
+    assert run.plan()["budgets"][0]["feasible"]
+
+    best = run.best("params < 1e9 and feasible")
+    model, tokenizer = best.load(), best.load_tokenizer()
+    assert sum(p.numel() for p in model.parameters()) == best.params
+    saved = best.save(tmp_path / "phone")
+    plain = AutoModelForSequenceClassification.from_pretrained(saved, trust_remote_code=True).eval()
+    plain_tokenizer = AutoTokenizer.from_pretrained(saved)
+    assert torch.equal(logits(model, tokenizer), logits(plain, plain_tokenizer))
+    assert torch.equal(logits(run.load("half"), tokenizer), logits(model, tokenizer))
+    assert run.save("half", tmp_path / "again") == tmp_path / "again"
+    with pytest.raises(raycomp.UserError, match="not empty"):
+        run.save("half", tmp_path / "again")
+
+
+def test_the_code_of_a_run_directory_is_not_executed(run: raycomp.Run) -> None:
+    code = run.path / "exports" / "yoco-half" / "modeling_raycomp.py"
+    before = code.read_text()
+    code.write_text("raise SystemExit('executed')\n")
+    try:
+        assert run.load("half") is not None
+    finally:
+        code.write_text(before)
+
+
+def test_a_failed_run_leaves_no_actors_and_the_same_call_resumes(
+    run: raycomp.Run, arguments: dict[str, Any], storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from raycomp.runtime.pipeline import run as pipeline
+
+    def fail(*_: Any, **__: Any) -> None:
+        assert living_actors()
+        raise raycomp.UserError("The search failed.")
+
+    names = ("steps", "evaluations", "deployments")
+    before = {name: run.table(name) for name in names}
+    (run.path / "deployed.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "search_budgets", fail)
+        with pytest.raises(raycomp.UserError, match="search failed") as error:
+            raycomp.compress(**arguments, storage=storage)
+    wait_for_no_actors()
+    assert error.value.__traceback__ is not None
+    assert ray.get(ray.remote(lambda: 1).remote()) == 1
+
+    # The same rows in another form.
+    splits = {name: datasets.Dataset.from_pandas(frame) for name, frame in arguments["data"].items()}
+    data = datasets.DatasetDict(**splits, test=splits["validation"])
+    assert raycomp.compress(**{**arguments, "data": data}, storage=storage) == run
+    for name, rows in before.items():
+        timed = [column for column in ("seconds", "latency_ms") if column in rows]
+        pd.testing.assert_frame_equal(run.table(name).drop(columns=timed), rows.drop(columns=timed))
+    wait_for_no_actors()
+
+
+def test_a_run_that_keeps_no_exports_still_loads(run: raycomp.Run) -> None:
+    tokenizer = run.best().load_tokenizer()
+    kept = logits(run.load("half"), tokenizer)
+    (run.path / "exports").rename(run.path / "hidden")
+    try:
+        assert torch.equal(logits(run.load("half"), tokenizer), kept)
+        assert not (run.path / "exports").exists()
+    finally:
+        (run.path / "hidden").rename(run.path / "exports")
+
+
+def test_an_interrupted_run_leaves_a_usable_session_and_resumes(
+    arguments: dict[str, Any], storage: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Interrupt(raycomp.Callback):
+        def on_progress(self, part: str, done: int, total: int, figures: dict[str, Any]) -> None:
+            if part == "super-network" and done >= 1:
+                _thread.interrupt_main()
+
+    changed = {**arguments, "name": "interrupted", "train": {**arguments["train"], "steps": 400}}
+    with pytest.raises(KeyboardInterrupt):
+        raycomp.compress(**changed, storage=storage, callbacks=[Interrupt()])
+    assert "Call raycomp.compress again" in caplog.text
+    wait_for_no_actors()
+    assert ray.get(ray.remote(lambda: 1).remote()) == 1
+
+    open_run = raycomp.open_run(next(storage.glob("interrupted-*")))
+    assert open_run.teacher["selection"]
+    assert open_run.deployments.empty
+
+
+def test_a_plan_trains_nothing(arguments: dict[str, Any], storage: Path) -> None:
+    keys = ("model", "data", "budgets", "task", "space", "train")
+    prediction = raycomp.plan(**{key: arguments[key] for key in keys}, storage=storage)
+    assert prediction["steps"]["supernet"] > 0
+    assert np.isfinite(prediction["memory_gib"])
+    assert not list(storage.glob("run-*"))
