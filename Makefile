@@ -64,6 +64,8 @@ prose: $(VENV)/.installed  ## count the habits of prose that the project avoids
 
 docs-check: $(VENV)/.installed  ## the generated pages of docs/ are current
 	$(BIN)/python -m tools.job_reference --check docs/job-file.md
+	$(BIN)/python -m tools.cli_reference --check docs/reference/cli.md
+	$(BIN)/python -m tools.import_order --check
 
 docs-build: $(VENV)/.installed  ## build the documentation site in build/docs, with warnings as errors, and run its examples
 	$(BIN)/sphinx-build -q -W --keep-going -b html -c docs . build/docs
@@ -75,6 +77,8 @@ check-cluster: $(VENV)/.installed  ## the files of cluster/: schemas of Ray and 
 
 docs: $(VENV)/.installed  ## write the generated pages of docs/
 	$(BIN)/python -m tools.job_reference docs/job-file.md
+	$(BIN)/python -m tools.cli_reference docs/reference/cli.md
+	$(BIN)/python -m tools.import_order
 
 fuzz: $(VENV)/.installed  ## 22,000 malformed job files, tables, data files and model folders
 	RAYCOMP_FUZZ=25000 $(BIN)/python -m pytest tests/fuzz

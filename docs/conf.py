@@ -36,6 +36,7 @@ include_patterns = [
     "jobs/README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
 ]
 exclude_patterns = [".*", "build", "dist", "runs", "raycomp", "tests", "**/*.egg-info"]
 source_suffix = {".md": "markdown"}
@@ -48,6 +49,9 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+
+# The examples of the pages run here; those of docstrings run in tests/unit/tools/test_examples.py.
+doctest_test_doctest_blocks = ""
 
 html_theme = "furo"
 html_title = "raycomp"

@@ -23,6 +23,7 @@ from raycomp.runtime.cluster.capacity import total_cpus
 from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.grid import Trial, run_grid
 from raycomp.runtime.cluster.progress import polling
+from raycomp.runtime.scoring.ledger import outcome_path
 from raycomp.search.search_loop import (
     SearchLoop,
     SearchTrial,
@@ -33,7 +34,6 @@ from raycomp.search.search_loop import (
 from raycomp.search.searchers import cheapest_architecture
 from raycomp.search.setup import SearchSetup
 from raycomp.storage.files import read_json
-from raycomp.storage.layout import RunLayout
 
 # The evaluators have the CPUs; a trial only waits for scores.
 TRIAL_RESOURCES = {"cpu": 0.001}
@@ -97,7 +97,7 @@ def search_budgets(
         for searcher in job.search.searchers
         for seed in job.search.seeds
     ]
-    paths = {trial: setup.files.search_outcome(**asdict(trial)) for trial in trials}
+    paths = {trial: outcome_path(setup.run_dir, **asdict(trial)) for trial in trials}
 
     open_trials = [trial for trial in trials if not paths[trial].exists()]
     if open_trials:
@@ -118,7 +118,7 @@ def delete_outcomes(run_dir: Path) -> None:
     A trial then asks for the same architectures as before. The ledger evaluates only those without a
     score.
     """
-    for path in RunLayout(run_dir).method("yoco").search_outcomes():
+    for path in (run_dir / "search").glob("*.*.*.json"):
         path.unlink()
 
 

@@ -20,7 +20,6 @@ from typing import Any
 from raycomp.encoder.architecture import Architecture
 from raycomp.runtime.cluster.connect import ray
 from raycomp.storage.files import read_json, write_json
-from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import part_files, read_table, write_rows
 
 Key = tuple[str, str, str, str, str]
@@ -104,9 +103,8 @@ class Ledger:
             outcome: with budget, searcher and seed, which name the trial.
         """
         await self.flush()
-        trial = {key: outcome[key] for key in ("budget", "searcher", "seed")}
-        layout = RunLayout(self._run_dir).method("yoco")
-        write_json(layout.search_outcome(**trial), outcome)
+        name = [outcome[k] for k in ("budget", "searcher", "seed")]
+        write_json(outcome_path(self._run_dir, *name), outcome)
 
     def _hand_out(self) -> None:
         """Give every free evaluator its share of what waits."""
@@ -177,14 +175,19 @@ def _beginning(arch: Architecture) -> list[tuple[int, int]]:
     return list(zip(arch.heads, arch.ffn, strict=True))
 
 
+def outcome_path(run_dir: Path, budget: str, searcher: str, seed: int) -> Path:
+    """Return where a trial's outcome lies."""
+    return run_dir / "search" / f"{budget}.{searcher}.{seed}.json"
+
+
 def record_parts(run_dir: Path) -> None:
     """Write which files of the search's evaluations there are: one that goes missing is noticed."""
-    write_json(RunLayout(run_dir).evaluation_parts, {"evaluations": _parts(run_dir)})
+    write_json(run_dir / "search" / "parts.json", {"evaluations": _parts(run_dir)})
 
 
 def missing_parts(run_dir: Path) -> list[str]:
     """Return the files of the search's evaluations that were written and are gone, by name."""
-    path = RunLayout(run_dir).evaluation_parts
+    path = run_dir / "search" / "parts.json"
     known = read_json(path).get("evaluations", []) if path.exists() else []
     return sorted(set(_searched(known)) - set(_parts(run_dir)))
 
