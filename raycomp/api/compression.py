@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ def compress(
     name: str | None = None,
     storage: str | Path = "runs",
     tokenizer: Any = None,
+    metric: str | Callable[..., float] | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -57,6 +58,9 @@ def compress(
         storage: Directory for the run directories, or a URL such as "s3://bucket/runs".
         tokenizer: Tokenizer of a model in memory, where it is not the one of the checkpoint that the
             model was loaded from.
+        metric: Metric that every choice is made by: a name such as "f1", or a function of
+            `(labels, predictions)` or `(labels, logits)` whose larger values are better. The processes
+            of the run import a function by its name, so that it must be in a module, not in a notebook.
         callbacks: Objects that follow the run; see `raycomp.Callback`.
         progress: Whether to print progress. None prints on a terminal and in a notebook only. Notices
             go to the logger "raycomp" in any case.
@@ -90,6 +94,7 @@ def compress(
         methods=methods,
         name=name,
         tokenizer=tokenizer,
+        metric=metric,
         settings=settings or {},
         sections=sections,
     )
@@ -114,6 +119,7 @@ def plan(
     name: str | None = None,
     storage: str | Path = "runs",
     tokenizer: Any = None,
+    metric: str | Callable[..., float] | None = None,
     machines: Machines | None = None,
     settings: Mapping[str, Any] | None = None,
     **sections: Mapping[str, Any],
@@ -132,6 +138,7 @@ def plan(
         name: As in `compress`.
         storage: Directory of the runs, whose measured step times are used.
         tokenizer: As in `compress`.
+        metric: As in `compress`.
         machines: Cluster to forecast for, a `raycomp.runtime.pipeline.forecast.Machines`; None
             estimates the time on this machine.
         settings: As in `compress`.
@@ -164,6 +171,7 @@ def plan(
         methods=methods,
         name=name,
         tokenizer=tokenizer,
+        metric=metric,
         settings=settings or {},
         sections=sections,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from raycomp.api.model_input import Model, describe_model
 from raycomp.config.elastic import BudgetSettings
 from raycomp.config.job import Job
 from raycomp.config.loader import load_job, parse, parse_job, put, read_toml
+from raycomp.config.references import make_reference
 from raycomp.errors import UserError
 from raycomp.storage.location import is_url
 from raycomp.storage.remote import work_folder
@@ -61,6 +62,7 @@ class Request:
         methods: Compression methods; None leaves the ones of `job`.
         name: Name of the run; None leaves the one of `job`.
         tokenizer: Tokenizer of a model in memory.
+        metric: Name of a metric, or a function; None leaves the one of `job`.
         settings: Dotted settings, such as `{"train.epochs": 2}`.
         sections: Sections as dicts, such as `{"train": {"epochs": 2}}`.
     """
@@ -72,6 +74,7 @@ class Request:
     methods: Sequence[str] | None = None
     name: str | None = None
     tokenizer: Any = None
+    metric: str | Callable[..., float] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     sections: Mapping[str, Any] = field(default_factory=dict)
 
@@ -114,6 +117,12 @@ def build_job(request: Request, storage: str | Path) -> Job:
         raise UserError("A tokenizer was given without a model. Pass model=..., too.")
     if request.data is not None:
         content["task"] = describe_data(request.data, content.get("task", {}), inputs)
+
+    if request.metric is not None:
+        metric = request.metric
+        task = content.setdefault("task", {})
+        if isinstance(task, dict):
+            task["metric"] = metric if isinstance(metric, str) else make_reference(metric, "metric")
 
     for key, value in request.settings.items():
         put(content, key, to_plain(value), f"settings[{key!r}]")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raycomp.config.job import Job
+from raycomp.config.references import is_reference, resolve_reference
 from raycomp.config.study import StudySpec
 from raycomp.storage.location import opened
 
@@ -39,6 +40,8 @@ def run_work(work: Job | StudySpec, storage: str | Path, progress: Progress) -> 
     if isinstance(work, StudySpec):
         from raycomp.runtime.studies.study import run_study
 
+        for study_run in work.runs:
+            check_references(study_run.job)
         with opened(storage, work.id) as root:
             directory = run_study(work, root, progress)
             write_report([directory], directory / REPORT)
@@ -46,10 +49,21 @@ def run_work(work: Job | StudySpec, storage: str | Path, progress: Progress) -> 
 
     from raycomp.runtime.pipeline.run import run_job
 
+    check_references(work)
     with opened(storage, work.run_id) as root, release_actors(work.run_id):
         directory = run_job(work, root, progress)
         write_report([directory], directory / REPORT)
     return directory
+
+
+def check_references(job: Job) -> None:
+    """Import every object of the user's that a job names, before anything is spent.
+
+    Raises:
+        UserError: An object cannot be imported.
+    """
+    if job.task.metric is not None and is_reference(job.task.metric):
+        resolve_reference(job.task.metric, "task.metric")
 
 
 @contextmanager

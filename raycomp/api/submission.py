@@ -97,6 +97,7 @@ def submit(
     job: str | Path | Job | None = None,
     methods: Sequence[str] | None = None,
     name: str | None = None,
+    metric: str | Callable[..., float] | None = None,
     address: str | None = None,
     installed: bool = False,
     settings: Mapping[str, Any] | None = None,
@@ -115,6 +116,7 @@ def submit(
         job: As in `compress`.
         methods: As in `compress`.
         name: As in `compress`.
+        metric: As in `compress`; the module of a function must be installed on the cluster.
         address: URL of the cluster's dashboard. None: RAY_API_SERVER_ADDRESS, else
             http://127.0.0.1:8265.
         installed: Whether the cluster's image has raycomp, so that no source is uploaded.
@@ -141,6 +143,7 @@ def submit(
         job=job,
         methods=methods,
         name=name,
+        metric=metric,
         settings=settings or {},
         sections=sections,
     )

@@ -6,28 +6,45 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from raycomp.config.references import is_reference
+from raycomp.data.custom_metric import compute_custom
 from raycomp.errors import UserError
 
 CLASSIFICATION = ("accuracy", "f1", "accuracy_f1", "matthews")
 REGRESSION = ("pearson", "spearman", "pearson_spearman")
 
 
-def compute(names: Sequence[str], labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+def compute(
+    names: Sequence[str], labels: np.ndarray, logits: np.ndarray, *, allow_custom: bool = False
+) -> dict[str, float]:
     """Return each metric by name.
 
     Args:
-        names: of CLASSIFICATION or REGRESSION.
+        names: of CLASSIFICATION or REGRESSION, or references to functions of the user's.
         labels: (rows,) classes or targets.
         logits: (rows, classes), or (rows, 1) for regression.
+        allow_custom: Whether references may be imported. Only a run may do so: the metric's name in a
+            table may come from somebody else.
 
     Raises:
         UserError: a name is unknown.
     """
-    return {name: _one(name, labels, logits) for name in names}
+    values = {}
+    for name in names:
+        if allow_custom and is_reference(name):
+            values[name] = compute_custom(name, labels, logits)
+        else:
+            values[name] = _one(name, labels, logits)
+    return values
 
 
 def check_metric(name: str, kind: str) -> str:
-    """Return a metric's name, or raise UserError when it does not fit the kind of task."""
+    """Return a metric's name, or raise UserError when it does not fit the kind of task.
+
+    A reference to a function of the user's is not imported: it fits every kind.
+    """
+    if is_reference(name):
+        return name
     allowed = REGRESSION if kind == "regression" else CLASSIFICATION
     if name not in allowed:
         raise UserError(f"task.metric = {name!r} was given; allowed for {kind}: {', '.join(allowed)}")

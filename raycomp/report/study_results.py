@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from raycomp.config.references import is_reference
 from raycomp.errors import UserError
 from raycomp.report.ablation_forms import with_explicit_columns
 from raycomp.report.statistics import (
@@ -205,6 +206,9 @@ def load_predictions(
     run: Path, method: str, budget: str, metric: str, value: float
 ) -> Predictions | None:
     """Return what a model of a run answered; None where it was not kept, or scores another value."""
+    if is_reference(metric):
+        # The function of a user's own metric is imported by the run only, never by a report.
+        return None
     one = _read(run, method, budget)
     return one if one is not None and abs(one.value(metric) - value) < 1e-6 else None
 

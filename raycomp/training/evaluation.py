@@ -64,4 +64,6 @@ def score_logits(metrics: tuple[str, ...], tokens: TokenSplit, logits: np.ndarra
     """Compute metrics and the mean label loss of logits (rows, classes)."""
     labels = torch.from_numpy(np.array(tokens.labels))
     loss = float(label_loss(torch.from_numpy(logits), labels, len(tokens)))
-    return Score(compute(metrics, np.asarray(tokens.labels), logits), loss, len(tokens))
+    return Score(
+        compute(metrics, np.asarray(tokens.labels), logits, allow_custom=True), loss, len(tokens)
+    )

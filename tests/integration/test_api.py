@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import ray
 import torch
+from sklearn.metrics import balanced_accuracy_score
 
 import raycomp
 from tests.conftest import sentences
@@ -28,6 +29,7 @@ def arguments(tuned_model: Path) -> dict[str, Any]:
         "data": {"train": sentences(120, 0), "validation": sentences(40, 1)},
         "budgets": {"half": {"encoder_params": "0.5x"}},
         "name": "api",
+        "metric": balanced_accuracy_score,
         "task": {"max_length": 16},
         "space": {"depth": [1, 3], "heads": [2, 4], "ffn": [16, 64]},
         "train": {"steps": 2, "batch_size": 16, "precision": "fp32", "interval": 2},
@@ -75,6 +77,11 @@ def test_a_compressed_model_is_used_by_plain_code(run: raycomp.Run, tmp_path: Pa
     assert rows["budget"].tolist() == ["half"]
     assert (run.path / "report.html").exists()
     assert 0 < len(run.evaluations) <= 6
+    assert set(rows["metric"]) == {"sklearn.metrics._classification:balanced_accuracy_score"}
+    predictions = run.path / "predictions"
+    labels = np.load(predictions / "labels.validation.npy")
+    answers = np.load(predictions / "yoco-half.validation.npy").argmax(1)
+    assert rows["validation"].item() == balanced_accuracy_score(labels, answers)
     assert run.plan()["budgets"][0]["feasible"]
 
     best = run.best("params < 1e9 and feasible")

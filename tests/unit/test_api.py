@@ -21,6 +21,8 @@ from raycomp.api.job_builder import Request, build_job
 from raycomp.api.progress import SessionProgress
 from raycomp.config.job import Job
 from raycomp.config.loader import parse_job
+from raycomp.data.metrics import compute
+from raycomp.storage.files import write_array
 from tests.conftest import bert_config, randomise, sentences, tokenizer
 from tests.unit.report.made import begin, made
 
@@ -260,6 +262,90 @@ def test_a_tokenizer_comes_from_the_pipeline_or_the_checkpoint(
     assert "tokenizer=" in message(tmp_path, data="glue/sst2", model=model)
     slow = message(tmp_path, data="glue/sst2", model=model, tokenizer=object())
     assert "fast tokenizer" in slow
+
+
+# Metrics of one's own
+
+
+def weigh_logits(labels: np.ndarray, logits: np.ndarray) -> float:
+    return float(logits[np.arange(len(labels)), labels].mean())
+
+
+def fail(labels: np.ndarray, predictions: np.ndarray) -> float:
+    raise ValueError("no reason")
+
+
+def test_a_metric_is_named_or_importable(tmp_path: Path) -> None:
+    from sklearn.metrics import balanced_accuracy_score
+
+    names = {
+        "f1": "f1",
+        balanced_accuracy_score: "sklearn.metrics._classification:balanced_accuracy_score",
+    }
+    jobs = [make_job(tmp_path, data="glue/sst2", metric=metric) for metric in names]
+    assert [job.task.metric for job in jobs] == list(names.values())
+    assert len({job.run_id for job in jobs}) == 2
+
+    def local(labels: np.ndarray, predictions: np.ndarray) -> float:
+        return 0.0
+
+    in_main = type(weigh_logits)(weigh_logits.__code__, {"__name__": "__main__"}, "profit")
+    for metric, words in (
+        (local, "inside a function"),
+        (lambda labels, predictions: 0.0, "lambda"),
+        (in_main, "script or notebook"),
+        (object(), "not a function"),
+    ):
+        text = message(tmp_path, data="glue/sst2", metric=metric)
+        assert words in text
+        assert "my_module.py" in text
+
+
+def test_a_metric_gets_predictions_or_logits() -> None:
+    labels = np.array([0, 1, 1])
+    logits = np.array([[2.0, 1.0], [0.0, 3.0], [5.0, 1.0]], np.float32)
+    names = ("sklearn.metrics:balanced_accuracy_score", f"{__name__}:weigh_logits")
+    values = compute(names, labels, logits, allow_custom=True)
+    assert values == {names[0]: 0.75, names[1]: 2.0}
+    distance = compute(
+        ["sklearn.metrics:mean_absolute_error"],
+        np.array([1.0, 2.0], np.float32),
+        np.array([[1.5], [2.0]], np.float32),
+        allow_custom=True,
+    )
+    assert distance == {"sklearn.metrics:mean_absolute_error": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("no_such_module:f", "no_such_module"),
+        ("sklearn.metrics:no_such_metric", "no_such_metric"),
+        (f"{__name__}:fail", "no reason"),
+        ("numpy:cov", "numpy:cov"),
+    ],
+)
+def test_a_metric_that_fails_is_one_message(name: str, words: str) -> None:
+    labels = np.array([0, 1])
+    with pytest.raises(raycomp.UserError, match=words):
+        compute([name], labels, np.eye(2, dtype=np.float32), allow_custom=True)
+
+
+def test_nothing_of_a_foreign_run_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "evil.py").write_text("raise SystemExit('imported')")
+    labels, logits = np.array([0, 1]), np.eye(2, dtype=np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        with pytest.raises(raycomp.UserError, match="unknown"):
+            compute(["evil:f"], labels, logits)
+        run_dir = made(tmp_path / "runs", metric="evil:f")
+        for split in ("validation",):
+            write_array(run_dir / "predictions" / f"labels.{split}.npy", labels)
+            write_array(run_dir / "predictions" / f"yoco-half.{split}.npy", logits)
+        run = raycomp.open_run(run_dir)
+        assert run.report().exists()
+        assert run.best().figures["metric"] == "evil:f"
+        assert "evil" not in sys.modules
 
 
 # A run that exists
