@@ -112,13 +112,13 @@ def search_budgets(
     return [_read_outcome(path) for path in paths.values()]
 
 
-def delete_outcomes(run_dir: Path) -> None:
-    """Delete the outcomes of all trials, so that each trial runs again.
+def delete_outcomes(run_dir: Path, method: str = "yoco") -> None:
+    """Delete the outcomes of a method's trials, so that each trial runs again.
 
     A trial then asks for the same architectures as before. The ledger evaluates only those without a
     score.
     """
-    for path in (run_dir / "search").glob("*.*.*.json"):
+    for path in RunLayout(run_dir).method(method).search_outcomes():
         path.unlink()
 
 
@@ -141,11 +141,13 @@ def _run_trials(
 ) -> None:
     job = setup.job.model_dump(mode="json")
     run_dir = setup.run_dir
+    method = setup.method
     shape = setup.shape.to_dict()
     theta = setup.sampler_state()
 
     def run_one(trial: Trial) -> dict[str, Any]:
-        remote_setup = SearchSetup(parse_job(job), run_dir, EncoderShape.from_dict(shape))
+        network = EncoderShape.from_dict(shape)
+        remote_setup = SearchSetup(parse_job(job), run_dir, network, method=method)
         outcome = run_trial(remote_setup, theta, ledger, precision, SearchTrial(**trial))
         return {"value": outcome.value if outcome.arch else -1.0}
 
@@ -154,7 +156,7 @@ def _run_trials(
         results = run_grid(
             [asdict(trial) for trial in trials],
             run_one,
-            name="search",
+            name=f"search-{method}",
             folder=run_dir,
             max_parallel=min(len(trials), max(4, 2 * total_cpus())),
             resources=TRIAL_RESOURCES,

@@ -1,4 +1,4 @@
-"""Evaluator actors, which hold the super-network once each, and the ledger in front of them."""
+"""Evaluator actors, each with a copy of the super-network, and the ledger in front of them."""
 
 from __future__ import annotations
 
@@ -18,96 +18,135 @@ from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.placement import on_driver_node
 from raycomp.runtime.cluster.replica import open_run_dir
 from raycomp.runtime.scoring.ledger import Ledger
+from raycomp.storage.rows import EvaluationRow
 from raycomp.training.evaluation import predict_logits, score_logits
+
+CPU_SHARE = 0.9
+"""Share of the CPUs for evaluators. Trials need a little too, and would wait forever without it."""
 
 
 class Evaluator:
-    """Holds the super-network and the splits, and scores several architectures in one pass."""
+    """Scores architectures with the super-network; `start_scoring` starts it as an actor."""
 
-    def __init__(self, job: dict[str, Any], run_dir: str, threads: int) -> None:
+    def __init__(self, job: dict[str, Any], run_dir: str, threads: int, method: str = "yoco") -> None:
+        """Load the super-network.
+
+        Args:
+            job: The job, as JSON-like values.
+            run_dir: The run directory, as the driver node names it.
+            threads: CPU threads of this process.
+            method: Name of the method whose super-network it is.
+        """
         torch.set_num_threads(threads)
-        self._context = RunContext(parse_job(job), open_run_dir(Path(run_dir)).folder)
+        folder = open_run_dir(Path(run_dir)).folder
+        self._context = RunContext(parse_job(job), folder, method=method)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = self._context.supernet().to(self._device).eval()
 
     def evaluate(self, archs: list[str], split: str, precision: str) -> list[dict[str, Any]]:
-        """Return a row of table `evaluations` per architecture (JSON), without the run's columns.
+        """Score several architectures in one pass over a split.
 
-        Its seconds are an equal share of the pass.
+        Args:
+            archs: Architectures as JSON.
+            split: Name of the split.
+            precision: Precision of the computation, such as "fp32".
+
+        Returns:
+            A row of the table `evaluations` for each architecture, without the columns of the run. Its
+            seconds are an equal share of the pass.
         """
-        began, context = time.perf_counter(), self._context
-        values = [Architecture.from_json(a) for a in archs]
+        start = time.perf_counter()
+        context = self._context
+        architectures = [Architecture.from_json(text) for text in archs]
         tokens = context.tokens(split)
+
         logits = predict_logits(
-            lambda batch: self._model.forward_many(batch, values),
+            lambda batch: self._model.forward_many(batch, architectures),
             tokens,
             pad_id=context.pad_id,
             max_tokens=context.job.search.max_tokens,
             precision=precision,
             device=self._device,
         )
-        results = [score_logits(context.metrics, tokens, each) for each in logits]
-        seconds = (time.perf_counter() - began) / len(archs)
-        return [
-            {
-                "arch_id": value.id,
-                "arch": arch,
-                "split": split,
-                "precision": precision,
-                "metric": context.primary,
-                "value": result.values[context.primary],
-                "loss": result.loss,
-                "examples": result.examples,
-                "params": int(context.costs.cost("params", value)),
-                "flops": float(context.costs.cost("flops", value)),
-                "seconds": seconds,
-            }
-            for arch, value, result in zip(archs, values, results, strict=True)
-        ]
+        scores = [score_logits(context.metrics, tokens, arch_logits) for arch_logits in logits]
+        seconds = (time.perf_counter() - start) / len(archs)
+
+        rows = []
+        for arch, score in zip(architectures, scores, strict=True):
+            row = EvaluationRow(
+                arch_id=arch.id,
+                arch=arch.to_json(),
+                split=split,
+                precision=precision,
+                metric=context.primary,
+                value=score.values[context.primary],
+                loss=score.loss,
+                examples=score.examples,
+                params=int(context.costs.cost("params", arch)),
+                flops=float(context.costs.cost("flops", arch)),
+                seconds=seconds,
+            )
+            rows.append(row.to_row())
+        return rows
 
 
 def start_scoring(
-    job: dict[str, Any], run_dir: Path, weights_id: str, metric: str
+    job: dict[str, Any], run_dir: Path, weights_id: str, metric: str, method: str = "yoco"
 ) -> tuple[Any, list[Any]]:
-    """Start evaluators over the cluster's free CPUs or GPUs, and the ledger in front of them.
+    """Start evaluators on all free CPUs or GPUs of the cluster, and the ledger in front of them.
+
+    Args:
+        job: The job, as JSON-like values.
+        run_dir: The run directory.
+        weights_id: Hash of the super-network's weights.
+        metric: Name of the metric.
+        method: Name of the method that searches.
+
+    Returns:
+        The actor of the ledger, and the actors of the evaluators.
 
     Raises:
-        UserError: no node has the GPUs that an evaluator asks for.
+        UserError: No node has the GPUs that an evaluator asks for.
     """
     settings = parse_job(job).search
-    gpus = settings.gpus or (1.0 if total_gpus() else 0.0)
+    gpus = settings.gpus
+    if not gpus and total_gpus():
+        gpus = 1.0
+
     slots = count_worker_slots(1, gpus)
     if settings.gpus and not slots:
         raise UserError(
-            f"search.gpus={settings.gpus:g} was given; no node of the cluster has so many: start Ray "
-            "with GPUs, or leave the setting out"
+            f"search.gpus = {settings.gpus:g} is more than any node of the cluster has. Start Ray on "
+            "nodes with GPUs, or remove this setting."
         )
-    count = settings.evaluators or max(1, slots)
-    cpus = share_cpus(count, gpus)
-    names = [f"evaluator-{run_dir.name}-{uuid.uuid4().hex[:8]}" for _ in range(count)]
+
+    num_evaluators = settings.evaluators or max(1, slots)
+    cpus = share_cpus(num_evaluators, gpus)
+    names = [f"evaluator-{run_dir.name}-{uuid.uuid4().hex[:8]}" for _ in range(num_evaluators)]
     evaluators = [
         ray.remote(Evaluator)
         .options(
             name=name,
-            # A tenth stays free: trials ask for a sliver each, and would wait for ever without it.
-            num_cpus=0.9 * cpus * min(1.0, slots / count),
+            num_cpus=CPU_SHARE * cpus * min(1.0, slots / num_evaluators),
             num_gpus=gpus,
             max_restarts=3,
             max_task_retries=3,
         )
-        .remote(job, str(run_dir), cpus)
+        .remote(job, str(run_dir), cpus, method)
         for name in names
     ]
+
     ledger = (
         ray.remote(Ledger)
-        # One that dies reads its rows back, finds the evaluators by name, and who asked asks again.
         .options(
             num_cpus=0,
             max_concurrency=10_000,
+            # A restarted ledger reads its rows from the table, and finds the evaluators by their names.
             max_restarts=3,
             max_task_retries=3,
+            # It writes to the run directory itself.
             scheduling_strategy=on_driver_node(),
         )
-        .remote(str(run_dir), weights_id, metric, names)
+        .remote(str(run_dir), weights_id, metric, names, method)
     )
     return ledger, evaluators

@@ -159,7 +159,7 @@ def test_rows_that_cannot_be_written_fail_who_asked_and_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = Ledger(str(tmp_path), "w", "accuracy", Pool(1).actors)
-    monkeypatch.setattr(ledger, "_flushed_at", -1e9)
+    monkeypatch.setattr(ledger, "_flush_time", -1e9)
     full = True
 
     def write(*given: Any) -> Path:
