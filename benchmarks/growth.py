@@ -42,6 +42,7 @@ from raycomp.search.searchers import SearchBudget, make_searcher
 from raycomp.search.setup import SearchSetup
 from raycomp.search.space import SearchSpace
 from raycomp.storage.files import write_json
+from raycomp.storage.layout import RunLayout
 from raycomp.training.evaluation import predict_logits
 from raycomp.training.supernet_step import enclosing_architecture
 
@@ -122,7 +123,7 @@ def budgets(settings: Options, network: Network) -> list[GrowthPoint]:
             shares = np.linspace(0.8, 0.35, max(1, count)).round(3)
             data["budget"] = [{"name": f"b{i}", "encoder_params": f"{s}x"} for i, s in enumerate(shares)]
             run_dir.mkdir()
-            write_json(run_dir / "supernet" / "sampler.json", theta)
+            write_json(RunLayout(run_dir).method("yoco").sampler, theta)
             sleepers = [ray.remote(Sleeper).options(num_cpus=0).remote() for _ in range(2)]
             ledger: Any = ray.remote(Ledger).options(num_cpus=0, max_concurrency=10_000)
             ledger = ledger.remote(str(run_dir), "growth", context.primary, sleepers)

@@ -37,6 +37,7 @@ from raycomp.runtime.scoring.deployment_search import search_budgets
 from raycomp.runtime.scoring.ledger import Ledger
 from raycomp.search.setup import SearchSetup
 from raycomp.storage.files import write_json
+from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import part_files, read_table
 
 LAYERS, HEADS, FFN = 6, (2, 4, 8, 12), (256, 512, 1024, 1536)
@@ -180,7 +181,7 @@ def trials(storage: Path, count: int) -> None:
     run = storage / job.run_id
     place = SearchSetup(job, run, SHAPE)
     sampler = build_sampler(job, train_plan(job, place.space, SHAPE, 1000))
-    write_json(run / "supernet" / "sampler.json", sampler.state_dict())
+    write_json(RunLayout(run).method("yoco").sampler, sampler.state_dict())
     start_local_cluster(
         num_cpus=2, log_to_driver=False, logging_level=logging.ERROR, object_store_memory=256 * 2**20
     )
@@ -213,7 +214,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "load-00000000"
-        write_json(run / "job.json", {"run": {"name": "load"}, "task": {"name": "demo/polarity"}})
+        write_json(RunLayout(run).job, {"run": {"name": "load"}, "task": {"name": "demo/polarity"}})
         rows(run, args.rows)
         commands(run)
         if not args.skip_trials:

@@ -24,6 +24,7 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.methods.context import RunContext
 from raycomp.search.searchers import Searcher, make_searcher
+from raycomp.storage.layout import RunLayout
 from raycomp.training.evaluation import predict_logits, score_logits
 
 NAMES = ("random", "sng", "evolution")
@@ -88,7 +89,7 @@ def main() -> None:
     args = parser.parse_args()
     found: dict[str, list[list[float]]] = {name: [] for name in NAMES}
     for number, run in enumerate(args.runs):
-        job = parse_stored(json.loads((run / "job.json").read_text()))
+        job = parse_stored(json.loads((RunLayout(run).job).read_text()))
         scores = Scores(RunContext(job, run))
         for seed in range(args.seeds):
             for name, curves in found.items():

@@ -25,6 +25,7 @@ from raycomp.runtime.scoring.evaluators import start_scoring
 from raycomp.runtime.scoring.ledger import Ledger
 from raycomp.search.setup import SearchSetup
 from raycomp.storage.files import write_json
+from raycomp.storage.layout import RunLayout
 from raycomp.storage.tensors import save_tensors
 
 SHARES = (0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35)
@@ -85,7 +86,7 @@ class Searches:
             {"name": f"b{s:g}".replace(".", "_"), "encoder_params": f"{s}x"} for s in shares
         ]
         folder.mkdir(exist_ok=True)
-        write_json(folder / "supernet" / "sampler.json", self.theta)
+        write_json(RunLayout(folder).method("yoco").sampler, self.theta)
         ledger: Any = (
             ray.remote(Ledger)
             .options(num_cpus=0, max_concurrency=10_000)

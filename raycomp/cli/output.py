@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from raycomp.errors import shown
+from raycomp.storage.layout import RunLayout
 
 
 def show_study(folder: Path, as_json: bool) -> None:
@@ -50,9 +51,10 @@ def show_run(run_dir: Path, as_json: bool) -> None:
     from raycomp.storage.tables import read_table
 
     frame = read_table(run_dir, "deployments")
-    found = {"search": run_dir / "deployed.json", "adabert": run_dir / "adabert" / "deployed.json"}
+    layout = RunLayout(run_dir)
+    found = {"search": layout.summary("yoco"), "adabert": layout.summary("adabert")}
     summary = {k: read_json(p) for k, p in found.items() if p.exists()}
-    teacher = read_json(run_dir / "teacher" / "score.json")
+    teacher = read_json(layout.teacher_score)
     if as_json:
         rows = json.loads(frame.to_json(orient="records"))
         print_json({"run": str(run_dir), "deployments": rows, **summary, "teacher": teacher})

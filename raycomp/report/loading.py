@@ -12,13 +12,14 @@ import pyarrow as pa
 
 from raycomp.config.renames import current_names
 from raycomp.errors import UserError, first_line
+from raycomp.methods.registry import method_names
 from raycomp.report.study_results import StudyResults, is_study_dir, load_study_results
+from raycomp.storage.layout import RunLayout, StudyLayout, find_runs, find_studies
 from raycomp.storage.location import fetched, is_figure
 from raycomp.storage.schemas import SCHEMAS
 from raycomp.storage.tables import read_parts
 
 NAMES = ("steps", "distribution", "evaluations", "deployments")
-_SUMMARIES = ("deployed.json", "adabert/deployed.json")
 
 
 @dataclass(frozen=True)
@@ -152,19 +153,19 @@ def load_tables(*paths: str | Path) -> RunTables:
 
 def _studies(path: Path) -> list[Path]:
     """Return the studies at or below a folder."""
-    return [path] if is_study_dir(path) else sorted(p.parent for p in path.glob("*/study.json"))
+    return [path] if is_study_dir(path) else sorted(p for p in find_studies(path))
 
 
 def _run_folders(path: Path) -> list[Path]:
     if not path.is_dir():
-        near = ", ".join(sorted(p.parent.name for p in path.parent.glob("*/job.json"))[:5])
+        near = ", ".join([run.name for run in find_runs(path.parent)][:5])
         hint = f"; {path.parent} holds: {near}" if near else ""
         raise UserError(f"{path} is no folder{hint}; give a run's folder, such as runs/NAME-HASH")
-    if (path / "job.json").exists():
+    if RunLayout(path).job.exists():
         return [path]
     if is_study_dir(path):
-        return sorted(p.parent for p in path.glob("runs/*/job.json"))
-    found = sorted(p.parent for p in path.glob("*/job.json"))
+        return find_runs(StudyLayout(path).runs)
+    found = find_runs(path)
     if not found and not _studies(path):
         raise UserError(
             f"{path} is no run's folder and holds none (a run has a job.json); give a run's folder, "
@@ -173,20 +174,27 @@ def _run_folders(path: Path) -> list[Path]:
     return found
 
 
+def _summaries(layout: RunLayout) -> list[Path]:
+    """Return the summaries of the methods that are deployed."""
+    paths = [layout.summary(method) for method in method_names()]
+    return [path for path in paths if path.exists()]
+
+
 def _read_run(folder: Path) -> tuple[list[pd.DataFrame], RunRecord]:
+    layout = RunLayout(folder)
     frames = [_read(folder, name) for name in NAMES]
-    job = current_names(_json(folder / "job.json", {}), note=False)
+    job = current_names(_json(layout.job, {}), note=False)
     frames[3] = frames[3].sort_values("method", ascending=False, kind="stable")  # yoco first
     evaluations, deployments = frames[2], frames[3]
     metrics = [*deployments["metric"].dropna(), *evaluations["metric"].dropna().head(1)]
     settings = job.get("task")
     given = settings.get("metric") if isinstance(settings, dict) else None
-    summaries = [_json(folder / name, {}) for name in _SUMMARIES if (folder / name).exists()]
+    summaries = [_json(path, {}) for path in _summaries(layout)]
     latencies = [s["teacher_latency_ms"] for s in summaries if s.get("teacher_latency_ms")]
-    scores = _json(folder / "teacher" / "score.json", {})
-    facts = _json(folder / "facts.json", {})
+    scores = _json(layout.teacher_score, {})
+    facts = _json(layout.facts, {})
     given = given or facts.get("primary")
-    tuned = [_json(path, {}) for path in sorted((folder / "finetune").glob("*.json"))]
+    tuned = [_json(path, {}) for path in sorted(layout.finetune.glob("*.json"))]
     run = RunRecord(
         name=folder.name,
         path=folder,
@@ -195,9 +203,9 @@ def _read_run(folder: Path) -> tuple[list[pd.DataFrame], RunRecord]:
         teacher={k: v for k, v in scores.items() if isinstance(v, dict)},
         teacher_latency_ms=float(latencies[0]) if latencies else None,
         summaries=tuple(summaries),
-        environment=_json(folder / "environment.json", {}),
+        environment=_json(layout.environment, {}),
         facts=facts,
-        shared={k: str(v) for k, v in _json(folder / "shared.json", {}).items()},
+        shared={k: str(v) for k, v in _json(layout.reused, {}).items()},
         tuned={str(t["name"]): t for t in tuned if t.get("deployed") and "validation" in t},
     )
     return frames, run

@@ -21,7 +21,8 @@ from raycomp.report.statistics import (
     estimate_mean,
     kendall_tau,
 )
-from raycomp.storage.files import predictions_path, read_array
+from raycomp.storage.files import read_array
+from raycomp.storage.layout import RunLayout, StudyLayout
 from raycomp.storage.location import fetched, is_figure
 from raycomp.storage.tables import read_table
 
@@ -72,12 +73,12 @@ class StudyResults:
 
     def run(self, name: str) -> Path:
         """Return the folder of one of its runs."""
-        return self.path / "runs" / name
+        return StudyLayout(self.path).runs / name
 
 
 def is_study_dir(path: str | Path) -> bool:
     """Return whether a folder is a study's."""
-    return (Path(path) / "study.json").exists()
+    return StudyLayout(Path(path)).study.exists()
 
 
 def load_study_results(path: str | Path) -> StudyResults:
@@ -88,7 +89,7 @@ def load_study_results(path: str | Path) -> StudyResults:
     """
     path = fetched(path, is_figure)
     try:
-        data = json.loads((path / "study.json").read_text(encoding="utf-8"))
+        data = json.loads(StudyLayout(path).study.read_text(encoding="utf-8"))
         settings, cells = data["study"], data["cells"]
         return StudyResults(
             id=path.resolve().name,
@@ -216,20 +217,21 @@ def load_predictions(
 @functools.lru_cache(maxsize=256)
 def _read(run: Path, method: str, budget: str) -> Predictions | None:
     """Return the answers of a deployment, of a tuned network, or of the teacher."""
+    layout = RunLayout(run)
     name = "teacher" if method == TEACHER else f"{method}-{budget}"
     if method == "adabert" and budget == "cnn":  # the run's only setting
         made = read_table(run, "deployments")
         name = f"adabert-{made[made['method'] == 'adabert']['budget'].iloc[0]}"
     splits = sorted(
         p.name.removeprefix(f"{name}.").removesuffix(".npy")
-        for p in (run / "predictions").glob(f"{name}.*.npy")
+        for p in layout.predictions_dir.glob(layout.predictions(name, "*").name)
     )
     labels, logits = [], []
     for split in splits:
         if split == "selection":
             continue
-        truth = read_array(predictions_path(run, "labels", split))
-        said = read_array(predictions_path(run, name, split))
+        truth = read_array(layout.predictions("labels", split))
+        said = read_array(layout.predictions(name, split))
         if truth is None or said is None or len(truth) != len(said):
             return None
         labels.append(truth)

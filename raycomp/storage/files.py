@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from raycomp.errors import UserError, first_line
+from raycomp.storage.layout import RunLayout
 
 
 def atomic_write(target: Path, write: Any, *, sync: bool = True) -> Path:
@@ -83,8 +84,8 @@ def write_json(target: Path, data: Any, *, compact: bool = False, sync: bool = T
 
 
 def predictions_path(run: Path, model: str, split: str) -> Path:
-    """Return where a model's logits on a split lie; model "labels" are the labels themselves."""
-    return Path(run) / "predictions" / f"{model}.{split}.npy"
+    """Return the file with the logits of a model on a split."""
+    return RunLayout(run).predictions(model, split)
 
 
 def write_array(target: Path, array: np.ndarray) -> Path:

@@ -190,10 +190,9 @@ class RunLayout:
         """Weights of the probes on the teacher's layers."""
         return self.adabert / "probes.safetensors"
 
-    @property
-    def probe_parts(self) -> Path:
-        """Directory of one file per probe, until they are joined."""
-        return self.adabert / "probes"
+    def probe_part(self, layer: int) -> Path:
+        """Return the file of the probe on one layer, until the probes are joined."""
+        return self.adabert / "probes" / f"{layer:03d}.safetensors"
 
     @property
     def teacher_logits(self) -> Path:
@@ -205,9 +204,18 @@ class RunLayout:
         """The probes' logits on the augmented split. Written last: the distillation data is complete."""
         return self.adabert / "probes.npy"
 
+    def distillation_parts(self, kind: str) -> Path:
+        """Return the directory of the files that tasks write about parts of the rows.
+
+        Args:
+            kind: "augmented" (new texts), "features" (of the teacher's layers) or "answers" (outputs on
+                new texts).
+        """
+        return self.adabert / kind
+
     def distillation_part(self, kind: str, index: int, suffix: str) -> Path:
-        """Return one of the files that tasks write: "augmented", "features" or "answers" of some rows."""
-        return self.adabert / kind / f"{index:05d}.{suffix}"
+        """Return the file about one part of the rows; `kind` as in `distillation_parts`."""
+        return self.distillation_parts(kind) / f"{index:05d}.{suffix}"
 
     def trial(self, name: str) -> TrialLayout:
         """Return the paths of one AdaBERT trial."""
@@ -247,9 +255,14 @@ class RunLayout:
         """Return the file with the progress of a training task: steps done, steps in total, metrics."""
         return self.progress_dir / f"{training}.json"
 
+    @property
+    def train_dir(self) -> Path:
+        """Ray Train's directory."""
+        return self.path / "train"
+
     def train(self, training: str) -> Path:
         """Return Ray Train's directory of a training task. It has the checkpoints."""
-        return self.path / "train" / training
+        return self.train_dir / training
 
     def rescued_checkpoint(self, training: str) -> Path:
         """Return the directory of a checkpoint that was saved from a damaged directory of Ray Train."""
@@ -264,6 +277,19 @@ class RunLayout:
     def tensorboard(self) -> Path:
         """Event files of TensorBoard."""
         return self.path / "tensorboard"
+
+    def driver_only(self) -> tuple[Path, ...]:
+        """Return the directories that no other node needs a copy of."""
+        return (
+            self.train_dir,
+            self.tune,
+            self.exports,
+            self.predictions_dir,
+            self.progress_dir,
+            self.tensorboard,
+            self.path / "mlflow",
+            self.path / "wandb",
+        )
 
 
 @dataclass(frozen=True)

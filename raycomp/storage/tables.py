@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from raycomp.errors import UserError, first_line
 from raycomp.storage.files import atomic_write
+from raycomp.storage.layout import RunLayout
 from raycomp.storage.old_columns import add_missing_columns
 from raycomp.storage.schemas import SCHEMAS
 
@@ -28,7 +29,7 @@ def table_dir(run: Path, name: str) -> Path:
     """Return the folder of one table of a run."""
     if name not in SCHEMAS:
         raise UserError(f"no table {name!r}; there are: {', '.join(SCHEMAS)}")
-    return Path(run) / "tables" / name
+    return RunLayout(Path(run)).table(name)
 
 
 def write_rows(run: Path, name: str, rows: Sequence[Mapping[str, Any]], part: str) -> Path:

@@ -22,7 +22,8 @@ from raycomp.runtime.pipeline.deploy import score_forward
 from raycomp.runtime.pipeline.finetune import finetune, outcomes
 from raycomp.runtime.studies.ablation_rows import ranking_rows
 from raycomp.runtime.studies.study import finished_runs, run_study
-from raycomp.storage.files import predictions_path, read_array
+from raycomp.storage.files import read_array
+from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import part_files, read_table
 
 STEPS = [0, 0, 0, 0, 0, 0, 1]
@@ -74,8 +75,8 @@ def test_every_cell_has_its_rows(folder: Path, study: StudySpec) -> None:
         assert row["gap"] == pytest.approx(scored["selection"] - scored["validation"])
         assert row["examples"] == 60
         # What was kept of each answer gives the same score.
-        labels = read_array(predictions_path(run, "labels", "validation"))
-        logits = read_array(predictions_path(run, f"{row['method']}-half", "validation"))
+        labels = read_array(RunLayout(run).predictions("labels", "validation"))
+        logits = read_array(RunLayout(run).predictions(f"{row['method']}-half", "validation"))
         assert labels is not None
         assert logits is not None
         assert compute(["accuracy"], labels, logits)["accuracy"] == pytest.approx(row["value"])

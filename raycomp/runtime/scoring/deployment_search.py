@@ -23,7 +23,6 @@ from raycomp.runtime.cluster.capacity import total_cpus
 from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.grid import Trial, run_grid
 from raycomp.runtime.cluster.progress import polling
-from raycomp.runtime.scoring.ledger import outcome_path
 from raycomp.search.search_loop import (
     SearchLoop,
     SearchTrial,
@@ -34,6 +33,7 @@ from raycomp.search.search_loop import (
 from raycomp.search.searchers import cheapest_architecture
 from raycomp.search.setup import SearchSetup
 from raycomp.storage.files import read_json
+from raycomp.storage.layout import RunLayout
 
 # The evaluators have the CPUs; a trial only waits for scores.
 TRIAL_RESOURCES = {"cpu": 0.001}
@@ -97,7 +97,7 @@ def search_budgets(
         for searcher in job.search.searchers
         for seed in job.search.seeds
     ]
-    paths = {trial: outcome_path(setup.run_dir, **asdict(trial)) for trial in trials}
+    paths = {trial: setup.files.search_outcome(**asdict(trial)) for trial in trials}
 
     open_trials = [trial for trial in trials if not paths[trial].exists()]
     if open_trials:

@@ -36,6 +36,7 @@ from typing import Any
 from raycomp.encoder.architecture import Architecture
 from raycomp.runtime.cluster.connect import ray
 from raycomp.storage.files import read_json, write_json
+from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import part_files, read_table, write_rows
 
 CacheKey = tuple[str, str, str, str, str]
@@ -254,11 +255,6 @@ def _row_key(row: dict[str, Any]) -> CacheKey:
 
 def _layer_sizes(arch: Architecture) -> list[tuple[int, int]]:
     return list(zip(arch.heads, arch.ffn, strict=True))
-
-
-def outcome_path(run_dir: Path, budget: str, searcher: str, seed: int) -> Path:
-    """Return where a trial's outcome lies."""
-    return run_dir / "search" / f"{budget}.{searcher}.{seed}.json"
 
 
 def record_parts(run_dir: Path) -> None:

@@ -133,7 +133,7 @@ def test_a_study_is_no_job(path: Path) -> None:
 
 
 def test_a_preset_needs_a_study() -> None:
-    with pytest.raises(UserError, match="is no study"):
+    with pytest.raises(UserError, match=r"lacks a \[study\] section"):
         cli.run(ROOT / "jobs" / "quickstart.toml", preset="small")
 
 

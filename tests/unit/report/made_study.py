@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from raycomp.storage.files import predictions_path, write_array, write_json
+from raycomp.storage.files import write_array, write_json
+from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import write_rows
 from tests.unit.report.made import begin
 
@@ -26,8 +27,8 @@ def logits(right: float, rng: np.random.Generator) -> np.ndarray:
 def keep(run: Path, model: str, right: float, rng: np.random.Generator) -> float:
     """Write answers, and return their accuracy."""
     found = logits(right, rng)
-    write_array(predictions_path(run, model, "validation"), found)
-    write_array(predictions_path(run, "labels", "validation"), LABELS)
+    write_array(RunLayout(run).predictions(model, "validation"), found)
+    write_array(RunLayout(run).predictions("labels", "validation"), LABELS)
     return float((found.argmax(1) == LABELS).mean())
 
 

@@ -22,7 +22,8 @@ from raycomp.report.axes import find_budget_lines
 from raycomp.report.page import group_comparable_runs
 from raycomp.report.pareto_plot import draw_pareto_plot
 from raycomp.report.teacher_scores import derive_teacher_costs
-from raycomp.storage.files import predictions_path, write_array, write_json
+from raycomp.storage.files import write_array, write_json
+from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import read_table
 from tests.unit.report.made import BESIDE, FULL, begin, encoder_params, finish, made
 
@@ -310,8 +311,8 @@ def test_two_models_are_compared_example_by_example_where_answers_are_kept(tmp_p
         return out
 
     for name, wrong in (("yoco-half", n - right), ("teacher", n - 840)):
-        write_array(predictions_path(run, name, "validation"), logits(wrong))
-    write_array(predictions_path(run, "labels", "validation"), np.zeros(n, np.int64))
+        write_array(RunLayout(run).predictions(name, "validation"), logits(wrong))
+    write_array(RunLayout(run).predictions("labels", "validation"), np.zeros(n, np.int64))
     said = " ".join(read(write_report(run, tmp_path / "r.html")).text)
     assert "yoco half: Validation 0.830 is 0.010 below the teacher's 0.840, which these examples" in said
 

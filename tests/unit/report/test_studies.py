@@ -26,7 +26,8 @@ from raycomp.report.study_results import (
 )
 from raycomp.report.study_tables import build_study_sentences, build_study_tables, format_study_heading
 from raycomp.report.uncertainty_section import build_uncertainty_section
-from raycomp.storage.files import predictions_path, write_array
+from raycomp.storage.files import write_array
+from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import part_files, read_table, write_rows
 from tests.unit.report.made import made
 from tests.unit.report.made_study import TASK, made_study
@@ -84,7 +85,7 @@ def test_without_predictions_the_seeds_alone_are_tested(tmp_path: Path) -> None:
 def test_predictions_of_another_model_are_not_taken(tmp_path: Path) -> None:
     folder = made_study(tmp_path)
     run = load_study_results(folder).frame.query("variant == 'good' and budget == 'half'")["run"].iloc[0]
-    path = predictions_path(folder / "runs" / run, "yoco-half", "validation")
+    path = RunLayout(folder / "runs" / run).predictions("yoco-half", "validation")
     write_array(path, np.zeros((300, 2), np.float32))
     half = ablation_table(folder).query("budget == 'half'").set_index("variant")
     assert half.loc["good", "basis"] == "seeds"
@@ -199,8 +200,8 @@ def test_the_page_of_a_run_bootstraps_what_is_no_share(tmp_path: Path) -> None:
     for row in rows:
         row["validation"] = kept.value("matthews")
     write_rows(run, "deployments", rows, "yoco")
-    write_array(predictions_path(run, "labels", "validation"), truth)
-    write_array(predictions_path(run, "yoco-half", "validation"), kept.logits[0])
+    write_array(RunLayout(run).predictions("labels", "validation"), truth)
+    write_array(RunLayout(run).predictions("yoco-half", "validation"), kept.logits[0])
     found = {r["name"]: r for r in build_uncertainty_section(load_tables(run), "matthews")["rows"]}
     low, high = map(float, found["yoco half"]["interval"].split(" to "))
     assert low < kept.value("matthews") < high

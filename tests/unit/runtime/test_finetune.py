@@ -17,7 +17,8 @@ from raycomp.methods.context import RunContext
 from raycomp.runtime.pipeline import finetune as tuning
 from raycomp.runtime.pipeline.deploy import score_forward, score_network
 from raycomp.runtime.studies.ablation_rows import ablation_rows
-from raycomp.storage.files import predictions_path, read_array, write_json
+from raycomp.storage.files import read_array, write_json
+from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import write_rows
 from raycomp.storage.tensors import save_tensors
 
@@ -66,9 +67,9 @@ def test_a_network_is_tuned_on_its_own_from_where_the_job_says(run: tuple[Job, P
     alone = tune(job, folder, learning_rate=1e-9, start="teacher")
     assert alone["inherited"] == hardly["inherited"]
     assert alone["selection"] == sliced.values["accuracy"]
-    before = read_array(predictions_path(folder, "finetuned-half", "validation"))
+    before = read_array(RunLayout(folder).predictions("finetuned-half", "validation"))
     learned = tune(job, folder, epochs=6.0)
-    after = read_array(predictions_path(folder, "finetuned-half", "validation"))
+    after = read_array(RunLayout(folder).predictions("finetuned-half", "validation"))
     assert before is not None
     assert after is not None
     assert abs(after - before).max() > 0.01

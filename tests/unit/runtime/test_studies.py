@@ -39,7 +39,7 @@ def finished(
     write_json(run / "job.json", cell.job.model_dump(mode="json"))
     for part in parts:
         for pattern in ARTIFACT_FILES[part]:
-            name = pattern.replace("*", "validation")
+            name = str(pattern).replace("*", "validation")
             write_text(run / name, teacher if name == "teacher/score.json" else f"{name} of {run.name}")
     return run
 
@@ -127,7 +127,7 @@ def test_parts_are_taken_from_an_equal_run_alone(tiny_job: dict[str, Any], tmp_p
     }  # fmt: skip
     b = tmp_path / cells["b"].job.run_id
     for pattern in (*ARTIFACT_FILES["teacher"], *ARTIFACT_FILES["supernet"]):
-        name = pattern.replace("*", "validation")
+        name = str(pattern).replace("*", "validation")
         assert (b / name).read_text() == (a / name).read_text()
     assert json.loads((b / "shared.json").read_text()) == taken["b"]
     assert not (tmp_path / cells["d"].job.run_id).exists()
