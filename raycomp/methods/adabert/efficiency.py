@@ -1,4 +1,4 @@
-"""Size and FLOPs of structures, and the efficiency loss (Eq. 5)."""
+"""Size and FLOPs of operations, and the efficiency loss (Eq. 5)."""
 
 from __future__ import annotations
 
@@ -9,45 +9,57 @@ from torch import Tensor
 
 from raycomp.methods.adabert.structure import CONVOLUTIONS
 
-# name -> divisors of parameters and of multiply-adds before the softmax over the operations.
-SCALES: dict[str, tuple[float, float]] = {
-    "released": (1e6, 1e8),  # .09 to .11: presses on K alone
-    "spread": (1e5, 1e7),  # .05 to .19: the author's later code
+# Normalisation -> divisors of parameters and of multiply-adds, before the softmax over the operations.
+COST_DIVISORS: dict[str, tuple[float, float]] = {
+    # Costs of .09 to .11: all operations cost about the same, so the loss reduces K only.
+    "released": (1e6, 1e8),
+    # Costs of .05 to .19, as in later code of the same author.
+    "spread": (1e5, 1e7),
 }
 
 
 def operation_params(name: str, width: int) -> int:
-    """Return the parameters of an operation: the convolution and its normalisation."""
+    """Return the parameters of an operation: its convolution and its normalisation."""
     if name not in CONVOLUTIONS:
         return 0
-    return width * width * CONVOLUTIONS[name][0] + 2 * width
+    kernel, _ = CONVOLUTIONS[name]
+    return width * width * kernel + 2 * width
 
 
 def operation_macs(name: str, width: int, length: int) -> int:
-    """Return the multiply-adds of an operation on one text."""
+    """Return the multiply-adds of an operation on one text of `length` tokens."""
     if name in CONVOLUTIONS:
-        return width * width * CONVOLUTIONS[name][0] * length
+        kernel, _ = CONVOLUTIONS[name]
+        return width * width * kernel * length
     return 3 * width * length if "pool" in name else 0
 
 
 def operation_costs(names: Sequence[str], width: int, length: int, scale: str) -> Tensor:
-    """Return the normalised SIZE + FLOPs of each operation: (operations,).
+    """Return SIZE + FLOPs of each operation (Eq. 5), normalised, (operations,); the sum is 1.
 
-    Each is a softmax over the operations of the raw figure over a divisor, and the two are averaged.
+    Each of the two figures is divided and goes through a softmax over the operations; a cost is the
+    mean of both.
+
+    Args:
+        names: Candidate operations.
+        width: Channels of every state.
+        length: Tokens of a text.
+        scale: Key of COST_DIVISORS.
     """
-    by_size, by_macs = SCALES[scale]
-    sizes = torch.tensor([operation_params(n, width) / by_size for n in names])
-    macs = torch.tensor([operation_macs(n, width, length) / by_macs for n in names])
+    params_divisor, macs_divisor = COST_DIVISORS[scale]
+    sizes = torch.tensor([operation_params(n, width) / params_divisor for n in names])
+    macs = torch.tensor([operation_macs(n, width, length) / macs_divisor for n in names])
     return (torch.softmax(sizes, 0) + torch.softmax(macs, 0)) / 2
 
 
 def efficiency_loss(layers: Tensor, operations: Tensor, op_costs: Tensor) -> Tensor:
-    """Eq. 5: K / K_max times the sum over the edges of their operation's price.
+    """Return L_E of Eq. 5: K / K_max times the sum over the edges of their operation's cost, a scalar.
 
     Args:
-        layers: (K_max,) y^K.
-        operations: (edges, candidates) y^o.
-        op_costs: (candidates,) of `operation_costs`.
+        layers: y^K, (K_max,).
+        operations: y^o, (edges, candidates).
+        op_costs: Result of `operation_costs`, (candidates,).
     """
-    depth = torch.arange(1, len(layers) + 1, device=layers.device, dtype=layers.dtype)
-    return (layers * depth).sum() / len(layers) * (operations @ op_costs.to(operations)).sum()
+    depths = torch.arange(1, len(layers) + 1, device=layers.device, dtype=layers.dtype)
+    relative_depth = (layers * depths).sum() / len(layers)  # K / K_max, K = sum_k k y^K_k
+    return relative_depth * (operations @ op_costs.to(operations)).sum()  # Eq. 5

@@ -1,7 +1,9 @@
-"""Task-oriented distillation through probes (Eqs. 3 and 4) and the whole objective (Eq. 1).
+"""Distillation through probes (Eqs. 3 and 4) and the whole objective of a student (Eq. 1).
 
-Every loss is a SUM over the rows of this worker divided by the rows of the global batch, so that the
-sum over workers is the loss of one worker that holds the whole batch.
+Every loss is a sum over the rows of this worker divided by the rows of the global batch. The sum over
+the workers is then the loss of one worker that has the whole batch.
+
+Source: AdaBERT (Chen et al., 2020), Sections 2.2 and 2.3.
 """
 
 from __future__ import annotations
@@ -11,59 +13,73 @@ from torch import Tensor
 
 
 def matched_layers(layers: int, teacher_layers: int) -> list[int]:
-    """Return the teacher layer j = ceil(i J / K), from 1, of each student layer i = 1..K.
+    """Return the teacher layer j = ceil(i J / K) of each student layer i = 1..K, counted from 1.
 
-    The last student layer always meets the last teacher layer.
+    The last student layer is always matched with the last teacher layer.
+
+    >>> matched_layers(3, 12)
+    [4, 8, 12]
     """
     return [-(-i * teacher_layers // layers) for i in range(1, layers + 1)]
 
 
 def probe_weights(teacher: Tensor, labels: Tensor) -> Tensor:
-    """Return w (Eq. 4): per instance, a softmax over layers of the probe's negative loss on the label.
+    """Return w of Eq. 4: per row, a softmax over layers of the probes' negative label losses.
+
+    The probes that predict a row's label best have the largest weights for this row.
 
     Args:
-        teacher: (batch, layers, classes) logits of the matched teacher probes; (batch, layers, 1)
-            values for regression.
+        teacher: Logits of the matched teacher probes, (batch, layers, classes); for regression their
+            outputs, (batch, layers, 1).
         labels: (batch,) int64 classes or float targets.
 
     Returns:
-        (batch, layers), each row summing to 1: preciser probes weigh more.
+        (batch, layers); each row sums to 1.
     """
     teacher = teacher.float()
     if labels.is_floating_point():
-        fit = -(teacher.squeeze(-1) - labels.unsqueeze(1)).square()
+        negative_loss = -(teacher.squeeze(-1) - labels.unsqueeze(1)).square()
     else:
-        log = torch.log_softmax(teacher, -1)
-        fit = log.gather(2, labels[:, None, None].expand(-1, log.shape[1], 1)).squeeze(2)
-    return torch.softmax(fit, 1)
+        log_probabilities = torch.log_softmax(teacher, -1)
+        index = labels[:, None, None].expand(-1, log_probabilities.shape[1], 1)
+        negative_loss = log_probabilities.gather(2, index).squeeze(2)
+    return torch.softmax(negative_loss, 1)  # Eq. 4
 
 
 def probe_loss(
     student: Tensor, teacher: Tensor, weights: Tensor, total: int, temperature: float = 1.0
 ) -> Tensor:
-    """Eqs. 3 and 4: cross-entropy of each student probe with its matched teacher probe, weighted.
+    """Return L_KD of Eqs. 3 and 4: weighted cross-entropies of the student's and the teacher's probes.
 
-    The temperature divides the logits of both (the paper prints it inside the logarithm; at its
-    T = 1 the two agree).
+    The temperature divides both logits. The paper prints it inside the logarithm; at its T = 1 both
+    forms are equal.
 
     Args:
-        student: (batch, layers, classes) logits of the student's probes.
-        teacher: (batch, layers, classes) logits of the matched teacher probes.
-        weights: (batch, layers) of `probe_weights`.
-        total: rows of the global batch.
+        student: Logits of the student's probes, (batch, layers, classes).
+        teacher: Logits of the matched teacher probes, (batch, layers, classes).
+        weights: Result of `probe_weights`, (batch, layers).
+        total: Rows of the global batch.
         temperature: T.
     """
     student, teacher = student.float(), teacher.float()
     if student.shape[-1] == 1:
-        per_layer = (student - teacher).square().squeeze(-1)
+        layer_losses = (student - teacher).square().squeeze(-1)
     else:
         target = torch.softmax(teacher / temperature, -1)
-        per_layer = -(target * torch.log_softmax(student / temperature, -1)).sum(-1)
-    return (weights * per_layer).sum() / total
+        layer_losses = -(target * torch.log_softmax(student / temperature, -1)).sum(-1)  # Eq. 3
+    return (weights * layer_losses).sum() / total
 
 
 def student_objective(
     label: Tensor, distilled: Tensor, efficiency: Tensor | float, gamma: float, beta: float
 ) -> Tensor:
-    """Eq. 1: (1 - gamma) L_CE + gamma L_KD + beta L_E."""
-    return (1 - gamma) * label + gamma * distilled + beta * efficiency
+    """Return (1 - gamma) L_CE + gamma L_KD + beta L_E (Eq. 1).
+
+    Args:
+        label: L_CE, the loss on the labels.
+        distilled: L_KD, the loss on the teacher's outputs.
+        efficiency: L_E of Eq. 5.
+        gamma: Share of distillation, 0 to 1.
+        beta: Weight of the efficiency loss.
+    """
+    return (1 - gamma) * label + gamma * distilled + beta * efficiency  # Eq. 1

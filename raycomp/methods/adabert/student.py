@@ -1,4 +1,4 @@
-"""The parent graph and its children: one embedding, cells, a probe per cell, one classifier."""
+"""The parent network and its children: an embedding, cells, a probe per cell, and one classifier."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from raycomp.methods.adabert.structure import CONVOLUTIONS, OPERATIONS, Structur
 
 @dataclass(frozen=True)
 class StudentShape:
-    """What a student's sizes depend on, beside its structure.
+    """The sizes of a student that do not depend on its structure.
 
     Attributes:
-        vocab_size: rows of the word table.
-        embedding_size: rank of the factorised embedding.
-        width: channels of every state.
-        max_positions: longest text, in tokens.
-        classes: outputs.
-        pair: two texts.
-        sep_token_id: the token that ends the first text.
-        pad_token_id: the token that fills a batch up.
-        exact_match: of two texts, tokens that both have are marked.
+        vocab_size: Rows of the token table.
+        embedding_size: Rank of the factorised embedding.
+        width: Channels of every state.
+        max_positions: Length of the longest text, in tokens.
+        classes: Outputs of the classifier.
+        pair: Whether a row has two texts.
+        sep_token_id: Token that ends the first text.
+        pad_token_id: Token that pads a batch.
+        exact_match: Whether tokens that occur in both texts of a pair get an extra embedding.
     """
 
     vocab_size: int
@@ -45,11 +45,14 @@ class StudentShape:
 
 
 class FactorisedEmbedding(nn.Module):
-    """Word and position tables of a small rank, then a projection to the width of the states.
+    """Token and position tables of a small rank, and a projection to the width of the states.
 
-    A token that the other text of a pair has too may bear a mark, one vector for all (the exact match
-    of Chen et al., 2017, arXiv:1704.00051): the two texts are added up position by position, so that a
-    CNN sees a shared word by itself only where it stands near the same place in both.
+    With exact match, a token of a pair that also occurs in the other text gets one more vector, the same
+    for all tokens (Chen et al., 2017, arXiv:1704.00051). The network adds the two texts position by
+    position, so without it a CNN finds a shared token only where both texts have it near the same
+    position.
+
+    The names `word` and `mark` (the vector of exact match) are part of saved weights, so they stay.
     """
 
     def __init__(self, shape: StudentShape) -> None:
@@ -61,108 +64,173 @@ class FactorisedEmbedding(nn.Module):
         self.norm = nn.LayerNorm(shape.width)
 
     @torch.no_grad()
-    def factorise(self, words: Tensor, positions: Tensor) -> None:
-        """Take the teacher's tables, by the singular vectors of its words: the best of this rank.
+    def factorise(self, tokens: Tensor, positions: Tensor) -> None:
+        """Copy the teacher's tables, projected on the first singular vectors of its token table.
+
+        No other projection of this rank keeps more of the token table.
 
         Args:
-            words: (vocabulary, hidden) of the teacher.
-            positions: (at least max_positions, hidden) of the teacher.
+            tokens: Token table of the teacher, (vocabulary, hidden).
+            positions: Position table of the teacher, (at least max_positions, hidden).
+
+        Raises:
+            UserError: The teacher has another number of tokens than the student.
         """
-        words, rank = words.double(), self.word.weight.shape[1]
-        if words.shape[0] != self.word.weight.shape[0]:
+        rows, rank = self.word.weight.shape
+        if tokens.shape[0] != rows:
             raise UserError(
-                f"the teacher has {words.shape[0]} words, the student {self.word.weight.shape[0]}"
+                f"The teacher's table has {tokens.shape[0]} tokens, and the student's has {rows}. Use "
+                "the tokenizer of the teacher."
             )
         # The right singular vectors are the eigenvectors of a small (hidden x hidden) matrix.
-        _, vectors = torch.linalg.eigh(words.T @ words)
-        basis = vectors.flip(1)[:, :rank]
-        # LayerNorm's eps must not swallow the small values of some tables.
-        unit = float((words @ basis).std().clamp(min=1e-12))
-        held = min(rank, basis.shape[1])
+        tokens = tokens.double()
+        _, eigenvectors = torch.linalg.eigh(tokens.T @ tokens)
+        basis = eigenvectors.flip(1)[:, :rank]  # largest first
+
+        # Some tables have values near the epsilon of LayerNorm, so they are scaled to deviation 1.
+        unit = float((tokens @ basis).std().clamp(min=1e-12))
+        used_rank = min(rank, basis.shape[1])
         self.word.weight.zero_()
-        self.word.weight[:, :held] = (words @ basis / unit).to(self.word.weight.dtype)
+        self.word.weight[:, :used_rank] = (tokens @ basis / unit).to(self.word.weight.dtype)
+
         count = self.position.shape[0]
         self.position.zero_()
-        self.position[:, :held] = (positions[:count].double() @ basis / unit).to(self.position.dtype)
+        projected = positions[:count].double() @ basis / unit
+        self.position[:, :used_rank] = projected.to(self.position.dtype)
 
-    def forward(self, ids: Tensor, mask: Tensor, same: Tensor | None = None) -> Tensor:
+    def forward(self, ids: Tensor, mask: Tensor, matches: Tensor | None = None) -> Tensor:
         """Embed (batch, length) tokens into (batch, length, width), 0 where the mask is 0.
 
         Args:
-            ids, mask: (batch, length).
-            same: (batch, length), true on tokens that bear the mark.
+            ids: (batch, length) tokens.
+            mask: (batch, length), true on real tokens.
+            matches: (batch, length), true on tokens that also occur in the other text.
         """
         x = self.word(ids) + self.position[: ids.shape[1]]
-        if self.mark is not None and same is not None:
-            x = x + same.unsqueeze(-1) * self.mark
+        if self.mark is not None and matches is not None:
+            x = x + matches.unsqueeze(-1) * self.mark
         return self.norm(self.project(x)) * mask.unsqueeze(-1)
 
 
 class Student(nn.Module):
-    """Cells that hold candidate operations: all of them (the parent) or one per edge (a child)."""
+    """A stack of cells; base of the parent (all candidates per edge) and of a child (one per edge)."""
 
     def __init__(
         self,
         shape: StudentShape,
         layers: int,
         nodes: int,
-        held: Sequence[Sequence[str]],
+        names: Sequence[Sequence[str]],
         share: bool = False,
     ) -> None:
+        """Create the weights.
+
+        Args:
+            shape: Sizes of the embedding, the states and the classifier.
+            layers: Number of cells.
+            nodes: Inner nodes of a cell.
+            names: Operations of each edge, in the order of `cell_edges(nodes)`.
+            share: Whether an edge's convolutions of one dilation share their middle taps.
+        """
         super().__init__()
         self.shape = shape
         self.embedding = FactorisedEmbedding(shape)
-        self.cells = nn.ModuleList(Cell(shape.width, nodes, held, share) for _ in range(layers))
+        self.cells = nn.ModuleList(Cell(shape.width, nodes, names, share) for _ in range(layers))
         self.probes = nn.ModuleList(nn.Linear(2 * shape.width, shape.classes) for _ in range(layers))
         self.head = Head(shape.width, shape.classes)
         self.dropout = 0.0
         nn.init.orthogonal_(self.embedding.project.weight)
         nn.init.normal_(self.embedding.word.weight)
 
-    def embed_inputs(self, batch_ids: Tensor, real: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the two input states of the first cell and the mask (batch, length, 1).
+    def embed_inputs(self, ids: Tensor, real: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the two input states of the first cell (Figure 2), and their mask (batch, length, 1).
 
-        Of a pair the mask holds where either text has a token; beyond the shorter one its state is 0.
+        The mask of a pair is 1 where either text has a token. Beyond the end of the shorter text, its
+        state is 0.
+
+        Args:
+            ids: (batch, length) tokens.
+            real: (batch, length), true on real tokens.
         """
         shape = self.shape
-        one, two = split_inputs(batch_ids, real, shape.pair, shape.sep_token_id)
-        marks = exact_matches(one, two, shape.sep_token_id) if shape.exact_match else (None, None)
-        first = self.embedding(*one, marks[0])
-        second = self.embedding(*two, marks[1]) if shape.pair else first
-        return [first, second], (one[1] | two[1]).unsqueeze(-1).to(first.dtype)
+        first, second = split_inputs(ids, real, shape.pair, shape.sep_token_id)
+        first_matches: Tensor | None = None
+        second_matches: Tensor | None = None
+        if shape.exact_match:
+            first_matches, second_matches = exact_matches(first, second, shape.sep_token_id)
+
+        first_state = self.embedding(*first, first_matches)
+        second_state = self.embedding(*second, second_matches) if shape.pair else first_state
+        mask = (first[1] | second[1]).unsqueeze(-1).to(first_state.dtype)
+        return [first_state, second_state], mask
 
     def pooled_states(
-        self, ids: Tensor, real: Tensor, paths: Sequence[EdgeExecution], depth: int
+        self, ids: Tensor, real: Tensor, executions: Sequence[EdgeExecution], depth: int
     ) -> Iterator[Tensor]:
         """Yield the pooled state (batch, 2 * width) after each of the first `depth` cells."""
         states, mask = self.embed_inputs(ids, real)
         for i in range(depth):
-            states = [states[1], self.cells[i](states, mask, paths)]
+            states = [states[1], self.cells[i](states, mask, executions)]
             yield pool_states(states[1], mask)
 
     def classify(self, pooled: Tensor) -> Tensor:
-        """Return the logits of a pooled state."""
+        """Return the logits (batch, classes) of a pooled state (batch, 2 * width)."""
         return self.head(pooled, self.dropout if self.training else 0.0)
 
 
 class Child(Student):
-    """A student of one structure."""
+    """The student of one structure.
+
+    >>> shape = StudentShape(
+    ...     vocab_size=100, embedding_size=8, width=16, max_positions=12, classes=2, pair=False,
+    ...     sep_token_id=3, pad_token_id=0,
+    ... )
+    >>> child = Child(shape, Structure(layers=2, operations=("std_conv_3",) * 9))
+    >>> ids = torch.randint(4, 100, (5, 12))  # five texts of 12 tokens
+    >>> logits, probes = child(ids, torch.ones_like(ids).bool())
+    >>> logits.shape, probes.shape
+    (torch.Size([5, 2]), torch.Size([5, 2, 2]))
+    """
 
     def __init__(self, shape: StudentShape, structure: Structure) -> None:
-        held = [[name] for name in structure.operations]
-        super().__init__(shape, structure.layers, structure.nodes, held)
+        names = [[name] for name in structure.operations]
+        super().__init__(shape, structure.layers, structure.nodes, names)
         self.structure = structure
-        self.paths = [EdgeExecution(name) for name in structure.operations]
+        self.executions = [EdgeExecution(name) for name in structure.operations]
 
     def forward(self, ids: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (batch, classes) and the probes' logits (batch, layers, classes)."""
-        pooled = list(self.pooled_states(ids, real, self.paths, self.structure.layers))
+        """Classify texts.
+
+        Args:
+            ids: (batch, length) tokens.
+            real: (batch, length), true on real tokens.
+
+        Returns:
+            Logits (batch, classes), and the probes' logits (batch, layers, classes).
+        """
+        pooled = list(self.pooled_states(ids, real, self.executions, self.structure.layers))
         probes = [probe(p) for probe, p in zip(self.probes, pooled, strict=True)]
         return self.classify(pooled[-1]), torch.stack(probes, 1)
 
 
 class Parent(Student):
-    """A student that holds every candidate operation on every edge, K_max cells deep."""
+    """A student of K_max cells with every candidate operation on every edge; the search trains it.
+
+    >>> from raycomp.methods.adabert.gumbel import Distribution
+    >>> shape = StudentShape(
+    ...     vocab_size=100, embedding_size=8, width=16, max_positions=12, classes=2, pair=False,
+    ...     sep_token_id=3, pad_token_id=0,
+    ... )
+    >>> parent = Parent(shape, max_layers=4, nodes=3)
+    >>> sample = Distribution(max_layers=4, nodes=3, candidates=OPERATIONS).sample(1.0, seed=0)
+    >>> ids = torch.randint(4, 100, (5, 12))
+    >>> logits, probes = parent(ids, torch.ones_like(ids).bool(), sample, estimator="sampled")
+    >>> len(logits) == len(probes) == sample.structure.layers
+    True
+    >>> child = parent.extract_child(sample.structure)  # with a copy of the weights
+
+    Source: AdaBERT (Chen et al., 2020), Section 2.5.1 and Figure 2.
+    """
 
     def __init__(
         self,
@@ -172,21 +240,34 @@ class Parent(Student):
         candidates: Sequence[str] = OPERATIONS,
         share: bool = True,
     ) -> None:
-        """Make every candidate on every edge; with `share`, kernels of one dilation share taps."""
-        held = [list(candidates) for _ in cell_edges(nodes)]
-        super().__init__(shape, max_layers, nodes, held, share)
+        """Create the weights of every candidate.
+
+        Args:
+            shape: Sizes of the embedding, the states and the classifier.
+            max_layers: K_max.
+            nodes: Inner nodes of a cell.
+            candidates: Names of the candidate operations.
+            share: Whether an edge's convolutions of one dilation share their middle taps.
+        """
+        names = [list(candidates) for _ in cell_edges(nodes)]
+        super().__init__(shape, max_layers, nodes, names, share)
         self.candidates = tuple(candidates)
 
     def forward(
         self, ids: Tensor, real: Tensor, sample: Sample, estimator: str, seed: int = 0
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Run a sample; return logits and probe logits after each cell, each (batch, classes).
+        """Run a sampled structure.
 
         Args:
-            ids, real: (batch, length).
-            sample: what was drawn.
-            estimator: what runs beside the drawn structure, see `plan_edges`. "full" also runs all cells.
-            seed: of what `plan_edges` draws.
+            ids: (batch, length) tokens.
+            real: (batch, length), true on real tokens.
+            sample: Draw from P_alpha.
+            estimator: Operations that run in addition to the sampled ones, see `plan_edges`. "full"
+                runs all K_max cells, the others run the sampled depth.
+            seed: Seed of the random choices of `plan_edges`.
+
+        Returns:
+            The logits and the probe's logits after each cell that ran, each (batch, classes).
         """
         depth = len(self.cells) if estimator == "full" else sample.structure.layers
         executions = plan_edges(sample, self.candidates, estimator, seed)
@@ -196,14 +277,14 @@ class Parent(Student):
 
     @torch.no_grad()
     def extract_child(self, structure: Structure) -> Child:
-        """Return the child of a structure with a copy of the weights trained here."""
+        """Return the child of a structure, with a copy of this parent's weights."""
         child = Child(self.shape, structure)
-        mine = self.unshared_weights()
-        child.load_state_dict({name: mine[name] for name in child.state_dict()})
+        weights = self.unshared_weights()
+        child.load_state_dict({name: weights[name] for name in child.state_dict()})
         return child
 
     def unshared_weights(self) -> dict[str, Tensor]:
-        """Return the weights with a kernel for every convolution, as children name them."""
+        """Return the weights with a kernel for every convolution, under the names that children use."""
         state = dict(self.state_dict())
         for name, module in self.named_modules():
             if isinstance(module, ReluConvNorm):
@@ -214,30 +295,37 @@ class Parent(Student):
 def plan_edges(
     sample: Sample, candidates: Sequence[str], estimator: str, seed: int
 ) -> list[EdgeExecution]:
-    """Return what runs on each edge of a sample.
+    """Return the operations that run on each edge of a sample.
 
-    "full": every candidate, as the straight-through estimator asks. "sampled": the drawn one alone;
-    its y has the gradient of its output, the others none. "contrast": beside the drawn one those that
-    have no weights, which cost little, and one convolution; y is compared among these.
+    The edge's output is the sampled operation's. The estimator chooses the operations that y^o is
+    compared with, which is what trains P_o:
+
+    - "full" runs every candidate: the straight-through estimator of the paper (Eq. 6).
+    - "sampled" runs the sampled operation only. Its y has the gradient of its output; the others have
+      none.
+    - "contrast" runs the sampled operation, the operations without weights, which cost little, and one
+      random convolution. y is the softmax over these.
 
     Args:
-        sample: what was drawn.
-        candidates: names, in the order of the sample's columns.
+        sample: Draw from P_alpha.
+        candidates: Names of the operations, in the order of the sample's columns.
         estimator: "full", "sampled" or "contrast".
-        seed: of the convolutions that "contrast" draws.
+        seed: Seed of the convolutions that "contrast" draws.
     """
     rng = random.Random(seed)  # nosec B311  # no secret depends on it
-    found = []
-    for e, name in enumerate(sample.structure.operations):
-        rest = [c for c in candidates if c != name]
+    executions = []
+    for edge, name in enumerate(sample.structure.operations):
         if estimator == "sampled":
-            drawn = sample.operations[e, candidates.index(name)]
-            found.append(EdgeExecution(name, (), drawn.unsqueeze(0)))
+            y = sample.operations[edge, candidates.index(name)].unsqueeze(0)
+            executions.append(EdgeExecution(name, (), y))
             continue
+
+        others = [c for c in candidates if c != name]
         if estimator == "contrast":
-            heavy = [c for c in rest if c in CONVOLUTIONS]
-            kept = {rng.choice(heavy)} if heavy else set()
-            rest = [c for c in rest if c not in CONVOLUTIONS or c in kept]
-        where = [candidates.index(c) for c in (name, *rest)]
-        found.append(EdgeExecution(name, tuple(rest), straight_through(sample.scores[e, where])))
-    return found
+            convolutions = [c for c in others if c in CONVOLUTIONS]
+            rival = rng.choice(convolutions) if convolutions else None
+            others = [c for c in others if c not in CONVOLUTIONS or c == rival]
+        columns = [candidates.index(c) for c in (name, *others)]
+        y = straight_through(sample.scores[edge, columns])
+        executions.append(EdgeExecution(name, tuple(others), y))
+    return executions

@@ -1,4 +1,8 @@
-"""EE-SNG: the exploit-explore probability group and its controller, behind ask and tell (Alg. 1)."""
+"""EE-SNG, the sampler of YOCO-BERT: which architectures each training step trains (Alg. 1).
+
+Source: YOCO-BERT (Zhang et al., 2021), Section 3.3. The distribution and the update rules, which the
+search uses too, are in `raycomp.search`.
+"""
 
 from __future__ import annotations
 
@@ -10,34 +14,39 @@ from typing import Any, Literal
 import numpy as np
 
 from raycomp.encoder.architecture import Architecture
-from raycomp.methods.yoco.schedule import Schedule
+from raycomp.methods.yoco.schedule import Phase, Schedule
 from raycomp.search.distribution import ArchitectureDistribution
-from raycomp.search.space import SearchSpace
+from raycomp.search.space import SearchSpace, Variable
 from raycomp.search.updates import make_update_rule
 
 MATCH_CANDIDATES = 16
+"""Architectures that matched pairing chooses the second of a pair from."""
+
+NOT_KEPT = -1
+"""Choice index of a variable whose layer an architecture does not have."""
 
 Costs = Callable[[np.ndarray], np.ndarray]
-"""From choice indices, (samples, variables), -1 where a layer is not kept, to costs: (samples,)."""
+"""Maps choice indices (samples, variables), NOT_KEPT where a layer is absent, to costs (samples,)."""
 
 
 @dataclass(frozen=True)
 class EESNGSettings:
-    """Settings of the sampler.
+    """Settings of the sampler. They have the names of the job's keys, in `[train]` and `[space]`.
 
     Attributes:
-        update: "raw" (Eq. 5 as printed), "sng" (ranked, constant step), "asng" (adaptive step).
-        lam: architectures a step.
-        interval: I, steps between refreshes of the controller's probability.
-        joint: one (heads, ffn) variable a layer, as in the released code.
-        exploration_update: what samples of pi do to theta: "skip" leaves them out, "weighted" weighs
-            them by min(1, P_theta / pi), "plain" takes them as samples of theta (the released code).
-        pairing: "free" draws independently (the paper); "matched" draws the further members of a step
-            as close in cost to the first as 16 candidates allow.
-        mode: "eesng", or one half alone: "exploit" (K = 1), "explore" (K = 0).
-        sampler_sync_steps: steps whose architectures are drawn together, from theta before the first
-            of them. 1 draws each step from all losses before it (the paper).
-        seed: of every draw.
+        update: Update rule of theta: "raw" (Eq. 5 as printed), "sng" (ranked losses, constant step) or
+            "asng" (ranked losses, adaptive step).
+        samples: Lambda, the number of architectures per step.
+        interval: I, the number of steps between two updates of the controller.
+        joint: Whether a layer has one variable for (heads, ffn), as in the released code.
+        exploration_update: How samples of pi update theta. "skip" leaves them out, "weighted" weighs
+            them by min(1, P_theta / pi), "plain" treats them as samples of theta (the released code).
+        pairing: "free" draws the architectures of a step independently (the paper). "matched" draws the
+            others as close in cost to the first as MATCH_CANDIDATES candidates allow.
+        mode: "eesng", or one half of it: "exploit" (K = 1) or "explore" (K = 0).
+        sampler_sync_steps: Steps of a block, whose architectures are all drawn before the first of
+            them. 1 draws each step after all losses before it are known (the paper).
+        seed: Seed of every draw.
     """
 
     update: Literal["raw", "sng", "asng"] = "asng"
@@ -53,25 +62,53 @@ class EESNGSettings:
 
 @dataclass(frozen=True)
 class Draw:
-    """What one step trains, and what was known when it was drawn.
+    """The architectures of one step, and the sampler's state when it drew them.
 
     Attributes:
-        step: the step.
-        rows: choice indices of each architecture.
-        explored: whether they were drawn from pi.
-        k: K of Eq. 6.
-        entropy: rho of theta, in nats.
+        step: Number of the step.
+        rows: Choice indices of each architecture, NOT_KEPT where a layer is absent.
+        explored: Whether they were drawn from pi, not from P_theta.
+        exploit_probability: K of Eq. 6.
+        entropy: rho, the entropy of P_theta, in nats.
     """
 
     step: int
     rows: list[list[int]]
     explored: bool
-    k: float
+    exploit_probability: float
     entropy: float
 
 
 class EESNG:
-    """Samples the architectures of each training step and learns theta from their losses."""
+    """Samples the architectures of each training step, and learns theta from their losses.
+
+    The life of a step:
+
+    1. `ask(step)`. The first `ask` of a block draws all steps of the block. For each step, in order:
+
+       - If the step is the first of a phase, the phase's choices open, and the controller is updated.
+       - Every `interval` steps the controller is updated: K = rho / rho_max (Eq. 6; Alg. 1, l. 3-5).
+       - With probability K all architectures of the step come from P_theta (exploitation), otherwise
+         from pi, the uniform distribution over open choices (exploration; Alg. 1, l. 7-8).
+
+    2. The training step computes the loss of each architecture on the same batch (Alg. 1, l. 9).
+    3. `tell(step, losses)` updates theta (Eq. 5; Alg. 1, l. 10). Steps are told in order.
+
+    Asking again before the step is told gives the same architectures, and telling again changes
+    nothing, so a worker may repeat a call whose answer was lost. `state_dict` may be saved between any
+    two calls: a sampler that loads it draws the same architectures.
+
+    >>> from raycomp.methods.yoco.schedule import progressive_phases
+    >>> space = SearchSpace(num_layers=3, depth=(1, 2, 3), heads=(2, 4), ffn=(16, 64))
+    >>> phases = progressive_phases(space)
+    >>> schedule = Schedule(phases, steps=(1,) * (len(phases) - 1) + (20,))
+    >>> sampler = EESNG(space, schedule, EESNGSettings(pairing="free"))
+    >>> for step in range(schedule.total):
+    ...     archs = sampler.ask(step)
+    ...     sampler.tell(step, [float(sum(arch.ffn)) for arch in archs])  # small FFNs are good here
+    >>> len(sampler.ask(schedule.total)), sampler.info(schedule.total)["phase"]
+    (2, 'depth-1')
+    """
 
     def __init__(
         self,
@@ -80,190 +117,227 @@ class EESNG:
         settings: EESNGSettings,
         costs: Costs | None = None,
     ) -> None:
-        """Make a sampler that begins at step 0.
+        """Create a sampler at step 0.
 
         Args:
-            space: what is drawn from.
-            schedule: phases and their steps.
-            settings: see EESNGSettings.
-            costs: what "matched" pairs are equal in.
+            space: Search space.
+            schedule: Phases and their steps.
+            settings: See EESNGSettings.
+            costs: Cost of architectures, which matched pairing compares.
+
+        Raises:
+            ValueError: A setting is out of range, or matched pairing has no costs.
         """
         if settings.samples < 2 or settings.interval < 1 or settings.sampler_sync_steps < 1:
-            raise ValueError("samples must be at least 2, interval and sampler_sync_steps at least 1")
+            raise ValueError(
+                f"samples = {settings.samples}, interval = {settings.interval} and sampler_sync_steps = "
+                f"{settings.sampler_sync_steps}: samples must be at least 2, the others at least 1"
+            )
         if settings.pairing == "matched" and costs is None:
-            raise ValueError('pairing="matched" needs costs')
-        self.space, self.schedule, self.settings = space, schedule, settings
+            raise ValueError('pairing = "matched" needs costs')
+        self.space = space
+        self.schedule = schedule
+        self.settings = settings
         self._costs = costs
-        self.dist = ArchitectureDistribution(space.variables(settings.joint))
-        self.rule = make_update_rule(settings.update, self.dist)
-        self._layers = np.array([-1 if v.layer is None else v.layer for v in self.dist.variables])
+        self.distribution = ArchitectureDistribution(space.variables(settings.joint))
+        self.update_rule = make_update_rule(settings.update, self.distribution)
+        # Layer of each variable; -1 for depth, which every architecture has.
+        self._layers = np.array([-1 if v.layer is None else v.layer for v in self.distribution.variables])
         self._rng = np.random.default_rng(settings.seed)
         self._phase = -1
-        self._k = 1.0
-        self._next = 0
-        self._drawn: list[Draw] = []  # the rest of a block, that which is told next first
+        self._exploit_probability = 1.0
+        self._next = 0  # the first step that is not told
+        self._draws: list[Draw] = []  # steps of the block that are not told, in order
 
     def ask(self, step: int) -> list[Architecture]:
-        """Return the architectures of a step; asked again before it is told, the same ones.
+        """Return the architectures of a step, (samples,); one if the phase leaves no choice.
 
         Raises:
-            ValueError: an earlier block is still to be told, or the step is told already.
+            ValueError: An earlier block is not told completely, or the step is told already.
         """
-        if not self._drawn:
+        if not self._draws:
             if step < self._next:
                 raise ValueError(f"step {step} is told already; the next is {self._next}")
-            self._drawn = [self._draw(s) for s in range(step, self.block_end(step))]
-        drawn = self._find(step)
-        return [self.space.decode(np.array(r), self.settings.joint) for r in drawn.rows]
+            self._draws = [self._draw_step(s) for s in range(step, self.block_end(step))]
+        draw = self._find_draw(step)
+        return [self.space.decode(np.array(row), self.settings.joint) for row in draw.rows]
 
     def block_end(self, step: int) -> int:
-        """Return the step after the block that begins at `step`.
+        """Return the step after the block that starts at `step`.
 
-        Blocks end at multiples of `sampler_sync_steps` and before each phase. A phase's first step is a
-        block of its own: so theta can be read as each phase opens.
+        Blocks end at multiples of `sampler_sync_steps` and before each phase. The first step of a phase
+        is a block of its own, so that theta can be read right after the phase's choices open.
         """
-        phase, size = self.schedule.index_at(step), self.settings.sampler_sync_steps
-        first = self.schedule.first_step(phase)
-        if step == first:
+        phase = self.schedule.index_at(step)
+        phase_start = self.schedule.first_step(phase)
+        if step == phase_start:
             return step + 1
-        return min(step - step % size + size, first + self.schedule.steps[phase])
+        size = self.settings.sampler_sync_steps
+        return min(step - step % size + size, phase_start + self.schedule.steps[phase])
 
     def tell(self, step: int, losses: Sequence[float]) -> None:
-        """Take the losses of a step's architectures, in order; a second telling is ignored.
+        """Update theta with the losses of a step's architectures; a step that is told is ignored.
+
+        Args:
+            step: The first step of the block that is not told.
+            losses: One loss per architecture, in the order of `ask`.
 
         Raises:
-            ValueError: the step was never asked for, or the number of losses is wrong.
+            ValueError: The step was not asked for, one before it is not told, or the number of losses
+                is wrong.
         """
         if step < self._next:
             return
-        if not self._drawn or self._drawn[0].step != step:
-            raise ValueError(f"step {step} was told, but never asked for, or one before it was not told")
-        drawn = self._drawn[0]
-        if len(losses) != len(drawn.rows):
-            raise ValueError(f"{len(drawn.rows)} losses are expected, {len(losses)} were told")
-        if len(drawn.rows) > 1 and self.settings.mode != "explore":
-            indices = np.array(drawn.rows)
-            self.rule.update(
-                self.dist, indices, np.array(losses, np.float64), self._weights(indices, drawn.explored)
-            )
-        self._drawn, self._next = self._drawn[1:], step + 1
+        if not self._draws or self._draws[0].step != step:
+            raise ValueError(f"step {step} was never asked for, or a step before it is not told")
+        draw = self._draws[0]
+        if len(losses) != len(draw.rows):
+            raise ValueError(f"step {step}: {len(draw.rows)} losses are expected, got {len(losses)}")
+
+        # One loss has no rank, and in mode "explore" theta stays uniform.
+        if len(draw.rows) > 1 and self.settings.mode != "explore":
+            indices = np.array(draw.rows)
+            weights = self._sample_weights(indices, draw.explored)
+            values = np.array(losses, np.float64)
+            self.update_rule.update(self.distribution, indices, values, weights)  # Eq. 5; Alg. 1, l. 10
+        self._draws = self._draws[1:]
+        self._next = step + 1
 
     def info(self, step: int) -> dict[str, Any]:
-        """Return p_exploit (K of Eq. 6), entropy (nats), explored and the phase of a step that was asked.
+        """Return p_exploit (K of Eq. 6), entropy (nats), explored and phase of a step that was asked for.
 
         Raises:
-            ValueError: the step was not asked for, or is told.
+            ValueError: The step was not asked for, or it is told.
         """
-        drawn = self._find(step)
+        draw = self._find_draw(step)
         return {
-            "p_exploit": drawn.k,
-            "entropy": drawn.entropy,
-            "explored": drawn.explored,
+            "p_exploit": draw.exploit_probability,
+            "entropy": draw.entropy,
+            "explored": draw.explored,
             "phase": self.schedule.phase_at(step).name,
         }
 
-    def _find(self, step: int) -> Draw:
-        for drawn in self._drawn:
-            if drawn.step == step:
-                return drawn
-        first = self._drawn[0].step if self._drawn else self._next
-        raise ValueError(f"step {first} is still to be told, {step} was asked for")
-
     def probabilities(self, state: dict[str, Any] | None = None) -> list[tuple[str, str, float]]:
-        """Return theta as rows (variable, choice, probability): of `state`, or as it is now."""
-        thetas = (self.dist.state_dict() if state is None else state["dist"])["theta"]
-        return [
-            (v.name, "x".join(map(str, c)) if isinstance(c, tuple) else str(c), float(p))
-            for v, theta in zip(self.dist.variables, thetas, strict=True)
-            for c, p in zip(v.choices, theta, strict=True)
-        ]
+        """Return theta as rows (variable, choice, probability), now or in a `state_dict`."""
+        distribution = self.distribution.state_dict() if state is None else state["dist"]
+        rows = []
+        for variable, theta in zip(self.distribution.variables, distribution["theta"], strict=True):
+            for choice, probability in zip(variable.choices, theta, strict=True):
+                name = "x".join(map(str, choice)) if isinstance(choice, tuple) else str(choice)
+                rows.append((variable.name, name, float(probability)))
+        return rows
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that the future depends on, JSON-able and bit-exact."""
+        """Return everything that later draws depend on, as JSON values that round-trip bit for bit."""
         return {
-            "dist": self.dist.state_dict(),
-            "rule": self.rule.state_dict(),
+            "dist": self.distribution.state_dict(),
+            "rule": self.update_rule.state_dict(),
             "rng": self._rng.bit_generator.state,
             "phase": self._phase,
-            "k": self._k,
+            "k": self._exploit_probability,
             "next": self._next,
-            "drawn": [[d.step, d.rows, d.explored, d.k, d.entropy] for d in self._drawn],
+            "drawn": [
+                [d.step, d.rows, d.explored, d.exploit_probability, d.entropy] for d in self._draws
+            ],
             "joint": self.settings.joint,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self.dist.load_state_dict(state["dist"])
-        self.rule.load_state_dict(state["rule"])
+        """Restore the result of `state_dict`."""
+        self.distribution.load_state_dict(state["dist"])
+        self.update_rule.load_state_dict(state["rule"])
         self._rng.bit_generator.state = state["rng"]
-        self._phase, self._k, self._next = state["phase"], state["k"], state["next"]
-        self._drawn = [Draw(*each) for each in state.get("drawn", [])]
+        self._phase = state["phase"]
+        self._exploit_probability = state["k"]
+        self._next = state["next"]
+        self._draws = [Draw(*fields) for fields in state.get("drawn", [])]
 
-    def _draw(self, step: int) -> Draw:
-        """Open what the phase opens, refresh the controller, and draw."""
-        index = self.schedule.index_at(step)
-        if index != self._phase:
-            self.dist.set_open(self._masks(index))
-        if index != self._phase or step % self.settings.interval == 0:
-            self._k = self._exploit_probability()
-        self._phase = index
-        # Eq. 6: H ~ B(N, K); one draw decides for all architectures of the step.
-        explored = bool(self._rng.random() >= self._k)
-        entropy, alone = self.dist.entropy(), self.dist.max_entropy() == 0.0
-        rows = [self._one(explored and not alone)]
-        while len(rows) < self.settings.samples and not alone:
-            rows.append(self._partner(rows[0], explored))
-        return Draw(step, rows, explored and not alone, self._k, entropy)
+    def _find_draw(self, step: int) -> Draw:
+        for draw in self._draws:
+            if draw.step == step:
+                return draw
+        first = self._draws[0].step if self._draws else self._next
+        raise ValueError(f"step {step} was asked for, and step {first} is still to be told")
 
-    def _exploit_probability(self) -> float:
-        """K = rho / rho_max, over the variables that are open.  # Eq. 6."""
-        if self.settings.mode != "eesng":
-            return 1.0 if self.settings.mode == "exploit" else 0.0
-        most = self.dist.max_entropy()
-        return min(1.0, self.dist.entropy() / most) if most > 0 else 1.0
+    def _draw_step(self, step: int) -> Draw:
+        """Open the phase's choices, update the controller, and draw the architectures of a step."""
+        phase = self.schedule.index_at(step)
+        is_phase_start = phase != self._phase
+        if is_phase_start:
+            self.distribution.set_open(self._open_choices(self.schedule.phases[phase]))
+        if is_phase_start or step % self.settings.interval == 0:
+            self._exploit_probability = self._update_controller()  # Alg. 1, l. 3-5
+        self._phase = phase
 
-    def _one(self, explored: bool) -> list[int]:
-        return list(map(int, self._some(1, explored)[0]))
+        # Eq. 6: H ~ B(N, K). One draw of H decides for all architectures of the step.
+        explored = bool(self._rng.random() >= self._exploit_probability)
+        entropy = self.distribution.entropy()
+        has_choice = self.distribution.max_entropy() > 0.0
+        explored = explored and has_choice
 
-    def _some(self, count: int, explored: bool) -> np.ndarray:
-        draw = self.dist.sample_uniform if explored else self.dist.sample
+        rows = [self._sample_rows(1, explored)[0].tolist()]
+        while len(rows) < self.settings.samples and has_choice:
+            rows.append(self._sample_partner(rows[0], explored))
+        return Draw(step, rows, explored, self._exploit_probability, entropy)
+
+    def _update_controller(self) -> float:
+        """Return K = rho / rho_max, the probability of exploitation, over the open variables (Eq. 6)."""
+        if self.settings.mode == "exploit":
+            return 1.0
+        if self.settings.mode == "explore":
+            return 0.0
+        max_entropy = self.distribution.max_entropy()
+        if max_entropy <= 0:
+            return 1.0
+        return min(1.0, self.distribution.entropy() / max_entropy)  # Eq. 6
+
+    def _sample_rows(self, count: int, explored: bool) -> np.ndarray:
+        """Draw choice indices (count, variables), NOT_KEPT for layers beyond a sample's depth."""
+        draw = self.distribution.sample_uniform if explored else self.distribution.sample
         rows = draw(self._rng, count)
-        depths = np.array(self.space.depth)[rows[:, :1]]
-        return np.where(self._layers < depths, rows, -1)  # layers that a sample's depth does not keep
+        depths = np.array(self.space.depth)[rows[:, :1]]  # the first variable is depth
+        return np.where(self._layers < depths, rows, NOT_KEPT)
 
-    def _partner(self, first: list[int], explored: bool) -> list[int]:
-        """Return a further member: independent, or the candidate nearest in cost to the first."""
+    def _sample_partner(self, first: list[int], explored: bool) -> list[int]:
+        """Draw a further architecture of a step: independent, or close in cost to the first."""
         if self.settings.pairing == "free" or self._costs is None:
-            return self._one(explored)
-        rows = self._some(MATCH_CANDIDATES, explored)
+            return self._sample_rows(1, explored)[0].tolist()
+        rows = self._sample_rows(MATCH_CANDIDATES, explored)
         costs = self._costs(np.vstack([[first], rows]))
-        gaps = np.where((rows == first).all(1), np.inf, np.abs(costs[1:] - costs[0]))
+        is_first = (rows == first).all(1)
+        gaps = np.where(is_first, np.inf, np.abs(costs[1:] - costs[0]))
         best = int(gaps.argmin())
-        return first if math.isinf(gaps[best]) else list(map(int, rows[best]))
+        if math.isinf(gaps[best]):
+            return first  # every candidate equals the first
+        return rows[best].tolist()
 
-    def _weights(self, indices: np.ndarray, explored: bool) -> np.ndarray:
-        """Return how much each sample counts for theta."""
+    def _sample_weights(self, indices: np.ndarray, explored: bool) -> np.ndarray:
+        """Return the weight of each sample in the update of theta, (samples,)."""
         if not explored or self.settings.exploration_update == "plain":
             return np.ones(len(indices))
         if self.settings.exploration_update == "skip":
             return np.zeros(len(indices))
-        return np.array([math.exp(min(0.0, self.dist.log_ratio(r))) for r in indices])
+        # min(1, P_theta / pi): samples that theta would not draw count less.
+        return np.array([math.exp(min(0.0, self.distribution.log_ratio(row))) for row in indices])
 
-    def _masks(self, index: int) -> list[np.ndarray]:
-        """Return which choices a phase leaves open, per variable."""
-        phase = self.schedule.phases[index]
+    def _open_choices(self, phase: Phase) -> list[np.ndarray]:
+        """Return for each variable which of its choices a phase opens, (choices,) bool."""
         masks = []
-        for variable in self.dist.variables:
-            if variable.layer is None:
-                mask = [c in phase.depth for c in variable.choices]
-            elif self.settings.joint:
-                mask = [c[0] in phase.heads and c[1] in phase.ffn for c in variable.choices]  # type: ignore[index]
-            else:
-                allowed = phase.heads if variable.name.startswith("heads") else phase.ffn
-                mask = [c in allowed for c in variable.choices]
+        for variable in self.distribution.variables:
+            mask = [_is_open(variable, choice, phase) for choice in variable.choices]
             if variable.layer is not None and variable.layer >= phase.depth[-1]:
-                # No open depth keeps this layer: it must not count in the entropy.
+                # No open depth has this layer. With one choice it adds nothing to the entropy.
                 first = mask.index(True)
                 mask = [j == first for j in range(len(mask))]
             masks.append(np.array(mask))
         return masks
+
+
+def _is_open(variable: Variable, choice: int | tuple[int, int], phase: Phase) -> bool:
+    """Return whether a phase opens a choice of a variable."""
+    if variable.layer is None:
+        return choice in phase.depth
+    if isinstance(choice, tuple):
+        heads, ffn = choice
+        return heads in phase.heads and ffn in phase.ffn
+    return choice in (phase.heads if variable.name.startswith("heads") else phase.ffn)

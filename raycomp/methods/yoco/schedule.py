@@ -1,4 +1,4 @@
-"""Progressive expansion of the training space (YOCO-BERT, Section 3.2)."""
+"""Progressive training: the phases in which the choices of the search space open (YOCO-BERT, 3.2)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from raycomp.search.space import SearchSpace
 
 @dataclass(frozen=True)
 class Phase:
-    """The choices that are open during one phase, ascending."""
+    """The choices that are open during one phase, each in ascending order.
+
+    Attributes:
+        name: "largest", or the dimension and the choice that opens, such as "heads-8".
+        depth: Numbers of layers.
+        heads: Numbers of heads of a layer.
+        ffn: Widths of a layer's FFN.
+    """
 
     name: str
     depth: tuple[int, ...]
@@ -21,33 +28,44 @@ class Phase:
 
 
 def progressive_phases(space: SearchSpace) -> tuple[Phase, ...]:
-    """Return the largest network, then one smaller choice a phase: heads, then FFN, then depth.
+    """Return the phases: the largest network, then one smaller choice each, of heads, FFN and depth.
 
-    For the paper's space these are its eight phases after the largest: heads {8,12}, {4,8,12}; FFN
-    {1024,3072}, +768, +512; depth {10,12}, +8, +6.
+    After the largest network, the paper's space has its eight phases: heads {8, 12}, {4, 8, 12}; FFN
+    {1024, 3072}, then with 768, with 512; depth {10, 12}, then with 8, with 6.
+
+    >>> space = SearchSpace(num_layers=2, depth=(1, 2), heads=(2, 4), ffn=(16, 64))
+    >>> [phase.name for phase in progressive_phases(space)]
+    ['largest', 'heads-2', 'ffn-16', 'depth-1']
     """
-    largest = Phase("largest", space.depth[-1:], space.heads[-1:], space.ffn[-1:])
-    found = [largest]
+    phases = [Phase("largest", space.depth[-1:], space.heads[-1:], space.ffn[-1:])]
     for key in ("heads", "ffn", "depth"):
         values = getattr(space, key)
-        for start in range(len(values) - 2, -1, -1):
-            last = found[-1]
-            opened = {"depth": last.depth, "heads": last.heads, "ffn": last.ffn}
-            opened[key] = values[start:]
-            found.append(Phase(f"{key}-{values[start]}", **opened))
-    return tuple(found)
+        for first_open in range(len(values) - 2, -1, -1):
+            last = phases[-1]
+            choices = {"depth": last.depth, "heads": last.heads, "ffn": last.ffn}
+            choices[key] = values[first_open:]
+            phases.append(Phase(f"{key}-{values[first_open]}", **choices))
+    return tuple(phases)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Phases and how many steps each lasts (0 skips one: its choice opens with the next)."""
+    """The phases of a training and the number of steps of each.
+
+    Attributes:
+        phases: Phases, in order.
+        steps: Steps of each phase. A phase of 0 steps is skipped: its choice opens with the next phase.
+    """
 
     phases: tuple[Phase, ...]
     steps: tuple[int, ...]
 
     def __post_init__(self) -> None:
         if len(self.phases) != len(self.steps) or min(self.steps) < 0 or sum(self.steps) < 1:
-            raise ValueError("one number of steps from 0 up per phase is needed, and one step in all")
+            raise ValueError(
+                f"steps = {self.steps} do not fit {len(self.phases)} phases: each phase needs a number "
+                "from 0 up, and their sum must be at least 1"
+            )
 
     @cached_property
     def _ends(self) -> list[int]:
@@ -59,11 +77,11 @@ class Schedule:
         return self._ends[-1]
 
     def index_at(self, step: int) -> int:
-        """Return the index of the phase that holds a step; the last phase beyond the end."""
+        """Return the index of the phase of a step; steps after the end belong to the last phase."""
         return min(bisect.bisect_right(self._ends, step), len(self.phases) - 1)
 
     def phase_at(self, step: int) -> Phase:
-        """Return the phase that holds a step."""
+        """Return the phase of a step."""
         return self.phases[self.index_at(step)]
 
     def first_step(self, index: int) -> int:

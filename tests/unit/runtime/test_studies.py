@@ -173,8 +173,8 @@ def test_random_structures_are_seeded_and_never_empty() -> None:
     assert parse_structure_setting("random:3", 4, 3, OPERATIONS) == drawn[3]
     assert parse_structure_setting(drawn[3].to_json(), 1, 3, OPERATIONS) == drawn[3]
     for text, word in (
-        ("random:x", "no structure"),
-        ("{}", "no structure"),
+        ("random:x", "not a structure"),
+        ("{}", "not a structure"),
         (drawn[3].to_json(), "nodes"),
     ):
         with pytest.raises(UserError, match=word):
