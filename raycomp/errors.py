@@ -1,16 +1,20 @@
 """The exceptions of raycomp, and helpers that make text from outside fit for their messages.
 
-Only UserError is meant for users. The others pass between the processes of a training.
+Only UserError is meant for users. The others pass between the parts and processes of a training.
 """
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: what was given, what is allowed, what to do.
+    """An error that the user can correct. Its message says what happened, why, and what to do.
 
-    The command line prints the message alone, without a stack trace, and ends with exit code 2.
+    The command line prints the message without a stack trace and ends with exit code 2.
     """
+
+
+class DivergedError(RuntimeError):
+    """The loss of a training step is not finite."""
 
 
 class AllReduceError(RuntimeError):
@@ -34,18 +38,25 @@ class AttemptReplacedError(RuntimeError):
 
 
 def shown(text: str, limit: int = 200) -> str:
-    """Return text from outside as a message may hold it: cut, on one line, no control characters."""
-    cut = text if len(text) <= limit else f"{text[:limit]}..."
+    """Return text from outside so that a message can contain it: on one line, no control characters.
+
+    Args:
+        text: Any text.
+        limit: Largest number of characters. Longer text is cut.
+    """
+    cut = text
+    if len(text) > limit:
+        cut = f"{text[:limit]}..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what another library says, or the error's name where it says nothing."""
+    """Return the first line of another library's message, or the error's name if it has no message."""
     lines = str(error).strip().splitlines()
     return shown(lines[0] if lines else repr(error), 300)
 
 
 def last_line(error: BaseException) -> str:
-    """Return the last line of an error's text: the cause, where the text is a stack trace."""
+    """Return the last line of an error's message: the cause, if the message is a stack trace."""
     lines = str(error).strip().splitlines()
     return lines[-1].strip() if lines else repr(error)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raycomp.arithmetic import ceil_div
 from raycomp.data.tokens import TokenSplit
 
 
@@ -71,7 +72,7 @@ def collate(
 ) -> Batch:
     """Pad rows to their longest, rounded up to `multiple`; the rest as in `Batch`."""
     lengths = tokens.lengths[rows]
-    longest = -(-int(lengths.max()) // multiple) * multiple
+    longest = ceil_div(int(lengths.max()), multiple) * multiple
     ids = np.full((len(rows), longest), pad_id, np.int64)
     types = np.zeros((len(rows), longest), np.int64)
     for i, row in enumerate(rows):
@@ -99,7 +100,7 @@ def words_of(tokens: TokenSplit, rows: np.ndarray, pad_id: int) -> Tensor:
 
 def smallest_batch(rows: int, batch_size: int) -> int:
     """Return the rows of a TrainPlan's smallest batch."""
-    return rows // -(-rows // batch_size)
+    return rows // ceil_div(rows, batch_size)
 
 
 class TrainPlan:
@@ -113,7 +114,7 @@ class TrainPlan:
         self._lengths = np.asarray(lengths)
         self._seed = seed
         self._pool = pool
-        self.steps_per_epoch = -(-len(lengths) // batch_size)
+        self.steps_per_epoch = ceil_div(len(lengths), batch_size)
         self._epoch = lru_cache(maxsize=2)(self._make)
 
     def rows(self, step: int) -> np.ndarray:
@@ -150,7 +151,7 @@ def eval_batches(lengths: np.ndarray, max_tokens: int, multiple: int = 1) -> lis
     start = 0
     for end in range(1, len(order) + 1):
         widest = int(lengths[order[end]]) if end < len(order) else 0
-        if end == len(order) or (end - start + 1) * (-(-widest // multiple) * multiple) > max_tokens:
+        if end == len(order) or (end - start + 1) * (ceil_div(widest, multiple) * multiple) > max_tokens:
             batches.append(order[start:end])
             start = end
     return batches

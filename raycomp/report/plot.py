@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from raycomp.arithmetic import ceil_div
+
 # Mid-tones: each keeps a contrast of 3 : 1 against the page, light or dark.
 PALETTE = (
     "#2f7ed8", "#d2690e", "#2a9461", "#a05fe0", "#d6456b", "#0e93a5", "#97851f", "#7d8590",
@@ -61,7 +63,7 @@ def spaced_positions(count: int, most: int) -> np.ndarray:
 
 def bin_means(x: pd.Series, y: pd.Series, most: int) -> tuple[np.ndarray, np.ndarray, int]:
     """Return means of successive rows, at most `most` of them, and how many rows each stands for."""
-    size = -(-len(x) // max(1, most))
+    size = ceil_div(len(x), max(1, most))
     group = np.arange(len(x)) // max(1, size)
     return x.groupby(group).mean().to_numpy(), y.groupby(group).mean().to_numpy(), max(1, size)
 

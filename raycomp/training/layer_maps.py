@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from raycomp.arithmetic import ceil_div
+
 LayerMap = Callable[[Sequence[int], int], list[tuple[int, int]]]
 """From the student's layers (their indices in the full network) and L to pairs of states."""
 
@@ -15,7 +17,7 @@ LayerMap = Callable[[Sequence[int], int], list[tuple[int, int]]]
 def uniform(layers: Sequence[int], teacher_layers: int) -> list[tuple[int, int]]:
     """Pair every state i with ceil(i L / n): equal strides, the embeddings and the last one included."""
     depth = len(layers)
-    return [(i, _ceil_div(i * teacher_layers, depth)) for i in range(depth + 1)]
+    return [(i, ceil_div(i * teacher_layers, depth)) for i in range(depth + 1)]
 
 
 def skip(layers: Sequence[int], teacher_layers: int) -> list[tuple[int, int]]:
@@ -61,7 +63,3 @@ def layer_pairs(
     if chosen_map not in LAYER_MAPS:
         raise ValueError(f"layer map {chosen_map!r} is unknown; allowed: {', '.join(LAYER_MAPS)}")
     return LAYER_MAPS[chosen_map](layers, teacher_layers)
-
-
-def _ceil_div(dividend: int, divisor: int) -> int:
-    return -(-dividend // divisor)

@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 
 from raycomp.data.batches import Batch
+from raycomp.errors import DivergedError
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,6 @@ class TrainStep(Protocol):
         ...
 
 
-class DivergedError(RuntimeError):
-    """The loss is not finite any more."""
-
-
 Report = Callable[[int, StepResult, float], None]
 
 
@@ -62,7 +59,7 @@ def fit(
     a checkpoint draws the same dropout masks as one that was never interrupted.
 
     Raises:
-        Diverged: a loss is NaN or infinite; it names the step.
+        DivergedError: A loss is NaN or infinite; it names the step.
     """
     for index in range(start, stop):
         began = time.perf_counter()

@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from raycomp.arithmetic import ceil_div
+
 
 def matched_layers(layers: int, teacher_layers: int) -> list[int]:
     """Return the teacher layer j = ceil(i J / K) of each student layer i = 1..K, counted from 1.
@@ -20,7 +22,7 @@ def matched_layers(layers: int, teacher_layers: int) -> list[int]:
     >>> matched_layers(3, 12)
     [4, 8, 12]
     """
-    return [-(-i * teacher_layers // layers) for i in range(1, layers + 1)]
+    return [ceil_div(i * teacher_layers, layers) for i in range(1, layers + 1)]
 
 
 def probe_weights(teacher: Tensor, labels: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from raycomp.arithmetic import ceil_div
 from raycomp.config.job import Job
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import CostModel, EncoderShape
@@ -20,7 +21,7 @@ def train_plan(job: Job, space: SearchSpace, shape: EncoderShape, rows: int) -> 
         UserError: a list of epochs or steps does not fit the number of phases.
     """
     names = [p.name for p in progressive_phases(space)]
-    per_epoch = -(-rows // job.train.batch_size)
+    per_epoch = ceil_div(rows, job.train.batch_size)
     given: Any = job.train.steps if job.train.steps is not None else job.train.epochs
     values = list(given) if isinstance(given, list) else [given] * len(names)
     key = "steps" if job.train.steps is not None else "epochs"

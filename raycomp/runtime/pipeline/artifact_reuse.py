@@ -7,7 +7,6 @@ that a run cannot change the files of another.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -103,7 +102,7 @@ def _is_complete(run_dir: Path, artifact: str) -> bool:
 def _artifact_key(run_dir: Path, artifact: str) -> str | None:
     """Return the key of an artifact of a run; None if this version cannot read the run's job."""
     try:
-        job = parse_stored(json.loads(RunLayout(run_dir).job.read_text()))
+        job = parse_stored(read_json(RunLayout(run_dir).job))
     except (UserError, ValueError, OSError):
         return None
     return artifact_keys(job).get(artifact)

@@ -11,7 +11,6 @@ The table is long: one row per figure. Column `kind` says what a row measures:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from raycomp.methods.context import RunContext
 from raycomp.report.statistics import kendall_tau
 from raycomp.runtime.pipeline.finetune import outcomes
 from raycomp.runtime.studies.stage_timer import read_stage_seconds
+from raycomp.storage.files import read_json
 from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import read_table
 
@@ -61,7 +61,7 @@ def ablation_rows(run_dir: Path, settings: StudySettings, study_run: StudyRun) -
 
 def _score_rows(context: RunContext, settings: StudySettings, study_run: StudyRun) -> list[Row]:
     """Return the score of the teacher, then of each deployed model, beside the paper's figures."""
-    teacher_scores = json.loads(RunLayout(context.run_dir).teacher_score.read_text())
+    teacher_scores = read_json(RunLayout(context.run_dir).teacher_score)
     held_out = [score for split, score in teacher_scores.items() if split != "selection"]
     examples = sum(int(score["examples"]) for score in held_out)
     published = settings.published.get(study_run.task, {})

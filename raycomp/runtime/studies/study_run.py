@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from raycomp.runtime.pipeline.artifact_reuse import reuse_artifacts
 from raycomp.runtime.pipeline.run import run_job
 from raycomp.runtime.studies.ablation_rows import ablation_rows
 from raycomp.runtime.studies.stage_timer import StageTimer
+from raycomp.storage.files import read_json
 from raycomp.storage.layout import RunLayout, StudyLayout
 from raycomp.storage.tables import read_table, write_rows
 
@@ -95,7 +95,7 @@ def find_equal_job(searching_run: Path, study_run: StudyRun) -> Job | None:
     if study_run.fresh or len(trials(study_run.job)) > 1:
         return None
 
-    job = parse_stored(json.loads(RunLayout(searching_run).job.read_text()))
+    job = parse_stored(read_json(RunLayout(searching_run).job))
     if _settings_without_structure(job) == _settings_without_structure(study_run.job):
         return job
     return None

@@ -8,12 +8,13 @@ import torch
 
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.layers import Encoder
+from raycomp.errors import DivergedError
 from raycomp.methods.yoco.eesng import EESNG, EESNGSettings
 from raycomp.methods.yoco.schedule import Schedule, progressive_phases
 from raycomp.search.space import SearchSpace
 from raycomp.training.finetune_step import FinetuneStep
 from raycomp.training.hints import DISTILLATION, LABELS_ONLY
-from raycomp.training.loop import DivergedError, StepResult, fit
+from raycomp.training.loop import StepResult, fit
 from raycomp.training.objectives import label_loss, prediction_loss, squared_error
 from raycomp.training.optimizers import (
     LinearDecay,
