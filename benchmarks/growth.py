@@ -33,8 +33,8 @@ from benchmarks.run_all import ROOT, machine_name
 from benchmarks.workload import demo_context, make_supernet_step, training_batches, whole_space_sampler
 from raycomp.config.loader import parse_job
 from raycomp.data.tokens import tokenise
-from raycomp.encoder.architecture import Architecture
-from raycomp.encoder.elastic import WORD_EMBEDDING
+from raycomp.encoder.architecture import Architecture, enclosing_architecture
+from raycomp.encoder.slicing import WORD_EMBEDDING
 from raycomp.methods.yoco.eesng import EESNG, EESNGSettings
 from raycomp.methods.yoco.schedule import Schedule, progressive_phases
 from raycomp.report.growth import GrowthPoint, fit_exponent, group_by_series
@@ -44,7 +44,6 @@ from raycomp.search.space import SearchSpace
 from raycomp.storage.files import write_json
 from raycomp.storage.layout import RunLayout
 from raycomp.training.evaluation import predict_logits
-from raycomp.training.supernet_step import enclosing_architecture
 
 CPU = torch.device("cpu")
 SLEEP_SECONDS = 0.05

@@ -119,7 +119,7 @@ class Rank:
         That is the sum and the update; waiting for the other rank is left out.
         """
         updater, spent = self.steps[WORLD].updater, [0.0, 0.0]  # in the update, waiting for the other
-        apply = updater.apply_parts
+        apply = updater.apply_slices
 
         def timed(*args: Any) -> None:
             came = time.perf_counter()
@@ -130,9 +130,9 @@ class Rank:
             spent[1] += began - came
 
         self.train(WORLD)  # warms up
-        updater.apply_parts = timed  # type: ignore[method-assign,assignment]
+        updater.apply_slices = timed  # type: ignore[method-assign,assignment]
         whole = self.train(WORLD)
-        updater.apply_parts = apply  # type: ignore[method-assign]
+        updater.apply_slices = apply  # type: ignore[method-assign]
         return spent[0] / (whole - spent[1])
 
     def calibrate(self, seconds: float) -> int:

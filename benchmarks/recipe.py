@@ -25,8 +25,9 @@ from raycomp.config.job import Job
 from raycomp.config.loader import load_job
 from raycomp.data.batches import TrainPlan, collate
 from raycomp.encoder.architecture import Architecture
-from raycomp.encoder.elastic import ElasticEncoder, ElasticOutput
+from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.importance import measure_importance, reorder_by_importance
+from raycomp.encoder.interface import ElasticOutput
 from raycomp.methods.context import RunContext
 from raycomp.methods.yoco.plan import build_sampler, plan_schedule, train_plan
 from raycomp.search.moves import fit_to_limit

@@ -29,7 +29,7 @@ from benchmarks.workload import (
     to_transformers_bert,
 )
 from raycomp.data.batches import Batch
-from raycomp.encoder.elastic import ElasticOutput
+from raycomp.encoder.interface import ElasticOutput
 from raycomp.errors import UserError
 from raycomp.training.optimizers import resolve_precision
 

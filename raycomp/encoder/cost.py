@@ -47,11 +47,17 @@ class EncoderShape:
 
 
 def layer_params(config: EncoderShape, heads: int, ffn: int) -> int:
-    """Return the parameters of one Transformer layer."""
-    hidden, inner = config.hidden_size, heads * config.head_size
-    attention = 3 * (hidden * inner + inner) + inner * hidden + hidden
-    feed_forward = hidden * ffn + ffn + ffn * hidden + hidden
-    return attention + feed_forward + 4 * hidden  # two LayerNorms
+    """Return the parameters of one Transformer layer; a half of width 0 has none."""
+    hidden = config.hidden_size
+    inner = heads * config.head_size
+    layer_norm = 2 * hidden
+
+    params = 0
+    if heads:
+        params += 3 * (hidden * inner + inner) + inner * hidden + hidden + layer_norm
+    if ffn:
+        params += hidden * ffn + ffn + ffn * hidden + hidden + layer_norm
+    return params
 
 
 def other_params(config: EncoderShape) -> int:

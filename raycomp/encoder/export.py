@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from raycomp.encoder.elastic import TokenBatch
+from raycomp.encoder.interface import TokenBatch
 from raycomp.errors import UserError, shown
 
 transformers_logging.disable_progress_bar()  # saving takes a second

@@ -13,7 +13,8 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
-from raycomp.encoder.elastic import ElasticEncoder, TokenBatch
+from raycomp.encoder.elastic import ElasticEncoder
+from raycomp.encoder.interface import TokenBatch
 from raycomp.encoder.layers import Layer
 
 B = TypeVar("B", bound=TokenBatch)
@@ -39,25 +40,30 @@ def measure_importance(
     """
     model.eval()
     layers = [cast(Layer, layer) for layer in model.layers]
-    heads = [torch.zeros(layer.heads) for layer in layers]
-    neurons = [torch.zeros(layer.up.out_features) for layer in layers]
-    wanted = [layer.up.weight for layer in layers] + [layer.up.bias for layer in layers]
-    wanted += [layer.down.weight for layer in layers]
+    head_scores = [torch.zeros(layer.heads) for layer in layers]
+    neuron_scores = [torch.zeros(layer.ffn) for layer in layers]
     for batch in batches:
         masks = [torch.ones(layer.heads, requires_grad=True) for layer in layers]
-        model.masks_heads = masks
-        try:
-            value = loss(model(batch, None).logits, batch)
-        finally:
-            model.masks_heads = None
-        grads = torch.autograd.grad(value, [*masks, *wanted])
-        n = len(layers)
-        for i, layer in enumerate(layers):
-            heads[i] += grads[i].abs()
-            up, bias, down = grads[n + i], grads[2 * n + i], grads[3 * n + i]
-            through = (layer.up.weight * up).sum(1) + layer.up.bias * bias
-            neurons[i] += (through + (layer.down.weight * down).sum(0)).detach().abs()
-    return Importance(heads, neurons)
+        scalar = loss(model(batch, head_masks=masks).logits, batch)
+        # One backward pass for all layers: gradients of every mask, then of every FFN's weights.
+        ffn_weights = [w for layer in layers if layer.ffn for w in _ffn_weights(layer)]
+        used_masks = [mask for mask in masks if len(mask)]
+        gradients = iter(torch.autograd.grad(scalar, [*used_masks, *ffn_weights]))
+
+        for scores in head_scores:
+            if len(scores):
+                scores += next(gradients).abs()
+        for layer, scores in zip(layers, neuron_scores, strict=True):
+            if layer.ffn:
+                up, bias, down = (next(gradients) for _ in range(3))
+                change = (layer.up.weight * up).sum(1) + layer.up.bias * bias
+                change = change + (layer.down.weight * down).sum(0)
+                scores += change.detach().abs()
+    return Importance(head_scores, neuron_scores)
+
+
+def _ffn_weights(layer: Layer) -> tuple[Tensor, Tensor, Tensor]:
+    return layer.up.weight, layer.up.bias, layer.down.weight
 
 
 @torch.no_grad()
@@ -65,14 +71,17 @@ def reorder_by_importance(model: ElasticEncoder, importance: Importance) -> None
     """Permute heads and neurons in place, most important first; the function is unchanged."""
     for i, module in enumerate(model.layers):
         layer = cast(Layer, module)
-        size = layer.head_size
-        order = importance.heads[i].argsort(descending=True, stable=True)
-        rows = (order[:, None] * size + torch.arange(size)).reshape(-1)
-        for linear in (layer.query, layer.key, layer.value):
-            linear.weight.copy_(linear.weight[rows])
-            linear.bias.copy_(linear.bias[rows])
-        layer.output.weight.copy_(layer.output.weight[:, rows])
-        order = importance.neurons[i].argsort(descending=True, stable=True)
-        layer.up.weight.copy_(layer.up.weight[order])
-        layer.up.bias.copy_(layer.up.bias[order])
-        layer.down.weight.copy_(layer.down.weight[:, order])
+        if layer.heads:
+            order = importance.heads[i].argsort(descending=True, stable=True)
+            size = layer.head_size
+            rows = (order[:, None] * size + torch.arange(size)).reshape(-1)
+            for linear in (layer.query, layer.key, layer.value):
+                linear.weight.copy_(linear.weight[rows])
+                linear.bias.copy_(linear.bias[rows])
+            layer.output.weight.copy_(layer.output.weight[:, rows])
+
+        if layer.ffn:
+            order = importance.neurons[i].argsort(descending=True, stable=True)
+            layer.up.weight.copy_(layer.up.weight[order])
+            layer.up.bias.copy_(layer.up.bias[order])
+            layer.down.weight.copy_(layer.down.weight[:, order])

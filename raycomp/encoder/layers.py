@@ -132,42 +132,63 @@ class Embeddings(nn.Module):
 
 
 class Layer(nn.Module):
-    """One post-norm Transformer layer with `heads` heads and `ffn` neurons."""
+    """One post-norm Transformer layer.
+
+    A layer of 0 heads has no attention and one of 0 neurons no FFN: neither has weights or a LayerNorm,
+    and its output is its input.
+    """
 
     def __init__(self, config: EncoderConfig, heads: int, ffn: int) -> None:
         super().__init__()
-        hidden, inner = config.hidden_size, heads * config.head_size
-        self.heads, self.head_size = heads, config.head_size
-        self.query = nn.Linear(hidden, inner)
-        self.key = nn.Linear(hidden, inner)
-        self.value = nn.Linear(hidden, inner)
-        self.output = nn.Linear(inner, hidden)
-        self.attention_norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
-        self.up = nn.Linear(hidden, ffn)
-        self.down = nn.Linear(ffn, hidden)
-        self.output_norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
+        hidden = config.hidden_size
+        inner = heads * config.head_size
+        self.heads = heads
+        self.head_size = config.head_size
+        self.ffn = ffn
+        if heads:
+            self.query = nn.Linear(hidden, inner)
+            self.key = nn.Linear(hidden, inner)
+            self.value = nn.Linear(hidden, inner)
+            self.output = nn.Linear(inner, hidden)
+            self.attention_norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
+        if ffn:
+            self.up = nn.Linear(hidden, ffn)
+            self.down = nn.Linear(ffn, hidden)
+            self.output_norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
         self.act = ACTIVATIONS[config.hidden_act]
         self.hidden_dropout = config.hidden_dropout
         self.attention_dropout = config.attention_dropout
 
-    def forward(self, x: Tensor, mask: Tensor | None, first: bool = False) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, first_only: bool = False) -> Tensor:
         """Map (batch, length, hidden) to the same shape.
 
         Args:
             x: (batch, length, hidden).
-            mask: true on real tokens, (batch, 1, 1, length), or None.
-            first: for the first token alone, (batch, 1, hidden).
+            mask: True on real tokens, (batch, 1, 1, length), or None.
+            first_only: Whether to compute the first token only, (batch, 1, hidden).
         """
-        asking = x[:, :1] if first else x
+        x = self._attention(x, mask, first_only)
+        return self._feed_forward(x)
 
-        def split(y: Tensor) -> Tensor:
+    def _attention(self, x: Tensor, mask: Tensor | None, first_only: bool) -> Tensor:
+        queried = x[:, :1] if first_only else x
+        if not self.heads:
+            return queried
+
+        def split_heads(y: Tensor) -> Tensor:
             return y.view(*y.shape[:2], self.heads, self.head_size).transpose(1, 2)
 
-        rate = self.attention_dropout if self.training else 0.0
-        asked, keys, values = split(self.query(asking)), split(self.key(x)), split(self.value(x))
-        attended = attend(asked, keys, values, mask, rate)
-        attended = self.output(attended.transpose(1, 2).reshape(*asking.shape[:2], -1))
-        x = self.attention_norm(asking + dropout(attended, self.hidden_dropout, self.training))
+        query = split_heads(self.query(queried))
+        key = split_heads(self.key(x))
+        value = split_heads(self.value(x))
+        attended = attend(query, key, value, mask, self.attention_dropout if self.training else 0.0)
+        attended = self.output(attended.transpose(1, 2).reshape(*queried.shape[:2], -1))
+        attended = dropout(attended, self.hidden_dropout, self.training)
+        return self.attention_norm(queried + attended)
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        if not self.ffn:
+            return x
         y = self.down(self.act(self.up(x)))
         return self.output_norm(x + dropout(y, self.hidden_dropout, self.training))
 
@@ -214,7 +235,8 @@ def classify_batch(
     mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
     last = len(model.layers) - 1
     for i, layer in enumerate(model.layers):
-        x = layer(x, mask, first=i == last)  # the head reads no other token
+        # The classifier reads no token but the first.
+        x = layer(x, mask, first_only=i == last)
     config = model.config
     rate = config.classifier_dropout if model.training else 0.0
     act = ACTIVATIONS[config.head_act]

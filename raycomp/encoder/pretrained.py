@@ -24,8 +24,8 @@ from transformers.utils import logging as transformers_logging
 
 from raycomp.encoder.checks import check_folder, check_sizes
 from raycomp.encoder.families import LAYOUTS, from_family, from_family_config, key_map
+from raycomp.encoder.label_matching import match_outputs
 from raycomp.encoder.layers import Encoder
-from raycomp.encoder.outputs import match_outputs
 from raycomp.errors import UserError, first_line, shown
 
 DEMO_MODEL = "demo/minilm-l6"

@@ -8,7 +8,8 @@ import torch
 
 from raycomp.data.batches import Batch
 from raycomp.encoder.architecture import Architecture
-from raycomp.encoder.elastic import ElasticEncoder, ElasticOutput
+from raycomp.encoder.elastic import ElasticEncoder
+from raycomp.encoder.interface import ElasticOutput
 from raycomp.training.hints import LABELS_ONLY, Objective
 from raycomp.training.loop import StepResult
 from raycomp.training.optimizers import Updater, autocast, set_training_mode

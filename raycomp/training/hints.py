@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raycomp.data.batches import Batch
-from raycomp.encoder.elastic import ElasticOutput
+from raycomp.encoder.interface import ElasticOutput
 from raycomp.training.layer_maps import LayerMap, layer_pairs
 from raycomp.training.objectives import label_loss, prediction_loss, squared_error
 

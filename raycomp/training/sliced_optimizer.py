@@ -7,60 +7,14 @@ moments and weights of all the rest are left alone: no work, and no drift by mom
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from raycomp.encoder.elastic import Slices
+from raycomp.encoder.slicing import UsedWeight
 from raycomp.training.optimizers import Updater
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of a parameter that a step used.
-
-    Attributes:
-        parameter: all of it.
-        where: its slices, or the numbers of its rows, (rows,) int64, each once.
-        gradient: of that part, in its shape.
-    """
-
-    parameter: Tensor
-    where: Slices | Tensor
-    gradient: Tensor
-
-
-class FlatGradients:
-    """The gradients of a step in one piece of memory, which workers sum as it lies.
-
-    It is kept from step to step: pages that are new take as long to touch as to sum.
-    """
-
-    def __init__(self) -> None:
-        self._held = torch.empty(0)
-
-    def lay(self, parts: Sequence[Tensor], extra: int) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Return the memory, all 0, a view of it for each part, and one of further numbers.
-
-        Args:
-            parts: each one piece of memory, by rows or by columns; of one type and device.
-            extra: how many further numbers.
-        """
-        sizes, like = [part.numel() for part in parts], parts[0]
-        total = sum(sizes) + extra
-        if self._held.numel() < total or self._held.dtype != like.dtype:
-            self._held = torch.empty(0)  # not both at once
-            self._held = torch.empty(total, dtype=like.dtype, device=like.device)
-        flat = self._held[:total].zero_()
-        views = []
-        for part, piece in zip(parts, flat[: total - extra].split(sizes), strict=True):
-            lying = part if part.is_contiguous() else part.t()
-            view = piece.view(lying.shape)
-            views.append(view if lying is part else view.t())
-        return flat, views, flat[total - extra :]
 
 
 class SliceUpdater(Updater):
@@ -70,7 +24,7 @@ class SliceUpdater(Updater):
     the steps that used any part of the parameter. Where a step uses everything, this is AdamW.
     """
 
-    def apply_parts(self, step: int, parts: Sequence[Part], flat: Tensor) -> None:
+    def apply_slices(self, step: int, parts: Sequence[UsedWeight], flat: Tensor) -> None:
         """Sum over workers, clip, and update.
 
         Args:
@@ -93,7 +47,7 @@ class SliceUpdater(Updater):
             self._adamw(group, [part for part in parts if id(part.parameter) in members])
 
     @torch.no_grad()
-    def _adamw(self, group: dict[str, Any], parts: list[Part]) -> None:
+    def _adamw(self, group: dict[str, Any], parts: list[UsedWeight]) -> None:
         """Update parts of one group of parameters, which share their settings."""
         weights: list[Tensor] = []
         first: list[Tensor] = []

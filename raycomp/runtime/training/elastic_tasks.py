@@ -10,7 +10,7 @@ import torch
 
 from raycomp.config.job import Job
 from raycomp.data.batches import Batch
-from raycomp.encoder.elastic import ElasticOutput
+from raycomp.encoder.interface import ElasticOutput
 from raycomp.methods.context import RunContext
 from raycomp.methods.yoco.plan import plan_schedule
 from raycomp.runtime.cluster.connect import ray

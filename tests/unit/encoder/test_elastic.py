@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from transformers import BertForSequenceClassification
 
 from raycomp.data.batches import Batch
+from raycomp.encoder import elastic as elastic_module
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import CostModel, layer_params
 from raycomp.encoder.elastic import ElasticEncoder
@@ -58,10 +60,29 @@ def test_the_full_network_is_transformers_bert() -> None:
     assert (elastic(batch).logits - theirs).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("seed", range(12))
+def random_architecture(seed: int) -> Architecture:
+    """Any layers of the network in any number, with any of 0 to 4 heads and 0 to 64 neurons each."""
+    rng = np.random.default_rng(seed)
+    depth = int(rng.integers(1, 4))
+    layers = tuple(sorted(int(i) for i in rng.permutation(3)[:depth]))
+    heads = tuple(int(h) for h in rng.choice([0, 0, 1, 2, 4], depth))
+    ffn = tuple(int(k) for k in rng.choice([0, 0, 1, 16, 64], depth))
+    return Architecture(depth, heads, ffn, layers)
+
+
+def test_random_architectures_leave_out_layers_and_halves() -> None:
+    archs = [random_architecture(seed) for seed in range(100, 124)]
+    assert any(a.layers for a in archs)
+    assert any(0 in a.heads and a.heads[-1] for a in archs)
+    assert any(a.heads[-1] == 0 and a.ffn[-1] == 0 for a in archs)
+    assert any(0 in a.ffn for a in archs)
+
+
+@pytest.mark.parametrize("seed", [*range(12), *range(100, 124)])
 def test_a_slice_is_the_extracted_model(seed: int) -> None:
     _, elastic = make_pair(seed)
-    arch = SPACE.sample_uniform(np.random.default_rng(seed))
+    in_space = seed < 100
+    arch = SPACE.sample_uniform(np.random.default_rng(seed)) if in_space else random_architecture(seed)
     batch = make_batch(seed=seed)
     small = elastic.extract(arch)
     logits = small(
@@ -82,6 +103,7 @@ def test_many_slices_at_once_are_each_by_itself_to_the_last_bit(precision: str) 
     rng = np.random.default_rng(0)
     archs = [SPACE.sample_uniform(rng) for _ in range(40)]
     archs += [archs[0], SPACE.largest(), Architecture(1, (1,), (16,)), Architecture(2, (1, 1), (16, 16))]
+    archs += [random_architecture(seed) for seed in range(20)]
     batch = make_batch()
     with torch.inference_mode(), autocast(precision, torch.device("cpu")):
         together = elastic.forward_many(batch, archs)
@@ -93,18 +115,18 @@ def test_what_slices_share_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> 
     """Half layers run: 1 attention and 2 FFNs first, then 2 + 1 attentions, then 2 + 1 FFNs."""
     _, elastic = make_pair()
     run: list[str] = []
-    for name in ("_attention", "_feed_forward"):
-        inner = getattr(elastic, name)
+    for name in ("sliced_attention", "sliced_feed_forward"):
+        inner = getattr(elastic_module, name)
 
-        def counted(*given: object, name: str = name, inner: Any = inner) -> torch.Tensor:
+        def counted(*args: object, name: str = name, inner: Any = inner, **options: object) -> Any:
             run.append(name)
-            return inner(*given)
+            return inner(*args, **options)
 
-        monkeypatch.setattr(elastic, name, counted)
+        monkeypatch.setattr(elastic_module, name, counted)
     archs = [Architecture(2, (4, h), (k, 16)) for h, k in ((1, 16), (2, 16), (1, 32))]
     with torch.inference_mode():
         elastic.forward_many(make_batch(), archs)
-    assert (run.count("_attention"), run.count("_feed_forward")) == (4, 5)
+    assert (run.count("sliced_attention"), run.count("sliced_feed_forward")) == (4, 5)
     with pytest.raises(UserError, match="depth 4"):
         elastic.forward_many(make_batch(), [*archs, Architecture(4, (1,) * 4, (16,) * 4)])
 
@@ -112,17 +134,22 @@ def test_what_slices_share_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_last_layer_is_run_for_the_first_token_alone_unless_states_are_asked_for() -> None:
     _, elastic = make_pair()
     batch = make_batch()
-    for arch in (SPACE.largest(), Architecture(1, (2,), (32,))):
+    archs = [SPACE.largest(), Architecture(1, (2,), (32,)), *map(random_architecture, range(8))]
+    for arch in archs:
         whole = elastic(batch, arch, hidden=True)
         assert whole.hidden is not None
         assert [h.shape[1] for h in whole.hidden] == [11] * (arch.depth + 1)
+        assert whole.layers == arch.layer_indices
         assert (elastic(batch, arch).logits - whole.logits).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [*range(4), *range(100, 108)])
 def test_gradients_of_a_slice_are_those_of_the_extracted_model(seed: int) -> None:
     _, elastic = make_pair(seed)
-    arch = SPACE.sample_uniform(np.random.default_rng(100 + seed))
+    in_space = seed < 100
+    arch = (
+        SPACE.sample_uniform(np.random.default_rng(100 + seed)) if in_space else random_architecture(seed)
+    )
     batch = make_batch(seed=seed)
     small = elastic.extract(arch)
     label_loss(elastic(batch, arch).logits, batch.labels, batch.total).backward()
@@ -134,13 +161,19 @@ def test_gradients_of_a_slice_are_those_of_the_extracted_model(seed: int) -> Non
     label_loss(logits, batch.labels, batch.total).backward()
     own, full = dict(small.named_parameters()), dict(elastic.named_parameters())
     active = dict(elastic.active_parameters(arch))
-    assert set(active) == set(own)
+    numbers = {str(layer): str(i) for i, layer in enumerate(arch.layer_indices)}
+    renumbered = {
+        name: re.sub(r"^layers\.(\d+)", lambda m: f"layers.{numbers[m[1]]}", name) for name in active
+    }
+    assert set(renumbered.values()) == set(own)
     for name, parameter in full.items():
         if name not in active:
             assert parameter.grad is None
             continue
         assert parameter.grad is not None
-        assert torch.allclose(parameter.grad[active[name]], own[name].grad, atol=1e-6)
+        expected = own[renumbered[name]].grad
+        assert expected is not None
+        assert torch.allclose(parameter.grad[active[name]], expected, atol=1e-6)
         outside = parameter.grad.clone()
         outside[active[name]] = 0
         assert not outside.any()
@@ -189,9 +222,7 @@ def test_head_importance_is_the_change_of_loss_when_a_head_fades() -> None:
     for sign in (1, -1):
         masks[1] = torch.ones(4)
         masks[1][2] += sign * 1e-2
-        elastic.masks_heads = masks
-        values.append(float(loss(elastic(batch).logits, batch).detach()))
-    elastic.masks_heads = None
+        values.append(float(loss(elastic(batch, head_masks=masks).logits, batch).detach()))
     slope = abs(values[0] - values[1]) / 2e-2
     assert slope == pytest.approx(float(found.heads[1][2]), rel=0.02, abs=1e-4)
 
@@ -202,6 +233,56 @@ def test_an_architecture_that_does_not_fit_is_named() -> None:
         elastic(make_batch(), Architecture(4, (1,) * 4, (16,) * 4))
     with pytest.raises(UserError, match="layer 1"):
         elastic.extract(Architecture(2, (1, 5), (16, 16)))
+    with pytest.raises(UserError, match="layer 3"):
+        elastic(make_batch(), Architecture(1, (1,), (16,), (3,)))
+
+
+def test_a_skipped_half_passes_its_input_on() -> None:
+    _, elastic = make_pair()
+    batch = make_batch()
+    states = elastic(batch, Architecture(3, (4, 0, 0), (64, 0, 16)), hidden=True).hidden
+    assert states is not None
+    assert torch.equal(states[2], states[1])
+    assert not torch.equal(states[3], states[2])
+    kept = Architecture(2, (4, 0), (64, 16), (0, 2))
+    assert torch.equal(
+        elastic(batch, kept).logits, elastic(batch, Architecture(3, (4, 0, 0), (64, 0, 16))).logits
+    )
+
+
+def test_attention_states_are_returned_where_asked_for() -> None:
+    _, elastic = make_pair()
+    batch = make_batch()
+    arch = Architecture(3, (2, 0, 4), (16, 16, 0))
+    assert elastic(batch, arch).attention is None
+    output = elastic(batch, arch, attention=True)
+    assert output.attention is not None
+    assert output.attention[1] is None
+    for states, heads in ((output.attention[0], 2), (output.attention[2], 4)):
+        assert states is not None
+        for tensor in (states.query, states.key, states.value):
+            assert tensor.shape == (5, heads, 11, elastic.config.head_size)
+    assert torch.allclose(output.logits, elastic(batch, arch).logits, atol=1e-6)
+
+
+def test_an_extracted_network_with_skipped_halves_is_elastic_again() -> None:
+    """As for fine-tuning: every slice of the extracted network, its importance, and its extraction."""
+    _, elastic = make_pair()
+    batch = make_batch()
+    arch = Architecture(3, (4, 0, 2), (0, 64, 32))
+    again = ElasticEncoder(elastic.extract(arch))
+    assert again.largest == arch
+    assert torch.equal(again(batch).logits, elastic(batch, arch).logits)
+    found = measure_importance(again, [batch], lambda out, b: label_loss(out, b.labels, b.total))
+    assert [len(h) for h in found.heads] == [4, 0, 2]
+    assert [len(k) for k in found.neurons] == [0, 64, 32]
+    reorder_by_importance(again, found)
+    assert torch.allclose(again(batch).logits, elastic(batch, arch).logits, atol=1e-5)
+    smaller = Architecture(2, (2, 0), (0, 16), (0, 1))
+    assert again.extract(smaller)(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+    again.use_column_major_layout()
+    with pytest.raises(UserError, match="layer 1"):
+        again(batch, Architecture(2, (1, 1), (0, 16)))
 
 
 def test_golden_parameter_counts() -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from raycomp.data.batches import Batch
 from raycomp.encoder.architecture import Architecture
-from raycomp.encoder.elastic import ElasticOutput
+from raycomp.encoder.interface import ElasticOutput
 from raycomp.training.finetune_step import FinetuneStep
 from raycomp.training.hints import (
     DISTILLATION,

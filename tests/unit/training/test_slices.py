@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from raycomp.data.batches import Batch
-from raycomp.encoder.architecture import Architecture
-from raycomp.encoder.elastic import WORD_EMBEDDING, ElasticEncoder
+from raycomp.encoder.architecture import Architecture, enclosing_architecture
+from raycomp.encoder.elastic import ElasticEncoder
+from raycomp.encoder.slicing import WORD_EMBEDDING, SlicedGradients
 from raycomp.search.space import SearchSpace
 from raycomp.training.hints import LABELS_ONLY
 from raycomp.training.objectives import label_loss
 from raycomp.training.optimizers import LinearDecay, Updater
-from raycomp.training.sliced_optimizer import FlatGradients, SliceUpdater
-from raycomp.training.supernet_step import SupernetStep, enclosing_architecture
+from raycomp.training.sliced_optimizer import SliceUpdater
+from raycomp.training.supernet_step import SupernetStep
 from tests.unit.encoder.test_elastic import make_batch, make_pair
 
 CPU = torch.device("cpu")
@@ -59,7 +60,9 @@ def step_of(model: ElasticEncoder, sampler: Any = None, reduce: Any = None) -> S
     )  # fmt: skip
 
 
-def gradients(model: ElasticEncoder, archs: list[Architecture], batch: Batch) -> dict[str, Tensor]:
+def autograd_gradients(
+    model: ElasticEncoder, archs: list[Architecture], batch: Batch
+) -> dict[str, Tensor]:
     """The mean loss's gradients by autograd alone: zeros outside the slices."""
     model.zero_grad()
     for arch in archs:
@@ -71,7 +74,7 @@ def gradients(model: ElasticEncoder, archs: list[Architecture], batch: Batch) ->
 def obvious(model: ElasticEncoder, moments: dict[str, Any], step: int, batch: Batch) -> None:
     """AdamW as its paper has it, on the slices of the step and the words of the batch."""
     archs = Drawn().ask(step)
-    found = gradients(model, archs, batch)
+    found = autograd_gradients(model, archs, batch)
     active: dict[str, Any] = dict(model.active_parameters(enclosing_architecture(archs)))
     active[WORD_EMBEDDING] = (batch.input_ids.unique(),)
     norm = sum(float(found[n][w].double().square().sum()) for n, w in active.items()) ** 0.5
@@ -134,20 +137,22 @@ def test_gradients_in_place_are_autograd_s(seed: int) -> None:
     rng, batch = np.random.default_rng(seed), make_batch(seed=seed)
     archs = [SPACE.sample_uniform(rng) for _ in range(3)]
     expected, active = (
-        gradients(plain, archs, batch),
+        autograd_gradients(plain, archs, batch),
         fast.active_parameters(enclosing_architecture(archs)),
     )
     named = dict(fast.named_parameters())
-    memory = FlatGradients()
-    memory.lay([torch.ones(10**5).double()], 0)[0].fill_(7.0)  # what an earlier step left
-    flat, views, extra = memory.lay([named[name].detach()[where] for name, where in active], 6)
-    assert flat.data_ptr() == memory.lay([torch.ones(1).double()], 0)[0].data_ptr()
-    fast.collect({name: view for (name, _), view in zip(active, views, strict=True)})
+    gradients = SlicedGradients(fast)
+    gradients.prepare(fast.active_parameters(SPACE.largest()))
+    gradients.flat.fill_(7.0)  # what an earlier, larger step left
+    memory = gradients.flat.data_ptr()
+    gradients.prepare(active, extra=6)
+    assert gradients.flat.data_ptr() == memory
     for arch in archs:
-        loss = label_loss(fast(batch, arch).logits, batch.labels, batch.total)
+        loss = label_loss(fast(batch, arch, slices=gradients).logits, batch.labels, batch.total)
         (loss / len(archs)).backward()
-    assert not extra.any()
-    assert flat.numel() == sum(v.numel() for v in views) + 6
+    assert not gradients.extra.any()
+    views = [used.gradient for used in gradients.used]
+    assert gradients.flat.numel() == sum(v.numel() for v in views) + 6
     for (name, where), view in zip(active, views, strict=True):
         assert torch.allclose(view, expected[name][where], atol=1e-7), name
         assert view.stride() == named[name][where].stride() or 1 in view.shape, name
@@ -156,6 +161,8 @@ def test_gradients_in_place_are_autograd_s(seed: int) -> None:
         assert not outside.any()
     assert fast.layers[0].down.weight.t().is_contiguous()
     assert torch.allclose(fast(batch, archs[0]).logits, plain(batch, archs[0]).logits, atol=1e-12)
+    gradients.release()
+    assert all(parameter.grad is None for parameter in fast.parameters())
 
 
 def test_workers_that_share_a_batch_sum_to_one_worker_with_all_of_it() -> None:

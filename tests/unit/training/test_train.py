@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from raycomp.encoder.architecture import enclosing_architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.layers import Encoder
 from raycomp.errors import DivergedError
@@ -24,7 +25,7 @@ from raycomp.training.optimizers import (
     resolve_precision,
 )
 from raycomp.training.sliced_optimizer import SliceUpdater
-from raycomp.training.supernet_step import SupernetStep, enclosing_architecture
+from raycomp.training.supernet_step import SupernetStep
 from tests.unit.encoder.test_elastic import make_batch, make_pair
 
 CPU = torch.device("cpu")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from raycomp.encoder.outputs import match_outputs
+from raycomp.encoder.label_matching import match_outputs
 
 MNLI = ("entailment", "neutral", "contradiction")
 
