@@ -105,8 +105,9 @@ class EESNG:
     >>> sampler = EESNG(space, schedule, EESNGSettings(pairing="free"))
     >>> for step in range(schedule.total):
     ...     archs = sampler.ask(step)
+    ...     info = sampler.info(step)
     ...     sampler.tell(step, [float(sum(arch.ffn)) for arch in archs])  # small FFNs are good here
-    >>> len(sampler.ask(schedule.total)), sampler.info(schedule.total)["phase"]
+    >>> len(archs), info["phase"]
     (2, 'depth-1')
     """
 
