@@ -57,7 +57,7 @@ def test_the_actor_is_the_sampler_also_across_a_kill(
         if step in (5, 19, 29):  # the tell need not be over
             assert there.probabilities(step + 1) == here.probabilities()
         if step == 12 and block == 10:
-            with pytest.raises(Exception, match="step 13 lies within the block that begins at 10"):
+            with pytest.raises(Exception, match="step 13 is inside the block that begins at step 10"):
                 there.probabilities(13)
     assert there.state(40) == here.state_dict()
     ray.kill(actor)

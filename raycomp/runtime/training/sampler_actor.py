@@ -1,20 +1,31 @@
-"""The EE-SNG distribution and its controller as a Ray actor; `sampler_client.py` is the workers' side.
+"""The sampler of a method as a Ray actor; `sampler_client.py` has the side of the workers.
 
-Calls over Ray are at-least-once and a restarted actor has only its constructor. So every answer is
-a function of one snapshot on the run's storage, appended to a file before the reply: a call that comes
-twice changes nothing, a call of an attempt that was replaced is refused, a missing worker is named.
+Training runs in blocks of steps (`train.sampler_sync_steps`). The architectures of a block are drawn at
+once, and the losses of a block are told at once. Who calls what, in order:
 
-Steps come in blocks (`train.sampler_sync_steps`): a block's architectures are drawn together, and its
-losses are told together. The last share of them also draws the next block, and every rank's reply
-carries it: no worker waits between two steps for longer than the actor computes.
+1. The driver starts the actor with `start_sampler`. The actor reads its last snapshot.
+2. Rank 0 calls `begin` with a new attempt. The actor writes a snapshot, synced to disk, and replies. From
+   then on it refuses calls of older attempts.
+3. Each rank calls `ask` for its first block.
+4. Each rank calls `tell` after the last forward pass of a block, before the gradients are all-reduced,
+and
+   does not wait for the reply. The last rank's call (a) adds the shares of all ranks in the order of
+   ranks, and updates theta step by step, (b) appends a snapshot, (c) draws the next block. Only then
+   all ranks get their reply, and it has the next block: no rank has to call `ask` again.
+5. Rank 0 calls `state` for a checkpoint and `probabilities` for the table `distribution`, between two
+blocks. 6. If an all-reduce fails, each rank that still runs calls `missing`, and learns which ranks do
+not.
+
+Ray delivers a call at least once, and a restarted actor has only the arguments of its constructor. Each
+reply is therefore a function of one snapshot: a call that arrives twice changes nothing. A share of a
+block that was lost with the actor arrives again, because Ray repeats calls without a reply.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,248 +34,302 @@ from raycomp.errors import BarrierTimeoutError, StaleAttemptError, UserError
 from raycomp.methods.yoco.plan import build_sampler
 from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.placement import on_driver_node
-from raycomp.storage.files import append_line, write_json
+from raycomp.runtime.training.sampler_snapshot import SnapshotFile, read_last_snapshot
 
 LATE_SECONDS = 2.0
-"""How long ranks that are well may take to say so after one of them saw the sum fail."""
-SNAPSHOT_BYTES = 1 << 16
-"""How long the file of snapshots may grow before it is begun again: it is copied to where a URL says."""
+"""How long the ranks that still run may take to report after one of them saw an all-reduce fail."""
 
 SampledStep = tuple[list[str], dict[str, Any]]
-"""The architectures of a step (JSON) and its info."""
+"""The architectures of a step as JSON, and the sampler's information about the step."""
 
 SampledBlock = tuple[int, list[SampledStep]]
-"""The first step of a block, and what each of its steps trains."""
+"""First step of a block, and what each of its steps trains."""
 
 
 class SamplerActor:
-    """Holds one sampler for `world` workers; wrapped by `ray.remote` where it is started."""
+    """Holds one sampler for all ranks; `start_sampler` starts it as an actor.
+
+    Example, with one rank and blocks of one step:
+        >>> actor = start_sampler(name, job, plan, snapshot)  # doctest: +SKIP
+        >>> ray.get(actor.begin.remote("a1", 1, 0, None, 300.0))  # doctest: +SKIP
+        >>> first, steps = ray.get(actor.ask.remote("a1", 0))  # doctest: +SKIP
+        >>> next_block = ray.get(actor.tell.remote("a1", 0, 0, [[0.7, 0.9]]))  # doctest: +SKIP
+    """
 
     def __init__(self, job: dict[str, Any], plan: dict[str, Any], snapshot: str) -> None:
+        """Build the sampler, and load the last snapshot if there is one.
+
+        Args:
+            job: The job, as JSON-like values.
+            plan: Plan of the training.
+            snapshot: Path of the snapshot file.
+        """
         self._sampler = build_sampler(parse_job(job), plan)
-        self._path = Path(snapshot)
+        self._snapshots = SnapshotFile(Path(snapshot))
         self._attempt = ""
-        self._world = 1
-        self._told: dict[int, list[list[float]]] = {}
-        self._reached: dict[int, int] = {}  # by rank: the last step that it said it has come to
-        self._step = 0  # the first step that is not told yet: that of a block
+        self._world_size = 1
         self._timeout = 300.0
-        self._arrived = asyncio.Condition()
-        self._room = 0  # bytes that may still be appended to the file of snapshots
-        self._restore()
-        # The sampler's state before `_step` is drawn: what a checkpoint and the snapshot hold.
-        self._between = self._sampler.state_dict()
-        self._drawn: list[SampledStep] | None = None
+
+        # First step of the current block. The losses of all steps before it were told.
+        self._step = 0
+        # By rank: its shares of the losses of the current block.
+        self._shares: dict[int, list[list[float]]] = {}
+        # By rank: the last step that it is known to have reached.
+        self._reached_steps: dict[int, int] = {}
+        # Wakes the calls that wait for other ranks.
+        self._progressed = asyncio.Condition()
+
+        self._load_snapshot()
+        # The sampler's state before the current block is drawn. Checkpoints and snapshots have it.
+        self._state = self._sampler.state_dict()
+        self._block: list[SampledStep] | None = None
 
     async def begin(
-        self, attempt: str, world: int, step: int, state: dict[str, Any] | None, timeout: float
+        self, attempt: str, world_size: int, step: int, state: dict[str, Any] | None, timeout: float
     ) -> None:
-        """Open an attempt at `step`, from the state that the checkpoint holds; fence older ones."""
+        """Open an attempt, and refuse the calls of all older ones.
+
+        Args:
+            attempt: Identifier of the attempt.
+            world_size: Number of ranks.
+            step: First step of the attempt.
+            state: The sampler's state at this step, from a checkpoint. None: the sampler is there
+                already.
+            timeout: Seconds that a call may wait for other ranks.
+
+        Raises:
+            StaleAttemptError: There is no state, and the sampler is at another step.
+        """
         if attempt == self._attempt:
-            return  # the same call again, after a restart of the actor
+            # The same call again, after a restart of the actor.
+            return
+
         if state is not None:
             self._sampler.load_state_dict(state)
-            self._between, self._drawn = self._sampler.state_dict(), None
+            self._state = self._sampler.state_dict()
+            self._block = None
         elif self._step != step:
-            raise StaleAttemptError(f"no state was given for step {step}; the sampler is at {self._step}")
-        self._attempt, self._world, self._step = attempt, world, step
-        self._told, self._reached, self._timeout = {}, {}, timeout
-        self._save()
-        async with self._arrived:
-            self._arrived.notify_all()  # who waits for an older attempt is refused now
+            raise StaleAttemptError(
+                f"The attempt begins at step {step} without a sampler state, but the sampler is at step "
+                f"{self._step}."
+            )
+
+        self._attempt = attempt
+        self._world_size = world_size
+        self._timeout = timeout
+        self._step = step
+        self._shares = {}
+        self._reached_steps = {}
+        self._snapshots.replace(self._snapshot())
+
+        # Calls of older attempts that wait are refused now.
+        async with self._progressed:
+            self._progressed.notify_all()
 
     async def ask(self, attempt: str, step: int) -> SampledBlock:
-        """Return the block that begins at a step, once the steps before are told."""
-        self._check(attempt)
-        await self._barrier(attempt, step)
-        return self._draw()
+        """Return the block that begins at a step, once the losses before it were told.
+
+        Raises:
+            BarrierTimeoutError: A rank did not send its losses in time; the message names it.
+            StaleAttemptError: The attempt was replaced.
+        """
+        self._check_attempt(attempt)
+        await self._wait_for_step(attempt, step)
+        return self._draw_block()
 
     async def tell(
         self, attempt: str, rank: int, step: int, losses: list[list[float]]
     ) -> SampledBlock | None:
-        """Take one worker's shares of the losses of a block; the last share updates theta.
+        """Take one rank's shares of the losses of a block. The last rank's call updates theta.
 
         Args:
-            attempt: of the worker.
-            rank: the worker's.
-            step: the first of the block.
-            losses: of each step of the block, one an architecture.
+            attempt: Attempt of the rank.
+            rank: The rank.
+            step: First step of the block.
+            losses: For each step of the block, this rank's share of the loss of each architecture.
 
         Returns:
-            What `ask` returns of the next block, once all shares are in; None after the last step.
+            The next block, once all ranks have sent their shares; None after the last step.
 
         Raises:
-            BarrierTimeoutError: a rank did not hand in its share in time; it is named.
-            StaleAttemptError: the attempt was replaced, or the snapshot is older than its workers.
+            BarrierTimeoutError: A rank did not send its losses in time; the message names it.
+            StaleAttemptError: The attempt was replaced, or the snapshot is older than its workers.
         """
-        self._check(attempt)
+        self._check_attempt(attempt)
         if step > self._step:
             raise StaleAttemptError(
-                f"step {step} was told; the sampler's snapshot is of step {self._step}"
+                f"Losses of step {step} were sent, but the sampler's snapshot is of step {self._step}."
             )
-        end = step + len(losses)
-        if step == self._step:  # else told before: the reply was lost, not the update
-            if len(losses) != (size := self._sampler.block_end(step) - step):
+
+        block_end = step + len(losses)
+        # Else the losses were told before, and only the reply was lost.
+        if step == self._step:
+            block_size = self._sampler.block_end(step) - step
+            if len(losses) != block_size:
                 raise StaleAttemptError(
-                    f"losses of {len(losses)} steps from {step} on were told; the block has {size}"
+                    f"Losses of {len(losses)} steps from step {step} on were sent, but the block has "
+                    f"{block_size} steps."
                 )
-            self._told[rank], self._reached[rank] = losses, end - 1
-            if len(self._told) == self._world:
-                await self._update()
-        await self._barrier(attempt, end)
-        return self._draw() if end < self._sampler.schedule.total else None
+            self._shares[rank] = losses
+            self._reached_steps[rank] = block_end - 1
+            if len(self._shares) == self._world_size:
+                await self._finish_block()
+
+        await self._wait_for_step(attempt, block_end)
+        if block_end < self._sampler.schedule.total:
+            return self._draw_block()
+        return None
 
     async def state(self, attempt: str, step: int) -> dict[str, Any]:
-        """Return the sampler's state between step-1 and step, for a checkpoint."""
-        self._check(attempt)
-        await self._barrier(attempt, step)
-        return self._between
+        """Return the sampler's state between step - 1 and step, for a checkpoint."""
+        self._check_attempt(attempt)
+        await self._wait_for_step(attempt, step)
+        return self._state
 
     async def probabilities(self, attempt: str, step: int) -> list[tuple[str, str, float]]:
-        """Return theta between step-1 and step, as rows (variable, choice, probability)."""
-        self._check(attempt)
-        await self._barrier(attempt, step)
-        return self._sampler.probabilities(self._between)
+        """Return theta between step - 1 and step, as rows (variable, choice, probability)."""
+        self._check_attempt(attempt)
+        await self._wait_for_step(attempt, step)
+        return self._sampler.probabilities(self._state)
 
     async def missing(self, attempt: str, rank: int, step: int) -> list[int]:
-        """Return the ranks that do not say within LATE_SECONDS that they have come to a step.
+        """Return the ranks that do not show within LATE_SECONDS that they have reached a step.
 
-        For ranks whose sum failed: each says that it is well by asking, or by losses of a later step.
+        A rank shows it by a call of `missing`, or by losses of this or a later step.
+
+        Args:
+            attempt: Attempt of the rank.
+            rank: Rank whose all-reduce failed.
+            step: Step of the all-reduce.
         """
-        self._check(attempt)
-        self._reached[rank] = max(step, self._reached.get(rank, step))
+        self._check_attempt(attempt)
+        self._reached_steps[rank] = max(step, self._reached_steps.get(rank, step))
 
-        def absent_() -> list[int]:
+        def missing_ranks() -> list[int]:
             if step < self._step:
                 return []
-            return [r for r in range(self._world) if self._reached.get(r, -1) < step]
+            return [r for r in range(self._world_size) if self._reached_steps.get(r, -1) < step]
 
-        async with self._arrived:
-            self._arrived.notify_all()
+        async with self._progressed:
+            self._progressed.notify_all()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._arrived.wait_for(lambda: not absent_()), LATE_SECONDS)
-        return absent_()
+                all_reached = self._progressed.wait_for(lambda: not missing_ranks())
+                await asyncio.wait_for(all_reached, LATE_SECONDS)
+        return missing_ranks()
 
-    async def _update(self) -> None:
-        """Tell the sampler the block whose shares are all in, save, and wake who waits for it."""
-        # Shares are added in the order of ranks: the sum must not depend on who came first.
-        for shares in zip(*(self._told[r] for r in range(self._world)), strict=True):
-            self._sampler.ask(self._step)  # a restart forgot the draw: the same one is made again
-            self._sampler.tell(self._step, [sum(parts) for parts in zip(*shares, strict=True)])
+    async def _finish_block(self) -> None:
+        """Tell the sampler the losses of the block, save, and wake all calls that wait for it."""
+        # In the order of ranks: a floating-point sum must not depend on which rank came first.
+        ordered_shares = [self._shares[rank] for rank in range(self._world_size)]
+        for step_shares in zip(*ordered_shares, strict=True):
+            # A restarted actor has no draw yet. It draws the same architectures again.
+            self._sampler.ask(self._step)
+            losses = [sum(arch_shares) for arch_shares in zip(*step_shares, strict=True)]
+            self._sampler.tell(self._step, losses)
             self._step += 1
-        self._told = {}
-        self._between, self._drawn = self._sampler.state_dict(), None
-        async with self._arrived:
+
+        self._shares = {}
+        self._state = self._sampler.state_dict()
+        self._block = None
+
+        async with self._progressed:
             try:
-                self._append()
+                self._snapshots.append(self._snapshot())
             finally:
-                self._arrived.notify_all()
+                self._progressed.notify_all()
 
-    def _draw(self) -> SampledBlock:
-        if self._drawn is None:
-            first, found = self._step, []
-            for step in range(first, self._sampler.block_end(first)):
-                archs = self._sampler.ask(step)
-                found.append(([a.to_json() for a in archs], self._sampler.info(step)))
-            self._drawn = found
-        return self._step, self._drawn
+    def _draw_block(self) -> SampledBlock:
+        """Return the current block. It is drawn once."""
+        if self._block is None:
+            self._block = []
+            for step in range(self._step, self._sampler.block_end(self._step)):
+                archs = [arch.to_json() for arch in self._sampler.ask(step)]
+                self._block.append((archs, self._sampler.info(step)))
+        return self._step, self._block
 
-    async def _barrier(self, attempt: str, step: int) -> None:
-        def open_() -> bool:
+    async def _wait_for_step(self, attempt: str, step: int) -> None:
+        """Wait until the losses of all steps before `step` were told."""
+        is_inside_block = self._step < step < self._sampler.block_end(self._step)
+        if attempt == self._attempt and is_inside_block:
+            raise ValueError(f"step {step} is inside the block that begins at step {self._step}")
+
+        def may_continue() -> bool:
             return self._step >= step or attempt != self._attempt
 
-        if attempt == self._attempt and self._step < step < self._sampler.block_end(self._step):
-            raise ValueError(f"step {step} lies within the block that begins at {self._step}")
-        if not open_():
-            async with self._arrived:
-                try:
-                    await asyncio.wait_for(self._arrived.wait_for(open_), self._timeout)
-                except TimeoutError:
-                    raise BarrierTimeoutError(
-                        f"step {self._step}: {describe_late_ranks(self._absent())} "
-                        f"within {self._timeout:g} s"
-                    ) from None
-        self._check(attempt)
+        if not may_continue():
+            await self._wait_until(may_continue)
+
+        self._check_attempt(attempt)
         if step != self._step:
-            raise StaleAttemptError(f"step {step} was asked for; the sampler is at step {self._step}")
+            raise StaleAttemptError(
+                f"Step {step} was requested, but the sampler is at step {self._step}."
+            )
 
-    def _absent(self) -> list[int]:
-        return [r for r in range(self._world) if r not in self._told]
+    async def _wait_until(self, condition: Callable[[], bool]) -> None:
+        async with self._progressed:
+            try:
+                await asyncio.wait_for(self._progressed.wait_for(condition), self._timeout)
+            except TimeoutError:
+                late_ranks = [r for r in range(self._world_size) if r not in self._shares]
+                raise BarrierTimeoutError(
+                    f"Step {self._step}: {name_ranks(late_ranks)} did not send losses within "
+                    f"{self._timeout:g} s (train.barrier_seconds). Check the node of that worker, then "
+                    "run the same command again: training resumes from the last checkpoint."
+                ) from None
 
-    def _check(self, attempt: str) -> None:
+    def _check_attempt(self, attempt: str) -> None:
+        """Raise StaleAttemptError if another attempt is open."""
         if attempt == self._attempt:
             return
         if not self._attempt:
             raise StaleAttemptError(
-                f"attempt {attempt} is not open: {self._path} holds no snapshot of it"
+                f"Attempt {attempt} is unknown, because {self._snapshots.path} has no snapshot of it."
             )
-        raise StaleAttemptError(f"attempt {attempt} was replaced by {self._attempt}")
-
-    def _save(self, *, sync: bool = True) -> None:
-        """Begin the file anew with the snapshot of now."""
-        write_json(self._path, self._snapshot(), compact=True, sync=sync)
-        self._room = SNAPSHOT_BYTES
-
-    def _append(self) -> None:
-        """Add the snapshot of now to the file: the last whole line counts.
-
-        Not synced: no checkpoint rests on it, and only a lost machine could tear it. A file that is
-        replaced at every step would cost ten times as much.
-        """
-        line = json.dumps(self._snapshot(), separators=(",", ":"), allow_nan=False) + "\n"
-        room, self._room = self._room - len(line), 0  # a line that fails half-way is followed by none
-        if room < 0:
-            self._save(sync=False)
-            return
-        append_line(self._path, line)
-        self._room = room
+        raise StaleAttemptError(f"Attempt {attempt} was replaced by {self._attempt}.")
 
     def _snapshot(self) -> dict[str, Any]:
         return {
             "attempt": self._attempt,
-            "world": self._world,
+            "world": self._world_size,
             "step": self._step,
             "timeout": self._timeout,
-            "sampler": self._between,
+            "sampler": self._state,
         }
 
-    def _restore(self) -> None:
-        """Take up the last whole snapshot; none where all are torn: `begin` brings all that it held."""
-        data = read_last_snapshot(self._path)
-        if data is None:
+    def _load_snapshot(self) -> None:
+        """Load the last complete snapshot. Without one, `begin` brings all that it would have."""
+        path = self._snapshots.path
+        snapshot = read_last_snapshot(path)
+        if snapshot is None:
             return
         try:
-            self._sampler.load_state_dict(data["sampler"])
-            self._attempt, self._world = data["attempt"], data["world"]
-            self._step, self._timeout = data["step"], data["timeout"]
+            self._sampler.load_state_dict(snapshot["sampler"])
+            self._attempt = snapshot["attempt"]
+            self._world_size = snapshot["world"]
+            self._step = snapshot["step"]
+            self._timeout = snapshot["timeout"]
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{self._path} is no snapshot of this run ({error})") from None
+            raise UserError(
+                f"{path} is not a snapshot of this run's sampler ({error}). Move it away, then run the "
+                "same command again: training resumes from the last checkpoint."
+            ) from None
 
 
-def read_last_snapshot(path: Path) -> Any:
-    """Return what the last line of JSON in a file holds; None where there is none."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        return None
-    for line in reversed(lines):
-        with contextlib.suppress(ValueError):
-            return json.loads(line)
-    return None
-
-
-def describe_late_ranks(ranks: Sequence[int]) -> str:
-    """Say of some ranks that they did not hand in their losses."""
-    return f"{list_ranks(ranks)} did not hand in {'its' if len(ranks) == 1 else 'their'} losses"
-
-
-def list_ranks(ranks: Sequence[int]) -> str:
-    """Name ranks in a sentence."""
-    return f"{'rank' if len(ranks) == 1 else 'ranks'} {', '.join(map(str, ranks))}"
+def name_ranks(ranks: Sequence[int]) -> str:
+    """Return a phrase such as "rank 1" or "ranks 1, 3"."""
+    noun = "rank" if len(ranks) == 1 else "ranks"
+    return f"{noun} {', '.join(map(str, ranks))}"
 
 
 def start_sampler(name: str, job: dict[str, Any], plan: dict[str, Any], snapshot: Path) -> Any:
-    """Start the named, restartable actor of a run, or find the one that runs."""
+    """Start the sampler actor, or return the one of this name that runs.
+
+    Args:
+        name: Name of the actor.
+        job: The job, as JSON-like values.
+        plan: Plan of the training.
+        snapshot: Path of the snapshot file.
+    """
     return (
         ray.remote(SamplerActor)
         .options(
@@ -274,7 +339,8 @@ def start_sampler(name: str, job: dict[str, Any], plan: dict[str, Any], snapshot
             max_restarts=-1,
             max_task_retries=-1,
             max_concurrency=1000,
-            scheduling_strategy=on_driver_node(),  # it keeps its snapshot in the run's folder
+            # It writes its snapshots to the run directory itself.
+            scheduling_strategy=on_driver_node(),
         )
         .remote(job, plan, str(snapshot))
     )

@@ -1,4 +1,4 @@
-"""The sampler that a training worker holds, answered by the actor of `sampler_actor.py`."""
+"""The sampler as a training worker has it: its calls go to the actor of `sampler_actor.py`."""
 
 from __future__ import annotations
 
@@ -7,87 +7,118 @@ from typing import Any
 
 from raycomp.encoder.architecture import Architecture
 from raycomp.runtime.cluster.connect import ray
-from raycomp.runtime.training.sampler_actor import SampledBlock, SampledStep, list_ranks
+from raycomp.runtime.training.sampler_actor import SampledBlock, SampledStep, name_ranks
 
-QUESTION_SECONDS = 10.0
+MISSING_TIMEOUT_SECONDS = 10.0
+"""How long a rank waits for the actor's answer to `missing`."""
 
 
 class ActorSampler:
-    """The Sampler that a worker holds: the same three calls, answered by the actor.
+    """A sampler with the methods of the in-process one (`ask`, `tell`, `info`), answered by the actor.
 
-    Calls are made for whole blocks of steps, and `tell` does not wait. What it brings about is known at
-    the next `ask`, `state` or `probabilities`: the next architectures, or why the block failed.
+    One call to the actor serves a whole block of steps, and `tell` does not wait for its reply. The reply
+    arrives with the next `ask`, `state` or `probabilities`: it has the next block, or it raises the
+    error of the block before.
+
+    Example:
+        >>> sampler = ActorSampler(actor, attempt, rank)  # doctest: +SKIP
+        >>> archs = sampler.ask(step)  # doctest: +SKIP
+        >>> sampler.tell(step, [loss_share(arch) for arch in archs])  # doctest: +SKIP
     """
 
     def __init__(self, actor: Any, attempt: str, rank: int) -> None:
+        """Connect to the actor.
+
+        Args:
+            actor: The actor.
+            attempt: Attempt that rank 0 has opened there.
+            rank: This rank.
+        """
         self._actor = actor
         self._attempt = attempt
         self._rank = rank
+
+        # By step: the current block, and the losses that the actor does not have yet.
         self._block: dict[int, SampledStep] = {}
-        self._losses: dict[int, list[float]] = {}  # those of the block that are not handed in yet
-        self._pending: Any = None  # the reply that will carry the next block
+        self._losses: dict[int, list[float]] = {}
+        # Reference to the reply that has the next block.
+        self._pending_reply: Any = None
 
     def ask(self, step: int) -> list[Architecture]:
-        """Return the architectures of a step: those that the last tell's reply carries.
+        """Return the architectures of a step. Usually the reply to the last `tell` has them.
 
         Raises:
-            BarrierTimeoutError: a rank did not hand in its losses of the block before; it is named.
-            StaleAttemptError: another attempt took this one's place.
+            BarrierTimeoutError: A rank did not send its losses of the block before; the message names it.
+            StaleAttemptError: Another attempt has replaced this one.
         """
         if step not in self._block:
-            self._settle()
+            self._receive_reply()
         if step not in self._block:
-            self._take(ray.get(self._actor.ask.remote(self._attempt, step)))
-        return [Architecture.from_json(t) for t in self._block[step][0]]
+            self._set_block(ray.get(self._actor.ask.remote(self._attempt, step)))
+
+        archs, _ = self._block[step]
+        return [Architecture.from_json(text) for text in archs]
 
     def tell(self, step: int, losses: Sequence[float]) -> None:
-        """Take this worker's share of a step's losses; returns at once. Told again it is ignored.
+        """Take this rank's share of a step's losses. A second call for the same step is ignored.
 
-        The block's last step hands them in.
+        The last step of a block sends the losses of the whole block. The call does not wait.
+
+        Args:
+            step: The step.
+            losses: This rank's share of the loss of each architecture.
         """
         if step not in self._block or step in self._losses:
             return
         self._losses[step] = list(losses)
+
         if step == max(self._block):
-            told = [self._losses[s] for s in sorted(self._losses)]
-            self._pending = self._actor.tell.remote(self._attempt, self._rank, min(self._block), told)
+            first_step = min(self._block)
+            block_losses = [self._losses[s] for s in sorted(self._losses)]
+            self._pending_reply = self._actor.tell.remote(
+                self._attempt, self._rank, first_step, block_losses
+            )
 
     def info(self, step: int) -> dict[str, Any]:
-        """Return what the sampler said of this step when its block was drawn."""
-        return self._block[step][1]
+        """Return the sampler's information about a step of the current block."""
+        _, info = self._block[step]
+        return info
 
     def state(self, step: int) -> dict[str, Any]:
-        """Return the sampler's state before `step`, once every rank has told the step before."""
-        self._settle()
+        """Return the sampler's state before a step, once every rank has told the step before."""
+        self._receive_reply()
         return ray.get(self._actor.state.remote(self._attempt, step))
 
     def probabilities(self, step: int) -> list[tuple[str, str, float]]:
-        """Return theta before `step` as rows (variable, choice, probability)."""
-        self._settle()
+        """Return theta before a step, as rows (variable, choice, probability)."""
+        self._receive_reply()
         return ray.get(self._actor.probabilities.remote(self._attempt, step))
 
     def missing(self, step: int) -> list[int]:
-        """Return the ranks that have not come to a step whose sum failed, as far as is known.
+        """Return the ranks that are not known to have reached a step whose all-reduce failed.
 
         Raises:
-            RayError: the actor does not answer, or knows this attempt no more.
+            RayError: The actor does not answer, or this attempt was replaced.
         """
-        asked = self._actor.missing.remote(self._attempt, self._rank, step)
-        return ray.get(asked, timeout=QUESTION_SECONDS)
+        reply = self._actor.missing.remote(self._attempt, self._rank, step)
+        return ray.get(reply, timeout=MISSING_TIMEOUT_SECONDS)
 
-    def _settle(self) -> None:
-        """Wait for the tell that is under way, and take the block that its reply carries."""
-        if self._pending is not None:
-            reply, self._pending = self._pending, None
-            block = ray.get(reply)
-            if block is not None:
-                self._take(block)
+    def _receive_reply(self) -> None:
+        """Wait for the reply to the last `tell`, and take its block."""
+        if self._pending_reply is None:
+            return
+        reply = self._pending_reply
+        self._pending_reply = None
+        block = ray.get(reply)
+        if block is not None:
+            self._set_block(block)
 
-    def _take(self, block: SampledBlock) -> None:
-        first, drawn = block
-        self._block, self._losses = dict(enumerate(drawn, first)), {}
+    def _set_block(self, block: SampledBlock) -> None:
+        first_step, steps = block
+        self._block = dict(enumerate(steps, first_step))
+        self._losses = {}
 
 
 def describe_missing_ranks(ranks: Sequence[int]) -> str:
-    """Say of some ranks that they gave no sign of a step."""
-    return f"{list_ranks(ranks)} did not respond"
+    """Return a phrase about ranks that did not reach a step, such as "rank 1 did not respond"."""
+    return f"{name_ranks(ranks)} did not respond"

@@ -13,16 +13,12 @@ import pytest
 
 from raycomp.config.loader import parse_job
 from raycomp.encoder.architecture import Architecture
-from raycomp.errors import UserError
+from raycomp.errors import BarrierTimeoutError, StaleAttemptError, UserError
 from raycomp.methods.yoco.eesng import EESNG
 from raycomp.methods.yoco.plan import build_sampler
 from raycomp.runtime.training import sampler_actor
-from raycomp.runtime.training.sampler_actor import (
-    BarrierTimeoutError,
-    SamplerActor,
-    StaleAttemptError,
-    read_last_snapshot,
-)
+from raycomp.runtime.training.sampler_actor import SamplerActor
+from raycomp.runtime.training.sampler_snapshot import read_last_snapshot
 from tests.integration.test_actors import losses, plan_of
 
 Make = Callable[[], SamplerActor]
@@ -119,7 +115,7 @@ def test_theta_of_another_step_or_attempt_is_refused(make: Make, here: EESNG) ->
         with pytest.raises(BarrierTimeoutError, match="rank 0 did not"):
             await host.probabilities("a", 1)  # not told yet: it waits
         await host.tell("a", 0, 0, [losses(archs)])
-        with pytest.raises(StaleAttemptError, match="step 0 was asked for; the sampler is at step 1"):
+        with pytest.raises(StaleAttemptError, match="Step 0 was requested, but the sampler is at step 1"):
             await host.probabilities("a", 0)
         with pytest.raises(StaleAttemptError, match="replaced by a"):
             await host.probabilities("b", 1)
@@ -172,7 +168,7 @@ def test_who_did_not_come_is_named_at_once_and_after_the_time_limit(make: Make, 
         await asyncio.sleep(0.01)
         assert await host.missing("a", 0, 0) == [1, 3]
         for each in waiting:
-            with pytest.raises(BarrierTimeoutError, match=r"step 0: ranks 1, 3 did not .* within 0\.2 s"):
+            with pytest.raises(BarrierTimeoutError, match=r"Step 0: ranks 1, 3 did not .* within 0\.2 s"):
                 await each
         await asyncio.gather(*(host.tell("a", r, 0, [parts[r]]) for r in (1, 3)))
         assert await host.missing("a", 0, 0) == []
@@ -226,7 +222,7 @@ def test_losses_of_half_a_block_are_no_blocks(make: Make, here: EESNG) -> None:
         await host.begin("a", 2, 0, None, 0.1)
         parts = shares(here.ask(0), 2)
         with pytest.raises(
-            StaleAttemptError, match="losses of 2 steps from 0 on were told; the block has 1"
+            StaleAttemptError, match="Losses of 2 steps from step 0 on were sent, but the block has 1"
         ):
             await host.tell("a", 0, 0, [parts[0], parts[0]])
 
@@ -246,10 +242,10 @@ def test_a_torn_snapshot_is_none_when_an_attempt_begins_from_a_checkpoint(
         (tmp_path / "snapshot.json").write_text(left)
         host = make()
         with pytest.raises(
-            StaleAttemptError, match=r"attempt a is not open: .*snapshot\.json holds no snap"
+            StaleAttemptError, match=r"Attempt a is unknown, because .*snapshot\.json has no snap"
         ):
             await host.tell("a", 0, 9, [[1.0, 2.0]])
-        with pytest.raises(StaleAttemptError, match="no state was given for step 9"):
+        with pytest.raises(StaleAttemptError, match="begins at step 9 without a sampler state"):
             await host.begin("b", 1, 9, None, 10.0)
         await host.begin("b", 1, 9, json.loads(json.dumps(state)), 10.0)
         assert await host.ask("b", 9) == block(here, 9)
@@ -261,7 +257,7 @@ def test_a_torn_snapshot_is_none_when_an_attempt_begins_from_a_checkpoint(
 @pytest.mark.parametrize("left", ["[]", "3", '{"sampler": {"dist": {"theta": [[1.0]]}}}', "{}"])
 def test_a_whole_snapshot_of_something_else_is_an_error(make: Make, tmp_path: Path, left: str) -> None:
     (tmp_path / "snapshot.json").write_text(left)
-    with pytest.raises(UserError, match=r"snapshot\.json is no snapshot of this run"):
+    with pytest.raises(UserError, match=r"snapshot\.json is not a snapshot of this run"):
         make()
 
 
@@ -278,7 +274,7 @@ def test_a_snapshot_older_than_its_workers_ends_the_attempt(
             await advance(host, here, step)
         (tmp_path / "snapshot.json").write_bytes(old)
         with pytest.raises(
-            StaleAttemptError, match="step 3 was told; the sampler's snapshot is of step 0"
+            StaleAttemptError, match="Losses of step 3 were sent, but the sampler's snapshot is of step 0"
         ):
             await make().tell("a", 0, 3, [losses(here.ask(3))])
 
@@ -312,7 +308,7 @@ def test_a_snapshot_is_small_and_not_synced_at_every_step(
 def test_the_file_of_snapshots_is_begun_again_before_it_grows_long(
     make: Make, here: EESNG, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raycomp.runtime.training.sampler_actor.SNAPSHOT_BYTES", 9000)
+    monkeypatch.setattr("raycomp.runtime.training.sampler_snapshot.MAX_BYTES", 9000)
 
     async def walk() -> None:
         host = make()
