@@ -11,7 +11,7 @@
 #SBATCH --open-mode=append
 #SBATCH --output=raycomp-%j.log
 #
-# Starts Ray on the job's nodes, runs raycomp on it, and ends with raycomp's exit code. How: cluster/slurm.md
+# Starts Ray on the job's nodes, runs raycomp, and ends with its exit code. Instructions: cluster/slurm.md
 #   sbatch cluster/slurm.sh JOB.toml STORAGE [--set KEY=VALUE ...]
 # GPUs: sbatch --gpus-per-node=1 cluster/slurm.sh JOB.toml STORAGE --set train.gpus=1
 
@@ -24,13 +24,13 @@ fi
 job=$1 storage=$(realpath --canonicalize-missing "$2")
 shift 2
 
-# raycomp's settings (raycomp/runtime/cluster/connect.py), for all that runs on a node; the first is read when it starts.
+# raycomp's settings (raycomp/runtime/cluster/connect.py) for all processes of a node; Ray reads the first at start.
 export RAY_worker_niceness=0 RAY_USAGE_STATS_ENABLED=0 RAY_TRAIN_HEALTH_CHECK_INTERVAL_S=0.5
 export RAY_TRAIN_METRICS_ENABLED=0 RAY_CHDIR_TO_TRIAL_DIR=0 RAY_TRAIN_ENABLE_PRINT_PATCH=0
 export RAY_AIR_NEW_OUTPUT=0 TOKENIZERS_PARALLELISM=false RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0
 export ONEDNN_PRIMITIVE_CACHE_CAPACITY=64
 
-# A token for this job alone, on the storage so that every node reads it; nobody else may.
+# A token for this job only. It is in the storage because every node must read it; other users may not.
 private="$storage/.slurm-$SLURM_JOB_ID"
 mkdir -p "$storage"
 (
@@ -41,13 +41,13 @@ mkdir -p "$storage"
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$private/token"
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-head=${nodes[0]} # this script runs there
+head=${nodes[0]} # the node that runs this script
 address=${RAYCOMP_HEAD_IP:-$(hostname -I | awk '{print $1}')}:$((20000 + SLURM_JOB_ID % 10000))
-temporary="/tmp/raycomp-$SLURM_JOB_ID" # not /tmp/ray, which may be another user's
+temporary="/tmp/raycomp-$SLURM_JOB_ID" # not /tmp/ray, which may belong to another user
 steps=()
 driver=""
 
-# End what this script started, and nothing else: `ray stop` would end every Ray on the machine.
+# End only the processes of this script: `ray stop` would end every Ray process on the machine.
 cleanup() {
   local code=$?
   trap - EXIT
@@ -77,7 +77,7 @@ start "$head" --head --node-ip-address="${address%:*}" --port="${address#*:}" \
   --dashboard-host=127.0.0.1 --temp-dir="$temporary"
 until ray health-check --address "$address" > /dev/null 2>&1; do
   if ((SECONDS > 180)) || ! kill -0 "${steps[0]}" 2> /dev/null; then
-    echo "Ray's head did not start on $head at $address; RAYCOMP_HEAD_IP chooses another address" >&2
+    echo "Ray's head did not start on $head at $address. Set RAYCOMP_HEAD_IP to use another address." >&2
     exit 1
   fi
   sleep 2
@@ -86,7 +86,7 @@ for node in "${nodes[@]:1}"; do
   start "$node" --address="$address" --temp-dir="$temporary"
 done
 
-# raycomp divides its work over the nodes that are there when it begins.
+# raycomp divides its work over the nodes that are up when it starts, so wait for all of them.
 python - "$address" "${#nodes[@]}" << 'PY'
 import sys
 import time
@@ -98,7 +98,7 @@ ray.init(address, log_to_driver=False, logging_level="ERROR")
 deadline = time.monotonic() + 300
 while (alive := sum(node["Alive"] for node in ray.nodes())) < wanted:
     if time.monotonic() > deadline:
-        sys.exit(f"{alive} of {wanted} nodes joined {address} within 300 s")
+        sys.exit(f"Only {alive} of {wanted} nodes joined {address} within 300 s. Check the log of the missing nodes.")
     time.sleep(1)
 PY
 
