@@ -1,9 +1,10 @@
-"""A finished study as a page of docs/results/: its tables and sentences, none of them typed by hand.
+"""Write the page of a finished study in docs/results/, so that no figure there is typed by hand.
 
     python -m tools.study_page runs/eesng-1f3a9c02
 
-Writes docs/results/NAME.md, NAME.csv (`ablation_table`, all digits) and NAME.svg. What stands on the
-page outside of `<!-- study -->` and `<!-- end of study -->` is a person's, and is kept.
+Writes docs/results/NAME.md, NAME.csv (`ablation_table` with all digits) and NAME.svg. Only the part of
+the page between `<!-- study -->` and `<!-- end of study -->` is replaced; everything else is written by
+people.
 """
 
 from __future__ import annotations
@@ -15,12 +16,9 @@ from pathlib import Path
 from benchmarks.run_all import ROOT, machine_name
 from raycomp.errors import UserError
 from raycomp.report import ablation_table, load_study_results
-from raycomp.report.study_tables import (
-    TextTable,
-    build_study_sentences,
-    build_study_tables,
-    format_study_heading,
-)
+from raycomp.report.study_results import StudyResults
+from raycomp.report.study_sentences import build_study_sentences, format_study_heading
+from raycomp.report.study_tables import TextTable, build_study_tables
 from tools.benchmark_table import replace_between_marks
 from tools.study_figure import draw_study
 
@@ -28,12 +26,12 @@ RESULTS = ROOT / "docs" / "results"
 
 
 def main() -> None:
-    """Write the page and the table."""
+    """Write the page, the table and the figure."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("study", type=Path, metavar="STUDY")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("study", type=Path, metavar="STUDY", help="Study directory.")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="Directory of the page.")
     args = parser.parse_args()
     try:
         print(write_page(args.study, args.out))
@@ -41,39 +39,55 @@ def main() -> None:
         sys.exit(str(error))
 
 
-def write_page(folder: Path, out: Path) -> Path:
-    """Write a study's page and its CSV; return the page.
+def write_page(study_dir: Path, out: Path) -> Path:
+    """Write the page, the table and the figure of a study.
+
+    Args:
+        study_dir: The study directory.
+        out: Directory of the three files; it is created if it does not exist.
+
+    Returns:
+        The page.
 
     Raises:
-        UserError: the folder is no study, or its page lacks a mark.
+        UserError: The directory does not contain a study, or its page lacks one of the two marks.
     """
-    study = load_study_results(folder)
-    preset = f" --preset {study.preset}" if study.preset else ""
-    parts = [
-        f"`raycomp run jobs/studies/{study.name}.toml{preset} --set task.folder=GLUE`, "
-        f"{machine_name('cpu')}.",
-        format_study_heading(study),
-        f"![means and intervals of {study.name}]({study.name}.svg)",
-        *(format_markdown(t) for t in build_study_tables(study)),
-        *build_study_sentences(study),
-    ]
+    study = load_study_results(study_dir)
     page = out / f"{study.name}.md"
-    empty = f"# {study.name}\n\n<!-- study -->\n<!-- end of study -->\n"
-    text = page.read_text(encoding="utf-8") if page.exists() else empty
+    text = f"# {study.name}\n\n<!-- study -->\n<!-- end of study -->\n"
+    if page.exists():
+        text = page.read_text(encoding="utf-8")
+    text = replace_between_marks(text, "study", format_study(study))
+
     out.mkdir(parents=True, exist_ok=True)
-    page.write_text(replace_between_marks(text, "study", "\n\n".join(parts)), encoding="utf-8")
+    page.write_text(text, encoding="utf-8")
     draw_study(study).savefig(page.with_suffix(".svg"), metadata={"Date": None})
     ablation_table(study).to_csv(page.with_suffix(".csv"), index=False)
     return page
 
 
-def format_markdown(table: TextTable) -> str:
-    """Return a table in Markdown, under its title."""
-    rule = ["---" if i < table.named else "--:" for i in range(len(table.columns))]
-    rows = [
-        "| " + " | ".join(c.replace("|", "\\|") for c in row) + " |"
-        for row in [table.columns, *table.rows]
+def format_study(study: StudyResults) -> str:
+    """Return the generated part of a page as Markdown: figure, findings, tables, and the command."""
+    preset = f" --preset {study.preset}" if study.preset else ""
+    command = f"raycomp run jobs/studies/{study.name}.toml{preset} --set task.folder=GLUE"
+    sentences = build_study_sentences(study)
+    tables = [format_markdown(table) for table in build_study_tables(study)]
+    parts = [
+        f"![Means and 95% intervals of the study {study.name}]({study.name}.svg)",
+        "\n".join(f"- {sentence}" for sentence in sentences),
+        *tables,
+        f"{format_study_heading(study)}. Command: `{command}`, on {machine_name('cpu')}.",
     ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def format_markdown(table: TextTable) -> str:
+    """Return a table as Markdown, below its title."""
+    rule = ["---" if position < table.named else "--:" for position in range(len(table.columns))]
+    rows = []
+    for row in [table.columns, *table.rows]:
+        cells = [cell.replace("|", "\\|") for cell in row]
+        rows.append("| " + " | ".join(cells) + " |")
     return "\n".join([f"**{table.title}**", "", rows[0], f"|{'|'.join(rule)}|", *rows[1:]])
 
 

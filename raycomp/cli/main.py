@@ -12,7 +12,14 @@ import typer
 
 from raycomp.cli.cluster import logs, status, stop, submit
 from raycomp.cli.options import AsJson, JobFile, Preset, RunPlace, Sets, Storage, load_work
-from raycomp.cli.output import print_frame, print_json, print_plan, relative_to_cwd, show_run, show_study
+from raycomp.cli.output import (
+    print_frame,
+    print_json,
+    print_plan,
+    print_run,
+    print_study,
+    relative_to_cwd,
+)
 from raycomp.config.job import Job
 from raycomp.config.loader import load_job
 from raycomp.config.study import StudySpec
@@ -136,9 +143,9 @@ def _run_work(work: Job | StudySpec, storage: str, progress: Progress, as_json: 
 
     directory = run_work(work, storage, progress)
     if isinstance(work, StudySpec):
-        show_study(directory, as_json)
+        print_study(directory, as_json)
     else:
-        show_run(directory, as_json)
+        print_run(directory, as_json)
     return directory
 
 

@@ -1,9 +1,10 @@
-"""What the command line prints: runs, plans and tables, for people and as JSON."""
+"""What the command line prints: runs, studies, plans and tables, for people and as JSON for scripts."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,170 +13,210 @@ from rich.markup import escape
 from rich.table import Table
 
 from raycomp.errors import shown
-from raycomp.storage.layout import RunLayout
+
+LABEL_WIDTH = 11  # characters of the label that begins a line
+WIDE = 150  # characters of a terminal that has room for every column of the summary
+# Columns that a narrower terminal leaves out: they follow from columns that it shows.
+DERIVED_COLUMNS = ("cost", "params_ratio", "gap")
+MAX_CELL = 2000  # characters of one value of a table
 
 
-def show_study(folder: Path, as_json: bool) -> None:
-    """Print a study's tables and sentences, and where all lies."""
+def print_study(study_dir: Path, as_json: bool) -> None:
+    """Print a study's tables and sentences, and the paths of its files.
+
+    Raises:
+        UserError: The directory does not contain a study.
+    """
     from raycomp.report import ablation_table, load_study_results
-    from raycomp.report.study_tables import (
-        build_study_sentences,
-        build_study_tables,
-        format_study_heading,
-    )
+    from raycomp.report.study_sentences import build_study_sentences, format_study_heading
+    from raycomp.report.study_tables import build_study_tables
 
-    study = load_study_results(folder)
+    study = load_study_results(study_dir)
+    sentences = build_study_sentences(study)
     if as_json:
-        found = json.loads(ablation_table(study).to_json(orient="records"))
-        print_json({"study": str(folder), "table": found, "sentences": build_study_sentences(study)})
+        rows = json.loads(ablation_table(study).to_json(orient="records"))
+        print_json({"study": str(study_dir), "table": rows, "sentences": sentences})
         return
+
     print(format_study_heading(study))
     for table in build_study_tables(study):
-        grid = Table(box=None, pad_edge=False)
-        for i, name in enumerate(table.columns):
-            grid.add_column(name, justify="left" if i < table.named else "right")
-        for row in table.rows:
-            grid.add_row(*row)
         print(f"\n{table.title}")
-        Console(width=max(200, Console().width)).print(grid)
+        _print_grid(table.columns, table.rows, table.named)
     print()
-    for said in build_study_sentences(study):
-        print(said)
-    for part in ("tables", "runs", "report.html"):
-        print(f"{part.removesuffix('.html'):<9}{relative_to_cwd(folder / part)}")
+    for sentence in sentences:
+        print(sentence)
+    _print_paths(study_dir, ("tables", "runs", "report.html"))
 
 
-def show_run(run_dir: Path, as_json: bool) -> None:
-    """Print a finished run: its teacher, a row per deployment, and where all lies."""
-    from raycomp.storage.files import read_json
-    from raycomp.storage.tables import read_table
+def print_run(run_dir: Path, as_json: bool) -> None:
+    """Print a finished run: its teacher, a row for each deployed model, and the paths of its files.
 
-    frame = read_table(run_dir, "deployments")
-    layout = RunLayout(run_dir)
-    found = {"search": layout.summary("yoco"), "adabert": layout.summary("adabert")}
-    summary = {k: read_json(p) for k, p in found.items() if p.exists()}
-    teacher = read_json(layout.teacher_score)
+    Raises:
+        UserError: The directory does not contain a run, or one of its files is damaged.
+    """
+    from raycomp.report.loading import load_tables
+    from raycomp.report.summary_table import TEXT_COLUMNS, build_summary_table
+
+    tables = load_tables(run_dir)
+    (run,) = tables.runs
     if as_json:
-        rows = json.loads(frame.to_json(orient="records"))
-        print_json({"run": str(run_dir), "deployments": rows, **summary, "teacher": teacher})
+        rows = json.loads(tables.deployments.to_json(orient="records"))
+        # The key of YOCO-BERT's summary is older than the other methods.
+        summaries = {"search" if name == "yoco" else name: value for name, value in run.searches.items()}
+        print_json({"run": str(run_dir), "deployments": rows, **summaries, "teacher": run.teacher})
         return
-    metric = str(frame["metric"].iloc[0])
-    made = frame[frame["params"].notna()].iloc[0]
-    latency = next(iter(summary.values()))["teacher_latency_ms"]
-    print(
-        f"{run_dir.name}  teacher {metric} {made['teacher_validation']:.3f}  "
-        f"{made['params'] / made['params_ratio'] / 1e6:.1f}M params  p50 latency {latency:.1f} ms"
+
+    summary = build_summary_table(tables)
+    columns = summary.columns
+    if Console().width < WIDE:
+        columns = tuple(name for name in columns if name not in DERIVED_COLUMNS)
+
+    print(f"{run.name}: {run.task}, {run.metric}")
+    rows = [summary.cells(row, columns) for row in summary.rows]
+    _print_grid(columns, rows, len(TEXT_COLUMNS))
+    for note in summary.notes:
+        _print_line("Note", note)
+    if "yoco" in run.searches:
+        num_budgets = int((tables.deployments["method"] == "yoco").sum())
+        _print_line("Search", _describe_search(run.searches["yoco"], num_budgets))
+    _print_paths(run_dir, ("tables", "exports", "report.html"))
+
+
+def _describe_search(search: dict[str, Any], num_budgets: int) -> str:
+    """Return a sentence on how many evaluations a run's search needed.
+
+    Args:
+        search: The file deployed.json of a run.
+        num_budgets: Number of budgets that the run deployed a sub-network for.
+    """
+    part = "budget"
+    if search.get("trials", num_budgets) != num_budgets:
+        part = "trial"
+    return (
+        f"{search['evaluations']} evaluations for {num_budgets} budgets; the most expensive {part} alone "
+        f"needs {search['dearest']}. The super-network was trained once."
     )
-    table = Table(box=None, pad_edge=False)
-    for name in ("method", "budget"):
-        table.add_column(name)
-    for name in (
-        "limit", "used", "params", "of full", "selection", "validation", "kept", "p50 latency",
-    ):  # fmt: skip
-        table.add_column(name, justify="right")
-    for row in frame.sort_values("method", ascending=False, kind="stable").to_dict("records"):
-        searched = row["kind"] == "beta"  # a CNN is searched under a price, not under a limit
-        table.add_row(
-            row["method"],
-            row["budget"],
-            "" if searched else f"{_short(row['limit'])} {_KINDS[row['kind']]}",
-            "" if searched else _short(row["cost"]),
-            _short(row["params"]),
-            f"{row['params_ratio']:.2f}",
-            f"{row['selection']:.3f}",
-            f"{row['validation']:.3f}",
-            f"{100 * row['retention']:.1f}%",
-            f"{row['latency_ms']:.1f} ms",
-        )
-    Console(width=max(120, Console().width)).print(table)
-    if "search" in summary:
-        budgets, search = int((frame["method"] == "yoco").sum()), summary["search"]
-        alone = "dearest alone" if search.get("trials", budgets) == budgets else "dearest trial"
-        print(
-            f"search used {search['evaluations']} evaluations for {budgets} budgets "
-            f"({alone}: {search['dearest']}) · super-network trained once"
-        )
-    for part in ("tables", "exports", "report.html"):
-        if part == "exports" and not (run_dir / part).exists():
-            continue  # export.enabled = false
-        print(f"{part.removesuffix('.html'):<9}{relative_to_cwd(run_dir / part)}")
 
 
-def relative_to_cwd(path: Path) -> Path:
-    """Return a path as seen from the working directory, where it lies below."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+def print_plan(plan: dict[str, Any]) -> None:
+    """Print what a job would do.
 
+    Args:
+        plan: What `raycomp.runtime.pipeline.plan.make_plan` returns.
+    """
+    _print_line("Run", plan["run"])
+    _print_line("Task", plan["task"])
+    _print_line("Space", f"{plan['space']['size']:,} architectures")
+    for kind, (low, high) in plan["space"]["reach"].items():
+        _print_line("", f"{kind}: {_short(low)} to {_short(high)}")
 
-def print_plan(found: dict[str, Any]) -> None:
-    """Print what a job would do."""
-    print(f"run       {found['run']}")
-    print(f"task      {found['task']}")
-    print(f"space     {found['space']['size']:,} architectures")
-    for kind, (low, high) in found["space"]["reach"].items():
-        print(f"{kind:<15}{_short(low)} .. {_short(high)}")
-    for b in found["budgets"]:
-        verdict = "ok" if b["feasible"] else f"cannot be met: {b['reason']}"
-        print(f"budget    {b['name']} {b['kind']} <= {_short(b['limit'])}: {verdict}")
-    if "adabert" in found:
-        cnn = found["adabert"]
+    for budget in plan["budgets"]:
+        line = f"{budget['name']}: {budget['kind']} <= {_short(budget['limit'])}"
+        if budget["feasible"]:
+            _print_line("Budget", f"{line} is feasible")
+        else:
+            _print_line("Budget", f"{line} cannot be met: {budget['reason']}")
+
+    if "adabert" in plan:
+        cnn = plan["adabert"]
         low, high = map(_short, cnn["params"])
-        print(f"adabert   {cnn['structures']:,} structures of {low} .. {high} params · {cnn['trials']} "
-              f"trials of {cnn['search_steps']:,} + {cnn['child_steps']:,} steps · up to "
-              f"{cnn['rows']:,} sentences")  # fmt: skip
-    steps = found["steps"]
-    print(f"steps     teacher {steps['teacher']:,} · super-network {steps['supernet']:,} in "
-          f"{steps['phases']} phases")  # fmt: skip
-    print(f"memory    about {found['memory_gib']:.1f} GiB a worker")
-    print(f"time      {found['time']}")
-    if "forecast" in found:
-        print_forecast(found["forecast"])
-    for note in found["notes"]:
-        print(f"note      {note}")
+        _print_line("AdaBERT", f"{cnn['structures']:,} structures with {low} to {high} parameters")
+        work = f"{cnn['search_steps']:,} search steps and {cnn['child_steps']:,} child steps"
+        _print_line("", f"{cnn['trials']} trials of {work}, up to {cnn['rows']:,} texts")
+
+    steps = plan["steps"]
+    supernet = f"{steps['supernet']:,} in {steps['phases']} phases"
+    _print_line("Steps", f"teacher {steps['teacher']:,}; super-network {supernet}")
+    _print_line("Memory", f"about {plan['memory_gib']:.1f} GiB for each worker")
+    _print_line("Time", plan["time"])
+    if "forecast" in plan:
+        print_forecast(plan["forecast"])
+    for note in plan["notes"]:
+        _print_line("Note", note)
 
 
-def print_forecast(guess: dict[str, Any]) -> None:
-    """Print time and cost on a cluster, and where they come from."""
-    parts = " · ".join(
-        f"{name} {seconds / 60:,.1f} min" if seconds is not None else f"{name} not known"
-        for name, seconds in guess["seconds"].items()
-    )
-    cost = "" if guess["cost"] is None else f", cost {guess['cost']:,.2f}"
-    where = f"{guess['nodes']} machines of {guess['gpus']} GPUs" if guess["gpus"] else (
-        f"{guess['nodes']} machines"
-    )  # fmt: skip
-    print(f"on        {where}: {guess['hours']:,.2f} h{cost} ({parts})")
-    print(f"gradients {guess['allreduce_ms']:.1f} ms a step at {guess['gigabits']:g} Gbit/s, "
-          f"{100 * guess['allreduce_share']:.0f}% of the time")  # fmt: skip
-    print(f"source    {guess['source']}")
+def print_forecast(forecast: dict[str, Any]) -> None:
+    """Print time and cost of a job on a cluster, and what they were computed from.
+
+    Args:
+        forecast: What `raycomp.runtime.pipeline.forecast.forecast` returns.
+    """
+    parts = []
+    for name, seconds in forecast["seconds"].items():
+        duration = "unknown"
+        if seconds is not None:
+            duration = f"{seconds / 60:,.1f} min"
+        parts.append(f"{name} {duration}")
+
+    machines = f"{forecast['nodes']} machines"
+    if forecast["gpus"]:
+        machines += f" with {forecast['gpus']} GPUs each"
+    cost = ""
+    if forecast["cost"] is not None:
+        cost = f", cost {forecast['cost']:,.2f}"
+
+    _print_line("Cluster", f"{machines}: {forecast['hours']:,.2f} h{cost} ({', '.join(parts)})")
+    line = f"{forecast['allreduce_ms']:.1f} ms for each step at {forecast['gigabits']:g} Gbit/s, "
+    _print_line("All-reduce", f"{line}{100 * forecast['allreduce_share']:.0f}% of the time")
+    _print_line("Source", forecast["source"])
 
 
 def print_frame(frame: Any) -> None:
-    """Print a table, its empty columns left out."""
-    columns = [c for c in frame.columns if frame[c].notna().any()]
+    """Print a pandas table without its empty columns."""
+    columns = [name for name in frame.columns if frame[name].notna().any()]
     table = Table(box=None, pad_edge=False)
     for name in columns:
-        table.add_column(name, justify="right" if frame[name].dtype.kind in "if" else "left")
+        justify: Any = "right" if frame[name].dtype.kind in "if" else "left"
+        table.add_column(name, justify=justify)
     for row in frame[columns].to_dict("records"):
-        table.add_row(*(_cell(v) for v in row.values()))
+        table.add_row(*(_format_cell(value) for value in row.values()))
     Console(width=max(Console().width, 32 * len(columns))).print(table)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.6g}"
-    return escape(shown(str(value), 2000))  # tables may come from elsewhere: no markup, no escapes
-
-
-_KINDS = {"params": "params", "encoder_params": "encoder", "flops": "flops"}
-
-
-def _short(value: float) -> str:
-    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:g}"
 
 
 def print_json(data: Any) -> None:
     """Print JSON for scripts."""
     print(json.dumps(data, indent=1, default=str))
+
+
+def relative_to_cwd(path: Path) -> Path:
+    """Return a path relative to the working directory if it is below it, else the path."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _print_grid(columns: Sequence[str], rows: Sequence[Sequence[str]], num_left: int) -> None:
+    """Print texts as a table; the first columns are aligned at their left, the others at their right."""
+    table = Table(box=None, pad_edge=False)
+    for position, name in enumerate(columns):
+        justify: Any = "left" if position < num_left else "right"
+        table.add_column(name, justify=justify, no_wrap=True)
+    for row in rows:
+        table.add_row(*(_format_cell(cell) for cell in row))
+    # A table that the terminal folds can be read; one that rich cuts cannot.
+    Console(width=max(200, Console().width)).print(table)
+
+
+def _print_line(label: str, text: str) -> None:
+    print(f"{label:<{LABEL_WIDTH}}{text}")
+
+
+def _print_paths(folder: Path, names: Sequence[str]) -> None:
+    """Print those files and directories of a run or study that exist."""
+    for name in names:
+        # A run with export.enabled = false has no exports.
+        if (folder / name).exists():
+            label = name.removesuffix(".html").capitalize()
+            _print_line(label, str(relative_to_cwd(folder / name)))
+
+
+def _format_cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    # Tables may come from elsewhere: rich's markup and a terminal's control codes are shown as text.
+    return escape(shown(str(value), MAX_CELL))
+
+
+def _short(value: float) -> str:
+    """Return a count with a unit; `plan` prints it before the report's packages are imported."""
+    from raycomp.report.formatting import format_count
+
+    return format_count(value)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from raycomp.config.flatten import flatten_settings
 from raycomp.config.job import NON_IDENTITY_KEYS, Job
 from raycomp.config.loader import apply_overrides, nearest_key, parse, parse_job, put, read_toml
 from raycomp.config.renames import current_names, original_names, reject_both_names
@@ -184,7 +185,7 @@ def load_study_file(path: str | Path, overrides: list[str] | None = None, preset
                 f"--preset {preset!r} was given; {path} has no [study.{preset}], allowed: "
                 f"{', '.join(PRESETS)} where the study has that table"
             )
-        for key, value in flatten(chosen).items():
+        for key, value in flatten_settings(chosen, split_tables=False).items():
             put(data, key, value, f"study.{preset}, {key}")
     apply_overrides(data, overrides or [])
     return parse_study(data, preset)
@@ -238,7 +239,7 @@ def _study_run(
     if task is not None:
         data.setdefault("task", {})
         put(data, "task.name", task, "study.tasks")
-    changes = flatten(variant.set)
+    changes = flatten_settings(variant.set, split_tables=False)
     reject_both_names(changes)
     for key, value in changes.items():
         if key in ("run.seed", "run.name"):
@@ -259,17 +260,6 @@ def _study_run(
     if waits and job.run.methods != ["adabert"]:
         raise UserError(f'{where}: structure_of needs run.methods = ["adabert"]')
     return StudyRun(variant.name, label, seed, job, variant.structure_of, variant.fresh)
-
-
-def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested tables as dotted keys; `{ train.mode = 1 }` and `{ "train.mode" = 1 }` are one."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict) and value:
-            found |= flatten(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
 
 
 def slug(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The axes of the Pareto plot: costs with the budgets' lines, and the score."""
+"""The axes of the Pareto plot: a cost axis with the budgets' limits, and the score axis."""
 
 from __future__ import annotations
 
@@ -8,72 +8,87 @@ import pandas as pd
 
 from raycomp.report.formatting import is_finite_number
 from raycomp.report.loading import RunTables
-from raycomp.report.plot import GREY, build_axis, escape_label
+from raycomp.report.plot import build_axis, escape_label, horizontal_line, vertical_line
 from raycomp.report.teacher_scores import list_teacher_scores
 
-COSTS = {"params": "parameters", "flops": "FLOPs", "latency_ms": "p50 latency"}
+COSTS = {"params": "parameters", "flops": "FLOPs", "latency_ms": "latency"}
 
 
 def build_cost_axis(tables: RunTables, deployed: pd.DataFrame, cost: str) -> dict[str, Any]:
-    """Return the x axis of one cost, with the budgets' and the teachers' lines."""
+    """Return plotly's layout for one cost: the x axis, and lines for the budgets and the teachers.
+
+    Args:
+        tables: Tables of comparable runs.
+        deployed: Their deployed models.
+        cost: A key of COSTS.
+    """
     flops_lengths = {run.length for run in tables.runs}
     lengths = {run.setting("task", "max_length") for run in tables.runs}
     title = {
-        "params": "parameters",
-        "flops": f"FLOPs{_of_length(flops_lengths)}",
-        "latency_ms": f"p50 latency, ms{_of_length(lengths)}",
+        "params": "params (parameters of the whole model)",
+        "flops": f"flops (FLOPs of one forward pass{_name_length(flops_lengths)})",
+        "latency_ms": f"latency_ms (median forward pass on a CPU, ms{_name_length(lengths)})",
     }[cost]
-    line = {"type": "line", "line": {"width": 1, "dash": "dot", "color": GREY}, "layer": "below"}
-    shapes = [
-        {**line, "xref": "paper", "x0": 0, "x1": 1, "y0": value, "y1": value}
-        for value in list_teacher_scores(tables)
-    ]
+
+    lines = [horizontal_line(score) for score in list_teacher_scores(tables)]
     notes = []
-    for limit, name in find_budget_lines(deployed, cost):
-        shapes.append({**line, "yref": "paper", "y0": 0, "y1": 1, "x0": limit, "x1": limit})
-        note = {"x": limit, "y": 1, "yref": "paper", "text": escape_label(name), "showarrow": False}
+    for limit, names in find_budget_lines(deployed, cost):
+        lines.append(vertical_line(limit))
+        note = {"x": limit, "y": 1, "yref": "paper", "text": escape_label(names), "showarrow": False}
         notes.append({**note, "textangle": -90, "xanchor": "left", "yanchor": "top"})
-    ticks = {"tickformat": "~s"} if cost != "latency_ms" else {"rangemode": "tozero"}
-    return {"xaxis": build_axis(title, **ticks), "shapes": shapes, "annotations": notes}
+
+    ticks = {"rangemode": "tozero"} if cost == "latency_ms" else {"tickformat": "~s"}
+    return {"xaxis": build_axis(title, **ticks), "shapes": lines, "annotations": notes}
 
 
-def _of_length(lengths: set[Any]) -> str:
+def _name_length(lengths: set[Any]) -> str:
+    """Return the sequence length if all runs have the same."""
     length = next(iter(lengths)) if len(lengths) == 1 else None
-    return f" ({length} tokens)" if is_finite_number(length) else ""
+    return f", {length} tokens" if is_finite_number(length) else ""
 
 
 def find_budget_lines(deployed: pd.DataFrame, cost: str) -> list[tuple[float, str]]:
-    """Return (limit, name) of every budget that can be drawn on a cost axis.
+    """Return the position and the names of every budget that a cost axis can show.
 
-    A limit on the Transformer layers is drawn on the axis of parameters, raised by what the model
-    has beside them, if that is the same for all of a run's sub-networks.
+    A limit on the Transformer layers (`encoder_params`) is drawn on the axis of parameters. The
+    parameters outside of the layers are added to it, if all of a run's sub-networks have the same number
+    of them.
     """
-    found: dict[tuple[Any, float], None] = {}  # in order, each once
+    positions: dict[tuple[Any, float], None] = {}  # a dictionary keeps the order and drops repetitions
     for _, rows in deployed.groupby("run", sort=False):
         subnetworks = rows[rows["method"] == "yoco"]
-        beside = (subnetworks["params"] - subnetworks["encoder_params"]).dropna().unique()
+        other_params = (subnetworks["params"] - subnetworks["encoder_params"]).dropna().unique()
         for row in rows.to_dict("records"):
             if row["kind"] == cost:
-                found[row["budget"], float(row["limit"])] = None
-            elif row["kind"] == "encoder_params" and cost == "params" and len(beside) == 1:
-                found[row["budget"], float(row["limit"] + beside[0])] = None
+                positions[row["budget"], float(row["limit"])] = None
+            elif row["kind"] == "encoder_params" and cost == "params" and len(other_params) == 1:
+                positions[row["budget"], float(row["limit"] + other_params[0])] = None
+
     names: dict[float, list[str]] = {}
-    for name, limit in found:
+    for name, limit in positions:
         names.setdefault(limit, []).append(str(name))
-    return [(limit, ", ".join(same)) for limit, same in names.items()]
+    return [(limit, ", ".join(equal)) for limit, equal in names.items()]
 
 
 def build_score_axis(
-    tables: RunTables, deployed: pd.DataFrame, drawn: pd.DataFrame, metric: str
+    tables: RunTables, deployed: pd.DataFrame, evaluated: pd.DataFrame, metric: str
 ) -> tuple[dict[str, Any], int]:
-    """Return the y axis, and how many evaluated architectures lie below it.
+    """Return the y axis, and the number of evaluated architectures below it.
 
-    It begins so that a few bad points do not flatten the rest.
+    The axis begins at the tenth percentile, because a few bad architectures would flatten the rest.
+
+    Args:
+        tables: Tables of comparable runs.
+        deployed: Their deployed models.
+        evaluated: The evaluated architectures that are drawn.
+        metric: Name of the metric.
     """
-    if deployed.empty or drawn.empty:
+    if deployed.empty or evaluated.empty:
         return build_axis(escape_label(metric)), 0
-    low = min(deployed["validation"].min(), drawn["value"].quantile(0.1))
-    high = max([deployed["validation"].max(), drawn["value"].max(), *list_teacher_scores(tables)])
-    room = 0.15 * (high - low) + 0.01
-    below = int((drawn["value"] < low - room).sum())
-    return build_axis(escape_label(metric), range=[float(low - room), float(high + room)]), below
+
+    low = min(deployed["validation"].min(), evaluated["value"].quantile(0.1))
+    high = max([deployed["validation"].max(), evaluated["value"].max(), *list_teacher_scores(tables)])
+    margin = 0.15 * (high - low) + 0.01
+    num_below = int((evaluated["value"] < low - margin).sum())
+    axis = build_axis(escape_label(metric), range=[float(low - margin), float(high + margin)])
+    return axis, num_below

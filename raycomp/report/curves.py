@@ -1,4 +1,4 @@
-"""Training over time: loss, entropy and exploit probability, and theta as a heat map."""
+"""Training over time: the loss, the entropy of the search, and EE-SNG's exploit probability."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from raycomp.report.formatting import plural
 from raycomp.report.plot import (
     GREY,
     PALETTE,
@@ -19,219 +20,198 @@ from raycomp.report.plot import (
     escape_label,
     round_values,
     spaced_positions,
+    vertical_line,
 )
 
+# Training tasks in the order of the page, with the names that the page gives them.
 TRAININGS = {
     "teacher": "teacher",
     "supernet": "super-network",
     "adabert-search": "AdaBERT's search",
     "adabert-child": "AdaBERT's child",
 }
-MOST_TRIALS = 8
+MAX_TRIALS = 8  # curves of one plot
+WINDOWS = 50  # a curve is averaged over its length divided by this number
 
 
-def draw_loss_plots(steps: pd.DataFrame, most: int) -> list[Plot]:
-    """Draw the loss of each training of one run, smoothed within each phase or trial.
+def split_trainings(steps: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Split the steps of one run into its training tasks.
 
     Args:
-        steps: rows of one run.
-        most: points of a curve.
+        steps: Rows of the table `steps` of one run.
+
+    Returns:
+        Name and rows of each training task. The rows have a further column `part`: the phase of the
+        super-network's training, or the trial of AdaBERT's sweep.
     """
-    plots = []
-    for name, rows in _trainings(steps):
-        plots.append(_loss(name, rows, most))
-    return plots
-
-
-def _trainings(steps: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Split a run's steps into its trainings, each with a column `part`: its phase or trial."""
     steps = steps[steps["training"].notna() & steps["step"].notna()]
     if steps.empty:
         return []
+
+    # A training task of AdaBERT is called "adabert-search.TRIAL".
     task = steps["training"].astype(str).str.partition(".")
     trial = task[2].where(task[2] != "")
     part = trial.fillna(steps["phase"]).fillna(task[0])
-    marked = steps.assign(training=task[0], part=part)
-    found = {str(name): rows for name, rows in marked.groupby("training")}
-    order = [*TRAININGS, *(n for n in found if n not in TRAININGS)]
-    return [(n, found[n].sort_values("step", kind="stable")) for n in order if n in found]
+    labelled = steps.assign(training=task[0], part=part)
+    trainings = {str(name): rows for name, rows in labelled.groupby("training")}
+    order = [*TRAININGS, *(name for name in trainings if name not in TRAININGS)]
+    return [
+        (name, trainings[name].sort_values("step", kind="stable")) for name in order if name in trainings
+    ]
 
 
-def _loss(name: str, rows: pd.DataFrame, most: int) -> Plot:
-    title = f"Loss: {TRAININGS.get(name, name)}"
-    lost = int(rows["loss"].isna().sum())
-    rows = rows[np.isfinite(rows["loss"].astype(float))]
-    parts = list(dict.fromkeys(rows["part"]))
-    shown = parts[:MOST_TRIALS] if name.startswith("adabert-") else parts
-    window = max(1, rows["step"].nunique() // 50)
-    figure = go.Figure(layout=base_layout(380, xaxis=build_axis("step"), yaxis=build_axis("loss")))
-    size = 1
-    if rows["step"].is_unique and len(rows):
-        x, y, size = bin_means(rows["step"], rows["loss"], most)
-        label = "each step" if size == 1 else f"mean of {size} steps"
-        thin = {"color": GREY, "width": 0.7}
-        figure.add_scatter(
-            x=round_values(x, 7), y=round_values(y), name=label, line=thin, opacity=0.45, mode="lines"
-        )
-    for i, part in enumerate(shown):
-        mine = rows[rows["part"] == part]
-        smooth = mine["loss"].rolling(window, min_periods=1, center=True).mean()
-        at = spaced_positions(len(mine), max(2, most * len(mine) // max(1, len(rows))))
-        figure.add_scatter(
-            x=round_values(mine["step"].iloc[at], 9),
-            y=round_values(smooth.iloc[at]),
-            name=escape_label(part),
-            mode="lines",
-            line=_line(i),
-        )
-    said = []
-    for part in shown:
-        mine = rows["loss"][rows["part"] == part]
-        begin, end = mine.head(window).mean(), mine.tail(window).mean()
-        said.append(f"{part} {begin:.3g} to {end:.3g}")
-    summary = (
-        f"{len(rows):,} steps; each curve is the mean over {window} step{'s' * (window > 1)}, "
-        f"within its {'trial' if name.startswith('adabert-') else 'phase'}. "
-        f"From its first to its last value: {'; '.join(said)}."
-    )
-    if len(shown) < len(parts):
-        summary += f" {len(shown)} of {len(parts)} trials are drawn."
-    if lost:
-        summary += f" {lost:,} steps have no finite loss and are left out."
-    return Plot(title, summary, figure)
+def describe_training(name: str) -> str:
+    """Return a training task's name for readers."""
+    return TRAININGS.get(name, name)
 
 
-def _line(index: int) -> dict[str, Any]:
-    """Return the look of the n-th curve; dashed where the colours begin anew."""
+def curve_style(index: int) -> dict[str, Any]:
+    """Return colour and dash of a plot's n-th curve; curves are dotted once all colours are used."""
     dash = "solid" if index < len(PALETTE) else "dot"
     return {"color": PALETTE[index % len(PALETTE)], "width": 1.8, "dash": dash}
 
 
-def draw_controller_plots(steps: pd.DataFrame, most: int) -> list[Plot]:
-    """Draw the entropy of what is searched, and EE-SNG's exploit probability, over one run's steps."""
+def draw_loss_plots(steps: pd.DataFrame, most: int) -> list[Plot]:
+    """Draw the loss of each training task of one run, averaged within each phase or trial.
+
+    Args:
+        steps: Rows of the table `steps` of one run.
+        most: Largest number of points of a curve.
+    """
+    return [_draw_loss(name, rows, most) for name, rows in split_trainings(steps)]
+
+
+def _draw_loss(name: str, rows: pd.DataFrame, most: int) -> Plot:
+    num_undefined = int((~np.isfinite(rows["loss"].astype(float))).sum())
+    rows = rows[np.isfinite(rows["loss"].astype(float))]
+    is_sweep = name.startswith("adabert-")
+    parts = list(dict.fromkeys(rows["part"]))
+    drawn = parts[:MAX_TRIALS] if is_sweep else parts
+    window = max(1, rows["step"].nunique() // WINDOWS)
+
+    figure = go.Figure(layout=base_layout(380, xaxis=build_axis("step"), yaxis=build_axis("loss")))
+    if rows["step"].is_unique and len(rows):
+        _add_raw_loss(figure, rows, most)
+
+    changes = []
+    for index, part in enumerate(drawn):
+        part_rows = rows[rows["part"] == part]
+        loss = part_rows["loss"]
+        smooth = loss.rolling(window, min_periods=1, center=True).mean()
+        positions = spaced_positions(len(part_rows), max(2, most * len(part_rows) // max(1, len(rows))))
+        figure.add_scatter(
+            x=round_values(part_rows["step"].iloc[positions], 9),
+            y=round_values(smooth.iloc[positions]),
+            name=escape_label(part),
+            mode="lines",
+            line=curve_style(index),
+        )
+        changes.append(f"{part} {loss.head(window).mean():.3g} to {loss.tail(window).mean():.3g}")
+
+    kind = "trial" if is_sweep else "phase"
+    summary = (
+        f"Training loss over {len(rows):,} steps; lower is better. Each curve is one {kind}, averaged "
+        f"over {plural(window, 'step')}. First and last value of each {kind}: {'; '.join(changes)}."
+    )
+    if name == "supernet":
+        summary += " The loss can rise when a phase adds smaller sub-networks."
+    if len(drawn) < len(parts):
+        summary += f" The plot shows {len(drawn)} of {len(parts)} trials."
+    if num_undefined:
+        summary += f" {plural(num_undefined, 'step')} without a finite loss are left out."
+    return Plot(f"Loss: {describe_training(name)}", summary, figure)
+
+
+def _add_raw_loss(figure: go.Figure, rows: pd.DataFrame, most: int) -> None:
+    """Add the loss of each step as a thin line, or means of several steps if there are too many."""
+    steps, losses, size = bin_means(rows["step"], rows["loss"], most)
+    figure.add_scatter(
+        x=round_values(steps, 7),
+        y=round_values(losses),
+        name="each step" if size == 1 else f"mean of {size} steps",
+        line={"color": GREY, "width": 0.7},
+        opacity=0.45,
+        mode="lines",
+    )
+
+
+def draw_search_plots(steps: pd.DataFrame, most: int) -> list[Plot]:
+    """Draw the entropy of each search of one run, and EE-SNG's exploit probability.
+
+    Args:
+        steps: Rows of the table `steps` of one run.
+        most: Largest number of points of a curve.
+    """
     plots = []
-    for name, rows in _trainings(steps):
+    for name, rows in split_trainings(steps):
         rows = rows[rows["entropy"].notna()]
         if rows.empty:
             continue
-        plots.append(
-            _controller(rows, most) if rows["p_exploit"].notna().any() else _entropies(rows, name, most)
-        )
+        if rows["p_exploit"].notna().any():
+            plots.append(_draw_controller(rows, most))
+        else:
+            plots.append(_draw_entropies(rows, name, most))
     return plots
 
 
-def _controller(rows: pd.DataFrame, most: int) -> Plot:
+def _draw_controller(rows: pd.DataFrame, most: int) -> Plot:
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
-    at = spaced_positions(len(rows), most)
-    step = round_values(rows["step"].iloc[at], 9)
-    for row, (column, label) in enumerate((("entropy", "entropy"), ("p_exploit", "exploit")), 1):
-        colour = {"color": PALETTE[2 * row - 2], "width": 1.8, "shape": "hv"}
-        y = round_values(rows[column].iloc[at])
-        figure.add_scatter(x=step, y=y, name=label, line=colour, mode="lines", row=row, col=1)
-    begins = rows.groupby("part", sort=False)["step"].min().tolist()[1:]
-    mark = {"type": "line", "line": {"width": 1, "dash": "dot", "color": GREY}, "layer": "below"}
-    shapes = [{**mark, "yref": "paper", "y0": 0, "y1": 1, "x0": s, "x1": s} for s in begins]
-    figure.update_layout(base_layout(420, showlegend=False, shapes=shapes))
+    positions = spaced_positions(len(rows), most)
+    steps = round_values(rows["step"].iloc[positions], 9)
+    for number, column in enumerate(("entropy", "p_exploit"), 1):
+        figure.add_scatter(
+            x=steps,
+            y=round_values(rows[column].iloc[positions]),
+            name=column,
+            line={"color": PALETTE[2 * number - 2], "width": 1.8, "shape": "hv"},
+            mode="lines",
+            row=number,
+            col=1,
+        )
+
+    later_phases = rows.groupby("part", sort=False)["step"].min().tolist()[1:]
+    lines = [vertical_line(step) for step in later_phases]
+    figure.update_layout(base_layout(420, showlegend=False, shapes=lines))
     figure.update_yaxes(automargin=True)
     figure.update_yaxes(title_text="entropy, nats", row=1)
     figure.update_yaxes(title_text="exploit probability", row=2)
     figure.update_xaxes(title_text="step", automargin=True, row=2)
-    last = rows.iloc[-1]
-    explored = rows["explored"].eq(True).mean()
+
+    explored_share = rows["explored"].eq(True).mean()
     summary = (
-        f"Entropy of theta over the choices that are open, {last['entropy']:.3g} nats at the last "
-        f"step, and the probability that a step draws from theta rather than uniformly, "
-        f"{rows['p_exploit'].min():.3f} at its lowest; {100 * explored:.1f}% of the steps explored. "
-        "Dotted lines: a phase opens further choices, so that the entropy rises."
+        "Top: entropy of the architecture distribution over the choices that are open; it falls as the "
+        f"distribution becomes more certain ({rows.iloc[-1]['entropy']:.3g} nats at the last step). "
+        "Bottom: probability that a step samples from the distribution instead of uniformly (lowest "
+        f"value {rows['p_exploit'].min():.3f}); {100 * explored_share:.1f}% of the steps sampled "
+        "uniformly. A dotted line is the beginning of a phase; each phase opens further choices, so the "
+        "entropy rises there."
     )
     return Plot("Entropy and exploit probability: super-network", summary, figure)
 
 
-def _entropies(rows: pd.DataFrame, name: str, most: int) -> Plot:
+def _draw_entropies(rows: pd.DataFrame, name: str, most: int) -> Plot:
     parts = list(dict.fromkeys(rows["part"]))
-    frame = base_layout(320, xaxis=build_axis("step"), yaxis=build_axis("entropy, share"))
-    figure = go.Figure(layout=frame)
-    said = []
-    for i, part in enumerate(parts[:MOST_TRIALS]):
-        mine = rows[rows["part"] == part]
-        at = spaced_positions(len(mine), most)
+    layout = base_layout(320, xaxis=build_axis("step"), yaxis=build_axis("entropy / largest entropy"))
+    figure = go.Figure(layout=layout)
+    last_values = []
+    for index, part in enumerate(parts[:MAX_TRIALS]):
+        part_rows = rows[rows["part"] == part]
+        positions = spaced_positions(len(part_rows), most)
         figure.add_scatter(
-            x=round_values(mine["step"].iloc[at], 9),
-            y=round_values(mine["entropy"].iloc[at]),
+            x=round_values(part_rows["step"].iloc[positions], 9),
+            y=round_values(part_rows["entropy"].iloc[positions]),
             name=escape_label(part),
             mode="lines",
-            line=_line(i),
+            line=curve_style(index),
             showlegend=True,
         )
-        said.append(f"{part} {mine['entropy'].iloc[-1]:.3g}")
+        last_values.append(f"{part} {part_rows['entropy'].iloc[-1]:.3g}")
+
     summary = (
-        "Entropy of P_alpha as a share of the largest, 1 where every choice is as likely. "
-        f"At the end: {'; '.join(said)}."
+        "Entropy of the distribution over CNN structures, P_alpha, divided by the largest possible "
+        "entropy. It is 1 if every choice is equally likely, and falls as the search decides. Last "
+        f"value of each trial: {'; '.join(last_values)}."
     )
-    if len(said) < len(parts):
-        summary += f" {len(said)} of {len(parts)} trials are drawn."
-    return Plot(f"Entropy: {TRAININGS.get(name, name)}", summary, figure)
-
-
-def draw_theta_plots(distribution: pd.DataFrame, most: int) -> list[tuple[Plot, list[dict[str, Any]]]]:
-    """Draw the probability of every choice over time, one heat map for each training of one run.
-
-    Args:
-        distribution: rows of one run, with `stage`.
-        most: points in time; of more, evenly spaced ones are drawn.
-
-    Returns:
-        Each plot with the likeliest choice of each variable at the last step, for a table.
-    """
-    stages = sorted(distribution["stage"].unique(), key=lambda s: s != "supernet")
-    found = []
-    for stage in stages[:MOST_TRIALS]:
-        rows = distribution[distribution["stage"] == stage]
-        plot, likeliest = _theta(stage, rows, most)
-        if stage == stages[0] and len(stages) > MOST_TRIALS:
-            note = f" {MOST_TRIALS} of {len(stages)} trainings are drawn."
-            plot = Plot(plot.title, plot.summary + note, plot.figure)
-        found.append((plot, likeliest))
-    return found
-
-
-def _theta(stage: str, rows: pd.DataFrame, most: int) -> tuple[Plot, list[dict[str, Any]]]:
-    keys = ["variable", "choice"]
-    order = pd.MultiIndex.from_frame(rows[keys].drop_duplicates())
-    table = rows.pivot_table(index=keys, columns="step", values="probability", aggfunc="last")
-    table = table.reindex(order)
-    at = spaced_positions(table.shape[1], most)
-    drawn = table.iloc[:, at]
-    labels = [escape_label(f"{variable} = {choice}") for variable, choice in order]
-    frame = base_layout(
-        130 + 15 * len(labels),
-        xaxis=build_axis("step"),
-        yaxis={"autorange": "reversed", "automargin": True, "dtick": 1, "tickfont": {"size": 10}},
-    )
-    bar = {"orientation": "h", "yanchor": "bottom", "y": 1.0, "thickness": 10, "len": 0.6}
-    figure = go.Figure(
-        go.Heatmap(
-            x=[int(s) for s in drawn.columns],
-            y=labels,
-            z=[[None if np.isnan(p) else round(float(p), 3) for p in row] for row in drawn.to_numpy()],
-            zmin=0,
-            zmax=1,
-            colorscale="Viridis",
-            colorbar={**bar, "title": {"text": "probability", "side": "top"}},
-            hovertemplate="%{y}<br>step %{x}<br>probability %{z}<extra></extra>",
-        ),
-        frame,
-    )
-    final = rows[rows["step"] == rows["step"].max()]
-    best = final.loc[final.groupby("variable", sort=False)["probability"].idxmax().dropna()]
-    likeliest: list[dict[str, Any]] = best[["variable", "choice", "probability"]].to_dict("records")
-    name, _, trial = stage.partition(".")
-    where = " ".join(filter(None, [TRAININGS.get(name, name), trial]))
-    summary = (
-        f"A row is a choice, a column a moment of training, {table.shape[1]:,} in all, the last at "
-        f"step {int(rows['step'].max()):,}"
-        + (f"; {len(at):,} of them are drawn" if len(at) < table.shape[1] else "")
-        + ". Bright: likely. The table below names the likeliest choices at the end."
-    )
-    what = "P_alpha" if name == "adabert-search" else "Theta"
-    return Plot(f"{what}: {where}", summary, figure), likeliest
+    if len(last_values) < len(parts):
+        summary += f" The plot shows {len(last_values)} of {len(parts)} trials."
+    return Plot(f"Entropy: {describe_training(name)}", summary, figure)

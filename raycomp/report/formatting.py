@@ -1,4 +1,4 @@
-"""Figures and architectures as short text."""
+"""Numbers and architectures as short text; a value that is not known becomes an empty text."""
 
 from __future__ import annotations
 
@@ -9,46 +9,70 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 from raycomp.methods.adabert.structure import Structure, cell_edges
 
-KIND_UNITS = {"params": "params", "encoder_params": "encoder", "flops": "FLOPs", "latency_ms": "ms"}
+UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+EDGES_PER_LINE = 3
+MAX_UNKNOWN_TEXT = 200  # characters that are shown of an architecture in another format
 
 
 def is_finite_number(value: Any) -> bool:
-    """Return whether a cell holds a finite number."""
+    """Return whether a value of a table is a finite number."""
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
+def format_text(value: Any) -> str:
+    """Return a text of a table; a missing one is empty."""
+    return value if isinstance(value, str) else ""
+
+
 def format_count(value: Any) -> str:
-    """Write a count with three digits and a unit: 12.3M. An unknown one is empty."""
+    """Return a count with three digits and a unit, such as 12.3M."""
     if not is_finite_number(value):
         return ""
-    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for size, unit in UNITS:
         if abs(value) >= size:
             return f"{value / size:.3g}{unit}"
     return f"{value:.3g}"
 
 
+def format_number(value: Any, decimals: int) -> str:
+    """Return a number with that many decimals."""
+    return f"{value:.{decimals}f}" if is_finite_number(value) else ""
+
+
 def format_score(value: Any) -> str:
-    """Write a score with three decimals; an unknown one is empty."""
-    return f"{value:.3f}" if is_finite_number(value) else ""
+    """Return a score with three decimals."""
+    return format_number(value, 3)
 
 
 def format_signed(value: Any) -> str:
-    """Write a difference with its sign and three decimals; an unknown one is empty."""
+    """Return a difference with its sign and three decimals."""
     return f"{value:+.3f}" if is_finite_number(value) else ""
 
 
 def format_latency(value: Any) -> str:
-    """Write a latency; an unknown one is empty."""
+    """Return a latency in milliseconds with one decimal and its unit."""
     return f"{value:.1f} ms" if is_finite_number(value) else ""
 
 
 def format_percent(value: Any) -> str:
-    """Write a share as a percentage; an unknown one is empty."""
+    """Return a share as a percentage with one decimal."""
     return f"{100 * value:.1f}%" if is_finite_number(value) else ""
 
 
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun, such as "1 run" or "3 runs"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def parse_architecture(text: Any) -> Architecture | Structure | None:
-    """Read the `arch` of a row: a sub-network, a searched CNN, or None where it is neither."""
+    """Return the architecture in a table's column `arch`.
+
+    Args:
+        text: JSON of an architecture.
+
+    Returns:
+        A sub-network, a CNN that AdaBERT searched, or None if the text is neither.
+    """
     for kind in (Architecture, Structure):
         try:
             return kind.from_json(str(text))
@@ -58,7 +82,7 @@ def parse_architecture(text: Any) -> Architecture | Structure | None:
 
 
 def describe_architecture(text: Any) -> list[str]:
-    """Write the `arch` of a row as a few lines."""
+    """Return the architecture in a table's column `arch` as a few short lines."""
     arch = parse_architecture(text)
     if isinstance(arch, Architecture):
         return [
@@ -66,8 +90,12 @@ def describe_architecture(text: Any) -> list[str]:
             f"heads {' '.join(map(str, arch.heads))}",
             f"FFN {' '.join(map(str, arch.ffn))}",
         ]
+
     if isinstance(arch, Structure):
         pairs = zip(cell_edges(arch.nodes), arch.operations, strict=True)
-        used = [f"{i}→{j} {name}" for (i, j), name in pairs if name != "zero"]
-        return [f"{arch.layers} cells", *(", ".join(used[i : i + 3]) for i in range(0, len(used), 3))]
-    return [str(text)[:200]]
+        used = [f"{source}→{target} {name}" for (source, target), name in pairs if name != "zero"]
+        starts = range(0, len(used), EDGES_PER_LINE)
+        lines = [", ".join(used[start : start + EDGES_PER_LINE]) for start in starts]
+        return [f"{arch.layers} cells", *lines]
+
+    return [str(text)[:MAX_UNKNOWN_TEXT]]

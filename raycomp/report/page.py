@@ -1,11 +1,10 @@
-"""One self-contained HTML page of a run or a set of runs."""
+"""One self-contained HTML page of a run or of several runs: from its paths to the file."""
 
 from __future__ import annotations
 
 import base64
 import functools
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,57 +15,63 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from raycomp.errors import UserError
-from raycomp.report.curves import draw_controller_plots, draw_loss_plots, draw_theta_plots
-from raycomp.report.drawings import build_drawings
-from raycomp.report.formatting import format_score
+from raycomp.report.formatting import format_score, plural
 from raycomp.report.growth import GrowthPoint, draw_growth_plots, read_growth
-from raycomp.report.loading import RunRecord, RunTables, load_tables
-from raycomp.report.pareto_plot import draw_pareto_plot
-from raycomp.report.plot import Plot
-from raycomp.report.study_results import StudyResults
-from raycomp.report.study_tables import build_study_sentences, build_study_tables, format_study_heading
-from raycomp.report.summary_table import build_summary_table
-from raycomp.report.uncertainty_section import build_uncertainty_section
+from raycomp.report.loading import RunTables, load_tables
+from raycomp.report.page_sections import (
+    PlacedPlots,
+    build_group,
+    build_run,
+    build_study,
+    find_differences,
+    group_comparable_runs,
+)
 from raycomp.storage.environment import describe_environment
 from raycomp.storage.files import write_text
 
-LIMIT = 6_000_000  # bytes
-DETAILS = (1.0, 0.5, 0.25, 0.1, 0.0)  # shares of the points below, tried until the page fits
-POINTS, CURVE, MOMENTS = 2000, 400, 60  # evaluated architectures; of a curve; of a heat map
-SHARED = 4  # so many runs have all the points of curves; more share them
+LIMIT = 6_000_000  # bytes of a page
+DETAILS = (1.0, 0.5, 0.25, 0.1, 0.0)  # shares of all points, tried in order until the page fits
+POINTS = 2000  # evaluated architectures of one plot at full detail
+CURVE = 400  # points of one curve at full detail
+MOMENTS = 60  # columns of one heat map at full detail
+FULL_RUNS = 4  # number of runs that get full curves; more runs share as many points
 
 
 def write_report(
     paths: str | Path | Iterable[str | Path], out: str | Path, growth: str | Path | None = None
 ) -> Path:
-    """Write one HTML page of one or several runs; it needs no network, and no other file.
+    """Write one HTML page on one or several runs; it needs neither a network nor another file.
 
-    Works while a run writes: what is not there yet is said to be missing.
+    The function works while a run writes. The page then says what does not exist yet.
+
+    Example:
+        >>> write_report("runs/quickstart-1f3a9c02", "report.html")     # doctest: +SKIP
 
     Args:
-        paths: folders of runs, or storage folders that hold runs.
-        out: the page, replaced at once if it exists.
-        growth: what `python -m benchmarks.growth` wrote, to draw how cost grows; None leaves it out.
+        paths: Run directories, study directories, or storages that contain them.
+        out: The page. An existing file is replaced atomically.
+        growth: File that `python -m benchmarks.growth` wrote, to draw how cost grows; None leaves it out.
 
     Returns:
         `out`.
 
     Raises:
-        UserError: as `load` and `read_growth`; the page cannot be written; or the runs are too many for
-            LIMIT bytes.
+        UserError: As `load_tables` and `read_growth`; the page cannot be written; or there are too many
+            runs for a page of LIMIT bytes.
     """
-    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    tables = load_tables(*given)
+    tables = load_tables(*([paths] if isinstance(paths, (str, Path)) else paths))
     points = [] if growth is None else read_growth(growth)
-    size, studies = 0, [_study(study) for study in tables.studies]
+    studies = [build_study(study) for study in tables.studies]
+
+    size = 0
     for detail in DETAILS:
         page = render_page(tables, detail, points, studies)
         size = len(page.encode())
         if size <= LIMIT:
             return write_text(Path(out), page)
     raise UserError(
-        f"{len(tables.runs)} runs make a page of {size / 1e6:.1f} MB; allowed are {LIMIT / 1e6:.0f} MB: "
-        "give fewer runs"
+        f"The page of {plural(len(tables.runs), 'run')} has {size / 1e6:.1f} MB. At most "
+        f"{LIMIT / 1e6:.0f} MB are allowed. Name fewer runs."
     )
 
 
@@ -79,159 +84,99 @@ def render_page(
     """Return the page as text.
 
     Args:
-        tables: of all runs.
-        detail: the share of the runs' points that is drawn; 0 leaves out what belongs to one run alone,
-            and says so.
-        points: of how cost grows; without any, the page has no such section.
-        studies: as `_study` gives them, where they are made already.
+        tables: Tables of all runs.
+        detail: Share of all points that the page draws. With 0 it leaves out curves, distributions and
+            settings of single runs, and says so.
+        points: Measurements of how cost grows; without any, the page has no such section.
+        studies: What `build_study` returns for each study; None builds it.
     """
     if studies is None:
-        studies = [_study(study) for study in tables.studies]
-    style, script, plotly = _part("style.css.j2"), _part("page.js.j2"), _plotly()
-    plots: list[dict[str, Any]] = []
+        studies = [build_study(study) for study in tables.studies]
+    style = _render_part("style.css.j2")
+    script = _render_part("page.js.j2")
+    plotly = _read_plotly()
+    plots = PlacedPlots()
 
-    def placed(plot: Plot) -> dict[str, Any]:
-        """Give a plot its place in the page, and its id."""
-        name = f"plot-{len(plots) + 1}"
-        view = {"id": name, "title": plot.title, "summary": plot.summary, "choices": plot.choices}
-        plots.append({**view, "payload": plot.payload()})
-        return plots[-1]
+    run_share = min(1.0, FULL_RUNS / max(1, len(tables.runs)))
+    curve = round(CURVE * detail * run_share)
+    moments = round(MOMENTS * detail * run_share)
+    # Without any detail, the Pareto plot still shows the smallest share of its points.
+    num_points = round(POINTS * (detail or DETAILS[-2]))
 
-    share = min(1.0, SHARED / max(1, len(tables.runs)))
-    curve, moments = round(CURVE * detail * share), round(MOMENTS * detail * share)
     groups = [
-        _group(part, metric, detail or DETAILS[-2], placed)
-        for metric, part in group_comparable_runs(tables)
+        build_group(part, metric, num_points, plots) for metric, part in group_comparable_runs(tables)
     ]
-    shown = tables.runs if detail else ()
-    runs = [_run(tables.of(run.name), run, curve, moments, placed) for run in shown]
-    names = [run.name for run in tables.runs]
-    return _environment().get_template("report.html.j2").render(
-        title=_title(tables),
-        names=names,
+    detailed_runs = tables.runs if detail else ()
+    runs = [build_run(tables.of(run.name), run, curve, moments, plots) for run in detailed_runs]
+
+    template = _template_environment().get_template("report.html.j2")
+    return template.render(
+        title=_build_title(tables),
+        names=[run.name for run in tables.runs],
         studies=studies,
         left_out=len(tables.runs) - len(runs),
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         groups=groups,
         runs=runs,
-        growth=[placed(p) for p in draw_growth_plots(list(points))],
-        differing=_differing(tables.runs),
+        growth=[plots.add(plot) for plot in draw_growth_plots(list(points))],
+        differing=find_differences(tables.runs),
         here=describe_environment(),
-        policy=f"script-src '{_digest(plotly)}' '{_digest(script)}'",
-        style=Markup(style),  # nosec B704  # ours, without data
-        script=Markup(script),  # nosec B704  # ours, without data
-        plotly=Markup(plotly),  # nosec B704  # ours, without data
-    )  # fmt: skip
+        policy=f"script-src '{_digest_script(plotly)}' '{_digest_script(script)}'",
+        # These three files are part of raycomp and plotly. They contain no data of a run.
+        style=Markup(style),  # nosec B704
+        script=Markup(script),  # nosec B704
+        plotly=Markup(plotly),  # nosec B704
+    )
 
 
-def _title(tables: RunTables) -> str:
-    studies, runs = len(tables.studies), len(tables.runs)
-    inside = sum(run.path.parent.parent in [s.path for s in tables.studies] for run in tables.runs)
-    if studies == 1 and inside == runs:
+def _build_title(tables: RunTables) -> str:
+    """Return the name of the only run or study, or the number of both."""
+    study_paths = [study.path for study in tables.studies]
+    num_inside = sum(run.path.parent.parent in study_paths for run in tables.runs)
+    if len(tables.studies) == 1 and num_inside == len(tables.runs):
         return tables.studies[0].id
-    if runs == 1 and not studies:
+    if len(tables.runs) == 1 and not tables.studies:
         return tables.runs[0].name
-    parts = [f"{studies} stud{'y' if studies == 1 else 'ies'}"] if studies else []
-    parts += [f"{runs} run{'' if runs == 1 else 's'}"] if runs or not studies else []
+
+    parts = []
+    if tables.studies:
+        parts.append("1 study" if len(tables.studies) == 1 else f"{len(tables.studies)} studies")
+    if tables.runs or not tables.studies:
+        parts.append(plural(len(tables.runs), "run"))
     return ", ".join(parts)
 
 
-def _study(study: StudyResults) -> dict[str, Any]:
-    return {
-        "title": format_study_heading(study),
-        "tables": build_study_tables(study),
-        "sentences": build_study_sentences(study),
-    }
-
-
-def group_comparable_runs(tables: RunTables) -> list[tuple[str, RunTables]]:
-    """Split runs by task and metric: only such runs belong in one table and one plot."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for run in tables.runs:
-        validation = str(run.setting("task", "validation") or "")
-        found.setdefault((f"{run.task} {validation}", run.metric or ""), []).append(run.name)
-    return [(metric, tables.of(*names)) for (_, metric), names in found.items()]
-
-
-def _group(tables: RunTables, metric: str, detail: float, placed: Any) -> dict[str, Any]:
-    plot = draw_pareto_plot(tables, metric, round(POINTS * detail))
-    return {
-        "task": tables.runs[0].task,
-        "metric": metric or "score",
-        "several": len(tables.runs) > 1,
-        "headline": build_summary_table(tables),
-        "plot": placed(plot) if plot else None,
-        "reading": build_uncertainty_section(tables, metric),
-    }
-
-
-def _run(tables: RunTables, run: RunRecord, curve: int, moments: int, placed: Any) -> dict[str, Any]:
-    return {
-        "name": run.name,
-        "taken": run.shared.get("supernet"),
-        "losses": [placed(p) for p in draw_loss_plots(tables.steps, curve)],
-        "controllers": [placed(p) for p in draw_controller_plots(tables.steps, curve)],
-        "thetas": [
-            {"plot": placed(plot), "likeliest": rows}
-            for plot, rows in draw_theta_plots(tables.distribution, moments)
-        ],
-        "drawings": build_drawings(tables),
-        "settings": flatten_settings(run.job),
-        "environment": run.environment,
-    }
-
-
-def flatten_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return settings as dotted keys and their values as TOML writes most of them."""
-    found: dict[str, str] = {}
-    for key, value in settings.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict) and value:
-            found |= flatten_settings(value, f"{name}.")
-        elif isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
-            for i, entry in enumerate(value):
-                found |= flatten_settings(entry, f"{name}.{i}.")
-        else:
-            found[name] = "not set" if value is None else json.dumps(value, ensure_ascii=False)
-    return found
-
-
-def _differing(runs: tuple[RunRecord, ...]) -> dict[str, list[str]]:
-    """Return the settings that differ between runs, a value per run."""
-    if len(runs) < 2:
-        return {}
-    every = [flatten_settings(run.job) for run in runs]
-    keys = dict.fromkeys(key for settings in every for key in settings)
-    rows = {key: [settings.get(key, "") for settings in every] for key in keys}
-    return {key: values for key, values in rows.items() if len(set(values)) > 1}
-
-
 @functools.cache
-def _environment() -> jinja2.Environment:
-    found = jinja2.Environment(
+def _template_environment() -> jinja2.Environment:
+    """Return jinja2's environment: text is escaped, and an unknown name is an error."""
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("raycomp.report", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    found.filters["format_score"] = format_score
-    return found
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    environment.filters["format_score"] = format_score
+    return environment
 
 
-def _part(name: str) -> str:
-    """Return our own style or script; neither holds data."""
-    return _environment().get_template(name).render().strip()
+def _render_part(name: str) -> str:
+    """Return the page's style or script, which contain no data."""
+    return _template_environment().get_template(name).render().strip()
 
 
 @functools.cache
-def _plotly() -> str:
-    """Return plotly's script as a page may hold it, with the line ends that a browser reads."""
+def _read_plotly() -> str:
+    """Return plotly's script as a page may contain it.
+
+    The digest of the policy covers the line ends that a browser reads, and "</script" would end the
+    element.
+    """
     text: str = get_plotlyjs()
     return text.replace("\r\n", "\n").replace("\r", "\n").replace("</script", "<\\/script").strip()
 
 
-def _digest(script: str) -> str:
-    """Return what the page's policy allows to run: this script and no other."""
+def _digest_script(script: str) -> str:
+    """Return the digest by which the page's security policy allows exactly this script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""The Pareto front of a frame of results."""
+"""The Pareto front of a table of results."""
 
 from __future__ import annotations
 
@@ -11,28 +11,37 @@ from raycomp.report.query import get_column
 def find_pareto_front(
     frame: pd.DataFrame, metric: str = "validation", cost: str = "params"
 ) -> pd.DataFrame:
-    """Return the rows that no other row beats: none scores as high for less, nor higher for as much.
+    """Return the rows that no other row dominates.
 
-    Rows equal in both columns do not beat each other: all of them are kept, or none. A row that
-    lacks either figure (NaN) is dropped.
+    A row dominates another if it scores at least as high and costs at most as much, and is strictly
+    better in one of the two. Rows that are equal in both columns do not dominate each other, so all of
+    them are on the front or none is. A row without one of the figures (NaN) is left out.
+
+    Example:
+        >>> deployments = pd.DataFrame({"validation": [0.8, 0.7, 0.6], "params": [3e6, 1e6, 2e6]})
+        >>> find_pareto_front(deployments)["params"].tolist()
+        [1000000.0, 3000000.0]
 
     Args:
-        frame: any table with the two columns, such as `load(run).deployments`.
-        metric: column of scores, higher is better.
-        cost: column of costs, lower is better.
+        frame: A table with the two columns, such as `load_tables(run).deployments`.
+        metric: Column of scores; higher is better.
+        cost: Column of costs; lower is better.
 
     Returns:
-        Rows of `frame` with their index, by cost ascending; equal rows in the order given.
+        Rows of `frame` with their index, in ascending order of cost. Equal rows have the order of
+        `frame`.
 
     Raises:
-        UserError: a column does not exist or holds no numbers.
+        UserError: A column does not exist or does not contain numbers.
     """
     for name in (metric, cost):
         if get_column(frame, name).dtype.kind not in "iuf":
-            raise UserError(f"column '{name}' holds no numbers; choose two columns of numbers")
+            raise UserError(f"Column '{name}' does not contain numbers. Choose two columns with numbers.")
+
     known = frame[frame[metric].notna() & frame[cost].notna()]
     known = known.sort_values(cost, kind="stable")
-    best = known.groupby(cost)[metric].max().astype(float)  # of each cost, ascending
-    cheaper = best.cummax().shift()  # the best that costs less; NaN for the cheapest, which stays
-    front = best[~(best <= cheaper)]
+    best = known.groupby(cost)[metric].max().astype(float)  # best score of each cost, costs ascending
+    # Best score among the lower costs. It is NaN for the lowest cost, which therefore stays on the front.
+    best_of_cheaper = best.cummax().shift()
+    front = best[~(best <= best_of_cheaper)]
     return known[known[metric] == known[cost].map(front)]

@@ -1,4 +1,4 @@
-"""What the plots share: their value, their colours, and fewer points where there are too many."""
+"""The value of a plot, and what all plots share: colours, axes, lines, and thinning of points."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from raycomp.arithmetic import ceil_div
 
-# Mid-tones: each keeps a contrast of 3 : 1 against the page, light or dark.
+# Mid-tones: each has a contrast of at least 3 : 1 on the page, light or dark.
 PALETTE = (
     "#2f7ed8", "#d2690e", "#2a9461", "#a05fe0", "#d6456b", "#0e93a5", "#97851f", "#7d8590",
 )  # fmt: skip
@@ -26,11 +26,11 @@ class Plot:
     """One figure of the page.
 
     Attributes:
-        title: its heading.
-        summary: what it shows, in sentences: its text alternative.
-        figure: what plotly draws.
-        choices: names of the variants, for a reader to choose from: key -> label.
-        variants: key -> {"data": one patch per trace, "layout": a patch}.
+        title: Heading of the figure.
+        summary: Sentences on what the figure shows and how to read it. They are its text alternative too.
+        figure: The plotly figure.
+        choices: Names of the variants that a reader can choose from: key -> label.
+        variants: Key -> {"data": one patch for each trace, "layout": a patch}.
     """
 
     title: str
@@ -40,36 +40,53 @@ class Plot:
     variants: dict[str, Any] = field(default_factory=dict)
 
     def payload(self) -> dict[str, Any]:
-        """Return what the page's script reads; JSON without NaN."""
-        found = self.figure.to_plotly_json()
-        found["layout"].pop("template", None)  # the page's script sets the colours
-        return {**found, "variants": self.variants}
+        """Return what the page's script reads, as JSON without NaN."""
+        payload = self.figure.to_plotly_json()
+        payload["layout"].pop("template", None)  # the page's script sets the colours
+        return {**payload, "variants": self.variants}
 
 
 def escape_label(text: Any) -> str:
-    """Escape text for plotly, which reads a few HTML tags, links among them, in every label."""
+    """Escape text for plotly, which interprets a few HTML tags, links among them, in every label."""
     return html.escape(str(text), quote=False)
 
 
 def round_values(values: Any, digits: int = 4) -> list[float | None]:
-    """Return floats with so many significant digits; what is not finite becomes None."""
-    return [float(f"{v:.{digits}g}") if np.isfinite(v) else None for v in np.asarray(values, float)]
+    """Return floats with that many significant digits; a value that is not finite becomes None."""
+    return [
+        float(f"{value:.{digits}g}") if np.isfinite(value) else None
+        for value in np.asarray(values, float)
+    ]
 
 
 def spaced_positions(count: int, most: int) -> np.ndarray:
-    """Return at most `most` positions of `count`, evenly spaced, the first and the last among them."""
-    return np.unique(np.linspace(0, count - 1, min(count, max(2, most))).round().astype(int))
+    """Return at most `most` evenly spaced positions of `count`, including the first and the last."""
+    num_positions = min(count, max(2, most))
+    return np.unique(np.linspace(0, count - 1, num_positions).round().astype(int))
 
 
 def bin_means(x: pd.Series, y: pd.Series, most: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return means of successive rows, at most `most` of them, and how many rows each stands for."""
-    size = ceil_div(len(x), max(1, most))
-    group = np.arange(len(x)) // max(1, size)
-    return x.groupby(group).mean().to_numpy(), y.groupby(group).mean().to_numpy(), max(1, size)
+    """Average successive rows, so that at most `most` points remain.
+
+    Args:
+        x, y: Coordinates, (rows,).
+        most: Largest number of points.
+
+    Returns:
+        Mean x, mean y, and the number of rows in one mean.
+    """
+    rows_per_bin = max(1, ceil_div(len(x), max(1, most)))
+    bins = np.arange(len(x)) // rows_per_bin
+    return x.groupby(bins).mean().to_numpy(), y.groupby(bins).mean().to_numpy(), rows_per_bin
 
 
 def base_layout(height: int, **more: Any) -> dict[str, Any]:
-    """Return the layout that all plots begin with; `height` in pixels."""
+    """Return the layout that all plots begin with.
+
+    Args:
+        height: Height in pixels.
+        more: Further entries of plotly's layout.
+    """
     return {
         "height": height,
         "margin": {"l": 8, "r": 8, "t": 36, "b": 8},
@@ -82,3 +99,16 @@ def base_layout(height: int, **more: Any) -> dict[str, Any]:
 def build_axis(title: str, **more: Any) -> dict[str, Any]:
     """Return an axis that makes room for its labels."""
     return {"title": {"text": title}, "automargin": True, **more}
+
+
+def vertical_line(x: float) -> dict[str, Any]:
+    """Return a dotted line over the whole height of a plot."""
+    return {**DOTTED_LINE, "yref": "paper", "y0": 0, "y1": 1, "x0": x, "x1": x}
+
+
+def horizontal_line(y: float) -> dict[str, Any]:
+    """Return a dotted line over the whole width of a plot."""
+    return {**DOTTED_LINE, "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y}
+
+
+DOTTED_LINE = {"type": "line", "line": {"width": 1, "dash": "dot", "color": GREY}, "layer": "below"}

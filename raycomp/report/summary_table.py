@@ -1,76 +1,169 @@
-"""The first table of the page: each deployment, and its teacher."""
+"""The summary table of runs: a row for each teacher and for each deployed model.
+
+The terminal and the HTML page print this table. Its columns have the names of the columns of the table
+`deployments`, so that a reader can use a printed name in `raycomp query --where`.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from raycomp.report.formatting import (
-    KIND_UNITS,
     format_count,
-    format_latency,
+    format_number,
     format_percent,
     format_score,
     format_signed,
+    format_text,
     is_finite_number,
 )
 from raycomp.report.loading import RunRecord, RunTables
 from raycomp.report.teacher_scores import derive_teacher_costs
 
-COLUMNS = (
-    "method", "budget", "limit", "used", "params", "of full", "selection", "validation", "gap",
-    "kept", "p50 latency",
-)  # fmt: skip
+# Each column with its meaning, in the order in which every table of raycomp prints them.
+COLUMN_MEANINGS = {
+    "method": "compression method, or the teacher",
+    "budget": "name of the budget, or of the CNN's settings",
+    "kind": "quantity that the budget limits; encoder_params counts the Transformer layers only; "
+    "beta: AdaBERT has a size penalty instead of a limit",
+    "limit": "largest cost that the budget allows",
+    "cost": "cost of the deployed model, counted on the exported model after it was loaded again",
+    "used_share": "cost divided by limit",
+    "params": "parameters of the whole model, embeddings included",
+    "params_ratio": "params divided by the teacher's params",
+    "latency_ms": "median time of one forward pass of one sequence on a CPU, in milliseconds",
+    "selection": "score on the selection split, which the search used to choose the architecture",
+    "validation": "score on the validation split, which was never used for model selection",
+    "gap": "selection minus validation; a large gap means that the selection score is optimistic",
+    "retention": "validation divided by the teacher's validation score",
+    "finetuned": "validation score after the extracted network was fine-tuned again; the other columns "
+    "describe the network before that",
+}
+COLUMNS = tuple(name for name in COLUMN_MEANINGS if name != "finetuned")
+TEXT_COLUMNS = ("method", "budget", "kind")
+LIMITED_KINDS = ("params", "encoder_params", "flops", "latency_ms")
 
 
-def build_summary_table(tables: RunTables) -> dict[str, Any]:
-    """Return `columns`, `rows` (a run's teacher first) and `notes` on budgets that were not met."""
-    rows, notes = [], []
-    tuned = any(run.tuned for run in tables.runs)  # then there is a column of the tuned scores
+@dataclass(frozen=True)
+class SummaryRow:
+    """One row of the summary table.
+
+    Attributes:
+        run: Name of the run.
+        is_teacher: Whether the row describes the run's teacher.
+        cells: Column name -> text; a column that does not apply is missing.
+    """
+
+    run: str
+    is_teacher: bool
+    cells: dict[str, str]
+
+
+@dataclass(frozen=True)
+class SummaryTable:
+    """The summary of one run or of several comparable runs.
+
+    Attributes:
+        columns: Names of the columns, in order.
+        rows: Rows of each run, the teacher's first.
+        notes: Sentences on budgets that were not met and on runs without a deployed model.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[SummaryRow, ...]
+    notes: tuple[str, ...]
+
+    def cells(self, row: SummaryRow, columns: tuple[str, ...] | None = None) -> list[str]:
+        """Return the texts of a row, one for each column, or for each of some columns."""
+        return [row.cells.get(name, "") for name in columns or self.columns]
+
+    def meanings(self) -> dict[str, str]:
+        """Return column -> what it means."""
+        return {name: COLUMN_MEANINGS[name] for name in self.columns}
+
+
+def build_summary_table(tables: RunTables) -> SummaryTable:
+    """Build the summary table of runs that have one task and one metric."""
+    columns = COLUMNS
+    if any(run.tuned for run in tables.runs):
+        columns += ("finetuned",)
+
+    rows: list[SummaryRow] = []
+    notes: list[str] = []
     for run in tables.runs:
-        mine = tables.of(run.name)
+        run_tables = tables.of(run.name)
         if run.teacher:
-            cells = _teacher(mine, run) + [""] * tuned
-            rows.append({"run": run.name, "teacher": True, "cells": cells})
-        for row in mine.deployments.to_dict("records"):
-            found = run.tuned.get(row["budget"], {}) if row["method"] == "yoco" else {}
-            cells = _cells(row) + [format_score(found.get("validation"))] * tuned
-            rows.append({"run": run.name, "teacher": False, "cells": cells})
+            rows.append(SummaryRow(run.name, True, _teacher_cells(run_tables, run)))
+
+        for row in run_tables.deployments.to_dict("records"):
+            rows.append(SummaryRow(run.name, False, _deployment_cells(row, run)))
             if not row["feasible"]:
-                notes.append(f"{row['budget']}: {row['reason'] or 'no architecture met the budget'}")
-        if mine.deployments.empty:
-            notes.append(f"{run.name}: nothing is deployed yet")
-    if tuned:
-        notes.append("Fine-tuned: validation after fine-tuning on its own; all else is before it")
-    return {"columns": COLUMNS + ("fine-tuned",) * tuned, "rows": rows, "notes": notes}
+                reason = row["reason"] or "no architecture met the budget"
+                notes.append(f"Budget {row['budget']} was not met: {reason}.")
+
+        if run_tables.deployments.empty:
+            notes.append(f"Run {run.name} has not deployed a model yet.")
+    return SummaryTable(columns, tuple(rows), tuple(notes))
 
 
-def _teacher(tables: RunTables, run: RunRecord) -> list[str]:
+def _teacher_cells(tables: RunTables, run: RunRecord) -> dict[str, str]:
     costs = derive_teacher_costs(tables, run)
-    selection, validation = run.teacher_score("selection"), run.teacher_score("validation")
-    gap = selection - validation if selection is not None and validation is not None else None
-    return [
-        "teacher", "", "", "", format_count(costs["params"]), "1.00", format_score(selection),
-        format_score(validation),
-        format_signed(gap), "100.0%", format_latency(costs["latency_ms"]),
-    ]  # fmt: skip
+    selection = run.teacher_score("selection")
+    validation = run.teacher_score("validation")
+    gap = None
+    if selection is not None and validation is not None:
+        gap = selection - validation
+
+    return {
+        "method": "teacher",
+        "params": format_count(costs["params"]),
+        "params_ratio": "1.00",
+        "latency_ms": format_number(costs["latency_ms"], 1),
+        "selection": format_score(selection),
+        "validation": format_score(validation),
+        "gap": format_signed(gap),
+        "retention": "100.0%",
+    }
 
 
-def _cells(row: dict[Any, Any]) -> list[str]:
-    searched = row["kind"] == "beta"  # a CNN is searched under a price, not under a limit
+def _deployment_cells(row: dict[Any, Any], run: RunRecord) -> dict[str, str]:
+    cells = {
+        "method": str(row["method"]),
+        "budget": str(row["budget"]),
+        "kind": format_text(row["kind"]),
+    }
+    if row["kind"] in LIMITED_KINDS:
+        cells["limit"] = format_count(row["limit"])
     if not row["feasible"]:
-        limit = f"{format_count(row['limit'])} {KIND_UNITS.get(row['kind'], row['kind'])}"
-        return [str(row["method"]), str(row["budget"]), limit, "not met", *[""] * 7]
-    gap = row["gap"] if is_finite_number(row["gap"]) else row["selection"] - row["validation"]
-    return [
-        str(row["method"]),
-        str(row["budget"]),
-        "" if searched else f"{format_count(row['limit'])} {KIND_UNITS.get(row['kind'], row['kind'])}",
-        "" if searched else format_count(row["cost"]),
-        format_count(row["params"]),
-        f"{row['params_ratio']:.2f}" if is_finite_number(row["params_ratio"]) else "",
-        format_score(row["selection"]),
-        format_score(row["validation"]),
-        format_signed(gap),
-        format_percent(row["retention"]),
-        format_latency(row["latency_ms"]),
-    ]
+        return {**cells, "used_share": "not met"}
+
+    if row["kind"] in LIMITED_KINDS:
+        cells["cost"] = format_count(row["cost"])
+        cells["used_share"] = format_number(_used_share(row), 2)
+
+    gap = row["gap"]
+    if not is_finite_number(gap):  # the first runs have no column `gap`
+        gap = row["selection"] - row["validation"]
+
+    cells |= {
+        "params": format_count(row["params"]),
+        "params_ratio": format_number(row["params_ratio"], 2),
+        "latency_ms": format_number(row["latency_ms"], 1),
+        "selection": format_score(row["selection"]),
+        "validation": format_score(row["validation"]),
+        "gap": format_signed(gap),
+        "retention": format_percent(row["retention"]),
+    }
+    if row["method"] == "yoco" and row["budget"] in run.tuned:
+        cells["finetuned"] = format_score(run.tuned[row["budget"]].get("validation"))
+    return cells
+
+
+def _used_share(row: dict[Any, Any]) -> float | None:
+    """Return cost over limit; the first runs have no column for it."""
+    if is_finite_number(row["used_share"]):
+        return float(row["used_share"])
+    if is_finite_number(row["cost"]) and is_finite_number(row["limit"]) and row["limit"] > 0:
+        return float(row["cost"] / row["limit"])
+    return None

@@ -1,6 +1,7 @@
-"""How far a score can be trusted: binomial standard errors, intervals, and what they allow to say.
+"""How far a score can be trusted: standard errors, intervals, and sentences on differences.
 
-Of accuracy alone: a share of right answers is a binomial count over the number of examples.
+Standard errors and intervals are for accuracy only. The number of correct predictions is a binomial count
+over the number of examples.
 """
 
 from __future__ import annotations
@@ -8,74 +9,80 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-Z = 1.959964  # 95%, two-sided
-BINOMIAL = ("accuracy",)
+Z = 1.959964  # quantile of the normal distribution for a two-sided level of 95%
+BINOMIAL = ("accuracy",)  # metrics that are a share of correct predictions
+NEGLIGIBLE = 0.0005  # differences that three decimals do not show
+
+Interval = tuple[float, float]
 
 
 def effective_examples(examples: Sequence[int]) -> float:
-    """Return how many examples the mean score of several splits is worth.
+    """Return how many examples of one split would give the variance of a mean over several splits.
 
-    The variance of a mean of k shares is about p (1 - p) sum(1 / n) / k^2. One split is worth
-    its own number.
+    The mean of k accuracies has a variance of about p (1 - p) sum(1 / n) / k^2.
+
+    Args:
+        examples: Number of examples of each split.
 
     Raises:
-        ValueError: there is no split, or one without examples.
+        ValueError: There is no split, or a split without examples.
     """
     if not examples or min(examples) < 1:
-        raise ValueError("each split needs at least one example")
-    return len(examples) ** 2 / sum(1 / n for n in examples)
+        raise ValueError("Each split needs at least one example.")
+    return len(examples) ** 2 / sum(1 / count for count in examples)
 
 
 def standard_error(share: float, examples: float) -> float:
-    """Return the binomial standard error of a share of right answers: sqrt(p (1 - p) / n)."""
+    """Return the binomial standard error of an accuracy: sqrt(p (1 - p) / n)."""
     return math.sqrt(max(0.0, share * (1 - share)) / examples)
 
 
-def wilson_interval(share: float, examples: float) -> tuple[float, float]:
-    """Return Wilson's 95% interval of a share; it holds up near 0, near 1 and for few examples."""
+def wilson_interval(share: float, examples: float) -> Interval:
+    """Return Wilson's 95% score interval of an accuracy; it is valid near 0 and 1 and for few examples.
+
+    Reference: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+    """
     z2 = Z * Z / examples
-    middle = (share + z2 / 2) / (1 + z2)
+    center = (share + z2 / 2) / (1 + z2)
     half = Z / (1 + z2) * math.sqrt(max(0.0, share * (1 - share)) / examples + z2 / (4 * examples))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def newcombe_interval(
     first: float, first_examples: float, second: float, second_examples: float
-) -> tuple[float, float]:
-    """Return Newcombe's 95% interval of `first - second`, two shares taken as independent.
+) -> Interval:
+    """Return Newcombe's 95% interval of `first - second`, two accuracies on independent examples.
 
-    It joins Wilson's intervals (Newcombe 1998, method 10).
+    It combines Wilson's intervals. Reference: R. G. Newcombe, "Interval estimation for the difference
+    between independent proportions", 1998, method 10.
     """
-    low1, high1 = wilson_interval(first, first_examples)
-    low2, high2 = wilson_interval(second, second_examples)
-    apart = first - second
+    first_low, first_high = wilson_interval(first, first_examples)
+    second_low, second_high = wilson_interval(second, second_examples)
+    difference = first - second
     return (
-        apart - math.hypot(first - low1, high2 - second),
-        apart + math.hypot(high1 - first, second - low2),
+        difference - math.hypot(first - first_low, second_high - second),
+        difference + math.hypot(first_high - first, second - second_low),
     )
-
-
-Interval = tuple[float, float]
 
 
 def describe_teacher_difference(
     score: float, teacher: float, examples: float, paired: Interval | None = None
 ) -> str:
-    """Return one sentence on a deployment's validation score against its teacher's.
+    """Return a sentence that compares a deployed model with its teacher on the validation split.
 
     Args:
-        score, teacher: of the same examples.
-        examples: how many they are worth.
-        paired: 95% interval of the difference, example by example; without it, Newcombe's, which takes
-            the two as independent and so tells fewer apart.
+        score, teacher: Accuracies on the same examples.
+        examples: Effective number of examples.
+        paired: 95% interval of the difference from a paired bootstrap. Without it the interval is
+            Newcombe's, which takes the examples as independent and therefore detects fewer differences.
     """
     low, high = paired or newcombe_interval(score, examples, teacher, examples)
-    how = "paired" if paired else "unpaired"
-    said = f"Validation {score:.3f} is {_apart(score - teacher)} the teacher's {teacher:.3f}, "
+    kind = "paired" if paired else "unpaired"
+    interval = f"{kind} 95% interval of the difference: {low:+.3f} to {high:+.3f}"
+    comparison = f"Validation {score:.3f} is {_compare_to(score - teacher)} the teacher's {teacher:.3f}"
     if low <= 0 <= high:
-        where = f"inside the {how} interval of that difference ({low:+.3f} to {high:+.3f})"
-        return f"{said}{where}: these {examples:,.0f} examples do not tell the two apart."
-    return f"{said}which these examples do not explain by chance ({how}: {low:+.3f} to {high:+.3f})."
+        return f"{comparison}. No difference is shown ({interval}; {examples:,.0f} examples)."
+    return f"{comparison}. Chance does not explain the difference ({interval})."
 
 
 def describe_gap(
@@ -85,49 +92,58 @@ def describe_gap(
     examples: float,
     teacher_gap: float | None,
 ) -> str:
-    """Return one sentence on the gap between the score that chose and the score that did not.
+    """Return a sentence on the difference between a model's selection and validation scores.
 
-    `teacher_gap` tells how far the splits differ for a model that selection did not choose.
+    Args:
+        selection, validation: Accuracies of the model on the two splits.
+        selection_examples, examples: Effective number of examples of the two splits.
+        teacher_gap: The teacher's gap on the same splits, if it is known.
     """
     low, high = newcombe_interval(selection, selection_examples, validation, examples)
-    said = f"Selection is {_apart(selection - validation)} validation, "
+    gap = f"The gap of {selection - validation:+.3f} (95% interval {low:+.3f} to {high:+.3f})"
     if low <= 0 <= high:
-        return f"{said}inside the interval of that gap ({low:+.3f} to {high:+.3f})."
-    said += f"outside what chance explains ({low:+.3f} to {high:+.3f})"
+        return f"{gap} can be due to chance."
     if teacher_gap is None:
-        return f"{said}."
-    return f"{said}; compare the teacher's own gap, {teacher_gap:+.3f}, which no choice flattered."
+        return f"{gap} is larger than chance explains."
+    return f"{gap} is larger than chance explains; the teacher's own gap is {teacher_gap:+.3f}."
 
 
 def describe_best(
     scores: Sequence[tuple[str, float]],
     examples: float,
-    paired: Callable[[str, str], Interval | None] = lambda one, other: None,
+    find_paired: Callable[[str, str], Interval | None] = lambda first, second: None,
 ) -> str:
-    """Return one sentence on which deployments the examples tell apart from the best of them.
+    """Return a sentence on which deployed models differ from the best one by more than chance.
 
     Args:
-        scores: name and score of each.
-        examples: how many they are worth.
-        paired: the 95% interval of the first one's score minus the second one's, where it is known.
+        scores: Name and validation accuracy of each model.
+        examples: Effective number of examples.
+        find_paired: Function that returns the 95% interval of the first model's accuracy minus the second
+            model's from a paired bootstrap, or None if it is not known.
     """
-    ranked = sorted(scores, key=lambda s: -s[1])
-    best_name, best = ranked[0]
+    ranked = sorted(scores, key=lambda named_score: -named_score[1])
+    best_name, best_score = ranked[0]
     tied: list[str] = []
-    beaten: list[str] = []
+    lower: list[str] = []
     for name, score in ranked[1:]:
-        low, _ = paired(best_name, name) or newcombe_interval(best, examples, score, examples)
-        (tied if low <= 0 else beaten).append(name)
-    said = f"Best on validation: {best_name}, {best:.3f}."
+        interval = find_paired(best_name, name)
+        low, _ = interval or newcombe_interval(best_score, examples, score, examples)
+        if low <= 0:
+            tied.append(name)
+        else:
+            lower.append(name)
+
+    text = f"The best validation score is {best_score:.3f} ({best_name})."
     if tied:
-        said += f" Not told apart from it, the difference inside its interval: {', '.join(tied)}."
-    if beaten:
-        said += f" Lower by more than chance: {', '.join(beaten)}."
-    return said
+        text += f" These models are not shown to be worse: {', '.join(tied)}."
+    if lower:
+        text += f" These models are worse by more than chance explains: {', '.join(lower)}."
+    return text
 
 
-def _apart(value: float) -> str:
-    """Write a signed difference as words."""
-    if abs(value) < 0.0005:
+def _compare_to(difference: float) -> str:
+    """Return a signed difference as words, such as "0.010 below"."""
+    if abs(difference) < NEGLIGIBLE:
         return "equal to"
-    return f"{abs(value):.3f} {'above' if value > 0 else 'below'}"
+    direction = "above" if difference > 0 else "below"
+    return f"{abs(difference):.3f} {direction}"

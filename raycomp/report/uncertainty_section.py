@@ -1,15 +1,19 @@
-"""How to read the scores of comparable runs: standard errors, intervals, and sentences."""
+"""The page's section on uncertainty: intervals of the scores, and what the scores allow to conclude."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+from raycomp.report.bootstrap import bootstrap_replicates, percentile_interval
 from raycomp.report.formatting import format_score, format_signed, is_finite_number
-from raycomp.report.loading import RunRecord, RunTables
-from raycomp.report.statistics import bootstrap_replicates, percentile_interval
-from raycomp.report.study_results import TEACHER, load_predictions
+from raycomp.report.loading import RunTables
+from raycomp.report.predictions import TEACHER, load_predictions
+from raycomp.report.run_record import RunRecord
 from raycomp.report.uncertainty import (
     BINOMIAL,
+    Interval,
     describe_best,
     describe_gap,
     describe_teacher_difference,
@@ -19,129 +23,196 @@ from raycomp.report.uncertainty import (
     wilson_interval,
 )
 
+LIMITS = (
+    "They cover the random choice of the examples. They do not cover the seeds of training and search: "
+    "another run can differ by more."
+)
 
-def build_uncertainty_section(tables: RunTables, metric: str) -> dict[str, Any]:
-    """Return a table of intervals (`rows`), `sentences` on them, and `basis`: what they rest on."""
-    rows: list[dict[str, Any]] = []
+
+@dataclass(frozen=True)
+class UncertaintySection:
+    """What the section shows for comparable runs.
+
+    Attributes:
+        rows: A row for each deployed model: `run`, `name`, `validation`, `error`, `interval`, `gap`,
+            `gap_interval`, all as text.
+        sentences: Conclusions.
+        method: How the intervals are computed, and what they cover.
+    """
+
+    rows: list[dict[str, str]]
+    sentences: list[str]
+    method: str
+
+
+@dataclass(frozen=True)
+class ExampleCounts:
+    """Effective number of examples of the selection split and of the validation splits."""
+
+    selection: float
+    validation: float
+
+
+def build_uncertainty_section(tables: RunTables, metric: str) -> UncertaintySection:
+    """Build the section for runs that have one task and one metric."""
+    rows: list[dict[str, str]] = []
     sentences: list[str] = []
     for run in tables.runs:
-        deployed = tables.of(run.name).deployments
-        deployed = deployed[deployed["validation"].notna()]
-        counts = _counts(run) if metric in BINOMIAL else None
-        for row in deployed.to_dict("records"):
-            figures = _figures(row, counts)
+        frame = tables.of(run.name).deployments
+        deployments = frame[frame["validation"].notna()].to_dict("records")
+        counts = _count_examples(run) if metric in BINOMIAL else None
+        for row in deployments:
+            texts = _format_row(row, counts)
             if counts is None:
-                figures |= _bootstrapped(run, row, metric)
-            rows.append({"run": run.name, **figures})
-        if counts is not None and len(deployed):
-            said = _sentences(deployed.to_dict("records"), run, counts, metric)
-            sentences += [f"{run.name}: {s}" if len(tables.runs) > 1 else s for s in said]
-    return {"rows": rows, "sentences": sentences, "basis": _explain_intervals(tables, metric)}
+                texts |= _bootstrap_row(run, row, metric)
+            rows.append({"run": run.name, **texts})
+
+        if counts is not None and deployments:
+            prefix = f"{run.name}: " if len(tables.runs) > 1 else ""
+            sentences += [prefix + text for text in _conclude(deployments, run, counts, metric)]
+    return UncertaintySection(rows, sentences, _explain_intervals(tables, metric))
 
 
-def _counts(run: RunRecord) -> tuple[float, float] | None:
-    """Return how many examples the selection and the validation score are worth."""
-    selection, validation = run.examples("selection"), run.examples("validation")
-    return (
-        (effective_examples(selection), effective_examples(validation))
-        if selection and validation
-        else None
-    )
+def _count_examples(run: RunRecord) -> ExampleCounts | None:
+    """Return a run's numbers of examples; None before the teacher is scored."""
+    selection = run.examples("selection")
+    validation = run.examples("validation")
+    if not selection or not validation:
+        return None
+    return ExampleCounts(effective_examples(selection), effective_examples(validation))
 
 
-def _figures(row: dict[Any, Any], counts: tuple[float, float] | None) -> dict[str, str]:
-    gap = row["selection"] - row["validation"]
-    found = {
-        "name": f"{row['method']} {row['budget']}",
+def _model_name(row: dict[Any, Any]) -> str:
+    return f"{row['method']} {row['budget']}"
+
+
+def _format_interval(interval: Interval, sign: str = "") -> str:
+    low, high = interval
+    return f"{low:{sign}.3f} to {high:{sign}.3f}"
+
+
+def _format_row(row: dict[Any, Any], counts: ExampleCounts | None) -> dict[str, str]:
+    texts = {
+        "name": _model_name(row),
         "validation": format_score(row["validation"]),
         "error": "",
         "interval": "",
-        "gap": format_signed(gap),
+        "gap": format_signed(row["selection"] - row["validation"]),
         "gap_interval": "",
     }
     if counts is None:
-        return found
-    low, high = wilson_interval(row["validation"], counts[1])
-    found["error"] = format_score(standard_error(row["validation"], counts[1]))
-    found["interval"] = f"{low:.3f} to {high:.3f}"
+        return texts
+
+    texts["error"] = format_score(standard_error(row["validation"], counts.validation))
+    texts["interval"] = _format_interval(wilson_interval(row["validation"], counts.validation))
     if is_finite_number(row["selection"]):
-        low, high = newcombe_interval(row["selection"], counts[0], row["validation"], counts[1])
-        found["gap_interval"] = f"{low:+.3f} to {high:+.3f}"
-    return found
+        gap_interval = newcombe_interval(
+            row["selection"], counts.selection, row["validation"], counts.validation
+        )
+        texts["gap_interval"] = _format_interval(gap_interval, "+")
+    return texts
 
 
-def _bootstrapped(run: RunRecord, row: dict[Any, Any], metric: str) -> dict[str, str]:
-    """Return error and interval of a score from what the model answered, where that was kept."""
-    value = float(row["validation"])
-    answers = load_predictions(run.path, str(row["method"]), str(row["budget"]), metric, value)
-    if answers is None:
+def _bootstrap_row(run: RunRecord, row: dict[Any, Any], metric: str) -> dict[str, str]:
+    """Return standard error and interval of a score from the model's saved outputs, if there are any."""
+    predictions = load_predictions(
+        run.path, str(row["method"]), str(row["budget"]), metric, float(row["validation"])
+    )
+    if predictions is None:
         return {}
-    drawn = bootstrap_replicates(metric, [answers])
-    low, high = percentile_interval(drawn)
-    return {"error": format_score(float(drawn.std())), "interval": f"{low:.3f} to {high:.3f}"}
-
-
-def _sentences(
-    rows: list[dict[Any, Any]], run: RunRecord, counts: tuple[float, float], metric: str
-) -> list[str]:
-    selection, validation = counts
-    named = [(f"{r['method']} {r['budget']}", r) for r in rows]
-    teacher, chosen = run.teacher_score("validation"), run.teacher_score("selection")
-    teacher_gap = None if teacher is None or chosen is None else chosen - teacher
-    said = []
-    answers = {
-        name: load_predictions(
-            run.path, str(r["method"]), str(r["budget"]), metric, float(r["validation"])
-        )
-        for name, r in named
+    replicates = bootstrap_replicates(metric, [predictions])
+    return {
+        "error": format_score(float(replicates.std())),
+        "interval": _format_interval(percentile_interval(replicates)),
     }
-    if teacher is not None:
-        answers[TEACHER] = load_predictions(run.path, TEACHER, TEACHER, metric, teacher)
 
-    def paired(one: str, other: str) -> tuple[float, float] | None:
-        first, second = answers.get(one), answers.get(other)
-        if first is None or second is None or not first.same_examples(second):
-            return None
-        return percentile_interval(
-            bootstrap_replicates(metric, [first]) - bootstrap_replicates(metric, [second])
-        )
 
-    for name, row in named:
+def _conclude(
+    rows: list[dict[Any, Any]], run: RunRecord, counts: ExampleCounts, metric: str
+) -> list[str]:
+    """Return a sentence on the best model, and one or two on each deployed model."""
+    teacher = run.teacher_score("validation")
+    teacher_selection = run.teacher_score("selection")
+    teacher_gap = None
+    if teacher is not None and teacher_selection is not None:
+        teacher_gap = teacher_selection - teacher
+
+    find_paired = _paired_intervals(rows, run, metric)
+    sentences = []
+    if len(rows) > 1:
+        scores = [(_model_name(row), row["validation"]) for row in rows]
+        sentences.append(describe_best(scores, counts.validation, find_paired))
+
+    for row in rows:
+        name = _model_name(row)
         parts = []
         if teacher is not None:
-            interval = paired(name, TEACHER)
-            parts.append(describe_teacher_difference(row["validation"], teacher, validation, interval))
+            paired = find_paired(name, TEACHER)
+            parts.append(
+                describe_teacher_difference(row["validation"], teacher, counts.validation, paired)
+            )
         if is_finite_number(row["selection"]):
-            scores = (row["selection"], selection, row["validation"], validation)
-            parts.append(describe_gap(*scores, teacher_gap))
-        said.append(f"{name}: {' '.join(parts)}")
-    if len(named) > 1:
-        said.append(describe_best([(n, r["validation"]) for n, r in named], validation, paired))
-    return said
+            gap = describe_gap(
+                row["selection"], counts.selection, row["validation"], counts.validation, teacher_gap
+            )
+            parts.append(gap)
+        sentences.append(f"{name}: {' '.join(parts)}")
+    return sentences
+
+
+def _paired_intervals(
+    rows: list[dict[Any, Any]], run: RunRecord, metric: str
+) -> Callable[[str, str], Interval | None]:
+    """Return a function from two models to the paired interval of their difference.
+
+    The interval is None if the run did not save the outputs of both models on the same examples.
+    """
+    predictions = {
+        _model_name(row): load_predictions(
+            run.path, str(row["method"]), str(row["budget"]), metric, float(row["validation"])
+        )
+        for row in rows
+    }
+    teacher = run.teacher_score("validation")
+    if teacher is not None:
+        predictions[TEACHER] = load_predictions(run.path, TEACHER, TEACHER, metric, teacher)
+
+    def find_paired(first: str, second: str) -> Interval | None:
+        own = predictions.get(first)
+        other = predictions.get(second)
+        if own is None or other is None or not own.same_examples(other):
+            return None
+        replicates = bootstrap_replicates(metric, [own]) - bootstrap_replicates(metric, [other])
+        return percentile_interval(replicates)
+
+    return find_paired
 
 
 def _explain_intervals(tables: RunTables, metric: str) -> str:
+    """Return how the intervals of the section are computed, and what they cover."""
     if metric not in BINOMIAL:
         return (
-            f"{metric or 'The metric'} is not a share of right answers, so the binomial does not apply: "
-            "standard errors and intervals of 95% are a bootstrap's over the examples, where a run kept "
-            "what its models answered, and are left out where it did not. They do not cover the seeds of "
-            "training and search. The gap is selection minus validation."
+            f"{metric or 'The metric'} is not a share of correct predictions, so the binomial formula "
+            "does not apply. Standard errors and 95% intervals are from a bootstrap over the examples. "
+            f"They are missing for a model whose outputs the run did not save. {LIMITS} The gap is "
+            "selection minus validation."
         )
-    counts = [
-        f"{run.name}: {sum(run.examples('selection')):,} on selection, "
-        f"{' + '.join(f'{n:,}' for n in run.examples('validation'))} on validation"
-        for run in tables.runs
-        if _counts(run) is not None
-    ]
+
+    counts = []
+    for run in tables.runs:
+        if _count_examples(run) is not None:
+            validation = " + ".join(f"{count:,}" for count in run.examples("validation"))
+            selection = f"{sum(run.examples('selection')):,}"
+            counts.append(f"{run.name}: {selection} on selection, {validation} on validation")
     if not counts:
-        return "No standard error is given: the teacher's score, which counts the examples, is missing."
+        return "No standard error can be given before the teacher is scored on the splits."
+
     return (
-        "The standard error is binomial, sqrt(p (1 - p) / n), from the number of examples "
-        f"({'; '.join(counts)}). It covers the choice of these examples, not the seeds of training "
-        "and search: another run can differ by more. Intervals are of 95%: Wilson's for a score; for a "
-        "difference on the same examples, where a run kept what its models answered, a paired "
-        "bootstrap's over the examples, else Newcombe's, which takes the two as independent and tells "
-        "fewer apart. Intervals are not widened for the number of comparisons. "
-        "Selection chose the architectures, so that it flatters them; validation chose nothing."
+        "Standard errors are binomial, sqrt(p (1 - p) / n), with the number of examples "
+        f"({'; '.join(counts)}). {LIMITS} The 95% interval of a score is Wilson's. The interval of a "
+        "difference is a paired bootstrap over the examples if the run saved the outputs of both "
+        "models; otherwise it is Newcombe's for independent examples, which detects fewer differences. "
+        "Intervals are not corrected for the number of comparisons. The search used the selection split "
+        "to choose the architectures, so selection scores are optimistic. The validation split was "
+        "never used for model selection."
     )

@@ -12,8 +12,8 @@ import pytest
 
 from raycomp.report import write_report
 from raycomp.storage.tables import read_table, write_rows
-from tests.unit.report.made import finish, made
-from tests.unit.report.made_study import made_study
+from tests.unit.report.run_factory import finish_run, write_run
+from tests.unit.report.study_factory import write_study
 
 BROWSERS = ("chromium", "google-chrome", "chromium-browser")
 ATTACK = "<img src=x onerror=document.title='attacked'>"
@@ -64,7 +64,7 @@ def driver() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
-    return write_report(made(folder), folder / "report.html")
+    return write_report(write_run(folder), folder / "report.html")
 
 
 def wait(until: Callable[[], Any], seconds: float = 30) -> Any:
@@ -131,7 +131,7 @@ def test_hover_shows_the_architecture(driver: Any, page: Path) -> None:
 def test_a_big_mark_is_what_the_mouse_finds_where_it_covers_a_small_one(
     driver: Any, tmp_path: Path
 ) -> None:
-    run = made(tmp_path)
+    run = write_run(tmp_path)
     deployed = read_table(run, "deployments")
     chosen = deployed[deployed["budget"] == "half"].iloc[0]
     beneath = {"run": run.name, "method": "yoco", "arch": chosen["arch"], "split": "selection",
@@ -192,7 +192,7 @@ def test_a_phone_scrolls_tables_in_their_box_and_never_the_page(driver: Any, pag
 
 
 def test_a_name_that_is_an_attack_is_shown_as_text(driver: Any, tmp_path: Path) -> None:
-    run = made(tmp_path, budgets=(ATTACK, "flops"))
+    run = write_run(tmp_path, budgets=(ATTACK, "flops"))
     visit(driver, write_report(run, tmp_path / "r.html"))
     point(driver, 1, 0)
     assert f"yoco {ATTACK}" in hovered(driver)
@@ -201,8 +201,8 @@ def test_a_name_that_is_an_attack_is_shown_as_text(driver: Any, tmp_path: Path) 
 
 
 def test_a_study_s_tables_stand_first_and_scroll_in_their_box(driver: Any, tmp_path: Path) -> None:
-    folder = made_study(tmp_path)
-    finish(next((folder / "runs").iterdir()))
+    folder = write_study(tmp_path)
+    finish_run(next((folder / "runs").iterdir()))
     page = write_report([folder], tmp_path / "study.html")
     driver.get_log("browser")
     size = {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": True}

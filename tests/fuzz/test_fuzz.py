@@ -31,7 +31,7 @@ from raycomp.storage.tables import part_files, read_table
 from tests.conftest import sentences
 from tests.fuzz.conftest import examples, tried
 from tests.fuzz.mutations import VALUES, mutated_bytes, mutated_value, toml
-from tests.unit.report.made import begin, finish
+from tests.unit.report.run_factory import begin_run, finish_run
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(3000)]
 ROOT = Path(__file__).parents[2]
@@ -119,8 +119,8 @@ def test_filters(expression: list[str]) -> None:
 @pytest.fixture(scope="module")
 def run(folder: Path) -> tuple[Path, dict[str, tuple[Path, bytes]]]:
     """A run's folder, and one whole file of each of its tables."""
-    made = begin(folder / "storage")
-    finish(made)
+    made = begin_run(folder / "storage")
+    finish_run(made)
     parts = {name: part_files(made, name)[0] for name in SCHEMAS if part_files(made, name)}
     return made, {name: (path, path.read_bytes()) for name, path in parts.items()}
 

@@ -24,7 +24,7 @@ from raycomp.config.loader import parse_job
 from raycomp.data.metrics import compute
 from raycomp.storage.files import write_array
 from tests.conftest import bert_config, randomise, sentences, tokenizer
-from tests.unit.report.made import begin, made
+from tests.unit.report.run_factory import begin_run, write_run
 
 BUDGETS = {"phone": {"encoder_params": "0.5x"}}
 
@@ -338,7 +338,7 @@ def test_nothing_of_a_foreign_run_is_imported(tmp_path: Path) -> None:
         patch.syspath_prepend(str(tmp_path))
         with pytest.raises(raycomp.UserError, match="unknown"):
             compute(["evil:f"], labels, logits)
-        run_dir = made(tmp_path / "runs", metric="evil:f")
+        run_dir = write_run(tmp_path / "runs", metric="evil:f")
         for split in ("validation",):
             write_array(run_dir / "predictions" / f"labels.{split}.npy", labels)
             write_array(run_dir / "predictions" / f"yoco-half.{split}.npy", logits)
@@ -352,7 +352,7 @@ def test_nothing_of_a_foreign_run_is_imported(tmp_path: Path) -> None:
 
 
 def test_a_run_s_tables_are_frames(tmp_path: Path) -> None:
-    run = raycomp.open_run(made(tmp_path))
+    run = raycomp.open_run(write_run(tmp_path))
     assert set(run.deployments["budget"]) >= {"half", "flops"}
     assert len(run.table("deployments", "budget == 'half'")) == 1
     assert (len(run.steps) > 0, len(run.evaluations) > 0, len(run.distribution) > 0) == (True,) * 3
@@ -364,7 +364,7 @@ def test_a_run_s_tables_are_frames(tmp_path: Path) -> None:
 
 
 def test_best_is_the_highest_selection_score_within_the_condition(tmp_path: Path) -> None:
-    run = raycomp.open_run(made(tmp_path))
+    run = raycomp.open_run(write_run(tmp_path))
     rows = run.deployments
     best = run.best()
     assert best.selection == rows["selection"].max()
@@ -388,7 +388,7 @@ def test_best_is_the_highest_selection_score_within_the_condition(tmp_path: Path
 
 
 def test_a_run_in_progress_opens_and_says_what_is_missing(tmp_path: Path) -> None:
-    run = raycomp.open_run(begin(tmp_path))
+    run = raycomp.open_run(begin_run(tmp_path))
     assert run.deployments.empty
     assert run.teacher == {}
     with pytest.raises(raycomp.UserError, match="not deployed a model yet"):
@@ -401,7 +401,7 @@ def test_a_run_in_progress_opens_and_says_what_is_missing(tmp_path: Path) -> Non
 
 def test_a_run_of_a_url_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYCOMP_WORK", str(tmp_path / "work"))
-    run_dir = made(tmp_path / "runs")
+    run_dir = write_run(tmp_path / "runs")
     run = raycomp.open_run(run_dir.as_uri())
     assert run.path.is_relative_to(tmp_path / "work")
     assert len(run.deployments) == len(raycomp.open_run(run_dir).deployments)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from raycomp.config.flatten import flatten_settings
 from raycomp.config.job import Job
 from raycomp.errors import UserError, first_line
 from raycomp.storage.layout import RunLayout
@@ -191,16 +192,5 @@ class WandBTracker:
 
 def _settings_by_key(job: Job) -> dict[str, str]:
     """Return every setting of a job as `section.key` -> text. A job has no secrets."""
-    settings: dict[str, str] = {}
-    for section, content in job.model_dump(mode="json").items():
-        if isinstance(content, list):
-            tables = {
-                f"{section}.{table.get('name', number)}": table for number, table in enumerate(content)
-            }
-        else:
-            tables = {section: content}
-
-        for prefix, table in tables.items():
-            for key, value in table.items():
-                settings[f"{prefix}.{key}"] = str(value)[:MAX_SETTING_LENGTH]
-    return settings
+    settings = flatten_settings(job.model_dump(mode="json"))
+    return {key: str(value)[:MAX_SETTING_LENGTH] for key, value in settings.items()}

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from raycomp.cli import main as cli
+from raycomp.config.flatten import flatten_settings
 from raycomp.config.loader import load_job
-from raycomp.config.study import artifact_keys, flatten, is_study_file, load_study_file, parse_study
+from raycomp.config.study import artifact_keys, is_study_file, load_study_file, parse_study
 from raycomp.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -85,7 +86,7 @@ def test_two_tasks_of_one_file_name_are_refused(path: Path) -> None:
 
 
 def test_dotted_and_nested_settings_are_one() -> None:
-    assert flatten({"train": {"mode": "x"}, "a.b": [1]}) == {"train.mode": "x", "a.b": [1]}
+    assert flatten_settings({"train": {"mode": "x"}, "a.b": [1]}) == {"train.mode": "x", "a.b": [1]}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from raycomp.errors import UserError
 from raycomp.report import write_report
 from raycomp.report.growth import MAX_BYTES, GrowthPoint, draw_growth_plots, read_growth
-from tests.unit.report.made import begin
+from tests.unit.report.run_factory import begin_run
 from tests.unit.report.test_page import ATTACK, read
 
 ROW = {"what": "budgets", "series": "wall time", "x": 1, "value": 2.0, "unit": "s", "simulated": False}
@@ -48,7 +48,7 @@ def test_a_single_size_has_no_exponent() -> None:
 
 
 def test_the_page_has_the_section_where_a_file_is_given(tmp_path: Path) -> None:
-    run, file = begin(tmp_path), write(tmp_path / "g.json", ROWS)
+    run, file = begin_run(tmp_path), write(tmp_path / "g.json", ROWS)
     found = read(write_report(run, tmp_path / "r.html", file))
     assert "growth" in [a.get("id") for a in found.all("h2")]
     assert [a["aria-label"] for a in found.all("div") if a.get("class") == "plot"] == [
@@ -60,7 +60,9 @@ def test_the_page_has_the_section_where_a_file_is_given(tmp_path: Path) -> None:
 
 def test_names_from_the_file_are_text_and_nothing_else(tmp_path: Path) -> None:
     row = {**ROW, "what": ATTACK, "series": ATTACK, "unit": ATTACK}
-    found = read(write_report(begin(tmp_path), tmp_path / "r.html", write(tmp_path / "g.json", [row])))
+    found = read(
+        write_report(begin_run(tmp_path), tmp_path / "r.html", write(tmp_path / "g.json", [row]))
+    )
     assert "x" not in [a.get("src") for a in found.all("img")]
     assert len([n for n in found.scripts if str(n).startswith("script ")]) == 2
     assert "<img" not in json.dumps([p["data"] for p in found.plots()])
@@ -71,10 +73,13 @@ def test_names_from_the_file_are_text_and_nothing_else(tmp_path: Path) -> None:
     [
         ("", "Expecting value"),
         ('[{"what": "budgets"', "delimiter"),
-        ("{}", "no list of rows"),
-        ("[]", "no list of rows"),
-        ("[" * 100_000, "no growth file"),
-        ('[{"name": "a / b", "ratio": 1.0}]', "row 1 must have what, series, x, value, unit, simulated"),
+        ("{}", "does not contain a list of rows"),
+        ("[]", "does not contain a list of rows"),
+        ("[" * 100_000, "is not a growth file"),
+        (
+            '[{"name": "a / b", "ratio": 1.0}]',
+            "row 1 must have exactly the fields what, series, x, value, unit, simulated",
+        ),
         (json.dumps([ROW, {**ROW, "more": 1}]), "row 2 must have"),
         (json.dumps([{**ROW, "unit": ""}]), "row 1: what, series and unit must be texts"),
         (json.dumps([{**ROW, "x": 0}]), "row 1: x and value must be finite numbers above 0"),
@@ -83,7 +88,7 @@ def test_names_from_the_file_are_text_and_nothing_else(tmp_path: Path) -> None:
         (json.dumps([{**ROW, "value": True}]), "x and value must be finite"),
         (json.dumps([{**ROW, "simulated": 1}]), "simulated must be true or false"),
         (" " * (MAX_BYTES + 1), "more than 1,048,576 bytes"),
-        (b"\xff\xfe", "no growth file"),
+        (b"\xff\xfe", "is not a growth file"),
     ],
 )
 def test_another_or_a_damaged_file_is_one_message(

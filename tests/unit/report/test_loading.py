@@ -12,11 +12,11 @@ from raycomp.errors import UserError
 from raycomp.report import load_tables
 from raycomp.storage.schemas import SCHEMAS
 from raycomp.storage.tables import table_dir, write_rows
-from tests.unit.report.made import TRIALS, begin, made
+from tests.unit.report.run_factory import TRIALS, begin_run, write_run
 
 
 def test_one_run(tmp_path: Path) -> None:
-    tables = load_tables(made(tmp_path))
+    tables = load_tables(write_run(tmp_path))
     (run,) = tables.runs
     assert tables.deployments["method"].tolist() == ["yoco", "yoco", "adabert", "adabert"]
     assert list(tables.evaluations.columns) == SCHEMAS["evaluations"].names
@@ -28,27 +28,27 @@ def test_one_run(tmp_path: Path) -> None:
 
 
 def test_rows_of_theta_carry_their_training_though_a_sweep_s_look_alike(tmp_path: Path) -> None:
-    theta = load_tables(made(tmp_path)).distribution
-    assert theta.groupby("stage").size().to_dict() == {
+    theta = load_tables(write_run(tmp_path)).distribution
+    assert theta.groupby("training").size().to_dict() == {
         "supernet": 54,
         **{f"adabert-search.{t}": 12 for t in TRIALS},
     }
 
 
 def test_trials_with_one_file_each_and_the_same_step_are_told_apart(tmp_path: Path) -> None:
-    run = begin(tmp_path)
+    run = begin_run(tmp_path)
     rows = [{"run": run.name, "step": 4, "variable": "layers", "choice": str(k), "probability": 0.5}
             for k in (1, 2)]  # fmt: skip
     for part in ("adabert-search.a-s1-000000000", "adabert-search.a-s10-000000000"):
         write_rows(run, "distribution", rows, part)
     both = [{**r, "variable": "depth"} for r in rows]
     write_rows(run, "distribution", both, "supernet-000000000")
-    stages = load_tables(run).distribution["stage"].tolist()
+    stages = load_tables(run).distribution["training"].tolist()
     assert stages == [*["adabert-search.a-s1"] * 2, *["adabert-search.a-s10"] * 2, *["supernet"] * 2]
 
 
 def test_a_storage_folder_and_a_run_named_twice(tmp_path: Path) -> None:
-    first, second = made(tmp_path, "a-11111111"), made(tmp_path, "b-22222222")
+    first, second = write_run(tmp_path, "a-11111111"), write_run(tmp_path, "b-22222222")
     (tmp_path / "no-run").mkdir()
     tables = load_tables(tmp_path, first)
     assert [run.name for run in tables.runs] == [first.name, second.name]
@@ -58,8 +58,8 @@ def test_a_storage_folder_and_a_run_named_twice(tmp_path: Path) -> None:
 
 
 def test_a_run_that_only_began_is_empty_but_whole(tmp_path: Path) -> None:
-    made(tmp_path, "a-11111111")
-    run = begin(tmp_path, "b-22222222")
+    write_run(tmp_path, "a-11111111")
+    run = begin_run(tmp_path, "b-22222222")
     tables = load_tables(run)
     assert all(f.empty for f in (tables.steps, tables.evaluations, tables.deployments))
     assert tables.runs[0].metric is None
@@ -68,7 +68,7 @@ def test_a_run_that_only_began_is_empty_but_whole(tmp_path: Path) -> None:
 
 
 def test_a_half_written_file_is_not_read_and_a_torn_one_is_named(tmp_path: Path) -> None:
-    run = made(tmp_path)
+    run = write_run(tmp_path)
     folder = table_dir(run, "evaluations")
     (folder / ".ledger-2.parquet.0123.tmp").write_bytes(b"half")
     assert len(load_tables(run).evaluations) == 60
@@ -78,7 +78,7 @@ def test_a_half_written_file_is_not_read_and_a_torn_one_is_named(tmp_path: Path)
 
 
 def test_a_url_is_read_like_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = made(tmp_path / "bucket")
+    run = write_run(tmp_path / "bucket")
     monkeypatch.setenv("RAYCOMP_WORK", str(tmp_path / "work"))
     here, there = load_tables(run), load_tables(f"file://{run}")
     pd.testing.assert_frame_equal(here.evaluations, there.evaluations)
@@ -86,7 +86,7 @@ def test_a_url_is_read_like_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_files_that_come_and_go_meanwhile(tmp_path: Path) -> None:
-    run, ended = made(tmp_path), threading.Event()
+    run, ended = write_run(tmp_path), threading.Event()
     theta = [{"run": run.name, "step": 150, "variable": "depth", "choice": c, "probability": 0.5}
              for c in ("2", "3")]  # fmt: skip
 
@@ -99,7 +99,7 @@ def test_files_that_come_and_go_meanwhile(tmp_path: Path) -> None:
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        stages = [set(load_tables(run).distribution["stage"]) for _ in range(5)]
+        stages = [set(load_tables(run).distribution["training"]) for _ in range(5)]
     finally:
         ended.set()
         writer.join()
@@ -107,30 +107,30 @@ def test_files_that_come_and_go_meanwhile(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
-    run = made(tmp_path)
-    with pytest.raises(UserError, match="no run was given"):
+    run = write_run(tmp_path)
+    with pytest.raises(UserError, match="Name at least one run directory"):
         load_tables()
-    with pytest.raises(UserError, match=r"holds: both-1a2b3c4d; give a run's folder"):
+    with pytest.raises(UserError, match=r"contains: both-1a2b3c4d\. Name a run directory"):
         load_tables(tmp_path / "both-1a2b3c4e")
-    with pytest.raises(UserError, match="is no run's folder and holds none"):
+    with pytest.raises(UserError, match="is not a run directory and does not contain one"):
         load_tables(run / "tables")
     (run / "job.json").write_text('{"run": ')
-    with pytest.raises(UserError, match=r"job\.json cannot be read .* run the job again"):
+    with pytest.raises(UserError, match=r"job\.json cannot be read .* Run the job again"):
         load_tables(run)
     (run / "job.json").write_text("[]")
-    with pytest.raises(UserError, match="no JSON object"):
+    with pytest.raises(UserError, match="does not contain a JSON object"):
         load_tables(run)
 
 
 def test_two_folders_of_one_name_are_refused(tmp_path: Path) -> None:
-    run = made(tmp_path / "here")
+    run = write_run(tmp_path / "here")
     shutil.copytree(run, tmp_path / "there" / run.name)
-    with pytest.raises(UserError, match="bear the same name"):
+    with pytest.raises(UserError, match="have the same name"):
         load_tables(tmp_path / "here", tmp_path / "there")
 
 
 def test_several_validation_splits_are_averaged(tmp_path: Path) -> None:
-    run = made(tmp_path)
+    run = write_run(tmp_path)
     scores = json.loads((run / "teacher" / "score.json").read_text())
     scores["validation_mismatched"] = {"accuracy": 0.80, "loss": 0.5, "examples": 500}
     (run / "teacher" / "score.json").write_text(json.dumps(scores))

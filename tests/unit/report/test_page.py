@@ -21,11 +21,12 @@ from raycomp.report import load_tables, page, write_report
 from raycomp.report.axes import find_budget_lines
 from raycomp.report.page import group_comparable_runs
 from raycomp.report.pareto_plot import draw_pareto_plot
+from raycomp.report.summary_table import COLUMNS
 from raycomp.report.teacher_scores import derive_teacher_costs
 from raycomp.storage.files import write_array, write_json
 from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import read_table
-from tests.unit.report.made import BESIDE, FULL, begin, encoder_params, finish, made
+from tests.unit.report.run_factory import BESIDE, FULL, begin_run, encoder_params, finish_run, write_run
 
 ATTACK = "\"><img src=x onerror=alert(1)></script><script>alert('2')</script>{{ 7*7 }}<b>%{y}"
 
@@ -73,30 +74,39 @@ def read(path: Path) -> Page:
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Page:
     folder = tmp_path_factory.mktemp("report")
-    return read(write_report(made(folder), folder / "report.html"))
+    return read(write_report(write_run(folder), folder / "report.html"))
 
 
 def test_the_sections_in_order_and_the_headline(both: Page) -> None:
     ids = [str(a.get("id")) for t, a in both.elements if t == "h2"]
     assert ids == ["deployments", "front", "training", "distribution", "architectures",
                    "uncertainty", "settings"]  # fmt: skip
-    for column in ("method", "budget", "limit", "used", "of full", "gap", "kept", "p50 latency"):
+    for column in COLUMNS:
         assert column in both.text
     for cell in (
         "teacher",
-        "3.66M encoder",
-        "366M FLOPs",
+        "encoder_params",
+        "3.66M",
+        "366M",
         "13.6M",
         "0.830",
         "+0.020",
         "98.8%",
-        "10.0 ms",
+        "10.0",
     ):
         assert cell in both.text, cell
     assert "beta4-gamma0_8-k3" in both.text
-    likeliest = both.text.index("Theta: super-network, at the last step that is recorded.")
+    likeliest = both.text.index("Theta: super-network, at the last recorded step")
     assert both.text[likeliest + 4 : likeliest + 7] == ["depth", "2", "0.500"]
-    for cell in ("python", "torch", "ray", "transformers", "CPUs", "search.evaluations", "budget.0.name"):
+    for cell in (
+        "python",
+        "torch",
+        "ray",
+        "transformers",
+        "CPUs",
+        "search.evaluations",
+        "budget.half.name",
+    ):
         assert cell in both.text, cell
 
 
@@ -128,7 +138,7 @@ def test_plots_hold_both_methods_budgets_and_the_teacher(both: Page) -> None:
 def test_architectures_are_drawn(both: Page) -> None:
     drawn = [str(a["aria-label"]) for a in both.all("svg")]
     assert drawn[0].startswith("Of 4 layers with 12 heads and 1536 FFN neurons: layer 1: 8 of 12 heads")
-    assert drawn[0].endswith("layer 4: left out.")
+    assert drawn[0].endswith("layer 4: removed.")
     cells = both.all("img")
     assert len(cells) == 2
     assert all("max_pool_3" in str(a["alt"]) for a in cells)
@@ -182,8 +192,8 @@ def test_phones_dark_mode_and_screen_readers(both: Page) -> None:
 
 def test_names_from_the_run_are_text_and_nothing_else(tmp_path: Path) -> None:
     task = {"name": ATTACK, "train": None, "max_length": 64}
-    run = begin(tmp_path, task=task, **{ATTACK: {ATTACK: [ATTACK]}})
-    finish(run, budgets=(ATTACK, "flops"))
+    run = begin_run(tmp_path, task=task, **{ATTACK: {ATTACK: [ATTACK]}})
+    finish_run(run, budgets=(ATTACK, "flops"))
     write_json(run / "environment.json", {ATTACK: ATTACK})
     text = write_report(run, tmp_path / "r.html").read_text()
     found = Page(text)
@@ -203,30 +213,37 @@ def test_where_the_examples_cannot_tell_models_apart_it_says_so(both: Page) -> N
     said = " ".join(both.text)
     assert "binomial, sqrt(p (1 - p) / n)" in said
     assert "500 on selection, 1,000 on validation" in said
-    assert "yoco half: Validation 0.830 is 0.010 below the teacher's 0.840, inside the unpaired" in said
-    assert "compare the teacher's own gap, +0.000" in said
+    assert (
+        "yoco half: Validation 0.830 is 0.010 below the teacher's 0.840. No difference is shown (unpaired"
+        in said
+    )
+    assert "the teacher's own gap is +0.000" in said
 
 
 def test_another_metric_has_no_binomial_error(tmp_path: Path) -> None:
-    found = read(write_report(made(tmp_path, metric="matthews"), tmp_path / "r.html"))
-    assert any("matthews is not a share of right answers" in t for t in found.text)
+    found = read(write_report(write_run(tmp_path, metric="matthews"), tmp_path / "r.html"))
+    assert any("matthews is not a share of correct predictions" in t for t in found.text)
     assert "error_y" not in found.plots()[0]["data"][1]
 
 
 def test_a_run_that_only_began(tmp_path: Path) -> None:
-    found = read(write_report(begin(tmp_path), tmp_path / "out" / "r.html"))
+    found = read(write_report(begin_run(tmp_path), tmp_path / "out" / "r.html"))
     said = " ".join(found.text)
-    for missing in ("nothing is deployed yet", "Nothing is evaluated yet", "No step is recorded yet",
-                    "No distribution is recorded."):  # fmt: skip
+    for missing in (
+        "has not deployed a model yet",
+        "No architecture has been evaluated yet",
+        "No training step has been recorded yet",
+        "No distribution has been recorded yet.",
+    ):
         assert missing in said
     assert found.plots() == []
 
 
 def test_several_runs_on_one_page(tmp_path: Path) -> None:
-    made(tmp_path, "a-11111111")
-    made(tmp_path, "b-22222222", budgets=("other", "flops"))
-    third = begin(tmp_path, "c-33333333", task={"name": "glue/mrpc", "max_length": 128})
-    finish(third, metric="f1")
+    write_run(tmp_path, "a-11111111")
+    write_run(tmp_path, "b-22222222", budgets=("other", "flops"))
+    third = begin_run(tmp_path, "c-33333333", task={"name": "glue/mrpc", "max_length": 128})
+    finish_run(third, metric="f1")
     tables = load_tables(tmp_path)
     assert [len(part.runs) for _, part in group_comparable_runs(tables)] == [2, 1]
     found = read(write_report([tmp_path], tmp_path / "r.html"))
@@ -235,14 +252,14 @@ def test_several_runs_on_one_page(tmp_path: Path) -> None:
     assert len(fronts) == 2
     labels = fronts[0]["variants"]["params"]["layout"]["annotations"]
     assert [n["text"] for n in labels] == ["half, other"]
-    assert "Settings that differ between the runs." in found.text
+    assert "Settings that differ between the runs" in found.text
     assert "task.name" in found.text
 
 
 def test_seeds_of_a_variant_are_drawn_in_one_colour(tmp_path: Path) -> None:
     names = ("a-11111111", "b-22222222", "c-33333333")
     for name in names:
-        made(tmp_path, name)
+        write_run(tmp_path, name)
     variants = ("eesng", "eesng", "explore")
     rows = [
         {"run": r, "study": "s", "variant": v, "seed": i}
@@ -260,38 +277,38 @@ def test_seeds_of_a_variant_are_drawn_in_one_colour(tmp_path: Path) -> None:
 
 
 def test_a_page_of_too_many_runs_leaves_out_what_is_of_one_alone(tmp_path: Path) -> None:
-    made(tmp_path, "a-11111111")
+    write_run(tmp_path, "a-11111111")
     found = Page(page.render_page(load_tables(tmp_path), 0.0))
     said = " ".join(found.text)
-    assert "are left out:" in said
+    assert "too many runs to show curves" in said
     assert "yoco" in said
     assert not {"training", "distribution", "architectures"} & {a.get("id") for _, a in found.elements}
     assert len(found.plots()) == 1  # the front
 
 
 def test_a_run_that_took_its_super_network_over_says_from_where(tmp_path: Path) -> None:
-    run = made(tmp_path)
+    run = write_run(tmp_path)
     for table in ("steps", "distribution"):
         shutil.rmtree(run / "tables" / table)
     write_json(run / "shared.json", {"teacher": "first-1", "supernet": "first-1"})
     said = " ".join(read(write_report(run, tmp_path / "r.html")).text)
-    assert "The super-network was taken over from first-1" in said
+    assert "The super-network was reused from run first-1" in said
     assert "recorded yet" not in said
 
 
 def test_fine_tuned_scores_stand_beside_what_was_inherited(tmp_path: Path) -> None:
-    run = made(tmp_path)
+    run = write_run(tmp_path)
     tuned = {"name": "half", "deployed": True, "validation": 0.8125, "selection": 0.82}
     write_json(run / "finetune" / "half.json", tuned)
     write_json(run / "finetune" / "drawn-0.json", {**tuned, "name": "drawn-0", "deployed": False})
     found = read(write_report(run, tmp_path / "r.html"))
-    assert "fine-tuned" in found.text
+    assert "finetuned" in found.text
     assert found.text.count("0.812") == 1
     assert any("fine-tuned 0.812" in t for t in found.text)
 
 
 def test_bars_are_of_the_network_not_of_what_was_deployed(tmp_path: Path) -> None:
-    run = made(tmp_path)
+    run = write_run(tmp_path)
     shutil.rmtree(run / "tables" / "distribution")  # taken over: no theta of its own
     write_json(run / "facts.json", {"config": {"layer_heads": [16] * 6, "layer_ffn": [2048] * 6}})
     found = read(write_report(run, tmp_path / "r.html"))
@@ -301,7 +318,7 @@ def test_bars_are_of_the_network_not_of_what_was_deployed(tmp_path: Path) -> Non
 
 def test_two_models_are_compared_example_by_example_where_answers_are_kept(tmp_path: Path) -> None:
     """The network is wrong wherever the teacher is, and ten times more: unpaired, that says nothing."""
-    run = made(tmp_path)
+    run = write_run(tmp_path)
     rows, n = read_table(run, "deployments"), 1000
     right = round(float(rows[rows["budget"] == "half"]["validation"].iloc[0]) * n)
 
@@ -314,23 +331,25 @@ def test_two_models_are_compared_example_by_example_where_answers_are_kept(tmp_p
         write_array(RunLayout(run).predictions(name, "validation"), logits(wrong))
     write_array(RunLayout(run).predictions("labels", "validation"), np.zeros(n, np.int64))
     said = " ".join(read(write_report(run, tmp_path / "r.html")).text)
-    assert "yoco half: Validation 0.830 is 0.010 below the teacher's 0.840, which these examples" in said
+    assert (
+        "yoco half: Validation 0.830 is 0.010 below the teacher's 0.840. Chance does not explain" in said
+    )
 
 
 def test_a_budget_that_was_not_met(tmp_path: Path) -> None:
     from raycomp.storage.tables import write_rows
 
-    run = made(tmp_path)
+    run = write_run(tmp_path)
     row = {"run": run.name, "method": "yoco", "budget": "tiny", "kind": "params", "limit": 1e6,
            "feasible": False, "metric": "accuracy", "reason": "the smallest has 12M"}  # fmt: skip
     write_rows(run, "deployments", [row], "more")
     found = read(write_report(run, tmp_path / "r.html"))
-    assert "tiny: the smallest has 12M." in found.text
+    assert "Budget tiny was not met: the smallest has 12M." in found.text
     assert "not met" in found.text
 
 
 def test_what_the_teacher_costs_and_where_budgets_stand(tmp_path: Path) -> None:
-    tables = load_tables(made(tmp_path))
+    tables = load_tables(write_run(tmp_path))
     full = encoder_params(FULL)
     costs = derive_teacher_costs(tables, tables.runs[0])
     assert costs == {"params": full + BESIDE, "flops": pytest.approx(100 * full), "latency_ms": 10.0}
@@ -339,7 +358,7 @@ def test_what_the_teacher_costs_and_where_budgets_stand(tmp_path: Path) -> None:
 
 
 def test_a_hundred_thousand_evaluations(tmp_path: Path) -> None:
-    run = made(tmp_path, evaluations=2500)
+    run = write_run(tmp_path, evaluations=2500)
     first = run / "tables" / "evaluations" / "ledger-1.parquet"
     for i in range(2, 41):
         shutil.copy(first, first.with_name(f"ledger-{i}.parquet"))
@@ -349,13 +368,13 @@ def test_a_hundred_thousand_evaluations(tmp_path: Path) -> None:
     assert out.stat().st_size < page.LIMIT == 6_000_000
     found = read(out)
     assert len(found.plots()[0]["data"][0]["text"]) <= page.POINTS
-    assert any("2,000 of 100,000 evaluated architectures are drawn" in t for t in found.text)
+    assert any("shows 2,000 of 100,000 evaluated architectures" in t for t in found.text)
 
 
 def test_fewer_points_until_it_fits_and_an_error_where_none_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = made(tmp_path, evaluations=3000)
+    run = write_run(tmp_path, evaluations=3000)
     tables = load_tables(run)
     assert len(page.render_page(tables, 0.1)) < len(page.render_page(tables, 1.0)) - 100_000
     monkeypatch.setattr(
@@ -366,12 +385,12 @@ def test_fewer_points_until_it_fits_and_an_error_where_none_do(
     monkeypatch.setattr(page, "LIMIT", 60)
     assert write_report(run, tmp_path / "r.html").stat().st_size == 60
     monkeypatch.setattr(page, "LIMIT", 59)
-    with pytest.raises(UserError, match=r"1 runs make a page of .* MB"):
+    with pytest.raises(UserError, match=r"The page of 1 run has .* MB"):
         write_report(run, tmp_path / "r.html")
 
 
 def test_a_run_whose_search_has_not_ended(tmp_path: Path) -> None:
-    run = made(tmp_path)
+    run = write_run(tmp_path)
     for name in ("yoco", "adabert"):
         (run / "tables" / "deployments" / f"{name}.parquet").unlink()
     front = read(write_report(run, tmp_path / "r.html")).plots()[0]

@@ -36,6 +36,6 @@ def test_an_unknown_column_names_the_nearest_and_text_is_refused() -> None:
     frame = pd.DataFrame({"validation": [1.0], "params": ["x"]})
     with pytest.raises(UserError, match="Did you mean 'validation'"):
         find_pareto_front(frame, "validatoin")
-    with pytest.raises(UserError, match="'params' holds no numbers"):
+    with pytest.raises(UserError, match="'params' does not contain numbers"):
         find_pareto_front(frame)
     assert find_pareto_front(frame.iloc[:0].astype(float)).empty

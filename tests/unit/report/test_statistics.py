@@ -7,15 +7,14 @@ import pytest
 from scipy import stats
 
 from raycomp.data.metrics import compute
+from raycomp.report.bootstrap import bootstrap_replicates, weighted_metric
+from raycomp.report.predictions import Predictions
 from raycomp.report.statistics import (
     NO_DIFFERENCE,
-    Predictions,
-    bootstrap_replicates,
     break_even_budgets,
     compare_variants,
     estimate_mean,
     kendall_tau,
-    weighted_metric,
 )
 
 

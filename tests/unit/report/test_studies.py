@@ -15,22 +15,19 @@ import pytest
 from raycomp.cli import output as printing
 from raycomp.errors import UserError
 from raycomp.report import ablation_table, load_study_results, load_tables, write_report
-from raycomp.report.statistics import NO_DIFFERENCE, Predictions
-from raycomp.report.study_results import (
-    COLUMNS,
-    StudyResults,
-    cost_table,
-    find_break_evens,
-    rank_table,
-    search_table,
-)
-from raycomp.report.study_tables import build_study_sentences, build_study_tables, format_study_heading
+from raycomp.report.ablation import COLUMNS
+from raycomp.report.predictions import Predictions
+from raycomp.report.statistics import NO_DIFFERENCE
+from raycomp.report.study_measures import cost_table, find_break_evens, rank_table, search_table
+from raycomp.report.study_results import StudyResults
+from raycomp.report.study_sentences import build_study_sentences, format_study_heading
+from raycomp.report.study_tables import build_study_tables
 from raycomp.report.uncertainty_section import build_uncertainty_section
 from raycomp.storage.files import write_array
 from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import part_files, read_table, write_rows
-from tests.unit.report.made import made
-from tests.unit.report.made_study import TASK, made_study
+from tests.unit.report.run_factory import write_run
+from tests.unit.report.study_factory import TASK, write_study
 from tests.unit.report.test_page import read
 
 ROOT = Path(__file__).parents[3]
@@ -38,7 +35,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made_study(tmp_path_factory.mktemp("study"))
+    return write_study(tmp_path_factory.mktemp("study"))
 
 
 def test_a_row_per_task_budget_and_variant(folder: Path) -> None:
@@ -77,13 +74,13 @@ def test_variants_are_tested_against_the_first(folder: Path) -> None:
 
 
 def test_without_predictions_the_seeds_alone_are_tested(tmp_path: Path) -> None:
-    table = ablation_table(made_study(tmp_path, predictions=False))
+    table = ablation_table(write_study(tmp_path, predictions=False))
     assert set(table["basis"]) == {"seeds"}
     assert set(table["test"]) == {"", "paired t-test"}
 
 
 def test_predictions_of_another_model_are_not_taken(tmp_path: Path) -> None:
-    folder = made_study(tmp_path)
+    folder = write_study(tmp_path)
     run = load_study_results(folder).frame.query("variant == 'good' and budget == 'half'")["run"].iloc[0]
     path = RunLayout(folder / "runs" / run).predictions("yoco-half", "validation")
     write_array(path, np.zeros((300, 2), np.float32))
@@ -94,7 +91,7 @@ def test_predictions_of_another_model_are_not_taken(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_no_row(tmp_path: Path) -> None:
-    folder = made_study(tmp_path)
+    folder = write_study(tmp_path)
     for path in part_files(folder, "ablations"):
         if path.stem != "plain-demo-polarity-s0":
             path.unlink()
@@ -108,7 +105,9 @@ def test_what_is_missing_is_no_row(tmp_path: Path) -> None:
         path.unlink()
     assert ablation_table(folder).empty
     assert build_study_tables(load_study_results(folder)) == []
-    assert "No run of this study has ended yet." in read(write_report(folder, tmp_path / "x.html")).text
+    assert (
+        "No run of this study has finished yet." in read(write_report(folder, tmp_path / "x.html")).text
+    )
 
 
 def test_ranks_searches_and_costs(folder: Path) -> None:
@@ -122,15 +121,15 @@ def test_ranks_searches_and_costs(folder: Path) -> None:
     costs = cost_table(folder).set_index(["variant", "stage"])["seconds"]
     assert costs["plain", "super-network"] == 98
     first = find_break_evens(folder)[0]
-    assert (first["once"], first["each_after"], first["each_apart"]) == (100, 5, 30)
-    assert first["budgets"] == 4  # 100 + 4 * 5 = 4 * 30
+    assert (first.once, first.each_after, first.each_separate) == (100, 5, 30)
+    assert first.budgets == 4  # 100 + 4 * 5 = 4 * 30
     # Fine-tuned as they were deployed: the super-network is paid for as well.
     assert find_break_evens(replace(load_study_results(folder), teacher_started=frozenset())) == []
 
 
 def test_only_searches_for_the_same_budgets_race(folder: Path, tmp_path: Path) -> None:
     def raced(study: StudyResults) -> bool:
-        shown = any("after so many evaluations" in t.title for t in build_study_tables(study))
+        shown = any("by number of evaluations" in t.title for t in build_study_tables(study))
         assert any("evaluations" in s for s in build_study_sentences(study)) == shown
         return shown
 
@@ -157,7 +156,7 @@ def test_only_who_compresses_budgets_apart_is_held_against_once(folder: Path) ->
     # "good" has one budget and a super-network for it; "same" has both budgets, as the first one has.
     frame = frame[~((frame["variant"] == "good") & (frame["budget"] == "third"))]
     found = find_break_evens(replace(study, frame=pd.concat([frame, pd.DataFrame(seconds)])))
-    assert [(r["variant"], r["each_apart"]) for r in found] == [("good", 60.0)]
+    assert [(result.variant, result.each_separate) for result in found] == [("good", 60.0)]
 
 
 def test_tables_and_sentences_say_it_in_the_paper_s_layout(folder: Path) -> None:
@@ -171,7 +170,10 @@ def test_tables_and_sentences_say_it_in_the_paper_s_layout(folder: Path) -> None
     assert shown["half", "same"] == NO_DIFFERENCE
     assert shown["half", "plain"] == ""
     said = " ".join(build_study_sentences(study))
-    assert "plain reached good's best of 24 evaluations (0.830) after 16." in said
+    assert (
+        "plain reached the best score that good reached in 24 evaluations (0.830) after 16 evaluations."
+        in said
+    )
     assert "plain costs no more from 4 budgets on" in said
     assert "over 3 seeds" in said
 
@@ -190,7 +192,7 @@ def test_the_page_shows_studies(folder: Path) -> None:
 
 
 def test_the_page_of_a_run_bootstraps_what_is_no_share(tmp_path: Path) -> None:
-    run = made(tmp_path, metric="matthews")
+    run = write_run(tmp_path, metric="matthews")
     rng = np.random.default_rng(0)
     truth = rng.integers(2, size=400)
     said = np.where(rng.random(400) < 0.9, truth, 1 - truth)
@@ -202,7 +204,7 @@ def test_the_page_of_a_run_bootstraps_what_is_no_share(tmp_path: Path) -> None:
     write_rows(run, "deployments", rows, "yoco")
     write_array(RunLayout(run).predictions("labels", "validation"), truth)
     write_array(RunLayout(run).predictions("yoco-half", "validation"), kept.logits[0])
-    found = {r["name"]: r for r in build_uncertainty_section(load_tables(run), "matthews")["rows"]}
+    found = {r["name"]: r for r in build_uncertainty_section(load_tables(run), "matthews").rows}
     low, high = map(float, found["yoco half"]["interval"].split(" to "))
     assert low < kept.value("matthews") < high
     assert found["yoco flops"]["interval"] == ""  # its answers were not kept
@@ -216,20 +218,20 @@ def test_load_takes_studies_and_storages(folder: Path) -> None:
     assert storage.runs == ()
     assert len(storage.ablations) == len(found.ablations)
     assert [s.id for s in storage.studies] == [folder.name]
-    with pytest.raises(UserError, match="no study"):
+    with pytest.raises(UserError, match="does not contain a study"):
         ablation_table(folder / "runs")
 
 
 def test_the_command_line_prints_it_for_people_and_for_scripts(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    printing.show_study(folder, True)
+    printing.print_study(folder, True)
     found = json.loads(capsys.readouterr().out)
     assert [row["variant"] for row in found["table"]][:2] == ["teacher", "plain"]
     assert found["table"][1]["p"] is None
-    printing.show_study(folder, False)
+    printing.print_study(folder, False)
     said = capsys.readouterr().out
-    assert said.startswith(f"{folder.name} · beside YOCO-BERT, Table 4 · preset small · 9 runs\n")
+    assert said.startswith(f"{folder.name} · compared with YOCO-BERT, Table 4 · preset small · 9 runs\n")
     assert "(0.841)" in said
     assert NO_DIFFERENCE in said
 

@@ -53,18 +53,18 @@ def test_two_splits_are_worth_what_their_mean_varies() -> None:
 
 
 def test_sentences_say_on_which_side_of_its_interval_a_difference_lies() -> None:
-    assert "do not tell the two apart" in describe_teacher_difference(0.839, 0.845, 1000)
-    assert "(paired: -0.012 to -0.001)" in describe_teacher_difference(
+    assert "No difference is shown" in describe_teacher_difference(0.839, 0.845, 1000)
+    assert "(paired 95% interval of the difference: -0.012 to -0.001)" in describe_teacher_difference(
         0.839, 0.845, 1000, (-0.012, -0.001)
     )
-    assert "do not explain by chance" in describe_teacher_difference(0.70, 0.845, 1000)
-    assert "inside the interval" in describe_gap(0.85, 750, 0.83, 1000, 0.01)
-    assert "the teacher's own gap, +0.010" in describe_gap(0.95, 750, 0.80, 1000, 0.01)
+    assert "Chance does not explain" in describe_teacher_difference(0.70, 0.845, 1000)
+    assert "can be due to chance" in describe_gap(0.85, 750, 0.83, 1000, 0.01)
+    assert "the teacher's own gap is +0.010" in describe_gap(0.95, 750, 0.80, 1000, 0.01)
     said = describe_best([("a", 0.80), ("b", 0.90), ("c", 0.895)], 1000)
-    assert said.startswith("Best on validation: b")
-    assert "inside its interval: c." in said
-    assert "by more than chance: a." in said
+    assert said.startswith("The best validation score is 0.900 (b).")
+    assert "not shown to be worse: c." in said
+    assert "by more than chance explains: a." in said
     said = describe_best(
         [("a", 0.80), ("b", 0.90), ("c", 0.895)], 1000, lambda one, other: (0.001, 0.009)
     )
-    assert "by more than chance: c, a." in said
+    assert "by more than chance explains: c, a." in said

@@ -10,12 +10,12 @@ import pytest
 from raycomp.errors import UserError
 from raycomp.report import ablation_table
 from raycomp.report.study_tables import TextTable
-from tests.unit.report.made_study import made_study
+from tests.unit.report.study_factory import write_study
 from tools.study_page import format_markdown, write_page
 
 
 def test_the_page_holds_the_study_and_keeps_a_person_s_words(tmp_path: Path) -> None:
-    folder = made_study(tmp_path)
+    folder = write_study(tmp_path)
     page = write_page(folder, tmp_path / "results")
     text = page.read_text()
     mean = ablation_table(folder).query("variant == 'good' and budget == 'half'")["mean"].item()
@@ -35,7 +35,7 @@ def test_the_page_holds_the_study_and_keeps_a_person_s_words(tmp_path: Path) -> 
 
 
 def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
-    folder, out = made_study(tmp_path), tmp_path / "results"
+    folder, out = write_study(tmp_path), tmp_path / "results"
     out.mkdir()
     (out / "tiny.md").write_text("by hand\n")
     with pytest.raises(UserError, match="lacks a line"):

@@ -40,14 +40,14 @@ def job(**changes: Any) -> dict[str, Any]:
     return {**given, **changes}
 
 
-def begin(storage: Path, name: str = "both-1a2b3c4d", **changes: Any) -> Path:
+def begin_run(storage: Path, name: str = "both-1a2b3c4d", **changes: Any) -> Path:
     """Write what a run writes first: its settings."""
     run = storage / name
     write_json(run / "job.json", job(**changes))
     return run
 
 
-def finish(
+def finish_run(
     run: Path, *, evaluations: int = 60, budgets: tuple[str, str] = ("half", "flops"), **more: Any
 ) -> Path:
     """Write the rest: the teacher, steps, theta, evaluations, deployments."""
@@ -64,8 +64,8 @@ def finish(
     return run
 
 
-def made(storage: Path, name: str = "both-1a2b3c4d", **more: Any) -> Path:
-    return finish(begin(storage, name), **more)
+def write_run(storage: Path, name: str = "both-1a2b3c4d", **more: Any) -> Path:
+    return finish_run(begin_run(storage, name), **more)
 
 
 def _steps(run: Path) -> None:

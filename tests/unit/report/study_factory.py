@@ -10,7 +10,7 @@ import numpy as np
 from raycomp.storage.files import write_array, write_json
 from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import write_rows
-from tests.unit.report.made import begin
+from tests.unit.report.run_factory import begin_run
 
 ROWS = 300
 SHARES = {"plain": 0.80, "good": 0.90, "same": 0.80}  # of right answers
@@ -32,7 +32,7 @@ def keep(run: Path, model: str, right: float, rng: np.random.Generator) -> float
     return float((found.argmax(1) == LABELS).mean())
 
 
-def made_study(storage: Path, *, name: str = "tiny-1a2b3c4d", predictions: bool = True) -> Path:
+def write_study(storage: Path, *, name: str = "tiny-1a2b3c4d", predictions: bool = True) -> Path:
     folder = storage / name
     settings = {
         "name": "tiny", "paper": "YOCO-BERT, Table 4", "rows": "variant", "seeds": [0, 1, 2],
@@ -42,7 +42,7 @@ def made_study(storage: Path, *, name: str = "tiny-1a2b3c4d", predictions: bool 
     for i, (variant, right) in enumerate(SHARES.items()):
         for seed in range(3):
             rng = np.random.default_rng([i, seed])
-            run = begin(folder / "runs", f"tiny-{variant}-s{seed}-{i}{seed}aaaaaa")
+            run = begin_run(folder / "runs", f"tiny-{variant}-s{seed}-{i}{seed}aaaaaa")
             common = {"run": run.name, "study": "tiny", "variant": variant, "task": TASK, "seed": seed}
             scores = {"metric": "accuracy", "selection": 0.9, "examples": ROWS, "params": 10_000_000}
             rows: list[dict[str, Any]] = []
