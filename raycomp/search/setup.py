@@ -98,11 +98,12 @@ def make_space(job: Job, shape: EncoderShape) -> SearchSpace:
     ):
         given = getattr(job.space, key)
         values = given if given is not None else [max(1, round(full * s)) for s in shares]
-        wrong = [v for v in values if not 1 <= v <= full]
+        least = 1 if key == "depth" else 0
+        wrong = [v for v in values if not least <= v <= full]
         if wrong or full not in values:
             raise UserError(
-                f"space.{key} = {values} was given; allowed are numbers from 1 to {full}, and {full} "
-                f"(the network's own) must be among them"
+                f"space.{key} is {values}. Give numbers from {least} to {full}, with {full} (the "
+                f"network's own) among them."
             )
         chosen[key] = tuple(sorted(set(values)))
     return SearchSpace(layers, chosen["depth"], chosen["heads"], chosen["ffn"])

@@ -45,10 +45,11 @@ class SearchSpace:
     def __post_init__(self) -> None:
         for name in ("depth", "heads", "ffn"):
             values = getattr(self, name)
-            if not values or min(values) < 1 or list(values) != sorted(set(values)):
+            least = 1 if name == "depth" else 0
+            if not values or min(values) < least or list(values) != sorted(set(values)):
                 raise UserError(
-                    f"space.{name} = {list(values)} was given; allowed are different numbers from 1 "
-                    "up, in ascending order"
+                    f"space.{name} is {list(values)}. Give different numbers from {least} up, in "
+                    "ascending order."
                 )
         if max(self.depth) > self.num_layers:
             raise UserError(f"space.depth goes to {max(self.depth)}; there are {self.num_layers} layers")
@@ -58,9 +59,10 @@ class SearchSpace:
         return sum((len(self.heads) * len(self.ffn)) ** d for d in self.depth)
 
     def contains(self, arch: Architecture) -> bool:
-        """Return whether every choice of an architecture is in the space."""
+        """Return whether the space has an architecture; its depths are always the first layers."""
         return (
-            arch.depth in self.depth
+            arch.layers is None
+            and arch.depth in self.depth
             and set(arch.heads) <= set(self.heads)
             and set(arch.ffn) <= set(self.ffn)
         )

@@ -63,7 +63,12 @@ class FinetuneStep:
         target = run_teacher(self.teacher, batch, self.precision, self.device)
 
         with autocast(self.precision, self.device):
-            output = self.model(batch, self.arch, hidden=self.objective.needs_hidden)
+            output = self.model(
+                batch,
+                self.arch,
+                hidden=self.objective.needs_hidden,
+                attention=self.objective.needs_attention,
+            )
         loss, _ = self.objective.losses(output, target, batch)
         loss.backward()
 

@@ -39,10 +39,12 @@ class Hint(Protocol):
     Attributes:
         needs_teacher: Whether `loss` reads the teacher's output.
         needs_hidden: Whether `loss` reads the hidden states of student and teacher.
+        needs_attention: Whether `loss` reads query, key and value of student and teacher.
     """
 
     needs_teacher: ClassVar[bool]
     needs_hidden: ClassVar[bool]
+    needs_attention: ClassVar[bool]
 
     def loss(self, student: ElasticOutput, teacher: ElasticOutput | None, batch: Batch) -> Tensor:
         """Return the loss of this worker's rows, a scalar.
@@ -64,6 +66,7 @@ class Labels:
 
     needs_teacher: ClassVar[bool] = False
     needs_hidden: ClassVar[bool] = False
+    needs_attention: ClassVar[bool] = False
 
     def loss(self, student: ElasticOutput, teacher: ElasticOutput | None, batch: Batch) -> Tensor:
         """Return the mean label loss; see `Hint.loss`."""
@@ -86,10 +89,11 @@ class Logits:
     per_class: bool = False
     needs_teacher: ClassVar[bool] = True
     needs_hidden: ClassVar[bool] = False
+    needs_attention: ClassVar[bool] = False
 
     def loss(self, student: ElasticOutput, teacher: ElasticOutput | None, batch: Batch) -> Tensor:
         """Return the mean divergence over examples; see `Hint.loss`."""
-        target = _required(teacher).logits
+        target = required_output(teacher).logits
         regression = batch.labels.is_floating_point()
         loss = prediction_loss(
             student.logits, target, batch.total, regression=regression, temperature=self.temperature
@@ -126,11 +130,12 @@ class Hidden:
     project: Projection | None = None
     needs_teacher: ClassVar[bool] = True
     needs_hidden: ClassVar[bool] = True
+    needs_attention: ClassVar[bool] = False
 
     def loss(self, student: ElasticOutput, teacher: ElasticOutput | None, batch: Batch) -> Tensor:
         """Return the squared error of the mapped states; see `Hint.loss`."""
-        own = _required(student.hidden)
-        target = _required(_required(teacher).hidden)
+        own = required_output(student.hidden)
+        target = required_output(required_output(teacher).hidden)
         pairs = layer_pairs(self.map, student.layers, len(target) - 1)
         divisor = len(pairs) if self.over_layers == "mean" else 1
 
@@ -168,6 +173,7 @@ class Embeddings:
     project: Projection | None = None
     needs_teacher: ClassVar[bool] = True
     needs_hidden: ClassVar[bool] = True
+    needs_attention: ClassVar[bool] = False
 
     def loss(self, student: ElasticOutput, teacher: ElasticOutput | None, batch: Batch) -> Tensor:
         """Return the mean squared error of the embeddings; see `Hint.loss`."""
@@ -194,6 +200,11 @@ class Objective:
     def needs_hidden(self) -> bool:
         """Whether a term reads hidden states."""
         return any(hint.needs_hidden for _, hint in self.terms)
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether a term reads query, key and value."""
+        return any(hint.needs_attention for _, hint in self.terms)
 
     def losses(
         self, student: ElasticOutput, teacher: ElasticOutput | None, batch: Batch
@@ -230,7 +241,7 @@ DISTILLATION = {
 """Objectives of `train.distill`, by its values."""
 
 
-def _required(output: Output | None) -> Output:
+def required_output(output: Output | None) -> Output:
     """Return an output that a hint reads.
 
     Raises:

@@ -91,6 +91,7 @@ class SupernetStep:
                     batch,
                     arch,
                     hidden=self.objective.needs_hidden,
+                    attention=self.objective.needs_attention,
                     embedded=start,
                     slices=self._gradients,
                 )

@@ -26,14 +26,18 @@ CARD = {
 }  # fmt: skip
 
 
-def make_export(out: Path) -> None:
+SPARSE = Architecture(2, (0, 4), (32, 0), (0, 2))
+
+
+def make_export(out: Path, arch: Architecture = ARCH) -> None:
     _, elastic = make_pair()
-    export_model(elastic.extract(ARCH), tokenizer(), out, ["bad", "good"], CARD)
+    export_model(elastic.extract(arch), tokenizer(), out, ["bad", "good"], CARD)
 
 
-def test_it_loads_without_raycomp(tmp_path: Path) -> None:
+@pytest.mark.parametrize("arch", [ARCH, SPARSE])
+def test_it_loads_without_raycomp(tmp_path: Path, arch: Architecture) -> None:
     out = tmp_path / "model"
-    make_export(out)
+    make_export(out, arch)
     _, elastic = make_pair()
     batch = make_batch()
     script = f"""
@@ -65,8 +69,8 @@ print(json.dumps([logits.tolist(), sum(p.numel() for p in model.parameters()), m
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     logits, params, labels = json.loads(done.stdout.splitlines()[-1])
-    assert (torch.tensor(logits) - elastic(batch, ARCH).logits).abs().max() < 1e-6
-    assert params == sum(p.numel() for p in elastic.extract(ARCH).parameters())
+    assert (torch.tensor(logits) - elastic(batch, arch).logits).abs().max() < 1e-6
+    assert params == sum(p.numel() for p in elastic.extract(arch).parameters())
     assert labels == {"0": "bad", "1": "good"}
 
 

@@ -61,10 +61,32 @@ def test_encode_and_decode_are_inverse(joint: bool) -> None:
         assert [i >= 0 for i in indices] == kept
 
 
-@pytest.mark.parametrize("bad", [(), (2, 1), (0, 1), (1, 1)])
+@pytest.mark.parametrize("bad", [(), (2, 1), (-1, 1), (1, 1)])
 def test_wrong_choices_are_refused(bad: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match="heads"):
         SearchSpace(3, (3,), bad, (16,))
+    with pytest.raises(UserError, match="depth"):
+        SearchSpace(3, (0, 3), (1,), (16,))
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_a_space_may_leave_out_attention_and_ffn(joint: bool) -> None:
+    space = SearchSpace(3, (1, 2, 3), (0, 2, 4), (0, 16, 64))
+    rng = np.random.default_rng(0)
+    archs = [space.sample_uniform(rng) for _ in range(50)]
+    assert any(0 in a.heads for a in archs)
+    assert any(0 in a.ffn for a in archs)
+    assert space.smallest() == Architecture(1, (0,), (0,))
+    for arch in archs:
+        assert space.contains(mutate(arch, space, 0.5, rng))
+        assert space.decode(space.encode(arch, joint), joint) == arch
+
+
+def test_a_space_has_first_layers_only() -> None:
+    arch = Architecture(2, (1, 1), (16, 16), (0, 2))
+    assert not SMALL.contains(arch)
+    with pytest.raises(UserError, match="search space"):
+        SMALL.encode(arch)
 
 
 def test_moves_stay_in_the_space_and_meet_the_limit() -> None:
