@@ -208,7 +208,7 @@ def _actor_seconds(settings: Options) -> dict[int, float]:
 
     from benchmarks.ranks import local_ray
     from raycomp.methods.yoco.plan import train_plan
-    from raycomp.runtime.training.sampler_actor import start_sampler
+    from raycomp.runtime.training.sampler_client import start_sampler
 
     context, found = demo_context(), {}
     plan = train_plan(context.job, context.space, context.shape, 10_000)

@@ -20,8 +20,7 @@ from benchmarks.measure import Claim, Options, measure_pair, run_claims
 from benchmarks.ranks import WORLD, start_two_ranks
 from benchmarks.workload import demo_context, whole_space_sampler
 from raycomp.methods.yoco.plan import train_plan
-from raycomp.runtime.training.sampler_actor import start_sampler
-from raycomp.runtime.training.sampler_client import ActorSampler
+from raycomp.runtime.training.sampler_client import ActorSampler, start_sampler
 
 STEP_SECONDS = 0.05
 

@@ -16,8 +16,7 @@ from raycomp.methods.context import RunContext
 from raycomp.methods.yoco.plan import build_sampler, train_plan
 from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.scoring.ledger import Ledger
-from raycomp.runtime.training.sampler_actor import start_sampler
-from raycomp.runtime.training.sampler_client import ActorSampler
+from raycomp.runtime.training.sampler_client import ActorSampler, start_sampler
 from raycomp.storage.tables import read_table
 
 

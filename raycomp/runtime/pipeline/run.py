@@ -29,7 +29,7 @@ from raycomp.runtime.pipeline.tracking import track_run
 from raycomp.runtime.scoring.deployment_search import delete_outcomes, search_budgets
 from raycomp.runtime.scoring.evaluators import start_scoring
 from raycomp.runtime.scoring.ledger import missing_parts, record_parts
-from raycomp.runtime.training.sampler_actor import start_sampler
+from raycomp.runtime.training.sampler_client import start_sampler
 from raycomp.runtime.training.trainer import run_training
 from raycomp.storage.environment import describe_environment
 from raycomp.storage.files import file_hash, read_json, write_json

@@ -32,8 +32,6 @@ from typing import Any
 from raycomp.config.loader import parse_job
 from raycomp.errors import BarrierTimeoutError, StaleAttemptError, UserError
 from raycomp.methods.yoco.plan import build_sampler
-from raycomp.runtime.cluster.connect import ray
-from raycomp.runtime.cluster.placement import on_driver_node
 from raycomp.runtime.training.sampler_snapshot import SnapshotFile, read_last_snapshot
 
 LATE_SECONDS = 2.0
@@ -319,28 +317,3 @@ def name_ranks(ranks: Sequence[int]) -> str:
     """Return a phrase such as "rank 1" or "ranks 1, 3"."""
     noun = "rank" if len(ranks) == 1 else "ranks"
     return f"{noun} {', '.join(map(str, ranks))}"
-
-
-def start_sampler(name: str, job: dict[str, Any], plan: dict[str, Any], snapshot: Path) -> Any:
-    """Start the sampler actor, or return the one of this name that runs.
-
-    Args:
-        name: Name of the actor.
-        job: The job, as JSON-like values.
-        plan: Plan of the training.
-        snapshot: Path of the snapshot file.
-    """
-    return (
-        ray.remote(SamplerActor)
-        .options(
-            name=name,
-            get_if_exists=True,
-            num_cpus=0,
-            max_restarts=-1,
-            max_task_retries=-1,
-            max_concurrency=1000,
-            # It writes its snapshots to the run directory itself.
-            scheduling_strategy=on_driver_node(),
-        )
-        .remote(job, plan, str(snapshot))
-    )

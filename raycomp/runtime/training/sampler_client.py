@@ -1,16 +1,48 @@
-"""The sampler as a training worker has it: its calls go to the actor of `sampler_actor.py`."""
+"""Access to the sampler actor: the driver starts it, and each training worker calls it as a sampler."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from raycomp.encoder.architecture import Architecture
 from raycomp.runtime.cluster.connect import ray
-from raycomp.runtime.training.sampler_actor import SampledBlock, SampledStep, name_ranks
+from raycomp.runtime.cluster.placement import on_driver_node
+from raycomp.runtime.training.sampler_actor import (
+    SampledBlock,
+    SampledStep,
+    SamplerActor,
+    name_ranks,
+)
 
 MISSING_TIMEOUT_SECONDS = 10.0
 """How long a rank waits for the actor's answer to `missing`."""
+
+
+def start_sampler(name: str, job: dict[str, Any], plan: dict[str, Any], snapshot: Path) -> Any:
+    """Start the sampler actor, or return the one of this name that runs.
+
+    Args:
+        name: Name of the actor.
+        job: The job, as JSON-like values.
+        plan: Plan of the training.
+        snapshot: Path of the snapshot file.
+    """
+    return (
+        ray.remote(SamplerActor)
+        .options(
+            name=name,
+            get_if_exists=True,
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=-1,
+            max_concurrency=1000,
+            # It writes its snapshots to the run directory itself.
+            scheduling_strategy=on_driver_node(),
+        )
+        .remote(job, plan, str(snapshot))
+    )
 
 
 class ActorSampler:
