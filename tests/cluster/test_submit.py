@@ -116,7 +116,7 @@ def test_what_cannot_be_reached_is_one_message(head: Head, job_file: Path, tmp_p
     nowhere = f"http://127.0.0.1:{free_ports(1)[0]}"
     given = ["submit", str(job_file), "--storage", str(tmp_path)]
     cases = {
-        "no Ray dashboard answers at": [*given, "--address", nowhere],
+        "No Ray dashboard answers at": [*given, "--address", nowhere],
         "must be the URL of a cluster's dashboard": [*given, "--address", "file:///etc/passwd"],
         "absolute path on its head node": ["submit", str(job_file), "--storage", "runs"],
         "is not known to the cluster": ["logs", "raycomp; touch /tmp/x"],

@@ -142,7 +142,7 @@ def test_an_unreachable_cluster_is_one_message(
         capture_output=True, text=True, check=False, env=given, timeout=200,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr[-2000:]
-    assert "no Ray cluster answers at 127.0.0.1:1" in done.stderr
+    assert "No Ray cluster answers at 127.0.0.1:1" in done.stderr
     assert "Traceback" not in done.stderr
 
 

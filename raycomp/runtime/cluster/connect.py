@@ -10,33 +10,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Values that the user set stay. A job that is submitted takes these along (see `submit`).
+# Environment variables for Ray. A value that the user has set stays. Submitted jobs get them too
+# (`submit`).
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # train.report waits for a poll of the controller: 1.6 s by default. More polls cost processor time.
+    # train.report waits for the next poll of the controller, by default 1.6 s. Shorter costs CPU time.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    # Workers run niced by 15 otherwise: on two cores a training step then took 1.3 times as long.
+    # By default workers run with niceness 15: on two cores a training step took 1.3 times as long.
     "RAY_worker_niceness": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # oneDNN keeps a compiled kernel, with its memory, for each of the last 1,024 shapes; slices and
-    # lengths make more. Measured on the demo, with 1,024 and 64: benchmarks/run_memory.py.
+    # oneDNN caches a compiled kernel, with its memory, for each of the last 1,024 shapes. Slices and
+    # sequence lengths have more shapes than that. benchmarks/run_memory.py compares 1,024 and 64 on the
+    # demo.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
 }
-# For processes of a cluster inside this machine.
+# Environment variables for the processes of a cluster that raycomp starts on this machine.
 LOCAL_SETTINGS = {
-    # At the end of every stage Ray Train waits for a helper that asks the dashboard's server about its
-    # controller. Where there is none the helper looks for it for 40 s, and the stage waits 12 s of them;
-    # told an address at which nothing listens, it gives up at once.
+    # At the end of each training Ray Train waits for a helper that asks the dashboard about its
+    # controller. Without a dashboard the helper searches for 40 s, and the training waits for 12 s of
+    # them. With an address at which nothing listens it gives up at once.
     "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9",
-    # Nobody takes this machine away from us, and the watcher is one more process to start.
+    # A local machine is not preempted, and the watcher is one more process to start.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
-for _key, _value in RAY_SETTINGS.items():  # before `import ray`: they are read once
+# Before `import ray`, which reads them once.
+for _key, _value in RAY_SETTINGS.items():
     os.environ.setdefault(_key, _value)
 
 import ray
@@ -45,53 +48,63 @@ from raycomp.errors import UserError, first_line
 
 
 def connect(address: str | None = None) -> bool:
-    """Join the cluster at `address` (or RAY_ADDRESS), else start one in this machine.
+    """Join the cluster at an address, or start one on this machine.
+
+    Args:
+        address: Address of the cluster; RAY_ADDRESS if absent. Without either, a cluster is started.
 
     Returns:
-        True when this call started or joined a cluster, so that the caller shuts it down.
+        Whether this call has started or joined a cluster. The caller then shuts it down.
 
     Raises:
-        UserError: the address does not answer.
+        UserError: Nothing answers at the address, or Ray did not start.
     """
     if ray.is_initialized():
         return False
     address = address or os.environ.get("RAY_ADDRESS")
-    common = {"logging_level": logging.ERROR, "log_to_driver": bool(os.environ.get("RAYCOMP_DEBUG"))}
+    options = {"logging_level": logging.ERROR, "log_to_driver": bool(os.environ.get("RAYCOMP_DEBUG"))}
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+
     if address:
-        _knock(address)
+        _check_port(address)
         try:
-            ray.init(address=address, **common)
+            ray.init(address=address, **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(_unreachable(address, error)) from None
+            raise UserError(_unreachable_message(address, error)) from None
     else:
         try:
-            start_local_cluster(object_store_memory=512 * 2**20, **common)
-        except Exception as error:  # Ray raises just that when a busy machine starts too slowly
+            start_local_cluster(object_store_memory=512 * 2**20, **options)
+        except Exception as error:
+            # Ray raises a plain Exception if a busy machine starts its processes too slowly.
             raise UserError(
-                f"Ray did not start on this machine ({first_line(error)}); try again when it is less "
-                "busy, or name a cluster with RAY_ADDRESS"
+                f"Ray did not start on this machine ({first_line(error)}). Run the same command again "
+                "when the machine is less busy, or set RAY_ADDRESS to use another cluster."
             ) from None
-    for noisy in ("ray.train", "ray.tune", "ray.data"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+    for name in ("ray.train", "ray.tune", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     return True
 
 
 def start_local_cluster(**options: Any) -> None:
-    """Start a cluster of this machine's own: no dashboard, gone with this process.
+    """Start a cluster on this machine that ends with this process. It has no dashboard.
 
     Args:
-        options: of `ray.init`.
+        options: Options of `ray.init`.
     """
-    # "local": a cluster that `ray start` left on this machine is joined only when it is named.
+    # "local": Ray would otherwise join a cluster that `ray start` has left on this machine.
     with child_environment(LOCAL_SETTINGS):
         ray.init("local", include_dashboard=False, **options)
 
 
 @contextmanager
 def child_environment(settings: dict[str, str]) -> Iterator[None]:
-    """Give the processes that are started meanwhile these settings, where the user gave none."""
-    added = {k: v for k, v in settings.items() if k not in os.environ}
+    """Set environment variables for the processes that the block starts.
+
+    Args:
+        settings: Environment variables. A variable that the user has set keeps its value.
+    """
+    added = {key: value for key, value in settings.items() if key not in os.environ}
     os.environ.update(added)
     try:
         yield
@@ -100,19 +113,22 @@ def child_environment(settings: dict[str, str]) -> Iterator[None]:
             del os.environ[key]
 
 
-def _knock(address: str) -> None:
-    """Raise UserError when nothing listens at HOST:PORT: Ray would end this process instead."""
+def _check_port(address: str) -> None:
+    """Raise UserError if nothing listens at HOST:PORT. Ray would end this process instead.
+
+    Other addresses, such as "auto", are not checked.
+    """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
-        return  # "auto" and the like
+        return
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
-        raise UserError(_unreachable(address, error)) from None
+        raise UserError(_unreachable_message(address, error)) from None
 
 
-def _unreachable(address: str, error: object) -> str:
+def _unreachable_message(address: str, error: object) -> str:
     return (
-        f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`, or unset "
-        "RAY_ADDRESS to run on this machine"
+        f"No Ray cluster answers at {address} ({error}). Start one with `ray start --head`, or unset "
+        "RAY_ADDRESS to run on this machine."
     )

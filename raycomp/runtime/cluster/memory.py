@@ -1,4 +1,4 @@
-"""Memory that a process has freed and still holds."""
+"""Memory that a process has freed, but not returned to the operating system."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import gc
 
 
 def release_memory() -> None:
-    """Give freed pages back to the system: the driver lives on beside workers that need them.
+    """Return freed pages to the operating system.
 
-    glibc alone can be asked; elsewhere nothing happens.
+    The driver calls this between two stages, because it shares its node with workers that need the
+    memory. Only glibc has such a function. With other C libraries nothing happens.
     """
     gc.collect()
     try:

@@ -1,4 +1,4 @@
-"""Progress of long work: bars with rates and time left on a terminal, nothing elsewhere."""
+"""Progress of long work: bars on a terminal, lines in a log, nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -20,101 +20,143 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 
 LINE_SECONDS = 10.0
+"""Time between two lines of one piece of work in a log."""
+
+SHOWN_METRICS = (("loss", "loss"), ("entropy", "entropy"), ("p_exploit", "exploit"))
+"""Metrics that are shown, with their labels."""
 
 Update = Callable[[int, int, dict[str, Any]], None]
+"""Function of steps done, steps in total, and metrics."""
 
 
 class Progress:
-    """Shows bars and says short lines on standard error; quiet when that is no terminal.
+    """Shows progress on standard error.
 
-    With `lines` it says how far long work has come every LINE_SECONDS instead: for logs.
+    Example:
+        >>> progress = Progress()
+        >>> with progress.bar("teacher") as update:
+        ...     for step in range(100):
+        ...         update(step + 1, 100, {"loss": 0.3})
     """
 
     def __init__(
         self, enabled: bool | None = None, *, lines: bool = False, console: Console | None = None
     ) -> None:
+        """Choose how to show progress.
+
+        Args:
+            enabled: Whether to show bars. None shows them on a terminal only.
+            lines: Whether to print a line every LINE_SECONDS instead of a bar.
+            console: Where to print; standard error if absent.
+        """
         self._console = console or Console(stderr=True)
         self._enabled = sys.stderr.isatty() if enabled is None else enabled
         self._lines = lines
 
     def say(self, text: str) -> None:
-        """Print one line, also where there is no terminal."""
+        """Print a line, also where bars are not shown."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, name: str) -> Iterator[Update]:
-        """Show a bar while the block runs; call the yielded function with done, total, figures."""
+        """Show a piece of work while the block runs.
+
+        Args:
+            name: Name of the work.
+
+        Yields:
+            The function that updates the bar.
+        """
         if self._lines:
-            began = time.monotonic()
-            yield self._line(name, began)
-            self.say(f"{name} done in {time.monotonic() - began:.0f} s")
-            return
-        if not self._enabled:
-            yield lambda done, total, info: None
-            return
-        columns = (
-            TextColumn(f"{name:<14}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-        )
-        with RichProgress(*columns, console=self._console) as shown:
-            task = shown.add_task(name, total=None, rate="", figures="")
+            start = time.monotonic()
+            yield self._line_update(name, start)
+            self.say(f"{name} done in {time.monotonic() - start:.0f} s")
+        elif self._enabled:
+            with RichProgress(*_columns(name), console=self._console) as display:
+                yield _bar_update(display, name)
+        else:
+            yield lambda done, total, metrics: None
 
-            def update(done: int, total: int, info: dict[str, Any]) -> None:
-                speed = shown.tasks[0].speed
-                rate = f"{speed:.1f}/s" if speed else ""
-                shown.update(task, completed=done, total=total, rate=rate, figures=_figures(info))
+    def _line_update(self, name: str, start: float) -> Update:
+        last_time = start
+        last_done = 0
 
-            yield update
-
-    def _line(self, name: str, began: float) -> Update:
-        last, seen = began, 0
-
-        def update(done: int, total: int, info: dict[str, Any]) -> None:
-            nonlocal last, seen
+        def update(done: int, total: int, metrics: dict[str, Any]) -> None:
+            nonlocal last_time, last_done
             now = time.monotonic()
-            if now - last < LINE_SECONDS or done == seen:
+            if now - last_time < LINE_SECONDS or done == last_done:
                 return
-            rate = (done - seen) / (now - last)
+
+            rate = (done - last_done) / (now - last_time)
             left = f"{(total - done) / rate:.0f} s left" if rate > 0 else ""
-            self.say(f"{name} {done:,}/{total:,}  {rate:.1f}/s  {left}  {_figures(info)}".rstrip())
-            last, seen = now, done
+            text = f"{name} {done:,}/{total:,}  {rate:.1f}/s  {left}  {_format_metrics(metrics)}"
+            self.say(text.rstrip())
+            last_time = now
+            last_done = done
 
         return update
 
 
+def _columns(name: str) -> tuple[Any, ...]:
+    return (
+        TextColumn(f"{name:<14}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[metrics]}"),
+    )
+
+
+def _bar_update(display: RichProgress, name: str) -> Update:
+    task = display.add_task(name, total=None, rate="", metrics="")
+
+    def update(done: int, total: int, metrics: dict[str, Any]) -> None:
+        speed = display.tasks[0].speed
+        rate = f"{speed:.1f}/s" if speed else ""
+        text = _format_metrics(metrics)
+        display.update(task, completed=done, total=total, rate=rate, metrics=text)
+
+    return update
+
+
 @contextmanager
-def polling(look: Callable[[], None], seconds: float = 0.5) -> Iterator[None]:
-    """Call `look` every so often, from a thread, while the block runs, and once at its end."""
-    stop = threading.Event()
+def polling(poll: Callable[[], None], seconds: float = 0.5) -> Iterator[None]:
+    """Call a function regularly while the block runs, and once when it has ended.
 
-    def poll() -> None:
-        while not stop.wait(seconds):
-            look()
+    Args:
+        poll: Function that another thread calls.
+        seconds: Time between two calls.
+    """
+    has_ended = threading.Event()
 
-    thread = threading.Thread(target=poll, daemon=True)
+    def poll_until_end() -> None:
+        while not has_ended.wait(seconds):
+            poll()
+
+    thread = threading.Thread(target=poll_until_end, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        stop.set()
+        has_ended.set()
         thread.join()
-        look()
+        poll()
 
 
-def _figures(info: dict[str, Any]) -> str:
-    """Write the figures that a watcher wants: phase, loss, entropy, exploit probability, best scores."""
+def _format_metrics(metrics: dict[str, Any]) -> str:
+    """Return phase, loss, entropy, exploitation probability and the best score of each budget."""
     parts = []
-    if isinstance(info.get("phase"), str):
-        parts.append(info["phase"])
-    for key, label in (("loss", "loss"), ("entropy", "entropy"), ("p_exploit", "exploit")):
-        if isinstance(info.get(key), (int, float)):
-            parts.append(f"{label} {info[key]:.3f}")
-    best = info.get("best") or {}
-    parts += [f"{name} {value:.3f}" for name, value in best.items()]
+    if isinstance(metrics.get("phase"), str):
+        parts.append(metrics["phase"])
+
+    for key, label in SHOWN_METRICS:
+        value = metrics.get(key)
+        if isinstance(value, (int, float)):
+            parts.append(f"{label} {value:.3f}")
+
+    best_scores = metrics.get("best") or {}
+    parts += [f"{budget} {score:.3f}" for budget, score in best_scores.items()]
     return "  ".join(parts)

@@ -1,4 +1,4 @@
-"""Independent Ray tasks: run in parallel, watched, ended together when one fails."""
+"""Independent Ray tasks that run in parallel; the first failure ends all of them."""
 
 from __future__ import annotations
 
@@ -10,38 +10,45 @@ from raycomp.runtime.cluster.connect import ray
 
 
 def run_tasks(
-    task: Callable[..., None],
+    function: Callable[..., None],
     calls: Sequence[tuple[Any, ...]],
     resources: dict[str, Any],
     on_done: Callable[[int], None],
     max_parallel: int | None = None,
 ) -> None:
-    """Call a function once per tuple of arguments, each call a task.
+    """Call a function once for each tuple of arguments, each call in a Ray task.
 
     Args:
-        task: what to run; it leaves its result in a file.
-        calls: arguments of each call.
-        resources: what a task holds, such as {"num_cpus": 1.0}.
-        on_done: called with how many have ended.
-        at_once: how many may run; as many as find room, where absent.
+        function: Function that writes its result to a file.
+        calls: Arguments of each call.
+        resources: Resources of one task, such as {"num_cpus": 1.0}.
+        on_done: Function that is called with the number of tasks that have ended.
+        max_parallel: Number of tasks that may run at the same time. If absent: as many as the cluster has
+            resources for.
 
     Raises:
-        UserError: a task failed, or its process died again and again; those that wait are cancelled, the
-            files of the others stay.
+        UserError: A task failed, or its process died again and again. The other tasks are cancelled. The
+            files of tasks that have ended stay.
     """
-    remote = ray.remote(task).options(max_retries=3, **resources)
+    task = ray.remote(function).options(max_retries=3, **resources)
     max_parallel = max_parallel or len(calls)
-    waiting = [remote.remote(*call) for call in calls[:max_parallel]]
-    left = list(calls[max_parallel:])
-    while waiting:
-        on_done(len(calls) - len(waiting) - len(left))
-        done, waiting = ray.wait(waiting, num_returns=1)
-        waiting += [remote.remote(*left.pop(0)) for _ in left[:1]]
+    running = [task.remote(*call) for call in calls[:max_parallel]]
+    not_started = list(calls[max_parallel:])
+
+    while running:
+        on_done(len(calls) - len(running) - len(not_started))
+        ended, running = ray.wait(running, num_returns=1)
+        if not_started:
+            running.append(task.remote(*not_started.pop(0)))
+
         try:
-            ray.get(done)
+            ray.get(ended)
         except ray.exceptions.RayError as error:
-            for other in waiting:
+            for other in running:
                 ray.cancel(other, force=True)
-            why = error.cause if isinstance(error, ray.exceptions.RayTaskError) else first_line(error)
-            raise UserError(f"{task.__name__.strip('_')}: {why}") from error
+            cause: object = first_line(error)
+            if isinstance(error, ray.exceptions.RayTaskError):
+                cause = error.cause
+            raise UserError(f"{function.__name__.strip('_')}: {cause}") from error
+
     on_done(len(calls))
