@@ -1,4 +1,4 @@
 """The Python API: what the command line does, as functions and objects for scripts and notebooks.
 
-Import the public names from `raycomp` itself; docs/python-api.md describes them.
+Import the public names from `raycomp` itself; docs/reference/python.md describes them.
 """
