@@ -22,7 +22,7 @@ class EdgeExecution:
         name: Operation whose output the edge carries.
         others: Operations that run only because the gradient of y needs their outputs.
         weights: The entries of y^o (Eq. 6) for `name` and then for `others`, (1 + others,): one-hot,
-            with the 1 first. None in a child, which has no choice to train.
+            with the 1 first. None in a child, whose operations are fixed.
     """
 
     name: str
@@ -38,7 +38,7 @@ class _SampledEdge(torch.autograd.Function):
         d/dy_o = <g, x_o>        d/dx_sampled = g        d/dx_o = 0 for the others (their y_o is 0)
 
     Autograd would compute the same from the sum itself, but it would add up all outputs, and keep the
-    graphs of those that 0 multiplies. `None` stands for the output of `zero`.
+    graphs of those that 0 multiplies. An output of None is that of `zero`.
     """
 
     @staticmethod
@@ -55,6 +55,7 @@ class _SampledEdge(torch.autograd.Function):
         # Under bf16 a convolution's output is bf16, and the output of a pool or a skip may be fp32.
         flat_gradient = gradient.reshape(-1).float()
 
+        # d/dy_o = <g, x_o>, for the sampled operation and then for the others
         products = [torch.dot(flat_gradient, sampled.reshape(-1).float())]
         remaining = iter(saved)
         for is_present in ctx.is_present:
@@ -132,7 +133,7 @@ class Cell(nn.Module):
         for (e, target), output, others in zip(outgoing, outputs, other_outputs, strict=True):
             weights = executions[e].weights
             if weights is not None:
-                # `zero` has no output, but its y_o needs a gradient, so zeros take its place.
+                # `zero` gives None, but its y_o needs a gradient, so zeros take its place.
                 value = zeros if output is None else output
                 output = cast(Tensor, _SampledEdge.apply(weights, value, *others))
             if output is not None:

@@ -102,7 +102,7 @@ class CompiledCell(nn.Module):
         return super()._apply(fn, recurse)
 
     def to_channels_last(self) -> None:
-        """Give the kernels the memory layout of the states, so that a convolution copies neither."""
+        """Give the kernels the memory layout of the states; a convolution then copies neither."""
         for kernel in self.kernels:
             kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
 
@@ -285,8 +285,8 @@ class RaycompCnnForSequenceClassification(PreTrainedModel):
             raise ValueError("input_ids is missing. Pass the tokenizer's output: model(**tokens).")
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
 
-        # A traced or exported model must serve any batch, so it has no parts and no branches. On a GPU,
-        # inspecting the mask would wait for the GPU.
+        # A traced or exported model must serve any batch, so it has neither parts nor branches. On
+        # a GPU, inspecting the mask would wait for the GPU.
         is_traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
         if is_traced or input_ids.device.type != "cpu":
             logits = self._logits(input_ids, real.bool(), inspect_mask=False)

@@ -74,7 +74,7 @@ def compile_child(child: Child) -> RaycompCnnForSequenceClassification:
     shape, structure = child.shape, child.structure
     model = RaycompCnnForSequenceClassification(compiled_config(shape, structure))
 
-    # The products are computed in fp64: they are rounded once.
+    # Embedding: table @ projection is one table. The products are computed in fp64 and rounded once.
     project = child.embedding.project.weight.double()
     model.word.weight.copy_(child.embedding.word.weight.double() @ project.T)
     model.position.copy_(child.embedding.position.double() @ project.T)
@@ -82,6 +82,7 @@ def compile_child(child: Child) -> RaycompCnnForSequenceClassification:
         exact_match = cast(nn.Parameter, model.exact_match)
         exact_match.copy_(child.embedding.mark.double() @ project.T)
 
+    # Everything behind the embedding is copied; the cells' kernels are folded and merged.
     model.norm.load_state_dict(child.embedding.norm.state_dict())
     model.head.load_state_dict(child.head.state_dict())
     for number, (compiled, cell) in enumerate(zip(model.cells, child.cells, strict=True)):

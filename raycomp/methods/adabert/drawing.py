@@ -30,6 +30,7 @@ def draw_structure(structure: Structure) -> str:
         for i, (x, label) in enumerate(zip(xs, labels, strict=True))
     ]
 
+    # Names come from a structure that a user can give, so the template escapes them.
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("raycomp.methods.adabert", "templates"),
         autoescape=True,

@@ -31,6 +31,7 @@ def operation_macs(name: str, width: int, length: int) -> int:
     if name in CONVOLUTIONS:
         kernel, _ = CONVOLUTIONS[name]
         return width * width * kernel * length
+    # A pool reads three tokens for each output; `skip` and `zero` compute nothing.
     return 3 * width * length if "pool" in name else 0
 
 

@@ -64,6 +64,7 @@ class Distribution(nn.Module):
     def sample(self, temperature: float, seed: int) -> Sample:
         """Draw a structure; the same seed draws the same structure on every worker and device."""
         generator = torch.Generator().manual_seed(seed)
+        # P_K first, then P_o: the order of the draws is part of the result.
         layers = straight_through(gumbel_scores(self.layers, temperature, generator))
         scores = gumbel_scores(self.operations, temperature, generator)
         return Sample(
@@ -93,6 +94,7 @@ class Distribution(nn.Module):
     def normalised_entropy(self) -> float:
         """Return the entropy of P_alpha divided by its largest value: 1 at the start, 0 when certain."""
         entropy = largest = 0.0
+        # The number of cells is one variable, and each edge is one.
         for logits in (self.layers.unsqueeze(0), self.operations):
             p = torch.softmax(logits.double(), -1)
             entropy -= float((p * p.clamp(min=1e-300).log()).sum())
@@ -110,7 +112,7 @@ def gumbel_scores(logits: Tensor, temperature: float, generator: torch.Generator
     Args:
         logits: log theta up to a constant, (..., choices).
         temperature: tau, above 0.
-        generator: Random numbers of the CPU, so that every device draws the same noise.
+        generator: Generator on the CPU, which gives every device the same noise.
     """
     uniform = torch.rand(logits.shape, generator=generator, dtype=torch.float64)
     noise = -torch.log(-torch.log(uniform.clamp(1e-12, 1 - 1e-12)))  # g ~ Gumbel(0, 1)
@@ -125,6 +127,7 @@ def straight_through(scores: Tensor) -> Tensor:
     """
     soft = torch.softmax(scores, -1)  # Eq. 6
     hard = torch.nn.functional.one_hot(soft.argmax(-1), scores.shape[-1]).to(soft.dtype)
+    # The value is `hard`, and only the last term has a gradient.
     return hard - soft.detach() + soft
 
 

@@ -99,6 +99,7 @@ def _ready_edges(structure: Structure, level: int, one_input: bool) -> list[Kern
     ready = []
     for number, (source, target) in enumerate(cell_edges(structure.nodes)):
         if max(1, source) == level and structure.operations[number] in CONVOLUTIONS:
+            # With one input, nodes 0 and 1 are the same state, and node 0 is read for both.
             read = 0 if one_input and source == 1 else source
             ready.append(KernelEdge(number, read, target))
     return ready

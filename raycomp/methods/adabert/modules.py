@@ -105,6 +105,7 @@ def attentive_sum(nodes: list[Tensor], query: Tensor) -> Tensor:
         nodes: States of the inner nodes, each (batch, length, width).
         query: Learned query, (width,).
     """
+    # One score per node and position: how well the state fits the learned query.
     scores = torch.stack([node @ query for node in nodes]) * query.shape[0] ** -0.5
     shares = torch.softmax(scores, 0).unsqueeze(-1)
     total = nodes[0] * shares[0]
@@ -116,8 +117,8 @@ def attentive_sum(nodes: list[Tensor], query: Tensor) -> Tensor:
 class Summary(nn.Module):
     """The output of a cell: the attentive sum of its inner nodes, normalised at each position.
 
-    The paper has no normalisation here. Without it, skips and sums multiply the size of the states in
-    every cell.
+    The normalisation is an addition to the paper. Without it, skips and sums multiply the size of the
+    states in every cell.
     """
 
     def __init__(self, width: int) -> None:

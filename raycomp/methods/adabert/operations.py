@@ -26,7 +26,7 @@ EPS = 1e-5
 class ReluConvNorm(nn.Module):
     """The weights of ReLU, convolution and batch normalisation over real tokens.
 
-    `run_convolutions` computes it, for several convolutions at a time.
+    `run_convolutions` computes one or several of these modules.
 
     Attributes:
         kernel: Number of taps.
@@ -130,7 +130,7 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of y, scale and shift; the mask has none."""
+        """Return the gradients of y, scale and shift; None for the mask."""
         y, mask, scale, mean, inverse, count = ctx.saved_tensors
         gradient = gradients[0].float() * mask
         normalised = (y.float() - mean).mul_(inverse)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 INVERSE_PENALTY = 0.01
-"""Inverse weight of the L2 penalty, for standardised features (C of scikit-learn)."""
+"""Inverse weight of the L2 penalty on the weights of standardised features (C of scikit-learn)."""
 
 ABSENT_CLASS_BIAS = -30.0
 """Bias of a class without rows: far below the logits of the others, so it is never predicted."""

@@ -21,7 +21,7 @@ from raycomp.training.optimizers import JointUpdater, Updater, autocast, set_tra
 PAPER_BATCH = 128
 
 # Structures are drawn from generators with the seeds `seed * SEED_STRIDE + step`. The stride is a prime
-# far above the steps of a search, so that two searches share no draw. Changing it changes every result.
+# far above the steps of a search: two searches never share a draw. Changing it changes every result.
 SEED_STRIDE = 7_368_787
 
 
@@ -67,7 +67,7 @@ class SearchStep:
             distillation: Loss on labels and on the teacher's outputs.
             op_costs: Normalised SIZE + FLOPs of each candidate, (candidates,), on `device`.
             beta: Weight of the efficiency loss (Eq. 1).
-            estimator: Operations that run for the gradient of P_alpha, see `student.plan_edges`.
+            estimator: Operations that run for the gradient of P_alpha, see `estimators.plan_edges`.
             supervised_depths: "depths" trains the classifier after each cell up to the sampled depth,
                 "drawn" trains it after the last of them only (the paper).
             alpha_warmup_steps: First steps, in which the weights are trained and P_alpha is not.
@@ -184,8 +184,8 @@ class SearchStep:
             dS/dw = dL/dw        dS/dy^K_k = l_k
 
         The paper's loss has the same gradient with respect to y^K, because sum_k y^K_k L_k is the loss
-        of the sampled depth. Depths that did not run have no loss: l_k = l_K stands for it, so that
-        they count as equally good as the sampled depth.
+        of the sampled depth. A depth that did not run gets l_k = l_K: it counts as equally good as
+        the sampled depth.
         """
         depth = sample.structure.layers
         sampled = objectives[depth - 1]

@@ -12,7 +12,7 @@ import numpy as np
 from raycomp.errors import UserError
 from raycomp.methods.adabert.settings import OPERATIONS
 
-# Name -> (kernel, dilation) of the convolutions; the other operations have no weights.
+# Name -> (kernel, dilation) of the convolutions; the other operations are without weights.
 CONVOLUTIONS: dict[str, tuple[int, int]] = {
     "std_conv_3": (3, 1),
     "std_conv_5": (5, 1),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,10 +10,11 @@ from torch import Tensor, nn
 
 from raycomp.errors import UserError
 from raycomp.methods.adabert.cell import Cell, EdgeExecution
-from raycomp.methods.adabert.gumbel import Sample, straight_through
+from raycomp.methods.adabert.estimators import plan_edges
+from raycomp.methods.adabert.gumbel import Sample
 from raycomp.methods.adabert.modules import Head, exact_matches, pool_states, split_inputs
 from raycomp.methods.adabert.operations import ReluConvNorm
-from raycomp.methods.adabert.structure import CONVOLUTIONS, OPERATIONS, Structure, cell_edges
+from raycomp.methods.adabert.structure import OPERATIONS, Structure, cell_edges
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,7 @@ class Student(nn.Module):
         """Yield the pooled state (batch, 2 * width) after each of the first `depth` cells."""
         states, mask = self.embed_inputs(ids, real)
         for i in range(depth):
+            # (c_{k-2}, c_{k-1}) of the next cell
             states = [states[1], self.cells[i](states, mask, executions)]
             yield pool_states(states[1], mask)
 
@@ -290,42 +291,3 @@ class Parent(Student):
             if isinstance(module, ReluConvNorm):
                 state[f"{name}.weight"] = module.taps.detach().contiguous()
         return state
-
-
-def plan_edges(
-    sample: Sample, candidates: Sequence[str], estimator: str, seed: int
-) -> list[EdgeExecution]:
-    """Return the operations that run on each edge of a sample.
-
-    The edge's output is the sampled operation's. The estimator chooses the operations that y^o is
-    compared with, which is what trains P_o:
-
-    - "full" runs every candidate: the straight-through estimator of the paper (Eq. 6).
-    - "sampled" runs the sampled operation only. Its y has the gradient of its output; the others have
-      none.
-    - "contrast" runs the sampled operation, the operations without weights, which cost little, and one
-      random convolution. y is the softmax over these.
-
-    Args:
-        sample: Draw from P_alpha.
-        candidates: Names of the operations, in the order of the sample's columns.
-        estimator: "full", "sampled" or "contrast".
-        seed: Seed of the convolutions that "contrast" draws.
-    """
-    rng = random.Random(seed)  # nosec B311  # no secret depends on it
-    executions = []
-    for edge, name in enumerate(sample.structure.operations):
-        if estimator == "sampled":
-            y = sample.operations[edge, candidates.index(name)].unsqueeze(0)
-            executions.append(EdgeExecution(name, (), y))
-            continue
-
-        others = [c for c in candidates if c != name]
-        if estimator == "contrast":
-            convolutions = [c for c in others if c in CONVOLUTIONS]
-            rival = rng.choice(convolutions) if convolutions else None
-            others = [c for c in others if c not in CONVOLUTIONS or c == rival]
-        columns = [candidates.index(c) for c in (name, *others)]
-        y = straight_through(sample.scores[edge, columns])
-        executions.append(EdgeExecution(name, tuple(others), y))
-    return executions

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 
 from raycomp.encoder.architecture import Architecture
-from raycomp.methods.yoco.schedule import Phase, Schedule
+from raycomp.methods.yoco.schedule import Schedule
 from raycomp.search.distribution import ArchitectureDistribution
-from raycomp.search.space import SearchSpace, Variable
+from raycomp.search.space import SearchSpace
 from raycomp.search.updates import make_update_rule
 
 MATCH_CANDIDATES = 16
@@ -127,7 +127,7 @@ class EESNG:
             costs: Cost of architectures, which matched pairing compares.
 
         Raises:
-            ValueError: A setting is out of range, or matched pairing has no costs.
+            ValueError: A setting is out of range, or matched pairing lacks costs.
         """
         if settings.samples < 2 or settings.interval < 1 or settings.sampler_sync_steps < 1:
             raise ValueError(
@@ -167,7 +167,7 @@ class EESNG:
         """Return the step after the block that starts at `step`.
 
         Blocks end at multiples of `sampler_sync_steps` and before each phase. The first step of a phase
-        is a block of its own, so that theta can be read right after the phase's choices open.
+        is a block of its own, because theta is recorded right after the phase's choices open.
         """
         phase = self.schedule.index_at(step)
         phase_start = self.schedule.first_step(phase)
@@ -195,7 +195,7 @@ class EESNG:
         if len(losses) != len(draw.rows):
             raise ValueError(f"step {step}: {len(draw.rows)} losses are expected, got {len(losses)}")
 
-        # One loss has no rank, and in mode "explore" theta stays uniform.
+        # One loss cannot be ranked, and in mode "explore" theta stays uniform.
         if len(draw.rows) > 1 and self.settings.mode != "explore":
             indices = np.array(draw.rows)
             weights = self._sample_weights(indices, draw.explored)
@@ -265,7 +265,8 @@ class EESNG:
         phase = self.schedule.index_at(step)
         is_phase_start = phase != self._phase
         if is_phase_start:
-            self.distribution.set_open(self._open_choices(self.schedule.phases[phase]))
+            opened = self.schedule.phases[phase].open_choices(self.distribution.variables)
+            self.distribution.set_open(opened)
         if is_phase_start or step % self.settings.interval == 0:
             self._exploit_probability = self._update_controller()  # Alg. 1, l. 3-5
         self._phase = phase
@@ -320,25 +321,3 @@ class EESNG:
             return np.zeros(len(indices))
         # min(1, P_theta / pi): samples that theta would not draw count less.
         return np.array([math.exp(min(0.0, self.distribution.log_ratio(row))) for row in indices])
-
-    def _open_choices(self, phase: Phase) -> list[np.ndarray]:
-        """Return for each variable which of its choices a phase opens, (choices,) bool."""
-        masks = []
-        for variable in self.distribution.variables:
-            mask = [_is_open(variable, choice, phase) for choice in variable.choices]
-            if variable.layer is not None and variable.layer >= phase.depth[-1]:
-                # No open depth has this layer. With one choice it adds nothing to the entropy.
-                first = mask.index(True)
-                mask = [j == first for j in range(len(mask))]
-            masks.append(np.array(mask))
-        return masks
-
-
-def _is_open(variable: Variable, choice: int | tuple[int, int], phase: Phase) -> bool:
-    """Return whether a phase opens a choice of a variable."""
-    if variable.layer is None:
-        return choice in phase.depth
-    if isinstance(choice, tuple):
-        heads, ffn = choice
-        return heads in phase.heads and ffn in phase.ffn
-    return choice in (phase.heads if variable.name.startswith("heads") else phase.ffn)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
-from raycomp.search.space import SearchSpace
+import numpy as np
+
+from raycomp.search.space import SearchSpace, Variable
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,29 @@ class Phase:
     heads: tuple[int, ...]
     ffn: tuple[int, ...]
 
+    def open_choices(self, variables: Sequence[Variable]) -> list[np.ndarray]:
+        """Return for each variable of a distribution which of its choices are open, (choices,) bool.
+
+        A layer that none of the open depths has keeps one open choice: it then adds nothing to the
+        entropy, and its probabilities do not change.
+        """
+        masks = []
+        for variable in variables:
+            mask = np.array([self._is_open(variable, choice) for choice in variable.choices])
+            if variable.layer is not None and variable.layer >= self.depth[-1]:
+                first = int(mask.argmax())
+                mask = np.arange(len(mask)) == first
+            masks.append(mask)
+        return masks
+
+    def _is_open(self, variable: Variable, choice: int | tuple[int, int]) -> bool:
+        if variable.layer is None:
+            return choice in self.depth
+        if isinstance(choice, tuple):
+            heads, ffn = choice
+            return heads in self.heads and ffn in self.ffn
+        return choice in (self.heads if variable.name.startswith("heads") else self.ffn)
+
 
 def progressive_phases(space: SearchSpace) -> tuple[Phase, ...]:
     """Return the phases: the largest network, then one smaller choice each, of heads, FFN and depth.
@@ -40,6 +66,7 @@ def progressive_phases(space: SearchSpace) -> tuple[Phase, ...]:
     phases = [Phase("largest", space.depth[-1:], space.heads[-1:], space.ffn[-1:])]
     for key in ("heads", "ffn", "depth"):
         values = getattr(space, key)
+        # From the second largest choice down to the smallest, one phase each.
         for first_open in range(len(values) - 2, -1, -1):
             last = phases[-1]
             choices = {"depth": last.depth, "heads": last.heads, "ffn": last.ffn}
