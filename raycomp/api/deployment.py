@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,12 +110,8 @@ class Deployment:
         Raises:
             UserError: The files of the model are damaged or cannot be written again.
         """
-        from transformers import AutoTokenizer
-
         with self._directory() as directory:
-            return AutoTokenizer.from_pretrained(  # nosec B615  # a local directory
-                str(directory), local_files_only=True
-            )
+            return load_export_tokenizer(directory)
 
     @contextmanager
     def _directory(self) -> Iterator[Path]:
@@ -153,3 +150,24 @@ def load_export(directory: Path) -> Any:
     model_type = read_json(directory / "config.json").get("model_type")
     model_class = classes.get(str(model_type), AutoModelForSequenceClassification)
     return model_class.from_pretrained(str(directory), local_files_only=True).eval()  # nosec B615
+
+
+def load_export_tokenizer(directory: Path) -> Any:
+    """Return the tokenizer of an exported model; code in the directory is not executed.
+
+    Args:
+        directory: Directory that raycomp exported.
+    """
+    from transformers import AutoTokenizer, PretrainedConfig
+
+    with tempfile.TemporaryDirectory() as copy:
+        # The model's config.json names code in its directory, and transformers would ask the user whether
+        # to execute it, also for the tokenizer. A directory with the tokenizer only has no such code.
+        for file in directory.glob("*.json"):
+            if not file.name.startswith(("config", "certificate", "model")):
+                shutil.copyfile(file, Path(copy) / file.name)
+        tokenizer = AutoTokenizer.from_pretrained(  # nosec B615
+            copy, config=PretrainedConfig(), local_files_only=True, trust_remote_code=False
+        )
+    tokenizer.name_or_path = str(directory)
+    return tokenizer
