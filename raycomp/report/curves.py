@@ -93,7 +93,7 @@ def _draw_loss(name: str, rows: pd.DataFrame, most: int) -> Plot:
     if rows["step"].is_unique and len(rows):
         _add_raw_loss(figure, rows, most)
 
-    changes = []
+    changes = {}
     for index, part in enumerate(drawn):
         part_rows = rows[rows["part"] == part]
         loss = part_rows["loss"]
@@ -106,13 +106,16 @@ def _draw_loss(name: str, rows: pd.DataFrame, most: int) -> Plot:
             mode="lines",
             line=curve_style(index),
         )
-        changes.append(f"{part} {loss.head(window).mean():.3g} to {loss.tail(window).mean():.3g}")
+        changes[part] = f"{loss.head(window).mean():.3g} to {loss.tail(window).mean():.3g}"
 
-    kind = "trial" if is_sweep else "phase"
-    summary = (
-        f"Training loss over {len(rows):,} steps; lower is better. Each curve is one {kind}, averaged "
-        f"over {plural(window, 'step')}. First and last value of each {kind}: {'; '.join(changes)}."
-    )
+    summary = f"Training loss over {plural(len(rows), 'step')}; lower is better. "
+    if len(parts) == 1:
+        summary += f"The curve is averaged over {plural(window, 'step')}: {changes[parts[0]]}."
+    else:
+        kind = "trial" if is_sweep else "phase"
+        values = "; ".join(f"{part} {change}" for part, change in changes.items())
+        summary += f"Each curve is one {kind}, averaged over {plural(window, 'step')}. "
+        summary += f"First and last value of each {kind}: {values}."
     if name == "supernet":
         summary += " The loss can rise when a phase adds smaller sub-networks."
     if len(drawn) < len(parts):

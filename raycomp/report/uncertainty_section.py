@@ -11,6 +11,7 @@ from raycomp.report.formatting import format_score, format_signed, is_finite_num
 from raycomp.report.loading import RunTables
 from raycomp.report.predictions import TEACHER, load_predictions
 from raycomp.report.run_record import RunRecord
+from raycomp.report.score_uncertainty import measure_uncertainty
 from raycomp.report.uncertainty import (
     BINOMIAL,
     Interval,
@@ -19,8 +20,6 @@ from raycomp.report.uncertainty import (
     describe_teacher_difference,
     effective_examples,
     newcombe_interval,
-    standard_error,
-    wilson_interval,
 )
 
 LIMITS = (
@@ -61,12 +60,7 @@ def build_uncertainty_section(tables: RunTables, metric: str) -> UncertaintySect
         frame = tables.of(run.name).deployments
         deployments = frame[frame["validation"].notna()].to_dict("records")
         counts = _count_examples(run) if metric in BINOMIAL else None
-        for row in deployments:
-            texts = _format_row(row, counts)
-            if counts is None:
-                texts |= _bootstrap_row(run, row, metric)
-            rows.append({"run": run.name, **texts})
-
+        rows += [_format_row(run, row, metric, counts) for row in deployments]
         if counts is not None and deployments:
             prefix = f"{run.name}: " if len(tables.runs) > 1 else ""
             sentences += [prefix + text for text in _conclude(deployments, run, counts, metric)]
@@ -91,8 +85,11 @@ def _format_interval(interval: Interval, sign: str = "") -> str:
     return f"{low:{sign}.3f} to {high:{sign}.3f}"
 
 
-def _format_row(row: dict[Any, Any], counts: ExampleCounts | None) -> dict[str, str]:
+def _format_row(
+    run: RunRecord, row: dict[Any, Any], metric: str, counts: ExampleCounts | None
+) -> dict[str, str]:
     texts = {
+        "run": run.name,
         "name": _model_name(row),
         "validation": format_score(row["validation"]),
         "error": "",
@@ -100,31 +97,19 @@ def _format_row(row: dict[Any, Any], counts: ExampleCounts | None) -> dict[str, 
         "gap": format_signed(row["selection"] - row["validation"]),
         "gap_interval": "",
     }
-    if counts is None:
-        return texts
+    uncertainty = measure_uncertainty(
+        run, str(row["method"]), str(row["budget"]), metric, float(row["validation"])
+    )
+    if uncertainty is not None:
+        texts["error"] = format_score(uncertainty.error)
+        texts["interval"] = _format_interval(uncertainty.interval)
 
-    texts["error"] = format_score(standard_error(row["validation"], counts.validation))
-    texts["interval"] = _format_interval(wilson_interval(row["validation"], counts.validation))
-    if is_finite_number(row["selection"]):
+    if counts is not None and is_finite_number(row["selection"]):
         gap_interval = newcombe_interval(
             row["selection"], counts.selection, row["validation"], counts.validation
         )
         texts["gap_interval"] = _format_interval(gap_interval, "+")
     return texts
-
-
-def _bootstrap_row(run: RunRecord, row: dict[Any, Any], metric: str) -> dict[str, str]:
-    """Return standard error and interval of a score from the model's saved outputs, if there are any."""
-    predictions = load_predictions(
-        run.path, str(row["method"]), str(row["budget"]), metric, float(row["validation"])
-    )
-    if predictions is None:
-        return {}
-    replicates = bootstrap_replicates(metric, [predictions])
-    return {
-        "error": format_score(float(replicates.std())),
-        "interval": _format_interval(percentile_interval(replicates)),
-    }
 
 
 def _conclude(
