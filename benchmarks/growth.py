@@ -38,7 +38,8 @@ from raycomp.encoder.slicing import WORD_EMBEDDING
 from raycomp.methods.yoco.eesng import EESNG, EESNGSettings
 from raycomp.methods.yoco.schedule import Schedule, progressive_phases
 from raycomp.report.growth import GrowthPoint, fit_exponent, group_by_series
-from raycomp.search.searchers import SearchBudget, make_searcher
+from raycomp.search.budget import SearchBudget
+from raycomp.search.searchers import make_searcher
 from raycomp.search.setup import SearchSetup
 from raycomp.search.space import SearchSpace
 from raycomp.storage.files import write_json

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.workload import demo_context, whole_space_sampler
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import EncoderShape
-from raycomp.search.searchers import shared_initial_set
+from raycomp.search.initial_set import shared_initial_set
 from raycomp.storage.files import read_json
 
 SEED = 17

@@ -20,7 +20,7 @@ from raycomp.data.tokens import TokenSplit
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.methods.context import RunContext
-from raycomp.search.searchers import shared_initial_set
+from raycomp.search.initial_set import shared_initial_set
 from raycomp.training.evaluation import predict_logits, score_logits
 from raycomp.training.optimizers import autocast, resolve_precision
 

@@ -10,28 +10,38 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.search.space import SearchSpace
 
 CostFunction = Callable[[Architecture], float]
+"""From an architecture to its cost; it grows with every dimension."""
 
 
 def neighbours(arch: Architecture, space: SearchSpace, direction: int) -> list[Architecture]:
     """Return all architectures one choice smaller (-1) or larger (+1) in one variable."""
-    found = []
-    d = space.depth.index(arch.depth) + direction
-    if 0 <= d < len(space.depth):
-        found.append(_with_depth(arch, space.depth[d]))
+    moved: list[Architecture] = []
+    depth = _shift(space.depth, arch.depth, direction)
+    if depth is not None:
+        moved.append(_with_depth(arch, depth))
+
     for i in range(arch.depth):
-        h = space.heads.index(arch.heads[i]) + direction
-        if 0 <= h < len(space.heads):
-            found.append(Architecture(arch.depth, _put(arch.heads, i, space.heads[h]), arch.ffn))
-        k = space.ffn.index(arch.ffn[i]) + direction
-        if 0 <= k < len(space.ffn):
-            found.append(Architecture(arch.depth, arch.heads, _put(arch.ffn, i, space.ffn[k])))
-    return found
+        heads = _shift(space.heads, arch.heads[i], direction)
+        if heads is not None:
+            moved.append(Architecture(arch.depth, _replace(arch.heads, i, heads), arch.ffn))
+        ffn = _shift(space.ffn, arch.ffn[i], direction)
+        if ffn is not None:
+            moved.append(Architecture(arch.depth, arch.heads, _replace(arch.ffn, i, ffn)))
+    return moved
 
 
 def shrink_to_limit(
-    arch: Architecture, space: SearchSpace, cost: CostFunction, limit: float, rng: np.random.Generator
+    arch: Architecture,
+    space: SearchSpace,
+    cost: CostFunction,
+    limit: float,
+    rng: np.random.Generator,
 ) -> Architecture | None:
-    """Shrink at random until the limit is met; None when the smallest network does not meet it."""
+    """Shrink at random until the cost is within the limit.
+
+    Returns:
+        The architecture; None when the smallest one exceeds the limit.
+    """
     while cost(arch) > limit:
         smaller = neighbours(arch, space, -1)
         if not smaller:
@@ -41,10 +51,19 @@ def shrink_to_limit(
 
 
 def fit_to_limit(
-    arch: Architecture, space: SearchSpace, cost: CostFunction, limit: float, rng: np.random.Generator
+    arch: Architecture,
+    space: SearchSpace,
+    cost: CostFunction,
+    limit: float,
+    rng: np.random.Generator,
 ) -> Architecture | None:
-    """Repair, then grow at random while the limit still holds: a budget is there to be used."""
+    """Shrink to the limit, then grow at random as long as the cost stays within it.
+
+    Returns:
+        An architecture that uses the budget up; None when the smallest one exceeds the limit.
+    """
     fitted = shrink_to_limit(arch, space, cost, limit, rng)
+    # Grown to the limit: unused budget would be accuracy given away.
     while fitted is not None:
         larger = [a for a in neighbours(fitted, space, 1) if cost(a) <= limit]
         if not larger:
@@ -54,7 +73,7 @@ def fit_to_limit(
 
 
 def mutate(arch: Architecture, space: SearchSpace, rate: float, rng: np.random.Generator) -> Architecture:
-    """Redraw each variable with probability `rate`."""
+    """Draw each variable again with probability `rate`."""
     if rng.random() < rate:
         arch = _with_depth(arch, int(rng.choice(space.depth)))
     heads = [int(rng.choice(space.heads)) if rng.random() < rate else h for h in arch.heads]
@@ -62,12 +81,21 @@ def mutate(arch: Architecture, space: SearchSpace, rate: float, rng: np.random.G
     return Architecture(arch.depth, tuple(heads), tuple(ffn))
 
 
+def _shift(choices: tuple[int, ...], value: int, direction: int) -> int | None:
+    """Return the next smaller or larger choice; None at the end."""
+    index = choices.index(value) + direction
+    if 0 <= index < len(choices):
+        return choices[index]
+    return None
+
+
 def _with_depth(arch: Architecture, depth: int) -> Architecture:
-    """Cut layers off, or repeat the last layer's choices."""
-    more = max(0, depth - arch.depth)
-    heads = arch.heads[:depth] + arch.heads[-1:] * more
-    return Architecture(depth, heads, arch.ffn[:depth] + arch.ffn[-1:] * more)
+    """Cut layers off at the end, or add layers like the last one."""
+    added = max(0, depth - arch.depth)
+    heads = arch.heads[:depth] + arch.heads[-1:] * added
+    ffn = arch.ffn[:depth] + arch.ffn[-1:] * added
+    return Architecture(depth, heads, ffn)
 
 
-def _put(values: tuple[int, ...], i: int, value: int) -> tuple[int, ...]:
+def _replace(values: tuple[int, ...], i: int, value: int) -> tuple[int, ...]:
     return (*values[:i], value, *values[i + 1 :])

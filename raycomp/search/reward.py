@@ -15,23 +15,27 @@ def constrained_reward(
     alpha: float = 2.0,
     form: RewardForm = "corrected",
 ) -> float:
-    """Return the reward of an architecture.  # Eq. 7.
+    """Return the reward of an architecture (YOCO-BERT, Eq. 7).
 
-    A budget is met at equality (cost <= limit); the paper writes a strict inequality. As printed,
-    the factor of a violator is ((T(m)-O)/(T(M)-O))^a, which GROWS with the violation: the largest
-    network keeps its whole accuracy. The corrected form is (1-(T(m)-O)/(T(M)-O))^a.
+    A budget is met at equality (cost <= limit); the paper writes a strict inequality. As printed, the
+    factor of a violator is ((T(m)-O)/(T(M)-O))^a, which GROWS with the violation: the largest network
+    keeps its whole accuracy. The corrected form is (1-(T(m)-O)/(T(M)-O))^a.
 
     Args:
-        value: metric on the selection split; may be negative (Matthews, Pearson).
-        cost: T(m).
-        limit: Omega.
-        largest: T(M), the cost of the full network.
-        alpha: exponent.
+        value: Metric on the selection split; it may be negative (Matthews, Pearson).
+        cost: Cost T(m) of the architecture.
+        limit: Limit Omega of the budget.
+        largest: Cost T(M) of the full network.
+        alpha: Exponent.
         form: "corrected" or "printed".
     """
     if cost <= limit:
         return value
-    share = (cost - limit) / (largest - limit)
-    factor = (share if form == "printed" else max(0.0, 1.0 - share)) ** alpha
-    # A negative value would be raised by a factor below 1; mirror it, so that violation never pays.
-    return value * factor if value >= 0 else value * (2.0 - factor)
+
+    excess = (cost - limit) / (largest - limit)
+    base = excess if form == "printed" else max(0.0, 1.0 - excess)
+    factor = base**alpha  # Eq. 7
+    if value >= 0:
+        return value * factor
+    # A factor below 1 would raise a negative value. Mirrored, a violation never pays.
+    return value * (2.0 - factor)

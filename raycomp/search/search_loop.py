@@ -10,12 +10,9 @@ from typing import Any
 from raycomp.config.elastic import BudgetSettings
 from raycomp.config.job import Job
 from raycomp.encoder.architecture import Architecture
-from raycomp.search.searchers import (
-    best_index,
-    cheapest_architecture,
-    make_searcher,
-    shared_initial_set,
-)
+from raycomp.search.budget import best_index, cheapest_architecture
+from raycomp.search.initial_set import shared_initial_set
+from raycomp.search.searchers import make_searcher
 from raycomp.search.setup import SearchSetup
 
 # All budgets together need at most 1.3 times the evaluations of one.

@@ -4,171 +4,218 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
+from raycomp.search.budget import SearchBudget
 from raycomp.search.distribution import ArchitectureDistribution
-from raycomp.search.moves import CostFunction, fit_to_limit, mutate, shrink_to_limit
-from raycomp.search.reward import RewardForm, constrained_reward
+from raycomp.search.moves import fit_to_limit, mutate, shrink_to_limit
 from raycomp.search.space import SearchSpace
 from raycomp.search.updates import ASNG
 
 MAX_DRAWS = 50
-
-
-@dataclass(frozen=True)
-class SearchBudget:
-    """A limit and how a violation is priced.
-
-    Attributes:
-        cost: T(m), in the unit of `limit`.
-        limit: Omega.
-        largest: T(M).
-        alpha, form: of Eq. 7.
-    """
-
-    cost: CostFunction
-    limit: float
-    largest: float
-    alpha: float = 2.0
-    form: RewardForm = "corrected"
-
-    def is_met_by(self, arch: Architecture) -> bool:
-        """Return whether an architecture is within the limit."""
-        return self.cost(arch) <= self.limit
-
-    def reward(self, arch: Architecture, value: float) -> float:
-        """Return Eq. 7."""
-        return constrained_reward(value, self.cost(arch), self.limit, self.largest, self.alpha, self.form)
+"""Draws per architecture until one is new (or feasible)."""
 
 
 class Searcher(Protocol):
-    """Proposes architectures and learns from their scores."""
+    """Proposes architectures for one budget and learns from their scores.
+
+    The calls of a search, in order:
+
+        searcher = make_searcher("sng", space, state, budget, seed=0)
+        searcher.tell(initial_set, values, losses)
+        while evaluations < limit:
+            archs = searcher.ask(8)
+            searcher.tell(archs, *score(archs))
+    """
 
     def ask(self, n: int) -> list[Architecture]:
-        """Return n architectures, new ones as far as they can be found."""
+        """Return n architectures, new ones as far as a few draws find them."""
         ...
 
     def tell(
         self, archs: Sequence[Architecture], values: Sequence[float], losses: Sequence[float]
     ) -> None:
-        """Take scores (larger values are better) of any architectures, asked for or not."""
+        """Take the scores of any architectures, proposed by this searcher or not.
+
+        Args:
+            archs: The architectures.
+            values: Metric of each; larger is better.
+            losses: Label loss of each; smaller is better.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that the future depends on, JSON-able."""
+        """Return the state that all later proposals depend on, as JSON-able values."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""
         ...
 
 
-class _Base:
-    """What all searchers share: the space, the budget, a generator, and what was told."""
+class SearchHistory:
+    """Scores that a searcher was told, and its random generator.
 
-    def __init__(self, space: SearchSpace, budget: SearchBudget, seed: int) -> None:
-        self.space, self.budget = space, budget
-        self._rng = np.random.default_rng(seed)
-        self._told: dict[Architecture, tuple[float, float]] = {}
+    Attributes:
+        scores: Value and loss of each architecture.
+        rng: Generator of the searcher's draws.
+    """
 
-    def tell(
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.scores: dict[Architecture, tuple[float, float]] = {}
+
+    def record(
         self, archs: Sequence[Architecture], values: Sequence[float], losses: Sequence[float]
     ) -> None:
-        """Remember scores; see Searcher."""
+        """Add scores; see `Searcher.tell`."""
         for arch, value, loss in zip(archs, values, losses, strict=True):
-            self._told[arch] = (float(value), float(loss))
+            self.scores[arch] = (float(value), float(loss))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the generator and all scores."""
-        told = [[a.to_json(), v, x] for a, (v, x) in self._told.items()]
-        return {"rng": self._rng.bit_generator.state, "told": told}
+    def draw_new(self, n: int, draw: Callable[[], Architecture | None]) -> list[Architecture]:
+        """Draw n architectures; a draw that is not new is repeated, up to `MAX_DRAWS` times.
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self._rng.bit_generator.state = state["rng"]
-        self._told = {Architecture.from_json(a): (v, x) for a, v, x in state["told"]}
-
-    def _new(self, n: int, draw: Callable[[], Architecture | None]) -> list[Architecture]:
-        """Draw n architectures; one already told or drawn is drawn again, up to TRIES times."""
-        found: list[Architecture] = []
-        drawn: set[Architecture] = set()
+        Args:
+            n: Number of architectures.
+            draw: Draws one architecture; None where it cannot meet the budget.
+        """
+        batch: list[Architecture] = []
         for _ in range(n):
             arch: Architecture | None = None
             for _ in range(MAX_DRAWS):
                 candidate = draw()
+                # The last candidate is kept in case that none is new: the space may be used up.
                 arch = candidate or arch
-                if candidate is not None and candidate not in self._told and candidate not in drawn:
+                if candidate is not None and candidate not in self.scores and candidate not in batch:
                     break
             if arch is not None:
-                found.append(arch)
-                drawn.add(arch)
-        return found
+                batch.append(arch)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return generator and scores as JSON-able values."""
+        rows = [[arch.to_json(), value, loss] for arch, (value, loss) in self.scores.items()]
+        return {"rng": self.rng.bit_generator.state, "told": rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state that `state_dict` returned."""
+        self.rng.bit_generator.state = state["rng"]
+        self.scores = {Architecture.from_json(text): (value, loss) for text, value, loss in state["told"]}
 
 
-class RandomSearch(_Base):
-    """Uniform over the feasible architectures, by rejection, then by repair."""
+class RandomSearch:
+    """Uniform over the architectures that meet the budget: by rejection, then by shrinking."""
+
+    def __init__(self, space: SearchSpace, budget: SearchBudget, seed: int) -> None:
+        self.space = space
+        self.budget = budget
+        self.history = SearchHistory(seed)
 
     def ask(self, n: int) -> list[Architecture]:
-        """Return n feasible architectures."""
-        return self._new(n, self._draw)
+        """Return n architectures that meet the budget."""
+        return self.history.draw_new(n, self._draw)
+
+    def tell(
+        self, archs: Sequence[Architecture], values: Sequence[float], losses: Sequence[float]
+    ) -> None:
+        """Remember scores: an architecture that has one is not proposed again."""
+        self.history.record(archs, values, losses)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return generator and scores."""
+        return self.history.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state that `state_dict` returned."""
+        self.history.load_state_dict(state)
 
     def _draw(self) -> Architecture | None:
+        rng = self.history.rng
         for _ in range(MAX_DRAWS):
-            arch = self.space.sample_uniform(self._rng)
+            arch = self.space.sample_uniform(rng)
             if self.budget.is_met_by(arch):
                 return arch
-        return shrink_to_limit(arch, self.space, self.budget.cost, self.budget.limit, self._rng)
+        # Few architectures of the space meet a tight budget; shrinking always finds one of them.
+        return shrink_to_limit(arch, self.space, self.budget.cost, self.budget.limit, rng)
 
 
-class EvolutionSearch(_Base):
-    """Parents are the best feasible quarter; half mutations, half crossovers (HAT, OFA)."""
+class EvolutionSearch:
+    """Evolution as in HAT and OFA: half of the children are mutations, half are crossovers.
 
-    parents = 0.25
-    mutation = 0.2
+    Attributes:
+        parent_share: Share of the architectures within the budget that become parents, the best ones.
+        mutation_rate: Probability that a mutation redraws a variable.
+    """
+
+    parent_share = 0.25
+    mutation_rate = 0.2
+
+    def __init__(self, space: SearchSpace, budget: SearchBudget, seed: int) -> None:
+        self.space = space
+        self.budget = budget
+        self.history = SearchHistory(seed)
 
     def ask(self, n: int) -> list[Architecture]:
-        """Return n feasible children, or random architectures while nothing feasible is told."""
-        scored = sorted(
-            (a for a in self._told if self.budget.is_met_by(a)),
-            key=lambda a: (-self._told[a][0], self._told[a][1]),
+        """Return n children within the budget; random ones while fewer than two parents exist."""
+        scores = self.history.scores
+        ranked = sorted(
+            (arch for arch in scores if self.budget.is_met_by(arch)),
+            key=lambda arch: (-scores[arch][0], scores[arch][1]),
         )
-        count = max(2, math.ceil(self.parents * len(scored)))
-        pool = scored[:count]
-        return self._new(n, lambda: self._child(pool))
+        # A crossover needs two parents.
+        count = max(2, math.ceil(self.parent_share * len(ranked)))
+        parents = ranked[:count]
+        return self.history.draw_new(n, lambda: self._draw_child(parents))
 
-    def _child(self, pool: list[Architecture]) -> Architecture | None:
-        rng = self._rng
-        if len(pool) < 2:
+    def tell(
+        self, archs: Sequence[Architecture], values: Sequence[float], losses: Sequence[float]
+    ) -> None:
+        """Remember scores, from which `ask` chooses parents."""
+        self.history.record(archs, values, losses)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return generator and scores."""
+        return self.history.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state that `state_dict` returned."""
+        self.history.load_state_dict(state)
+
+    def _draw_child(self, parents: list[Architecture]) -> Architecture | None:
+        rng = self.history.rng
+        if len(parents) < 2:
             child = self.space.sample_uniform(rng)
         elif rng.random() < 0.5:
-            child = mutate(pool[int(rng.integers(len(pool)))], self.space, self.mutation, rng)
+            parent = parents[int(rng.integers(len(parents)))]
+            child = mutate(parent, self.space, self.mutation_rate, rng)
         else:
-            a, b = (pool[int(i)] for i in rng.choice(len(pool), 2, replace=False))
-            child = self._cross(a, b)
+            first, second = rng.choice(len(parents), 2, replace=False)
+            child = self._cross(parents[int(first)], parents[int(second)])
         return fit_to_limit(child, self.space, self.budget.cost, self.budget.limit, rng)
 
     def _cross(self, a: Architecture, b: Architecture) -> Architecture:
         """Take each choice from either parent; a layer that one lacks comes from the other."""
-        depth = (a, b)[int(self._rng.integers(2))].depth
-        heads, ffn = [], []
+        rng = self.history.rng
+        depth = (a, b)[int(rng.integers(2))].depth
+        heads: list[int] = []
+        ffn: list[int] = []
         for i in range(depth):
-            sources = [p for p in (a, b) if i < p.depth]
-            heads.append(sources[int(self._rng.integers(len(sources)))].heads[i])
-            ffn.append(sources[int(self._rng.integers(len(sources)))].ffn[i])
+            sources = [parent for parent in (a, b) if i < parent.depth]
+            heads.append(sources[int(rng.integers(len(sources)))].heads[i])
+            ffn.append(sources[int(rng.integers(len(sources)))].ffn[i])
         return Architecture(depth, tuple(heads), tuple(ffn))
 
 
-class SNGSearch(_Base):
-    """Section 3.4: stochastic natural gradient on the reward, from the trained theta.
+class SNGSearch:
+    """Stochastic natural gradient on the reward, from the trained theta (YOCO-BERT, Section 3.4).
 
-    Samples of theta are fitted to the limit (shrunk until they meet it, grown while they still do),
-    so that no evaluation goes to an architecture that cannot be deployed; violators that are told
-    (the common opening) are priced by Eq. 7.
+    Samples of theta are fitted to the limit (shrunk until they meet it, grown while they still do): an
+    evaluation of an architecture that cannot be deployed would be wasted. Architectures of the shared
+    initial set may exceed the limit: Eq. 7 lowers their reward.
     """
 
     def __init__(
@@ -179,57 +226,82 @@ class SNGSearch(_Base):
         seed: int,
         joint: bool,
     ) -> None:
-        super().__init__(space, budget, seed)
-        self._dist, self._joint = theta, joint
+        """Start from a distribution, which the search changes.
+
+        Args:
+            space: The search space.
+            theta: Trained distribution with all choices open.
+            budget: The budget.
+            seed: Seed of the random draws.
+            joint: Whether one variable is heads and FFN of a layer together.
+        """
+        self.space = space
+        self.budget = budget
+        self.history = SearchHistory(seed)
+        self._theta = theta
+        self._joint = joint
         self._rule = ASNG(theta)
 
     def ask(self, n: int) -> list[Architecture]:
-        """Return n feasible architectures drawn from theta."""
-        return self._new(n, self._draw)
-
-    def _draw(self) -> Architecture | None:
-        arch = self.space.decode(self._dist.sample(self._rng), self._joint)
-        return fit_to_limit(arch, self.space, self.budget.cost, self.budget.limit, self._rng)
+        """Return n architectures within the budget, drawn from theta."""
+        return self.history.draw_new(n, self._draw)
 
     def tell(
         self, archs: Sequence[Architecture], values: Sequence[float], losses: Sequence[float]
     ) -> None:
         """Move theta towards the architectures of higher reward (Eq. 5 on Eq. 7)."""
-        super().tell(archs, values, losses)
+        self.history.record(archs, values, losses)
         if len(archs) < 2:
             return
-        rewards = [self.budget.reward(a, v) for a, v in zip(archs, values, strict=True)]
-        indices = np.stack([self.space.encode(a, self._joint) for a in archs])
-        ones = np.ones(len(archs))
-        self._rule.update(self._dist, indices, -np.array(rewards, np.float64), ones)
+        rewards = [self.budget.reward(a, v) for a, v in zip(archs, values, strict=True)]  # Eq. 7
+        indices = np.stack([self.space.encode(arch, self._joint) for arch in archs])
+        self._rule.update(
+            self._theta, indices, losses=-np.array(rewards, np.float64), weights=np.ones(len(archs))
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the generator, all scores, theta and the step size."""
-        own = {"dist": self._dist.state_dict(), "rule": self._rule.state_dict()}
-        return {**super().state_dict(), **own}
+        """Return generator, scores, theta and the step size."""
+        own = {"dist": self._theta.state_dict(), "rule": self._rule.state_dict()}
+        return {**self.history.state_dict(), **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        super().load_state_dict(state)
-        self._dist.load_state_dict(state["dist"])
+        """Restore the state that `state_dict` returned."""
+        self.history.load_state_dict(state)
+        self._theta.load_state_dict(state["dist"])
         self._rule.load_state_dict(state["rule"])
+
+    def _draw(self) -> Architecture | None:
+        rng = self.history.rng
+        arch = self.space.decode(self._theta.sample(rng), self._joint)
+        return fit_to_limit(arch, self.space, self.budget.cost, self.budget.limit, rng)
 
 
 def load_distribution(space: SearchSpace, state: dict[str, Any]) -> tuple[ArchitectureDistribution, bool]:
-    """Return the trained distribution of an EE-SNG state, all choices open, and its joint flag."""
+    """Return the trained distribution of an EE-SNG state with all choices open, and its joint flag."""
     joint = bool(state["joint"])
-    dist = ArchitectureDistribution(space.variables(joint))
-    dist.load_state_dict(state["dist"])
+    theta = ArchitectureDistribution(space.variables(joint))
+    theta.load_state_dict(state["dist"])
     # A phase of 0 steps may have left choices closed; deployment may use them all.
-    dist.set_open([np.ones(len(v.choices), bool) for v in dist.variables])
-    dist.apply_lower_bounds()
-    return dist, joint
+    theta.set_open([np.ones(len(v.choices), bool) for v in theta.variables])
+    theta.apply_lower_bounds()
+    return theta, joint
 
 
 def make_searcher(
     name: str, space: SearchSpace, state: dict[str, Any], budget: SearchBudget, seed: int
 ) -> Searcher:
-    """Return the searcher "sng", "random" or "evolution"; `state` is a trained EE-SNG's."""
+    """Return the searcher of a name.
+
+    Args:
+        name: "sng", "random" or "evolution".
+        space: The search space.
+        state: State of a trained EE-SNG, which "sng" starts from.
+        budget: The budget.
+        seed: Seed of the random draws.
+
+    Raises:
+        UserError: The name is unknown.
+    """
     if name == "random":
         return RandomSearch(space, budget, seed)
     if name == "evolution":
@@ -237,46 +309,4 @@ def make_searcher(
     if name == "sng":
         theta, joint = load_distribution(space, state)
         return SNGSearch(space, theta, budget, seed, joint)
-    raise UserError(f"searcher {name!r} is unknown; allowed: sng, random, evolution")
-
-
-def shared_initial_set(
-    space: SearchSpace, state: dict[str, Any], budgets: Sequence[SearchBudget], n: int, seed: int
-) -> list[Architecture]:
-    """Return up to n architectures fitted to each of the job's budgets in turn.
-
-    Every budget is told all of them, so that N budgets share these evaluations. Half of them are
-    grown from samples of theta, half from uniform ones. A budget that nothing meets gets none.
-    """
-    rng = np.random.default_rng(seed)
-    theta, joint = load_distribution(space, state)
-    found: dict[Architecture, None] = {}
-    for i in range(n):
-        budget = budgets[i % len(budgets)]
-        for _ in range(MAX_DRAWS):
-            uniform = i // len(budgets) % 2 == 1
-            arch = space.sample_uniform(rng) if uniform else space.decode(theta.sample(rng), joint)
-            fitted = fit_to_limit(arch, space, budget.cost, budget.limit, rng)
-            if fitted is not None and fitted not in found:
-                found[fitted] = None
-                break
-    return list(found)
-
-
-def best_index(
-    archs: Sequence[Architecture],
-    values: Sequence[float],
-    losses: Sequence[float],
-    budget: SearchBudget,
-) -> int | None:
-    """Return the index of the best feasible architecture, or None: value, then loss, then cost."""
-    feasible = [i for i, a in enumerate(archs) if budget.is_met_by(a)]
-    if not feasible:
-        return None
-    return max(feasible, key=lambda i: (values[i], -losses[i], -budget.cost(archs[i])))
-
-
-def cheapest_architecture(space: SearchSpace, cost: CostFunction) -> tuple[Architecture, float]:
-    """Return the cheapest architecture and its cost; every cost grows with every dimension."""
-    smallest = space.smallest()
-    return smallest, cost(smallest)
+    raise UserError(f"Searcher {name!r} is unknown. Use sng, random or evolution.")

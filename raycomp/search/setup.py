@@ -1,6 +1,6 @@
-"""From a job to space, schedule, costs and sampler: what needs no data, no weights, and no torch.
+"""Search space, costs and budgets of a job, without data, weights or torch.
 
-The sampler actor, the ledger and the trials of the search live on this alone, so that each of their
+The sampler actor, the ledger and the trials of the search import only this. Without torch, each of their
 processes starts in a second.
 """
 
@@ -15,10 +15,17 @@ from raycomp.config.job import Job
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import CostModel, EncoderShape
 from raycomp.errors import UserError
-from raycomp.search.searchers import SearchBudget
+from raycomp.search.budget import SearchBudget
 from raycomp.search.space import SearchSpace
 from raycomp.storage.files import read_json
 from raycomp.storage.layout import RunLayout
+
+PAPER_PROPORTIONS = {
+    "depth": (1 / 2, 2 / 3, 5 / 6, 1),
+    "heads": (1 / 3, 2 / 3, 1),
+    "ffn": (1 / 6, 1 / 4, 1 / 3, 1),
+}
+"""Choices of each dimension as shares of the full network (YOCO-BERT, Section 3.2)."""
 
 
 class SearchSetup:
@@ -44,9 +51,13 @@ class SearchSetup:
 
     @property
     def shape(self) -> EncoderShape:
-        """The full network's shape."""
+        """The full network's shape.
+
+        Raises:
+            ValueError: None was given.
+        """
         if self._shape is None:
-            raise ValueError("this blueprint was made without a shape")
+            raise ValueError("this SearchSetup was created without a shape")
         return self._shape
 
     @functools.cached_property
@@ -57,14 +68,16 @@ class SearchSetup:
     @functools.cached_property
     def costs(self) -> CostModel:
         """The cost model of the full network."""
-        return CostModel(self.shape, self.job.search.flops_length or self.job.task.max_length)
+        length = self.job.search.flops_length or self.job.task.max_length
+        return CostModel(self.shape, length)
 
     def limit(self, budget: BudgetSettings) -> float:
-        """Return a budget's limit, absolute, in the unit of its kind."""
-        return budget.resolve(float(self.costs.cost(budget.kind, self.space.largest())))
+        """Return a budget's absolute limit, in the unit of its kind."""
+        full_cost = self.costs.cost(budget.kind, self.space.largest())
+        return budget.resolve(float(full_cost))
 
     def budget(self, settings: BudgetSettings) -> SearchBudget:
-        """Return a budget of the job with its cost function, its limit absolute."""
+        """Return a budget of the job with its cost function and its absolute limit."""
 
         def cost(arch: Architecture) -> float:
             return float(self.costs.cost(settings.kind, arch))
@@ -83,27 +96,44 @@ class SearchSetup:
 
 
 def make_space(job: Job, shape: EncoderShape) -> SearchSpace:
-    """Return the job's space; what it leaves open takes the paper's proportions.
+    """Return the job's space; dimensions that it does not name get the paper's proportions.
+
+    Args:
+        job: The job.
+        shape: Shape of the full network.
 
     Raises:
-        UserError: a choice is larger than the network, or the full size is missing.
+        UserError: A choice is larger than the network, or the full size is missing.
     """
-    layers = len(shape.layer_heads)
-    heads, ffn = shape.layer_heads[0], shape.layer_ffn[0]
-    chosen: dict[str, tuple[int, ...]] = {}
-    for key, full, shares in (
-        ("depth", layers, (1 / 2, 2 / 3, 5 / 6, 1)),
-        ("heads", heads, (1 / 3, 2 / 3, 1)),
-        ("ffn", ffn, (1 / 6, 1 / 4, 1 / 3, 1)),
-    ):
-        given = getattr(job.space, key)
-        values = given if given is not None else [max(1, round(full * s)) for s in shares]
-        least = 1 if key == "depth" else 0
-        wrong = [v for v in values if not least <= v <= full]
-        if wrong or full not in values:
-            raise UserError(
-                f"space.{key} is {values}. Give numbers from {least} to {full}, with {full} (the "
-                f"network's own) among them."
-            )
-        chosen[key] = tuple(sorted(set(values)))
-    return SearchSpace(layers, chosen["depth"], chosen["heads"], chosen["ffn"])
+    full_sizes = {
+        "depth": len(shape.layer_heads),
+        "heads": shape.layer_heads[0],
+        "ffn": shape.layer_ffn[0],
+    }
+    choices = {key: _choices(job, key, full) for key, full in full_sizes.items()}
+    return SearchSpace(full_sizes["depth"], choices["depth"], choices["heads"], choices["ffn"])
+
+
+def _choices(job: Job, key: str, full: int) -> tuple[int, ...]:
+    """Return the choices of one dimension, ascending.
+
+    Args:
+        job: The job.
+        key: "depth", "heads" or "ffn".
+        full: Size of the full network in this dimension.
+
+    Raises:
+        UserError: A choice is larger than the network, or the full size is missing.
+    """
+    values = getattr(job.space, key)
+    if values is None:
+        values = [max(1, round(full * proportion)) for proportion in PAPER_PROPORTIONS[key]]
+
+    least = 1 if key == "depth" else 0
+    is_valid = all(least <= value <= full for value in values)
+    if not is_valid or full not in values:
+        raise UserError(
+            f"space.{key} is {values}. Give numbers from {least} to {full}, with {full} (the network's "
+            f"own) among them."
+        )
+    return tuple(sorted(set(values)))

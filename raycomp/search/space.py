@@ -10,17 +10,15 @@ import numpy as np
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 
-__all__ = ["Architecture", "SearchSpace", "Variable"]
-
 
 @dataclass(frozen=True)
 class Variable:
-    """One categorical variable of the distribution.
+    """One categorical variable of the architecture distribution.
 
     Attributes:
         name: "depth", "heads.0", "ffn.0", ..., or "layer.0" for a joint (heads, ffn) choice.
-        choices: values in ascending order; pairs (heads, ffn) for a joint variable.
-        layer: the layer that it belongs to; None for depth.
+        choices: Values in ascending order; pairs (heads, ffn) for a joint variable.
+        layer: Index of the layer that it belongs to; None for depth.
     """
 
     name: str
@@ -30,11 +28,13 @@ class Variable:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Choices of each dimension, ascending.
+    """Choices of each dimension, ascending; a depth of d is the first d layers.
 
     Attributes:
-        num_layers: layers of the full network.
-        depth, heads, ffn: the allowed values.
+        num_layers: Layers of the full network.
+        depth: Numbers of layers, from 1.
+        heads: Attention heads of a layer; 0 leaves its attention out.
+        ffn: FFN neurons of a layer; 0 leaves its FFN out.
     """
 
     num_layers: int
@@ -52,14 +52,17 @@ class SearchSpace:
                     "ascending order."
                 )
         if max(self.depth) > self.num_layers:
-            raise UserError(f"space.depth goes to {max(self.depth)}; there are {self.num_layers} layers")
+            raise UserError(
+                f"space.depth contains {max(self.depth)}, but the network has {self.num_layers} layers. "
+                "Give smaller numbers."
+            )
 
     def num_architectures(self) -> int:
         """Return the exact number of architectures."""
         return sum((len(self.heads) * len(self.ffn)) ** d for d in self.depth)
 
     def contains(self, arch: Architecture) -> bool:
-        """Return whether the space has an architecture; its depths are always the first layers."""
+        """Return whether an architecture is in the space; one with chosen `layers` never is."""
         return (
             arch.layers is None
             and arch.depth in self.depth
@@ -69,77 +72,104 @@ class SearchSpace:
 
     def largest(self) -> Architecture:
         """Return the largest architecture."""
-        d = self.depth[-1]
-        return Architecture(d, (self.heads[-1],) * d, (self.ffn[-1],) * d)
+        depth = self.depth[-1]
+        return Architecture(depth, (self.heads[-1],) * depth, (self.ffn[-1],) * depth)
 
     def smallest(self) -> Architecture:
         """Return the smallest architecture."""
-        d = self.depth[0]
-        return Architecture(d, (self.heads[0],) * d, (self.ffn[0],) * d)
+        depth = self.depth[0]
+        return Architecture(depth, (self.heads[0],) * depth, (self.ffn[0],) * depth)
 
     def sample_uniform(self, rng: np.random.Generator) -> Architecture:
         """Draw every variable uniformly (the exploration distribution pi)."""
-        d = int(rng.choice(self.depth))
-        heads = tuple(int(h) for h in rng.choice(self.heads, d))
-        return Architecture(d, heads, tuple(int(k) for k in rng.choice(self.ffn, d)))
+        depth = int(rng.choice(self.depth))
+        heads = tuple(int(h) for h in rng.choice(self.heads, depth))
+        ffn = tuple(int(k) for k in rng.choice(self.ffn, depth))
+        return Architecture(depth, heads, ffn)
 
     def variables(self, joint: bool = False) -> tuple[Variable, ...]:
-        """Return the variables: depth, then heads and ffn of each layer, or one joint variable."""
-        found = [Variable("depth", self.depth, None)]
+        """Return the variables: depth, then heads and ffn of each layer.
+
+        Args:
+            joint: Whether heads and ffn of a layer are one variable.
+        """
+        variables = [Variable("depth", self.depth, None)]
+        pairs = tuple((h, k) for h in self.heads for k in self.ffn)
         for i in range(self.num_layers):
             if joint:
-                pairs = tuple((h, k) for h in self.heads for k in self.ffn)
-                found.append(Variable(f"layer.{i}", pairs, i))
+                variables.append(Variable(f"layer.{i}", pairs, i))
             else:
-                found.append(Variable(f"heads.{i}", self.heads, i))
-                found.append(Variable(f"ffn.{i}", self.ffn, i))
-        return tuple(found)
+                variables.append(Variable(f"heads.{i}", self.heads, i))
+                variables.append(Variable(f"ffn.{i}", self.ffn, i))
+        return tuple(variables)
 
     def encode(self, arch: Architecture, joint: bool = False) -> np.ndarray:
-        """Return one choice index per variable, -1 where the layer is not kept: (variables,)."""
+        """Return one choice index per variable, -1 where the layer does not run: (variables,).
+
+        Args:
+            arch: The architecture.
+            joint: Whether heads and ffn of a layer are one variable.
+
+        Raises:
+            UserError: The architecture is not in the space.
+        """
         if not self.contains(arch):
-            raise UserError(f"{arch.to_json()} is not in the search space")
+            raise UserError(f"{arch.to_json()} is not in the search space. Use values of [space].")
+
         indices = [self.depth.index(arch.depth)]
-        for i in range(self.num_layers):
-            kept = i < arch.depth
-            h = self.heads.index(arch.heads[i]) if kept else -1
-            k = self.ffn.index(arch.ffn[i]) if kept else -1
+        for heads, ffn in zip(arch.heads, arch.ffn, strict=True):
+            heads_index = self.heads.index(heads)
+            ffn_index = self.ffn.index(ffn)
             if joint:
-                indices.append(h * len(self.ffn) + k if kept else -1)
+                indices.append(heads_index * len(self.ffn) + ffn_index)
             else:
-                indices += [h, k]
+                indices += [heads_index, ffn_index]
+        absent_layers = self.num_layers - arch.depth
+        indices += [-1] * (absent_layers if joint else 2 * absent_layers)
         return np.array(indices, np.int64)
+
+    def decode(self, indices: np.ndarray, joint: bool = False) -> Architecture:
+        """Return the architecture of choice indices; those of layers that do not run are ignored.
+
+        Args:
+            indices: (variables,), as `encode` returns them.
+            joint: Whether heads and ffn of a layer are one variable.
+        """
+        depth = self.depth[int(indices[0])]
+        heads: list[int] = []
+        ffn: list[int] = []
+        for i in range(depth):
+            if joint:
+                heads_index, ffn_index = divmod(int(indices[1 + i]), len(self.ffn))
+            else:
+                heads_index = int(indices[1 + 2 * i])
+                ffn_index = int(indices[2 + 2 * i])
+            heads.append(self.heads[heads_index])
+            ffn.append(self.ffn[ffn_index])
+        return Architecture(depth, tuple(heads), tuple(ffn))
 
     def layer_sums(
         self, cost: Callable[[int, int], float], joint: bool = False
     ) -> Callable[[np.ndarray], np.ndarray]:
-        """Return the function from choice indices to the sum of the kept layers' costs.
+        """Return the function from choice indices to the summed costs of the layers that run.
 
         Args:
-            cost: of a layer with so many heads and neurons.
-            joint: whether a variable is a pair of them.
+            cost: From heads and neurons of a layer to its cost.
+            joint: Whether heads and ffn of a layer are one variable.
 
         Returns:
-            From (samples, variables), as `encode` gives them, to (samples,).
+            Function from (samples, variables), as `encode` returns them, to (samples,).
         """
         table = np.array([[cost(h, k) for k in self.ffn] for h in self.heads])
 
-        def sums(rows: np.ndarray) -> np.ndarray:
+        def sum_costs(rows: np.ndarray) -> np.ndarray:
             if joint:
-                costs, first = table.ravel()[rows[:, 1:]], rows[:, 1:]
+                layer_indices = rows[:, 1:]
+                costs = table.ravel()[layer_indices]
             else:
-                costs, first = table[rows[:, 1::2], rows[:, 2::2]], rows[:, 1::2]
-            found: np.ndarray = np.where(first >= 0, costs, 0).sum(1)
-            return found
+                layer_indices = rows[:, 1::2]
+                costs = table[layer_indices, rows[:, 2::2]]
+            sums: np.ndarray = np.where(layer_indices >= 0, costs, 0).sum(1)
+            return sums
 
-        return sums
-
-    def decode(self, indices: np.ndarray, joint: bool = False) -> Architecture:
-        """Return the architecture of choice indices; those of layers not kept are ignored."""
-        depth = self.depth[int(indices[0])]
-        if joint:
-            cells = [divmod(int(c), len(self.ffn)) for c in indices[1 : depth + 1]]
-        else:
-            cells = [(int(indices[1 + 2 * i]), int(indices[2 + 2 * i])) for i in range(depth)]
-        heads = tuple(self.heads[h] for h, _ in cells)
-        return Architecture(depth, heads, tuple(self.ffn[k] for _, k in cells))
+        return sum_costs

@@ -12,15 +12,9 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 from raycomp.methods.yoco.eesng import EESNG, EESNGSettings
 from raycomp.methods.yoco.schedule import Schedule, progressive_phases
-from raycomp.search.searchers import (
-    MAX_DRAWS,
-    SearchBudget,
-    Searcher,
-    best_index,
-    cheapest_architecture,
-    make_searcher,
-    shared_initial_set,
-)
+from raycomp.search.budget import SearchBudget, best_index, cheapest_architecture
+from raycomp.search.initial_set import shared_initial_set
+from raycomp.search.searchers import MAX_DRAWS, Searcher, make_searcher
 from raycomp.search.space import SearchSpace
 
 SPACE = SearchSpace(4, (2, 3, 4), (1, 2, 4), (16, 32, 64))
@@ -106,7 +100,7 @@ def test_proposals_are_those_of_the_obvious_form(
             for _ in range(MAX_DRAWS):
                 candidate = draw()
                 arch = candidate or arch
-                if candidate is not None and candidate not in [*self._told, *found]:
+                if candidate is not None and candidate not in [*self.scores, *found]:
                     break
             if arch is not None:
                 found.append(arch)
@@ -116,7 +110,7 @@ def test_proposals_are_those_of_the_obvious_form(
     walks, states = [], []
     for form in (None, obvious):
         if form is not None:
-            monkeypatch.setattr("raycomp.search.searchers._Base._new", form)
+            monkeypatch.setattr("raycomp.search.searchers.SearchHistory.draw_new", form)
         search = make_searcher(name, space, state(space=space), limit, 5)
         walks.append(walk(search, 5))
         states.append(search.state_dict())

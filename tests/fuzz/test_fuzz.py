@@ -24,7 +24,7 @@ from raycomp.encoder.cost import EncoderShape
 from raycomp.encoder.pretrained import load_encoder
 from raycomp.methods.yoco.plan import build_sampler, train_plan
 from raycomp.report import load_tables, query
-from raycomp.search.searchers import cheapest_architecture
+from raycomp.search.budget import cheapest_architecture
 from raycomp.search.setup import SearchSetup
 from raycomp.storage.schemas import SCHEMAS
 from raycomp.storage.tables import part_files, read_table

@@ -10,8 +10,8 @@ from raycomp.methods.yoco.plan import train_plan
 from raycomp.runtime.pipeline import adabert
 from raycomp.runtime.pipeline.finetune import too_many
 from raycomp.runtime.pipeline.trackers import check_trackers
+from raycomp.search.budget import cheapest_architecture
 from raycomp.search.search_loop import infeasible_reason
-from raycomp.search.searchers import cheapest_architecture
 
 
 def check(context: RunContext) -> None:

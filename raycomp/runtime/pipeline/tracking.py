@@ -22,7 +22,7 @@ from raycomp.methods.context import RunContext
 from raycomp.methods.yoco.schedule import progressive_phases
 from raycomp.runtime.cluster.progress import polling
 from raycomp.runtime.pipeline.trackers import open_tracker
-from raycomp.search.searchers import SearchBudget
+from raycomp.search.budget import SearchBudget
 from raycomp.storage.files import write_json
 from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import read_parts

@@ -23,6 +23,7 @@ from raycomp.runtime.cluster.capacity import total_cpus
 from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.grid import Trial, run_grid
 from raycomp.runtime.cluster.progress import polling
+from raycomp.search.budget import cheapest_architecture
 from raycomp.search.search_loop import (
     SearchLoop,
     SearchTrial,
@@ -30,7 +31,6 @@ from raycomp.search.search_loop import (
     evaluation_budget,
     infeasible_reason,
 )
-from raycomp.search.searchers import cheapest_architecture
 from raycomp.search.setup import SearchSetup
 from raycomp.storage.files import read_json
 from raycomp.storage.layout import RunLayout
