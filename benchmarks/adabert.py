@@ -27,13 +27,17 @@ import torch
 from raycomp.config.loader import load_job
 from raycomp.data.batches import Batch, TrainPlan, collate
 from raycomp.methods.adabert.compiler import compile_child
+from raycomp.methods.adabert.distillation_data import DistillationData
+from raycomp.methods.adabert.preparation import prepare_distillation
+from raycomp.methods.adabert.settings import AdabertSettings
 from raycomp.methods.adabert.structure import Structure, cell_edges
+from raycomp.methods.adabert.training_tasks import AdabertChildTask, AdabertSearchTask
+from raycomp.methods.adabert.trials import Trial, list_trials, load_child
+from raycomp.methods.base import logits_of
+from raycomp.methods.scoring import score_forward
 from raycomp.runtime.cluster import connect as cluster
 from raycomp.runtime.cluster.progress import Progress
-from raycomp.runtime.pipeline.adabert_deploy import Trial, load_child, trials
-from raycomp.runtime.pipeline.deploy import logits_of, score_forward
-from raycomp.runtime.training.adabert_tasks import AdabertChildTask, AdabertSearchTask
-from raycomp.runtime.training.distillation_data import DistillationData, prepare
+from raycomp.runtime.pipeline.handle import RayRun
 from raycomp.storage.files import write_json
 from raycomp.training.loop import StepResult, fit
 
@@ -59,18 +63,18 @@ def main() -> None:
     if not (run_dir / "teacher").exists():
         shutil.copytree(args.teacher / "teacher", run_dir / "teacher")
         write_json(run_dir / "precision.json", json.loads((args.teacher / "precision.json").read_text()))
-    room = DistillationData(job, run_dir)
+    room = DistillationData(job, run_dir, method="adabert")
     began = time.perf_counter()
-    if not (room.folder / "probes.npy").exists():
+    if not (room.layout.probe_logits).exists():
         cluster.connect()
-        prepare(room, Progress())
+        prepare_distillation(RayRun(room, Progress()), room)
         cluster.ray.shutdown()
     preparing = time.perf_counter() - began
     if args.cost:
         _cost(room, args.cost)
         return
     for seed in args.seeds:
-        for trial in trials(job):
+        for trial in list_trials(job):
             point = Trial(trial.gamma, trial.beta, trial.layers, seed)
             row = _point(room, point, args.validate) | {"preparing": round(preparing, 1)}
             if args.random:
@@ -87,13 +91,15 @@ def _cost(room: DistillationData, steps: int) -> None:
     for name in ("sampled", "contrast", "full"):
         # From the first step on, for while P_alpha waits all estimators run what is drawn alone.
         changes = {"estimator": name, "alpha_warmup": 0.0, "share_kernels": name != "full"}
-        given = room.job.adabert.model_copy(update=changes)
+        given = room.job.settings(AdabertSettings).model_copy(update=changes)
         job = room.job.model_copy(update={"adabert": given})
         plan = {"trial": "cost", "gamma": 0.8, "beta": 4.0, "layers": 8, "seed": 0}
-        stages[name] = AdabertSearchTask(job, room.run_dir, plan, device=CPU, reduce=None)
+        stages[name] = AdabertSearchTask(
+            DistillationData(job, room.run_dir, method="adabert"), plan, device=CPU, reduce=None
+        )
         taken[name] = list[float]()
-    tokens, pad = stages["full"].tokens, stages["full"].pad_id
-    plan = TrainPlan(tokens.lengths, room.job.adabert.batch_size, room.job.run.seed)
+    tokens, pad = stages["full"].tokens, room.pad_id
+    plan = TrainPlan(tokens.lengths, room.job.settings(AdabertSettings).batch_size, room.job.run.seed)
     for i in range(steps):
         batch = collate(tokens, plan.rows(i), pad)
         for name, stage in stages.items():
@@ -115,14 +121,14 @@ def hash_of(text: str) -> int:
 
 
 def _point(room: DistillationData, trial: Trial, validate: bool) -> dict[str, Any]:
-    folder = room.folder / trial.name
+    folder = room.layout.adabert / trial.name
     shutil.rmtree(folder, ignore_errors=True)
     plan = {
         "trial": trial.name, "gamma": trial.gamma, "beta": trial.beta, "layers": trial.layers,
         "seed": trial.seed,
     }  # fmt: skip
     began = time.perf_counter()
-    search = AdabertSearchTask(room.job, room.run_dir, plan, device=CPU, reduce=None)
+    search = AdabertSearchTask(room, plan, device=CPU, reduce=None)
     loss = _fit(search, room)
     searched = time.perf_counter() - began
     theta = search.model.distribution.probabilities()
@@ -137,7 +143,7 @@ def _point(room: DistillationData, trial: Trial, validate: bool) -> dict[str, An
 
 def _child(room: DistillationData, trial: Trial, plan: dict[str, Any], validate: bool) -> dict[str, Any]:
     began = time.perf_counter()
-    child = AdabertChildTask(room.job, room.run_dir, plan, device=CPU, reduce=None)
+    child = AdabertChildTask(room, plan, device=CPU, reduce=None)
     loss = _fit(child, room)
     model = compile_child(load_child(room, trial))
     splits = ["selection", *(v.name for v in room.task.validation if validate)]
@@ -159,17 +165,17 @@ def _random(
 ) -> list[dict[str, Any]]:
     """Train random structures from scratch, and the searched one in the same way, first."""
     rng, found = random.Random(trial.seed), []  # nosec B311  # no secret depends on it
-    nodes, names = room.job.adabert.nodes, room.job.adabert.operations
-    folder = room.folder / trial.name
+    nodes, names = room.job.settings(AdabertSettings).nodes, room.job.settings(AdabertSettings).operations
+    folder = room.layout.adabert / trial.name
     searched = (folder / "structure.json").read_text()
     drawn = [
         Structure(layers, tuple(rng.choice(names) for _ in cell_edges(nodes)), nodes).to_json()
         for _ in range(count)
     ]
     scratch = room.job.model_copy(
-        update={"adabert": room.job.adabert.model_copy(update={"child": "scratch"})}
+        update={"adabert": room.job.settings(AdabertSettings).model_copy(update={"child": "scratch"})}
     )
-    other = DistillationData(scratch, room.run_dir)
+    other = DistillationData(scratch, room.run_dir, method="adabert")
     for text in (searched, *drawn):
         (folder / "structure.json").write_text(text)
         plan = {"trial": trial.name, "gamma": trial.gamma, "seed": trial.seed}
@@ -182,12 +188,12 @@ def _fit(stage: AdabertSearchTask | AdabertChildTask, room: DistillationData) ->
     losses: list[float] = []
 
     def at(index: int) -> Batch:
-        return collate(stage.tokens, plan.rows(index), stage.pad_id)
+        return collate(stage.tokens, plan.rows(index), stage.context.pad_id)
 
     def report(index: int, result: StepResult, seconds: float) -> None:
         losses.append(float(result.info["loss"]))
 
-    fit(stage.step, at, 0, stage.total, seed=room.job.run.seed * 4099, report=report)
+    fit(stage.step, at, 0, stage.num_steps, seed=room.job.run.seed * 4099, report=report)
     stage.finish()
     return round(sum(losses[-50:]) / len(losses[-50:]), 4)
 

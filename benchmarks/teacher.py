@@ -24,7 +24,7 @@ from raycomp.config.loader import load_job
 from raycomp.data.batches import Batch, TrainPlan, collate
 from raycomp.encoder.pretrained import model_source
 from raycomp.methods.context import RunContext
-from raycomp.runtime.training.elastic_tasks import TeacherTask
+from raycomp.methods.teacher import TeacherTask
 from raycomp.training.evaluation import predict_logits, score_logits
 from raycomp.training.loop import fit
 
@@ -66,13 +66,13 @@ def _validation(context: RunContext) -> str:
 
 
 def _ours(context: RunContext) -> Any:
-    stage = TeacherTask(context.job, context.run_dir, {}, device=CPU, reduce=None)
+    stage = TeacherTask(context, {}, device=CPU, reduce=None)
     plan = TrainPlan(stage.tokens.lengths, stage.batch_size, context.job.run.seed)
 
     def at(index: int) -> Batch:
-        return collate(stage.tokens, plan.rows(index), stage.pad_id)
+        return collate(stage.tokens, plan.rows(index), context.pad_id)
 
-    fit(stage.step, at, 0, stage.total, seed=context.job.run.seed * 4099, report=lambda *_: None)
+    fit(stage.step, at, 0, stage.num_steps, seed=context.job.run.seed * 4099, report=lambda *_: None)
     model = stage.model.eval()
     return lambda batch: model(batch, None).logits
 

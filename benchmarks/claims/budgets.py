@@ -74,7 +74,7 @@ class Searches:
         save_tensors(folder / "home" / "supernet" / "network.safetensors", home.network().state_dict())
         self.theta = whole_space_sampler(context).state_dict()
         data = context.job.model_dump(mode="json")
-        ledger, self.evaluators = start_scoring(data, folder / "home", "bench", context.primary)
+        ledger, self.evaluators = start_scoring(data, home.run_dir, "bench", context.primary)
         largest = context.space.largest().to_json()
         ray.get([e.evaluate.remote([largest], "selection", "fp32") for e in self.evaluators])
         ray.kill(ledger)

@@ -1,7 +1,8 @@
-"""From a job and a run's folder to data and networks: the same on the driver and on every worker."""
+"""The context of a run: from a job and a run directory to data and networks, in every process alike."""
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -24,18 +25,18 @@ from raycomp.training.optimizers import resolve_precision
 
 @dataclass(frozen=True)
 class Facts:
-    """What every process must know of model and data: written once, so that workers load neither.
+    """Properties of model and data that every process needs. They are written once: workers load neither.
 
     Attributes:
-        config: an `EncoderConfig` as `to_dict` gives it.
-        fine_tuned: whether the model has a classifier for this task.
-        tokenizer: the tokenizer's fingerprint.
-        sep_token_id: the token between two texts; None where there is none.
-        kind: classification or regression.
-        num_labels: outputs of the classifier.
-        pair: whether a row has two texts.
-        metrics: every metric of the task.
-        primary: the metric that choices are made on.
+        config: An `EncoderConfig` as its `to_dict` returns it.
+        fine_tuned: Whether the model has a classifier for this task.
+        tokenizer: Fingerprint of the tokenizer.
+        sep_token_id: Token between two texts; None where the tokenizer has none.
+        kind: "classification" or "regression".
+        num_labels: Outputs of the classifier.
+        pair: Whether a row has two texts.
+        metrics: All metrics of the task.
+        primary: The metric by which models are chosen.
     """
 
     config: dict[str, Any]
@@ -50,10 +51,18 @@ class Facts:
 
 
 class RunContext(SearchSetup):
-    """What a run is made of, loaded when first asked for.
+    """Data and networks of a run, loaded when they are first asked for.
 
-    Every process builds its own from the job and the folder: nothing is sent around but names.
+    Every process builds its own context from the job and the run directory, so only names are sent
+    between processes. See `SearchSetup` for the constructor.
     """
+
+    def for_method(self, method: str) -> RunContext:
+        """Return this context as another method has it; what is loaded is shared."""
+        context = copy.copy(self)
+        context.method = method
+        context.files = self.layout.method(method)
+        return context
 
     @functools.cached_property
     def task(self) -> Task:
@@ -61,14 +70,15 @@ class RunContext(SearchSetup):
         return load_task(self.job.task, self.job.run.seed)
 
     def load(self) -> tuple[Encoder, Any, bool]:
-        """Load the pretrained network at full size, its tokenizer, and whether it is fine-tuned.
+        """Return the pretrained network at full size, its tokenizer, and whether it is fine-tuned.
 
-        Nobody keeps the network: what was trained takes its place, and memory is short.
+        The network is not kept in memory, because trained weights take its place soon.
         """
-        # Here and not above: transformers takes seconds to import, and workers never load a model.
+        # Imported here: transformers takes seconds to import, and workers never load a model.
         from raycomp.encoder.pretrained import load_encoder
 
-        torch.manual_seed(self.job.run.seed)  # a new classifier is drawn at random
+        # A new classifier is drawn at random.
+        torch.manual_seed(self.job.run.seed)
         return load_encoder(
             self.job.model.name,
             num_labels=self.task.num_labels,
@@ -80,14 +90,21 @@ class RunContext(SearchSetup):
 
     @functools.cached_property
     def facts(self) -> Facts:
-        """What is known of model and data: from the run's folder once `record_facts` wrote it."""
-        path = self.run_dir / "facts.json"
+        """Properties of model and data, read from the run directory once `record_facts` wrote them.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        path = self.layout.facts
         if path.exists():
             data = read_json(path)
             try:
                 return Facts(**{**data, "metrics": tuple(data["metrics"])})
             except (KeyError, TypeError) as error:
-                raise UserError(f"{path} was not written by this version of raycomp ({error})") from None
+                raise UserError(
+                    f"{path} was not written by this version of raycomp ({error}). Use the version that "
+                    "began the run, or start a new one with --set run.name=NAME."
+                ) from None
         network, tokenizer, fine_tuned = self.load()
         self.__dict__["tokenizer"] = tokenizer
         task = self.task
@@ -104,9 +121,9 @@ class RunContext(SearchSetup):
         )
 
     def record_facts(self) -> None:
-        """Write what is known of model and data into the run's folder."""
-        if not (self.run_dir / "facts.json").exists():
-            write_json(self.run_dir / "facts.json", asdict(self.facts))
+        """Write the properties of model and data into the run directory, once."""
+        if not self.layout.facts.exists():
+            write_json(self.layout.facts, asdict(self.facts))
 
     @functools.cached_property
     def config(self) -> EncoderConfig:
@@ -128,17 +145,17 @@ class RunContext(SearchSetup):
 
     @property
     def pad_id(self) -> int:
-        """The token that fills a batch up."""
+        """The padding token."""
         return int(self.config.pad_token_id or 0)
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Every metric of the task."""
+        """All metrics of the task."""
         return self.facts.metrics
 
     @property
     def primary(self) -> str:
-        """The metric that choices are made on."""
+        """The metric by which models are chosen."""
         return self.facts.primary
 
     @property
@@ -155,23 +172,28 @@ class RunContext(SearchSetup):
         task = self.task
         return {s.name: s for s in (task.train, task.selection, *task.validation)}[name]
 
-    def tokenised(self, name: str, texts: Callable[[], Split]) -> TokenSplit:
-        """Return texts as tokens, cut to what job and model hold; `texts` is asked only where needed.
+    def tokenised(self, name: str, load_texts: Callable[[], Split]) -> TokenSplit:
+        """Return a split as tokens, cut to the length that job and model allow.
 
-        The run's folder keeps the key of each split, so that workers read tokens and no text.
+        The run directory has the cache key of each split, so that workers read tokens and no text.
+
+        Args:
+            name: Name of the split.
+            load_texts: Function that returns the texts; it is called only where no tokens are cached.
         """
-        cache = self.run_dir.parent / ".cache" / "tokens"
-        key = self.run_dir / "tokens" / f"{name}.json"
+        cache = self.layout.token_cache
+        key = self.layout.token_key(name)
         if key.exists():
-            known = read_json(key)
-            found = cached(cache, str(known.get("key")), int(known.get("rows", 0)))
-            if found is not None:
-                return found
+            entry = read_json(key)
+            tokens = cached(cache, str(entry.get("key")), int(entry.get("rows", 0)))
+            if tokens is not None:
+                return tokens
+
         limit = min(self.job.task.max_length, self.config.max_positions)
-        made = tokenise(texts(), lambda: self.tokenizer, self.facts.tokenizer, limit, cache)
+        tokens = tokenise(load_texts(), lambda: self.tokenizer, self.facts.tokenizer, limit, cache)
         if self.run_dir.exists():
-            write_json(key, {"key": made.key, "rows": len(made)})
-        return made
+            write_json(key, {"key": tokens.key, "rows": len(tokens)})
+        return tokens
 
     @property
     def shape(self) -> EncoderShape:
@@ -188,24 +210,45 @@ class RunContext(SearchSetup):
 
     def teacher(self) -> ElasticEncoder:
         """Return the fine-tuned teacher."""
-        return self.network(self.run_dir / "teacher" / "network.safetensors")
+        return self.network(self.layout.teacher_network)
 
     def supernet(self) -> ElasticEncoder:
-        """Return the trained super-network."""
-        return self.network(self.run_dir / "supernet" / "network.safetensors")
+        """Return the method's trained super-network."""
+        return self.network(self.files.supernet_network)
 
     def precision(self, device: torch.device) -> str:
-        """Return the precision of this run: chosen once, then kept, so that a resume computes alike.
+        """Return the precision of this run. It is chosen once and kept, so that a resume computes alike.
 
         Raises:
-            UserError: the device does not compute in the precision that the run was begun with.
+            UserError: The device does not support the precision that the run was begun with.
         """
-        path = self.run_dir / "precision.json"
+        path = self.layout.precision
         if not path.exists():
-            chosen = resolve_precision(self.job.train.precision, device)
-            write_json(path, {"precision": chosen})
+            precision = resolve_precision(self.job.train.precision, device)
+            write_json(path, {"precision": precision})
         return resolve_precision(self.chosen_precision(), device)
 
     def chosen_precision(self) -> str:
-        """Return the precision that was chosen, for a driver that does not compute in it itself."""
-        return str(read_json(self.run_dir / "precision.json").get("precision"))
+        """Return the precision of this run, for a driver that does not compute in it itself."""
+        return str(read_json(self.layout.precision).get("precision"))
+
+    def mean_length_share(self) -> float:
+        """Return the mean length of a training text over the length that FLOPs are counted at."""
+        return float(self.tokens("train").lengths.mean()) / self.flops_length
+
+    def flops_per_row(self) -> tuple[float, float]:
+        """Return the FLOPs of a forward pass of a mean training row: largest and smallest network."""
+        share = self.mean_length_share()
+        largest = float(self.costs.cost("flops", self.space.largest()))
+        smallest = float(self.costs.cost("flops", self.space.smallest()))
+        return largest * share, smallest * share
+
+    def validation_names(self) -> list[str]:
+        """Return the names of the validation splits, in the order of the teacher's scores."""
+        return [name for name in read_json(self.layout.teacher_score) if name != "selection"]
+
+    def teacher_validation(self) -> float:
+        """Return the teacher's score: the mean over the validation splits."""
+        scores = read_json(self.layout.teacher_score)
+        values = [scores[name][self.primary] for name in self.validation_names()]
+        return sum(values) / len(values)

@@ -20,8 +20,17 @@ METHODS: dict[str, tuple[str, str]] = {
         "raycomp.methods.adabert.settings:AdabertSettings",
         "raycomp.methods.adabert.method:Adabert",
     ),
+    "first_n": ("raycomp.methods.first_n:FirstNSettings", "raycomp.methods.first_n:FirstN"),
+    "pkd": ("raycomp.methods.pkd:PkdSettings", "raycomp.methods.pkd:Pkd"),
+    "uniform": ("raycomp.methods.uniform:UniformSettings", "raycomp.methods.uniform:Uniform"),
 }
 """Name of a method -> import paths of its settings class and of its `Method` class."""
+
+SAMPLERS: dict[str, str] = {
+    "eesng": "raycomp.methods.yoco.plan:build_sampler",
+    "uniform": "raycomp.methods.uniform:build_sampler",
+}
+"""Name of a sampler -> import path of the function (job, plan) that builds it."""
 
 
 def method_names() -> list[str]:
@@ -54,6 +63,19 @@ def load_method_class(name: str) -> Any:
     if not points:
         raise KeyError(name)
     return points[0].load()
+
+
+def load_training_task(method: str, task: str) -> Any:
+    """Return the class of a training task, a subclass of `raycomp.methods.tasks.TrainingTask`.
+
+    Args:
+        method: Name of the method that trains; any name for the teacher.
+        task: Name of the task; what follows a "." tells several trainings of a kind apart.
+    """
+    kind = task.partition(".")[0]
+    if kind == "teacher":
+        return import_object("raycomp.methods.teacher:TeacherTask")
+    return load_method_class(method).tasks[kind]
 
 
 def import_object(path: str) -> Any:

@@ -68,8 +68,12 @@ class SearchSetup:
     @functools.cached_property
     def costs(self) -> CostModel:
         """The cost model of the full network."""
-        length = self.job.search.flops_length or self.job.task.max_length
-        return CostModel(self.shape, length)
+        return CostModel(self.shape, self.flops_length)
+
+    @property
+    def flops_length(self) -> int:
+        """Tokens of the sequence that FLOPs are counted at."""
+        return self.job.search.flops_length or self.job.task.max_length
 
     def limit(self, budget: BudgetSettings) -> float:
         """Return a budget's absolute limit, in the unit of its kind."""

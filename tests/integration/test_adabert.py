@@ -17,10 +17,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from raycomp.config.loader import parse_job
 from raycomp.data.batches import collate
 from raycomp.errors import UserError
+from raycomp.methods.adabert.distillation_data import DistillationData
 from raycomp.methods.adabert.structure import Structure
-from raycomp.runtime.pipeline.adabert_deploy import load_child, trials
+from raycomp.methods.adabert.trials import list_trials, load_child
 from raycomp.runtime.pipeline.reexport import export_budget
-from raycomp.runtime.training.distillation_data import DistillationData
 from raycomp.storage.tables import read_table
 from raycomp.storage.tensors import load_tensors
 from tests.conftest import sentences
@@ -57,10 +57,10 @@ def test_a_cnn_is_searched_compiled_and_deployed(cnn_job: dict[str, Any], storag
     folder = run_dir / row["export"]
     loaded = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True).eval()
     assert sum(p.numel() for p in loaded.parameters()) == row["params"]
-    room = DistillationData(job, run_dir)
-    tokens = room.tokens("validation")
-    batch = collate(tokens, np.arange(len(tokens)), room.pad_id)
-    child = load_child(room, trials(job)[0])
+    data = DistillationData(job, run_dir, method="adabert")
+    tokens = data.tokens("validation")
+    batch = collate(tokens, np.arange(len(tokens)), data.pad_id)
+    child = load_child(data, list_trials(job)[0])
     with torch.no_grad():
         got = loaded(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
         want = child(batch.input_ids, batch.attention_mask)[0]
@@ -78,21 +78,21 @@ def test_a_cnn_is_searched_compiled_and_deployed(cnn_job: dict[str, Any], storag
             loaded(**tokenizer(long, return_tensors="pt"))
     ElementTree.fromstring((folder / "structure.svg").read_text())
     steps = read_table(run_dir, "steps")
-    names = {f"adabert-search.{trials(job)[0].name}", f"adabert-child.{trials(job)[0].name}"}
+    names = {f"adabert-search.{list_trials(job)[0].name}", f"adabert-child.{list_trials(job)[0].name}"}
     assert set(steps["training"]) == names
     theta = read_table(run_dir, "distribution")
     sums = theta.groupby(["step", "variable"])["probability"].sum()
     assert np.allclose(sums, 1)
     assert set(theta["variable"]) == {"layers", *(v for v in theta["variable"] if "edge" in v)}
     # the teacher's answers are those of the teacher, row by row
-    answers, text = room.answers, room.augmented
-    train = len(room.task.train)
+    answers, text = data.teacher_outputs, data.augmented
+    train = len(data.task.train)
     assert train < len(text) <= 3 * train
-    tokens = room.augmented_tokens
+    tokens = data.augmented_tokens
     some = np.array([0, 5, train, len(text) - 1])
-    batch = collate(tokens, some, room.pad_id)
+    batch = collate(tokens, some, data.pad_id)
     with torch.no_grad():
-        said = room.teacher().eval()(batch, None).logits
+        said = data.teacher().eval()(batch, None).logits
     torch.testing.assert_close(answers.rows(some)[0], said, atol=1e-4, rtol=1e-4)
     assert answers.probes.shape == (len(text), 3, 2)
     again = export_budget(run_dir, row["budget"], storage / "again")
@@ -104,7 +104,7 @@ def test_a_cnn_is_searched_compiled_and_deployed(cnn_job: dict[str, Any], storag
 
 
 def _only_what_is_missing_is_done_again(cnn_job: dict[str, Any], run_dir: Path) -> None:
-    folder = run_dir / "adabert" / trials(parse_job(cnn_job))[0].name
+    folder = run_dir / "adabert" / list_trials(parse_job(cnn_job))[0].name
     before = load_tensors(folder / "child.safetensors")
     kept = [run_dir / "adabert" / "probes.npy", folder / "parent.safetensors"]
     times = [path.stat().st_mtime_ns for path in kept]

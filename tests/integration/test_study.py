@@ -15,11 +15,12 @@ from raycomp.config.study import StudySpec, parse_study
 from raycomp.data.metrics import compute
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.context import RunContext
+from raycomp.methods.scoring import score_forward
+from raycomp.methods.yoco.finetune import finetune_networks, list_outcomes
 from raycomp.report import ablation_table
 from raycomp.report.statistics import kendall_tau
 from raycomp.runtime.cluster.progress import Progress
-from raycomp.runtime.pipeline.deploy import score_forward
-from raycomp.runtime.pipeline.finetune import finetune, outcomes
+from raycomp.runtime.pipeline.handle import RayRun
 from raycomp.runtime.studies.ablation_rows import ranking_rows
 from raycomp.runtime.studies.study import finished_runs, run_study
 from raycomp.storage.files import read_array
@@ -69,7 +70,7 @@ def test_every_cell_has_its_rows(folder: Path, study: StudySpec) -> None:
     for row in main.to_dict("records"):
         run = folder / "runs" / row["run"]
         tuned = row["variant"] == "tuned"
-        scored = outcomes(run)[0] if tuned else read_table(run, "deployments").iloc[0]
+        scored = list_outcomes(run)[0] if tuned else read_table(run, "deployments").iloc[0]
         assert row["method"] == ("finetuned" if tuned else "yoco")
         assert row["value"] == scored["validation"]
         assert row["gap"] == pytest.approx(scored["selection"] - scored["validation"])
@@ -134,8 +135,8 @@ def test_drawn_networks_are_tuned_on_their_own_and_ranked(folder: Path, study: S
     run = folder / "runs" / cell.job.run_id
     data = cell.job.model_dump(mode="json")
     data["finetune"] |= {"epochs": 1.0, "networks": 4, "start": "teacher"}
-    finetune(RunContext(parse_job(data), run), Progress(enabled=False))
-    found = outcomes(run)
+    finetune_networks(RayRun(RunContext(parse_job(data), run), Progress(enabled=False)))
+    found = list_outcomes(run)
     assert [o["name"] for o in found] == [f"network-{i:03d}" for i in range(4)]
     assert all(0 <= o[k] <= 1 for o in found for k in ("inherited", "selection"))
     context = RunContext(parse_job(data), run)

@@ -12,8 +12,11 @@ import torch
 
 from raycomp.config.loader import parse_job
 from raycomp.methods.context import RunContext
+from raycomp.methods.supernet import train_supernet
+from raycomp.methods.yoco.method import training_plan
 from raycomp.runtime.cluster.progress import Progress
-from raycomp.runtime.pipeline.run import _supernet, _teacher
+from raycomp.runtime.pipeline.handle import RayRun
+from raycomp.runtime.pipeline.run import prepare_teacher
 from raycomp.storage.tables import read_table
 from raycomp.storage.tensors import load_tensors
 
@@ -31,13 +34,14 @@ def test_one_and_two_workers_agree(tiny_job: dict[str, Any], tmp_path: Path) -> 
 
     one, two = context(1), context(2)
     for each in (one, two):
-        _teacher(each, Progress(enabled=False))
+        prepare_teacher(each, Progress(enabled=False))
     agree(one, two, "teacher")
     shutil.rmtree(two.run_dir / "teacher")
     # Both of one teacher: a rounding error may swap two neurons of equal importance.
     shutil.copytree(one.run_dir / "teacher", two.run_dir / "teacher")
     for each in (one, two):
-        _supernet(each, Progress(enabled=False))
+        run = RayRun(each, Progress(enabled=False))
+        train_supernet(run, "supernet", training_plan(each))
     agree(one, two, "supernet")
 
 

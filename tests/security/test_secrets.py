@@ -110,7 +110,7 @@ def test_arrays_are_loaded_without_pickles() -> None:
 
 
 def test_code_of_models_is_trusted_by_the_setting_or_for_our_own_export() -> None:
-    ours = {"encoder/export.py", "runtime/pipeline/deploy.py", "runtime/pipeline/adabert_deploy.py"}
+    ours = {"encoder/export.py", "runtime/pipeline/deploy.py"}
     found = {
         str(path.relative_to(SOURCE))
         for path in SOURCE.rglob("*.py")

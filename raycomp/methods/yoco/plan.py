@@ -39,6 +39,7 @@ def train_plan(job: Job, space: SearchSpace, shape: EncoderShape, rows: int) -> 
             "ffn": list(space.ffn),
         },
         "steps": steps,
+        "sampler": {"name": "eesng"},
         "shape": shape.to_dict(),
         "length": job.search.flops_length or job.task.max_length,
     }

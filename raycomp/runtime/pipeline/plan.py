@@ -1,7 +1,8 @@
-"""What a job would do and need, before anything is spent."""
+"""The plan of a job: what it would do and need, before anything is spent."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,78 +11,112 @@ import torch
 from raycomp.config.job import Job
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
-from raycomp.methods.yoco.plan import train_plan
-from raycomp.runtime.pipeline.adabert import planned, training_flops
+from raycomp.methods.registry import load_method_class
 from raycomp.runtime.pipeline.forecast import Machines, Rates, Work, forecast, measured
-from raycomp.runtime.pipeline.preflight import check_settings, least_of, unmet
+from raycomp.runtime.pipeline.preflight import check_settings, least_cost, unmet_budgets
 from raycomp.search.search_loop import evaluation_budget
 from raycomp.training.optimizers import measure_matmul_flops, resolve_precision
 
 # Share of a matrix product's speed that a training step reaches (benchmarks/step_cost.py).
 EFFICIENCY = 0.6
+# Memory of Python, torch and Ray in one process.
+PROCESS_GIB = 0.6
 
 
 def make_plan(job: Job, machines: Machines | None = None, runs: Path = Path("runs")) -> dict[str, Any]:
     """Return size and reach of the space, each budget's verdict, steps, memory and time.
 
-    Starts no training; reads the data and the encoder's shapes.
+    It starts no training, and reads only the data and the encoder's shapes.
 
     Args:
-        job: the job.
-        machines: a cluster to say time and cost on; None: this machine.
-        runs: folder of runs, for the steps that they measured.
+        job: The job.
+        machines: Cluster to estimate time and cost for; None: this machine.
+        runs: Directory of earlier runs, whose measured steps are used.
 
     Raises:
-        UserError: as the run itself would, but for budgets that cannot be met: those are in the answer.
+        UserError: As the run itself would, except for budgets that cannot be met: those are in the
+            answer.
     """
     context = RunContext(job, Path("runs") / job.run_id)
     check_settings(context)
-    space, costs, task = context.space, context.costs, context.task
-    reach = {
-        kind: (costs.cost(kind, space.smallest()), costs.cost(kind, space.largest()))
-        for kind in ("params", "encoder_params", "flops")
-    }
-    reasons = unmet(context)
-    budgets = [
-        {
-            "name": budget.name,
-            "kind": budget.kind,
-            "limit": context.limit(budget),
-            "feasible": not reasons[budget.name],
-            "nearest": least_of(context, budget.kind) if reasons[budget.name] else context.limit(budget),
-            "reason": reasons[budget.name],
-        }
-        for budget in job.budget
-    ]
-    per_epoch = -(-len(task.train) // job.teacher.batch_size)
-    teacher = 0 if context.fine_tuned and job.teacher.mode != "train" else per_epoch * job.teacher.epochs
-    phases = (
-        train_plan(job, space, context.shape, len(task.train))["steps"]
-        if "yoco" in job.run.methods
-        else []
-    )
-    found = {
+    methods = {name: load_method_class(name)().plan(context.for_method(name)) for name in job.run.methods}
+    teacher_steps = _teacher_steps(context)
+    supernet_steps = methods.get("yoco", {}).get("steps", [])
+    plan = {
         "run": job.run_id,
-        "task": f"{task.name}: {len(task.train):,} train, {len(task.selection):,} selection, "
-        + ", ".join(f"{len(v):,} {v.name}" for v in task.validation),
-        "space": {"size": space.num_architectures(), "reach": {k: list(v) for k, v in reach.items()}},
-        "budgets": budgets,
-        "steps": {"teacher": round(teacher), "supernet": sum(phases), "phases": len(phases)},
-        "memory_gib": _memory(reach["params"][1], job, context),
-        "time": _time(job, context, round(teacher), phases),
-        "notes": list(task.notes),
+        "task": _describe_task(context),
+        "space": _describe_space(context),
+        "budgets": _judge_budgets(context),
+        "steps": {
+            "teacher": teacher_steps,
+            "supernet": sum(supernet_steps),
+            "phases": len(supernet_steps),
+        },
+        "memory_gib": _memory(context),
+        "time": _time(context, teacher_steps, methods),
+        "notes": list(context.task.notes),
+        "methods": {name: _without_flops(figures) for name, figures in methods.items()},
     }
-    if "adabert" in job.run.methods:
-        found["adabert"] = planned(context)
+    if "adabert" in methods:
+        plan["adabert"] = _without_flops(methods["adabert"])
+
     if machines is not None:
-        found["forecast"] = _forecast(context, round(teacher), phases, machines, runs)
-    elif "adabert" not in job.run.methods:
+        plan["forecast"] = _forecast(context, teacher_steps, supernet_steps, machines, runs)
+    elif job.run.methods == ["yoco"]:
         rates = measured(runs, job, job.train.gpus > 0)
         if rates is not None:
-            guess = forecast(_work(context, round(teacher), phases), rates, Machines())
-            minutes = max(1, round(guess["hours"] * 60))
-            found["time"] = f"about {minutes} min on one worker ({rates.source})"
-    return found
+            estimate = forecast(_work(context, teacher_steps, supernet_steps), rates, Machines())
+            minutes = max(1, round(estimate["hours"] * 60))
+            plan["time"] = f"about {minutes} min on one worker ({rates.source})"
+    return plan
+
+
+def _without_flops(figures: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in figures.items() if key != "flops"}
+
+
+def _teacher_steps(context: RunContext) -> int:
+    """Return the steps of the teacher's fine-tuning; 0 where the model is fine-tuned already."""
+    settings = context.job.teacher
+    if context.fine_tuned and settings.mode != "train":
+        return 0
+    steps_per_epoch = math.ceil(len(context.task.train) / settings.batch_size)
+    return round(steps_per_epoch * settings.epochs)
+
+
+def _describe_task(context: RunContext) -> str:
+    task = context.task
+    held_out = ", ".join(f"{len(split):,} {split.name}" for split in task.validation)
+    return f"{task.name}: {len(task.train):,} train, {len(task.selection):,} selection, {held_out}"
+
+
+def _describe_space(context: RunContext) -> dict[str, Any]:
+    """Return the number of architectures, and the smallest and the largest cost of each kind."""
+    space, costs = context.space, context.costs
+    reach = {
+        kind: [costs.cost(kind, space.smallest()), costs.cost(kind, space.largest())]
+        for kind in ("params", "encoder_params", "flops")
+    }
+    return {"size": space.num_architectures(), "reach": reach}
+
+
+def _judge_budgets(context: RunContext) -> list[dict[str, Any]]:
+    reasons = unmet_budgets(context)
+    verdicts = []
+    for budget in context.job.budget:
+        reason = reasons[budget.name]
+        limit = context.limit(budget)
+        verdicts.append(
+            {
+                "name": budget.name,
+                "kind": budget.kind,
+                "limit": limit,
+                "feasible": not reason,
+                "nearest": least_cost(context, budget.kind) if reason else limit,
+                "reason": reason,
+            }
+        )
+    return verdicts
 
 
 def _forecast(
@@ -137,32 +172,26 @@ def _computed_rates(context: RunContext) -> Rates:
     )
 
 
-def _memory(params: int, job: Job, context: RunContext) -> float:
-    """Return GiB a worker: weights, gradients, AdamW's two moments, a teacher, and activations."""
-    copies = 4 + (job.train.distill != "none")
-    config = context.config
+def _memory(context: RunContext) -> float:
+    """Return GiB per worker: weights, gradients, AdamW's two moments, a teacher, and activations."""
+    job, config = context.job, context.config
+    params = context.costs.cost("params", context.space.largest())
+    num_copies = 4 if job.train.distill == "none" else 5
     per_token = config.num_hidden_layers * (12 * config.hidden_size + 2 * config.layer_ffn[0])
     rows = job.train.batch_size / job.train.workers
     activations = per_token * 4 * rows * job.task.max_length
-    return float((copies * 4 * params + activations) / 2**30 + 0.6)  # 0.6: Python, torch, Ray
+    return float((num_copies * 4 * params + activations) / 2**30 + PROCESS_GIB)
 
 
-def _time(job: Job, context: RunContext, teacher: int, steps: list[int]) -> str:
-    """Return an estimate from FLOPs: three times the forward pass a step."""
-    costs, space = context.costs, context.space
-    lengths = context.tokens("train").lengths
-    share = float(lengths.mean()) / (job.search.flops_length or job.task.max_length)
-    full = costs.cost("flops", space.largest()) * share
-    least = costs.cost("flops", space.smallest()) * share
-    distilled = 1.0 if job.train.distill != "none" else 0.0
-    middle = (full + least) / 2
-    work = 3 * full * teacher * job.teacher.batch_size
-    work += sum(steps) * job.train.batch_size * (3 * job.train.samples * middle + distilled * full)
-    if "adabert" in job.run.methods:
-        work += training_flops(context, share)
-        work += full * len(context.task.train) * (1 + job.augment.copies)  # the teacher's answers
+def _time(context: RunContext, teacher_steps: int, methods: dict[str, dict[str, Any]]) -> str:
+    """Return an estimate from FLOPs: a training step takes three times its forward pass."""
+    job = context.job
+    full, _ = context.flops_per_row()
+    work = 3 * full * teacher_steps * job.teacher.batch_size
+    work += sum(figures.get("flops", 0.0) for figures in methods.values())
     if job.train.gpus:
         return f"{work:.3g} FLOPs of training; measure a step on your GPU to turn this into hours"
+
     precision = resolve_precision(job.train.precision, torch.device("cpu"))
     minutes = work / (EFFICIENCY * measure_matmul_flops(precision)) / 60
     return (

@@ -1,89 +1,102 @@
-"""What a job would fail on later, found before anything is spent."""
+"""Preflight: what a job would fail on later, found before anything is spent."""
 
 from __future__ import annotations
 
 from raycomp.data.batches import smallest_batch
 from raycomp.errors import UserError
-from raycomp.methods.adabert.settings import AdabertSettings
+from raycomp.methods.base import Method
 from raycomp.methods.context import RunContext
-from raycomp.methods.yoco.plan import train_plan
-from raycomp.runtime.pipeline import adabert
-from raycomp.runtime.pipeline.finetune import too_many
+from raycomp.methods.registry import load_method_class
 from raycomp.runtime.pipeline.trackers import check_trackers
-from raycomp.search.budget import cheapest_architecture
-from raycomp.search.search_loop import infeasible_reason
 
 
 def check(context: RunContext) -> None:
     """Refuse a job that would fail later: its settings, or a budget that cannot be met.
 
     Raises:
-        UserError: with the nearest feasible value of every budget that cannot be met.
+        UserError: One line per problem, with the nearest feasible value of each budget.
     """
-    faults = _faults(context) + [why for why in unmet(context).values() if why]
-    if faults:
-        raise UserError("\n".join(faults))
+    problems = _find_problems(context)
+    problems += [reason for reason in unmet_budgets(context).values() if reason]
+    if problems:
+        raise UserError("\n".join(problems))
 
 
 def check_settings(context: RunContext) -> None:
-    """Refuse what `check` refuses, budgets apart.
+    """Refuse what `check` refuses, except for budgets that cannot be met.
 
     Raises:
-        UserError: schedule, teacher, workers or method would fail later.
+        UserError: One line per problem.
     """
-    if faults := _faults(context):
-        raise UserError("\n".join(faults))
+    problems = _find_problems(context)
+    if problems:
+        raise UserError("\n".join(problems))
 
 
-def unmet(context: RunContext) -> dict[str, str]:
-    """Return for each budget why no architecture meets it, and the nearest value; else an empty text."""
-    found = {}
+def unmet_budgets(context: RunContext) -> dict[str, str]:
+    """Return for each budget why no method of the job meets it; an empty text where one does."""
+    reasons = {}
     for budget in context.job.budget:
-        least, limit = least_of(context, budget.kind), context.limit(budget)
-        found[budget.name] = infeasible_reason(budget.name, budget.kind, limit, least)
-    return found
+        method, least = _smallest_method(context, budget.kind)
+        reasons[budget.name] = ""
+        if method is not None and least > context.limit(budget):
+            reasons[budget.name] = method.explain_infeasible(context, budget)
+    return reasons
 
 
-def least_of(context: RunContext, kind: str) -> float:
-    """Return the smallest figure of a budget's kind that the space holds."""
-    return cheapest_architecture(context.space, lambda arch: float(context.costs.cost(kind, arch)))[1]
+def least_cost(context: RunContext, kind: str) -> float:
+    """Return the cost of the smallest model that a method of the job can make; 0 without such a method.
+
+    Args:
+        context: The run's context.
+        kind: Kind of cost, such as "params".
+    """
+    return _smallest_method(context, kind)[1]
 
 
-def _batches(context: RunContext) -> list[int]:
-    """Return the rows of the smallest batch of each training that the job asks for."""
-    job, rows = context.job, len(context.task.train)
-    found = []
+def _smallest_method(context: RunContext, kind: str) -> tuple[Method | None, float]:
+    """Return the method of the job that makes the smallest model, and the cost of that model."""
+    candidates: list[tuple[float, Method]] = []
+    for name in context.job.run.methods:
+        method: Method = load_method_class(name)()
+        least = method.least_cost(context, kind)
+        if least is not None:
+            candidates.append((least, method))
+    if not candidates:
+        return None, 0.0
+    least, method = min(candidates, key=lambda pair: pair[0])
+    return method, least
+
+
+def _smallest_batches(context: RunContext) -> list[int]:
+    """Return the rows of the smallest batch of each training task that the job asks for."""
+    job = context.job
+    batches = []
     if job.teacher.mode == "train" or not context.fine_tuned:
-        found.append(smallest_batch(rows, job.teacher.batch_size))
-    if "yoco" in job.run.methods:
-        found.append(smallest_batch(rows, job.train.batch_size))
-    if "adabert" in job.run.methods:
-        size = job.settings(AdabertSettings).batch_size
-        found.append(smallest_batch(rows, size))
-        if (
-            job.augment.copies
-        ):  # equal copies are left out, so that the rows may be any number from `rows`
-            found.append(smallest_batch(-(-rows // size) * size + 1, size))
-    return found
+        batches.append(smallest_batch(len(context.task.train), job.teacher.batch_size))
+    for name in job.run.methods:
+        batches += load_method_class(name)().smallest_batches(context.for_method(name))
+    return batches
 
 
-def _faults(context: RunContext) -> list[str]:
+def _find_problems(context: RunContext) -> list[str]:
     job = context.job
     check_trackers(job)
-    if "yoco" in job.run.methods:
-        train_plan(job, context.space, context.shape, len(context.task.train))
-    found = []
+
+    problems = []
     if job.teacher.mode == "as-is" and not context.fine_tuned:
-        found.append(
-            f"teacher.mode is as-is, but {job.model.name} holds no classifier for this task's "
-            f"{context.task.num_labels} outputs; use teacher.mode = 'train'"
+        problems.append(
+            f"teacher.mode is 'as-is', but {job.model.name} has no classifier for the "
+            f"{context.task.num_labels} outputs of this task. Use teacher.mode = 'train'."
         )
-    smallest = min(_batches(context))
+    method_problems = []
+    for name in job.run.methods:
+        method_problems += load_method_class(name)().find_problems(context.for_method(name))
+
+    smallest = min(_smallest_batches(context), default=job.train.workers)
     if job.train.workers > smallest:
-        found.append(
-            f"train.workers={job.train.workers} was given; the smallest batch has {smallest} rows, and "
-            "every worker needs one: raise batch_size or lower train.workers"
+        problems.append(
+            f"train.workers is {job.train.workers}, but the smallest batch has {smallest} rows, and each "
+            "worker needs at least one. Raise batch_size or lower train.workers."
         )
-    if "adabert" in job.run.methods:
-        found += adabert.faults(context)
-    return found + too_many(context)
+    return problems + method_problems

@@ -1,4 +1,4 @@
-"""Write a deployed model again, anywhere, from what a run trained."""
+"""Write a deployed model again, into any directory, from what a run trained."""
 
 from __future__ import annotations
 
@@ -6,47 +6,66 @@ from pathlib import Path
 from typing import Any
 
 from raycomp.config.loader import parse_stored
-from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
-from raycomp.runtime.pipeline.adabert_deploy import export_child, trials
-from raycomp.runtime.pipeline.deploy import export_arch
-from raycomp.runtime.training.distillation_data import DistillationData
+from raycomp.methods.registry import load_method_class
+from raycomp.runtime.pipeline.deploy import export_deployable
 from raycomp.storage.files import read_json
+from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import read_table
 
 
 def export_budget(run_dir: Path, budget: str, out: Path) -> dict[str, Any]:
     """Extract, verify and write the model of one budget.
 
+    Args:
+        run_dir: The run directory.
+        budget: Name of the budget; "METHOD-BUDGET" where several methods have a budget of this name.
+        out: New directory for the model.
+
+    Returns:
+        `out`, `arch`, `params` (counted on the loaded model) and `parity` (largest difference of a
+        logit).
+
     Raises:
-        UserError: the budget is unknown or was not met, or `out` exists and is not empty.
+        UserError: The budget is unknown or was not met, or `out` exists and is not empty.
     """
     if out.is_symlink():
-        raise UserError(f"{out} is a link; name a new folder")
+        raise UserError(f"{out} is a symbolic link. Name a new directory.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and is not empty; name a new folder")
-    frame = read_table(run_dir, "deployments")
-    found = frame[(frame["budget"] == budget) & frame["arch"].notna()]
-    if found.empty:
-        names = ", ".join(frame.loc[frame["arch"].notna(), "budget"]) or "none yet"
-        raise UserError(f"run {run_dir.name} has no deployed budget {budget!r}; it has: {names}")
-    row = found.iloc[0]
+        raise UserError(f"{out} exists and is not empty. Name a new directory.")
+
+    row = _find_row(run_dir, budget)
     run_dir = run_dir.resolve()
-    job = parse_stored(read_json(run_dir / "job.json"))
-    figures = {k: row[k] for k in ("budget", "selection", "validation", "teacher_validation")}
-    if row["method"] == "adabert":
-        trial = next((t for t in trials(job) if (t.setting, t.seed) == (budget, row["seed"])), None)
-        if trial is None:
-            raise UserError(f"run {run_dir.name} has no trial {budget!r}; job.json names others")
-        proof, _ = export_child(DistillationData(job, run_dir), trial, out.resolve(), figures)
-    else:
-        context = RunContext(job, run_dir)
-        arch = Architecture.from_json(row["arch"])
-        proof = export_arch(context, context.supernet().eval(), arch, out.resolve(), figures)
+    job = parse_stored(read_json(RunLayout(run_dir).job))
+    context = RunContext(job, run_dir, method=str(row["method"]))
+    method = load_method_class(context.method)()
+
+    deployable = method.restore(context, row)
+    scores = {key: row[key] for key in ("validation", "teacher_validation")}
+    proof = export_deployable(context, deployable, out.resolve(), scores)
     return {
         "out": str(out),
         "arch": row["arch"],
         "params": proof["params"],
         "parity": proof["max_logit_difference"],
     }
+
+
+def _find_row(run_dir: Path, budget: str) -> dict[str, Any]:
+    """Return the row of table `deployments` of a budget that was met."""
+    frame = read_table(run_dir, "deployments")
+    frame = frame[frame["arch"].notna()]
+    full_names = frame["method"] + "-" + frame["budget"]
+    rows = frame[(frame["budget"] == budget) | (full_names == budget)]
+    if rows.empty:
+        names = ", ".join(frame["budget"]) or "none yet"
+        raise UserError(
+            f"Run {run_dir.name} has no deployed budget {budget!r}. Deployed budgets: {names}."
+        )
+    if len(rows) > 1:
+        names = ", ".join(full_names[rows.index])
+        raise UserError(
+            f"Several methods of run {run_dir.name} deployed a budget {budget!r}. Choose one of: {names}."
+        )
+    return {str(key): value for key, value in rows.iloc[0].to_dict().items()}

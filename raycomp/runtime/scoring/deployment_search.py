@@ -11,7 +11,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.grid import Trial, run_grid
 from raycomp.runtime.cluster.progress import polling
 from raycomp.search.budget import cheapest_architecture
+from raycomp.search.outcome import Outcome
 from raycomp.search.search_loop import (
     SearchLoop,
     SearchTrial,
@@ -40,37 +41,6 @@ TRIAL_RESOURCES = {"cpu": 0.001}
 
 SearchProgress = Callable[[int, int, dict[str, float]], None]
 """Function of evaluations done, evaluations in all, and the best score so far of each budget."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Result of one trial.
-
-    Attributes:
-        budget: Name of the budget.
-        kind: Kind of the budget's cost, such as "params".
-        limit: The budget's absolute limit, in the unit of its cost.
-        searcher: Name of the searcher.
-        seed: Seed of the trial.
-        arch: Canonical JSON of the best feasible architecture, or None.
-        value: Its score on the selection split.
-        loss: Its loss on the selection split.
-        evaluations: Number of architectures that the trial asked for, whether or not they had a score.
-        seconds: Wall time of the trial.
-        reason: Why there is no architecture; empty if there is one.
-    """
-
-    budget: str
-    kind: str
-    limit: float
-    searcher: str
-    seed: int
-    arch: str | None
-    value: float
-    loss: float
-    evaluations: int
-    seconds: float
-    reason: str = ""
 
 
 def search_budgets(

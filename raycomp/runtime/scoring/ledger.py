@@ -275,5 +275,5 @@ def missing_parts(run_dir: Path) -> list[str]:
 
 
 def _search_parts(names: list[str]) -> list[str]:
-    """Leave out the files of AdaBERT's children, which are no part of the deployment search."""
-    return [name for name in names if not name.startswith("adabert-")]
+    """Return the files that a ledger wrote; methods write the scores of their models to the same table."""
+    return [name for name in names if name.startswith("ledger-")]

@@ -20,8 +20,8 @@ import pandas as pd
 from raycomp.config.study import StudyRun, StudySettings
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.context import RunContext
+from raycomp.methods.yoco.finetune import list_outcomes
 from raycomp.report.statistics import kendall_tau
-from raycomp.runtime.pipeline.finetune import outcomes
 from raycomp.runtime.studies.stage_timer import read_stage_seconds
 from raycomp.storage.files import read_json
 from raycomp.storage.layout import RunLayout
@@ -93,7 +93,7 @@ def _deployment_rows(run_dir: Path) -> list[Row]:
     """Return a row for each deployed model; scores are those after fine-tuning, if it was fine-tuned."""
     deployments = read_table(run_dir, "deployments")
     deployments = deployments[deployments["validation"].notna()]
-    finetuned = {outcome["name"]: outcome for outcome in outcomes(run_dir) if outcome["deployed"]}
+    finetuned = {outcome["name"]: outcome for outcome in list_outcomes(run_dir) if outcome["deployed"]}
     num_students = int((deployments["method"] == "adabert").sum())
 
     rows = []
@@ -129,7 +129,7 @@ def ranking_rows(run_dir: Path) -> list[Row]:
     Method "inherited" is the score with the super-network's weights. Method "alone" is the score after
     training the sub-network on its own. Both are measured on the selection split.
     """
-    networks = [outcome for outcome in outcomes(run_dir) if not outcome["deployed"]]
+    networks = [outcome for outcome in list_outcomes(run_dir) if not outcome["deployed"]]
     if not networks:
         return []
 

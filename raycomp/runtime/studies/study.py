@@ -18,7 +18,7 @@ from raycomp.runtime.cluster import connect as cluster
 from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.progress import Progress, Update, polling
 from raycomp.runtime.pipeline.preflight import check
-from raycomp.runtime.pipeline.run import hold
+from raycomp.runtime.pipeline.run import lock_run
 from raycomp.runtime.studies.batches import plan_batches
 from raycomp.runtime.studies.grid import run_batch
 from raycomp.runtime.studies.stage_timer import read_current_stage
@@ -48,7 +48,7 @@ def run_study(study: StudySpec, storage: Path, progress: Progress) -> Path:
     _check_jobs(missing, folder)
 
     is_resumed = folder.exists()
-    with hold(folder):
+    with lock_run(folder):
         if is_resumed:
             num_runs = len(study.runs)
             progress.say(f"Resuming {study.id}: {num_runs - len(missing)} of {num_runs} runs finished")

@@ -9,7 +9,7 @@ from raycomp.config.job import Job
 from raycomp.config.loader import parse_stored
 from raycomp.config.study import StudyRun, StudySettings
 from raycomp.errors import UserError
-from raycomp.runtime.pipeline.adabert_deploy import trials
+from raycomp.methods.adabert.trials import list_trials
 from raycomp.runtime.pipeline.artifact_reuse import reuse_artifacts
 from raycomp.runtime.pipeline.run import run_job
 from raycomp.runtime.studies.ablation_rows import ablation_rows
@@ -92,7 +92,7 @@ def find_equal_job(searching_run: Path, study_run: StudyRun) -> Job | None:
         The searching run's job; None if settings differ, if `study_run` is `fresh` (its cost is
         measured), or if the job has several structures, of which `study_run` takes only the first.
     """
-    if study_run.fresh or len(trials(study_run.job)) > 1:
+    if study_run.fresh or len(list_trials(study_run.job)) > 1:
         return None
 
     job = parse_stored(read_json(RunLayout(searching_run).job))

@@ -12,9 +12,9 @@ from ray.train import Checkpoint
 from ray.train.collective import broadcast_from_rank_zero
 
 from raycomp.config.job import Job
+from raycomp.methods.tasks import TrainingTask
 from raycomp.runtime.cluster.replica import NodeRunDir
 from raycomp.runtime.training.checkpoints import save_checkpoint
-from raycomp.runtime.training.training_task import TrainingTask
 from raycomp.storage.files import write_json
 from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import part_files, write_rows
@@ -41,9 +41,9 @@ class TrainingReporter:
 
     Example:
         >>> reporter = TrainingReporter(task, "supernet", run_dir, 0, 1, start, job)  # doctest: +SKIP
-        >>> fit(step, batch_at, start, task.total, seed=0, report=reporter.report)  # doctest: +SKIP
+        >>> fit(step, batch_at, start, task.num_steps, seed=0, report=reporter.report)  # doctest: +SKIP
         >>> reporter.flush()  # doctest: +SKIP
-        >>> reporter.checkpoint(task.total)  # doctest: +SKIP
+        >>> reporter.checkpoint(task.num_steps)  # doctest: +SKIP
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class TrainingReporter:
                 self.flush()
             self._write_progress(num_done, metrics)
 
-        if num_done % CHECK_STEPS == 0 and num_done < self._task.total and self._is_checkpoint_due():
+        if num_done % CHECK_STEPS == 0 and num_done < self._task.num_steps and self._is_checkpoint_due():
             self.checkpoint(num_done)
 
     def flush(self) -> None:
@@ -148,7 +148,7 @@ class TrainingReporter:
             ray.train.report({"step": step})
         else:
             self.flush()
-            state = {"step": step, **self._task.state(step)}
+            state = {"step": step, **self._task.checkpoint_state(step)}
             weights = self._task.model.state_dict()
             optimizer = self._task.updater.state_tensors()
 
@@ -175,11 +175,11 @@ class TrainingReporter:
 
     def _write_progress(self, num_done: int, metrics: dict[str, Any]) -> None:
         now = time.monotonic()
-        is_last = num_done == self._task.total
+        is_last = num_done == self._task.num_steps
         if now - self._progress_time <= PROGRESS_SECONDS and not is_last:
             return
 
         self._progress_time = now
-        progress = {"done": num_done, "total": self._task.total, **metrics}
+        progress = {"done": num_done, "total": self._task.num_steps, **metrics}
         write_json(self._layout.progress(self._name), progress)
         self._run_dir.push()

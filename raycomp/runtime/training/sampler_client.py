@@ -13,7 +13,6 @@ from raycomp.runtime.training.sampler_actor import (
     SampledBlock,
     SampledStep,
     SamplerActor,
-    name_ranks,
 )
 
 MISSING_TIMEOUT_SECONDS = 10.0
@@ -43,6 +42,22 @@ def start_sampler(name: str, job: dict[str, Any], plan: dict[str, Any], snapshot
         )
         .remote(job, plan, str(snapshot))
     )
+
+
+def open_attempt(
+    name: str, attempt: str, world: int, step: int, state: dict[str, Any] | None, timeout: float
+) -> None:
+    """Open an attempt at the sampler actor, which refuses older attempts from then on.
+
+    Args:
+        name: Name of the actor.
+        attempt: Identifier of the attempt.
+        world: Number of ranks.
+        step: First step of the attempt.
+        state: State of the sampler before that step.
+        timeout: Seconds to wait for a missing rank.
+    """
+    ray.get(ray.get_actor(name).begin.remote(attempt, world, step, state, timeout))
 
 
 class ActorSampler:
@@ -75,6 +90,11 @@ class ActorSampler:
         self._losses: dict[int, list[float]] = {}
         # Reference to the reply that has the next block.
         self._pending_reply: Any = None
+
+    @classmethod
+    def connect(cls, name: str, attempt: str, rank: int) -> ActorSampler:
+        """Return the client of a named actor; see `ActorSampler`."""
+        return cls(ray.get_actor(name), attempt, rank)
 
     def ask(self, step: int) -> list[Architecture]:
         """Return the architectures of a step. Usually the reply to the last `tell` has them.
@@ -129,11 +149,13 @@ class ActorSampler:
     def missing(self, step: int) -> list[int]:
         """Return the ranks that are not known to have reached a step whose all-reduce failed.
 
-        Raises:
-            RayError: The actor does not answer, or this attempt was replaced.
+        Empty if the actor does not answer, or if this attempt was replaced.
         """
         reply = self._actor.missing.remote(self._attempt, self._rank, step)
-        return ray.get(reply, timeout=MISSING_TIMEOUT_SECONDS)
+        try:
+            return ray.get(reply, timeout=MISSING_TIMEOUT_SECONDS)
+        except ray.exceptions.RayError:
+            return []
 
     def _receive_reply(self) -> None:
         """Wait for the reply to the last `tell`, and take its block."""
@@ -149,8 +171,3 @@ class ActorSampler:
         first_step, steps = block
         self._block = dict(enumerate(steps, first_step))
         self._losses = {}
-
-
-def describe_missing_ranks(ranks: Sequence[int]) -> str:
-    """Return a phrase about ranks that did not reach a step, such as "rank 1 did not respond"."""
-    return f"{name_ranks(ranks)} did not respond"

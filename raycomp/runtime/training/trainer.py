@@ -62,6 +62,7 @@ def run_training(
     plan: dict[str, Any],
     on_progress: Callable[[int, int, dict[str, Any]], None],
     *,
+    method: str = "yoco",
     cpus: float = 0,
 ) -> None:
     """Run a training task to its end. An interrupted one resumes from its last checkpoint.
@@ -72,6 +73,7 @@ def run_training(
         run_dir: The run directory.
         plan: What every worker must agree on, as JSON-like values.
         on_progress: Function of steps done, steps in total, and metrics; called twice a second.
+        method: Name of the method that the task belongs to.
         cpus: CPUs of each worker if job.train.cpus is 0. If both are 0: a fair share of the cluster.
 
     Raises:
@@ -81,6 +83,7 @@ def run_training(
     group = _plan_workers(job, cpus)
     config = {
         "task": name,
+        "method": method,
         "job": job.model_dump(mode="json"),
         "run_dir": str(run_dir),
         "plan": plan,

@@ -17,12 +17,14 @@ from raycomp.config.job import Job
 from raycomp.config.loader import parse_job
 from raycomp.data.batches import Batch, TrainPlan, collate, padding, shard, words_of
 from raycomp.errors import AllReduceError, MissingRankError, first_line
+from raycomp.methods.context import RunContext
+from raycomp.methods.registry import load_training_task
+from raycomp.methods.tasks import TrainingTask
 from raycomp.runtime.cluster.replica import NodeRunDir, open_run_dir
 from raycomp.runtime.training.all_reduce import FlatAllReduce
 from raycomp.runtime.training.checkpoints import load_checkpoint
-from raycomp.runtime.training.elastic_tasks import STAGES
 from raycomp.runtime.training.recorder import TrainingReporter
-from raycomp.runtime.training.training_task import TrainingTask
+from raycomp.runtime.training.sampler_client import ActorSampler, open_attempt
 from raycomp.storage.layout import RunLayout
 from raycomp.training.loop import StepResult, TrainStep, fit
 
@@ -38,8 +40,8 @@ def run_worker(config: dict[str, Any]) -> None:
     4. On rank 0: write the trained network to the run directory.
 
     Args:
-        config: Configuration from `trainer.run_training`: the task's name ("task"), the job, the run
-            directory, the plan that all ranks agree on, and the threads of this process.
+        config: Configuration from `trainer.run_training`: the task's name ("task"), its method, the
+            job, the run directory, the plan that all ranks agree on, and the threads of this process.
     """
     torch.set_num_threads(config["threads"])
     job = parse_job(config["job"])
@@ -50,9 +52,8 @@ def run_worker(config: dict[str, Any]) -> None:
     run_dir = open_run_dir(Path(config["run_dir"]))
 
     # Several trainings of one kind have names such as "adabert-search.0".
-    task = STAGES[name.partition(".")[0]](
-        job,
-        run_dir.folder,
+    task: TrainingTask = load_training_task(config["method"], name)(
+        RunContext(job, run_dir.folder, method=config["method"]),
         config["plan"],
         device=device,
         reduce=FlatAllReduce() if world_size > 1 else None,
@@ -65,7 +66,7 @@ def run_worker(config: dict[str, Any]) -> None:
         _with_rank_names(task),
         _make_batches(task, job, rank, world_size, padding(device)),
         start,
-        task.total,
+        task.num_steps,
         seed=job.run.seed * 4099 + rank,
         report=reporter.report,
     )
@@ -75,7 +76,7 @@ def run_worker(config: dict[str, Any]) -> None:
         task.finish()
         run_dir.push()
     # The last report of all ranks: Ray Train's controller then has a checkpoint of the very end.
-    reporter.checkpoint(task.total)
+    reporter.checkpoint(task.num_steps)
 
 
 def _load_last_checkpoint(task: TrainingTask, rescued: Path) -> tuple[int, dict[str, Any] | None]:
@@ -126,7 +127,15 @@ def _open_attempt(
 
     if rank == 0:
         run_dir.start_attempt(name, attempt)
-    task.begin(attempt, rank, world_size, start, state)
+    sampler = None
+    settings = task.plan.get("sampler", {})
+    if "actor" in settings:
+        if rank == 0:
+            sampler_state = settings["state"] if state is None else state["sampler"]
+            timeout = task.context.job.train.barrier_seconds
+            open_attempt(settings["actor"], attempt, world_size, start, sampler_state, timeout)
+        sampler = ActorSampler.connect(settings["actor"], attempt, rank)
+    task.begin(rank, world_size, sampler)
 
     # No rank may ask the sampler before rank 0 has opened the attempt there.
     if world_size > 1:
@@ -153,11 +162,11 @@ def _make_batches(
         own_rows = shard(rows, rank, world_size)
 
         # The optimizer must know the embeddings that any rank uses.
-        words = words_of(tokens, rows, task.pad_id) if world_size > 1 else None
+        words = words_of(tokens, rows, task.context.pad_id) if world_size > 1 else None
         return collate(
             tokens,
             own_rows,
-            task.pad_id,
+            task.context.pad_id,
             multiple=multiple,
             total=len(rows),
             total_tokens=int(tokens.lengths[rows].sum()),

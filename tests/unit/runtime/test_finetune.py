@@ -14,8 +14,8 @@ from raycomp.config.loader import parse_job
 from raycomp.config.study import StudyRun, StudySettings
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.context import RunContext
-from raycomp.runtime.pipeline import finetune as tuning
-from raycomp.runtime.pipeline.deploy import score_forward, score_network
+from raycomp.methods.scoring import score_forward
+from raycomp.methods.yoco.finetune import finetune_network
 from raycomp.runtime.studies.ablation_rows import ablation_rows
 from raycomp.storage.files import read_array, write_json
 from raycomp.storage.layout import RunLayout
@@ -26,11 +26,8 @@ ARCH = Architecture(2, (2, 4), (32, 16))
 
 
 @pytest.fixture
-def run(
-    tiny_job: dict[str, Any], tuned_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Job, Path]:
+def run(tiny_job: dict[str, Any], tuned_model: Path, tmp_path: Path) -> tuple[Job, Path]:
     """A run with a teacher, and a super-network that differs from it in the classifier."""
-    monkeypatch.setattr(tuning, "share_cpus", lambda count: 1)
     tiny_job["model"]["name"] = str(tuned_model)
     tiny_job["finetune"] = {"epochs": 1.0, "learning_rate": 1e-3}
     job, folder = parse_job(tiny_job), tmp_path / "tiny-run"
@@ -42,15 +39,21 @@ def run(
     weights["classifier.weight"] = -weights["classifier.weight"]
     save_tensors(folder / "supernet" / "network.safetensors", weights)
     teacher = context.teacher().eval()
-    figures = {s: score_network(context, teacher, s) for s in ("selection", "validation")}
-    write_json(folder / "teacher" / "score.json", figures)
+    scores = {
+        split: score_forward(context, lambda b: teacher(b, None).logits, split, "teacher")
+        for split in ("selection", "validation")
+    }
+    write_json(
+        folder / "teacher" / "score.json",
+        {split: {**score.values, "examples": score.examples} for split, score in scores.items()},
+    )
     return job, folder
 
 
 def tune(job: Job, folder: Path, **changes: Any) -> dict[str, Any]:
     data = job.model_dump(mode="json")
     data["finetune"] |= changes
-    tuning._tune(data, str(folder), "half", ARCH.to_json(), True)
+    finetune_network(RunContext(parse_job(data), folder), "half", ARCH.to_json(), True)
     return json.loads((folder / "finetune" / "half.json").read_text())
 
 

@@ -8,9 +8,11 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from raycomp.config.loader import parse_job
 from raycomp.errors import UserError
+from raycomp.methods.context import RunContext
 from raycomp.runtime.cluster.progress import Progress
-from raycomp.runtime.pipeline.run import _mend
+from raycomp.runtime.pipeline.resume import repair_tables
 from raycomp.runtime.scoring.ledger import missing_parts, record_parts
 from raycomp.storage.files import write_json
 from raycomp.storage.tables import write_rows
@@ -20,7 +22,7 @@ from raycomp.storage.tensors import save_tensors
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run whose search is done: two files of evaluations, an outcome, a deployment."""
-    for part in ("a", "b"):
+    for part in ("ledger-a", "ledger-b"):
         write_rows(tmp_path, "evaluations", [{"run": "r", "arch_id": part}], part)
     record_parts(tmp_path)
     write_json(tmp_path / "search" / "half.sng.0.json", {})
@@ -30,7 +32,12 @@ def run(tmp_path: Path) -> Path:
 
 
 def mend(run: Path) -> None:
-    _mend(run, Progress(enabled=False))
+    job = {
+        "task": {"name": "demo/polarity"},
+        "run": {"methods": ["yoco", "adabert"]},
+        "budget": [{"name": "half", "params": "0.5x"}],
+    }
+    repair_tables(RunContext(parse_job(job), run), Progress(enabled=False))
 
 
 def test_a_whole_run_is_left_as_it_is(run: Path) -> None:
@@ -40,8 +47,8 @@ def test_a_whole_run_is_left_as_it_is(run: Path) -> None:
 
 
 def test_evaluations_that_are_gone_open_the_search_again(run: Path) -> None:
-    (run / "tables" / "evaluations" / "a.parquet").unlink()
-    assert missing_parts(run) == ["a.parquet"]
+    (run / "tables" / "evaluations" / "ledger-a.parquet").unlink()
+    assert missing_parts(run) == ["ledger-a.parquet"]
     mend(run)
     assert not (run / "search" / "half.sng.0.json").exists()
     assert not (run / "deployed.json").exists()
@@ -93,5 +100,5 @@ def test_a_full_disk_is_one_message_where_weights_are_written(
 
 
 def test_a_run_of_an_older_version_has_lost_nothing(tmp_path: Path) -> None:
-    write_rows(tmp_path, "evaluations", [{"run": "r"}], "a")
+    write_rows(tmp_path, "evaluations", [{"run": "r"}], "ledger-a")
     assert missing_parts(tmp_path) == []

@@ -14,22 +14,25 @@ import torch.distributed as dist
 
 from raycomp.data.batches import Batch
 from raycomp.errors import AllReduceError, MissingRankError, StaleAttemptError
+from raycomp.methods.supernet import SupernetTask
+from raycomp.methods.tasks import TrainingTask
 from raycomp.runtime.training.all_reduce import FlatAllReduce
-from raycomp.runtime.training.elastic_tasks import SupernetTask
 from raycomp.runtime.training.sampler_client import ActorSampler
 from raycomp.runtime.training.trainer import _root_cause
-from raycomp.runtime.training.training_task import PlainTask
 from raycomp.runtime.training.worker import _with_rank_names
 from raycomp.training.loop import StepResult
 
 BATCH: Any = None
 
 
-class Sums(PlainTask):
+class Sums(TrainingTask):
     """A stage whose step is the sum of one tensor."""
 
     def __init__(self, value: float = 1.0) -> None:
         self.value = torch.tensor([value])
+
+    def finish(self) -> None:
+        """Write nothing."""
 
     def step(self, index: int, batch: Batch) -> StepResult:
         FlatAllReduce()([self.value])
@@ -48,7 +51,7 @@ def test_a_sum_that_a_rank_does_not_join_is_an_error_that_names_it(
     def rank(me: int) -> None:
         local.group = dist.ProcessGroupGloo(store, me, 3, timedelta(seconds=1))
         stage: Any = Sums(me + 1.0)
-        stage.begin("a", me, 3, 0, None)
+        stage.begin(me, 3, None)
         step = _with_rank_names(stage)
         sums[me] = step(0, BATCH).loss
         if me == 2:
@@ -68,17 +71,17 @@ def test_a_sum_that_a_rank_does_not_join_is_an_error_that_names_it(
     gone.set()
     assert sums == {0: 6.0, 1: 6.0, 2: 6.0}
     assert said[0].startswith(
-        "Step 1: the all-reduce of the gradients failed because no answer came from one of ranks 1, 2 ("
+        "Step 1: the all-reduce of the gradients failed because one of ranks 1, 2 did not respond ("
     )
     assert said[1].startswith(
-        "Step 1: the all-reduce of the gradients failed because no answer came from one of ranks 0, 2 ("
+        "Step 1: the all-reduce of the gradients failed because one of ranks 0, 2 did not respond ("
     )
 
 
 def test_of_two_workers_the_other_one_is_named() -> None:
     stage: Any = Sums()
-    stage.begin("a", 1, 2, 0, None)
-    assert stage.describe_failed_step(7) == "no answer came from rank 0"
+    stage.begin(1, 2, None)
+    assert stage.describe_failed_step(7) == "rank 0 did not respond"
 
 
 @pytest.mark.parametrize(
@@ -86,11 +89,11 @@ def test_of_two_workers_the_other_one_is_named() -> None:
     [
         ([1], "rank 1 did not respond"),
         ([1, 3], "ranks 1, 3 did not respond"),
-        ([], "no answer came from one of ranks 0, 1, 3"),
-        (ray.exceptions.GetTimeoutError(), "no answer came from one of ranks 0, 1, 3"),
+        ([], "one of ranks 0, 1, 3 did not respond"),
+        (ray.exceptions.GetTimeoutError(), "one of ranks 0, 1, 3 did not respond"),
         (
             ray.exceptions.RayTaskError("missing", "", StaleAttemptError("gone")).as_instanceof_cause(),
-            "no answer came from one of ranks 0, 1, 3",
+            "one of ranks 0, 1, 3 did not respond",
         ),
     ],
 )
@@ -113,7 +116,7 @@ def test_the_sampler_is_asked_who_is_missing(
 
     monkeypatch.setattr(ray, "get", get)
     stage: Any = object.__new__(SupernetTask)
-    PlainTask.begin(stage, "a", 2, 4, 0, None)
+    TrainingTask.begin(stage, 2, 4, None)
     stage._sampler = ActorSampler(SimpleNamespace(missing=SimpleNamespace(remote=missing)), "a", 2)
     stage.step = fail
     with pytest.raises(MissingRankError) as caught:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from raycomp.config.loader import parse_job
-from raycomp.runtime.pipeline.preflight import _batches
+from raycomp.runtime.pipeline.preflight import _smallest_batches
 
 
 @pytest.mark.parametrize(
@@ -43,4 +43,5 @@ def test_the_smallest_batch_of_each_training(
     context = SimpleNamespace(
         job=parse_job(job), task=SimpleNamespace(train=range(rows)), fine_tuned=fine_tuned
     )
-    assert _batches(context) == expected  # type: ignore[arg-type]
+    context.for_method = lambda name: context
+    assert _smallest_batches(context) == expected  # type: ignore[arg-type]

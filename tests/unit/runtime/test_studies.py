@@ -10,18 +10,17 @@ import pytest
 from raycomp.config.loader import parse_job
 from raycomp.config.study import StudyRun, StudySpec, parse_study
 from raycomp.errors import UserError
+from raycomp.methods.adabert.distillation_data import DistillationData
 from raycomp.methods.adabert.settings import OPERATIONS
 from raycomp.methods.adabert.structure import Structure, parse_structure_setting, random_structure
+from raycomp.methods.adabert.trials import list_trials, search_structure
 from raycomp.methods.context import RunContext
-from raycomp.runtime.pipeline.adabert import _train
-from raycomp.runtime.pipeline.adabert_deploy import trials
+from raycomp.methods.yoco.finetune import find_excess_networks, list_targets
 from raycomp.runtime.pipeline.artifact_reuse import ARTIFACT_FILES, reuse_artifacts
-from raycomp.runtime.pipeline.finetune import targets, too_many
 from raycomp.runtime.studies.batches import plan_batches
 from raycomp.runtime.studies.grid import threads_per_run
 from raycomp.runtime.studies.stage_timer import StageTimer, read_current_stage, read_stage_seconds
 from raycomp.runtime.studies.study_run import find_equal_job
-from raycomp.runtime.training.distillation_data import DistillationData
 from raycomp.storage.files import write_json, write_text
 
 
@@ -191,9 +190,9 @@ def test_a_given_structure_takes_the_place_of_the_search(
         parse_job(tiny_job)
     tiny_job["adabert"]["child"] = "scratch"
     job = parse_job(tiny_job)
-    room = DistillationData(job, tmp_path)
-    trial = trials(job)[0]
-    _train(room, trial, "adabert-search", lambda done, total, info: None)
+    trial = list_trials(job)[0]
+    no_run: Any = None  # the structure is given, so nothing is trained
+    search_structure(no_run, DistillationData(job, tmp_path, method="adabert"), trial)
     found = (tmp_path / "adabert" / trial.name / "structure.json").read_text()
     assert Structure.from_json(found) == structure
 
@@ -201,13 +200,13 @@ def test_a_given_structure_takes_the_place_of_the_search(
 def test_networks_that_are_ranked_are_drawn_once_each(tiny_job: dict[str, Any], tmp_path: Path) -> None:
     tiny_job["finetune"] = {"epochs": 1, "networks": 12}
     context = RunContext(parse_job(tiny_job), tmp_path)
-    drawn = targets(context)
+    drawn = list_targets(context)
     assert len({arch for _, arch, _ in drawn}) == 12
     assert not any(deployed for *_, deployed in drawn)
-    assert drawn == targets(context)
-    assert too_many(context) == []
+    assert drawn == list_targets(context)
+    assert find_excess_networks(context) == []
     tiny_job["finetune"]["networks"] = 820  # the space has 819
-    assert "819" in too_many(RunContext(parse_job(tiny_job), tmp_path))[0]
+    assert "819" in find_excess_networks(RunContext(parse_job(tiny_job), tmp_path))[0]
 
 
 @pytest.mark.parametrize(("together", "threads"), [(1, 8), (2, 4), (3, 2), (9, 1)])

@@ -14,7 +14,6 @@ from torch import nn
 from raycomp.config.loader import parse_job
 from raycomp.methods.yoco.plan import build_sampler
 from raycomp.runtime.training import recorder
-from raycomp.runtime.training.elastic_tasks import SupernetTask
 from raycomp.runtime.training.recorder import CHECK_STEPS, FLUSH_STEPS, TrainingReporter
 from raycomp.storage.tables import table_dir
 from raycomp.training.loop import StepResult, fit
@@ -26,8 +25,7 @@ STEPS = [1, 2, 0, 12, 1, 30, 60]
 class Sampled:
     """A super-network's stage, its sampler in this process: it refuses theta within a block."""
 
-    method, steps_per_epoch, total = "yoco", 10, sum(STEPS)
-    is_phase_start = SupernetTask.is_phase_start
+    method, steps_per_epoch, num_steps = "yoco", 10, sum(STEPS)
 
     def __init__(self, job: dict[str, Any], plan: dict[str, Any], start: int) -> None:
         self.sampler = build_sampler(parse_job(job), plan)
@@ -35,7 +33,7 @@ class Sampled:
         self.model, self.updater = nn.Linear(1, 1), SimpleNamespace(state_tensors=dict[str, torch.Tensor])
         self.asked: list[int] = []
         self.ends, at = {0}, 0
-        while at < self.total:
+        while at < self.num_steps:
             at = self.sampler.block_end(at)
             self.ends.add(at)
         assert start in self.ends
@@ -45,7 +43,10 @@ class Sampled:
         self.asked.append(step)
         return [{"run": "r", "step": step, "variable": "depth", "choice": "1", "probability": 1.0}]
 
-    def state(self, step: int) -> dict[str, Any]:
+    def is_phase_start(self, step: int) -> bool:
+        return step == self._schedule.first_step(self._schedule.index_at(step))
+
+    def checkpoint_state(self, step: int) -> dict[str, Any]:
         assert step in self.ends
         return {}
 
@@ -70,22 +71,22 @@ def test_theta_is_asked_for_between_blocks_alone(
     visit: Any = SimpleNamespace(folder=tmp_path, push=lambda: None)
     keeper = TrainingReporter(stage, "supernet", visit, 0, 1, start, parse_job(job))
     none: Any = None
-    fit(stage.step, lambda index: none, start, stage.total, seed=0, report=keeper.report)
-    keeper.checkpoint(stage.total)
-    first = {i for i in range(start, stage.total) if stage.is_phase_start(i)}
+    fit(stage.step, lambda index: none, start, stage.num_steps, seed=0, report=keeper.report)
+    keeper.checkpoint(stage.num_steps)
+    first = {i for i in range(start, stage.num_steps) if stage.is_phase_start(i)}
     assert {i + 1 for i in first} <= set(stage.asked)
     assert reported == [
         *range(
             start // CHECK_STEPS * CHECK_STEPS + CHECK_STEPS,
-            stage.total,
+            stage.num_steps,
             10,
         ),
-        stage.total,
+        stage.num_steps,
     ]
     theta = pd.read_parquet(table_dir(tmp_path, "distribution"))
     assert not theta["step"].duplicated().any()
     steps = pd.read_parquet(table_dir(tmp_path, "steps"))
-    assert sorted(steps["step"]) == list(range(start, stage.total))
+    assert sorted(steps["step"]) == list(range(start, stage.num_steps))
 
 
 def test_checkpoints_and_flushes_fall_between_blocks() -> None:

@@ -1,0 +1,148 @@
+"""The trials of AdaBERT's sweep: their names, their training, and the score of their children."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from raycomp.config.job import Job
+from raycomp.methods.adabert.compiler import compile_child, compiled_macs
+from raycomp.methods.adabert.distillation_data import DistillationData
+from raycomp.methods.adabert.settings import AdabertSettings
+from raycomp.methods.adabert.structure import parse_structure_setting
+from raycomp.methods.adabert.student import Child
+from raycomp.methods.adabert.training_tasks import read_structure
+from raycomp.methods.base import Run, logits_of
+from raycomp.storage.files import file_hash, read_json, write_json
+from raycomp.storage.tensors import load_tensors, load_weights, save_tensors
+
+SEARCH = "adabert-search"
+CHILD = "adabert-child"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of the sweep.
+
+    Attributes:
+        gamma: Weight of distillation (Eq. 1).
+        beta: Weight of the efficiency loss (Eq. 1).
+        layers: Largest number of cells, K_max.
+        seed: Number that is added to run.seed.
+    """
+
+    gamma: float
+    beta: float
+    layers: int
+    seed: int
+
+    @property
+    def setting(self) -> str:
+        """Name of the deployment, which is one for all seeds."""
+        return f"beta{self.beta:g}-gamma{self.gamma:g}-k{self.layers}".replace(".", "_")
+
+    @property
+    def name(self) -> str:
+        """Name of the trial's directory."""
+        return f"{self.setting}-s{self.seed}"
+
+
+def list_trials(job: Job) -> list[Trial]:
+    """Return every point of the job's sweep."""
+    settings = job.settings(AdabertSettings)
+
+    def as_list(value: Any) -> list[Any]:
+        return value if isinstance(value, list) else [value]
+
+    points = itertools.product(
+        as_list(settings.gamma), as_list(settings.beta), as_list(settings.layers), settings.seeds
+    )
+    return [Trial(float(g), float(b), int(k), int(s)) for g, b, k, s in points]
+
+
+def run_trial(run: Run, data: DistillationData, trial: Trial) -> None:
+    """Search, train and score one trial; finished parts are not repeated."""
+    search_structure(run, data, trial)
+    _train_child(run, data, trial)
+    if not data.layout.trial(trial.name).outcome.exists():
+        _score_child(run, data, trial)
+
+
+def search_structure(run: Run, data: DistillationData, trial: Trial) -> None:
+    """Search the structure, or write the one that the job names."""
+    files = data.layout.trial(trial.name)
+    if files.structure.exists():
+        return
+
+    settings = data.job.settings(AdabertSettings)
+    if settings.structure is not None:
+        structure = parse_structure_setting(
+            settings.structure, trial.layers, settings.nodes, settings.operations
+        )
+        write_json(files.structure, json.loads(structure.to_json()))
+    else:
+        run.train(f"{SEARCH}.{trial.name}", _training_plan(data, trial))
+
+
+def _train_child(run: Run, data: DistillationData, trial: Trial) -> None:
+    """Train the child, or write it as the parent leaves it where it is not to be trained."""
+    files = data.layout.trial(trial.name)
+    if files.child.exists():
+        return
+
+    if data.job.settings(AdabertSettings).child_epochs == 0:
+        child = Child(data.student_shape, read_structure(files))
+        trained = load_tensors(files.parent)
+        save_tensors(files.child, {key: trained[key] for key in child.state_dict()})
+    else:
+        run.train(f"{CHILD}.{trial.name}", _training_plan(data, trial))
+
+
+def _training_plan(data: DistillationData, trial: Trial) -> dict[str, Any]:
+    seed = data.job.run.seed * 10_007 + trial.seed
+    return {"trial": trial.name, **asdict(trial), "seed": seed}
+
+
+def load_child(data: DistillationData, trial: Trial) -> Child:
+    """Return a trial's trained child, in eval mode."""
+    files = data.layout.trial(trial.name)
+    child = Child(data.student_shape, read_structure(files))
+    load_weights(child, files.child)
+    return child.eval()
+
+
+def _score_child(run: Run, data: DistillationData, trial: Trial) -> None:
+    """Score a trial's child on the selection split, and write its row and its outcome."""
+    began = time.perf_counter()
+    files = data.layout.trial(trial.name)
+    model = compile_child(load_child(data, trial))
+    score = run.score(lambda batch: logits_of(model, batch), "selection")
+    structure = read_structure(files)
+    row = {
+        "run": data.run_dir.name,
+        "weights_id": file_hash(files.child),
+        "method": "adabert",
+        "arch_id": structure.id,
+        "arch": structure.to_json(),
+        "split": "selection",
+        "precision": "fp32",
+        "metric": data.primary,
+        "value": score.values[data.primary],
+        "loss": score.loss,
+        "examples": score.examples,
+        "params": sum(p.numel() for p in model.parameters()),
+        "flops": 2.0 * compiled_macs(model.config, data.flops_length),
+        "seconds": time.perf_counter() - began,
+    }
+    run.record_evaluation(f"adabert-{trial.name}", {**row, "created_at": datetime.now(UTC)})
+    # The outcome comes after the row: a trial with an outcome is complete.
+    write_json(files.outcome, {**row, **asdict(trial), "setting": trial.setting})
+
+
+def read_trial_outcome(data: DistillationData, trial: Trial) -> dict[str, Any]:
+    """Return the selection score and the size of a trial's child."""
+    return read_json(data.layout.trial(trial.name).outcome)

@@ -1,0 +1,75 @@
+"""BERT-PKD: a student of the first n layers that learns patiently from the teacher's intermediate layers.
+
+    L = (1 - alpha) L_CE + alpha L_KD(T) + beta L_PT
+
+L_PT sums || s / |s| - t / |t| ||^2 over the student's layers 1 to n - 1, where s and t are the [CLS]
+states of the student and of the matched teacher layer: PKD-Skip (every L/n-th layer) or PKD-Last (the
+last ones).
+
+refs: S. Sun, Y. Cheng, Z. Gan, J. Liu. Patient Knowledge Distillation for BERT Model Compression.
+EMNLP 2019. https://arxiv.org/abs/1908.09355
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from raycomp.methods.context import RunContext
+from raycomp.methods.students import StudentMethod, StudentSettings, StudentTask
+from raycomp.methods.tasks import TrainingTask
+from raycomp.training.hints import Hidden, Labels, Logits, Objective
+
+
+class PkdSettings(StudentSettings):
+    """BERT-PKD (patient knowledge distillation); one student per budget."""
+
+    method: ClassVar[str] = "pkd"
+    title: ClassVar[str] = "BERT-PKD"
+
+    start: Literal["teacher", "pretrained"] = Field(
+        "pretrained",
+        description="Weights at the start. `pretrained`: layers of the model as the job names it (the "
+        "paper's form). `teacher`: layers of the fine-tuned teacher.",
+    )
+    epochs: float = Field(4.0, gt=0, le=1000, description="Passes over the training split.")
+    map: Literal["skip", "last"] = Field(
+        "skip",
+        description="Which teacher layers the student's layers match. `skip`: every L/n-th layer. "
+        "`last`: the last layers. The teacher's last layer is not matched.",
+    )
+    temperature: float = Field(
+        10.0, gt=0, description="Temperature T of the logits; the paper's: 5, 10, 20."
+    )
+    alpha: float = Field(
+        0.5, ge=0, le=1, description="Weight of the teacher's predictions; the paper's: 0.2, 0.5, 0.7."
+    )
+    beta: float = Field(
+        100.0, ge=0, description="Weight of the [CLS] states; the paper's: 10, 100, 500, 1000."
+    )
+
+
+class Pkd(StudentMethod):
+    """BERT-PKD."""
+
+    settings: ClassVar[type[StudentSettings]] = PkdSettings
+    tasks: ClassVar[Mapping[str, type[TrainingTask]]] = {"pkd-student": StudentTask}
+
+    def layers(self, context: RunContext, num_layers: int) -> tuple[int, ...]:
+        """Return the first layers, counted from the input."""
+        return tuple(range(num_layers))
+
+    def objective(self, context: RunContext) -> Objective:
+        """Return (1 - alpha) L_CE + alpha L_KD + beta L_PT; a term of weight 0 is left out."""
+        settings = context.job.settings(PkdSettings)
+        patient = Hidden(
+            map=settings.map, on="cls", normalise=True, over_layers="sum", over_features="sum"
+        )
+        terms = (
+            (1 - settings.alpha, Labels()),
+            (settings.alpha, Logits(temperature=settings.temperature, divergence="kl")),
+            (settings.beta, patient),
+        )
+        return Objective(tuple((weight, hint) for weight, hint in terms if weight > 0))

@@ -1,0 +1,51 @@
+"""Scores of a forward function on a split of the run's task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raycomp.data.batches import Batch
+from raycomp.methods.context import RunContext
+from raycomp.storage.files import write_array
+from raycomp.training.evaluation import Score, predict_logits, score_logits
+
+
+def score_forward(
+    context: RunContext, forward: Callable[[Batch], Tensor], split: str, save_as: str = ""
+) -> Score:
+    """Score a forward function on a split, in fp32 on the CPU.
+
+    Args:
+        context: The run's context.
+        forward: Function from a batch to logits (batch, classes).
+        split: Name of the split.
+        save_as: Name under which the logits are written into the run directory, so that later comparisons
+            can be made example by example; empty: they are not written.
+    """
+    tokens = context.tokens(split)
+    logits = predict_logits(
+        forward,
+        tokens,
+        pad_id=context.pad_id,
+        max_tokens=context.job.search.max_tokens,
+        precision="fp32",
+        device=torch.device("cpu"),
+    )
+    if save_as:
+        write_array(context.layout.predictions(save_as, split), logits)
+        write_array(context.layout.predictions("labels", split), np.asarray(tokens.labels))
+    return score_logits(context.metrics, tokens, logits)
+
+
+def score_validation(context: RunContext, forward: Callable[[Batch], Tensor], save_as: str) -> float:
+    """Return the task's metric on held-out data: the mean over the validation splits.
+
+    MNLI has two of them, matched and mismatched; the papers report their mean.
+    """
+    names = context.validation_names()
+    values = [score_forward(context, forward, name, save_as).values[context.primary] for name in names]
+    return float(np.mean(values))

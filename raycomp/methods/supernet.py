@@ -1,0 +1,292 @@
+"""What methods with a super-network share: training task, search, and deployable sub-networks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from raycomp.config.elastic import BudgetSettings, SearchSettings
+from raycomp.data.batches import Batch, TrainPlan, collate
+from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.elastic import ElasticEncoder, ElasticOutput
+from raycomp.encoder.importance import measure_importance, reorder_by_importance
+from raycomp.methods.base import Deployable, Forward, Run
+from raycomp.methods.context import RunContext
+from raycomp.methods.registry import SAMPLERS, import_object
+from raycomp.methods.tasks import SharedSampler, TrainingTask
+from raycomp.search.budget import cheapest_architecture
+from raycomp.search.outcome import Outcome
+from raycomp.search.search_loop import infeasible_reason
+from raycomp.storage.files import file_hash, read_json, write_json
+from raycomp.storage.tables import read_table
+from raycomp.storage.tensors import save_tensors
+from raycomp.training.finetune_step import Teacher
+from raycomp.training.hints import DISTILLATION
+from raycomp.training.objectives import label_loss
+from raycomp.training.optimizers import AllReduce, LinearDecay
+from raycomp.training.sliced_optimizer import SliceUpdater
+from raycomp.training.supernet_step import SupernetStep
+
+IMPORTANCE_BATCHES = 32
+
+
+class SupernetTask(TrainingTask):
+    """Training of a super-network under a sampler.
+
+    The plan has `num_steps`, `phase_starts` (first step of each phase), `distill` (key of `DISTILLATION`)
+    and `sampler` ({"name": key of `SAMPLERS`, ...}). Optimizer, batch size and dropout are those of
+    [train].
+    """
+
+    def __init__(
+        self,
+        context: RunContext,
+        plan: dict[str, Any],
+        *,
+        device: torch.device,
+        reduce: AllReduce | None,
+    ) -> None:
+        """Build the network from the method's `supernet/start.safetensors`; see `TrainingTask`."""
+        super().__init__(context, plan, device=device, reduce=reduce)
+        settings = context.job.train
+        self.method = context.method
+        self._read_train_split(settings.batch_size)
+        self.num_steps = plan["num_steps"]
+
+        model = context.network(context.files.supernet_start).to(device)
+        self.model: ElasticEncoder = model
+        self.model.set_dropout(settings.dropout)
+        self.model.embeddings.word.weight.requires_grad_(not settings.freeze_embeddings)
+
+        decay_from: tuple[int, ...] = (0, self.num_steps)
+        if settings.schedule == "phase":
+            decay_from = tuple(sorted({*plan["phase_starts"], self.num_steps}))
+        self.updater: SliceUpdater = SliceUpdater(
+            self.model,
+            LinearDecay(settings.learning_rate, settings.warmup, decay_from),
+            weight_decay=settings.weight_decay,
+            clip=settings.clip,
+            reset_at=decay_from if settings.schedule == "phase" else (),
+            reduce=reduce,
+        )
+        self._objective = DISTILLATION[plan["distill"]]
+        self._precision = context.precision(device)
+
+    def begin(self, rank: int, world: int, sampler: SharedSampler | None) -> None:
+        """Take the shared sampler, or build one that is a function of (seed, step); make the step."""
+        super().begin(rank, world, sampler)
+        if sampler is None:
+            build = import_object(SAMPLERS[self.plan["sampler"]["name"]])
+            sampler = build(self.context.job, self.plan)
+        self._sampler: SharedSampler = sampler
+        self.step = SupernetStep(
+            self.model,
+            sampler,
+            self.updater,
+            teacher=self._load_teacher(),
+            objective=self._objective,
+            precision=self._precision,
+            device=self.device,
+        )
+
+    def _load_teacher(self) -> Teacher | None:
+        if not self._objective.needs_teacher:
+            return None
+        return frozen_teacher(self.context, self.device, hidden=self._objective.needs_hidden)
+
+    def checkpoint_state(self, step: int) -> dict[str, Any]:
+        """Return the sampler's state at this step."""
+        return {"sampler": self._sampler.state(step)}
+
+    def distribution_rows(self, step: int) -> list[dict[str, Any]]:
+        """Return the architecture distribution before this step as rows."""
+        run = self.context.run_dir.name
+        return [
+            {"run": run, "step": step, "variable": variable, "choice": choice, "probability": share}
+            for variable, choice, share in self._sampler.probabilities(step)
+        ]
+
+    def is_phase_start(self, step: int) -> bool:
+        """Return whether a phase begins with a step."""
+        return step in self.plan["phase_starts"]
+
+    def describe_failed_step(self, step: int) -> str:
+        """Name the ranks that did not reach this step; all other ranks where the sampler knows none."""
+        ranks = self._sampler.missing(step)
+        if not ranks:
+            return super().describe_failed_step(step)
+        return f"{'rank' if len(ranks) == 1 else 'ranks'} {', '.join(map(str, ranks))} did not respond"
+
+    def finish(self) -> None:
+        """Write the trained network and the sampler."""
+        files = self.context.files
+        save_tensors(files.supernet_network, self.model.state_dict())
+        write_json(files.sampler, self._sampler.state(self.num_steps))
+
+
+def frozen_teacher(context: RunContext, device: torch.device, *, hidden: bool) -> Teacher:
+    """Return the teacher as a function of a batch, in eval mode and without gradients.
+
+    Args:
+        context: The run's context.
+        device: Device of the teacher.
+        hidden: Whether to return hidden states too.
+    """
+    network = context.teacher().to(device).eval().requires_grad_(False)
+
+    def forward(batch: Batch) -> ElasticOutput:
+        return network(batch, None, hidden=hidden)
+
+    return forward
+
+
+def train_supernet(run: Run, task: str, plan: dict[str, Any]) -> None:
+    """Reorder the start weights, then train the super-network; finished parts are not repeated.
+
+    Args:
+        run: The method's handle.
+        task: Name of the training task.
+        plan: Plan of `SupernetTask`.
+    """
+    context = run.context
+    if context.files.sampler.exists():
+        return
+
+    if not context.files.supernet_start.exists():
+        with run.bar("importance"):
+            save_tensors(context.files.supernet_start, _start_network(context).state_dict())
+    with run.start_sampler(plan):
+        run.train(task, plan)
+
+
+def _start_network(context: RunContext) -> ElasticEncoder:
+    """Return the super-network before training: the teacher or the pretrained network, reordered."""
+    job = context.job
+    model = context.teacher() if job.train.init == "teacher" else context.network()
+    if not job.space.reorder:
+        return model
+
+    tokens = context.tokens("train")
+    plan = TrainPlan(tokens.lengths, job.train.batch_size, job.run.seed)
+    count = min(IMPORTANCE_BATCHES, plan.steps_per_epoch)
+    batches = [collate(tokens, plan.rows(i), context.pad_id) for i in range(count)]
+    teacher = context.teacher().eval()
+    importance = measure_importance(
+        teacher, batches, lambda out, batch: label_loss(out, batch.labels, batch.total)
+    )
+    reorder_by_importance(model, importance)
+    return model
+
+
+def search_supernet(run: Run, settings: SearchSettings, description: str) -> list[Deployable]:
+    """Search every budget; return the deployable of the best architecture of each.
+
+    Args:
+        run: The method's handle.
+        settings: Searchers, seeds and number of evaluations.
+        description: Sentence of the model card.
+    """
+    context = run.context
+    outcomes = run.search(settings)
+    weights_id = file_hash(context.files.supernet_network)
+    deployables = []
+    for budget in context.job.budget:
+        trials = [outcome for outcome in outcomes if outcome.budget == budget.name]
+        best = max(trials, key=lambda o: (o.arch is not None, o.value, -o.loss))
+        deployables.append(_deployable(context, best, trials, weights_id, description))
+    return deployables
+
+
+def _deployable(
+    context: RunContext, best: Outcome, trials: list[Outcome], weights_id: str, description: str
+) -> Deployable:
+    if best.arch is None:
+        return Deployable(
+            best.budget, best.kind, best.limit, None, searcher=best.searcher, seed=best.seed,
+            evaluations=sum(t.evaluations for t in trials), seconds=sum(t.seconds for t in trials),
+            reason=best.reason,
+        )  # fmt: skip
+
+    arch = Architecture.from_json(best.arch)
+    return Deployable(
+        budget=best.budget,
+        kind=best.kind,
+        limit=best.limit,
+        build=functools.partial(build_subnetwork, context, arch),
+        arch=best.arch,
+        arch_id=arch.id,
+        flops=float(context.costs.cost("flops", arch)),
+        selection=best.value,
+        searcher=best.searcher,
+        seed=best.seed,
+        evaluations=sum(t.evaluations for t in trials),
+        seconds=sum(t.seconds for t in trials),
+        description=description,
+        certificate={"weights_id": weights_id},
+    )
+
+
+def restore_subnetwork(context: RunContext, row: Mapping[str, Any], description: str) -> Deployable:
+    """Return the deployable of a row of table `deployments`, from the trained super-network."""
+    arch = Architecture.from_json(str(row["arch"]))
+    return Deployable(
+        budget=str(row["budget"]),
+        kind=str(row["kind"]),
+        limit=float(row["limit"]),
+        build=functools.partial(build_subnetwork, context, arch),
+        arch=arch.to_json(),
+        arch_id=arch.id,
+        flops=float(context.costs.cost("flops", arch)),
+        selection=float(row["selection"]),
+        description=description,
+    )
+
+
+def build_subnetwork(context: RunContext, arch: Architecture) -> tuple[PreTrainedModel, Forward]:
+    """Return the extracted sub-network, and the forward function of its slice of the super-network."""
+    supernet = _load_supernet(context)
+
+    def forward(batch: Batch) -> torch.Tensor:
+        return supernet(batch, arch).logits
+
+    return supernet.extract(arch), forward
+
+
+def smallest_cost(context: RunContext, kind: str) -> float:
+    """Return the cost of the smallest network of the search space."""
+    _, cost = cheapest_architecture(context.space, lambda arch: float(context.costs.cost(kind, arch)))
+    return cost
+
+
+def explain_infeasible(context: RunContext, budget: BudgetSettings) -> str:
+    """Return why no network of the search space meets a budget, and the nearest feasible limit."""
+    least = smallest_cost(context, budget.kind)
+    return infeasible_reason(budget.name, budget.kind, context.limit(budget), least)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_supernet(context: RunContext) -> ElasticEncoder:
+    """Return the trained super-network; the one of the last context is kept in memory."""
+    return context.supernet().eval()
+
+
+def summarise_search(run: Run) -> dict[str, Any]:
+    """Return the number of evaluations of a super-network's search, in all and of its most expensive
+    budget.
+
+    Args:
+        run: The method's handle, after its search.
+    """
+    context = run.context
+    evaluations = read_table(context.run_dir, "evaluations")
+    weights_id = file_hash(context.files.supernet_network)
+    outcomes = [read_json(path) for path in context.files.search_outcomes()]
+    return {
+        "evaluations": int((evaluations["weights_id"] == weights_id).sum()),
+        "dearest": max(outcome["evaluations"] for outcome in outcomes),
+        "trials": len(outcomes),
+    }

@@ -1,0 +1,110 @@
+"""YOCO-BERT: a super-network trained progressively under EE-SNG, then a search that inherits its weights.
+
+refs: S. Zhang, X. Zheng, C. Yang, Y. Li, Y. Wang, F. Chao, M. Wang, S. Li, J. Yang, R. Ji. You Only
+    Compress
+Once: Towards Effective and Elastic BERT Compression via Exploit-Explore Stochastic Nature Gradient. 2021.
+https://arxiv.org/abs/2106.02435
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from raycomp.config.elastic import BudgetSettings
+from raycomp.config.section import MethodSettings
+from raycomp.data.batches import smallest_batch
+from raycomp.methods.base import Deployable, Method, Run
+from raycomp.methods.context import RunContext
+from raycomp.methods.supernet import (
+    SupernetTask,
+    explain_infeasible,
+    restore_subnetwork,
+    search_supernet,
+    smallest_cost,
+    summarise_search,
+    train_supernet,
+)
+from raycomp.methods.tasks import TrainingTask
+from raycomp.methods.yoco.finetune import find_excess_networks, finetune_networks
+from raycomp.methods.yoco.plan import build_sampler, plan_schedule, train_plan
+from raycomp.methods.yoco.settings import YocoSettings
+
+DESCRIPTION = (
+    "Extracted by raycomp (YOCO-BERT) from a super-network; every layer has its own number of heads and "
+    "FFN neurons. No fine-tuning followed the extraction."
+)
+
+
+class Yoco(Method):
+    """YOCO-BERT (Sections 3.2 to 3.4, Algorithm 1)."""
+
+    settings: ClassVar[type[MethodSettings]] = YocoSettings
+    tasks: ClassVar[Mapping[str, type[TrainingTask]]] = {"supernet": SupernetTask}
+
+    def compress(self, run: Run) -> list[Deployable]:
+        """Train the super-network, then search every budget."""
+        context = run.context
+        train_supernet(run, "supernet", training_plan(context))
+        return search_supernet(run, context.job.search, DESCRIPTION)
+
+    def restore(self, context: RunContext, row: Mapping[str, Any]) -> Deployable:
+        """Return the deployable of a row, from the trained super-network."""
+        return restore_subnetwork(context, row, DESCRIPTION)
+
+    def find_problems(self, context: RunContext) -> list[str]:
+        """Check the schedule and the number of networks to fine-tune.
+
+        Raises:
+            UserError: `train.epochs` or `train.steps` do not fit the number of phases.
+        """
+        train_plan(context.job, context.space, context.shape, len(context.task.train))
+        return find_excess_networks(context)
+
+    def least_cost(self, context: RunContext, kind: str) -> float:
+        """Return the cost of the smallest network of the search space."""
+        return smallest_cost(context, kind)
+
+    def explain_infeasible(self, context: RunContext, budget: BudgetSettings) -> str:
+        """Return why no network of the search space meets a budget."""
+        return explain_infeasible(context, budget)
+
+    def smallest_batches(self, context: RunContext) -> list[int]:
+        """Return the rows of the smallest batch of the super-network's training."""
+        return [smallest_batch(len(context.task.train), context.job.train.batch_size)]
+
+    def plan(self, context: RunContext) -> dict[str, Any]:
+        """Return the steps of each phase and the FLOPs of training (three forward passes a step)."""
+        job = context.job
+        steps = train_plan(job, context.space, context.shape, len(context.task.train))["steps"]
+        full, smallest = context.flops_per_row()
+        teacher = full if job.train.distill != "none" else 0.0
+        per_row = 3 * job.train.samples * (full + smallest) / 2 + teacher
+        return {"steps": steps, "flops": sum(steps) * job.train.batch_size * per_row}
+
+    def summary(self, run: Run) -> dict[str, Any]:
+        """Return how many evaluations the search took, in all and for the most expensive budget."""
+        return summarise_search(run)
+
+    def after_deployment(self, run: Run) -> None:
+        """Fine-tune networks on their own, to compare with, where the job asks for it."""
+        finetune_networks(run)
+
+
+def training_plan(context: RunContext) -> dict[str, Any]:
+    """Return the plan of the super-network's training: space, phases, objective and sampler."""
+    job = context.job
+    plan = train_plan(job, context.space, context.shape, len(context.tokens("train")))
+    schedule = plan_schedule(plan)
+    return {
+        **plan,
+        "num_steps": schedule.total,
+        "phase_starts": [schedule.first_step(i) for i in range(len(schedule.phases))],
+        "distill": job.train.distill,
+        "sampler": {
+            **plan["sampler"],
+            "state": build_sampler(job, plan).state_dict(),
+            # EE-SNG learns from the losses of all ranks, so one actor serves it to them.
+            "actor": f"eesng-{context.run_dir.name}",
+        },
+    }
