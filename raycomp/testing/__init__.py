@@ -1,0 +1,5 @@
+"""Conformance suites, for the methods of raycomp and of other packages."""
+
+from raycomp.testing.methods import LocalRun, check_method
+
+__all__ = ["LocalRun", "check_method"]
