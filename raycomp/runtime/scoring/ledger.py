@@ -275,5 +275,5 @@ def missing_parts(run_dir: Path) -> list[str]:
 
 
 def _search_parts(names: list[str]) -> list[str]:
-    """Return the files that a ledger wrote; methods write the scores of their models to the same table."""
+    """Return the files that a ledger wrote; methods write rows of their own to the same table."""
     return [name for name in names if name.startswith("ledger-")]
