@@ -1,4 +1,8 @@
-"""What is refused of a checkpoint before transformers reads it: another format, code, absurd sizes."""
+"""Checks of a checkpoint before transformers reads it: its format, code in it, and absurd sizes.
+
+A checkpoint comes from a stranger. Each check refuses it with one message before its contents take memory
+or run code.
+"""
 
 from __future__ import annotations
 
@@ -10,75 +14,152 @@ from raycomp.encoder.families import FAMILIES
 from raycomp.errors import UserError, shown
 
 MAX_BYTES = {"config.json": 2**20, "tokenizer_config.json": 2**24, "tokenizer.json": 2**28}
-# Several times the largest encoder of these families: what lies above is no mistake of a digit.
+"""Largest sizes of files that are read as a whole."""
+# Several times the sizes of the largest encoder of these families: a larger number is damage or an
+# attack.
 MAX_SIZES = {
-    "num_hidden_layers": 256, "num_attention_heads": 1024, "hidden_size": 32_768,
-    "embedding_size": 32_768, "intermediate_size": 262_144, "vocab_size": 4_000_000,
-    "max_position_embeddings": 262_144, "type_vocab_size": 1024, "num_labels": 10_000,
-}  # fmt: skip
+    "num_hidden_layers": 256,
+    "num_attention_heads": 1024,
+    "hidden_size": 32_768,
+    "embedding_size": 32_768,
+    "intermediate_size": 262_144,
+    "vocab_size": 4_000_000,
+    "max_position_embeddings": 262_144,
+    "type_vocab_size": 1024,
+    "num_labels": 10_000,
+}
+"""Largest values of the settings that sizes of tensors follow from."""
 
 
 def check_folder(folder: Path, name: str) -> None:
-    """Refuse a folder without configuration or without safetensors."""
+    """Refuse a folder that is not a checkpoint in safetensors.
+
+    Args:
+        folder: The folder.
+        name: Name of the model, for messages.
+
+    Raises:
+        UserError: A file is missing, too large, or not allowed.
+    """
     if not (folder / "config.json").exists():
-        raise UserError(f"model folder {name} has no config.json")
+        raise UserError(f"Model folder {name} is not a checkpoint: it lacks config.json.")
     for file, limit in MAX_BYTES.items():
-        if (folder / file).exists() and (folder / file).stat().st_size > limit:
-            raise UserError(f"{folder / file} is larger than {limit >> 10:,} KiB; fetch the model again")
-    given = json.loads((folder / "config.json").read_bytes())
-    count = given.get("num_labels", 0) if isinstance(given, dict) else "no JSON object"
-    if not isinstance(count, int) or count > MAX_SIZES["num_labels"]:
-        raise UserError(f"the config.json of {name} is not usable: num_labels is {shown(repr(count))}")
+        path = folder / file
+        if path.exists() and path.stat().st_size > limit:
+            raise UserError(f"{path} is larger than {limit >> 10:,} KiB. Fetch the model again.")
+    _check_label_count(folder, name)
     if (folder / "adapter_config.json").exists():
-        raise UserError(f"model folder {name} holds an adapter; merge it into its model first")
+        raise UserError(f"Model folder {name} contains an adapter. Merge it into its model first.")
+    _check_weight_files(folder, name)
+
+
+def _check_label_count(folder: Path, name: str) -> None:
+    """Refuse a number of labels for which transformers would build names without end."""
+    settings = json.loads((folder / "config.json").read_bytes())
+    if not isinstance(settings, dict):
+        raise UserError(f"The config.json of {name} is not a JSON object. Fetch the model again.")
+    count = settings.get("num_labels", 0)
+    if not isinstance(count, int) or count > MAX_SIZES["num_labels"]:
+        raise UserError(
+            f"The config.json of {name} has num_labels = {shown(repr(count))}. Give an integer up to "
+            f"{MAX_SIZES['num_labels']:,}."
+        )
+
+
+def _check_weight_files(folder: Path, name: str) -> None:
+    """Refuse weights outside of the folder or in a pickle format, which can run code."""
     for index in folder.glob("*.safetensors.index.json"):
         for file in set(json.loads(index.read_bytes())["weight_map"].values()):
             if Path(file).name != file or Path(file).suffix != ".safetensors":
-                raise UserError(f"{index} names {shown(repr(file))}, which is no file of its folder")
-    if not list(folder.glob("*.safetensors")):
-        pickled = sorted(p.name for p in folder.glob("*.bin"))
-        hint = f"; {pickled[0]} is a pickle and is not read" if pickled else ""
-        raise UserError(f"model folder {name} has no .safetensors file{hint}")
+                raise UserError(
+                    f"{index} names {shown(repr(file))}, which is not a .safetensors file of its folder. "
+                    "Fetch the model again."
+                )
+    if list(folder.glob("*.safetensors")):
+        return
+
+    pickled = sorted(path.name for path in folder.glob("*.bin"))
+    hint = ""
+    if pickled:
+        hint = f"{pickled[0]} is a pickle and is not read: it could run code. "
+    raise UserError(
+        f"Model folder {name} lacks a .safetensors file. {hint}Save the model with save_pretrained."
+    )
 
 
-def check_sizes(config: Any, name: str, folder: Path) -> None:
-    """Refuse sizes that are none, and a small file that asks for a large network."""
+def check_config(config: Any, name: str, folder: Path) -> None:
+    """Refuse a configuration that is not supported, runs code, or asks for absurd sizes.
+
+    Args:
+        config: The transformers configuration.
+        name: Name of the model, for messages.
+        folder: Folder of the model, where it is one.
+
+    Raises:
+        UserError: The configuration is refused.
+    """
     if config.model_type not in FAMILIES:
         raise UserError(
-            f"{name} is of type {shown(repr(config.model_type))}; allowed: {', '.join(FAMILIES)}"
+            f"Model {name} is of type {shown(repr(config.model_type))}; allowed: {', '.join(FAMILIES)}."
         )
-    named = [str(getattr(config, key, "")) for key in ("_attn_implementation", "attn_implementation")]
-    if any("/" in text for text in named):  # transformers would fetch and run it, without asking
+    _check_foreign_code(config, name)
+    sizes = _check_sizes(config, name)
+    _check_parameter_count(config, sizes, name, folder)
+
+
+def _check_foreign_code(config: Any, name: str) -> None:
+    """Refuse kernels from the Hub, which transformers fetches and runs without asking."""
+    attention = [str(getattr(config, key, "")) for key in ("_attn_implementation", "attn_implementation")]
+    if any("/" in text for text in attention):
         raise UserError(
-            f"the config.json of {name} names an attention kernel of the Hub, which is code "
-            f"({shown(', '.join(named))}); remove it there"
+            f"The config.json of {name} names an attention kernel of the Hub, which is code "
+            f"({shown(', '.join(attention))}). Remove it from the file."
         )
     if getattr(config, "quantization_config", None) is not None:
-        raise UserError(f"the weights of {name} are quantized; give the model that they were made from")
-    renamed = {"intermediate_size": "hidden_dim"} if config.model_type == "distilbert" else {}
-    sizes = {key: getattr(config, renamed.get(key, key), 1) for key in MAX_SIZES}
+        raise UserError(f"The weights of {name} are quantized. Give the model that they were made from.")
+
+
+def _check_sizes(config: Any, name: str) -> dict[str, int]:
+    """Return the sizes of a configuration, each within its limits."""
+    settings = FAMILIES[config.model_type].settings
+    names = {"intermediate_size": settings["ffn"]}
+    sizes = {key: getattr(config, names.get(key, key), 1) for key in MAX_SIZES}
     for key, value in sizes.items():
         least = 0 if key == "type_vocab_size" else 1
         if type(value) is not int or not least <= value <= MAX_SIZES[key]:
             raise UserError(
-                f"the config.json of {name} has {key} = {shown(repr(value))}; allowed are whole numbers "
-                f"from {least} to {MAX_SIZES[key]:,}"
+                f"The config.json of {name} has {key} = {shown(repr(value))}. Allowed are integers from "
+                f"{least} to {MAX_SIZES[key]:,}."
             )
+
     pad = config.pad_token_id
     if pad is not None and (type(pad) is not int or not 0 <= pad < sizes["vocab_size"]):
-        raise UserError(f"the config.json of {name} has pad_token_id = {shown(repr(pad))}, no token")
-    hidden, layers = sizes["hidden_size"], sizes["num_hidden_layers"]
-    if hidden % sizes["num_attention_heads"]:
         raise UserError(
-            f"the config.json of {name} has hidden_size = {hidden}, no multiple of its "
-            f"{sizes['num_attention_heads']} heads"
+            f"The config.json of {name} has pad_token_id = {shown(repr(pad))}, which is not a token. "
+            f"Allowed are integers from 0 to {sizes['vocab_size'] - 1:,}."
         )
-    count = layers * (4 * hidden * hidden + 2 * hidden * sizes["intermediate_size"])
-    count += (sizes["vocab_size"] + sizes["max_position_embeddings"]) * min(
-        hidden, getattr(config, "embedding_size", hidden)
-    )
-    held = sum(p.stat().st_size for p in folder.glob("*.safetensors")) if folder.is_dir() else count
-    if count > held:  # a parameter takes a byte at least
+    if sizes["hidden_size"] % sizes["num_attention_heads"]:
         raise UserError(
-            f"the config.json of {name} asks for {count:,} parameters; its weights have {held:,} bytes"
+            f"The config.json of {name} has hidden_size = {sizes['hidden_size']}, which is not a "
+            f"multiple of its {sizes['num_attention_heads']} heads. Fetch the model again."
+        )
+    return sizes
+
+
+def _check_parameter_count(config: Any, sizes: dict[str, int], name: str, folder: Path) -> None:
+    """Refuse a small file that asks for a large network, which would use up the memory."""
+    if not folder.is_dir():
+        return
+    hidden = sizes["hidden_size"]
+    per_layer = 4 * hidden * hidden + 2 * hidden * sizes["intermediate_size"]
+    embedding_size = min(hidden, getattr(config, "embedding_size", hidden))
+    embeddings = (sizes["vocab_size"] + sizes["max_position_embeddings"]) * embedding_size
+    params = sizes["num_hidden_layers"] * per_layer + embeddings
+
+    # A parameter takes at least one byte.
+    file_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if params > file_bytes:
+        raise UserError(
+            f"The config.json of {name} asks for {params:,} parameters, but its weights have "
+            f"{file_bytes:,} bytes. Fetch the model again."
         )

@@ -1,7 +1,13 @@
-"""BERT, RoBERTa, ELECTRA and DistilBERT (MiniLM is BERT) in and out of the one encoder."""
+"""BERT, RoBERTa, XLM-R, ELECTRA and DistilBERT (MiniLM is BERT): their settings and weights, and ours.
+
+One `Family` says how transformers names what the one encoder of `layers` reads. A new family is a new
+value in `FAMILIES`; tests/conformance/test_families.py runs over all of them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -9,7 +15,45 @@ from torch import Tensor
 from raycomp.encoder.layers import ACTIVATIONS, EncoderConfig
 from raycomp.errors import UserError
 
-_BERT_LAYER = {
+EMBEDDING_MODULES = {
+    "word": "word_embeddings",
+    "position": "position_embeddings",
+    "token_type": "token_type_embeddings",  # nosec B105  # a parameter's name
+    "norm": "LayerNorm",
+}
+"""Modules of the embeddings: our name -> the name in every family."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """How transformers names the weights and the settings of one kind of encoder.
+
+    Attributes:
+        prefix: Prefix of the encoder's weights.
+        layers: Name of the list of layers.
+        layer_modules: Modules of a layer, our name -> theirs.
+        pooler: Name of the matrix before the classifier.
+        classifier: Name of the classifier.
+        settings: Attributes of `EncoderConfig` -> those of the configuration.
+        constants: Attributes of `EncoderConfig` that the configuration does not have, and their values.
+        head_act: Activation between pooler and classifier.
+        drop_before_pooler: Whether dropout is also applied before the pooler.
+        positions_after_padding: Whether the first position is that after the padding id.
+    """
+
+    prefix: str
+    layers: str
+    layer_modules: Mapping[str, str]
+    pooler: str
+    classifier: str
+    settings: Mapping[str, str]
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    head_act: str = "tanh"
+    drop_before_pooler: bool = False
+    positions_after_padding: bool = False
+
+
+_BERT_MODULES = {
     "query": "attention.self.query",
     "key": "attention.self.key",
     "value": "attention.self.value",
@@ -19,7 +63,19 @@ _BERT_LAYER = {
     "down": "output.dense",
     "output_norm": "output.LayerNorm",
 }
-_DISTIL_LAYER = {
+_BERT_SETTINGS = {
+    "hidden_size": "hidden_size",
+    "heads": "num_attention_heads",
+    "layers": "num_hidden_layers",
+    "ffn": "intermediate_size",
+    "hidden_act": "hidden_act",
+    "hidden_dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "classifier_dropout": "classifier_dropout",
+    "layer_norm_eps": "layer_norm_eps",
+    "type_vocab_size": "type_vocab_size",
+}
+_DISTIL_MODULES = {
     "query": "attention.q_lin",
     "key": "attention.k_lin",
     "value": "attention.v_lin",
@@ -29,106 +85,141 @@ _DISTIL_LAYER = {
     "down": "ffn.lin2",
     "output_norm": "output_layer_norm",
 }
-_EMBEDDINGS = {
-    "word": "word_embeddings",
-    "position": "position_embeddings",
-    "token_type": "token_type_embeddings",  # nosec B105  # a parameter's name
-    "norm": "LayerNorm",
+_DISTIL_SETTINGS = {
+    "hidden_size": "dim",
+    "heads": "n_heads",
+    "layers": "n_layers",
+    "ffn": "hidden_dim",
+    "hidden_act": "activation",
+    "hidden_dropout": "dropout",
+    "attention_dropout": "attention_dropout",
+    "classifier_dropout": "seq_classif_dropout",
 }
-# model type -> (prefix of the encoder, prefix of layers, names in a layer, pooler, classifier)
-LAYOUTS: dict[str, tuple[str, str, dict[str, str], str, str]] = {
-    "bert": ("bert.", "encoder.layer", _BERT_LAYER, "bert.pooler.dense", "classifier"),
-    "roberta": (
-        "roberta.", "encoder.layer", _BERT_LAYER, "classifier.dense", "classifier.out_proj",
+_ROBERTA = Family(
+    prefix="roberta.",
+    layers="encoder.layer",
+    layer_modules=_BERT_MODULES,
+    pooler="classifier.dense",
+    classifier="classifier.out_proj",
+    settings=_BERT_SETTINGS,
+    drop_before_pooler=True,
+    positions_after_padding=True,
+)
+FAMILIES: dict[str, Family] = {
+    "bert": Family(
+        prefix="bert.",
+        layers="encoder.layer",
+        layer_modules=_BERT_MODULES,
+        pooler="bert.pooler.dense",
+        classifier="classifier",
+        settings=_BERT_SETTINGS,
     ),
-    "electra": (
-        "electra.", "encoder.layer", _BERT_LAYER, "classifier.dense", "classifier.out_proj",
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "electra": Family(
+        prefix="electra.",
+        layers="encoder.layer",
+        layer_modules=_BERT_MODULES,
+        pooler="classifier.dense",
+        classifier="classifier.out_proj",
+        settings=_BERT_SETTINGS,
+        head_act="gelu",
+        drop_before_pooler=True,
     ),
-    "distilbert": (
-        "distilbert.", "transformer.layer", _DISTIL_LAYER, "pre_classifier", "classifier",
+    "distilbert": Family(
+        prefix="distilbert.",
+        layers="transformer.layer",
+        layer_modules=_DISTIL_MODULES,
+        pooler="pre_classifier",
+        classifier="classifier",
+        settings=_DISTIL_SETTINGS,
+        constants={"layer_norm_eps": 1e-12, "type_vocab_size": 0},
+        head_act="relu",
     ),
-}  # fmt: skip
-LAYOUTS["xlm-roberta"] = LAYOUTS["roberta"]
-FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+}
+"""Supported values of a configuration's `model_type`."""
 
 
 def from_family_config(config: Any, num_labels: int) -> EncoderConfig:
     """Translate a transformers configuration.
 
+    Args:
+        config: The configuration.
+        num_labels: Outputs of the task.
+
     Raises:
-        UserError: the model type, activation or position scheme is not supported.
+        UserError: The model type, activation or position scheme is not supported.
     """
-    kind = config.model_type
-    if kind not in FAMILIES:
-        raise UserError(f"model type {kind!r} is not supported; allowed: {', '.join(FAMILIES)}")
-    scheme = getattr(config, "position_embedding_type", None) or "absolute"
-    act = config.activation if kind == "distilbert" else config.hidden_act
-    if scheme != "absolute" or act not in ACTIVATIONS:
+    model_type = config.model_type
+    if model_type not in FAMILIES:
         raise UserError(
-            f"positions {scheme!r} with activation {act!r} are not supported; allowed: absolute "
-            f"positions with one of {', '.join(ACTIVATIONS)}"
+            f"Models of type {model_type!r} are not supported. Use one of {', '.join(FAMILIES)}."
         )
-    roberta = kind in ("roberta", "xlm-roberta")
-    distil = kind == "distilbert"
-    hidden = config.dim if distil else config.hidden_size
-    heads = config.n_heads if distil else config.num_attention_heads
-    layers = config.n_layers if distil else config.num_hidden_layers
-    ffn = config.hidden_dim if distil else config.intermediate_size
-    dropout = config.dropout if distil else config.hidden_dropout_prob
-    head_dropout = getattr(config, "classifier_dropout", None)
-    if distil:
-        head_dropout = config.seq_classif_dropout
-    pad = config.pad_token_id
+    family = FAMILIES[model_type]
+    ours: dict[str, Any] = {
+        name: getattr(config, theirs, None) for name, theirs in family.settings.items()
+    }
+    ours |= family.constants
+
+    scheme = getattr(config, "position_embedding_type", None) or "absolute"
+    if scheme != "absolute" or ours["hidden_act"] not in ACTIVATIONS:
+        raise UserError(
+            f"Positions {scheme!r} with activation {ours['hidden_act']!r} are not supported. Use a model "
+            f"with absolute positions and one of {', '.join(ACTIVATIONS)}."
+        )
+
+    heads = ours.pop("heads")
+    layers = ours.pop("layers")
+    ffn = ours.pop("ffn")
+    if ours["classifier_dropout"] is None:
+        ours["classifier_dropout"] = ours["hidden_dropout"]
     return EncoderConfig(
         vocab_size=config.vocab_size,
-        hidden_size=hidden,
-        embedding_size=getattr(config, "embedding_size", hidden),
-        head_size=hidden // heads,
+        embedding_size=getattr(config, "embedding_size", ours["hidden_size"]),
+        head_size=ours["hidden_size"] // heads,
         layer_heads=(heads,) * layers,
         layer_ffn=(ffn,) * layers,
         max_position_embeddings=config.max_position_embeddings,
-        position_offset=pad + 1 if roberta else 0,
-        type_vocab_size=0 if distil else config.type_vocab_size,
-        hidden_act=act,
-        head_act={"electra": "gelu", "distilbert": "relu"}.get(kind, "tanh"),
-        drop_before_pooler=roberta or kind == "electra",
-        layer_norm_eps=1e-12 if distil else config.layer_norm_eps,
-        hidden_dropout=dropout,
-        attention_dropout=(config.attention_dropout if distil else config.attention_probs_dropout_prob),
-        classifier_dropout=dropout if head_dropout is None else head_dropout,
+        position_offset=config.pad_token_id + 1 if family.positions_after_padding else 0,
+        head_act=family.head_act,
+        drop_before_pooler=family.drop_before_pooler,
         initializer_range=config.initializer_range,
-        pad_token_id=pad,
+        pad_token_id=config.pad_token_id,
         num_labels=num_labels,
+        **ours,
     )
 
 
-def key_map(model_type: str, config: EncoderConfig) -> dict[str, str]:
-    """Return our parameter name -> the family's, for a ForSequenceClassification checkpoint."""
-    prefix, layers, names, pooler, classifier = LAYOUTS[model_type]
-    pairs = {}
-    for ours, theirs in _EMBEDDINGS.items():
+def map_names(model_type: str, config: EncoderConfig) -> dict[str, str]:
+    """Return our parameter name -> the family's, of a ForSequenceClassification checkpoint."""
+    family = FAMILIES[model_type]
+    modules: dict[str, str] = {}
+    for ours, theirs in EMBEDDING_MODULES.items():
         if ours != "token_type" or config.type_vocab_size:
-            pairs[f"embeddings.{ours}"] = f"{prefix}embeddings.{theirs}"
+            modules[f"embeddings.{ours}"] = f"{family.prefix}embeddings.{theirs}"
     if config.embedding_size != config.hidden_size:
-        pairs["embeddings.project"] = f"{prefix}embeddings_project"
+        modules["embeddings.project"] = f"{family.prefix}embeddings_project"
     for i in range(config.num_hidden_layers):
-        for ours, theirs in names.items():
-            pairs[f"layers.{i}.{ours}"] = f"{prefix}{layers}.{i}.{theirs}"
-    pairs |= {"pooler": pooler, "classifier": classifier}
-    found: dict[str, str] = {}
-    for ours, theirs in pairs.items():
-        found[f"{ours}.weight"] = f"{theirs}.weight"
-        if ours not in ("embeddings.word", "embeddings.position", "embeddings.token_type"):
-            found[f"{ours}.bias"] = f"{theirs}.bias"
-    return found
+        for ours, theirs in family.layer_modules.items():
+            modules[f"layers.{i}.{ours}"] = f"{family.prefix}{family.layers}.{i}.{theirs}"
+    modules["pooler"] = family.pooler
+    modules["classifier"] = family.classifier
+
+    without_bias = {"embeddings.word", "embeddings.position", "embeddings.token_type"}
+    names: dict[str, str] = {}
+    for ours, theirs in modules.items():
+        names[f"{ours}.weight"] = f"{theirs}.weight"
+        if ours not in without_bias:
+            names[f"{ours}.bias"] = f"{theirs}.bias"
+    return names
 
 
 def from_family(model_type: str, config: EncoderConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Translate a family's state dict to ours; what it lacks is left out."""
-    pairs = key_map(model_type, config)
-    return {ours: state[theirs] for ours, theirs in pairs.items() if theirs in state}
+    """Translate a family's state dict to ours; tensors that it lacks are left out."""
+    names = map_names(model_type, config)
+    return {ours: state[theirs] for ours, theirs in names.items() if theirs in state}
 
 
 def to_family(model_type: str, config: EncoderConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Translate our state dict (full, uniform shapes) to a family's."""
-    return {theirs: state[ours] for ours, theirs in key_map(model_type, config).items()}
+    return {theirs: state[ours] for ours, theirs in map_names(model_type, config).items()}

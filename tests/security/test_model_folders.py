@@ -45,7 +45,7 @@ def configure(folder: Path, **changes: Any) -> None:
     [
         ({"num_attention_heads": 0}, "num_attention_heads = 0"),
         ({"num_attention_heads": -1}, "num_attention_heads = -1"),
-        ({"num_attention_heads": 3}, "no multiple"),
+        ({"num_attention_heads": 3}, "not a multiple"),
         ({"num_hidden_layers": 10**9}, "from 1 to 256"),
         ({"num_hidden_layers": 200}, "asks for"),
         ({"hidden_size": 10**12}, "hidden_size"),
@@ -77,7 +77,7 @@ def test_a_hostile_configuration_is_one_message(
     ("file", "data", "words"),
     [
         ("config.json", b"{", "cannot be loaded"),
-        ("config.json", b"[]", "no JSON object"),
+        ("config.json", b"[]", "not a JSON object"),
         ("config.json", b"[" * 100_000, "cannot be loaded"),
         ("config.json", b"\xff", "cannot be loaded"),
         ("config.json", b" " * 2**21, "larger than 1,024 KiB"),
@@ -111,7 +111,7 @@ def test_an_index_names_files_of_its_own_folder_alone(folder: Path) -> None:
     for name in ("../a.safetensors", "/etc/passwd", "pytorch_model.bin"):
         weights = {"metadata": {}, "weight_map": {"bert.pooler.dense.weight": name}}
         (folder / "model.safetensors.index.json").write_text(json.dumps(weights))
-        assert "no file of its folder" in refused(folder)
+        assert "not a .safetensors file of its folder" in refused(folder)
 
 
 def test_a_pickle_is_never_read(folder: Path, tmp_path: Path) -> None:
