@@ -24,6 +24,7 @@ import raycomp
 from raycomp.cli.main import app
 from raycomp.config.loader import load_job
 from raycomp.config.study import is_study_file, load_study_file
+from tests.fences import split_fences
 
 ROOT = Path(__file__).parents[3]
 PAGES = sorted(
@@ -42,23 +43,6 @@ PAGES = sorted(
 
 def page_id(page: Path) -> str:
     return str(page.relative_to(ROOT))
-
-
-def split_fences(text: str) -> tuple[list[tuple[str, str]], str]:
-    """Return the fenced blocks of a text with their languages, and the text without them."""
-    blocks: list[tuple[str, str]] = []
-    prose: list[str] = []
-    language: str | None = None
-    lines: list[str] = []
-    for line in text.splitlines():
-        if not line.startswith("```"):
-            (prose if language is None else lines).append(line)
-        elif language is None:
-            language, lines = line.removeprefix("```").strip(), []
-        else:
-            blocks.append((language, "\n".join(lines)))
-            language = None
-    return blocks, "\n".join(prose)
 
 
 def blocks(page: Path, language: str) -> list[str]:

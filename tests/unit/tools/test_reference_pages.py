@@ -65,3 +65,12 @@ def test_the_page_of_the_run_directory_names_every_path() -> None:
             assert f"`{top}" in text, path
     for name in ("study", "runs", "report"):
         assert getattr(StudyLayout(Path("RUN")), name).name in text
+
+
+def test_the_page_about_the_report_names_its_sections_in_order() -> None:
+    template = (ROOT / "raycomp" / "report" / "templates" / "report.html.j2").read_text()
+    headings = re.findall(r"<h2[^>]*>([^<]+)</h2>", template)
+    rows = re.findall(
+        r"^\| ([^|]+) \|", (ROOT / "docs" / "start" / "report.md").read_text(), re.MULTILINE
+    )
+    assert headings == rows[1:]
