@@ -98,30 +98,13 @@ class StudentMethod(Method):
             files = context.files.student(budget.name)
             if not files.network.exists():
                 if not files.start.exists():
-                    save_tensors(files.start, self._start_weights(context, arch))
+                    save_tensors(files.start, student_start_weights(context, self, arch))
                 run.train(f"{self.name}-student.{budget.name}", {"budget": budget.name})
                 files.start.unlink(missing_ok=True)
             if not files.outcome.exists():
                 _score_student(run, budget.name, arch)
             deployables.append(self._deployable(context, budget.name, arch))
         return deployables
-
-    def _start_weights(self, context: RunContext, arch: Architecture) -> dict[str, Tensor]:
-        """Return the student's weights before training: layers of the teacher or of the given model."""
-        settings = context.job.settings(self.settings)
-        source = context.teacher() if settings.start == "teacher" else context.network()
-        weights = source.state_dict()
-
-        student = student_network(context, arch).state_dict()
-        kept = self.layers(context, arch.depth)
-        for key in student:
-            part, _, rest = key.partition(".")
-            if part == "layers":
-                index, _, name = rest.partition(".")
-                student[key] = weights[f"layers.{kept[int(index)]}.{name}"]
-            else:
-                student[key] = weights[key]
-        return student
 
     def _deployable(self, context: RunContext, budget: str, arch: Architecture) -> Deployable:
         settings = next(b for b in context.job.budget if b.name == budget)
@@ -242,6 +225,32 @@ def student_network(context: RunContext, arch: Architecture) -> ElasticEncoder:
     """Return a network of its own with the sizes of an architecture, its weights not yet loaded."""
     sizes = {"layer_heads": list(arch.heads), "layer_ffn": list(arch.ffn)}
     return ElasticEncoder(Encoder(EncoderConfig.from_config(context.config.to_dict() | sizes)))
+
+
+def student_start_weights(
+    context: RunContext, method: StudentMethod, arch: Architecture
+) -> dict[str, Tensor]:
+    """Return a student's weights before training: layers of the teacher or of the given model.
+
+    Args:
+        context: The run's context.
+        method: The method, which names the layers.
+        arch: The student's architecture.
+    """
+    settings = context.job.settings(method.settings)
+    source = context.teacher() if settings.start == "teacher" else context.network()
+    weights = source.state_dict()
+
+    student = student_network(context, arch).state_dict()
+    layers = method.layers(context, arch.depth)
+    for key in student:
+        part, _, rest = key.partition(".")
+        if part == "layers":
+            index, _, name = rest.partition(".")
+            student[key] = weights[f"layers.{layers[int(index)]}.{name}"]
+        else:
+            student[key] = weights[key]
+    return student
 
 
 def load_student(context: RunContext, budget: str, arch: Architecture) -> ElasticEncoder:
