@@ -2,10 +2,10 @@
 
 Each step trains one sub-network, drawn uniformly per variable, on the labels only (HAT, Section 3.2). An
 evolutionary search then chooses the sub-network of each budget. Differences from HAT: heads are removed
-instead of re-partitioned; the super-network starts from a fine-tuned encoder; the search prefers the better
-score on the selection split, then the smaller loss (HAT: validation loss only), and makes as many
-evaluations as [search] says (HAT: 30 generations of 125); the winner inherits its weights instead of being
-trained from scratch.
+instead of re-partitioned; the super-network starts from a fine-tuned encoder; the search prefers the
+better score on the selection split, then the smaller loss (HAT: validation loss only), and makes as many
+evaluations as [search] says (HAT: 30 generations of 125); the winner inherits its weights instead of
+being trained from scratch.
 
 refs: H. Wang, Z. Wu, Z. Liu, H. Cai, L. Zhu, C. Gan, S. Han. HAT: Hardware-Aware Transformers for
     Efficient
