@@ -1,9 +1,9 @@
-"""One convolution of the compiled CNN, directly and in Winograd's form: time and error, in turns.
+"""Time and error of one convolution of the compiled CNN, in the direct form and in Winograd's.
 
     python -m benchmarks.convolution
 
-16 texts of 128 tokens, fp32, all processors. Errors are the largest against fp64. The last line is the
-choice that was not taken for seven taps: tiles of four outputs.
+16 texts of 128 tokens in fp32 on all CPU cores. Errors are the largest differences from fp64. The last
+line is a plan that raycomp does not use: tiles of four outputs for seven taps.
 """
 
 from __future__ import annotations
@@ -18,47 +18,55 @@ from raycomp.methods.adabert import winograd
 from raycomp.methods.adabert.modules import convolve
 
 TEXTS, LENGTH = 16, 128
-WIDTHS = ((256, 384), (128, 256), (128, 128))
-FINER = (4, (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 1.5, -1.5))  # of seven taps
+CPU = torch.device("cpu")
+
+# (input channels, output channels) of merged kernels of width 128.
+CHANNELS = ((256, 384), (128, 256), (128, 128))
+
+# Outputs of a tile and points for seven taps: the plan that raycomp does not use.
+LARGE_TILES = (4, (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 1.5, -1.5))
 
 
 def main() -> None:
-    """Measure each size, then the finer tiles."""
+    """Measure each size, then the larger tiles."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--runs", type=int, default=15, help="Number of timed pairs.")
     runs = parser.parse_args().runs
     with torch.inference_mode():
         for taps in winograd.TILE_PLANS:
-            for inputs, outputs in WIDTHS:
-                print(line(inputs, outputs, taps, runs), flush=True)
-        winograd.TILE_PLANS[7] = FINER
+            for inputs, outputs in CHANNELS:
+                print(measure_convolution(inputs, outputs, taps, runs), flush=True)
+
+        winograd.TILE_PLANS[7] = LARGE_TILES
         winograd.transform_matrices.cache_clear()
         winograd._fp32_matrices.cache_clear()
-        print(line(*WIDTHS[0], 7, runs), flush=True)
+        print(measure_convolution(*CHANNELS[0], 7, runs), flush=True)
 
 
-def line(inputs: int, outputs: int, taps: int, runs: int) -> str:
-    """Measure one convolution and say what came out."""
+def measure_convolution(inputs: int, outputs: int, taps: int, runs: int) -> str:
+    """Measure one convolution and return a line with the ratio of the times and both errors."""
     torch.manual_seed(taps)
-    x, weight = torch.randn(TEXTS, LENGTH, inputs), torch.randn(outputs, inputs, 1, taps)
-    weight = (weight / (inputs * taps) ** 0.5).contiguous(memory_format=torch.channels_last)
-    form, tiles = winograd.transform_kernel(weight), winograd.TILE_PLANS[taps][0]
+    x = torch.randn(TEXTS, LENGTH, inputs)
+    weight = torch.randn(outputs, inputs, 1, taps) / (inputs * taps) ** 0.5
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    transformed = winograd.transform_kernel(weight)
     exact = convolve(torch.relu(x.double()), weight.double(), 1)
-    here = torch.device("cpu")
 
-    def direct() -> Tensor:
+    def run_direct() -> Tensor:
         return convolve(torch.relu(x), weight, 1)
 
-    def fast() -> Tensor:
-        return winograd.convolve_relu([x], form, taps)
+    def run_winograd() -> Tensor:
+        return winograd.convolve_relu([x], transformed, taps)
 
-    times = measure_pair(timed(direct, here), timed(fast, here), runs)
-    errors = [float((f() - exact).abs().max()) for f in (direct, fast)]
+    times = measure_pair(timed(run_direct, CPU), timed(run_winograd, CPU), runs)
+    direct_error = float((run_direct() - exact).abs().max())
+    winograd_error = float((run_winograd() - exact).abs().max())
+    tile_outputs, _ = winograd.TILE_PLANS[taps]
     return (
-        f"{inputs} to {outputs} channels, {taps} taps, tiles of {tiles}: "
-        f"direct / Winograd {times.ratio:.2f}, errors {errors[0]:.1e} and {errors[1]:.1e}"
+        f"{inputs} to {outputs} channels, {taps} taps, tiles of {tile_outputs}: "
+        f"direct / Winograd {times.ratio:.2f}, errors {direct_error:.1e} and {winograd_error:.1e}"
     )
 
 

@@ -1,8 +1,8 @@
-"""A step of AdaBERT's search with the default estimator, against all operations one by one.
+"""Claim: a step of AdaBERT's search is faster with the default estimator than in the released form.
 
-The peer is the released code's form: every candidate of every edge runs by itself in all cells, with a
-kernel of its own, and enters the sum times its y. P_alpha is trained by both and its rate is 0, so that
-both draw the same structures; the teacher's answers are random: neither changes the cost of a step.
+The released form runs every candidate of every edge by itself, in all cells and with its own kernel, and
+adds the outputs times their y. Both sides train P_alpha at a learning rate of 0, so that they draw the
+same structures, and the teacher's outputs are random. Neither changes the cost of a step.
 """
 
 from __future__ import annotations
@@ -22,14 +22,19 @@ from raycomp.methods.adabert.distillation import DistillationLoss
 from raycomp.methods.adabert.efficiency import operation_costs
 from raycomp.methods.adabert.gumbel import Distribution
 from raycomp.methods.adabert.operations import apply_operations
+from raycomp.methods.adabert.settings import AdabertSettings
 from raycomp.methods.adabert.step import SearchStep
 from raycomp.methods.adabert.student import Parent, StudentShape
 from raycomp.methods.context import RunContext
 from raycomp.training.optimizers import JointUpdater, Updater, resolve_precision
 
+MAX_LAYERS = 8
+TARGET = 0.35
+"""Most time of a step, relative to the released form."""
 
-class Predictions:
-    """A teacher's answers to any row, drawn at random."""
+
+class RandomTeacher:
+    """Random outputs of a teacher for any row."""
 
     def __init__(self, classes: int, layers: int) -> None:
         self.shape = layers, classes
@@ -37,83 +42,101 @@ class Predictions:
     def rows(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return logits (batch, classes) and probe logits (batch, teacher layers, classes)."""
         generator = torch.Generator().manual_seed(int(index[0]))
-        said = torch.randn(len(index), *self.shape, generator=generator)
-        return said[:, -1], said
+        probes = torch.randn(len(index), *self.shape, generator=generator)
+        return probes[:, -1], probes
 
 
-def measure(settings: Options) -> list[Claim]:
-    """Time the same steps of both; one run holds several, since their depths differ."""
-    device, context = torch.device(settings.device), demo_context()
-    count = 1 if settings.quick else 6
-    rows = 128 if device.type == "cuda" else context.job.adabert.batch_size
-    held = training_batches(context, rows, count, device)
-    default = context.job.adabert.estimator
-    ours = search(context, default, context.job.adabert.share_kernels, device)
-    theirs = one_by_one(search(context, "full", False, device))
-    paired = measure_pair(
-        timed(lambda: [ours(i, b) for i, b in enumerate(held)], device),
-        timed(lambda: [theirs(i, b) for i, b in enumerate(held)], device),
-        settings.runs,
+def measure(options: Options) -> list[Claim]:
+    """Time the same steps of both; a run has several steps, because their depths differ."""
+    device = torch.device(options.device)
+    context = demo_context()
+    count = 1 if options.quick else 6
+    settings = context.job.settings(AdabertSettings)
+    rows = 128 if device.type == "cuda" else settings.batch_size
+    batches = training_batches(context, rows, count, device)
+
+    estimator = settings.estimator
+    default = make_search(context, estimator, settings.share_kernels, device)
+    released = one_by_one(make_search(context, "full", False, device))
+    figures = measure_pair(
+        timed(lambda: [default(i, batch) for i, batch in enumerate(batches)], device),
+        timed(lambda: [released(i, batch) for i, batch in enumerate(batches)], device),
+        options.runs,
     )
-    name = f"AdaBERT search step, {default} / all operations one by one"
-    return [Claim.from_figures(name, paired, "lower", 0.35)]
+    name = f"AdaBERT search step, {estimator} / all operations one by one"
+    return [Claim.from_figures(name, figures, "lower", TARGET)]
 
 
-class OneByOne(Cell):
-    """A cell whose candidates run one at a time; what it computes is the same."""
+class OneByOneCell(Cell):
+    """A cell that runs its candidates one at a time; its output is that of `Cell`."""
 
-    def forward(self, inputs: Sequence[Tensor], mask: Tensor, paths: Sequence[EdgeExecution]) -> Tensor:
-        """As `Cell.forward`, for paths that have every candidate and its y."""
+    def forward(
+        self, inputs: Sequence[Tensor], mask: Tensor, executions: Sequence[EdgeExecution]
+    ) -> Tensor:
+        """Compute `Cell.forward` for executions that have every candidate and its y."""
         states = list(inputs)
         for node in range(2, self.nodes + 2):
             total = torch.zeros_like(states[0])
-            for (source, target), path, held in zip(self.graph, paths, self.edges, strict=True):
+            for (source, target), run, operations in zip(self.graph, executions, self.edges, strict=True):
                 if target != node:
                     continue
-                for y, name in zip(cast(Tensor, path.weights), (path.name, *path.others), strict=True):
-                    operation = cast(nn.ModuleDict, held)[name]
+                weights = cast(Tensor, run.weights)
+                for y, name in zip(weights, (run.name, *run.others), strict=True):
+                    operation = cast(nn.ModuleDict, operations)[name]
                     (output,) = apply_operations(states[source], mask, [(name, operation)])
-                    if output is not None:  # `zero` has none
+                    if output is not None:  # the output of `zero` is None
                         total = total + y * output
             states.append(total)
         return cast(Tensor, self.summary(states[2:], mask))
 
 
 def one_by_one(step: SearchStep) -> SearchStep:
-    """Return a step of the estimator "full" whose cells run their candidates one at a time."""
+    """Make the cells of a step with the estimator "full" run their candidates one at a time."""
     for cell in step.parent.cells:
-        cell.__class__ = OneByOne
+        cell.__class__ = OneByOneCell
     return step
 
 
-def search(context: RunContext, estimator: str, share: bool, device: torch.device) -> SearchStep:
-    """Return the step of a search with the job's settings."""
+def make_search(context: RunContext, estimator: str, share: bool, device: torch.device) -> SearchStep:
+    """Return the step of a search with the job's settings.
+
+    Args:
+        context: Context of a run, whose job has the settings.
+        estimator: "contrast", "sampled" or "full".
+        share: Whether an edge's convolutions of one dilation share their middle taps.
+        device: Device of the networks.
+    """
     torch.manual_seed(0)
-    chosen, length, layers = context.job.adabert, context.job.task.max_length, 8
+    settings = context.job.settings(AdabertSettings)
+    length = context.job.task.max_length
     shape = StudentShape(
-        context.config.vocab_size, chosen.embedding, chosen.width, length, 2, False, 102, context.pad_id
+        vocab_size=context.config.vocab_size,
+        embedding_size=settings.embedding,
+        width=settings.width,
+        max_positions=length,
+        classes=2,
+        pair=False,
+        sep_token_id=102,
+        pad_token_id=context.pad_id,
     )
-    parent = Parent(shape, layers, chosen.nodes, chosen.operations, share).to(device)
-    parent.dropout = chosen.dropout
-    distribution = Distribution(layers, chosen.nodes, chosen.operations).to(device)
+    parent = Parent(shape, MAX_LAYERS, settings.nodes, settings.operations, share).to(device)
+    parent.dropout = settings.dropout
+    distribution = Distribution(MAX_LAYERS, settings.nodes, settings.operations).to(device)
+
     adam = functools.partial(torch.optim.Adam, betas=(0.5, 0.999))
+    weights = Updater(parent, lambda step: 1e-4, weight_decay=0.0, clip=settings.clip)
+    alpha = Updater(distribution, lambda step: 0.0, weight_decay=0.0, clip=float("inf"), optimizer=adam)
+    op_costs = operation_costs(settings.operations, shape.width, length, settings.normalisation)
     return SearchStep(
         parent,
         distribution,
-        JointUpdater(
-            [
-                Updater(parent, lambda step: 1e-4, weight_decay=0.0, clip=chosen.clip),
-                Updater(
-                    distribution, lambda step: 0.0, weight_decay=0.0, clip=float("inf"), optimizer=adam
-                ),
-            ]
-        ),
-        teacher_outputs=Predictions(2, context.config.num_hidden_layers),
-        distillation=DistillationLoss(0.8, chosen.temperature, chosen.hints, False),
-        op_costs=operation_costs(chosen.operations, shape.width, length, chosen.normalisation).to(device),
+        JointUpdater([weights, alpha]),
+        teacher_outputs=RandomTeacher(2, context.config.num_hidden_layers),
+        distillation=DistillationLoss(0.8, settings.temperature, settings.hints, False),
+        op_costs=op_costs.to(device),
         beta=4.0,
         estimator=estimator,
-        supervised_depths=chosen.supervise,
+        supervised_depths=settings.supervise,
         alpha_warmup_steps=0,
         total_steps=1000,
         seed=0,
