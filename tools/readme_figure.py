@@ -136,6 +136,7 @@ def collect_points(tables: RunTables, cost: str) -> pd.DataFrame:
     costs = derive_teacher_costs(tables, run)
     point: dict[str, Any] = {"label": TEACHER, "method": TEACHER, "cost": costs[cost]}
     points = [point | {"params": costs["params"], "score": teacher, "budget": TEACHER}]
+    # Equal architectures have equal weights and differ only in their measured latency.
     for _, rows in deployed.groupby(["method", "arch_id"], sort=False):
         head = rows.iloc[0]
         label = "CNN" if head["method"] == "adabert" else ", ".join(rows["budget"])
@@ -146,8 +147,10 @@ def collect_points(tables: RunTables, cost: str) -> pd.DataFrame:
         uncertainty = measure_uncertainty(
             run, str(point["method"]), str(point.pop("budget")), run.metric, float(point["score"])
         )
-        low, high = (None, None) if uncertainty is None else uncertainty.interval
-        point |= {"low": low, "high": high}
+        # Without the number of examples or saved outputs, a point is drawn without a bar.
+        point |= {"low": None, "high": None}
+        if uncertainty is not None:
+            point["low"], point["high"] = uncertainty.interval
     return pd.DataFrame(points).sort_values("cost").reset_index(drop=True)
 
 
@@ -230,13 +233,16 @@ def _write_labels(axes: Axes, points: pd.DataFrame, theme: Theme) -> None:
         is_below = (is_crowded and not is_below) or row["high"] < teacher
         previous = row["cost"]
 
+        end, offset, alignment = row["high"], 6, "bottom"
+        if is_below:
+            end, offset, alignment = row["low"], -6, "top"
         axes.annotate(
             f"{row['label']}\n{format_count(row['params'])} params",
-            (row["cost"], row["low"] if is_below else row["high"]),
-            xytext=(0, -6 if is_below else 6),
+            (row["cost"], end),
+            xytext=(0, offset),
             textcoords="offset points",
             ha="center",
-            va="top" if is_below else "bottom",
+            va=alignment,
             color=theme.ink,
             fontsize=9,
         )

@@ -1,4 +1,4 @@
-"""What the command line prints: runs, studies, plans and tables, for people and as JSON for scripts."""
+"""What the command line prints: runs, studies, plans and tables, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -67,6 +67,7 @@ def print_run(run_dir: Path, as_json: bool) -> None:
         return
 
     summary = build_summary_table(tables)
+    # A line of all columns is too long for most terminals.
     columns = summary.columns
     if Console().width < WIDE:
         columns = tuple(name for name in columns if name not in DERIVED_COLUMNS)
@@ -89,12 +90,13 @@ def _describe_search(search: dict[str, Any], num_budgets: int) -> str:
         search: The file deployed.json of a run.
         num_budgets: Number of budgets that the run deployed a sub-network for.
     """
-    part = "budget"
+    # A job can search each budget with several searchers or seeds. Each of those searches is a trial.
+    unit = "budget"
     if search.get("trials", num_budgets) != num_budgets:
-        part = "trial"
+        unit = "trial"
     return (
-        f"{search['evaluations']} evaluations for {num_budgets} budgets; the most expensive {part} alone "
-        f"needs {search['dearest']}. The super-network was trained once."
+        f"{search['evaluations']} evaluations for {num_budgets} budgets (most expensive {unit}: "
+        f"{search['dearest']}). The super-network was trained once."
     )
 
 
@@ -108,10 +110,10 @@ def print_plan(plan: dict[str, Any]) -> None:
     _print_line("Task", plan["task"])
     _print_line("Space", f"{plan['space']['size']:,} architectures")
     for kind, (low, high) in plan["space"]["reach"].items():
-        _print_line("", f"{kind}: {_short(low)} to {_short(high)}")
+        _print_line("", f"{kind}: {_format_count(low)} to {_format_count(high)}")
 
     for budget in plan["budgets"]:
-        line = f"{budget['name']}: {budget['kind']} <= {_short(budget['limit'])}"
+        line = f"{budget['name']}: {budget['kind']} <= {_format_count(budget['limit'])}"
         if budget["feasible"]:
             _print_line("Budget", f"{line} is feasible")
         else:
@@ -202,7 +204,7 @@ def _print_line(label: str, text: str) -> None:
 def _print_paths(folder: Path, names: Sequence[str]) -> None:
     """Print those files and directories of a run or study that exist."""
     for name in names:
-        # A run with export.enabled = false has no exports.
+        # With export.enabled = false a run does not write exports.
         if (folder / name).exists():
             label = name.removesuffix(".html").capitalize()
             _print_line(label, str(relative_to_cwd(folder / name)))
@@ -215,7 +217,7 @@ def _format_cell(value: Any) -> str:
     return escape(shown(str(value), MAX_CELL))
 
 
-def _short(value: float) -> str:
+def _format_count(value: float) -> str:
     """Return a count with a unit; `plan` prints it before the report's packages are imported."""
     from raycomp.report.formatting import format_count
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from raycomp.report.predictions import TEACHER, Predictions, load_predictions
 from raycomp.report.statistics import compare_variants, estimate_mean
-from raycomp.report.study_results import StudyResults, load_study_results
+from raycomp.report.study_results import StudyResults, as_study_results
 
 REFERENCE = "reference"  # verdict of the first variant, and of the teacher
 COLUMNS = (
@@ -40,7 +40,7 @@ def ablation_table(study: str | Path | StudyResults, draws_seed: int = 0) -> pd.
     Raises:
         UserError: As `load_study_results`.
     """
-    results = study if isinstance(study, StudyResults) else load_study_results(study)
+    results = as_study_results(study)
     frame = results.frame
     scores = frame[frame["kind"] == "score"]
 
@@ -65,6 +65,7 @@ def _build_task_rows(
     for budget in dict.fromkeys(task_rows["budget"]):
         budget_rows = task_rows[task_rows["budget"] == budget]
         reference_rows = budget_rows[budget_rows["variant"] == reference]
+        # The row of a variant is missing until its first run has finished.
         for variant in results.variants:
             rows = budget_rows[budget_rows["variant"] == variant]
             if rows.empty:
@@ -122,6 +123,7 @@ def _compare_with_reference(
         numbers = dict.fromkeys(("difference", "difference_low", "difference_high", "p"), math.nan)
         return {**numbers, "pairs": 0, "test": "", "verdict": REFERENCE}
 
+    # A paired test needs the same seeds in the same order.
     common_seeds = sorted(set(rows["seed"]) & set(reference_rows["seed"]))
     own = rows.set_index("seed").loc[common_seeds].reset_index()
     reference = reference_rows.set_index("seed").loc[common_seeds].reset_index()

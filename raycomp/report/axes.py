@@ -56,6 +56,7 @@ def find_budget_lines(deployed: pd.DataFrame, cost: str) -> list[tuple[float, st
     """
     positions: dict[tuple[Any, float], None] = {}  # a dictionary keeps the order and drops repetitions
     for _, rows in deployed.groupby("run", sort=False):
+        # Embeddings, pooler and classifier are the same for all sub-networks of a run.
         subnetworks = rows[rows["method"] == "yoco"]
         other_params = (subnetworks["params"] - subnetworks["encoder_params"]).dropna().unique()
         for row in rows.to_dict("records"):
@@ -88,6 +89,7 @@ def build_score_axis(
 
     low = min(deployed["validation"].min(), evaluated["value"].quantile(0.1))
     high = max([deployed["validation"].max(), evaluated["value"].max(), *list_teacher_scores(tables)])
+    # Architectures below the margin are counted, and a double click shows them.
     margin = 0.15 * (high - low) + 0.01
     num_below = int((evaluated["value"] < low - margin).sum())
     axis = build_axis(escape_label(metric), range=[float(low - margin), float(high + margin)])

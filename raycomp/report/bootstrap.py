@@ -73,7 +73,7 @@ def _draw_weights(num_rows: int, draws: int, seed: list[int]) -> Iterator[np.nda
     for first in range(0, draws, block):
         count = min(block, draws - first)
         drawn_rows = rng.integers(num_rows, size=(count, num_rows))
-        # Each draw gets its own range of numbers, so that one bincount counts the rows of all draws.
+        # Each draw gets its own range of numbers. One bincount then counts the rows of all draws.
         drawn_rows += num_rows * np.arange(count)[:, None]
         counts = np.bincount(drawn_rows.ravel(), minlength=count * num_rows)
         yield counts.reshape(count, num_rows)
@@ -101,7 +101,7 @@ def two_sided_p(replicates: np.ndarray) -> float:
 def weighted_metric(
     metric: str, labels: np.ndarray, logits: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """Return a metric of a split in which row i occurs weights[b, i] times, for all draws b at once.
+    """Return a metric of a split for every draw b; row i occurs weights[b, i] times in draw b.
 
     The values equal `raycomp.data.metrics` on the repeated rows.
 
@@ -168,7 +168,7 @@ def _weighted_classification(
         return _divide_or_zero(covariance, predicted_variance * true_variance, root=True)
 
     if metric in ("f1", "accuracy_f1"):
-        # F1 of each class: 2 TP / (predicted + true); a class that does not occur has none.
+        # F1 of each class is 2 TP / (predicted + true). A class that does not occur is not averaged.
         occurrences = predicted_counts + true_counts
         class_f1 = _divide_or_zero(2 * correct_counts, occurrences)
         if logits.shape[1] == 2:
@@ -199,6 +199,7 @@ def _weighted_correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> 
     Returns:
         Correlations, (draws,).
     """
+    # Centre both variables under each draw's weights: (draws, rows).
     total = weights.sum(axis=1, keepdims=True)
     x = x - (weights * x).sum(axis=1, keepdims=True) / total
     y = y - (weights * y).sum(axis=1, keepdims=True) / total
@@ -218,6 +219,7 @@ def _weighted_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     Returns:
         Ranks, (draws, rows).
     """
+    # Sort the rows, and find where each group of equal values begins.
     order = np.argsort(values, kind="stable")
     is_first_of_tie = np.diff(values[order], prepend=np.nan) != 0
     tie_starts = np.flatnonzero(is_first_of_tie)
@@ -226,6 +228,7 @@ def _weighted_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     tie_sizes = np.add.reduceat(weights[:, order], tie_starts, axis=1)  # (draws, groups)
     tie_ranks = np.cumsum(tie_sizes, axis=1) - tie_sizes + (tie_sizes + 1) / 2
 
+    # Give every row the rank of its group, in the original order of the rows.
     group_lengths = np.diff([*tie_starts, len(values)])
     group_of_row = np.empty(len(values), int)
     group_of_row[order] = np.repeat(np.arange(len(tie_starts)), group_lengths)

@@ -86,18 +86,21 @@ def _draw_loss(name: str, rows: pd.DataFrame, most: int) -> Plot:
     rows = rows[np.isfinite(rows["loss"].astype(float))]
     is_sweep = name.startswith("adabert-")
     parts = list(dict.fromkeys(rows["part"]))
-    drawn = parts[:MAX_TRIALS] if is_sweep else parts
+    # A sweep can have more trials than a reader can tell apart.
+    visible = parts[:MAX_TRIALS] if is_sweep else parts
     window = max(1, rows["step"].nunique() // WINDOWS)
 
     figure = go.Figure(layout=base_layout(380, xaxis=build_axis("step"), yaxis=build_axis("loss")))
+    # Trials run at the same time and repeat the steps; only a single training has one loss for each step.
     if rows["step"].is_unique and len(rows):
         _add_raw_loss(figure, rows, most)
 
     changes = {}
-    for index, part in enumerate(drawn):
+    for index, part in enumerate(visible):
         part_rows = rows[rows["part"] == part]
         loss = part_rows["loss"]
         smooth = loss.rolling(window, min_periods=1, center=True).mean()
+        # A part gets its share of the points.
         positions = spaced_positions(len(part_rows), max(2, most * len(part_rows) // max(1, len(rows))))
         figure.add_scatter(
             x=round_values(part_rows["step"].iloc[positions], 9),
@@ -118,8 +121,8 @@ def _draw_loss(name: str, rows: pd.DataFrame, most: int) -> Plot:
         summary += f"First and last value of each {kind}: {values}."
     if name == "supernet":
         summary += " The loss can rise when a phase adds smaller sub-networks."
-    if len(drawn) < len(parts):
-        summary += f" The plot shows {len(drawn)} of {len(parts)} trials."
+    if len(visible) < len(parts):
+        summary += f" The plot shows {len(visible)} of {len(parts)} trials."
     if num_undefined:
         summary += f" {plural(num_undefined, 'step')} without a finite loss are left out."
     return Plot(f"Loss: {describe_training(name)}", summary, figure)
@@ -172,6 +175,7 @@ def _draw_controller(rows: pd.DataFrame, most: int) -> Plot:
             col=1,
         )
 
+    # Every phase but the first opens further choices.
     later_phases = rows.groupby("part", sort=False)["step"].min().tolist()[1:]
     lines = [vertical_line(step) for step in later_phases]
     figure.update_layout(base_layout(420, showlegend=False, shapes=lines))

@@ -24,12 +24,14 @@ def draw_distribution_plots(distribution: pd.DataFrame, most: int) -> list[tuple
     Returns:
         Each plot with the most likely choice of each variable at the last step.
     """
+    # The super-network comes first, then the trials of AdaBERT.
     trainings = sorted(distribution["training"].unique(), key=lambda name: name != "supernet")
     plots = []
     for training in trainings[:MAX_TRIALS]:
         rows = distribution[distribution["training"] == training]
         plots.append(_draw_distribution(training, rows, most))
 
+    # The first plot says that others are missing.
     if len(trainings) > MAX_TRIALS:
         plot, choices = plots[0]
         note = f" The page shows {MAX_TRIALS} of {len(trainings)} training tasks."
@@ -46,6 +48,7 @@ def _draw_distribution(training: str, rows: pd.DataFrame, most: int) -> tuple[Pl
     table = table.iloc[:, spaced_positions(num_moments, most)]
 
     labels = [escape_label(f"{variable} = {choice}") for variable, choice in choices]
+    # NaN is not JSON, and three decimals keep the page small.
     probabilities = [
         [None if np.isnan(value) else round(float(value), 3) for value in values]
         for values in table.to_numpy()

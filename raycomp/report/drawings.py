@@ -117,7 +117,10 @@ def _largest_in_space(run: RunRecord) -> Architecture | None:
 
     def limit(key: str, size: int) -> int:
         values = run.setting("space", key)
-        return min(size, max(values)) if isinstance(values, list) and values else size
+        # A setting that the job leaves out allows the network's own size.
+        if not isinstance(values, list) or not values:
+            return size
+        return min(size, max(values))
 
     depth = limit("depth", len(heads))
     if not depth:
@@ -152,4 +155,6 @@ def _read_choices(tables: RunTables) -> tuple[list[int], list[int], list[int]]:
 def _parse_sizes(choice: Any) -> list[int]:
     """Return the numbers of "512" or "12x1536"; any other text gives none."""
     parts = str(choice).split("x")
-    return [int(part) for part in parts] if all(part.isdecimal() for part in parts) else []
+    if not all(part.isdecimal() for part in parts):
+        return []
+    return [int(part) for part in parts]

@@ -19,8 +19,16 @@ def is_finite_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
+def _format_finite(value: Any, template: str) -> str:
+    """Return a number in a format such as "{:.3f}"; anything else is an empty text."""
+    if not is_finite_number(value):
+        return ""
+    return template.format(value)
+
+
 def format_text(value: Any) -> str:
     """Return a text of a table; a missing one is empty."""
+    # pandas marks a missing text by None or by NaN.
     return value if isinstance(value, str) else ""
 
 
@@ -36,7 +44,7 @@ def format_count(value: Any) -> str:
 
 def format_number(value: Any, decimals: int) -> str:
     """Return a number with that many decimals."""
-    return f"{value:.{decimals}f}" if is_finite_number(value) else ""
+    return _format_finite(value, f"{{:.{decimals}f}}")
 
 
 def format_score(value: Any) -> str:
@@ -46,17 +54,17 @@ def format_score(value: Any) -> str:
 
 def format_signed(value: Any) -> str:
     """Return a difference with its sign and three decimals."""
-    return f"{value:+.3f}" if is_finite_number(value) else ""
+    return _format_finite(value, "{:+.3f}")
 
 
 def format_latency(value: Any) -> str:
     """Return a latency in milliseconds with one decimal and its unit."""
-    return f"{value:.1f} ms" if is_finite_number(value) else ""
+    return _format_finite(value, "{:.1f} ms")
 
 
 def format_percent(value: Any) -> str:
     """Return a share as a percentage with one decimal."""
-    return f"{100 * value:.1f}%" if is_finite_number(value) else ""
+    return _format_finite(value, "{:.1%}")
 
 
 def plural(count: int, noun: str) -> str:
@@ -93,6 +101,7 @@ def describe_architecture(text: Any) -> list[str]:
 
     if isinstance(arch, Structure):
         pairs = zip(cell_edges(arch.nodes), arch.operations, strict=True)
+        # The operation "zero" passes nothing on, so its edge is not part of the network.
         used = [f"{source}→{target} {name}" for (source, target), name in pairs if name != "zero"]
         starts = range(0, len(used), EDGES_PER_LINE)
         lines = [", ".join(used[start : start + EDGES_PER_LINE]) for start in starts]

@@ -106,6 +106,7 @@ def format_exponent(sizes: list[float], values: list[float]) -> str:
 
 def group_by_series(points: list[GrowthPoint]) -> dict[str, list[GrowthPoint]]:
     """Return the points of each series by ascending size; the series have the order of the points."""
+    # The first occurrence of each series decides the order of the lines.
     series: dict[str, list[GrowthPoint]] = {point.series: [] for point in points}
     for point in sorted(points, key=lambda point: point.x):
         series[point.series].append(point)
@@ -150,6 +151,7 @@ def _draw_plot(what: str, series: dict[str, list[GrowthPoint]]) -> Plot:
             },
         )
 
+    # A line with slope 1 on logarithmic axes: the value grows in proportion to the size.
     figure.add_scatter(
         x=round_values([smallest, largest], 7),
         y=round_values([1, largest / smallest]),

@@ -42,7 +42,7 @@ def write_report(
 ) -> Path:
     """Write one HTML page on one or several runs; it needs neither a network nor another file.
 
-    The function works while a run writes. The page then says what does not exist yet.
+    The function works while a run writes. The page then names the missing parts.
 
     Example:
         >>> write_report("runs/quickstart-1f3a9c02", "report.html")     # doctest: +SKIP
@@ -59,10 +59,13 @@ def write_report(
         UserError: As `load_tables` and `read_growth`; the page cannot be written; or there are too many
             runs for a page of LIMIT bytes.
     """
-    tables = load_tables(*([paths] if isinstance(paths, (str, Path)) else paths))
-    points = [] if growth is None else read_growth(growth)
+    if isinstance(paths, (str, Path)):
+        paths = [paths]
+    tables = load_tables(*paths)
+    points = read_growth(growth) if growth is not None else []
     studies = [build_study(study) for study in tables.studies]
 
+    # Thousands of evaluations make a page too large, so it draws fewer points until it fits.
     size = 0
     for detail in DETAILS:
         page = render_page(tables, detail, points, studies)
@@ -87,7 +90,7 @@ def render_page(
         tables: Tables of all runs.
         detail: Share of all points that the page draws. With 0 it leaves out curves, distributions and
             settings of single runs, and says so.
-        points: Measurements of how cost grows; without any, the page has no such section.
+        points: Measurements of how cost grows; without any, the page omits this section.
         studies: What `build_study` returns for each study; None builds it.
     """
     if studies is None:
@@ -100,7 +103,7 @@ def render_page(
     run_share = min(1.0, FULL_RUNS / max(1, len(tables.runs)))
     curve = round(CURVE * detail * run_share)
     moments = round(MOMENTS * detail * run_share)
-    # Without any detail, the Pareto plot still shows the smallest share of its points.
+    # A page without any detail still has the Pareto plot, with the smallest share of its points.
     num_points = round(POINTS * (detail or DETAILS[-2]))
 
     groups = [

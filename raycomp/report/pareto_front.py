@@ -38,10 +38,11 @@ def find_pareto_front(
         if get_column(frame, name).dtype.kind not in "iuf":
             raise UserError(f"Column '{name}' does not contain numbers. Choose two columns with numbers.")
 
-    known = frame[frame[metric].notna() & frame[cost].notna()]
-    known = known.sort_values(cost, kind="stable")
-    best = known.groupby(cost)[metric].max().astype(float)  # best score of each cost, costs ascending
+    rows = frame[frame[metric].notna() & frame[cost].notna()].sort_values(cost, kind="stable")
+    # Best score of each cost, by ascending cost.
+    best = rows.groupby(cost)[metric].max().astype(float)
     # Best score among the lower costs. It is NaN for the lowest cost, which therefore stays on the front.
     best_of_cheaper = best.cummax().shift()
     front = best[~(best <= best_of_cheaper)]
-    return known[known[metric] == known[cost].map(front)]
+    # All rows that reach the best score of their cost are on the front, not only the first of them.
+    return rows[rows[metric] == rows[cost].map(front)]

@@ -36,11 +36,11 @@ def draw_pareto_plot(tables: RunTables, metric: str, most: int) -> Plot | None:
     if deployed.empty and evaluated.empty:
         return None
 
-    drawn = _thin_out(evaluated, most)
-    traces = build_traces(tables, deployed, drawn, metric)
-    score_axis, num_below = build_score_axis(tables, deployed, drawn, metric)
+    visible = _thin_out(evaluated, most)
+    traces = build_traces(tables, deployed, visible, metric)
+    score_axis, num_below = build_score_axis(tables, deployed, visible, metric)
     layouts = {cost: {"yaxis": score_axis, **build_cost_axis(tables, deployed, cost)} for cost in COSTS}
-    # Evaluated architectures have no latency, so the axis need not make room for them.
+    # The latency of evaluated architectures is not measured, so the axis need not make room for them.
     layouts["latency_ms"]["yaxis"] = build_axis(escape_label(metric))
 
     # Each trace carries its coordinates for every cost; the page's script merges one of them into it.
@@ -52,7 +52,7 @@ def draw_pareto_plot(tables: RunTables, metric: str, most: int) -> Plot | None:
 
     sentences = _describe_front(tables, deployed, metric)
     sentences += _explain_marks(tables, deployed, metric)
-    sentences += _explain_omissions(len(evaluated), len(drawn), num_below)
+    sentences += _explain_omissions(len(evaluated), len(visible), num_below)
     return Plot("Pareto front", " ".join(sentences), figure, dict(COSTS), variants)
 
 
@@ -68,6 +68,7 @@ def _thin_out(evaluated: pd.DataFrame, most: int) -> pd.DataFrame:
     if len(evaluated) <= most:
         return evaluated
 
+    # The best architectures are always drawn: they tell how far the search came.
     fronts = pd.concat([find_pareto_front(evaluated, "value", cost) for cost in ("params", "flops")])
     fronts = fronts[~fronts.index.duplicated()].head(most // 2)
     others = evaluated.drop(index=fronts.index).sort_values("params", kind="stable")

@@ -66,7 +66,7 @@ def spaced_positions(count: int, most: int) -> np.ndarray:
 
 
 def bin_means(x: pd.Series, y: pd.Series, most: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Average successive rows, so that at most `most` points remain.
+    """Average successive rows until at most `most` points remain.
 
     Args:
         x, y: Coordinates, (rows,).

@@ -74,11 +74,13 @@ def _read_predictions(run_dir: Path, method: str, budget: str) -> Predictions | 
     labels, logits = [], []
     for path in sorted(layout.predictions_dir.glob(f"{model}.*.npy")):
         split = path.name.removeprefix(f"{model}.").removesuffix(".npy")
+        # Intervals are for validation scores only.
         if split == "selection":
             continue
 
         split_labels = read_array(layout.predictions("labels", split))
         split_logits = read_array(layout.predictions(model, split))
+        # A file can be missing or incomplete while the run writes.
         if split_labels is None or split_logits is None or len(split_labels) != len(split_logits):
             return None
         labels.append(split_labels)

@@ -131,8 +131,8 @@ def _evaluate_number(node: ast.expr, frame: pd.DataFrame) -> Any:
     """Return an operand of arithmetic.
 
     Raises:
-        TypeError: The operand is text. Python repeats a text that is multiplied by a number, so that a
-            short expression could fill the memory.
+        TypeError: The operand is text. Python repeats a text that is multiplied by a number; a short
+            expression could fill the memory in this way.
     """
     value = _evaluate(node, frame)
     is_text_column = isinstance(value, pd.Series) and value.dtype.kind not in "iufb"

@@ -130,6 +130,7 @@ def _find_metric(
     job: dict[str, Any], facts: dict[str, Any], evaluations: pd.DataFrame, deployments: pd.DataFrame
 ) -> str | None:
     """Return the metric of the first row that has one, or else the metric of the job or of the task."""
+    # A deployment names the metric of its validation score, which is the one that readers compare.
     for frame in (deployments, evaluations):
         metrics = frame["metric"].dropna()
         if len(metrics):

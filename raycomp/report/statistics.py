@@ -29,8 +29,8 @@ class Estimate:
         mean: Mean of the values.
         sd: Standard deviation of the values (n - 1 in the denominator); NaN for one value.
         low, high: 95% interval of the mean; NaN if `basis` is empty.
-        basis: Source of variation that the interval covers: "examples and seeds", "examples", "seeds", or
-            an empty text if there is no interval.
+        basis: Source of variation that the interval covers: "examples and seeds", "examples" or "seeds";
+            an empty text without an interval.
     """
 
     seeds: int
@@ -63,8 +63,10 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """What the comparison shows, in words."""
+        if self.pairs == 0:
+            return "no test: no pair of runs"
         if self.test == "none":
-            return "no test: fewer than 2 pairs" if self.pairs else "no test: no pair of runs"
+            return "no test: fewer than 2 pairs"
         if self.low <= 0 <= self.high:
             return NO_DIFFERENCE
         return "higher" if self.difference > 0 else "lower"
@@ -86,7 +88,7 @@ def estimate_mean(
         seed: Seed of the random draws.
 
     Raises:
-        ValueError: There are no values, or the number of predictions differs.
+        ValueError: `values` is empty, or the number of predictions differs.
     """
     count = len(values)
     if not count:
@@ -95,7 +97,9 @@ def estimate_mean(
         raise ValueError("The numbers of values and of predictions differ.")
 
     mean = float(np.mean(values))
-    sd = float(np.std(values, ddof=1)) if count > 1 else math.nan
+    sd = math.nan
+    if count > 1:
+        sd = float(np.std(values, ddof=1))
     if predictions is not None:
         low, high = percentile_interval(bootstrap_replicates(metric, predictions, seed))
         basis = "examples and seeds" if count > 1 else "examples"
@@ -142,7 +146,7 @@ def compare_variants(
         return Comparison(pairs, mean, math.nan, math.nan, math.nan, "none")
     low, high = _student_interval(differences)
     p = float(mean == 0)
-    # Equal differences have no spread, and the t statistic is undefined for them.
+    # If all differences are equal, their spread is 0 and the t statistic is undefined.
     if np.ptp(differences):
         p = float(stats.ttest_rel(first, second).pvalue)
     return Comparison(pairs, mean, low, high, p, "paired t-test")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from raycomp.report.statistics import break_even_budgets, kendall_tau
-from raycomp.report.study_results import StudyResults, load_study_results
+from raycomp.report.study_results import StudyResults, as_study_results
 
 # Stages of a run that are paid for each budget, or once for the super-network.
 SUPERNET_STAGES = ("super-network", "search", "deploy")
@@ -25,7 +25,7 @@ def rank_table(study: str | Path | StudyResults) -> pd.DataFrame:
         after fine-tuning each sub-network separately), `p`, and `alone_minus_inherited` (the mean
         difference of the two scores).
     """
-    results = study if isinstance(study, StudyResults) else load_study_results(study)
+    results = as_study_results(study)
     ranked = results.frame[results.frame["kind"] == "ranking"]
     ranked = ranked.sort_values("variant", key=lambda v: v.map(results.variants.index), kind="stable")
 
@@ -59,8 +59,9 @@ def search_table(study: str | Path | StudyResults) -> pd.DataFrame:
         the ten best among the first evaluations. Both are means over the seeds that all variants of the
         task have. A seed without a feasible architecture by then is not in the mean.
     """
-    results = study if isinstance(study, StudyResults) else load_study_results(study)
+    results = as_study_results(study)
     frame = results.frame[results.frame["kind"] == "progress"].astype({"evaluations": int})
+    # Means are comparable only over seeds that every variant of the task has finished.
     for task, rows in frame.groupby("task"):
         variant_seeds = [set(variant_rows["seed"]) for _, variant_rows in rows.groupby("variant")]
         common_seeds = set.intersection(*variant_seeds)
@@ -85,7 +86,7 @@ def cost_table(study: str | Path | StudyResults) -> pd.DataFrame:
         Columns variant, task, stage, seconds, seeds. A stage that a run reused from another run is not
         counted for it.
     """
-    results = study if isinstance(study, StudyResults) else load_study_results(study)
+    results = as_study_results(study)
     frame = results.frame[results.frame["kind"] == "cost"]
     grouped = frame.groupby(["variant", "task", "stage"], sort=False)["value"].agg(["mean", "count"])
     return grouped.reset_index().rename(columns={"mean": "seconds", "count": "seeds"})
@@ -129,7 +130,7 @@ def find_break_evens(study: str | Path | StudyResults) -> list[BreakEven]:
     Args:
         study: A study, or its directory.
     """
-    results = study if isinstance(study, StudyResults) else load_study_results(study)
+    results = as_study_results(study)
     costs = cost_table(results)
     scores = results.frame[results.frame["method"].isin(["yoco", "finetuned"])]
     reference = results.variants[0]
@@ -141,6 +142,7 @@ def find_break_evens(study: str | Path | StudyResults) -> list[BreakEven]:
             str(variant): dict(zip(rows["stage"], rows["seconds"], strict=True))
             for variant, rows in costs[costs["task"] == task].groupby("variant")
         }
+        # The first variant must have measured every stage, or nothing can be compared with it.
         stages = seconds.get(reference, {})
         if not set(SUPERNET_STAGES) <= set(stages) or reference not in num_budgets:
             continue

@@ -60,6 +60,13 @@ class StudyResults:
         return StudyLayout(self.path).runs / name
 
 
+def as_study_results(study: str | Path | StudyResults) -> StudyResults:
+    """Return a study as it is, or load it from its directory."""
+    if isinstance(study, StudyResults):
+        return study
+    return load_study_results(study)
+
+
 def is_study_dir(path: str | Path) -> bool:
     """Return whether a directory contains a study."""
     return StudyLayout(Path(path)).study.exists()

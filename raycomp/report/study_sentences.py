@@ -11,7 +11,8 @@ from raycomp.report.study_measures import BreakEven, find_break_evens, rank_tabl
 from raycomp.report.study_results import StudyResults
 from raycomp.report.study_tables import format_interval
 
-FEW_SEEDS = 5  # with at most so many seeds, their bootstrap is known to be too narrow
+# Bootstrap intervals over this many seeds or fewer are known to be too narrow.
+FEW_SEEDS = 5
 
 
 def format_study_heading(study: StudyResults) -> str:

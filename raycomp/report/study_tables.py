@@ -1,4 +1,4 @@
-"""The tables of a study as text, the same for the terminal, for the page and for docs/results."""
+"""The tables of a study as text; the terminal, the page and docs/results show the same ones."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pandas as pd
 from raycomp.report.ablation import REFERENCE, ablation_table
 from raycomp.report.formatting import (
     format_count,
+    format_number,
     format_score,
     format_signed,
     format_text,
@@ -59,19 +60,20 @@ def format_interval(low: Any, high: Any, write: Callable[[Any], str]) -> str:
 
 def format_p(value: Any) -> str:
     """Return a p-value with three decimals."""
-    if not is_finite_number(value):
-        return ""
-    return f"< {SMALLEST_P}" if value < SMALLEST_P else f"{value:.3f}"
+    if is_finite_number(value) and value < SMALLEST_P:
+        return f"< {SMALLEST_P}"
+    return format_number(value, 3)
 
 
 def _format_mean(row: dict[Any, Any]) -> str:
-    spread = f" ± {format_score(row['sd'])}" if is_finite_number(row["sd"]) else ""
-    return format_score(row["mean"]) + spread
+    if not is_finite_number(row["sd"]):
+        return format_score(row["mean"])
+    return f"{format_score(row['mean'])} ± {format_score(row['sd'])}"
 
 
 def _build_layout(study: StudyResults, table: pd.DataFrame) -> TextTable:
     """Set mean and standard deviation as the paper does, with the paper's figure in brackets."""
-    name_of_row = "variant" if study.row_kind == "variant" else "task"
+    # Dictionaries keep the order in which rows and columns first occur.
     row_names: dict[str, None] = {}
     columns: dict[str, None] = {}
     cells: dict[tuple[str, str], str] = {}
@@ -79,7 +81,7 @@ def _build_layout(study: StudyResults, table: pd.DataFrame) -> TextTable:
         text = _format_mean(row)
         if is_finite_number(row["published"]):
             text += f" ({format_score(row['published'])})"
-        row_name = str(row[name_of_row])
+        row_name = str(row[study.row_kind])
         column = _name_column(row, study)
         row_names[row_name] = None
         columns[column] = None
@@ -90,14 +92,15 @@ def _build_layout(study: StudyResults, table: pd.DataFrame) -> TextTable:
     body = [
         [row_name, *(cells.get((row_name, column), "") for column in columns)] for row_name in row_names
     ]
-    return TextTable(title, [name_of_row, *columns], body)
+    return TextTable(title, [study.row_kind, *columns], body)
 
 
 def _name_column(row: dict[Any, Any], study: StudyResults) -> str:
     """Return the column of a figure: those of task, variant and budget that its row does not name."""
-    if study.row_kind == "task":
-        return TEACHER if row["variant"] == TEACHER else f"{row['variant']} {row['budget']}"
-    return str(row["task"]) if row["variant"] == TEACHER else f"{row['task']} {row['budget']}"
+    if row["variant"] == TEACHER:
+        return TEACHER if study.row_kind == "task" else str(row["task"])
+    column = "variant" if study.row_kind == "task" else "task"
+    return f"{row[column]} {row['budget']}"
 
 
 def _build_statistics(study: StudyResults, table: pd.DataFrame) -> TextTable:

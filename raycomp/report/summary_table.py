@@ -1,7 +1,7 @@
 """The summary table of runs: a row for each teacher and for each deployed model.
 
 The terminal and the HTML page print this table. Its columns have the names of the columns of the table
-`deployments`, so that a reader can use a printed name in `raycomp query --where`.
+`deployments`. A reader can therefore use a printed name in `raycomp query --where`.
 """
 
 from __future__ import annotations
@@ -143,7 +143,8 @@ def _deployment_cells(row: dict[Any, Any], run: RunRecord) -> dict[str, str]:
         cells["used_share"] = format_number(_used_share(row), 2)
 
     gap = row["gap"]
-    if not is_finite_number(gap):  # the first runs have no column `gap`
+    # Runs of older versions lack the column `gap`.
+    if not is_finite_number(gap):
         gap = row["selection"] - row["validation"]
 
     cells |= {
@@ -161,7 +162,7 @@ def _deployment_cells(row: dict[Any, Any], run: RunRecord) -> dict[str, str]:
 
 
 def _used_share(row: dict[Any, Any]) -> float | None:
-    """Return cost over limit; the first runs have no column for it."""
+    """Return cost over limit; runs of older versions lack a column for it."""
     if is_finite_number(row["used_share"]):
         return float(row["used_share"])
     if is_finite_number(row["cost"]) and is_finite_number(row["limit"]) and row["limit"] > 0:

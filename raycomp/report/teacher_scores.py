@@ -17,6 +17,7 @@ def derive_teacher_costs(tables: RunTables, run: RunRecord) -> dict[str, float |
     """Return `params`, `flops` and `latency_ms` of a run's teacher; None if the tables do not tell."""
     run_tables = tables.of(run.name)
     deployed = run_tables.deployments[run_tables.deployments["params_ratio"].notna()]
+    # Tables do not have a row for the teacher; every deployment has its ratio to the teacher.
     params = None
     if len(deployed):
         params = float((deployed["params"] / deployed["params_ratio"]).iloc[0].round())

@@ -25,7 +25,7 @@ def effective_examples(examples: Sequence[int]) -> float:
         examples: Number of examples of each split.
 
     Raises:
-        ValueError: There is no split, or a split without examples.
+        ValueError: `examples` is empty, or a split is empty.
     """
     if not examples or min(examples) < 1:
         raise ValueError("Each split needs at least one example.")

@@ -122,6 +122,7 @@ def _conclude(
     if teacher is not None and teacher_selection is not None:
         teacher_gap = teacher_selection - teacher
 
+    # Two models were scored on the same examples, and a paired interval is much narrower.
     find_paired = _paired_intervals(rows, run, metric)
     sentences = []
     if len(rows) > 1:
