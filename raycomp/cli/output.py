@@ -121,7 +121,7 @@ def print_plan(plan: dict[str, Any]) -> None:
 
     if "adabert" in plan:
         cnn = plan["adabert"]
-        low, high = map(_short, cnn["params"])
+        low, high = map(_format_count, cnn["params"])
         _print_line("AdaBERT", f"{cnn['structures']:,} structures with {low} to {high} parameters")
         work = f"{cnn['search_steps']:,} search steps and {cnn['child_steps']:,} child steps"
         _print_line("", f"{cnn['trials']} trials of {work}, up to {cnn['rows']:,} texts")
