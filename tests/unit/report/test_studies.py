@@ -240,7 +240,7 @@ def test_the_example_script(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["ablations.py", str(folder)])
-    runpy.run_path(str(ROOT / "jobs" / "examples" / "ablations.py"), run_name="__main__")
+    runpy.run_path(str(ROOT / "examples" / "ablations.py"), run_name="__main__")
     said = capsys.readouterr().out
     assert NO_DIFFERENCE in said
     assert "good" in said
