@@ -15,8 +15,8 @@ LOGGER = logging.getLogger("raycomp")
 class Callback:
     """Base class of callbacks; each method does nothing unless a subclass overrides it.
 
-    The methods run in the process that called `raycomp.compress`, never in a worker, so that a callback
-    may be defined in a notebook and may hold open files or connections. `on_progress` runs in a
+    The methods run in the process that called `raycomp.compress`, never in a worker. A callback may be
+    defined in a notebook, and it may hold open files or connections. `on_progress` runs in a
     background thread. A callback that raises an exception is switched off with a warning in the log:
     it cannot fail the run, and it is not a part of the run's identity.
 
@@ -30,7 +30,7 @@ class Callback:
     """
 
     def on_message(self, text: str) -> None:
-        """Receive a notice, such as what an earlier start of the run has finished.
+        """Receive a notice, such as "Resuming reviews-1f3a9c02: teacher done".
 
         Args:
             text: One line.

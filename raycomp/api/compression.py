@@ -1,4 +1,4 @@
-"""`compress` and `plan`: one call for what `raycomp run` and `raycomp plan` do."""
+"""`compress` and `plan`: the commands `raycomp run` and `raycomp plan` as functions."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def compress(
             model was loaded from.
         metric: Metric that every choice is made by: a name such as "f1", or a function of
             `(labels, predictions)` or `(labels, logits)` whose larger values are better. The processes
-            of the run import a function by its name, so that it must be in a module, not in a notebook.
+            of the run import a function by its name: it must be in a module, not in a notebook.
         callbacks: Objects that follow the run; see `raycomp.Callback`.
         progress: Whether to print progress. None prints on a terminal and in a notebook only. Notices
             go to the logger "raycomp" in any case.

@@ -196,7 +196,7 @@ def _select_columns(table: Any, split: str, settings: Mapping[str, Any]) -> pd.D
     frame = table.select_columns(wanted).to_pandas()
     classes = _class_names(table, settings)
     if classes is not None:
-        # -1 means that a row has no label; it becomes a missing value, which the check of rows names.
+        # -1 marks a row without a label. It becomes a missing value, which the check of rows names.
         frame[settings["label"]] = frame[settings["label"]].map(dict(enumerate(classes)))
     return frame
 

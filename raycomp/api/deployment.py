@@ -162,7 +162,7 @@ def load_export_tokenizer(directory: Path) -> Any:
 
     with tempfile.TemporaryDirectory() as copy:
         # The model's config.json names code in its directory, and transformers would ask the user whether
-        # to execute it, also for the tokenizer. A directory with the tokenizer only has no such code.
+        # to execute it, also for the tokenizer. A directory with the tokenizer only does not name code.
         for file in directory.glob("*.json"):
             if not file.name.startswith(("config", "certificate", "model")):
                 shutil.copyfile(file, Path(copy) / file.name)

@@ -63,7 +63,7 @@ def describe_model(model: Model, tokenizer: Any, directory: Path) -> str:
 def save_model(model: Any, tokenizer: Any, directory: Path) -> Path:
     """Write a transformers model and its tokenizer to `directory/model-HASH`, all or nothing.
 
-    The hash covers weights, configuration and tokenizer, so that the same model gives the same name.
+    The hash covers weights, configuration and tokenizer: the same model gives the same name.
 
     Args:
         model: A transformers model.
@@ -84,7 +84,7 @@ def save_model(model: Any, tokenizer: Any, directory: Path) -> Path:
         tokenizer.save_pretrained(hidden)
         hidden.replace(target)
     except OSError as error:
-        # Another process may have written the same model meanwhile.
+        # Another process may have written the same model at the same time.
         if not target.exists():
             raise UserError(
                 f"Cannot write the model to {target}: {error.strerror or error}. Free space, or name "

@@ -166,7 +166,7 @@ class Run:
             method: Method, where several have deployed a model for this budget.
 
         Raises:
-            UserError: The budget has no deployed model, or several methods have one.
+            UserError: The budget lacks a deployed model, or several methods have one.
         """
         deployed = self._deployed_rows()
         rows = deployed[deployed["budget"] == budget]
@@ -202,7 +202,7 @@ class Run:
             The directory.
 
         Raises:
-            UserError: The budget has no deployed model, or the directory is not empty.
+            UserError: The budget lacks a deployed model, or the directory is not empty.
         """
         return self.deployment(budget, method=method).save(folder)
 
@@ -214,7 +214,7 @@ class Run:
             method: Method, where several have deployed a model for this budget.
 
         Raises:
-            UserError: The budget has no deployed model.
+            UserError: The budget lacks a deployed model.
         """
         return self.deployment(budget, method=method).load()
 

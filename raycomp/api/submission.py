@@ -119,7 +119,7 @@ def submit(
         metric: As in `compress`; the module of a function must be installed on the cluster.
         address: URL of the cluster's dashboard. None: RAY_API_SERVER_ADDRESS, else
             http://127.0.0.1:8265.
-        installed: Whether the cluster's image has raycomp, so that no source is uploaded.
+        installed: Whether to use the raycomp of the cluster's image; False uploads the source.
         settings: As in `compress`.
         **sections: As in `compress`.
 

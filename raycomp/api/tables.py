@@ -43,7 +43,7 @@ def require_run(run_dir: Path) -> None:
     """Raise UserError if a directory is not a run directory.
 
     Raises:
-        UserError: The directory has no job.json; run directories next to it are named.
+        UserError: The directory lacks a job.json; the message names run directories next to it.
     """
     if (run_dir / "job.json").exists():
         return

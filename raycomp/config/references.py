@@ -1,8 +1,7 @@
 """References to Python objects in settings: "module:name", imported by each process that needs one.
 
 A job file can name a function or a class of the user's, such as `task.metric = "my_metrics:profit"`. The
-text is a part of the job, so that it is recorded in job.json and in the run's identity, and no object is
-ever pickled. Only a run imports it: reading, reporting or exporting a run does not, because its job.json
+text is a part of the job: job.json and the run's identity record it, and no object is ever pickled. Only a run imports it: reading, reporting or exporting a run does not, because its job.json
 may come from somebody else.
 """
 
@@ -28,7 +27,7 @@ def resolve_reference(text: str, setting: str) -> Any:
 
     Args:
         text: Reference, such as "my_metrics:profit".
-        setting: Name of the setting that holds it, for the message.
+        setting: Name of the setting that holds it; the message names it.
 
     Raises:
         UserError: The module cannot be imported, or it does not have the name.
@@ -52,7 +51,7 @@ def make_reference(value: Any, setting: str) -> str:
 
     Args:
         value: Function or class.
-        setting: Name of the setting that shall hold it, for the message.
+        setting: Name of the setting or argument; the message names it.
 
     Raises:
         UserError: Other processes cannot import the object: it is a lambda, or was defined inside a

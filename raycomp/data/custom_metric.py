@@ -54,6 +54,6 @@ def takes_logits(function: Callable[..., Any]) -> bool:
     try:
         names = list(inspect.signature(function).parameters)
     except (TypeError, ValueError):
-        # Some functions that are written in C have no signature.
+        # Some functions that are written in C lack a signature.
         return False
     return len(names) > 1 and names[1] == "logits"
