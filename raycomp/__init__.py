@@ -68,8 +68,11 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'raycomp' has no attribute {name!r}")
 
+    # The module of the version follows the naming rule of constants; the package, that of packages.
     attribute = "VERSION" if name == "__version__" else name
     value = getattr(importlib.import_module(_MODULES[name]), attribute)
+
+    # The next use finds the name without this function.
     globals()[name] = value
     return value
 

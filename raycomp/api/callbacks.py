@@ -71,6 +71,7 @@ class CallbackList:
             try:
                 getattr(callback, method)(*arguments)
             except Exception:
+                # A typo in a notebook must not cost a run of hours.
                 LOGGER.warning(
                     "The callback %s failed in %s and is switched off; the run continues.",
                     type(callback).__name__,

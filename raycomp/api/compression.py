@@ -84,8 +84,6 @@ def compress(
         ... )  # doctest: +SKIP
         >>> run.best("latency_ms <= 5").save("phone/")  # doctest: +SKIP
     """
-    from raycomp.api.progress import SessionProgress
-
     request = Request(
         model=model,
         data=data,
@@ -100,10 +98,14 @@ def compress(
     )
     complete_job = build_job(request, storage)
 
+    # Ray takes seconds to import, and a mistake in the arguments is found without it.
+    from raycomp.api.progress import SessionProgress
+
     callback_list = CallbackList(callbacks)
     with resumable("raycomp.compress"):
         directory = run_work(complete_job, storage, SessionProgress(progress, callback_list))
 
+    # Only now: for a URL, the copy is complete when run_work returns.
     run = Run.of_storage(storage, directory)
     callback_list.call("on_end", run)
     return run

@@ -57,13 +57,17 @@ def describe_data(data: Data, task: Any, directory: Path) -> Any:
     if not isinstance(task, Mapping):
         return task  # parse_job names the mistake.
 
+    # The source that a job file names gives way to the data of the call.
     settings = {key: value for key, value in task.items() if key not in ("name", *_SPLITS)}
+
     if isinstance(data, (str, Path)) and not _is_file(data):
         return {**settings, "name": str(data)}
 
     splits = _as_splits(data)
     columns = _find_columns(splits["train"], settings)
     settings |= columns
+
+    # The order of the classes is the order of the model's outputs, where its labels have other names.
     names = _class_names(splits["train"], settings)
     if names is not None:
         settings.setdefault("labels", names)
@@ -108,6 +112,7 @@ def save_table(frame: pd.DataFrame, split: str, directory: Path) -> Path:
 
 def _is_file(data: str | Path) -> bool:
     """Return whether a text names a data file; else it is the name of a task or of a Hub dataset."""
+    # A Path is always a file: a name with a mistake in it would be looked for on the Hub.
     path = Path(data)
     return isinstance(data, Path) or path.suffix.lower() in _FILE_ENDINGS or path.is_file()
 
@@ -130,6 +135,7 @@ def _as_splits(data: Data) -> dict[str, Any]:
 
 
 def _check_type(table: Any, name: str) -> None:
+    # By its methods: importing datasets takes seconds, and who has none in memory does not need it.
     is_dataset = hasattr(table, "to_pandas") and hasattr(table, "features")
     if isinstance(table, (str, Path, pd.DataFrame)) or is_dataset:
         return
@@ -181,19 +187,20 @@ def _class_names(table: Any, settings: Mapping[str, Any]) -> list[str] | None:
 
 def _select_columns(table: Any, split: str, settings: Mapping[str, Any]) -> pd.DataFrame:
     """Return the columns of text and label as a DataFrame; class numbers become class names."""
-    wanted = [*settings["text"], settings["label"]]
+    columns = [*settings["text"], settings["label"]]
     names = _column_names(table)
-    missing = [name for name in wanted if name not in names]
+    missing = [name for name in columns if name not in names]
     if missing:
         raise UserError(
             f"The {split} data lack the column {missing[0]!r}. Columns: {', '.join(names[:30])}. Name "
             'others with task={"text": [...], "label": "..."}.'
         )
 
+    # Other columns are not written: they do not matter to the run, and may be private.
     if isinstance(table, pd.DataFrame):
-        return table[wanted].reset_index(drop=True)
+        return table[columns].reset_index(drop=True)
 
-    frame = table.select_columns(wanted).to_pandas()
+    frame = table.select_columns(columns).to_pandas()
     classes = _class_names(table, settings)
     if classes is not None:
         # -1 marks a row without a label. It becomes a missing value, which the check of rows names.
@@ -207,6 +214,7 @@ def _hash_rows(frame: pd.DataFrame) -> str:
     for name in frame.columns:
         values = frame[name].tolist()
         for value in (str(name), len(values), *values):
+            # The length before each value keeps ("ab", "c") and ("a", "bc") apart.
             if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
                 encoded = b"missing"
             else:

@@ -96,6 +96,7 @@ def build_job(request: Request, storage: str | Path) -> Job:
         raise UserError("No model was given. Pass model=..., or a job file with job=...")
 
     content = _job_content(request.job)
+
     run = content.setdefault("run", {})
     if request.methods is not None:
         run["methods"] = list(request.methods)
@@ -104,6 +105,7 @@ def build_job(request: Request, storage: str | Path) -> Job:
     if request.budgets is not None:
         content["budget"] = _budget_list(request.budgets)
 
+    # Checks come last, in one place: parse_job names every mistake as it does for a job file.
     for section, values in request.sections.items():
         _merge_section(content, section, values)
 
@@ -160,6 +162,7 @@ def _job_content(job: str | Path | Job | None) -> dict[str, Any]:
     if job is None:
         return {}
     if isinstance(job, Job):
+        # Defaults stay unset, so that the other arguments decide about the sections that it lacks.
         return job.model_dump(mode="json", exclude_unset=True)
 
     content = read_toml(job)

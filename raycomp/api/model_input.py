@@ -46,6 +46,7 @@ def describe_model(model: Model, tokenizer: Any, directory: Path) -> str:
             )
         return str(model)
 
+    # A pipeline also has save_pretrained, so that it must be recognised first.
     if hasattr(model, "model") and hasattr(model, "tokenizer"):
         model, tokenizer = _unpack_pipeline(model, tokenizer)
 
@@ -77,6 +78,7 @@ def save_model(model: Any, tokenizer: Any, directory: Path) -> Path:
     if target.exists():
         return target
 
+    # A process that dies here leaves a hidden directory, never a half-written model.
     hidden = directory / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         hidden.mkdir(parents=True)

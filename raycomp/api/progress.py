@@ -25,6 +25,7 @@ class SessionProgress(Progress):
     """
 
     def __init__(self, show: bool | None, callbacks: CallbackList) -> None:
+        # Bars go to standard error, as those of the command line.
         on_terminal = sys.stderr.isatty()
         if show is None:
             show = on_terminal or in_notebook()
@@ -62,6 +63,7 @@ class SessionProgress(Progress):
 
 def in_notebook() -> bool:
     """Return whether this process is the kernel of a notebook."""
+    # A notebook has imported IPython long before; nobody else needs to.
     ipython = sys.modules.get("IPython")
     if ipython is None:
         return False

@@ -72,6 +72,7 @@ class Run:
         if not is_url(storage):
             return cls(directory)
 
+        # The options of a URL, such as an endpoint, come last.
         place, options = split_url(str(storage))
         return cls(directory, f"{place}/{directory.name}{options}", _has_weights=True)
 
@@ -147,12 +148,14 @@ class Run:
         """
         deployed = self._deployed_rows()
         rows = deployed
+
         if where is not None:
             rows = filter_rows(deployed, where)
         scores = get_column(rows, by)
         if scores.dtype.kind not in "iuf":
             raise UserError(f"The column {by!r} does not contain numbers. Name another with by=...")
 
+        # The size decides between equal scores, which are frequent on a small selection split.
         rows = rows[scores.notna()].sort_values([by, "params"], ascending=[False, True], kind="stable")
         if rows.empty:
             raise UserError(self._explain_no_match(deployed, where))
@@ -258,6 +261,7 @@ class Run:
 
     def _figures(self) -> Path:
         """Return the run directory with the files of tables and scores; those of a URL are updated."""
+        # A later download without the weights would remove them from the local copy.
         if self.url is not None and self._has_weights:
             return self.local_directory()
         if self.url is not None:

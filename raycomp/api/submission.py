@@ -129,6 +129,7 @@ def submit(
     Raises:
         UserError: A setting is not valid, the model or the data are in memory, or the cluster refuses.
     """
+    # The cluster sees neither this process's memory nor, in general, its disk.
     for argument, value in (("model", model), ("data", data)):
         if value is not None and not isinstance(value, (str, Path)):
             raise UserError(

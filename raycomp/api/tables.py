@@ -34,6 +34,7 @@ def read_rows(
     values = get_column(frame, best)
     if values.dtype.kind not in "iufb":
         raise UserError(f"The column {best!r} does not contain numbers. Name a column that does.")
+    # Before the first deployment every value is missing, and idxmax would raise an exception.
     if not values.notna().any():
         return frame.iloc[:0]
     return frame.loc[[values.idxmax()]]

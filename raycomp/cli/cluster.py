@@ -48,6 +48,7 @@ def submit(
         print(submitted.id)
         return
 
+    # On standard error: standard output is that of the job.
     print(
         f"Job {submitted.id} is submitted. Ctrl-C leaves it running; "
         f"`raycomp stop {submitted.id}` stops it.",
@@ -124,6 +125,7 @@ def stop(identity: JobId, address: Address = None) -> None:
 def _follow_job(submitted: SubmittedJob) -> None:
     """Print a job's output until it ends, and exit with its exit code if that is not 0."""
 
+    # Flushed: the output is watched while it comes.
     def write(text: str) -> None:
         print(text, end="", flush=True)
 

@@ -28,6 +28,7 @@ from raycomp.errors import UserError, shown
 if TYPE_CHECKING:
     from raycomp.runtime.cluster.progress import Progress
 
+# Before transformers or tokenizers is imported: they read these once.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -58,6 +59,7 @@ def main() -> None:
             print(f"Error: {shown(line, LONGEST_LINE)}", file=sys.stderr)
         raise SystemExit(USER_ERROR) from None
     except OSError as error:
+        # An error without a file, such as a lost connection, is not a mistake of the user's.
         if error.filename is None:
             raise
         name = shown(str(error.filename))
@@ -100,6 +102,7 @@ def plan(
     from raycomp.runtime.pipeline.forecast import Machines
     from raycomp.runtime.pipeline.plan import make_plan
 
+    # Without any of these options the plan is for this machine.
     machines = None
     if nodes is not None or gpus > 0 or price is not None:
         machines = Machines(nodes or 1, gpus, price, gigabits)
@@ -110,6 +113,7 @@ def plan(
     else:
         print_plan(prediction)
 
+    # A script can tell an infeasible budget from an error, whose exit code is 2.
     if not all(budget["feasible"] for budget in prediction["budgets"]):
         raise typer.Exit(1)
 
@@ -191,6 +195,7 @@ def query(
     from raycomp.storage.location import fetched, is_figure
 
     run_dir = fetched(run, is_figure)
+    # A study has one table of its own, and its runs have the others.
     is_study_table = table == "ablations" and (run_dir / "study.json").exists()
     if not is_study_table:
         require_run(run_dir)
@@ -236,6 +241,7 @@ def report(
     from raycomp.report import write_report
     from raycomp.storage.location import is_url
 
+    # The page of one run belongs to its directory; several runs or a URL leave the place open.
     if out is None:
         if len(runs) > 1:
             raise UserError(

@@ -57,6 +57,7 @@ def load_work(path: Path, sets: list[str] | None, preset: str) -> Job | StudySpe
     Raises:
         UserError: The file is not valid, or a preset was named for a file that is not a study.
     """
+    # Run and submit take both kinds of file.
     if is_study_file(path):
         return load_study_file(path, sets, preset)
 

@@ -1,8 +1,8 @@
 """Files and directories whose name carries a hash of their content.
 
-`raycomp.compress` writes a model or a table from memory to `<storage>/inputs/NAME-HASH`. The hash identifies
-the content, and the directory is not a part of a run's identity: the same data give the same run, on every
-machine and in every storage.
+`raycomp.compress` writes a model or a table from memory to `<storage>/inputs/NAME-HASH`. The hash
+identifies the content, and the directory is not a part of a run's identity: the same data give the same
+run, on every machine and in every storage.
 """
 
 from __future__ import annotations
