@@ -11,9 +11,10 @@ import pyarrow as pa
 from raycomp.errors import UserError
 from raycomp.report.run_record import RunRecord, read_run_record
 from raycomp.report.study_results import StudyResults, is_study_dir, load_study_results
-from raycomp.storage.layout import RunLayout, StudyLayout, find_runs, find_studies
+from raycomp.storage.layout import RunLayout
 from raycomp.storage.location import fetched, is_figure
 from raycomp.storage.schemas import SCHEMAS
+from raycomp.storage.study_layout import StudyLayout, find_runs, find_studies
 from raycomp.storage.tables import read_parts
 
 NAMES = ("steps", "distribution", "evaluations", "deployments")

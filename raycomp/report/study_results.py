@@ -11,8 +11,8 @@ import pandas as pd
 
 from raycomp.errors import UserError
 from raycomp.report.ablation_forms import with_explicit_columns
-from raycomp.storage.layout import StudyLayout
 from raycomp.storage.location import fetched, is_figure
+from raycomp.storage.study_layout import StudyLayout
 from raycomp.storage.tables import read_table
 
 

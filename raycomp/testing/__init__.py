@@ -1,5 +1,6 @@
 """Conformance suites, for the methods of raycomp and of other packages."""
 
-from raycomp.testing.methods import LocalRun, check_method
+from raycomp.testing.local_run import LocalRun
+from raycomp.testing.methods import check_method
 
 __all__ = ["LocalRun", "check_method"]

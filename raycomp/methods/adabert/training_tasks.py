@@ -20,7 +20,7 @@ from raycomp.methods.adabert.student import Child, Parent, Student
 from raycomp.methods.context import RunContext
 from raycomp.methods.tasks import TrainingTask
 from raycomp.storage.files import write_json
-from raycomp.storage.layout import TrialLayout
+from raycomp.storage.method_layout import TrialLayout
 from raycomp.storage.tensors import load_tensors, save_tensors
 from raycomp.training.optimizers import AllReduce, JointUpdater, Updater
 

@@ -15,7 +15,8 @@ from raycomp.config.loader import parse_stored
 from raycomp.config.study import artifact_keys
 from raycomp.errors import UserError
 from raycomp.storage.files import atomic_write, read_json, write_json
-from raycomp.storage.layout import RunLayout, find_runs
+from raycomp.storage.layout import RunLayout
+from raycomp.storage.study_layout import find_runs
 
 _PATTERN = RunLayout(Path())
 _YOCO = _PATTERN.method("yoco")

@@ -14,7 +14,7 @@ from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.file_server import is_visible_to_all_nodes
 from raycomp.runtime.cluster.grid import Trial, run_grid
 from raycomp.runtime.cluster.placement import schedule_outside_trial
-from raycomp.storage.layout import StudyLayout
+from raycomp.storage.study_layout import StudyLayout
 
 
 def run_batch(settings: StudySettings, batch: list[StudyRun], folder: Path) -> dict[str, str]:

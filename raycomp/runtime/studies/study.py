@@ -23,7 +23,7 @@ from raycomp.runtime.studies.batches import plan_batches
 from raycomp.runtime.studies.grid import run_batch
 from raycomp.runtime.studies.stage_timer import read_current_stage
 from raycomp.storage.files import write_json
-from raycomp.storage.layout import StudyLayout, find_runs
+from raycomp.storage.study_layout import StudyLayout, find_runs
 from raycomp.storage.tables import part_files
 
 # Number of running study runs that the progress line names.

@@ -15,7 +15,8 @@ from raycomp.runtime.pipeline.run import run_job
 from raycomp.runtime.studies.ablation_rows import ablation_rows
 from raycomp.runtime.studies.stage_timer import StageTimer
 from raycomp.storage.files import read_json
-from raycomp.storage.layout import RunLayout, StudyLayout
+from raycomp.storage.layout import RunLayout
+from raycomp.storage.study_layout import StudyLayout
 from raycomp.storage.tables import read_table, write_rows
 
 

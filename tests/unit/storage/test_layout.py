@@ -5,7 +5,9 @@ from collections import Counter
 from pathlib import Path
 
 from raycomp.storage.files import write_json
-from raycomp.storage.layout import RunLayout, StudyLayout, TrialLayout, find_runs, find_studies
+from raycomp.storage.layout import RunLayout
+from raycomp.storage.method_layout import TrialLayout
+from raycomp.storage.study_layout import StudyLayout, find_runs, find_studies
 
 RUN = Path("runs/r-0123abcd")
 

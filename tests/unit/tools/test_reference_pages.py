@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from raycomp.runtime.cluster.connect import LOCAL_SETTINGS, RAY_SETTINGS
-from raycomp.storage.layout import RunLayout, StudyLayout
+from raycomp.storage.layout import RunLayout
+from raycomp.storage.study_layout import StudyLayout
 from tools import cli_reference, import_order
 
 ROOT = Path(__file__).parents[3]

@@ -1,0 +1,117 @@
+"""The paths of a method's files in a run directory: super-network, search, students and trials."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class MethodLayout:
+    """The paths of one method's files, `<run directory>/<method>`; YOCO-BERT's are in the run directory.
+
+    Attributes:
+        path: Directory of the method.
+    """
+
+    path: Path
+
+    @property
+    def supernet(self) -> Path:
+        """Directory of the super-network."""
+        return self.path / "supernet"
+
+    @property
+    def supernet_start(self) -> Path:
+        """Weights before the super-network is trained."""
+        return self.supernet / "start.safetensors"
+
+    @property
+    def supernet_network(self) -> Path:
+        """Weights of the trained super-network."""
+        return self.supernet / "network.safetensors"
+
+    @property
+    def sampler(self) -> Path:
+        """State of the trained sampler. Written last: the super-network is complete."""
+        return self.supernet / "sampler.json"
+
+    @property
+    def sampler_snapshot(self) -> Path:
+        """Log of the sampler actor during training. A restarted actor reads it."""
+        return self.supernet / "snapshot.json"
+
+    @property
+    def search(self) -> Path:
+        """Directory of the deployment search."""
+        return self.path / "search"
+
+    def search_outcome(self, budget: str, searcher: str, seed: int) -> Path:
+        """Return the file with the outcome of one search trial. Written last: the trial is complete."""
+        return self.search / f"{budget}.{searcher}.{seed}.json"
+
+    def search_outcomes(self) -> Iterator[Path]:
+        """Return the outcomes of all search trials."""
+        return self.search.glob("*.*.*.json")
+
+    def student(self, budget: str) -> StudentLayout:
+        """Return the paths of the student that the method trains for a budget."""
+        return StudentLayout(self.path / budget)
+
+
+@dataclass(frozen=True)
+class StudentLayout:
+    """The paths of one student, `<run directory>/<method>/<budget>`.
+
+    Attributes:
+        path: Directory of the student.
+    """
+
+    path: Path
+
+    @property
+    def start(self) -> Path:
+        """Weights before the student is trained."""
+        return self.path / "start.safetensors"
+
+    @property
+    def network(self) -> Path:
+        """Weights of the trained student."""
+        return self.path / "network.safetensors"
+
+    @property
+    def outcome(self) -> Path:
+        """Selection score and size of the student. Written last: the student is complete."""
+        return self.path / "outcome.json"
+
+
+@dataclass(frozen=True)
+class TrialLayout:
+    """The paths of one AdaBERT trial, `<run directory>/adabert/<trial>`.
+
+    Attributes:
+        path: Directory of the trial.
+    """
+
+    path: Path
+
+    @property
+    def parent(self) -> Path:
+        """Weights of the parent graph after the search."""
+        return self.path / "parent.safetensors"
+
+    @property
+    def structure(self) -> Path:
+        """The structure that the search chose. Written last: the search is complete."""
+        return self.path / "structure.json"
+
+    @property
+    def child(self) -> Path:
+        """Weights of the trained child. Written last: the child's training is complete."""
+        return self.path / "child.safetensors"
+
+    @property
+    def outcome(self) -> Path:
+        """Selection score and size of the child. Written last: the trial is complete."""
+        return self.path / "outcome.json"
