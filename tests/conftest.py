@@ -1,4 +1,4 @@
-"""A tiny encoder, tiny data and a tiny job: real files, made once a session."""
+"""A tiny encoder, tiny data and a tiny job: real files, written once for each test session."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ import torch
 from hypothesis import settings
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
-# What is slow here is the machine, shared with Ray's processes: an example has no time limit of its own.
+# The tests share the machine with Ray's processes, so an example of hypothesis has no time limit.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
 GOOD = ["fine", "great", "lovely", "superb", "warm"]
 BAD = ["poor", "awful", "dull", "weak", "cold"]
 PLAIN = ["the", "film", "was", "a", "story", "and", "its", "cast", "scene", "plot"]
-WORD_EMBEDDING = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *PLAIN]
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *PLAIN]
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Return BERT's tokenizer for VOCABULARY: one token for each word."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORD_EMBEDDING)}, unk_token="[UNK]"))
+    token_ids = {word: number for number, word in enumerate(VOCABULARY)}
+    core = Tokenizer(models.WordLevel(token_ids, unk_token="[UNK]"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     core.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
@@ -50,9 +52,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def bert_config(**changes: Any) -> BertConfig:
-    given = {
-        "vocab_size": len(WORD_EMBEDDING),
+def make_bert_config(**changes: Any) -> BertConfig:
+    """Return the configuration of a BERT with three layers of width 32."""
+    settings = {
+        "vocab_size": len(VOCABULARY),
         "hidden_size": 32,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
@@ -60,65 +63,71 @@ def bert_config(**changes: Any) -> BertConfig:
         "max_position_embeddings": 40,
         **changes,
     }
-    return BertConfig(**given)
+    return BertConfig(**settings)
 
 
-def randomise(model: torch.nn.Module, seed: int = 0) -> None:
-    """Give norms and biases values of their own: fresh ones are 1 and 0 and would hide mistakes."""
+def randomise_weights(model: torch.nn.Module, seed: int = 0) -> None:
+    """Change all weights at random: untrained norms and biases are 1 and 0, which hides errors."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
 
 
-def sentences(rows: int, seed: int) -> pd.DataFrame:
-    """Sentences whose label can be read from one word."""
+def make_sentences(rows: int, seed: int) -> pd.DataFrame:
+    """Return sentences whose label ("bad" or "good") is visible in one of their words."""
     rng = np.random.default_rng(seed)
-    texts, labels = [], []
-    for i in range(rows):
-        label = i % 2
-        words = [str(w) for w in rng.choice(PLAIN, int(rng.integers(3, 9)))]
-        words.insert(int(rng.integers(len(words) + 1)), str(rng.choice((BAD, GOOD)[label])))
-        texts.append(" ".join(words) + " " + PLAIN[i % 10] * (i % 3 == 0))
+    texts = []
+    labels = []
+    for row in range(rows):
+        label = row % 2
+        words = [str(word) for word in rng.choice(PLAIN, int(rng.integers(3, 9)))]
+        position = int(rng.integers(len(words) + 1))
+        words.insert(position, str(rng.choice((BAD, GOOD)[label])))
+        texts.append(" ".join(words) + " " + PLAIN[row % 10] * (row % 3 == 0))
         labels.append(("bad", "good")[label])
     return pd.DataFrame({"text": texts, "label": labels})
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of an untrained encoder and its tokenizer."""
     folder = tmp_path_factory.mktemp("tiny-bert")
     torch.manual_seed(0)
-    BertModel(bert_config()).save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    BertModel(make_bert_config()).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def tuned_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a classifier, which a run uses as its teacher without training."""
     folder = tmp_path_factory.mktemp("tuned-bert")
     torch.manual_seed(0)
-    model = BertForSequenceClassification(bert_config(num_labels=2))
-    randomise(model)
+    model = BertForSequenceClassification(make_bert_config(num_labels=2))
+    randomise_weights(model)
     model.save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of two CSV files: 200 training sentences and 60 for validation."""
     folder = tmp_path_factory.mktemp("data")
-    sentences(200, 0).to_csv(folder / "train.csv", index=False)
-    sentences(60, 1).to_csv(folder / "validation.csv", index=False)
+    make_sentences(200, 0).to_csv(folder / "train.csv", index=False)
+    make_sentences(60, 1).to_csv(folder / "validation.csv", index=False)
     return folder
 
 
 @pytest.fixture
 def tiny_job(tiny_model: Path, tiny_data: Path) -> dict[str, Any]:
-    """The data of a job that runs in seconds."""
-    return tiny(tiny_model, tiny_data)
+    """Settings of a job that runs in seconds."""
+    return make_tiny_job(tiny_model, tiny_data)
 
 
-def tiny(model: Path, data: Path) -> dict[str, Any]:
+def make_tiny_job(model: Path, data: Path) -> dict[str, Any]:
+    """Return the settings of a job that runs in seconds."""
     return {
         "run": {"name": "tiny"},
         "task": {

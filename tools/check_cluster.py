@@ -1,7 +1,7 @@
-"""Check the files of cluster/ offline: `python -m tools.check_cluster`, or `make check-cluster`.
+"""Checks the files of cluster/ offline: `python -m tools.check_cluster`, or `make check-cluster`.
 
-One line for each file, one for each fault with the key where it is; exit code 1 when there are faults.
-The rules are in tools/cluster_rules/, one module for each kind of file.
+Prints a line for each file, and a line for each fault with the key where it is. The exit code is 1 if
+there are faults. The rules are in tools/cluster_rules/, one module for each kind of file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import yaml  # type: ignore[import-untyped]
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tools.cluster_rules.common import ROOT, Fault, secrets
+from tools.cluster_rules.common import ROOT, Fault, find_secrets
 from tools.cluster_rules.docker import check_dockerfile, check_dockerignore
 from tools.cluster_rules.kuberay import check_kuberay
 from tools.cluster_rules.launcher import check_launcher
@@ -32,31 +32,38 @@ FILES: dict[str, Callable[[str], Iterator[Fault]]] = {
 }
 
 
-def check(name: str, text: str) -> list[Fault]:
-    """Return the faults of one file: where in it, and what is wrong.
+def check_file(name: str, text: str) -> list[Fault]:
+    """Return the faults of one file.
 
     Args:
-        name: its path from the repository's root, a key of `FILES`.
-        text: what it holds.
+        name: Path from the repository's root, a key of `FILES`.
+        text: Content of the file.
     """
     try:
         faults = list(FILES[name](text))
     except yaml.YAMLError as error:
-        faults = [("", f"no valid YAML: {' '.join(str(error).split())}")]
-    return list(dict.fromkeys([*faults, *secrets(text)]))
+        faults = [Fault("", f"invalid YAML: {' '.join(str(error).split())}")]
+
+    # Two rules may find the same fault.
+    return list(dict.fromkeys([*faults, *find_secrets(text)]))
 
 
 def main() -> int:
-    """Check all files; return the exit code."""
-    found = 0
+    """Check all files, and print; return the exit code."""
+    num_faults = 0
     for name in FILES:
         path = ROOT / name
-        faults = check(name, path.read_text()) if path.is_file() else [("", "this file is missing")]
-        found += len(faults)
+        if path.is_file():
+            faults = check_file(name, path.read_text())
+        else:
+            faults = [Fault("", "this file is missing")]
+
+        num_faults += len(faults)
         print(f"{'FAIL' if faults else 'ok  '} {name}")
-        for where, what in faults:
-            print(f"     {name}: {where + ': ' if where else ''}{what}")
-    return 1 if found else 0
+        for fault in faults:
+            place = f"{fault.place}: " if fault.place else ""
+            print(f"     {name}: {place}{fault.message}")
+    return 1 if num_faults else 0
 
 
 if __name__ == "__main__":

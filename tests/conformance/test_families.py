@@ -27,9 +27,9 @@ from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.families import FAMILIES, to_family
 from raycomp.encoder.pretrained import load_encoder
 from raycomp.errors import UserError
-from tests.conftest import WORD_EMBEDDING, randomise, tokenizer
+from tests.conftest import VOCABULARY, make_tokenizer, randomise_weights
 
-COMMON = {"vocab_size": len(WORD_EMBEDDING), "max_position_embeddings": 40, "num_labels": 3}
+COMMON = {"vocab_size": len(VOCABULARY), "max_position_embeddings": 40, "num_labels": 3}
 BERT = {
     **COMMON, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
     "intermediate_size": 64,
@@ -56,9 +56,9 @@ def test_every_family_is_here() -> None:
 
 def test_same_logits_and_a_way_back(family: str, tmp_path: Path) -> None:
     theirs = MODELS[family]()
-    randomise(theirs)
+    randomise_weights(theirs)
     theirs.eval().save_pretrained(tmp_path)
-    tokenizer().save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
     ours, _, tuned = load_encoder(str(tmp_path), num_labels=3)
     assert tuned
     ids = torch.randint(5, 20, (4, 9), generator=torch.Generator().manual_seed(0))
@@ -77,9 +77,9 @@ def test_same_logits_and_a_way_back(family: str, tmp_path: Path) -> None:
 def test_outputs_stand_in_the_task_s_order(family: str, tmp_path: Path) -> None:
     theirs = MODELS[family]()
     theirs.config.id2label = {0: "CONTRADICTION", 1: "NEUTRAL", 2: "ENTAILMENT"}
-    randomise(theirs)
+    randomise_weights(theirs)
     theirs.eval().save_pretrained(tmp_path)
-    tokenizer().save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
     plain, _, _ = load_encoder(str(tmp_path), num_labels=3)
     classes = ("entailment", "neutral", "contradiction")
     ordered, _, tuned = load_encoder(str(tmp_path), num_labels=3, classes=classes)
@@ -93,7 +93,7 @@ def test_outputs_stand_in_the_task_s_order(family: str, tmp_path: Path) -> None:
 def test_a_checkpoint_without_classifier_gets_a_new_one(family: str, tmp_path: Path) -> None:
     theirs = MODELS[family]()
     theirs.base_model.save_pretrained(tmp_path)
-    tokenizer().save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
     ours, _, tuned = load_encoder(str(tmp_path), num_labels=5)
     assert not tuned
     assert ours.classifier.weight.shape == (5, 32)
@@ -108,7 +108,7 @@ def without(folder: Path, part: str) -> None:
 
 def test_weights_that_the_file_lacks_are_not_made_up(family: str, tmp_path: Path) -> None:
     MODELS[family]().save_pretrained(tmp_path)
-    tokenizer().save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
     without(tmp_path, "classifier")
     _, _, tuned = load_encoder(str(tmp_path), num_labels=3)
     assert not tuned  # though its configuration says that it is a classifier
@@ -119,7 +119,7 @@ def test_weights_that_the_file_lacks_are_not_made_up(family: str, tmp_path: Path
 
 def test_damaged_and_pickled_weights_are_refused(tmp_path: Path) -> None:
     MODELS["bert"]().save_pretrained(tmp_path)
-    tokenizer().save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -135,7 +135,7 @@ def test_an_unknown_type_is_named(tmp_path: Path) -> None:
     from transformers import GPT2Config, GPT2Model
 
     GPT2Model(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=30)).save_pretrained(tmp_path)
-    tokenizer().save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(UserError, match="gpt2"):
         load_encoder(str(tmp_path), num_labels=2)
 

@@ -19,7 +19,7 @@ import torch
 from raycomp.config.loader import parse_job
 from raycomp.storage.tables import read_table
 from raycomp.storage.tensors import load_tensors
-from tests.conftest import tiny
+from tests.conftest import make_tiny_job
 from tests.integration.test_cli import toml
 
 STEPS = 40
@@ -204,7 +204,7 @@ def quiet(run_dir: Path) -> None:
 
 def make_job(model: Path, data: Path) -> dict[str, Any]:
     """A job whose training and search each last a few seconds, with a teacher that needs no training."""
-    job = tiny(model, data)
+    job = make_tiny_job(model, data)
     job["train"] |= {"steps": [0, 0, 0, 0, 0, 0, STEPS], "checkpoint_seconds": 0.01, "cpus": 1}
     job["search"] = {"evaluations": 200, "batch": 8}
     return job

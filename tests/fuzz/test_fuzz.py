@@ -28,7 +28,7 @@ from raycomp.search.budget import cheapest_architecture
 from raycomp.search.setup import SearchSetup
 from raycomp.storage.schemas import SCHEMAS
 from raycomp.storage.tables import part_files, read_table
-from tests.conftest import sentences
+from tests.conftest import make_sentences
 from tests.fuzz.conftest import examples, tried
 from tests.fuzz.mutations import VALUES, mutated_bytes, mutated_value, toml
 from tests.unit.report.run_factory import begin_run, finish_run
@@ -144,7 +144,7 @@ def test_tables_with_other_bytes(
 @pytest.fixture(scope="module")
 def texts(folder: Path) -> dict[str, bytes]:
     """Good data in each format."""
-    frame = sentences(40, 0)
+    frame = make_sentences(40, 0)
     frame.to_parquet(folder / "good.parquet")
     return {
         "csv": frame.to_csv(index=False).encode(),

@@ -1,4 +1,4 @@
-"""What needs a GPU: `make gpu` runs it, and fails where there is none; `make test` leaves it out."""
+"""Tests that need a GPU. `make gpu` runs them and fails without one; `make test` leaves them out."""
 
 from __future__ import annotations
 

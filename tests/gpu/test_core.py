@@ -1,4 +1,4 @@
-"""The algorithm core on a GPU beside the same on a processor: networks, steps, checkpoints."""
+"""Networks, training steps and checkpoints on a GPU, compared with the same on the CPU."""
 
 from __future__ import annotations
 
@@ -33,26 +33,28 @@ CPU = torch.device("cpu")
 RATE = LinearDecay(1e-3, 0.1, (0, 100))
 
 
-def network(device: torch.device) -> ElasticEncoder:
+def make_network(device: torch.device) -> ElasticEncoder:
     model = make_pair()[1]
     model.set_dropout(0.0)
     return model.to(device)
 
 
-def drawn(step: int) -> list[Architecture]:
+def sample_architectures(step: int) -> list[Architecture]:
     rng = np.random.default_rng(step)
     return [SPACE.sample_uniform(rng) for _ in range(2)]
 
 
-def super_step(model: ElasticEncoder, device: torch.device, precision: str = "fp32") -> SupernetStep:
+def make_supernet_step(
+    model: ElasticEncoder, device: torch.device, precision: str = "fp32"
+) -> SupernetStep:
     updater = SliceUpdater(model, RATE, weight_decay=0.1, clip=0.5)
     return SupernetStep(
-        model, FixedSampler(drawn(0)), updater, teacher=None, objective=LABELS_ONLY,
+        model, FixedSampler(sample_architectures(0)), updater, teacher=None, objective=LABELS_ONLY,
         precision=precision, device=device,
     )  # fmt: skip
 
 
-def finetune_step(model: ElasticEncoder, device: torch.device) -> FinetuneStep:
+def make_finetune_step(model: ElasticEncoder, device: torch.device) -> FinetuneStep:
     updater = Updater(model, RATE, weight_decay=0.1, clip=0.5)
     return FinetuneStep(model, updater, precision="fp32", device=device)
 
@@ -61,47 +63,47 @@ def train(step: Any, first: int, last: int) -> list[float]:
     losses = []
     for i in range(first, last):
         if isinstance(step, SupernetStep):
-            step.sampler.archs = drawn(i)
+            step.sampler.archs = sample_architectures(i)
         losses.append(step(i, make_batch(8, seed=i)).loss)
     return losses
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_slice_is_the_extracted_model(seed: int) -> None:
-    model, arch = network(GPU).eval(), drawn(seed)[0]
+def test_a_slice_has_the_logits_of_the_extracted_model(seed: int) -> None:
+    model, arch = make_network(GPU).eval(), sample_architectures(seed)[0]
     batch, small = make_batch(seed=seed).to(GPU), model.extract(arch).to(GPU)
     with torch.no_grad():
         cut = small(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits
         assert (model(batch, arch).logits - cut).abs().max() < 1e-5
-        on_cpu = network(CPU).eval()(make_batch(seed=seed), arch).logits
+        on_cpu = make_network(CPU).eval()(make_batch(seed=seed), arch).logits
     assert (cut.cpu() - on_cpu).abs().max() < 1e-4
 
 
-def test_many_slices_in_one_pass_are_each_by_itself() -> None:
-    model, batch = network(GPU).eval(), make_batch().to(GPU)
-    archs = [arch for i in range(8) for arch in drawn(i)]
+def test_one_pass_over_many_slices_equals_separate_passes() -> None:
+    model, batch = make_network(GPU).eval(), make_batch().to(GPU)
+    archs = [arch for i in range(8) for arch in sample_architectures(i)]
     with torch.no_grad():
         together = model.forward_many(batch, archs)
         alone = torch.stack([model(batch, arch).logits for arch in archs])
     assert (together - alone).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("make", [super_step, finetune_step])
-def test_a_training_goes_as_on_a_processor(make: Any) -> None:
-    found = [train(make(network(device), device), 0, 12) for device in (GPU, CPU)]
+@pytest.mark.parametrize("make", [make_supernet_step, make_finetune_step])
+def test_training_equals_training_on_the_cpu(make: Any) -> None:
+    found = [train(make(make_network(device), device), 0, 12) for device in (GPU, CPU)]
     assert found[0] == pytest.approx(found[1], rel=1e-3)
 
 
-@pytest.mark.parametrize("make", [super_step, finetune_step])
-def test_a_training_goes_on_from_its_checkpoint(make: Any, tmp_path: Path) -> None:
-    whole, model = network(GPU), network(GPU)
+@pytest.mark.parametrize("make", [make_supernet_step, make_finetune_step])
+def test_training_resumes_from_its_checkpoint(make: Any, tmp_path: Path) -> None:
+    whole, model = make_network(GPU), make_network(GPU)
     expected = train(make(whole, GPU), 0, 8)
     step = make(model, GPU)
     train(step, 0, 4)
     save_checkpoint(tmp_path, model.state_dict(), step.updater.state_tensors(), {"step": 4})
     del step, model
     weights, optimizer, state = load_checkpoint(tmp_path)
-    again = network(GPU)
+    again = make_network(GPU)
     step = make(again, GPU)
     again.load_state_dict(weights)
     step.updater.load_state_tensors(optimizer)
@@ -110,17 +112,17 @@ def test_a_training_goes_on_from_its_checkpoint(make: Any, tmp_path: Path) -> No
         assert torch.allclose(again.get_parameter(name), parameter, atol=1e-5), name
 
 
-def test_bf16_is_what_auto_takes_and_trains() -> None:
+def test_auto_selects_bf16_and_trains() -> None:
     precision = resolve_precision("auto", GPU)
     assert precision == ("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32")
-    model = network(GPU)
-    losses = train(super_step(model, GPU, precision), 0, 60)
+    model = make_network(GPU)
+    losses = train(make_supernet_step(model, GPU, precision), 0, 60)
     assert np.isfinite(losses).all()
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
 @pytest.mark.parametrize("estimator", ["sampled", "contrast", "full"])
-def test_a_search_goes_as_on_a_processor(estimator: str) -> None:
+def test_an_adabert_search_equals_a_search_on_the_cpu(estimator: str) -> None:
     here, there = make_search_step(estimator, beta=4.0), make_search_step(estimator, beta=4.0)
     there.parent.to(GPU)
     there.distribution.to(GPU)
@@ -132,7 +134,7 @@ def test_a_search_goes_as_on_a_processor(estimator: str) -> None:
         assert torch.allclose(parameter, other, atol=2e-2), name
 
 
-def test_a_compiled_child_is_the_child() -> None:
+def test_a_compiled_child_has_the_logits_of_the_child() -> None:
     torch.manual_seed(0)
     names = [*CONVOLUTIONS, "skip", "avg_pool_3", "max_pool_3"][:9]
     child = Child(SHAPE, Structure(3, tuple(names)))
@@ -148,8 +150,8 @@ def test_a_compiled_child_is_the_child() -> None:
     assert (found - expected).abs().max() < 1e-4
 
 
-def test_latency_is_measured_there() -> None:
-    model = network(GPU).eval().extract(drawn(0)[0]).to(GPU)
+def test_latency_is_measured_on_the_gpu() -> None:
+    model = make_network(GPU).eval().extract(sample_architectures(0)[0]).to(GPU)
 
     def forward(ids: torch.Tensor, mask: torch.Tensor) -> None:
         with torch.inference_mode():

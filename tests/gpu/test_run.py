@@ -1,4 +1,4 @@
-"""Whole runs on real Ray with GPU workers: both methods, and a run that is stopped and goes on."""
+"""Whole runs on real Ray with GPU workers: both methods, and a run that is killed and resumed."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ def _ray() -> Iterator[None]:
 
 @pytest.fixture
 def job(tiny_job: dict[str, Any]) -> dict[str, Any]:
-    made = copy.deepcopy(tiny_job)
-    made["run"] = {"name": "gpu", "methods": ["yoco", "adabert"]}
-    made["train"] |= {"gpus": 1, "precision": "auto"}
-    made["adabert"] = dict(CNN)
-    made["augment"] = {"copies": 2, "candidates": 3}
-    made["finetune"] = {"epochs": 1}
-    return made
+    settings = copy.deepcopy(tiny_job)
+    settings["run"] = {"name": "gpu", "methods": ["yoco", "adabert"]}
+    settings["train"] |= {"gpus": 1, "precision": "auto"}
+    settings["adabert"] = dict(CNN)
+    settings["augment"] = {"copies": 2, "candidates": 3}
+    settings["finetune"] = {"epochs": 1}
+    return settings
 
 
 def test_a_run_trains_searches_and_deploys(job: dict[str, Any], tmp_path: Path) -> None:
     run_dir = run_job(parse_job(job), tmp_path, Progress(enabled=False))
     rows = read_table(run_dir, "deployments")
     assert set(rows["method"]) == {"yoco", "adabert"}
-    made = rows[rows["method"] == "yoco"]
-    assert made["feasible"].all()
-    assert (made["cost"] <= made["limit"]).all()
+    sub_networks = rows[rows["method"] == "yoco"]
+    assert sub_networks["feasible"].all()
+    assert (sub_networks["cost"] <= sub_networks["limit"]).all()
     assert (rows["parity"] < 1e-5).all()
     native = torch.cuda.is_bf16_supported(including_emulation=False)
     assert ("bf16" if native else "fp32") in set(read_table(run_dir, "evaluations")["precision"])
@@ -66,8 +66,9 @@ def test_more_workers_than_gpus_are_refused(job: dict[str, Any], tmp_path: Path)
 
 
 @pytest.mark.timeout(900)
-def test_a_killed_run_goes_on(job: dict[str, Any], tmp_path: Path) -> None:
-    total = 7 * 600  # seven phases; tiny steps, and the training must last longer than to see it
+def test_a_killed_run_resumes(job: dict[str, Any], tmp_path: Path) -> None:
+    # Seven phases of 600 tiny steps: long enough that the training has not ended when it is killed.
+    total = 7 * 600
     job["run"] = {"name": "killed"}
     job["train"] |= {"steps": 600, "checkpoint_seconds": 1.0}
     del job["finetune"]

@@ -33,5 +33,8 @@ def _ray() -> Iterator[None]:
     ray.shutdown()
 
 
-def run(job: Job | dict[str, Any], storage: Path) -> Path:
-    return run_job(job if isinstance(job, Job) else parse_job(job), storage, Progress(enabled=False))
+def run_silently(job: Job | dict[str, Any], storage: Path) -> Path:
+    """Run a job without a progress bar; return its run directory."""
+    if not isinstance(job, Job):
+        job = parse_job(job)
+    return run_job(job, storage, Progress(enabled=False))

@@ -23,8 +23,8 @@ from raycomp.methods.adabert.trials import list_trials, load_child
 from raycomp.runtime.pipeline.reexport import export_budget
 from raycomp.storage.tables import read_table
 from raycomp.storage.tensors import load_tensors
-from tests.conftest import sentences
-from tests.integration.conftest import run
+from tests.conftest import make_sentences
+from tests.integration.conftest import run_silently
 
 SMALL = {
     "layers": 3, "width": 16, "embedding": 8, "epochs": 1, "child_epochs": 1, "batch_size": 32,
@@ -48,7 +48,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_cnn_is_searched_compiled_and_deployed(cnn_job: dict[str, Any], storage: Path) -> None:
     job = parse_job(cnn_job)
-    run_dir = run(cnn_job, storage)
+    run_dir = run_silently(cnn_job, storage)
     row = read_table(run_dir, "deployments").iloc[0]
     assert row["method"] == "adabert"
     assert row["parity"] < 1e-5
@@ -98,7 +98,7 @@ def test_a_cnn_is_searched_compiled_and_deployed(cnn_job: dict[str, Any], storag
     again = export_budget(run_dir, row["budget"], storage / "again")
     assert again["params"] == row["params"]
     before = read_table(run_dir, "evaluations")
-    assert run(cnn_job, storage) == run_dir
+    assert run_silently(cnn_job, storage) == run_dir
     pd.testing.assert_frame_equal(before, read_table(run_dir, "evaluations"))
     _only_what_is_missing_is_done_again(cnn_job, run_dir)
 
@@ -111,7 +111,7 @@ def _only_what_is_missing_is_done_again(cnn_job: dict[str, Any], run_dir: Path) 
     for path in ("child.safetensors", "outcome.json"):
         (folder / path).unlink()
     (run_dir / "adabert" / "deployed.json").unlink()
-    run(cnn_job, run_dir.parent)
+    run_silently(cnn_job, run_dir.parent)
     after = load_tensors(folder / "child.safetensors")
     assert all(torch.equal(before[k], after[k]) for k in before)
     assert times == [path.stat().st_mtime_ns for path in kept]
@@ -121,8 +121,8 @@ def _only_what_is_missing_is_done_again(cnn_job: dict[str, Any], run_dir: Path) 
 @pytest.mark.slow
 def test_two_texts_a_sweep_and_both_methods(cnn_job: dict[str, Any], tmp_path: Path) -> None:
     for name, rows, seed in (("train", 120, 0), ("validation", 40, 1)):
-        first = sentences(rows, seed)
-        second = sentences(rows, seed + 9).sample(frac=1, random_state=seed, ignore_index=True)
+        first = make_sentences(rows, seed)
+        second = make_sentences(rows, seed + 9).sample(frac=1, random_state=seed, ignore_index=True)
         pair = pd.DataFrame({"a": first["text"], "b": second["text"]})
         pair["label"] = np.where(first["label"] == second["label"], "same", "other")
         pair.to_csv(tmp_path / f"{name}.csv", index=False)
@@ -136,7 +136,7 @@ def test_two_texts_a_sweep_and_both_methods(cnn_job: dict[str, Any], tmp_path: P
     cnn_job["search"] = {"evaluations": 4, "batch": 2}
     del cnn_job["budget"][1]
     cnn_job["augment"]["copies"] = 0
-    run_dir = run(cnn_job, tmp_path / "runs")
+    run_dir = run_silently(cnn_job, tmp_path / "runs")
     rows = read_table(run_dir, "deployments")
     assert rows.groupby("method").size().to_dict() == {"adabert": 2, "yoco": 1}
     cnn = rows[rows["method"] == "adabert"]
@@ -156,7 +156,7 @@ def test_one_and_two_workers_draw_the_same_structures(cnn_job: dict[str, Any], t
     found = []
     for workers in (1, 2):
         cnn_job["train"] |= {"workers": workers, "cpus": 1}
-        run_dir = run(cnn_job, tmp_path / f"w{workers}")
+        run_dir = run_silently(cnn_job, tmp_path / f"w{workers}")
         steps = read_table(run_dir, "steps")
         search = steps[steps["training"].str.startswith("adabert-search")].sort_values("step")
         found.append((search["loss"].to_numpy(), search["entropy"].to_numpy()))
@@ -182,14 +182,14 @@ def test_bad_settings_are_refused_before_anything_is_trained(
 ) -> None:
     cnn_job[section][key] = value
     with pytest.raises(UserError, match=words):
-        run(cnn_job, tmp_path)
+        run_silently(cnn_job, tmp_path)
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_empty_text_is_named(cnn_job: dict[str, Any], tmp_path: Path) -> None:
-    frame = sentences(60, 0)
+    frame = make_sentences(60, 0)
     frame.loc[7, "text"] = "  "
     frame.to_csv(tmp_path / "train.csv", index=False)
     cnn_job["task"]["train"] = str(tmp_path / "train.csv")
     with pytest.raises(UserError, match="the text is empty"):
-        run(cnn_job, tmp_path / "runs")
+        run_silently(cnn_job, tmp_path / "runs")

@@ -15,7 +15,7 @@ import pytest
 
 from raycomp.cli.main import main
 from raycomp.storage.tables import write_rows
-from tests.conftest import sentences
+from tests.conftest import make_sentences
 
 
 def toml(job: dict[str, Any]) -> str:
@@ -111,9 +111,9 @@ def test_bad_data_and_bad_weights(
     job_file: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = tmp_path / "one.csv"
-    sentences(40, 0).assign(label="good").to_csv(one, index=False)
+    make_sentences(40, 0).assign(label="good").to_csv(one, index=False)
     empty = tmp_path / "empty.csv"
-    sentences(0, 0).to_csv(empty, index=False)
+    make_sentences(0, 0).to_csv(empty, index=False)
     torn = tmp_path / "model"
     torn.mkdir()
     for path in tiny_model.iterdir():

@@ -22,7 +22,7 @@ from raycomp.runtime.pipeline.reexport import export_budget
 from raycomp.storage.schemas import SCHEMAS
 from raycomp.storage.tables import part_files, read_table
 from raycomp.storage.tensors import load_tensors
-from tests.integration.conftest import run
+from tests.integration.conftest import run_silently
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run_dir(tiny_job: dict[str, Any], storage: Path) -> Path:
     """The finished tiny run; the first test that asks pays for it."""
-    return run(tiny_job, storage)
+    return run_silently(tiny_job, storage)
 
 
 def test_the_run_has_every_table_and_column(run_dir: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_second_run_finds_everything_done(
     run_dir: Path, tiny_job: dict[str, Any], storage: Path
 ) -> None:
     before = {p: p.stat().st_mtime_ns for p in run_dir.rglob("*.parquet")}
-    assert run(tiny_job, storage) == run_dir
+    assert run_silently(tiny_job, storage) == run_dir
     assert {p: p.stat().st_mtime_ns for p in run_dir.rglob("*.parquet")} == before
 
 
@@ -113,10 +113,10 @@ def test_a_run_is_not_gone_on_with_on_other_data(
     frame.to_csv(path, index=False)
     before = {p: p.stat().st_mtime_ns for p in run_dir.rglob("*") if p.name != ".lock"}
     with pytest.raises(UserError, match=r"data \(.*train\.csv\) changed since .*Restore them"):
-        run(tiny_job, storage)
+        run_silently(tiny_job, storage)
     assert {p: p.stat().st_mtime_ns for p in run_dir.rglob("*") if p.name != ".lock"} == before
     path.write_bytes(kept)
-    assert run(tiny_job, storage) == run_dir
+    assert run_silently(tiny_job, storage) == run_dir
 
 
 def test_a_search_that_was_cut_off_pays_only_for_what_is_missing(
@@ -128,7 +128,7 @@ def test_a_search_that_was_cut_off_pays_only_for_what_is_missing(
         (run_dir / path).unlink()
     lost = part_files(run_dir, "evaluations")[0]
     lost.unlink()
-    run(tiny_job, storage)
+    run_silently(tiny_job, storage)
     after = read_table(run_dir, "evaluations")
     assert set(after["arch_id"]) == set(before["arch_id"])
     assert not after.duplicated(["weights_id", "arch_id", "split", "precision", "metric"]).any()
@@ -158,7 +158,7 @@ def test_a_fine_tuned_model_is_the_teacher_as_it_is(
     job["search"]["evaluations"] = 4
     job["search"]["searchers"] = ["random", "evolution"]
     job["export"] = {"enabled": False}
-    run_dir = run(job, tmp_path)
+    run_dir = run_silently(job, tmp_path)
     assert not (run_dir / "exports").exists()
     assert read_table(run_dir, "deployments")["export"].isna().all()
     export_budget(run_dir, "half", tmp_path / "half")
@@ -174,5 +174,5 @@ def test_an_impossible_budget_is_refused_before_anything_is_written(
     job = copy.deepcopy(tiny_job)
     job["budget"].append({"name": "watch", "encoder_params": "0.01x"})
     with pytest.raises(UserError, match="Nearest"):
-        run(job, tmp_path)
+        run_silently(job, tmp_path)
     assert list(tmp_path.glob("*")) in ([], [tmp_path / ".cache"])

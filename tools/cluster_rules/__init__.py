@@ -1,1 +1,1 @@
-"""What tools/check_cluster.py checks: one module for each kind of file."""
+"""Rules of tools/check_cluster.py: one module for each kind of file."""

@@ -1,7 +1,8 @@
-"""RayCluster, RayJob and what stands beside them.
+"""Rules for RayCluster, RayJob and the objects that they refer to.
 
-The form is kuberay/schema.yaml's; the functions add what KubeRay's operator refuses, and what this
-project asks: a token, no open dashboard, no root, requests equal to limits, one folder of runs.
+The form is that of cluster/kuberay/schema.yaml. The functions add what KubeRay's operator refuses, and
+what raycomp requires: a token, a closed dashboard, a user other than root, requests equal to limits,
+and one directory of runs.
 """
 
 from __future__ import annotations
@@ -18,177 +19,151 @@ from raycomp.errors import UserError
 from tools.cluster_rules.common import (
     ROOT,
     RUNS,
-    SECRET_NAME,
     Fault,
     Loader,
-    image,
-    pinned,
-    schema_faults,
+    check_schema,
+    pinned_version,
 )
+from tools.cluster_rules.pods import CLAIM, check_container, check_pod, check_ray_pod
 
-CLAIM = "raycomp-runs"
 ENTRYPOINT = f"raycomp run /mnt/jobs/job.toml --storage {RUNS}"
-Things = dict[str, Any]
+GPU = "nvidia.com/gpu"
+MAX_REPLICAS = 2**31 - 1
+
+# An object of Kubernetes, as read from YAML.
+Manifest = dict[str, Any]
 
 
 def check_kuberay(text: str) -> Iterator[Fault]:
     """Check every object of a file for `kubectl apply`."""
-    things = [thing for thing in yaml.load_all(text, Loader) if isinstance(thing, dict)]
-    maps = {t.get("metadata", {}).get("name"): t for t in things if t.get("kind") == "ConfigMap"}
-    if not things:
-        yield "", "holds no object"
-    for thing in things:
-        kind = str(thing.get("kind"))
+    manifests = [manifest for manifest in yaml.load_all(text, Loader) if isinstance(manifest, dict)]
+    if not manifests:
+        yield Fault("", "contains no object")
+
+    config_maps = {
+        manifest.get("metadata", {}).get("name"): manifest
+        for manifest in manifests
+        if manifest.get("kind") == "ConfigMap"
+    }
+    for manifest in manifests:
+        kind = str(manifest.get("kind"))
         if kind == "Secret":
-            yield "kind", "a secret in plain text; make it with `kubectl create secret` and refer to it"
+            yield Fault(
+                "kind", "a secret in plain text; make it with `kubectl create secret` and refer to it"
+            )
         elif kind not in KINDS:
-            yield "kind", f"{kind!r} is none of {', '.join(KINDS)}"
+            yield Fault("kind", f"{kind!r} is none of {', '.join(KINDS)}")
         else:
-            faults = list(schema_faults(thing, {**_schema(), "$ref": f"#/$defs/{kind}"}))
-            yield from faults or KINDS[kind](thing, maps)  # the rules rely on the form
+            faults = list(check_schema(manifest, {**_schema(), "$ref": f"#/$defs/{kind}"}))
+            # The rules rely on the form.
+            yield from faults or KINDS[kind](manifest, config_maps)
 
 
-def _cluster(thing: Things, _: Things) -> Iterator[Fault]:
-    yield from _cluster_spec(thing["spec"], "spec")
+def _check_cluster(manifest: Manifest, _: Manifest) -> Iterator[Fault]:
+    yield from _check_cluster_spec(manifest["spec"], "spec")
 
 
-def _job(thing: Things, maps: Things) -> Iterator[Fault]:
-    spec, at = thing["spec"], "spec.rayClusterSpec"
+def _check_job(manifest: Manifest, config_maps: Manifest) -> Iterator[Fault]:
+    spec = manifest["spec"]
     if spec.get("entrypoint") != ENTRYPOINT:
-        yield "spec.entrypoint", f"must be `{ENTRYPOINT}`"
+        yield Fault("spec.entrypoint", f"must be `{ENTRYPOINT}`")
     for key in ("submissionMode", "backoffLimit", "ttlSecondsAfterFinished"):
         if key not in spec:
-            yield f"spec.{key}", "is missing"
+            yield Fault(f"spec.{key}", "is missing")
     if spec.get("shutdownAfterJobFinishes") is not True:
-        yield "spec.shutdownAfterJobFinishes", "must be true, or the cluster stays"
+        yield Fault("spec.shutdownAfterJobFinishes", "must be true, or the cluster stays")
+
     if "submitterPodTemplate" in spec:
-        yield from _pod(spec["submitterPodTemplate"]["spec"], "spec.submitterPodTemplate.spec")
+        yield from check_pod(spec["submitterPodTemplate"]["spec"], "spec.submitterPodTemplate.spec")
     elif spec.get("submissionMode") == "K8sJobMode":
-        yield "spec.submitterPodTemplate", "is missing: KubeRay's own has no security context"
+        yield Fault("spec.submitterPodTemplate", "is missing: that of KubeRay has no security context")
+
+    place = "spec.rayClusterSpec"
     if "rayClusterSpec" not in spec:
-        yield at, "is missing"
+        yield Fault(place, "is missing")
         return
-    yield from _cluster_spec(spec["rayClusterSpec"], at)
+    yield from _check_cluster_spec(spec["rayClusterSpec"], place)
+
     volumes = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"].get("volumes", [])
-    mounted = [v["configMap"]["name"] for v in volumes if "configMap" in v]
-    if not any("job.toml" in maps.get(name, {}).get("data", {}) for name in mounted):
-        yield f"{at}.headGroupSpec", "mounts no ConfigMap of this file that holds job.toml"
+    mounted = [volume["configMap"]["name"] for volume in volumes if "configMap" in volume]
+    if not any("job.toml" in config_maps.get(name, {}).get("data", {}) for name in mounted):
+        yield Fault(f"{place}.headGroupSpec", "mounts no ConfigMap of this file that contains job.toml")
 
 
-def _config_map(thing: Things, _: Things) -> Iterator[Fault]:
-    for key, value in thing.get("data", {}).items():
+def _check_config_map(manifest: Manifest, _: Manifest) -> Iterator[Fault]:
+    for key, value in manifest.get("data", {}).items():
+        if not key.endswith(".toml"):
+            continue
         try:
-            if key.endswith(".toml"):
-                parse_job(tomllib.loads(value))
+            parse_job(tomllib.loads(value))
         except (UserError, tomllib.TOMLDecodeError) as error:
-            yield f"data.{key}", f"no valid job: {error}"
+            yield Fault(f"data.{key}", f"invalid job: {error}")
 
 
-def _claim(thing: Things, _: Things) -> Iterator[Fault]:
-    if thing["metadata"]["name"] != CLAIM:
-        yield "metadata.name", f"must be {CLAIM}"
-    if thing["spec"]["accessModes"] != ["ReadWriteMany"]:
-        yield "spec.accessModes", "must be [ReadWriteMany]: all nodes mount the runs"
+def _check_claim(manifest: Manifest, _: Manifest) -> Iterator[Fault]:
+    if manifest["metadata"]["name"] != CLAIM:
+        yield Fault("metadata.name", f"must be {CLAIM}")
+    if manifest["spec"]["accessModes"] != ["ReadWriteMany"]:
+        yield Fault("spec.accessModes", "must be [ReadWriteMany]: all nodes mount the runs")
 
 
-def _cluster_spec(spec: Things, at: str) -> Iterator[Fault]:
-    head, auth = spec["headGroupSpec"], spec.get("authOptions", {})
-    if spec.get("rayVersion") != pinned("ray"):
-        yield f"{at}.rayVersion", f"must be {pinned('ray')}, as in constraints.txt"
+def _check_cluster_spec(spec: Manifest, place: str) -> Iterator[Fault]:
+    ray_version = pinned_version("ray")
+    if spec.get("rayVersion") != ray_version:
+        yield Fault(f"{place}.rayVersion", f"must be {ray_version}, as in constraints.txt")
+    auth = spec.get("authOptions", {})
     if auth.get("mode") != "token" or not auth.get("secretName"):
-        yield f"{at}.authOptions", "must have mode: token and a secretName"
+        yield Fault(f"{place}.authOptions", "must have mode: token and a secretName")
     if spec.get("enableInTreeAutoscaling") is not True:
-        yield f"{at}.enableInTreeAutoscaling", "must be true"
-    yield from _container(spec.get("autoscalerOptions", {}), f"{at}.autoscalerOptions")
+        yield Fault(f"{place}.enableInTreeAutoscaling", "must be true")
+    yield from check_container(spec.get("autoscalerOptions", {}), f"{place}.autoscalerOptions")
+    yield from _check_head(spec["headGroupSpec"], f"{place}.headGroupSpec")
+    yield from _check_groups(spec.get("workerGroupSpecs", []), f"{place}.workerGroupSpecs")
+
+
+def _check_head(head: Manifest, place: str) -> Iterator[Fault]:
     if head.get("serviceType") != "ClusterIP" or head.get("enableIngress") or "headService" in head:
-        yield f"{at}.headGroupSpec.serviceType", "must be ClusterIP: the dashboard stays inside"
+        yield Fault(f"{place}.serviceType", "must be ClusterIP: the dashboard stays inside")
     if head.get("rayStartParams", {}).get("num-cpus") != "0":
-        yield f"{at}.headGroupSpec.rayStartParams.num-cpus", 'must be "0": work goes to the workers'
-    yield from _ray_pod(head["template"]["spec"], f"{at}.headGroupSpec.template.spec")
-    yield from _groups(spec.get("workerGroupSpecs", []), f"{at}.workerGroupSpecs")
+        yield Fault(f"{place}.rayStartParams.num-cpus", 'must be "0": work goes to the workers')
+    yield from check_ray_pod(head["template"]["spec"], f"{place}.template.spec")
 
 
-def _groups(groups: list[Things], at: str) -> Iterator[Fault]:
-    names, gpus = [g["groupName"] for g in groups], set()
-    for i, group in enumerate(groups):
-        low, high = group.get("minReplicas", 0), group.get("maxReplicas", 2**31 - 1)
-        if low > high:
-            yield f"{at}[{i}].minReplicas", f"{low} is greater than maxReplicas {high}"
-        elif not low <= group.get("replicas", low) <= high:
-            yield f"{at}[{i}].replicas", f"{group['replicas']} is not between {low} and {high}"
+def _check_groups(groups: list[Manifest], place: str) -> Iterator[Fault]:
+    """Check the worker groups; there must be one with GPUs and one without."""
+    names = [group["groupName"] for group in groups]
+    have_gpus = set()
+    for number, group in enumerate(groups):
+        group_place = f"{place}[{number}]"
+        yield from _check_replicas(group, group_place)
         if names.count(group["groupName"]) > 1:
-            yield f"{at}[{i}].groupName", f"{group['groupName']!r} is used twice"
+            yield Fault(f"{group_place}.groupName", f"{group['groupName']!r} is used twice")
+
         pod = group["template"]["spec"]
-        yield from _ray_pod(pod, f"{at}[{i}].template.spec")
-        gpus.add("nvidia.com/gpu" in pod["containers"][0].get("resources", {}).get("limits", {}))
-    if gpus != {True, False}:
-        yield at, "must hold a group with GPUs and one without"
+        yield from check_ray_pod(pod, f"{group_place}.template.spec")
+        limits = pod["containers"][0].get("resources", {}).get("limits", {})
+        have_gpus.add(GPU in limits)
+    if have_gpus != {True, False}:
+        yield Fault(place, "must contain a group with GPUs and one without")
 
 
-def _ray_pod(spec: Things, at: str) -> Iterator[Fault]:
-    yield from _pod(spec, at)
-    first = spec["containers"][0]
-    claims = {v["name"] for v in spec.get("volumes", []) if _claimed(v) == CLAIM}
-    if not any(m["mountPath"] == RUNS and m["name"] in claims for m in first.get("volumeMounts", [])):
-        yield f"{at}.containers[0].volumeMounts", f"must mount the claim {CLAIM} at {RUNS}"
-    if {"name": "RAY_worker_niceness", "value": "0"} not in first.get("env", []):
-        yield f"{at}.containers[0].env", 'must set RAY_worker_niceness to "0"'
-
-
-def _claimed(volume: Things) -> str:
-    return str(volume.get("persistentVolumeClaim", {}).get("claimName", ""))
-
-
-def _pod(spec: Things, at: str) -> Iterator[Fault]:
-    security = spec.get("securityContext", {})
-    if spec.get("restartPolicy") != "Never":
-        yield f"{at}.restartPolicy", "must be Never: autoscaler v2 refuses others"
-    if security.get("runAsNonRoot") is not True:
-        yield f"{at}.securityContext.runAsNonRoot", "must be true"
-    if not security.get("runAsUser"):
-        yield f"{at}.securityContext.runAsUser", "must be a user other than root"
-    if security.get("seccompProfile", {}).get("type") != "RuntimeDefault":
-        yield f"{at}.securityContext.seccompProfile.type", "must be RuntimeDefault"
-    for key in ("hostNetwork", "hostPID", "hostIPC"):
-        if spec.get(key):
-            yield f"{at}.{key}", "must not be set"
-    for i, volume in enumerate(spec.get("volumes", [])):
-        if "hostPath" in volume:
-            yield f"{at}.volumes[{i}].hostPath", "must not be used"
-    for kind in ("initContainers", "containers"):
-        for i, container in enumerate(spec.get(kind, [])):
-            yield from image(container["image"], f"{at}.{kind}[{i}].image")
-            yield from _container(container, f"{at}.{kind}[{i}]")
-
-
-def _container(container: Things, at: str) -> Iterator[Fault]:
-    resources, security = container.get("resources", {}), container.get("securityContext", {})
-    limits = resources.get("limits", {})
-    if not {"cpu", "memory"} <= set(limits):
-        yield f"{at}.resources.limits", "must limit cpu and memory"
-    elif resources.get("requests") != limits:
-        yield f"{at}.resources.requests", "must equal limits"
-    if security.get("allowPrivilegeEscalation") is not False:
-        yield f"{at}.securityContext.allowPrivilegeEscalation", "must be false"
-    if "ALL" not in security.get("capabilities", {}).get("drop", []):
-        yield f"{at}.securityContext.capabilities.drop", "must be [ALL]"
-    if security.get("privileged") or security.get("runAsUser") == 0:
-        yield f"{at}.securityContext", "must be neither privileged nor root"
-    if security.get("runAsNonRoot") is False:
-        yield f"{at}.securityContext.runAsNonRoot", "must be true"
-    for i, variable in enumerate(container.get("env", [])):
-        if SECRET_NAME.search(variable["name"]) and "valueFrom" not in variable:
-            yield f"{at}.env[{i}]", f"{variable['name']} in plain text; use valueFrom.secretKeyRef"
+def _check_replicas(group: Manifest, place: str) -> Iterator[Fault]:
+    low = group.get("minReplicas", 0)
+    high = group.get("maxReplicas", MAX_REPLICAS)
+    if low > high:
+        yield Fault(f"{place}.minReplicas", f"{low} is greater than maxReplicas {high}")
+    elif not low <= group.get("replicas", low) <= high:
+        yield Fault(f"{place}.replicas", f"{group['replicas']} is not between {low} and {high}")
 
 
 @functools.cache
-def _schema() -> Things:
+def _schema() -> Manifest:
     return dict(yaml.safe_load((ROOT / "cluster/kuberay/schema.yaml").read_text()))
 
 
-KINDS: dict[str, Callable[[Things, Things], Iterator[Fault]]] = {
-    "RayCluster": _cluster,
-    "RayJob": _job,
-    "ConfigMap": _config_map,
-    "PersistentVolumeClaim": _claim,
+KINDS: dict[str, Callable[[Manifest, Manifest], Iterator[Fault]]] = {
+    "RayCluster": _check_cluster,
+    "RayJob": _check_job,
+    "ConfigMap": _check_config_map,
+    "PersistentVolumeClaim": _check_claim,
 }

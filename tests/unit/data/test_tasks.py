@@ -15,19 +15,19 @@ from raycomp.config.job import TaskSettings
 from raycomp.data.sources import GLUE
 from raycomp.data.tasks import load_task
 from raycomp.errors import UserError
-from tests.conftest import sentences
+from tests.conftest import make_sentences
 
 GLUE_DATA = os.environ.get("RAYCOMP_GLUE", "")  # a folder with mrpc/ and sst2/
 
 
 def own(folder: Path, frame: pd.DataFrame | None = None, **changes: Any) -> TaskSettings:
     path = folder / "train.csv"
-    (sentences(80, 0) if frame is None else frame).to_csv(path, index=False)
+    (make_sentences(80, 0) if frame is None else frame).to_csv(path, index=False)
     return TaskSettings(**{"train": str(path), "text": ["text"], "label": "label", **changes})
 
 
 def test_splits_are_disjoint_stratified_and_seeded(tmp_path: Path) -> None:
-    settings = own(tmp_path, sentences(400, 0), selection=0.25)
+    settings = own(tmp_path, make_sentences(400, 0), selection=0.25)
     task = load_task(settings, 0)
     parts = [task.train, task.selection, *task.validation]
     texts = [set(p.text_a) for p in parts]
@@ -41,17 +41,17 @@ def test_splits_are_disjoint_stratified_and_seeded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("limit", "rows"), [(20, 40), (49, 98), (50, 100), (51, 100), (99, 100)])
 def test_a_limit_counts_different_texts(tmp_path: Path, limit: int, rows: int) -> None:
-    frame = sentences(50, 0).assign(text=lambda f: f["text"] + f.index.astype(str))
+    frame = make_sentences(50, 0).assign(text=lambda f: f["text"] + f.index.astype(str))
     twice = pd.concat([frame, frame], ignore_index=True)
     held_out = tmp_path / "held_out.csv"
-    sentences(40, 1).to_csv(held_out, index=False)
+    make_sentences(40, 1).to_csv(held_out, index=False)
     task = load_task(own(tmp_path, twice, validation=str(held_out), limit=limit), 0)
     assert len(task.train) + len(task.selection) == rows
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv"])
 def test_words_that_pandas_takes_for_nothing_are_words(tmp_path: Path, ending: str) -> None:
-    frame = sentences(60, 0)
+    frame = make_sentences(60, 0)
     frame["label"] = frame["label"].map({"good": "None", "bad": "NA"})
     frame.loc[0, "text"] = "null"
     path = tmp_path / f"data.{ending}"
@@ -64,7 +64,7 @@ def test_words_that_pandas_takes_for_nothing_are_words(tmp_path: Path, ending: s
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
 def test_every_file_format_gives_the_same_task(tmp_path: Path, ending: str) -> None:
-    frame, path = sentences(60, 0), tmp_path / f"data.{ending}"
+    frame, path = make_sentences(60, 0), tmp_path / f"data.{ending}"
     if ending == "jsonl":
         frame.to_json(path, orient="records", lines=True)
     elif ending == "parquet":
@@ -101,15 +101,15 @@ def test_two_texts_many_classes_and_regression(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("frame", "changes", "words"),
     [
-        (sentences(40, 0), {"text": ["txt"]}, ["txt", "text"]),
-        (sentences(40, 0), {"label": "lable"}, ["lable", "label"]),
-        (sentences(40, 0).assign(label="good"), {}, ["one class"]),
-        (sentences(40, 0).iloc[:0], {}, ["empty"]),
-        (sentences(40, 0).assign(text=None), {}, ["text"]),
-        (sentences(40, 0), {"labels": ["good", "fine"]}, ["bad"]),
-        (sentences(40, 0), {"selection": 500}, ["500"]),
-        (sentences(40, 0), {"kind": "regression"}, ["number"]),
-        (sentences(40, 0), {"metric": "speed"}, ["speed", "accuracy"]),
+        (make_sentences(40, 0), {"text": ["txt"]}, ["txt", "text"]),
+        (make_sentences(40, 0), {"label": "lable"}, ["lable", "label"]),
+        (make_sentences(40, 0).assign(label="good"), {}, ["one class"]),
+        (make_sentences(40, 0).iloc[:0], {}, ["empty"]),
+        (make_sentences(40, 0).assign(text=None), {}, ["text"]),
+        (make_sentences(40, 0), {"labels": ["good", "fine"]}, ["bad"]),
+        (make_sentences(40, 0), {"selection": 500}, ["500"]),
+        (make_sentences(40, 0), {"kind": "regression"}, ["number"]),
+        (make_sentences(40, 0), {"metric": "speed"}, ["speed", "accuracy"]),
     ],
     ids=["text", "label", "one-class", "empty", "null", "range", "selection", "numbers", "metric"],
 )

@@ -9,46 +9,46 @@ from raycomp.data.batches import TrainPlan, collate, eval_batches, shard, smalle
 from raycomp.data.metrics import compute
 from raycomp.data.tasks import Split
 from raycomp.data.tokens import fingerprint, tokenise
-from tests.conftest import sentences, tokenizer
+from tests.conftest import make_sentences, make_tokenizer
 
-MARK = fingerprint(tokenizer())
+MARK = fingerprint(make_tokenizer())
 
 
 def split(rows: int = 50) -> Split:
-    frame = sentences(rows, 0)
+    frame = make_sentences(rows, 0)
     labels = (frame["label"] == "good").astype(np.int64).to_numpy()
     return Split("train", frame["text"].tolist(), None, labels)
 
 
 def test_tokens_are_the_tokenizer_s_and_cut_at_the_limit() -> None:
-    tokens = tokenise(split(), tokenizer, MARK, 8, None)
+    tokens = tokenise(split(), make_tokenizer, MARK, 8, None)
     for i, text in enumerate(split().text_a):
-        expected = tokenizer()(text, truncation=True, max_length=8)["input_ids"]
+        expected = make_tokenizer()(text, truncation=True, max_length=8)["input_ids"]
         assert tokens.input_ids[tokens.offsets[i] : tokens.offsets[i + 1]].tolist() == expected
 
 
 def test_pairs_have_token_types() -> None:
     given = split(6)
     pair = Split("train", given.text_a, given.text_a[::-1], given.labels)
-    tokens = tokenise(pair, tokenizer, MARK, 30, None)
-    expected = tokenizer()(given.text_a[0], given.text_a[-1])
+    tokens = tokenise(pair, make_tokenizer, MARK, 30, None)
+    expected = make_tokenizer()(given.text_a[0], given.text_a[-1])
     first = slice(tokens.offsets[0], tokens.offsets[1])
     assert tokens.token_types[first].tolist() == expected["token_type_ids"]
 
 
 def test_the_cache_is_keyed_by_content_and_survives_damage(tmp_path: Path) -> None:
-    one = tokenise(split(), tokenizer, MARK, 16, tmp_path)
+    one = tokenise(split(), make_tokenizer, MARK, 16, tmp_path)
     files = list(tmp_path.rglob("*.arrow"))
     assert len(files) == 1
-    again = tokenise(split(), tokenizer, MARK, 16, tmp_path)
+    again = tokenise(split(), make_tokenizer, MARK, 16, tmp_path)
     assert np.array_equal(one.input_ids, again.input_ids)
-    tokenise(split(), tokenizer, MARK, 12, tmp_path)
-    tokenise(split(48), tokenizer, MARK, 16, tmp_path)
+    tokenise(split(), make_tokenizer, MARK, 12, tmp_path)
+    tokenise(split(48), make_tokenizer, MARK, 16, tmp_path)
     assert len(list(tmp_path.rglob("*.arrow"))) == 3
     torn = files[0].read_bytes()[:100]
     files[0].unlink()  # `one` still maps the old file
     files[0].write_bytes(torn)
-    healed = tokenise(split(), tokenizer, MARK, 16, tmp_path)
+    healed = tokenise(split(), make_tokenizer, MARK, 16, tmp_path)
     assert np.array_equal(one.input_ids, healed.input_ids)
 
 
@@ -79,7 +79,7 @@ def test_shards_make_up_the_batch(world: int) -> None:
 
 
 def test_collate_pads_with_the_pad_token_and_masks_it() -> None:
-    tokens = tokenise(split(), tokenizer, MARK, 16, None)
+    tokens = tokenise(split(), make_tokenizer, MARK, 16, None)
     longest = int(tokens.lengths[[3, 7, 11]].max())
     for multiple, length in ((1, longest), (8, -(-longest // 8) * 8)):
         batch = collate(tokens, np.array([3, 7, 11]), 0, multiple=multiple)

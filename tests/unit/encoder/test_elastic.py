@@ -23,7 +23,7 @@ from raycomp.errors import UserError
 from raycomp.search.space import SearchSpace
 from raycomp.training.objectives import label_loss
 from raycomp.training.optimizers import autocast
-from tests.conftest import bert_config, randomise
+from tests.conftest import make_bert_config, randomise_weights
 
 SPACE = SearchSpace(3, (1, 2, 3), (1, 2, 4), (16, 32, 64))
 
@@ -41,8 +41,8 @@ def make_batch(rows: int = 5, length: int = 11, seed: int = 0) -> Batch:
 
 def make_pair(seed: int = 0) -> tuple[BertForSequenceClassification, ElasticEncoder]:
     torch.manual_seed(seed)
-    bert = BertForSequenceClassification(bert_config(num_labels=2))
-    randomise(bert, seed)
+    bert = BertForSequenceClassification(make_bert_config(num_labels=2))
+    randomise_weights(bert, seed)
     config = from_family_config(bert.config, num_labels=2)
     ours = Encoder(config)
     ours.load_state_dict(from_family("bert", config, bert.state_dict()), strict=True)

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.export import export_model, verify_export
 from raycomp.errors import UserError
-from tests.conftest import tokenizer
+from tests.conftest import make_tokenizer
 from tests.unit.encoder.test_elastic import make_batch, make_pair
 
 ARCH = Architecture(2, (2, 1), (32, 16))
@@ -31,7 +31,7 @@ SPARSE = Architecture(2, (0, 4), (32, 0), (0, 2))
 
 def make_export(out: Path, arch: Architecture = ARCH) -> None:
     _, elastic = make_pair()
-    export_model(elastic.extract(arch), tokenizer(), out, ["bad", "good"], CARD)
+    export_model(elastic.extract(arch), make_tokenizer(), out, ["bad", "good"], CARD)
 
 
 @pytest.mark.parametrize("arch", [ARCH, SPARSE])

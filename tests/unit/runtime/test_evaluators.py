@@ -13,7 +13,7 @@ from raycomp.methods.context import RunContext
 from raycomp.runtime.scoring.evaluators import Evaluator
 from raycomp.storage.tensors import save_tensors
 from raycomp.training.evaluation import predict_logits, score_logits
-from tests.conftest import randomise
+from tests.conftest import randomise_weights
 
 
 def test_together_or_alone_the_rows_are_the_same(tiny_job: dict[str, Any], tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_together_or_alone_the_rows_are_the_same(tiny_job: dict[str, Any], tmp_p
     context = RunContext(parse_job(tiny_job), run_dir)
     context.record_facts()
     network = context.network().eval()
-    randomise(network)
+    randomise_weights(network)
     save_tensors(run_dir / "supernet" / "network.safetensors", network.state_dict())
     evaluator = Evaluator(parse_job(tiny_job).model_dump(mode="json"), str(run_dir), 1)
     rng = np.random.default_rng(0)

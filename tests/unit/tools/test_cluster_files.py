@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from raycomp.cli.main import app
-from tools.check_cluster import FILES, check, main
+from tools.check_cluster import FILES, check_file, main
 
 ROOT = Path(__file__).parents[3]
 PAGES = sorted((ROOT / "cluster").glob("*.md"))
@@ -146,13 +146,13 @@ CHANGES = [
 def test_a_changed_line_is_found(name: str, old: str, new: str, where: str, what: str) -> None:
     text = (ROOT / name).read_text()
     assert old in text
-    faults = check(name, text.replace(old, new, 1))
+    faults = check_file(name, text.replace(old, new, 1))
     assert any(at == where and what in message for at, message in faults), faults
 
 
 def test_a_digest_is_no_secret() -> None:
     text = (ROOT / DOCKER).read_text().replace("-bookworm", f"-bookworm@sha256:{'0f' * 32}", 1)
-    assert check(DOCKER, text) == []
+    assert check_file(DOCKER, text) == []
 
 
 def test_a_missing_file_is_a_fault(
