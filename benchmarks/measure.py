@@ -1,7 +1,7 @@
-"""Two things measured in turns in one process, and the claim that their ratio keeps to a target.
+"""Times two or more kinds of work in turns, and compares the ratio with a target.
 
-A machine's speed drifts while other work comes and goes. What takes turns drifts together, so the
-ratio can be trusted where the figures cannot.
+The speed of a machine drifts while other processes come and go. Kinds of work that take turns in one
+process drift together, so their ratio is reliable where the seconds are not.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ import numpy as np
 
 from raycomp.errors import UserError
 
+# Does something, and returns its figure, such as seconds.
 Work = Callable[[], float]
+
 RUNS = 5
+HEADER = f"{'claim':<72} {'ratio':>8}  {'target':<9} {'spread (central half)':<21} {'runs':>3}"
 
 
 class NotMeasurableError(Exception):
@@ -30,36 +33,45 @@ class NotMeasurableError(Exception):
 
 @dataclass(frozen=True)
 class PairedFigures:
-    """Figures of two things, the i-th of each measured next to the other."""
+    """Figures of two kinds of work, where `a[i]` and `b[i]` were measured one after the other.
+
+    Example:
+        >>> PairedFigures((2.0, 4.0, 9.0), (4.0, 4.0, 3.0)).ratio
+        1.0
+    """
 
     a: tuple[float, ...]
     b: tuple[float, ...]
 
     @property
+    def ratios(self) -> list[float]:
+        """The ratio a / b of each pair."""
+        return [a / b for a, b in zip(self.a, self.b, strict=True)]
+
+    @property
     def ratio(self) -> float:
-        """Median of the ratios of the pairs: what is measured side by side drifts together."""
-        return statistics.median(a / b for a, b in zip(self.a, self.b, strict=True))
+        """Median of the ratios."""
+        return statistics.median(self.ratios)
 
     @property
     def spread(self) -> tuple[float, float]:
-        """The central half of the ratios of the pairs: their quartiles, linearly interpolated."""
-        ratios = [a / b for a, b in zip(self.a, self.b, strict=True)]
-        low, high = np.quantile(ratios, [0.25, 0.75])
+        """Quartiles of the ratios, linearly interpolated."""
+        low, high = np.quantile(self.ratios, [0.25, 0.75])
         return float(low), float(high)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A ratio and what it is held against.
+    """A measured ratio and its target.
 
     Attributes:
-        name: what is compared with what.
-        ratio: median over the pairs of the one over the other.
-        target: the most ("lower") or the least ("higher") that it may be.
+        name: Description of the two sides, as "A / B".
+        ratio: Median of the ratios of the pairs.
+        target: Largest ("lower") or smallest ("higher") ratio with which the claim holds.
         better: "lower" or "higher".
-        holds: whether the ratio keeps to the target.
-        spread: quartiles of the ratios of the pairs.
-        runs: pairs.
+        holds: Whether the ratio reaches the target.
+        spread: Quartiles of the ratios of the pairs.
+        runs: Number of pairs.
     """
 
     name: str
@@ -74,83 +86,89 @@ class Claim:
     def from_figures(
         cls, name: str, paired: PairedFigures, better: Literal["lower", "higher"], target: float
     ) -> Claim:
-        """Hold a measurement against its target."""
+        """Compare measured pairs with a target."""
         ratio = paired.ratio
         holds = ratio <= target if better == "lower" else ratio >= target
         return cls(name, ratio, target, better, holds, paired.spread, len(paired.a))
 
     def format_line(self) -> str:
-        """Return the claim as one line of a table."""
+        """Return the claim as a line below HEADER."""
         sign = "<=" if self.better == "lower" else ">="
-        held = "holds" if self.holds else "does not hold"
+        verdict = "holds" if self.holds else "does not hold"
         low, high = self.spread
         return (
             f"{self.name:<72} {self.ratio:>8.3f}  {sign} {self.target:<6g} {low:>8.3f} to {high:<8.3f}"
-            f" {self.runs:>3}  {held}"
+            f" {self.runs:>3}  {verdict}"
         )
 
 
-HEADER = f"{'claim':<72} {'ratio':>8}  {'target':<9} {'spread (central half)':<21} {'runs':>3}"
-
-
 def measure_in_turns(works: Sequence[Work], runs: int, warm: int = 1) -> list[tuple[float, ...]]:
-    """Call each work in turn, `warm + runs` rounds, every second round in reverse order.
+    """Call each work in turn, `warm + runs` rounds; every second round is in reverse order.
 
     Args:
-        works: each does something and returns its figure, such as seconds.
-        runs: rounds that count.
-        warm: rounds before, which do not.
+        works: Kinds of work to compare.
+        runs: Number of rounds whose figures count.
+        warm: Number of earlier rounds that warm up the machine and do not count.
 
     Returns:
-        The figures of each work.
+        The figures of each work, one for each counted round.
     """
     figures: list[list[float]] = [[] for _ in works]
-    for i in range(warm + runs):
+    for round_number in range(warm + runs):
         order = list(enumerate(works))
-        for j, work in reversed(order) if i % 2 else order:
+        if round_number % 2:
+            order.reverse()
+
+        for position, work in order:
             figure = work()
-            if i >= warm:
-                figures[j].append(figure)
-    return [tuple(f) for f in figures]
+            if round_number >= warm:
+                figures[position].append(figure)
+    return [tuple(column) for column in figures]
 
 
 def measure_pair(a: Work, b: Work, runs: int, warm: int = 1) -> PairedFigures:
-    """Measure two works in turns; see `turns`."""
+    """Call two kinds of work in turns (see `measure_in_turns`)."""
     return PairedFigures(*measure_in_turns([a, b], runs, warm))
 
 
 def timed(work: Callable[[], object], device: Any = None) -> Work:
-    """Return a work whose figure is how long it took.
+    """Return a work whose figure is the seconds that `work` takes.
 
     Args:
-        work: what is timed.
-        device: a torch device whose queue must be empty before and after; None where there is none.
+        work: Function to time.
+        device: Torch device that must be idle before and after; None if the work uses no GPU.
     """
 
-    def timed() -> float:
-        _wait(device)
-        began = time.perf_counter()
+    def run() -> float:
+        _synchronize(device)
+        started = time.perf_counter()
         work()
-        _wait(device)
-        return time.perf_counter() - began
+        _synchronize(device)
+        return time.perf_counter() - started
 
-    return timed
+    return run
 
 
-def _wait(device: Any) -> None:
+def _synchronize(device: Any) -> None:
+    """Wait until the device has finished its queued work."""
     if device is not None and device.type == "cuda":
         import torch
 
         torch.cuda.synchronize(device)
 
 
+def make_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Return a command line parser whose help is the docstring of a benchmark, line by line."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
 @dataclass(frozen=True)
 class Options:
-    """How a file of claims was called.
+    """Options of the command line of a file of claims.
 
     Attributes:
-        runs: pairs of each claim.
-        quick: the smallest sizes: shows that everything works, not how fast it is.
+        runs: Number of pairs of each claim.
+        quick: Whether to use the smallest sizes. This shows that everything works, not how fast it is.
         device: "cpu" or "cuda".
     """
 
@@ -160,23 +178,37 @@ class Options:
 
 
 def run_claims(doc: str | None, measure: Callable[[Options], list[Claim]]) -> None:
-    """Run one file of claims from the command line: print a line a claim, write them where asked."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
+    """Run one file of claims from the command line: print a line for each claim.
+
+    Args:
+        doc: Docstring of the file.
+        measure: Function that measures the claims of the file.
+    """
+    parser = make_parser(doc)
     parser.add_argument("--runs", type=int, default=RUNS, help="pairs of each claim (default: 5)")
     parser.add_argument("--quick", action="store_true", help="one pair of the smallest sizes")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--out", type=Path, help="JSON file for the claims")
     args = parser.parse_args()
     if args.runs < 1:
-        parser.error(f"--runs {args.runs} was given; allowed: 1 or more")
+        parser.error(f"--runs {args.runs} is not allowed. Use 1 or more.")
+
+    runs = 1 if args.quick else args.runs
     try:
-        claims = measure(Options(1 if args.quick else args.runs, args.quick, args.device))
+        claims = measure(Options(runs, args.quick, args.device))
     except NotMeasurableError as reason:
         print(f"not measured: {reason}")
         claims = []
     except UserError as error:
         sys.exit(str(error))
+
     for claim in claims:
         print(claim.format_line(), flush=True)
     if args.out is not None:
-        args.out.write_text(json.dumps([asdict(c) for c in claims], indent=1) + "\n")
+        write_claims(args.out, [asdict(claim) for claim in claims])
+
+
+def write_claims(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write claims, or other rows of results, as a JSON list."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows, indent=1) + "\n")

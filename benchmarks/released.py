@@ -1,7 +1,7 @@
-"""The released recipe of super-network training, in torch and transformers alone.
+"""Super-network training as in YOCO-BERT's released code, in plain torch and transformers.
 
-transformers' BERT, whose linear layers use front slices of their weights: autograd fills what a slice
-leaves out with zeros, so that gradients are dense, and AdamW updates every parameter in every step.
+The linear layers of transformers' BERT use front slices of their weights. Autograd fills the unused
+part of a gradient with zeros, so gradients are dense and AdamW updates every parameter in every step.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from raycomp.encoder.architecture import Architecture
 
 
 class SlicedLinear(nn.Module):
-    """A linear layer of which the first so many inputs and outputs are used; None: all of them."""
+    """A linear layer that uses its first `inputs` inputs and `outputs` outputs; None uses all."""
 
     def __init__(self, full: nn.Linear) -> None:
         super().__init__()
-        self.weight, self.bias = full.weight, full.bias
+        self.weight = full.weight
+        self.bias = full.bias
         self.inputs: int | None = None
         self.outputs: int | None = None
 
@@ -32,7 +33,11 @@ class SlicedLinear(nn.Module):
 
 
 class ReleasedSupernet:
-    """A super-network over transformers' BERT, and its training step."""
+    """A super-network over transformers' BERT, and its training step.
+
+    Args:
+        model: Model whose linear layers are replaced by sliced ones.
+    """
 
     def __init__(self, model: BertForSequenceClassification) -> None:
         self.model = model.train()
@@ -44,23 +49,25 @@ class ReleasedSupernet:
             attention.output.dense = SlicedLinear(attention.output.dense)
             layer.intermediate.dense = SlicedLinear(layer.intermediate.dense)
             layer.output.dense = SlicedLinear(layer.output.dense)
+
         self.parameters = list(model.parameters())
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-5, weight_decay=0.0)
 
-    def choose(self, arch: Architecture) -> None:
-        """Use a sub-network: its first layers, and the first heads and neurons of each."""
-        chosen = self.layers[: arch.depth]
-        self.model.bert.encoder.layer = nn.ModuleList(chosen)
-        for layer, heads, ffn in zip(chosen, arch.heads, arch.ffn, strict=True):
+    def select(self, arch: Architecture) -> None:
+        """Use a sub-network: the first layers, and the first heads and neurons of each."""
+        layers = self.layers[: arch.depth]
+        self.model.bert.encoder.layer = nn.ModuleList(layers)
+        for layer, heads, ffn in zip(layers, arch.heads, arch.ffn, strict=True):
             attention = layer.attention
             width = heads * attention.self.attention_head_size
-            for part in (attention.self.query, attention.self.key, attention.self.value):
-                part.outputs = width
+            for projection in (attention.self.query, attention.self.key, attention.self.value):
+                projection.outputs = width
             attention.output.dense.inputs = width
-            layer.intermediate.dense.outputs = layer.output.dense.inputs = ffn
+            layer.intermediate.dense.outputs = ffn
+            layer.output.dense.inputs = ffn
 
     def logits(self, batch: Batch) -> Tensor:
-        """Return logits (batch, classes) of the sub-network in use."""
+        """Return logits (batch, classes) of the selected sub-network."""
         return self.model(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask.long(),
@@ -68,11 +75,12 @@ class ReleasedSupernet:
         ).logits
 
     def step(self, batch: Batch, archs: Sequence[Architecture]) -> None:
-        """Train on one batch: the mean of the architectures' losses, one update."""
+        """Train on one batch: the mean of the architectures' losses, and one update."""
         for arch in archs:
-            self.choose(arch)
+            self.select(arch)
             loss = F.cross_entropy(self.logits(batch), batch.labels)
             (loss / len(archs)).backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=False)  # gradients stay, so that AdamW sees them all
+        # Gradients become zeros instead of None, so that AdamW updates all parameters.
+        self.optimizer.zero_grad(set_to_none=False)

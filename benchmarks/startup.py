@@ -1,40 +1,33 @@
-"""What a run costs beside its computing: seconds and processor time of a tiny run, by process.
+"""Seconds and CPU time of a tiny run, by process: the cost of a run besides its computation.
 
-    python benchmarks/startup.py
+    python -m benchmarks.startup [--all]
 
-Makes a network of three layers and 200 sentences, runs `raycomp run` on them (a teacher, 21 steps of a
-super-network, two budgets) and watches the processes. Linux alone.
+Writes a network of three layers and 200 sentences, runs `raycomp run` on them (a teacher, 21 steps of a
+super-network, two budgets), and watches the processes. Takes about a minute. Linux only.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-WORDS = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    "good",
-    "bad",
-    "the",
-    "film",
-    "was",
-    "a",
-    "plot",
-]
+from benchmarks.measure import make_parser
+from benchmarks.processes import find_descendants, read_cpu_seconds, read_process_name
+
+POLL_SECONDS = 0.2
+MIN_SHOWN_SECONDS = 0.3
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "the", "film", "was", "a", "plot"]
 JOB = """
 [task]
 train = "{folder}/train.csv"
@@ -65,83 +58,97 @@ flops = "0.35x"
 """
 
 
+@dataclass
+class ProcessUse:
+    """Name of a process, and its CPU seconds at the last look."""
+
+    name: str
+    cpu_seconds: float
+
+
 def main() -> None:
-    """Make, run, watch, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Write the inputs, run, watch, and print."""
+    parser = make_parser(__doc__)
     parser.add_argument("--all", action="store_true", help="print every process above 0.3 s")
     args = parser.parse_args()
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make(folder)
+        write_inputs(folder)
         command = [sys.executable, "-m", "raycomp.cli", "run", str(folder / "job.toml")]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        wall, seen = watch([*command, "--storage", str(folder / "runs")], environment)
+        seconds, uses = watch_command([*command, "--storage", str(folder / "runs")], environment)
+
     if args.all:
-        for title, seconds in sorted(seen.values(), key=lambda row: -row[1]):
-            if seconds > 0.3:
-                print(f"{seconds:6.1f} s  {title}")
-    total = sum(seconds for _, seconds in seen.values())
-    print(json.dumps({"seconds": round(wall, 1), "processor_seconds": round(total, 1)}))
+        for use in sorted(uses, key=lambda use: -use.cpu_seconds):
+            if use.cpu_seconds > MIN_SHOWN_SECONDS:
+                print(f"{use.cpu_seconds:6.1f} s  {use.name}")
+    cpu_seconds = sum(use.cpu_seconds for use in uses)
+    print(json.dumps({"seconds": round(seconds, 1), "processor_seconds": round(cpu_seconds, 1)}))
 
 
-def make(folder: Path) -> None:
+def write_inputs(folder: Path) -> None:
     """Write the job, its model and its data."""
-    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
-    core.pre_tokenizer = pre_tokenizers.Whitespace()
-    core.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=core, **special).save_pretrained(folder / "model")
-    shape = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
-    BertModel(BertConfig(vocab_size=len(WORDS), max_position_embeddings=40, **shape)).save_pretrained(
-        folder / "model"
-    )
-    texts = [
-        f"the film was {('bad', 'good')[i % 2]} a plot {' the' * (i // 2 % 5)} {i}" for i in range(200)
-    ]
-    frame = pd.DataFrame({"text": texts, "label": [("bad", "good")[i % 2] for i in range(200)]})
-    frame.to_csv(folder / "train.csv", index=False)
+    write_model(folder / "model")
+
+    labels = [("bad", "good")[i % 2] for i in range(200)]
+    texts = [f"the film was {label} a plot {' the' * (i // 2 % 5)} {i}" for i, label in enumerate(labels)]
+    pd.DataFrame({"text": texts, "label": labels}).to_csv(folder / "train.csv", index=False)
     (folder / "job.toml").write_text(JOB.format(folder=folder))
 
 
-def watch(command: list[str], environment: dict[str, str]) -> tuple[float, dict[int, tuple[str, float]]]:
-    """Run a command; return its seconds, and title and processor seconds of each process below it."""
-    began = time.monotonic()
+def write_model(folder: Path) -> None:
+    """Write an untrained BERT of three layers, and its tokenizer."""
+    vocabulary = {word: number for number, word in enumerate(WORDS)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    ).save_pretrained(folder)
+
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=40,
+    )
+    BertModel(config).save_pretrained(folder)
+
+
+def watch_command(command: list[str], environment: dict[str, str]) -> tuple[float, list[ProcessUse]]:
+    """Run a command; return its seconds, and the CPU seconds of each process that it started.
+
+    Raises:
+        SystemExit: The command failed; with its standard error.
+    """
+    started = time.monotonic()
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, text=True
     )
-    seen: dict[int, tuple[str, float]] = {}
+    uses: dict[int, ProcessUse] = {}
     while process.poll() is None:
-        for pid in below(process.pid):
-            try:
-                fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-                title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:70]
-            except OSError:
+        for pid in find_descendants(process.pid):
+            cpu_seconds = read_cpu_seconds(pid)
+            if cpu_seconds is None:
                 continue
-            seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-            # A process that has ended and is not waited for yet has no title any more.
-            seen[pid] = (title.strip() or seen.get(pid, ("", 0.0))[0], seconds)
-        time.sleep(0.2)
+            use = uses.setdefault(pid, ProcessUse("", 0.0))
+            use.cpu_seconds = cpu_seconds
+            # A process that has ended and that nobody waited for has no name: its last one stays.
+            use.name = read_process_name(pid) or use.name
+        time.sleep(POLL_SECONDS)
+
     if process.returncode:
         raise SystemExit(process.communicate()[1])
-    return time.monotonic() - began, seen
-
-
-def below(root: int) -> set[int]:
-    """Return a process and all that descend from it."""
-    parents: dict[int, int] = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(path.name)] = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
-        except OSError:
-            continue
-    found, grew = {root}, True
-    while grew:
-        more = {pid for pid, parent in parents.items() if parent in found} - found
-        found |= more
-        grew = bool(more)
-    return found
+    return time.monotonic() - started, list(uses.values())
 
 
 if __name__ == "__main__":

@@ -1,119 +1,126 @@
 """raycomp's teacher against plain fine-tuning with transformers: same data, rates, steps and seeds.
 
-    python benchmarks/teacher.py jobs/quickstart.toml --seeds 0 1 2
+    python -m benchmarks.teacher jobs/quickstart.toml --seeds 0 1 2
 
-The peer is what a user would write: AutoModelForSequenceClassification, shuffled batches padded to
-their longest sentence, AdamW, linear warm-up and decay. Prints each score on the selection and
-validation splits, the mean difference, and the ratio of the times.
+The peer is the code that a user would write: AutoModelForSequenceClassification, shuffled batches
+padded to their longest sentence, AdamW, linear warm-up and decay. Both compute in fp32. Prints the
+scores on the selection and validation splits, the mean difference, and the ratio of the times. Takes
+twice as long as the teacher of the job, for each seed.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+import math
 import statistics
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import AutoModelForSequenceClassification, get_linear_schedule_with_warmup
 
+from benchmarks.measure import make_parser
+from benchmarks.workload import evaluate_split
 from raycomp.config.loader import load_job
 from raycomp.data.batches import Batch, TrainPlan, collate
 from raycomp.encoder.pretrained import model_source
 from raycomp.methods.context import RunContext
 from raycomp.methods.teacher import TeacherTask
-from raycomp.training.evaluation import predict_logits, score_logits
 from raycomp.training.loop import fit
 
 CPU = torch.device("cpu")
 
+# From a batch to logits (batch, classes).
+Forward = Callable[[Batch], Tensor]
+
 
 def main() -> None:
-    """Train both for every seed, and compare."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Train both sides with every seed, and compare."""
+    parser = make_parser(__doc__)
     parser.add_argument("job")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/teacher"))
     args = parser.parse_args()
-    rows = []
+
+    rows: dict[str, list[dict[str, float]]] = {"raycomp": [], "transformers": []}
     for seed in args.seeds:
-        # The precision is fixed: both sides compute alike.
+        # A fixed precision, so that both sides compute in the same way.
         job = load_job(args.job, [f"run.seed={seed}", "train.precision=fp32", *args.overrides])
-        context = RunContext(job, args.out / f"{job.run_id}")
-        for name, train in (("raycomp", _ours), ("transformers", _plain)):
-            began = time.perf_counter()
-            forward = train(context)
-            seconds = time.perf_counter() - began
-            row = {"seed": seed, "who": name, "seconds": round(seconds, 1)}
-            row |= {s: round(_value(context, forward, s), 4) for s in ("selection", _validation(context))}
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-    for split in ("selection", _validation(context)):
-        pairs = zip(rows[::2], rows[1::2], strict=True)
-        gaps = [a[split] - b[split] for a, b in pairs]
-        spread = statistics.stdev(gaps) if len(gaps) > 1 else float("nan")
-        print(f"{split}: raycomp - transformers = {statistics.mean(gaps):+.4f} (sd {spread:.4f})")
-    ratios = [a["seconds"] / b["seconds"] for a, b in zip(rows[::2], rows[1::2], strict=True)]
-    print(f"time: raycomp / transformers = {statistics.median(ratios):.2f}")
+        context = RunContext(job, args.out / job.run_id)
+        for name, train in (("raycomp", train_with_raycomp), ("transformers", train_with_transformers)):
+            row = measure_teacher(context, train)
+            rows[name].append(row)
+            print(json.dumps({"seed": seed, "who": name, **row}), flush=True)
+
+    pairs = list(zip(rows["raycomp"], rows["transformers"], strict=True))
+    for split in pairs[0][0].keys() - {"seconds"}:
+        differences = [ours[split] - theirs[split] for ours, theirs in pairs]
+        deviation = statistics.stdev(differences) if len(differences) > 1 else math.nan
+        mean = statistics.mean(differences)
+        print(f"{split}: raycomp - transformers = {mean:+.4f} (sd {deviation:.4f})")
+    ratio = statistics.median(ours["seconds"] / theirs["seconds"] for ours, theirs in pairs)
+    print(f"time: raycomp / transformers = {ratio:.2f}")
 
 
-def _validation(context: RunContext) -> str:
-    return str(context.task.validation[0].name)
+def measure_teacher(context: RunContext, train: Callable[[RunContext], Forward]) -> dict[str, float]:
+    """Return the seconds of a training, and the scores on selection and the first validation split."""
+    started = time.perf_counter()
+    forward = train(context)
+    row = {"seconds": round(time.perf_counter() - started, 1)}
+    for split in ("selection", context.task.validation[0].name):
+        row[split] = round(evaluate_split(context, forward, split, "fp32")[0], 4)
+    return row
 
 
-def _ours(context: RunContext) -> Any:
-    stage = TeacherTask(context, {}, device=CPU, reduce=None)
-    plan = TrainPlan(stage.tokens.lengths, stage.batch_size, context.job.run.seed)
+def train_with_raycomp(context: RunContext) -> Forward:
+    """Train the teacher with raycomp's task and loop."""
+    task = TeacherTask(context, {}, device=CPU, reduce=None)
+    plan = TrainPlan(task.tokens.lengths, task.batch_size, context.job.run.seed)
 
-    def at(index: int) -> Batch:
-        return collate(stage.tokens, plan.rows(index), context.pad_id)
+    def make_batch(index: int) -> Batch:
+        return collate(task.tokens, plan.rows(index), context.pad_id)
 
-    fit(stage.step, at, 0, stage.num_steps, seed=context.job.run.seed * 4099, report=lambda *_: None)
-    model = stage.model.eval()
+    seed = context.job.run.seed * 4099
+    fit(task.step, make_batch, 0, task.num_steps, seed=seed, report=lambda *_: None)
+    model = task.model.eval()
     return lambda batch: model(batch, None).logits
 
 
-def _plain(context: RunContext) -> Any:
-    job, tokens = context.job, context.tokens("train")
-    torch.manual_seed(job.run.seed)
+def train_with_transformers(context: RunContext) -> Forward:
+    """Train the same model in a plain loop."""
+    settings = context.job.teacher
+    torch.manual_seed(context.job.run.seed)
     model = AutoModelForSequenceClassification.from_pretrained(  # nosec B615  # the job's own model
-        model_source(job.model.name), num_labels=context.task.num_labels
+        model_source(context.job.model.name), num_labels=context.task.num_labels
     )
-    settings = job.teacher
-    steps = -(-len(tokens) // settings.batch_size)
-    total = round(settings.epochs * steps)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
-    schedule = get_linear_schedule_with_warmup(optimizer, round(settings.warmup * total), total)
-    rng = np.random.default_rng(job.run.seed)
+    steps_per_epoch = math.ceil(len(context.tokens("train")) / settings.batch_size)
+    num_steps = round(settings.epochs * steps_per_epoch)
+    schedule = get_linear_schedule_with_warmup(optimizer, round(settings.warmup * num_steps), num_steps)
+
     model.train()
-    done = 0
-    while done < total:
-        order = rng.permutation(len(tokens))
-        for first in range(0, len(order), settings.batch_size):
-            if done == total:
-                break
-            batch = collate(
-                tokens, order[first : first + settings.batch_size], context.pad_id, multiple=1
-            )
-            loss = model(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask.long(),
-                token_type_ids=batch.token_type_ids,
-                labels=batch.labels,
-            ).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            done += 1
+    batches = shuffled_batches(context)
+    for _ in range(num_steps):
+        batch = next(batches)
+        loss = model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask.long(),
+            token_type_ids=batch.token_type_ids,
+            labels=batch.labels,
+        ).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
     model.eval()
+
     return lambda batch: (
         model(
             input_ids=batch.input_ids,
@@ -123,12 +130,15 @@ def _plain(context: RunContext) -> Any:
     )
 
 
-def _value(context: RunContext, forward: Any, split: str) -> float:
-    tokens = context.tokens(split)
-    logits = predict_logits(
-        forward, tokens, pad_id=context.pad_id, max_tokens=8192, precision="fp32", device=CPU
-    )
-    return float(score_logits(context.metrics, tokens, logits).values[context.primary])
+def shuffled_batches(context: RunContext) -> Iterator[Batch]:
+    """Yield training batches in a new random order in each epoch, without end."""
+    tokens = context.tokens("train")
+    batch_size = context.job.teacher.batch_size
+    rng = np.random.default_rng(context.job.run.seed)
+    while True:
+        order = rng.permutation(len(tokens))
+        for first in range(0, len(order), batch_size):
+            yield collate(tokens, order[first : first + batch_size], context.pad_id, multiple=1)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""What several claims are measured on: the demo's encoder and sentences, steps, and their peers."""
+"""The workload of several benchmarks: the demo's encoder and sentences, training steps, and peers.
+
+A peer is the same computation without raycomp's code: plain transformers in a plain training loop.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from raycomp.methods.context import RunContext
 from raycomp.methods.yoco.eesng import EESNG
 from raycomp.methods.yoco.plan import build_sampler, train_plan
 from raycomp.search.moves import fit_to_limit
+from raycomp.training.evaluation import predict_logits, score_logits
 from raycomp.training.hints import DISTILLATION
 from raycomp.training.objectives import label_loss
 from raycomp.training.optimizers import AllReduce, LinearDecay, Updater, autocast
@@ -29,91 +33,134 @@ from raycomp.training.sliced_optimizer import SliceUpdater
 from raycomp.training.supernet_step import SupernetStep
 
 ROOT = Path(__file__).parents[1]
-RATE = LinearDecay(1e-5, 0.1, (0, 100_000))
+OUTPUT_FOLDER = ROOT / "runs" / "benchmarks"
+LEARNING_RATE = LinearDecay(1e-5, 0.1, (0, 100_000))
 
 
 def demo_context(*overrides: str) -> RunContext:
-    """Return the demo's workplace (see jobs/quickstart.toml), with no settings but the defaults.
+    """Return the context of the demo's job (jobs/quickstart.toml) with default training settings.
 
-    Each job has a folder of its own: a folder remembers which tokens are its own, whatever job asks.
+    Each job has a run directory of its own, because a run directory keeps the tokens of its job.
 
     Args:
-        overrides: `a.b=c`, as after --set.
+        overrides: Settings `a.b=c`, as after --set.
     """
-    plain = ["train.freeze_embeddings=false", "train.epochs=1.0", *overrides]
-    job = load_job(ROOT / "jobs" / "quickstart.toml", plain)
-    return RunContext(job, ROOT / "runs" / "benchmarks" / job.run_id)
+    settings = ["train.freeze_embeddings=false", "train.epochs=1.0", *overrides]
+    job = load_job(ROOT / "jobs" / "quickstart.toml", settings)
+    return RunContext(job, OUTPUT_FOLDER / job.run_id)
 
 
 def load_task_tokens(context: RunContext, task: str) -> TokenSplit:
-    """Return the training split's tokens; a claim's name says which task they are of.
+    """Return the training tokens of a task, which the name of a claim states.
 
     Raises:
-        RuntimeError: they are another task's.
+        RuntimeError: The run directory has the tokens of another task.
     """
-    tokens, given = context.tokens("train"), context.task
-    if given.name != task or not np.array_equal(tokens.labels, given.train.labels):
-        raise RuntimeError(f"the tokens of {context.run_dir} are not those of {task}; delete that folder")
+    tokens = context.tokens("train")
+    is_same_task = context.task.name == task
+    if not is_same_task or not np.array_equal(tokens.labels, context.task.train.labels):
+        raise RuntimeError(
+            f"The tokens in {context.run_dir} are not those of {task}. Delete that directory."
+        )
     return tokens
 
 
+# Batches.
+
+
 def training_batches(context: RunContext, rows: int, count: int, device: torch.device) -> list[Batch]:
-    """Return training batches as a run makes them: similar lengths together, short to long."""
+    """Return `count` batches of `rows` sentences as training makes them, from short to long."""
     tokens = context.tokens("train")
-    chosen = spread_over_lengths(tokens.lengths, rows, count)
-    return [collate(tokens, c, context.pad_id).to(device) for c in chosen]
+    return [
+        collate(tokens, batch_rows, context.pad_id).to(device)
+        for batch_rows in spread_over_lengths(tokens.lengths, rows, count)
+    ]
 
 
 def spread_over_lengths(lengths: np.ndarray, rows: int, count: int) -> list[np.ndarray]:
-    """Return the rows of some batches of an epoch, evenly spaced over their lengths.
+    """Return the row indices of `count` batches of an epoch, evenly spaced over their lengths.
 
-    An epoch's cost is that of all lengths: one batch of 32 can be several times as long as another.
+    The cost of an epoch is that of all lengths: one batch can take several times as long as another.
     """
     plan = TrainPlan(lengths, rows, 0)
-    epoch = sorted((plan.rows(i) for i in range(plan.steps_per_epoch)), key=lambda r: lengths[r].max())
+    epoch = [plan.rows(step) for step in range(plan.steps_per_epoch)]
+    epoch.sort(key=lambda batch_rows: lengths[batch_rows].max())
     middles = (np.arange(count) + 0.5) / count * len(epoch)
-    return [epoch[int(at)] for at in middles]
+    return [epoch[int(middle)] for middle in middles]
 
 
 def pad_batch(tokens: TokenSplit, rows: np.ndarray, pad_id: int, length: int) -> Batch:
-    """Return rows padded to a fixed length, as the released recipes do; longer rows are cut."""
+    """Return rows padded to a fixed length, as the released code does; longer rows are cut."""
     batch = collate(tokens, rows, pad_id)
-    missing = length - batch.input_ids.shape[1]
+    num_missing = length - batch.input_ids.shape[1]
 
-    def fill(x: Tensor, value: int) -> Tensor:
-        return nn.functional.pad(x, (0, missing), value=value)
+    def pad(ids: Tensor, value: int) -> Tensor:
+        return nn.functional.pad(ids, (0, num_missing), value=value)
 
     return Batch(
-        fill(batch.input_ids, pad_id), fill(batch.attention_mask, 0), fill(batch.token_type_ids, 0),
-        batch.labels, batch.index, batch.total, batch.total_tokens,
-    )  # fmt: skip
+        pad(batch.input_ids, pad_id),
+        pad(batch.attention_mask, 0),
+        pad(batch.token_type_ids, 0),
+        batch.labels,
+        batch.index,
+        batch.total,
+        batch.total_tokens,
+    )
+
+
+def evaluate_split(
+    context: RunContext, forward: Callable[[Batch], Tensor], split: str, precision: str
+) -> tuple[float, float]:
+    """Return the primary metric and the loss of a network on a split, on the CPU.
+
+    Args:
+        context: Context of the run.
+        forward: Function from a batch to logits (batch, classes).
+        split: Name of the split.
+        precision: "fp32" or "bf16".
+    """
+    tokens = context.tokens(split)
+    logits = predict_logits(
+        forward,
+        tokens,
+        pad_id=context.pad_id,
+        max_tokens=8192,
+        precision=precision,
+        device=torch.device("cpu"),
+    )
+    score = score_logits(context.metrics, tokens, logits)
+    return float(score.values[context.primary]), score.loss
+
+
+# Peers.
 
 
 def to_transformers_bert(network: ElasticEncoder) -> BertForSequenceClassification:
-    """Return the same full network as transformers' own model."""
-    c = network.config
-    config = BertConfig(
-        vocab_size=c.vocab_size, hidden_size=c.hidden_size, num_hidden_layers=c.num_hidden_layers,
-        num_attention_heads=c.layer_heads[0], intermediate_size=c.layer_ffn[0],
-        max_position_embeddings=c.max_position_embeddings, type_vocab_size=c.type_vocab_size,
-        hidden_act=c.hidden_act, layer_norm_eps=c.layer_norm_eps, num_labels=c.num_labels,
-        hidden_dropout_prob=c.hidden_dropout, attention_probs_dropout_prob=c.attention_dropout,
-        pad_token_id=c.pad_token_id,
-    )  # fmt: skip
-    model = BertForSequenceClassification(config)
-    model.load_state_dict(
-        to_family("bert", EncoderConfig.from_config(c), network.state_dict()), strict=False
+    """Return the same full network as a model of transformers."""
+    config = network.config
+    bert_config = BertConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.layer_heads[0],
+        intermediate_size=config.layer_ffn[0],
+        max_position_embeddings=config.max_position_embeddings,
+        type_vocab_size=config.type_vocab_size,
+        hidden_act=config.hidden_act,
+        layer_norm_eps=config.layer_norm_eps,
+        num_labels=config.num_labels,
+        hidden_dropout_prob=config.hidden_dropout,
+        attention_probs_dropout_prob=config.attention_dropout,
+        pad_token_id=config.pad_token_id,
     )
+    model = BertForSequenceClassification(bert_config)
+    weights = to_family("bert", EncoderConfig.from_config(config), network.state_dict())
+    model.load_state_dict(weights, strict=False)
     return model
 
 
-def make_updater(model: nn.Module, reduce: AllReduce | None = None) -> Updater:
-    """Return the updater of a training of this project."""
-    return Updater(model, RATE, weight_decay=0.0, clip=1.0, reduce=reduce)
-
-
 def plain_step(model: Any, precision: str, device: torch.device) -> Callable[[Batch], None]:
-    """Return a step of plain fine-tuning: transformers' loop without this project's code.
+    """Return a step of plain fine-tuning: transformers' loop without raycomp's code.
 
     The optimizer is fused AdamW and the gradient is clipped, as in transformers' Trainer.
     """
@@ -135,8 +182,16 @@ def plain_step(model: Any, precision: str, device: torch.device) -> Callable[[Ba
     return step
 
 
+# Steps of raycomp.
+
+
+def make_updater(model: nn.Module, reduce: AllReduce | None = None) -> Updater:
+    """Return the updater of raycomp's fine-tuning."""
+    return Updater(model, LEARNING_RATE, weight_decay=0.0, clip=1.0, reduce=reduce)
+
+
 class FixedSampler:
-    """A sampler that gives the same architectures at every step and learns nothing."""
+    """A sampler that returns the same architectures in every step and learns nothing."""
 
     def __init__(self, archs: Sequence[Architecture]) -> None:
         self.archs = list(archs)
@@ -146,18 +201,23 @@ class FixedSampler:
         return self.archs
 
     def tell(self, step: int, losses: Sequence[float]) -> None:
-        """Forget the losses."""
+        """Ignore the losses."""
 
     def info(self, step: int) -> dict[str, Any]:
-        """Return nothing."""
+        """Return no figures."""
         return {}
 
 
+def open_last_phase(plan: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Return a training plan whose last phase, which has the whole space, takes all steps."""
+    num_earlier_phases = len(plan["steps"]) - 1
+    return {**plan, "steps": [0] * num_earlier_phases + [steps]}
+
+
 def whole_space_sampler(context: RunContext, steps: int = 100_000) -> EESNG:
-    """Return the job's EE-SNG with the whole space open, as in the last phase of a training."""
+    """Return the job's EE-SNG in its last phase, which samples from the whole space."""
     plan = train_plan(context.job, context.space, context.shape, len(context.tokens("train")))
-    plan["steps"] = [0] * (len(plan["steps"]) - 1) + [steps]
-    return build_sampler(context.job, plan)
+    return build_sampler(context.job, open_last_phase(plan, steps))
 
 
 def make_supernet_step(
@@ -167,26 +227,43 @@ def make_supernet_step(
     device: torch.device,
     *,
     teacher: Any = None,
+    distill: str | None = None,
     reduce: AllReduce | None = None,
 ) -> SupernetStep:
-    """Return the project's training step; with a teacher it also matches hidden states."""
+    """Return raycomp's super-network step.
+
+    Args:
+        model: Super-network.
+        sampler: Source of the architectures of each step.
+        precision: "fp32" or "bf16".
+        device: Device of the model.
+        teacher: Function from a batch to the teacher's output; None trains on labels only.
+        distill: Objective of `train.distill`; "hidden" if there is a teacher, else "none".
+        reduce: All-reduce over the workers; None with one worker.
+    """
+    if distill is None:
+        distill = "none" if teacher is None else "hidden"
     return SupernetStep(
-        model, sampler, SliceUpdater(model, RATE, weight_decay=0.0, clip=1.0, reduce=reduce),
+        model,
+        sampler,
+        SliceUpdater(model, LEARNING_RATE, weight_decay=0.0, clip=1.0, reduce=reduce),
         teacher=teacher,
-        objective=DISTILLATION["none" if teacher is None else "hidden"],
-        precision=precision, device=device,
-    )  # fmt: skip
+        objective=DISTILLATION[distill],
+        precision=precision,
+        device=device,
+    )
 
 
 def half_size_architectures(context: RunContext, count: int, share: float = 0.5) -> list[Architecture]:
-    """Return architectures fitted to a share of the encoder's parameters, as the search fits them."""
+    """Return architectures that the search would fit to a share of the encoder's parameters."""
+    rng = np.random.default_rng(0)
 
     def cost(arch: Architecture) -> float:
         return float(context.costs.cost("encoder_params", arch))
 
-    rng, limit = np.random.default_rng(0), share * cost(context.space.largest())
+    limit = share * cost(context.space.largest())
     fitted = [
         fit_to_limit(context.space.sample_uniform(rng), context.space, cost, limit, rng)
         for _ in range(count)
     ]
-    return [a for a in fitted if a is not None]
+    return [arch for arch in fitted if arch is not None]

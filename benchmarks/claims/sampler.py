@@ -1,9 +1,12 @@
-"""A step of 50 ms on two workers with the EE-SNG actor, against the same step without it.
+"""A step of 50 ms on two workers with the EE-SNG actor, over the same step without it.
 
-Each worker multiplies matrices for 50 ms and joins one sum over the workers. With the actor it also
-asks for the step's architectures before, and tells their losses when the share of the work is left that
-sum and update have in a real step of two workers (measured first, and printed). The demo's space; the
-actor writes its snapshot to a temporary folder.
+    python -m benchmarks.claims.sampler
+
+Each worker multiplies matrices for 50 ms and joins one all-reduce. With the actor, it also asks for the
+step's architectures first, and tells their losses before the last part of the work. That part is the
+share that all-reduce and update have in a real step of two workers, which is measured first and
+printed. The space is the demo's; the actor writes its snapshot to a temporary directory. Takes about
+two minutes.
 """
 
 from __future__ import annotations
@@ -18,46 +21,57 @@ import ray
 
 from benchmarks.measure import Claim, Options, measure_pair, run_claims
 from benchmarks.ranks import WORLD, start_two_ranks
-from benchmarks.workload import demo_context, whole_space_sampler
+from benchmarks.workload import demo_context, open_last_phase, whole_space_sampler
 from raycomp.methods.yoco.plan import train_plan
 from raycomp.runtime.training.sampler_client import ActorSampler, start_sampler
 
 STEP_SECONDS = 0.05
+BARRIER_SECONDS = 60.0
+ATTEMPT = "bench"
 
 
-def measure(settings: Options) -> list[Claim]:
-    """Run the same steps with and without the actor; the figure is the slower rank's seconds."""
-    context, steps = demo_context(), 10 if settings.quick else 100  # whole blocks
-    plan = train_plan(context.job, context.space, context.shape, 10_000)
-    plan["steps"] = [0] * (len(plan["steps"]) - 1) + [100_000]
-    state = whole_space_sampler(context).state_dict()
+def measure(options: Options) -> list[Claim]:
+    """Run the same steps with and without the actor; a figure is the slower rank's seconds."""
+    context = demo_context()
+    # A multiple of `train.sampler_sync_steps`, so that the last block is complete.
+    num_steps = 10 if options.quick else 100
+
     with start_two_ranks() as ranks, tempfile.TemporaryDirectory() as folder:
-        job, attempt = context.job.model_dump(mode="json"), "bench"
-        actor = start_sampler("bench-sampler", job, plan, Path(folder) / "snapshot.json")
-        ray.get(actor.begin.remote(attempt, WORLD, 0, state, 60.0))
-        work = min(ray.get([r.calibrate.remote(STEP_SECONDS) for r in ranks]))
-        ray.get([r.prepare.remote(32, 1 if settings.quick else 4) for r in ranks])
-        update = min(ray.get([r.update_share.remote() for r in ranks]))
-        print(f"share of a step after its losses are told: {update:.2f}", flush=True)
-        done = 0
+        plan = train_plan(context.job, context.space, context.shape, 10_000)
+        actor = start_sampler(
+            "bench-sampler",
+            context.job.model_dump(mode="json"),
+            open_last_phase(plan, 100_000),
+            Path(folder) / "snapshot.json",
+        )
+        state = whole_space_sampler(context).state_dict()
+        ray.get(actor.begin.remote(ATTEMPT, WORLD, 0, state, BARRIER_SECONDS))
 
-        def run(sampler: Callable[[int], Any] | None, first: int) -> float:
-            asked = [r.steps_with.remote(sampler, first, steps, work, update) for r in ranks]
-            return max(ray.get(asked)) / steps
+        products = min(ray.get([rank.calibrate.remote(STEP_SECONDS) for rank in ranks]))
+        num_batches = 1 if options.quick else 4
+        ray.get([rank.prepare.remote(32, num_batches) for rank in ranks])
+        update_share = min(ray.get([rank.update_share.remote() for rank in ranks]))
+        print(f"share of a step after its losses are told: {update_share:.2f}", flush=True)
 
-        def with_actor(form: Callable[[Any, str, int], Any]) -> float:
-            nonlocal done
-            done += steps
-            return run(functools.partial(form, actor, attempt), done - steps)
+        def run_steps(make_sampler: Callable[[int], Any] | None, first_step: int) -> float:
+            calls = [
+                rank.steps_with.remote(make_sampler, first_step, num_steps, products, update_share)
+                for rank in ranks
+            ]
+            return max(ray.get(calls)) / num_steps
 
-        def sent() -> float:
-            return with_actor(ActorSampler)
+        next_step = 0
 
-        against_none = measure_pair(sent, lambda: run(None, 0), settings.runs)
-    name = "step of 50 ms on 2 workers, with the sampler actor"
-    return [
-        Claim.from_figures(f"{name} / without", against_none, "lower", 1.01),
-    ]
+        def run_with_actor() -> float:
+            nonlocal next_step
+            seconds = run_steps(functools.partial(ActorSampler, actor, ATTEMPT), next_step)
+            next_step += num_steps
+            return seconds
+
+        paired = measure_pair(run_with_actor, lambda: run_steps(None, 0), options.runs)
+
+    name = "step of 50 ms on 2 workers, with the sampler actor / without"
+    return [Claim.from_figures(name, paired, "lower", 1.01)]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
-"""Sentences a second of two workers with one processor each, against one worker with one.
+"""Sentences per second of two workers with one CPU each, over one worker with one CPU.
 
-Once the same global batches of 32 sentences, short to long, of which each of two workers takes half of
-the rows; and once 32 sentences a worker, so that two have batches of 64. Both sum their gradients by
-the all-reduce of a training. Super-network steps, labels alone, fp32.
+    python -m benchmarks.claims.workers
+
+First with the same global batches of 32 sentences, short to long, of which each of two workers takes
+half of the rows; then with 32 sentences for each worker, so that two workers have batches of 64. Both
+sum their gradients with the all-reduce of a training. Super-network steps, trained on labels only,
+fp32. Takes about a minute.
 """
 
 from __future__ import annotations
@@ -12,26 +15,31 @@ import ray
 from benchmarks.measure import Claim, Options, measure_pair, run_claims
 from benchmarks.ranks import WORLD, start_two_ranks
 
-BATCH = 32
+BATCH_SIZE = 32
+
+# Claim -> whether two workers have batches that are twice as large.
 FORMS = {
     "sentences a second, 2 workers / 1 worker": False,
     "the same, 32 sentences a worker": True,
 }
 
 
-def measure(settings: Options) -> list[Claim]:
-    """Train some steps of each; the figure is sentences a second, of the slower rank."""
-    batches, found = 1 if settings.quick else 4, []
+def measure(options: Options) -> list[Claim]:
+    """Train some steps of each; a figure is sentences per second of the slower rank."""
+    num_batches = 1 if options.quick else 4
+    claims = []
     with start_two_ranks() as ranks:
         for name, grow in FORMS.items():
-            sentences = ray.get([r.prepare.remote(BATCH, batches, grow) for r in ranks])[0]
+            prepared = ray.get([rank.prepare.remote(BATCH_SIZE, num_batches, grow) for rank in ranks])
+            sentences = prepared[0]
 
-            def rate(world: int, sentences: dict[int, int] = sentences) -> float:
-                return sentences[world] / max(ray.get([r.train.remote(world) for r in ranks[:world]]))
+            def speed(world: int, sentences: dict[int, int] = sentences) -> float:
+                seconds = ray.get([rank.train.remote(world) for rank in ranks[:world]])
+                return sentences[world] / max(seconds)
 
-            paired = measure_pair(lambda: rate(WORLD), lambda: rate(1), settings.runs)
-            found.append(Claim.from_figures(name, paired, "higher", 1.8))
-    return found
+            paired = measure_pair(lambda: speed(WORLD), lambda: speed(1), options.runs)
+            claims.append(Claim.from_figures(name, paired, "higher", 1.8))
+    return claims
 
 
 if __name__ == "__main__":

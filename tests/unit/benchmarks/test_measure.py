@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import run_all
-from benchmarks.growth import Network, fit_exponent
+from benchmarks.growth import fit_exponent
+from benchmarks.growth_on_ray import Network
 from benchmarks.measure import (
     Claim,
     NotMeasurableError,

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from multiprocessing import shared_memory
 
-from benchmarks.run_memory import held, name
+from benchmarks.processes import measure_memory, read_process_name
 
 MIB = 1024
 HOLD = """
@@ -33,9 +33,9 @@ def measured(program: str, *args: str) -> tuple[int, int]:
     try:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
-        each = held(child.pid)
-        assert "python" in name(child.pid)
-        return sum(a for a, _ in each.values()), sum(b for _, b in each.values())
+        memory = measure_memory(child.pid)
+        assert "python" in read_process_name(child.pid)
+        return sum(u.private for u in memory.values()), sum(u.shared for u in memory.values())
     finally:
         child.communicate("")
 

@@ -18,7 +18,7 @@ def test_a_slice_has_the_logits_of_our_encoder() -> None:
     released, batch, rng = ReleasedSupernet(bert), make_batch(), np.random.default_rng(0)
     bert.eval()
     for arch in [SPACE.sample_uniform(rng) for _ in range(6)]:
-        released.choose(arch)
+        released.select(arch)
         gap = (released.logits(batch) - elastic(batch, arch).logits).abs().max()
         assert gap < 1e-5, arch
 
