@@ -16,7 +16,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score
 
 import raycomp
-from tests.conftest import sentences
+from tests.conftest import make_sentences
 
 TEXTS = ["a fine film", "the plot was dull and the cast weak", "story"]
 
@@ -26,7 +26,7 @@ def arguments(tuned_model: Path) -> dict[str, Any]:
     """Arguments of a call that takes seconds: the model is fine-tuned already."""
     return {
         "model": str(tuned_model),
-        "data": {"train": sentences(120, 0), "validation": sentences(40, 1)},
+        "data": {"train": make_sentences(120, 0), "validation": make_sentences(40, 1)},
         "budgets": {"half": {"encoder_params": "0.5x"}},
         "name": "api",
         "metric": balanced_accuracy_score,

@@ -23,7 +23,7 @@ from raycomp.config.job import Job
 from raycomp.config.loader import parse_job
 from raycomp.data.metrics import compute
 from raycomp.storage.files import write_array
-from tests.conftest import bert_config, randomise, sentences, tokenizer
+from tests.conftest import make_bert_config, make_sentences, make_tokenizer, randomise_weights
 from tests.unit.report.run_factory import begin_run, write_run
 
 BUDGETS = {"phone": {"encoder_params": "0.5x"}}
@@ -45,8 +45,8 @@ def message(storage: Path, /, **arguments: Any) -> str:
 
 @pytest.fixture
 def model() -> BertForSequenceClassification:
-    network = BertForSequenceClassification(bert_config(num_labels=2))
-    randomise(network)
+    network = BertForSequenceClassification(make_bert_config(num_labels=2))
+    randomise_weights(network)
     return network
 
 
@@ -124,7 +124,7 @@ def test_budgets_have_three_forms(budgets: Any, tmp_path: Path) -> None:
         ({"data": {"validation": "a.csv"}}, ["train", "validation"]),
         ({"data": "none.csv"}, ["none.csv", "does not exist"]),
         ({"data": pd.DataFrame({"a": ["x"], "b": ["y"]})}, ["Columns: a, b", "text"]),
-        ({"data": sentences(4, 0), "task": {"label": "stars"}}, ["stars", "Columns: text, label"]),
+        ({"data": make_sentences(4, 0), "task": {"label": "stars"}}, ["stars", "Columns: text, label"]),
         ({"data": pd.DataFrame({"text": ["a", 1], "label": [0, 1]})}, ["train data", "one type"]),
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else None,
@@ -148,7 +148,7 @@ def test_a_budget_is_checked_when_it_is_made() -> None:
 
 
 def test_the_same_rows_give_the_same_run(tmp_path: Path) -> None:
-    frame = sentences(20, 0)
+    frame = make_sentences(20, 0)
     shuffled_index = frame.set_index(np.arange(100, 120)).assign(unused=1.5)
     dataset = datasets.Dataset.from_pandas(frame)
     jobs = [
@@ -168,7 +168,7 @@ def test_the_same_rows_give_the_same_run(tmp_path: Path) -> None:
 
 
 def test_other_rows_give_another_run(tmp_path: Path) -> None:
-    frame = sentences(20, 0)
+    frame = make_sentences(20, 0)
     other_text = frame.assign(text=[*frame["text"][:-1], "the end"])
     other_type = frame.assign(label=np.arange(20) % 2)
     other_number = frame.assign(label=(np.arange(20) % 2).astype(float))
@@ -223,11 +223,11 @@ def test_a_model_in_memory_is_written_once_and_loads_again(
 ) -> None:
     from raycomp.encoder.pretrained import load_encoder
 
-    first = make_job(tmp_path / "a", data="glue/sst2", model=model, tokenizer=tokenizer())
+    first = make_job(tmp_path / "a", data="glue/sst2", model=model, tokenizer=make_tokenizer())
     path = Path(first.model.name)
     written = {file.name: file.stat().st_mtime_ns for file in path.iterdir()}
-    again = make_job(tmp_path / "a", data="glue/sst2", model=model, tokenizer=tokenizer())
-    elsewhere = make_job(tmp_path / "b", data="glue/sst2", model=model, tokenizer=tokenizer())
+    again = make_job(tmp_path / "a", data="glue/sst2", model=model, tokenizer=make_tokenizer())
+    elsewhere = make_job(tmp_path / "b", data="glue/sst2", model=model, tokenizer=make_tokenizer())
     assert {first.run_id, again.run_id, elsewhere.run_id} == {first.run_id}
     assert {file.name: file.stat().st_mtime_ns for file in path.iterdir()} == written
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
@@ -237,7 +237,7 @@ def test_a_model_in_memory_is_written_once_and_loads_again(
 
 def test_another_model_gives_another_run(model: BertForSequenceClassification, tmp_path: Path) -> None:
     def run_id() -> str:
-        return make_job(tmp_path, data="glue/sst2", model=model, tokenizer=tokenizer()).run_id
+        return make_job(tmp_path, data="glue/sst2", model=model, tokenizer=make_tokenizer()).run_id
 
     before = run_id()
     model.name_or_path = "elsewhere"
@@ -412,7 +412,7 @@ def test_a_run_of_a_url_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_is_in_memory_is_not_submitted(tmp_path: Path) -> None:
-    for arguments in ({"data": sentences(4, 0)}, {"model": object(), "data": "glue/sst2"}):
+    for arguments in ({"data": make_sentences(4, 0)}, {"model": object(), "data": "glue/sst2"}):
         with pytest.raises(raycomp.UserError, match="in memory"):
             raycomp.submit(**{"model": "m", "budgets": BUDGETS, **arguments}, storage=str(tmp_path))
 
