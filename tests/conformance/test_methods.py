@@ -15,7 +15,7 @@ from raycomp.methods.registry import METHODS
 from raycomp.methods.students import StudentSettings, StudentTask
 from raycomp.testing import check_method
 from raycomp.training.hints import LABELS_ONLY, Objective
-from tests.conftest import tiny
+from tests.conftest import make_tiny_job
 
 SMALL: dict[str, dict[str, Any]] = {
     "adabert": {
@@ -34,7 +34,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def job(tuned_model: Path, tiny_data: Path) -> dict[str, Any]:
-    data = tiny(tuned_model, tiny_data)
+    data = make_tiny_job(tuned_model, tiny_data)
     data["augment"] = {"copies": 1, "candidates": 2}
     data["search"] = {"evaluations": 4, "batch": 2}
     return data
