@@ -12,7 +12,7 @@ import pytest
 
 import raycomp
 from raycomp.cli import main as command_line
-from tests.conftest import sentences
+from tests.conftest import make_sentences
 from tests.fences import split_fences
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -44,7 +44,7 @@ def workdir(tmp_path: Path, tuned_model: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_python_examples_run(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sentences(160, 0).to_csv(workdir / "data" / "reviews.csv", index=False)
+    make_sentences(160, 0).to_csv(workdir / "data" / "reviews.csv", index=False)
     monkeypatch.setattr(raycomp, "compress", functools.partial(raycomp.compress, settings=FEW_STEPS))
     compress, load = (block for block in blocks("python"))
     names: dict[str, object] = {}
@@ -57,7 +57,7 @@ def test_the_python_examples_run(workdir: Path, monkeypatch: pytest.MonkeyPatch)
 def test_the_commands_run(
     workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = sentences(160, 0).rename(columns={"text": "review", "label": "stars"})
+    rows = make_sentences(160, 0).rename(columns={"text": "review", "label": "stars"})
     rows.to_csv(workdir / "data" / "reviews.csv", index=False)
     (workdir / "reviews.toml").write_text(blocks("toml")[0])
     settings = [word for key, value in FEW_STEPS.items() for word in ("--set", f"{key}={value}")]
