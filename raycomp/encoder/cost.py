@@ -1,7 +1,7 @@
-"""Parameters and FLOPs of an architecture, from its shapes alone.
+"""Parameters and FLOPs of an architecture, computed from its shapes.
 
-Golden values (BERT-base without classifier): 24,427,776 + sum over layers of
-(196,800 h + 1,537 k + 4,608); full 109,482,240.
+Golden values (BERT-base without classifier): 24,427,776 + sum over layers of (196,800 h + 1,537 k +
+4,608); full 109,482,240. A half of width 0 also saves its output bias and LayerNorm: 2,304 parameters.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from raycomp.errors import UserError
 
 @dataclass(frozen=True)
 class EncoderShape:
-    """The numbers of a full network that its costs depend on; needs neither torch nor transformers.
+    """Sizes of a full network that its costs depend on; needs neither torch nor transformers.
 
-    Attributes are those of RaycompConfig.
+    The attributes are those of `layers.EncoderConfig`.
     """
 
     vocab_size: int
@@ -32,14 +32,14 @@ class EncoderShape:
 
     @classmethod
     def from_config(cls, config: Any) -> EncoderShape:
-        """Read the shape of a RaycompConfig, or of anything with its attributes."""
+        """Read the shape of an `EncoderConfig`, or of any object with its attributes."""
         return cls.from_dict({name: getattr(config, name) for name in cls.__dataclass_fields__})
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> EncoderShape:
-        """Read what `to_dict` wrote."""
-        ready: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        return cls(**ready)
+        """Read the dict that `to_dict` returned, also after JSON."""
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values."""
@@ -62,22 +62,33 @@ def layer_params(config: EncoderShape, heads: int, ffn: int) -> int:
 
 def other_params(config: EncoderShape) -> int:
     """Return the parameters outside the layers: embeddings, pooler and classifier."""
-    size, hidden = config.embedding_size, config.hidden_size
+    size = config.embedding_size
+    hidden = config.hidden_size
     rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
-    embeddings = rows * size + 2 * size
+    layer_norm = 2 * size
+    embeddings = rows * size + layer_norm
     if size != hidden:
         embeddings += size * hidden + hidden
+
     pooler = hidden * hidden + hidden
-    return embeddings + pooler + hidden * config.num_labels + config.num_labels
+    classifier = hidden * config.num_labels + config.num_labels
+    return embeddings + pooler + classifier
 
 
 def layer_flops(config: EncoderShape, heads: int, ffn: int, length: int) -> int:
     """Return the FLOPs of one layer on one sequence: 2 per multiply-add of its matrix products.
 
     Norms, activations, softmax and biases are left out (under 2% at length 128). Every layer counts for
-    all tokens, as the papers count; a deployed model runs its last one for the first token alone.
+    all tokens, as in the papers; a deployed model computes only the first token in its last layer.
+
+    Args:
+        config: Shape of the network.
+        heads: Attention heads of the layer.
+        ffn: FFN neurons of the layer.
+        length: Tokens of the sequence.
     """
-    hidden, inner = config.hidden_size, heads * config.head_size
+    hidden = config.hidden_size
+    inner = heads * config.head_size
     projections = 4 * length * hidden * inner
     attention = 2 * length * length * inner
     feed_forward = 2 * length * hidden * ffn
@@ -94,14 +105,15 @@ def other_flops(config: EncoderShape, length: int) -> int:
 
 
 class CostModel:
-    """Costs of architectures of one network, by table look-up.
-
-    Args:
-        config: the full network's shape.
-        length: tokens of a sequence, for FLOPs.
-    """
+    """Costs of the architectures of one network, by table look-up."""
 
     def __init__(self, config: EncoderShape, length: int) -> None:
+        """Prepare the costs outside of the layers.
+
+        Args:
+            config: Shape of the full network.
+            length: Tokens of a sequence, for FLOPs.
+        """
         self._config = config
         self._length = length
         self._cache: dict[tuple[str, int, int], int] = {}
@@ -114,11 +126,15 @@ class CostModel:
     def cost(self, kind: str, arch: Architecture) -> int:
         """Return the cost of an architecture, in the unit of its kind.
 
+        Args:
+            kind: "params", "encoder_params" or "flops".
+            arch: The architecture.
+
         Raises:
-            UserError: the kind is unknown.
+            UserError: The kind is unknown.
         """
         if kind not in self._base:
-            raise UserError(f"budget kind {kind!r} is unknown; allowed: {', '.join(self._base)}")
+            raise UserError(f"Budget kind {kind!r} is unknown. Use one of {', '.join(self._base)}.")
         total = self._base[kind]
         for heads, ffn in zip(arch.heads, arch.ffn, strict=True):
             total += self._layer(kind, heads, ffn)

@@ -1,4 +1,4 @@
-"""Writes an extracted model as a folder that plain transformers loads, and proves it."""
+"""Writes an extracted model as a folder that plain transformers loads, and verifies that it does."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from transformers.utils import logging as transformers_logging
 from raycomp.encoder.interface import TokenBatch
 from raycomp.errors import UserError, shown
 
-transformers_logging.disable_progress_bar()  # saving takes a second
-_RELATIVE = re.compile(r"^from \.(\w+) import", re.MULTILINE)
+# Saving takes a second: a progress bar would only distract.
+transformers_logging.disable_progress_bar()
+_RELATIVE_IMPORT = re.compile(r"^from \.(\w+) import", re.MULTILINE)
+MODEL_FILES = {"static_model": "modeling_raycomp", "cnn_model": "modeling_raycomp_cnn"}
+"""Module that defines an exported class -> its name in the exported folder."""
 
 
 def export_model(
@@ -29,64 +32,91 @@ def export_model(
     label_names: Sequence[str],
     card: dict[str, Any],
 ) -> None:
-    """Write config, weights, tokenizer, modeling file and model card; all or nothing.
+    """Write configuration, weights, tokenizer, model code and model card.
+
+    They are written next to `out` and then moved there: the folder is complete, or it is as before.
 
     Args:
-        model: the extracted network; its class is defined in a file that stands alone.
-        tokenizer: its tokenizer.
-        out: the folder; replaced when it exists.
-        label_names: class names in order; empty for regression.
-        card: figures for the model card.
+        model: The extracted network; its class is defined in one of `MODEL_FILES`.
+        tokenizer: Its tokenizer.
+        out: The folder; replaced if it exists.
+        label_names: Class names in order; empty for regression.
+        card: Figures for the model card.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: The folder cannot be written.
     """
     hidden = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
     try:
         hidden.mkdir(parents=True)
-        config = model.config
-        if label_names:
-            config.id2label = dict(enumerate(map(str, label_names)))
-            config.label2id = {v: k for k, v in config.id2label.items()}
-        source = Path(inspect.getfile(type(model)))
-        module = "modeling_raycomp" + {"static_model": "", "cnn_model": "_cnn"}[source.stem]
-        config.architectures = [type(model).__name__]
-        config.auto_map = {
-            "AutoConfig": f"{module}.{type(config).__name__}",
-            "AutoModelForSequenceClassification": f"{module}.{type(model).__name__}",
-        }
-        model.save_pretrained(hidden)
-        shutil.copyfile(source, hidden / f"{module}.py")
-        beside = _RELATIVE.findall(source.read_text(encoding="utf-8"))
-        for name in beside:
-            shutil.copyfile(source.with_name(f"{name}.py"), hidden / f"{name}.py")
-        _save_tokenizer(tokenizer, getattr(config, "max_positions", None), hidden)
-        code = " and ".join(f"`{name}.py`" for name in (module, *beside))
-        (hidden / "README.md").write_text(_render_card({"code": code, **card}), encoding="utf-8")
+        _write_files(model, tokenizer, hidden, label_names, card)
         if out.exists():
             shutil.rmtree(out)
         hidden.replace(out)
     except OSError as error:
         raise UserError(
-            f"cannot write {out}: {error.strerror or error}; free space or choose another folder"
+            f"The export cannot be written to {out} ({error.strerror or error}). Free space or choose "
+            "another folder."
         ) from None
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
 
 
-def _save_tokenizer(tokenizer: Any, most: int | None, folder: Path) -> None:
-    """Write a tokenizer that truncates to what the model reads, where that is less than before."""
-    before = tokenizer.model_max_length
+def _write_files(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    folder: Path,
+    label_names: Sequence[str],
+    card: dict[str, Any],
+) -> None:
+    """Write all files of an export into an empty folder; see `export_model`."""
+    source = Path(inspect.getfile(type(model)))
+    module = MODEL_FILES[source.stem]
+    config = model.config
+    if label_names:
+        config.id2label = dict(enumerate(map(str, label_names)))
+        config.label2id = {name: i for i, name in config.id2label.items()}
+    config.architectures = [type(model).__name__]
+    config.auto_map = {
+        "AutoConfig": f"{module}.{type(config).__name__}",
+        "AutoModelForSequenceClassification": f"{module}.{type(model).__name__}",
+    }
+    model.save_pretrained(folder)
+
+    shutil.copyfile(source, folder / f"{module}.py")
+    imported = _RELATIVE_IMPORT.findall(source.read_text(encoding="utf-8"))
+    for name in imported:
+        shutil.copyfile(source.with_name(f"{name}.py"), folder / f"{name}.py")
+
+    _save_tokenizer(tokenizer, getattr(config, "max_positions", None), folder)
+    code = " and ".join(f"`{name}.py`" for name in (module, *imported))
+    (folder / "README.md").write_text(_render_card({"code": code, **card}), encoding="utf-8")
+
+
+def _save_tokenizer(tokenizer: Any, max_positions: int | None, folder: Path) -> None:
+    """Write a tokenizer that truncates to what the model reads.
+
+    Args:
+        tokenizer: The tokenizer; it stays as it is.
+        max_positions: Longest text of the model, in tokens; None leaves the tokenizer's own limit.
+        folder: Where to write it.
+    """
+    own_limit = tokenizer.model_max_length
     try:
-        tokenizer.model_max_length = min(before, most or before)
+        tokenizer.model_max_length = min(own_limit, max_positions or own_limit)
         tokenizer.save_pretrained(folder)
     finally:
-        tokenizer.model_max_length = before
+        tokenizer.model_max_length = own_limit
 
 
 @torch.inference_mode()
 def verify_export(out: Path, model: PreTrainedModel, batch: TokenBatch) -> dict[str, Any]:
-    """Load a folder as a user would and compare it with the model that was written.
+    """Load a folder as a user would, and compare it with the model that was written.
+
+    Args:
+        out: The exported folder.
+        model: The model that was exported.
+        batch: Tokens to compare the logits on.
 
     Returns:
         `params` counted on the loaded model and `max_logit_difference` on the batch.
@@ -94,12 +124,12 @@ def verify_export(out: Path, model: PreTrainedModel, batch: TokenBatch) -> dict[
     loaded = AutoModelForSequenceClassification.from_pretrained(  # nosec B615  # a folder of ours
         str(out), trust_remote_code=True, local_files_only=True
     ).eval()
-    given = {
+    tokens = {
         "input_ids": batch.input_ids,
         "attention_mask": batch.attention_mask,
         "token_type_ids": batch.token_type_ids,
     }
-    difference = (loaded(**given).logits - model.eval()(**given).logits).abs().max()
+    difference = (loaded(**tokens).logits - model.eval()(**tokens).logits).abs().max()
     return {
         "params": sum(p.numel() for p in loaded.parameters()),
         "max_logit_difference": float(difference),
@@ -107,17 +137,18 @@ def verify_export(out: Path, model: PreTrainedModel, batch: TokenBatch) -> dict[
 
 
 def _render_card(figures: dict[str, Any]) -> str:
+    """Return the model card, Markdown."""
     environment = jinja2.Environment(  # nosec B701  # Markdown; `plain` takes HTML out of each value
         loader=jinja2.PackageLoader("raycomp.encoder", "templates"),
         autoescape=False,
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["plain"] = _plain
+    environment.filters["plain"] = _escape_markdown
     return environment.get_template("model_card.md.j2").render(figures=figures)
 
 
-def _plain(value: Any) -> str:
-    """Return a figure or a name as one cell of a Markdown table: no line, no HTML, no markup."""
+def _escape_markdown(value: Any) -> str:
+    """Return a value as one cell of a Markdown table: one line, without HTML and markup."""
     text = re.sub(r"[`<>|]", lambda m: f"&#{ord(m[0])};", shown(str(value), 500))
     return text.replace("](", "]&#40;")

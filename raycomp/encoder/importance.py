@@ -1,7 +1,8 @@
-"""Importance of heads and neurons, and the reorder that puts the important ones in front.
+"""Importance of heads and neurons, and the reordering that puts the most important ones in front.
 
-After DynaBERT (Hou et al. 2020): a head's importance is |dL/dmask| of a mask of ones on its output,
-a neuron's is |sum of w dL/dw| over its weights. Front slices then keep what matters.
+After DynaBERT (Hou et al. 2020, Section 2.1). The importance of a head is |dL/dmask| for a mask of ones
+on its output. That of a neuron is |sum of w dL/dw| over its weights. After the reordering, front slices
+contain the most important heads and neurons.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ B = TypeVar("B", bound=TokenBatch)
 
 @dataclass(frozen=True)
 class Importance:
-    """One tensor per layer: heads (heads,), neurons (ffn,)."""
+    """Importance of each head and neuron; larger is more important.
+
+    Attributes:
+        heads: (heads,) for each layer.
+        neurons: (ffn,) for each layer.
+    """
 
     heads: list[Tensor]
     neurons: list[Tensor]
@@ -31,12 +37,12 @@ class Importance:
 def measure_importance(
     model: ElasticEncoder, batches: Iterable[B], loss: Callable[[Tensor, B], Tensor]
 ) -> Importance:
-    """Measure importance over batches; the network is left as it was, in eval mode.
+    """Measure importance over batches. The network's weights stay as they are; it is put into eval mode.
 
     Args:
-        model: the fine-tuned network at full size.
-        batches: labelled batches.
-        loss: from logits (batch, classes) and the batch to a scalar.
+        model: The fine-tuned network at full size.
+        batches: Labelled batches.
+        loss: Function from logits (batch, classes) and the batch to a scalar.
     """
     model.eval()
     layers = [cast(Layer, layer) for layer in model.layers]
@@ -56,6 +62,7 @@ def measure_importance(
         for layer, scores in zip(layers, neuron_scores, strict=True):
             if layer.ffn:
                 up, bias, down = (next(gradients) for _ in range(3))
+                # First-order change of the loss if the neuron's weights were 0.
                 change = (layer.up.weight * up).sum(1) + layer.up.bias * bias
                 change = change + (layer.down.weight * down).sum(0)
                 scores += change.detach().abs()
@@ -73,6 +80,7 @@ def reorder_by_importance(model: ElasticEncoder, importance: Importance) -> None
         layer = cast(Layer, module)
         if layer.heads:
             order = importance.heads[i].argsort(descending=True, stable=True)
+            # Each head is `head_size` rows of query, key and value, and as many columns of the output.
             size = layer.head_size
             rows = (order[:, None] * size + torch.arange(size)).reshape(-1)
             for linear in (layer.query, layer.key, layer.value):

@@ -1,7 +1,7 @@
-"""The modules of a BERT-like encoder with its own heads and FFN width in every layer: torch alone.
+"""The modules of a BERT-like encoder with its own heads and FFN width in every layer.
 
-This file is self-contained: it is copied beside `modeling_raycomp.py` into every exported folder.
-Training needs no more than this; importing transformers' model classes takes seconds.
+This file imports only torch: it is copied next to `modeling_raycomp.py` into every exported folder.
+Training does not import transformers' model classes either, which takes seconds.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ ACTIVATIONS = {
 }
 
 
-class Sizes:
-    """What follows from an encoder's configuration, whatever class holds it."""
+class DerivedSizes:
+    """Sizes that follow from an encoder's configuration; a base of the project's and the exported one."""
 
     layer_heads: Any
     max_position_embeddings: int
@@ -43,21 +43,29 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class EncoderConfig(Sizes):
+class EncoderConfig(DerivedSizes):
     """Shapes of a heterogeneous encoder.
 
     Attributes:
-        layer_heads: attention heads of each layer.
-        layer_ffn: FFN neurons of each layer.
-        head_size: width of one head; the same in all layers.
-        hidden_size: width of the residual stream.
-        embedding_size: width of the embeddings; a projection follows where it differs.
-        position_offset: first position id of a text (RoBERTa: padding id + 1).
-        type_vocab_size: token types; 0 for none (DistilBERT).
-        hidden_act: activation of the FFN, a key of `ACTIVATIONS`.
-        head_act: activation between pooler and classifier (tanh, gelu, relu).
-        drop_before_pooler: dropout also before the pooler (RoBERTa, ELECTRA).
-        num_labels: outputs; 1 for regression.
+        vocab_size: Number of tokens.
+        hidden_size: Width of the residual stream.
+        embedding_size: Width of the embeddings; a projection follows where it differs from `hidden_size`.
+        head_size: Width of one head; the same in all layers.
+        layer_heads: Attention heads of each layer; 0 is a layer without attention.
+        layer_ffn: FFN neurons of each layer; 0 is a layer without FFN.
+        max_position_embeddings: Rows of the position embeddings.
+        position_offset: First position id of a text (RoBERTa: padding id + 1).
+        type_vocab_size: Number of token types; 0 where there are none (DistilBERT).
+        hidden_act: Activation of the FFN, a key of `ACTIVATIONS`.
+        head_act: Activation between pooler and classifier, a key of `ACTIVATIONS`.
+        drop_before_pooler: Whether dropout is also applied before the pooler (RoBERTa, ELECTRA).
+        layer_norm_eps: Epsilon of every LayerNorm.
+        hidden_dropout: Dropout rate of embeddings and of the outputs of attention and FFN.
+        attention_dropout: Dropout rate of attention weights.
+        classifier_dropout: Dropout rate around the pooler.
+        initializer_range: Standard deviation of new weights.
+        pad_token_id: Id of the padding token.
+        num_labels: Number of outputs; 1 for regression.
     """
 
     vocab_size: int = 30522
@@ -82,14 +90,14 @@ class EncoderConfig(Sizes):
 
     @classmethod
     def from_config(cls, config: Any) -> EncoderConfig:
-        """Read a transformers configuration with these attributes, or what `to_dict` wrote."""
-        given: dict[str, Any] = (
-            config
-            if isinstance(config, dict)
-            else {field.name: getattr(config, field.name) for field in fields(cls)}
-        )
-        ready: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-        return cls(**ready)
+        """Read an object with these attributes, or the dict that `to_dict` returned, also after JSON."""
+        if isinstance(config, dict):
+            values: dict[str, Any] = dict(config)
+        else:
+            values = {field.name: getattr(config, field.name) for field in fields(cls)}
+        # JSON has lists; a frozen configuration has tuples.
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values."""
@@ -97,7 +105,7 @@ class EncoderConfig(Sizes):
 
 
 class Embeddings(nn.Module):
-    """Word + position + token type, normalised, projected where the widths differ."""
+    """Sum of word, position and token type embeddings; normalised, projected where the widths differ."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -116,17 +124,19 @@ class Embeddings(nn.Module):
         """Embed (batch, length) tokens into (batch, length, hidden).
 
         Args:
-            input_ids: ids of words, or row numbers of `table` where one is given.
+            input_ids: Token ids, or row numbers of `table` where one is given.
             token_type_ids: 0 in the first text, 1 in the second; None is 0.
-            table: (words, embedding size), rows that were taken from the word embeddings.
+            table: Rows of the word embeddings to read instead of all of them, (rows, embedding size).
         """
+        x = self.word(input_ids) if table is None else F.embedding(input_ids, table)
         first = self.position_offset
         positions = torch.arange(first, first + input_ids.shape[1], device=input_ids.device)
-        words = self.word(input_ids) if table is None else F.embedding(input_ids, table)
-        x = words + self.position(positions)
+        x = x + self.position(positions)
         if self.token_type is not None:
-            types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-            x = x + self.token_type(types)
+            if token_type_ids is None:
+                token_type_ids = torch.zeros_like(input_ids)
+            x = x + self.token_type(token_type_ids)
+
         x = dropout(self.norm(x), self.dropout, self.training)
         return x if self.project is None else self.project(x)
 
@@ -216,7 +226,12 @@ class Encoder(nn.Module):
 
 
 def initialise_module(module: nn.Module, deviation: float) -> None:
-    """Draw one module's weights as BERT does: normal matrices, no biases, plain norms."""
+    """Draw one module's weights as BERT does: normal matrices, biases of 0, norms of 1.
+
+    Args:
+        module: The module; its children are left as they are.
+        deviation: Standard deviation of the matrices.
+    """
     with torch.no_grad():
         if isinstance(module, (nn.Linear, nn.Embedding)):
             module.weight.normal_(0.0, deviation)
@@ -230,13 +245,24 @@ def initialise_module(module: nn.Module, deviation: float) -> None:
 def classify_batch(
     model: Any, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
 ) -> Tensor:
-    """Run anything with an encoder's modules and `config`: logits (batch, classes)."""
+    """Run a model with an encoder's modules and `config`: logits (batch, classes).
+
+    Args:
+        model: An `Encoder` or the exported model.
+        input_ids: (batch, length) token ids.
+        attention_mask: (batch, length), True or 1 on real tokens; None where all are real.
+        token_type_ids: (batch, length), 0 in the first text and 1 in the second; None is 0.
+    """
     x = model.embeddings(input_ids, token_type_ids)
-    mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
+    mask = None
+    if attention_mask is not None:
+        mask = attention_mask.bool()[:, None, None, :]
+
     last = len(model.layers) - 1
     for i, layer in enumerate(model.layers):
-        # The classifier reads no token but the first.
+        # The classifier only reads the first token.
         x = layer(x, mask, first_only=i == last)
+
     config = model.config
     rate = config.classifier_dropout if model.training else 0.0
     act = ACTIVATIONS[config.head_act]
@@ -244,46 +270,65 @@ def classify_batch(
 
 
 def compute_logits(
-    first: Tensor, pooler: nn.Linear, classifier: nn.Linear, act: Any, rate: float, before: bool
+    first_state: Tensor,
+    pooler: nn.Linear,
+    classifier: nn.Linear,
+    act: Any,
+    rate: float,
+    drop_before_pooler: bool,
 ) -> Tensor:
-    """Map the first token's state (batch, hidden) to logits (batch, classes)."""
-    if before:
-        first = dropout(first, rate, rate > 0)
-    pooled = act(pooler(first))
+    """Map the first token's state (batch, hidden) to logits (batch, classes).
+
+    Args:
+        first_state: (batch, hidden).
+        pooler: Matrix before the classifier.
+        classifier: The classifier.
+        act: Activation between them.
+        rate: Dropout rate; 0 outside of training.
+        drop_before_pooler: Whether dropout is also applied before the pooler.
+    """
+    if drop_before_pooler:
+        first_state = dropout(first_state, rate, rate > 0)
+    pooled = act(pooler(first_state))
     return classifier(dropout(pooled, rate, rate > 0))
 
 
 def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
     """Set each number to 0 with probability `rate` and scale the others up, while training.
 
-    On a processor torch draws one random number an entry, which is a tenth of a training step. Here
-    one 64-bit number decides four entries: the rate is rounded to 1/65536, and the scale fits it.
+    On a CPU torch draws one random number per entry, which takes a tenth of a training step. Here one
+    64-bit number decides four entries: the rate is rounded to 1/65536, and the scale fits the rounded
+    rate.
     """
     if not training or rate == 0.0:
         return x
     threshold = round(rate * 65536)
     if x.device.type != "cpu" or not 0 < threshold < 65536:
         return F.dropout(x, rate, True)
-    drawn = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    kept = drawn.view(torch.int16)[: x.numel()].view(x.shape) >= threshold - 32768
-    return x * kept.to(x.dtype).mul_(65536 / (65536 - threshold))
+
+    count = (x.numel() + 3) // 4
+    random_bits = torch.empty(count, dtype=torch.int64).random_(-(2**63), None)
+    # Four integers from -32768 to 32767 in each number: those below the threshold drop their entry.
+    is_retained = random_bits.view(torch.int16)[: x.numel()].view(x.shape) >= threshold - 32768
+    return x * is_retained.to(x.dtype).mul_(65536 / (65536 - threshold))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rate: float) -> Tensor:
-    """Scaled dot-product attention, (batch, heads, queries, head size).
+    """Return scaled dot-product attention, (batch, heads, queries, head size).
 
-    Torch's own, but for dropout on a processor: torch has no fused kernel there, and its random
-    numbers are dear (see `dropout`). Scores and weights are in fp32, as torch has them.
+    It is torch's own, except with dropout on a CPU: torch lacks a fused kernel there, and its random
+    numbers are slow (see `dropout`). Scores and weights are in fp32, as in torch.
 
     Args:
         query: (batch, heads, queries, head size).
         key: (batch, heads, length, head size).
         value: (batch, heads, length, head size).
-        mask: true on real tokens, (batch, 1, 1, length), or None.
-        rate: dropout of the attention weights.
+        mask: True on real tokens, (batch, 1, 1, length), or None.
+        rate: Dropout rate of the attention weights.
     """
     if rate == 0.0 or query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate)
+
     with torch.autocast("cpu", enabled=False):
         scores = query.float() @ key.float().transpose(-1, -2) * query.shape[-1] ** -0.5
         if mask is not None:

@@ -1,7 +1,7 @@
-"""The encoder as a transformers model: what is exported.
+"""The encoder as a transformers model, as it is exported.
 
-Torch, transformers and `layers.py` alone: both files are copied into every exported folder (this one
-as `modeling_raycomp.py`), so that the model loads without raycomp.
+This file imports only torch, transformers and `layers.py`. Both files are copied into every exported
+folder (this one as `modeling_raycomp.py`): the model loads without raycomp.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .layers import Encoder, Sizes, classify_batch, initialise_module
+from .layers import DerivedSizes, Encoder, classify_batch, initialise_module
 
 
-class RaycompConfig(Sizes, PretrainedConfig):
+class RaycompConfig(DerivedSizes, PretrainedConfig):
     """Shapes of a heterogeneous encoder.
 
     The arguments are the attributes of `layers.EncoderConfig`.
@@ -99,16 +99,28 @@ class RaycompForSequenceClassification(PreTrainedModel):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
-        """Classify (batch, length) tokens; the loss is computed where labels are given."""
+        """Classify (batch, length) tokens; the loss is computed where labels are given.
+
+        Args:
+            input_ids: (batch, length) token ids.
+            attention_mask: (batch, length), 1 on real tokens; None where all are real.
+            token_type_ids: (batch, length), 0 in the first text and 1 in the second; None is 0.
+            labels: (batch,) int64 classes, or float targets for regression.
+            return_dict: False returns a tuple.
+            **kwargs: Arguments of other models, which are ignored.
+
+        Raises:
+            ValueError: input_ids is missing.
+        """
         if input_ids is None:
             raise ValueError("input_ids is required")
         logits = classify_batch(self, input_ids, attention_mask, token_type_ids)
         loss = None
-        if labels is not None:
-            if self.num_labels == 1:
-                loss = F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
-            else:
-                loss = F.cross_entropy(logits, labels)
+        if labels is not None and self.num_labels == 1:
+            loss = F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
+        elif labels is not None:
+            loss = F.cross_entropy(logits, labels)
+
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)
         return SequenceClassifierOutput(loss=loss, logits=logits)

@@ -99,6 +99,6 @@ def test_the_folder_holds_what_a_user_needs(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="cannot write"):
+    with pytest.raises(UserError, match="cannot be written"):
         make_export(tmp_path / "file" / "model")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
