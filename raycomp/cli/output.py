@@ -77,18 +77,20 @@ def print_run(run_dir: Path, as_json: bool) -> None:
     _print_grid(columns, rows, len(TEXT_COLUMNS))
     for note in summary.notes:
         _print_line("Note", note)
-    if "yoco" in run.searches:
-        num_budgets = int((tables.deployments["method"] == "yoco").sum())
-        _print_line("Search", _describe_search(run.searches["yoco"], num_budgets))
+    for method, search in run.searches.items():
+        # Only methods with a super-network search it for their budgets.
+        if "dearest" in search:
+            num_budgets = int((tables.deployments["method"] == method).sum())
+            _print_line("Search", f"{method}: {_describe_search(search, num_budgets)}")
     _print_paths(run_dir, ("tables", "exports", "report.html"))
 
 
 def _describe_search(search: dict[str, Any], num_budgets: int) -> str:
-    """Return a sentence on how many evaluations a run's search needed.
+    """Return a sentence on how many evaluations a method's search needed.
 
     Args:
-        search: The file deployed.json of a run.
-        num_budgets: Number of budgets that the run deployed a sub-network for.
+        search: Summary of a method's search, as in its file deployed.json.
+        num_budgets: Number of budgets that the method was searched for.
     """
     # A job can search each budget with several searchers or seeds. Each of those searches is a trial.
     unit = "budget"

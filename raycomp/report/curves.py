@@ -29,6 +29,9 @@ TRAININGS = {
     "supernet": "super-network",
     "adabert-search": "AdaBERT's search",
     "adabert-child": "AdaBERT's child",
+    "uniform-supernet": "super-network with uniform sampling",
+    "pkd-student": "BERT-PKD's students",
+    "first_n-student": "students with the first n layers",
 }
 MAX_TRIALS = 8  # curves of one plot
 WINDOWS = 50  # a curve is averaged over its length divided by this number
@@ -41,18 +44,20 @@ def split_trainings(steps: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         steps: Rows of the table `steps` of one run.
 
     Returns:
-        Name and rows of each training task. The rows have a further column `part`: the phase of the
-        super-network's training, or the trial of AdaBERT's sweep.
+        Name and rows of each training task. The rows have two further columns. `part` is the phase of the
+        super-network's training, the trial of AdaBERT's sweep, or the budget of a student. `is_phase`
+        says whether it is a phase.
     """
     steps = steps[steps["training"].notna() & steps["step"].notna()]
     if steps.empty:
         return []
 
-    # A training task of AdaBERT is called "adabert-search.TRIAL".
+    # The name of a repeated task has a second part, such as "adabert-search.TRIAL" or
+    # "pkd-student.BUDGET".
     task = steps["training"].astype(str).str.partition(".")
     trial = task[2].where(task[2] != "")
     part = trial.fillna(steps["phase"]).fillna(task[0])
-    labelled = steps.assign(training=task[0], part=part)
+    labelled = steps.assign(training=task[0], part=part, is_phase=trial.isna())
     trainings = {str(name): rows for name, rows in labelled.groupby("training")}
     order = [*TRAININGS, *(name for name in trainings if name not in TRAININGS)]
     return [
@@ -84,7 +89,7 @@ def draw_loss_plots(steps: pd.DataFrame, most: int) -> list[Plot]:
 def _draw_loss(name: str, rows: pd.DataFrame, most: int) -> Plot:
     num_undefined = int((~np.isfinite(rows["loss"].astype(float))).sum())
     rows = rows[np.isfinite(rows["loss"].astype(float))]
-    is_sweep = name.startswith("adabert-")
+    is_sweep = not rows["is_phase"].all()
     parts = list(dict.fromkeys(rows["part"]))
     # A sweep can have more trials than a reader can tell apart.
     visible = parts[:MAX_TRIALS] if is_sweep else parts
@@ -115,14 +120,14 @@ def _draw_loss(name: str, rows: pd.DataFrame, most: int) -> Plot:
     if len(parts) == 1:
         summary += f"The curve is averaged over {plural(window, 'step')}: {changes[parts[0]]}."
     else:
-        kind = "trial" if is_sweep else "phase"
+        kind = "training" if is_sweep else "phase"
         values = "; ".join(f"{part} {change}" for part, change in changes.items())
         summary += f"Each curve is one {kind}, averaged over {plural(window, 'step')}. "
         summary += f"First and last value of each {kind}: {values}."
     if name == "supernet":
         summary += " The loss can rise when a phase adds smaller sub-networks."
     if len(visible) < len(parts):
-        summary += f" The plot shows {len(visible)} of {len(parts)} trials."
+        summary += f" The plot shows {len(visible)} of {len(parts)} trainings."
     if num_undefined:
         summary += f" {plural(num_undefined, 'step')} without a finite loss are left out."
     return Plot(f"Loss: {describe_training(name)}", summary, figure)
@@ -217,8 +222,8 @@ def _draw_entropies(rows: pd.DataFrame, name: str, most: int) -> Plot:
     summary = (
         "Entropy of the distribution over CNN structures, P_alpha, divided by the largest possible "
         "entropy. It is 1 if every choice is equally likely, and falls as the search decides. Last "
-        f"value of each trial: {'; '.join(last_values)}."
+        f"value of each training: {'; '.join(last_values)}."
     )
     if len(last_values) < len(parts):
-        summary += f" The plot shows {len(last_values)} of {len(parts)} trials."
+        summary += f" The plot shows {len(last_values)} of {len(parts)} trainings."
     return Plot(f"Entropy: {describe_training(name)}", summary, figure)

@@ -17,8 +17,21 @@ PALETTE = (
     "#2f7ed8", "#d2690e", "#2a9461", "#a05fe0", "#d6456b", "#0e93a5", "#97851f", "#7d8590",
 )  # fmt: skip
 GREY = "#8a9099"
-METHODS = {"yoco": PALETTE[0], "adabert": PALETTE[1]}
-SYMBOLS = {"yoco": "circle", "adabert": "diamond"}
+# Colour and mark of each method; a method of another package is a grey square.
+METHODS = {
+    "yoco": PALETTE[0],
+    "adabert": PALETTE[1],
+    "uniform": PALETTE[2],
+    "pkd": PALETTE[3],
+    "first_n": PALETTE[4],
+}
+SYMBOLS = {
+    "yoco": "circle",
+    "adabert": "diamond",
+    "uniform": "triangle-up",
+    "pkd": "pentagon",
+    "first_n": "square",
+}
 
 
 @dataclass(frozen=True)

@@ -152,10 +152,14 @@ def test_the_cost_axis_is_the_reader_s_choice(driver: Any, page: Path) -> None:
             "const p = document.getElementById('plot-1'); return [p.layout.xaxis.title.text, "
             "p.layout.annotations.map(a => a.text).join(), p._fullData[0].visible, p._fullData[1].x[0]]"
         )
-    assert seen["flops"] == ["FLOPs (64 tokens)", "flops", True, 161920000.0]
-    assert seen["latency_ms"][:3] == ["p50 latency, ms (64 tokens)", "", False]
+    assert seen["flops"] == ["flops (FLOPs of one forward pass, 64 tokens)", "flops", True, 161920000.0]
+    assert seen["latency_ms"][:3] == [
+        "latency_ms (median forward pass on a CPU, ms, 64 tokens)",
+        "",
+        False,
+    ]
     assert seen["latency_ms"][3] == 5
-    assert seen["params"][:3] == ["parameters", "half", True]
+    assert seen["params"][:3] == ["params (parameters of the whole model)", "half", True]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -29,7 +29,7 @@ def architecture(rng: np.random.Generator) -> Architecture:
     return Architecture(depth, heads, tuple(int(f) for f in rng.choice([256, 512, 1536], depth)))
 
 
-def job(**changes: Any) -> dict[str, Any]:
+def job_settings(**changes: Any) -> dict[str, Any]:
     given = {
         "run": {"name": "both", "methods": ["yoco", "adabert"], "seed": 0},
         "task": {"name": "demo/polarity", "train": None, "metric": None, "max_length": 64},
@@ -43,7 +43,7 @@ def job(**changes: Any) -> dict[str, Any]:
 def begin_run(storage: Path, name: str = "both-1a2b3c4d", **changes: Any) -> Path:
     """Write what a run writes first: its settings."""
     run = storage / name
-    write_json(run / "job.json", job(**changes))
+    write_json(run / "job.json", job_settings(**changes))
     return run
 
 
@@ -59,7 +59,8 @@ def finish_run(
     _theta(run)
     _evaluations(run, evaluations, metric)
     _deployments(run, budgets, metric)
-    write_json(run / "deployed.json", {"evaluations": evaluations, "teacher_latency_ms": 10.0})
+    search = {"evaluations": evaluations, "dearest": 40, "trials": 2, "teacher_latency_ms": 10.0}
+    write_json(run / "deployed.json", search)
     write_json(run / "adabert" / "deployed.json", {"trials": 2, "teacher_latency_ms": 10.0})
     return run
 

@@ -11,8 +11,8 @@ import pytest
 from raycomp.errors import UserError
 from raycomp.report import write_report
 from raycomp.report.growth import MAX_BYTES, GrowthPoint, draw_growth_plots, read_growth
+from tests.unit.report.page_reader import ATTACK, read_page
 from tests.unit.report.run_factory import begin_run
-from tests.unit.report.test_page import ATTACK, read
 
 ROW = {"what": "budgets", "series": "wall time", "x": 1, "value": 2.0, "unit": "s", "simulated": False}
 ROWS = [
@@ -49,18 +49,18 @@ def test_a_single_size_has_no_exponent() -> None:
 
 def test_the_page_has_the_section_where_a_file_is_given(tmp_path: Path) -> None:
     run, file = begin_run(tmp_path), write(tmp_path / "g.json", ROWS)
-    found = read(write_report(run, tmp_path / "r.html", file))
+    found = read_page(write_report(run, tmp_path / "r.html", file))
     assert "growth" in [a.get("id") for a in found.all("h2")]
     assert [a["aria-label"] for a in found.all("div") if a.get("class") == "plot"] == [
         "Growth with budgets", "Growth with workers",
     ]  # fmt: skip
     assert any("p = 2.00" in text for text in found.text)  # the text alternative
-    assert "How cost grows" not in read(write_report(run, tmp_path / "r.html")).text
+    assert "How cost grows" not in read_page(write_report(run, tmp_path / "r.html")).text
 
 
 def test_names_from_the_file_are_text_and_nothing_else(tmp_path: Path) -> None:
     row = {**ROW, "what": ATTACK, "series": ATTACK, "unit": ATTACK}
-    found = read(
+    found = read_page(
         write_report(begin_run(tmp_path), tmp_path / "r.html", write(tmp_path / "g.json", [row]))
     )
     assert "x" not in [a.get("src") for a in found.all("img")]

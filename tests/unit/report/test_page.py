@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html.parser
 import itertools
 import json
 import re
@@ -10,7 +9,6 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,55 +24,14 @@ from raycomp.report.teacher_scores import derive_teacher_costs
 from raycomp.storage.files import write_array, write_json
 from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import read_table
+from tests.unit.report.page_reader import ATTACK, Page, read_page
 from tests.unit.report.run_factory import BESIDE, FULL, begin_run, encoder_params, finish_run, write_run
-
-ATTACK = "\"><img src=x onerror=alert(1)></script><script>alert('2')</script>{{ 7*7 }}<b>%{y}"
-
-
-class Page(html.parser.HTMLParser):
-    """Elements with their attributes, their text, and the open elements above each."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: dict[str | None, str] = {}
-        self.text: list[str] = []
-        self._script: str | None = None
-        self._raw = False
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        self.elements.append((tag, given))
-        if tag in ("script", "style"):
-            self._raw, self._script = True, given.get("id") or f"{tag} {len(self.elements)}"
-            self.scripts[self._script] = ""
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("script", "style"):
-            self._raw = False
-
-    def handle_data(self, data: str) -> None:
-        if self._raw:
-            self.scripts[self._script] += data
-        elif data.strip():
-            self.text.append(" ".join(data.split()))
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [a for t, a in self.elements if t == tag]
-
-    def plots(self) -> list[dict[str, Any]]:
-        return [json.loads(text) for name, text in self.scripts.items() if str(name).endswith("-data")]
-
-
-def read(path: Path) -> Page:
-    return Page(path.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Page:
     folder = tmp_path_factory.mktemp("report")
-    return read(write_report(write_run(folder), folder / "report.html"))
+    return read_page(write_report(write_run(folder), folder / "report.html"))
 
 
 def test_the_sections_in_order_and_the_headline(both: Page) -> None:
@@ -221,13 +178,13 @@ def test_where_the_examples_cannot_tell_models_apart_it_says_so(both: Page) -> N
 
 
 def test_another_metric_has_no_binomial_error(tmp_path: Path) -> None:
-    found = read(write_report(write_run(tmp_path, metric="matthews"), tmp_path / "r.html"))
+    found = read_page(write_report(write_run(tmp_path, metric="matthews"), tmp_path / "r.html"))
     assert any("matthews is not a share of correct predictions" in t for t in found.text)
     assert "error_y" not in found.plots()[0]["data"][1]
 
 
 def test_a_run_that_only_began(tmp_path: Path) -> None:
-    found = read(write_report(begin_run(tmp_path), tmp_path / "out" / "r.html"))
+    found = read_page(write_report(begin_run(tmp_path), tmp_path / "out" / "r.html"))
     said = " ".join(found.text)
     for missing in (
         "has not deployed a model yet",
@@ -246,7 +203,7 @@ def test_several_runs_on_one_page(tmp_path: Path) -> None:
     finish_run(third, metric="f1")
     tables = load_tables(tmp_path)
     assert [len(part.runs) for _, part in group_comparable_runs(tables)] == [2, 1]
-    found = read(write_report([tmp_path], tmp_path / "r.html"))
+    found = read_page(write_report([tmp_path], tmp_path / "r.html"))
     assert "3 runs" in found.text
     fronts = [p for p in found.plots() if p["variants"]]
     assert len(fronts) == 2
@@ -291,7 +248,7 @@ def test_a_run_that_took_its_super_network_over_says_from_where(tmp_path: Path) 
     for table in ("steps", "distribution"):
         shutil.rmtree(run / "tables" / table)
     write_json(run / "shared.json", {"teacher": "first-1", "supernet": "first-1"})
-    said = " ".join(read(write_report(run, tmp_path / "r.html")).text)
+    said = " ".join(read_page(write_report(run, tmp_path / "r.html")).text)
     assert "The super-network was reused from run first-1" in said
     assert "recorded yet" not in said
 
@@ -301,7 +258,7 @@ def test_fine_tuned_scores_stand_beside_what_was_inherited(tmp_path: Path) -> No
     tuned = {"name": "half", "deployed": True, "validation": 0.8125, "selection": 0.82}
     write_json(run / "finetune" / "half.json", tuned)
     write_json(run / "finetune" / "drawn-0.json", {**tuned, "name": "drawn-0", "deployed": False})
-    found = read(write_report(run, tmp_path / "r.html"))
+    found = read_page(write_report(run, tmp_path / "r.html"))
     assert "finetuned" in found.text
     assert found.text.count("0.812") == 1
     assert any("fine-tuned 0.812" in t for t in found.text)
@@ -311,7 +268,7 @@ def test_bars_are_of_the_network_not_of_what_was_deployed(tmp_path: Path) -> Non
     run = write_run(tmp_path)
     shutil.rmtree(run / "tables" / "distribution")  # taken over: no theta of its own
     write_json(run / "facts.json", {"config": {"layer_heads": [16] * 6, "layer_ffn": [2048] * 6}})
-    found = read(write_report(run, tmp_path / "r.html"))
+    found = read_page(write_report(run, tmp_path / "r.html"))
     labels = [str(a.get("aria-label")) for a in found.all("svg")]
     assert any(label.startswith("Of 6 layers with 16 heads and 2048 FFN neurons") for label in labels)
 
@@ -330,7 +287,7 @@ def test_two_models_are_compared_example_by_example_where_answers_are_kept(tmp_p
     for name, wrong in (("yoco-half", n - right), ("teacher", n - 840)):
         write_array(RunLayout(run).predictions(name, "validation"), logits(wrong))
     write_array(RunLayout(run).predictions("labels", "validation"), np.zeros(n, np.int64))
-    said = " ".join(read(write_report(run, tmp_path / "r.html")).text)
+    said = " ".join(read_page(write_report(run, tmp_path / "r.html")).text)
     assert (
         "yoco half: Validation 0.830 is 0.010 below the teacher's 0.840. Chance does not explain" in said
     )
@@ -343,7 +300,7 @@ def test_a_budget_that_was_not_met(tmp_path: Path) -> None:
     row = {"run": run.name, "method": "yoco", "budget": "tiny", "kind": "params", "limit": 1e6,
            "feasible": False, "metric": "accuracy", "reason": "the smallest has 12M"}  # fmt: skip
     write_rows(run, "deployments", [row], "more")
-    found = read(write_report(run, tmp_path / "r.html"))
+    found = read_page(write_report(run, tmp_path / "r.html"))
     assert "Budget tiny was not met: the smallest has 12M." in found.text
     assert "not met" in found.text
 
@@ -366,7 +323,7 @@ def test_a_hundred_thousand_evaluations(tmp_path: Path) -> None:
     out = write_report(run, tmp_path / "r.html")
     assert time.perf_counter() - began < 10
     assert out.stat().st_size < page.LIMIT == 6_000_000
-    found = read(out)
+    found = read_page(out)
     assert len(found.plots()[0]["data"][0]["text"]) <= page.POINTS
     assert any("shows 2,000 of 100,000 evaluated architectures" in t for t in found.text)
 
@@ -393,7 +350,7 @@ def test_a_run_whose_search_has_not_ended(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     for name in ("yoco", "adabert"):
         (run / "tables" / "deployments" / f"{name}.parquet").unlink()
-    front = read(write_report(run, tmp_path / "r.html")).plots()[0]
+    front = read_page(write_report(run, tmp_path / "r.html")).plots()[0]
     assert [t["name"] for t in front["data"]] == [
         "yoco, evaluated (selection)", "teacher (validation)", "front of validation",
     ]  # fmt: skip

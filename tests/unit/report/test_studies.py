@@ -26,9 +26,9 @@ from raycomp.report.uncertainty_section import build_uncertainty_section
 from raycomp.storage.files import write_array
 from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import part_files, read_table, write_rows
+from tests.unit.report.page_reader import read_page
 from tests.unit.report.run_factory import write_run
 from tests.unit.report.study_factory import TASK, write_study
-from tests.unit.report.test_page import read
 
 ROOT = Path(__file__).parents[3]
 
@@ -106,7 +106,8 @@ def test_what_is_missing_is_no_row(tmp_path: Path) -> None:
     assert ablation_table(folder).empty
     assert build_study_tables(load_study_results(folder)) == []
     assert (
-        "No run of this study has finished yet." in read(write_report(folder, tmp_path / "x.html")).text
+        "No run of this study has finished yet."
+        in read_page(write_report(folder, tmp_path / "x.html")).text
     )
 
 
@@ -179,7 +180,7 @@ def test_tables_and_sentences_say_it_in_the_paper_s_layout(folder: Path) -> None
 
 
 def test_the_page_shows_studies(folder: Path) -> None:
-    page = read(write_report(folder, folder.parent / "report.html"))
+    page = read_page(write_report(folder, folder.parent / "report.html"))
     ids = [str(a.get("id")) for t, a in page.elements if t == "h2"]
     assert ids[:2] == ["studies", "deployments"]
     for cell in (
