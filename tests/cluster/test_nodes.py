@@ -1,93 +1,79 @@
-"""Several nodes on one machine: training spreads over them, and a node that dies is survived."""
+"""A cluster of several nodes: one that dies, a shared run directory, and the size of workers."""
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
+# Ray reads it once, when it is imported.
 os.environ["RAY_AUTH_MODE"] = "disabled"
 
 from raycomp.config.loader import parse_job
 from raycomp.errors import UserError
-from raycomp.runtime.cluster import capacity
-from raycomp.runtime.cluster import connect as ours
-from raycomp.runtime.cluster import file_server as home
+from raycomp.runtime.cluster import capacity, connect, file_server
 from raycomp.runtime.cluster.actor_filesystem import find_file_server
 from raycomp.runtime.cluster.file_server import serve_run_files
 from raycomp.runtime.cluster.progress import Progress
+from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import read_table
-from raycomp.storage.tensors import load_tensors
-from tests.integration.test_cli import toml
+from tests.faults.conftest import assert_equal_tensors, checkpoints, finish, start
 
 pytestmark = pytest.mark.timeout(900)
 STEPS = 40
-# A dead node is noticed in about a second instead of a quarter of a minute.
-QUICK = {
+
+# A dead node is noticed after about one second instead of 15.
+FAST_HEALTH_CHECKS = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 300,
     "health_check_timeout_ms": 1000,
     "health_check_failure_threshold": 3,
 }
+NODE = {"num_cpus": 1, "object_store_memory": 120 * 2**20}
 
 
 @pytest.fixture
 def nodes() -> Iterator[Any]:
-    """A head and two nodes with one processor each."""
+    """A head node and two other nodes with one CPU each."""
     from ray.cluster_utils import Cluster
 
-    store = {"num_cpus": 1, "object_store_memory": 120 * 2**20}
-    made = Cluster(
+    cluster = Cluster(
         initialize_head=True,
-        head_node_args={**store, "_system_config": QUICK, "include_dashboard": False},
+        head_node_args={**NODE, "_system_config": FAST_HEALTH_CHECKS, "include_dashboard": False},
     )
     try:
         for _ in range(2):
-            made.add_node(**store)
-        made.wait_for_nodes()
-        yield made
+            cluster.add_node(**NODE)
+        cluster.wait_for_nodes()
+        yield cluster
     finally:
-        if ours.ray.is_initialized():
-            ours.ray.shutdown()
-        made.shutdown()
+        if connect.ray.is_initialized():
+            connect.ray.shutdown()
+        cluster.shutdown()
 
 
 @pytest.fixture
 def job(tiny_job: dict[str, Any]) -> dict[str, Any]:
     tiny_job["train"] |= {
-        "steps": [0, 0, 0, 0, 0, 0, STEPS], "checkpoint_seconds": 0.01, "workers": 2, "cpus": 1,
-    }  # fmt: skip
+        "steps": [0, 0, 0, 0, 0, 0, STEPS],
+        "checkpoint_seconds": 0.01,
+        "workers": 2,
+        "cpus": 1,
+    }
     return tiny_job
 
 
-def start(job: dict[str, Any], folder: Path, storage: Path, address: str) -> subprocess.Popen[str]:
-    path = folder / "job.toml"
-    path.write_text(toml(job))
-    given = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": address}
-    return subprocess.Popen(
-        [sys.executable, "-m", "raycomp.cli", "run", str(path), "--storage", str(storage), "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=given, start_new_session=True,
-    )  # fmt: skip
+def train_workers(raylet: int) -> list[int]:
+    """Return the process ids of Ray Train's workers on a node.
 
-
-def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
-    out, err = process.communicate(timeout=400)
-    assert process.returncode == 0, err
-    found: dict[str, Any] = json.loads(out[out.index("{") :])
-    return found
-
-
-def trainers(raylet: int) -> list[int]:
-    """Process ids of Ray Train's workers that a node's raylet has started."""
-    found = []
+    Args:
+        raylet: Process id of the node's raylet, which starts its workers.
+    """
+    pids = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
@@ -95,80 +81,91 @@ def trainers(raylet: int) -> list[int]:
         except OSError:
             continue
         if parent == raylet and b"RayTrainWorker" in command:
-            found.append(int(path.name))
-    return found
+            pids.append(int(path.name))
+    return pids
 
 
-def raylet(node: Any) -> int:
+def raylet_of(node: Any) -> int:
+    """Return the process id of a node's raylet."""
     return int(node.all_processes["raylet"][0].process.pid)
 
 
+def wait_until_gone(pids: list[int], seconds: float) -> None:
+    """Wait until some processes have ended."""
+    deadline = time.monotonic() + seconds
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline, "a killed process still runs"
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
-def test_a_node_that_dies_is_survived_with_the_same_result(
+def test_a_run_on_a_node_that_dies_has_the_same_result(
     nodes: Any, job: dict[str, Any], tmp_path: Path
 ) -> None:
     run_id = parse_job(job).run_id
-    whole = finish(start(job, tmp_path, tmp_path / "whole", nodes.address))
-    process = start(job, tmp_path, tmp_path / "cut", nodes.address)
-    run_dir = tmp_path / "cut" / run_id
+    reference = RunLayout(tmp_path / "reference" / run_id)
+    layout = RunLayout(tmp_path / "killed" / run_id)
+    reference_output = finish(start(job, tmp_path, tmp_path / "reference", nodes.address))
+
+    process = start(job, tmp_path, tmp_path / "killed", nodes.address)
     deadline = time.monotonic() + 200
     victim: Any = None
     while victim is None:
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "no worker of the super-network was seen on a node"
-        if list((run_dir / "train" / "supernet").glob("checkpoint_*/")):
-            victim = next((n for n in nodes.worker_nodes if trainers(raylet(n))), None)
+        assert time.monotonic() < deadline, "no worker of the super-network was on another node"
+        if checkpoints(layout.path, "supernet"):
+            victim = next((n for n in nodes.worker_nodes if train_workers(raylet_of(n))), None)
         time.sleep(0.05)
-    lost = trainers(raylet(victim))
+
+    killed_workers = train_workers(raylet_of(victim))
     nodes.remove_node(victim, allow_graceful=False)
-    while any(Path(f"/proc/{pid}").exists() for pid in lost):
-        assert time.monotonic() < deadline, "the killed node's workers are still there"
-        time.sleep(0.05)
-    found = finish(process)
-    steps = read_table(run_dir, "steps")
+    wait_until_gone(killed_workers, deadline - time.monotonic())
+    output = finish(process)
+
+    steps = read_table(layout.path, "steps")
     assert sorted(steps.loc[steps["method"] == "yoco", "step"]) == list(range(STEPS))
-    one, two = (
-        load_tensors(tmp_path / part / run_id / "supernet" / "network.safetensors")
-        for part in ("whole", "cut")
+    assert_equal_tensors(
+        reference.method("yoco").supernet_network, layout.method("yoco").supernet_network
     )
-    assert all(torch.equal(one[k], two[k]) for k in one)
-    rows = read_table(run_dir, "evaluations")
+
+    rows = read_table(layout.path, "evaluations")
     assert not rows.duplicated(["weights_id", "arch_id", "split", "precision", "metric"]).any()
+
     keys = ("budget", "arch_id", "validation")
-    assert [[d[k] for k in keys] for d in found["deployments"]] == [
-        [d[k] for k in keys] for d in whole["deployments"]
-    ]
+    models = [[row[key] for key in keys] for row in output["deployments"]]
+    assert models == [[row[key] for key in keys] for row in reference_output["deployments"]]
 
 
-def test_a_folder_that_all_nodes_see_is_used_as_it_is_and_that_of_another_machine_is_refused(
+def test_a_directory_that_all_nodes_see_needs_no_file_server(
     nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nodes that do not see it are in test_apart.py."""
     monkeypatch.setenv("RAY_ADDRESS", nodes.address)
-    ours.connect()
+    connect.connect()
     with serve_run_files(tmp_path, Progress(enabled=False)):
         assert find_file_server(tmp_path.name) is None
         assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(home, "read_marker", _blind)
+
+    # A driver outside of the cluster is refused.
+    monkeypatch.setattr(file_server, "read_marker", _see_nothing)
     with (
-        pytest.raises(UserError, match="which is no node of the cluster"),
+        pytest.raises(UserError, match="This machine is not a node of the Ray cluster"),
         serve_run_files(tmp_path, Progress(enabled=False)),
     ):
         pass
 
 
-def test_workers_are_sized_by_nodes_not_by_the_cluster(
-    nodes: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Three nodes of one processor have no place for a worker of two, which would wait for ever."""
+def _see_nothing(path: str) -> str:
+    return ""
+
+
+def test_the_size_of_workers_depends_on_single_nodes(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three nodes of one CPU have no place for a worker of two CPUs, which would wait forever."""
     monkeypatch.setenv("RAY_ADDRESS", nodes.address)
     nodes.add_node(num_cpus=4, object_store_memory=120 * 2**20)
     nodes.wait_for_nodes()
-    ours.connect()
-    assert [capacity.count_worker_slots(c) for c in (1, 2, 3, 5)] == [7, 2, 1, 0]
-    assert [capacity.share_cpus(n) for n in (1, 2, 3, 4, 7, 8)] == [4, 2, 1, 1, 1, 1]
+    connect.connect()
+
+    assert [capacity.count_worker_slots(cpus) for cpus in (1, 2, 3, 5)] == [7, 2, 1, 0]
+    assert [capacity.share_cpus(count) for count in (1, 2, 3, 4, 7, 8)] == [4, 2, 1, 1, 1, 1]
     assert capacity.count_worker_slots(1, 1.0) == 0
-
-
-def _blind(path: str) -> str:
-    return ""

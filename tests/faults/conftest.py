@@ -1,4 +1,4 @@
-"""Runs in processes of their own, what is killed in them, and one run without a fault to compare with."""
+"""Runs in processes of their own, tools to kill parts of them, and a run without a fault as reference."""
 
 from __future__ import annotations
 
@@ -17,41 +17,63 @@ import pytest
 import torch
 
 from raycomp.config.loader import parse_job
+from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import read_table
 from raycomp.storage.tensors import load_tensors
 from tests.conftest import make_tiny_job
 from tests.integration.test_cli import toml
 
 STEPS = 40
-RECORD = "RAYCOMP_RECOVERY"  # a file that benchmarks/recovery.py reads
+
+RECORD_VARIABLE = "RAYCOMP_RECOVERY"
+"""Environment variable with a file for recovery times, which benchmarks/recovery.py reads."""
+
+
+# Processes
 
 
 def start(
     job: dict[str, Any], folder: Path, storage: Path, address: str | None = None
 ) -> subprocess.Popen[str]:
+    """Start a run in a process group of its own.
+
+    Args:
+        job: The job, as its file has it.
+        folder: Directory for the job file.
+        storage: Directory of the runs.
+        address: Address of a Ray cluster. If absent, the run starts one.
+    """
     path = folder / f"{job['run']['name']}.toml"
     path.write_text(toml(job))
-    given = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
-    given.pop("RAY_ADDRESS", None)
-    given |= {"RAY_ADDRESS": address} if address else {}
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
+    environment.pop("RAY_ADDRESS", None)
+    if address:
+        environment["RAY_ADDRESS"] = address
+
+    command = [sys.executable, "-m", "raycomp.cli", "run", str(path), "--storage", str(storage), "--json"]
     return subprocess.Popen(
-        [sys.executable, "-m", "raycomp.cli", "run", str(path), "--storage", str(storage), "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=given, start_new_session=True,
-    )  # fmt: skip
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
 
 
 def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 400) -> Any:
-    """Wait until a condition holds, and return what it returned."""
+    """Wait until a condition is true while a process runs, and return the condition's value."""
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "it never came"
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.05)
-    return found
+    return value
 
 
-def output(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Wait for the end of a process; one that hangs is ended, and is a failure."""
+def wait_for_end(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Wait for the end of a process, and return its output and errors. A process that hangs is killed."""
     try:
         return process.communicate(timeout=600)
     except subprocess.TimeoutExpired:
@@ -60,41 +82,52 @@ def output(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 
 def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
-    out, err = output(process)
-    assert process.returncode == 0, err
-    result: dict[str, Any] = json.loads(out[out.index("{") :])
+    """Wait for a run that must succeed, and return its JSON output."""
+    output, errors = wait_for_end(process)
+    assert process.returncode == 0, errors
+    result: dict[str, Any] = json.loads(output[output.index("{") :])
     return result
 
 
-def write_error(process: subprocess.Popen[str]) -> str:
-    """Return the one message that a run ends with."""
-    _, err = output(process)
-    assert process.returncode == 2, err
-    assert "Traceback" not in err
-    lines = [line for line in err.splitlines() if line.startswith("Error: ")]
-    assert len(lines) == 1, err
+def finish_with_error(process: subprocess.Popen[str]) -> str:
+    """Wait for a run that must fail, and return its only error message."""
+    _, errors = wait_for_end(process)
+    assert process.returncode == 2, errors
+    assert "Traceback" not in errors
+
+    lines = [line for line in errors.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1, errors
     return lines[0]
 
 
-def checkpoints(run_dir: Path, stage: str) -> list[Path]:
-    return list((run_dir / "train" / stage).glob("checkpoint_*/"))
+def kill_group(process: subprocess.Popen[str]) -> None:
+    """Kill a driver and everything in its process group."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
-def ancestors(pid: int) -> list[int]:
-    found = []
-    while pid > 1:
-        try:
-            text = Path(f"/proc/{pid}/stat").read_text()
-        except OSError:
-            break
-        pid = int(text.rsplit(")", 1)[1].split()[1])
-        found.append(pid)
-    return found
+def kill(pids: list[int]) -> None:
+    """Kill processes, and wait until they have ended: the system only records the signal at first."""
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+    deadline = time.monotonic() + 30
+    while any(is_alive(pid) for pid in pids):
+        assert time.monotonic() < deadline, "a killed process still runs"
+        time.sleep(0.01)
 
 
-def children(driver: int, title: bytes) -> list[int]:
-    """Process ids below a driver whose title holds a word, such as an actor's class."""
-    found = []
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+def find_processes(driver: int, title: bytes) -> list[int]:
+    """Return the processes below a driver whose title has a word, such as the class of an actor."""
+    pids = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
@@ -102,108 +135,148 @@ def children(driver: int, title: bytes) -> list[int]:
             command = (folder / "cmdline").read_bytes()
         except OSError:
             continue
-        if title in command and driver in ancestors(int(folder.name)):
-            found.append(int(folder.name))
-    return found
+        if title in command and driver in _ancestors(int(folder.name)):
+            pids.append(int(folder.name))
+    return pids
 
 
-def kill(pids: list[int]) -> None:
-    """Kill, and wait until they are gone: the system only takes note of a kill."""
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    while any(alive(pid) for pid in pids):
-        assert time.monotonic() < deadline, "a killed process is still there"
-        time.sleep(0.01)
+def _ancestors(pid: int) -> list[int]:
+    pids = []
+    while pid > 1:
+        try:
+            text = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            break
+        pid = int(text.rsplit(")", 1)[1].split()[1])
+        pids.append(pid)
+    return pids
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False
+# How far a run has come
+
+
+def checkpoints(run_dir: Path, training: str) -> list[Path]:
+    """Return the directories of a training's checkpoints."""
+    return list(RunLayout(run_dir).train(training).glob("checkpoint_*/"))
 
 
 def steps_done(run_dir: Path) -> int:
-    """How many steps of the super-network are done, as its progress file says."""
+    """Return how many steps of the super-network are done, according to its progress file."""
     try:
-        return int(json.loads((run_dir / "progress" / "supernet.json").read_text())["done"])
+        return int(json.loads(RunLayout(run_dir).progress("supernet").read_text())["done"])
     except (OSError, ValueError):
         return 0
 
 
-def rows_done(run_dir: Path) -> int:
-    """How many files of scores there are."""
-    return len(list((run_dir / "tables" / "evaluations").glob("*.parquet")))
+def parts_done(run_dir: Path) -> int:
+    """Return how many files the table `evaluations` has."""
+    return len(list(RunLayout(run_dir).table("evaluations").glob("*.parquet")))
 
 
-def recovered(
+def wait_for_recovery(
     fault: str, process: subprocess.Popen[str], measure: Callable[[Path], int], run_dir: Path
 ) -> None:
-    """Wait for the first step or row after a fault, and note how long it took."""
-    began, before = time.monotonic(), measure(run_dir)
-    wait_for(lambda: measure(run_dir) > before or (run_dir / "deployed.json").exists(), process)
-    note(fault, time.monotonic() - began)
+    """Wait for the first step or row after a fault, and record how long it took.
+
+    Args:
+        fault: Name of the fault.
+        process: Driver of the run.
+        measure: Function that returns how far the run has come.
+        run_dir: The run directory.
+    """
+    start_time = time.monotonic()
+    before = measure(run_dir)
+    summary = RunLayout(run_dir).summary("yoco")
+    wait_for(lambda: measure(run_dir) > before or summary.exists(), process)
+
+    path = os.environ.get(RECORD_VARIABLE)
+    if path:
+        seconds = round(time.monotonic() - start_time, 1)
+        with Path(path).open("a") as file:
+            file.write(json.dumps({"fault": fault, "seconds": seconds}) + "\n")
 
 
-def note(fault: str, seconds: float) -> None:
-    if os.environ.get(RECORD):
-        with Path(os.environ[RECORD]).open("a") as file:
-            file.write(json.dumps({"fault": fault, "seconds": round(seconds, 1)}) + "\n")
+def assert_no_writes(run_dir: Path) -> None:
+    """Check that nothing writes to a run directory any more, as an orphaned process would."""
+    before = _modification_times(run_dir)
+    time.sleep(1)
+    assert _modification_times(run_dir) == before
+
+
+def _modification_times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+# The reference
+
+
+STEP_COLUMNS = ["step", "training", "phase", "loss", "p_exploit", "entropy", "explored", "tokens"]
+THETA_COLUMNS = ["step", "variable", "choice", "probability"]
+SCORE_COLUMNS = ["weights_id", "arch_id", "split", "precision", "metric", "value"]
 
 
 @dataclass(frozen=True)
-class Undisturbed:
-    """A run without a fault, and what every other must equal."""
+class ReferenceRun:
+    """A run without a fault. A run with a fault must have the same results.
+
+    Attributes:
+        job: The job, as its file has it.
+        run_dir: The run directory.
+        output: Its JSON output.
+    """
 
     job: dict[str, Any]
     run_dir: Path
-    found: dict[str, Any]
+    output: dict[str, Any]
 
-    def equals(self, run_dir: Path, found: dict[str, Any]) -> None:
-        """The same weights and theta to the bit, the same steps, rows and deployments, each once."""
-        for name in ("network", "start"):
-            one, two = (
-                load_tensors(r / "supernet" / f"{name}.safetensors") for r in (self.run_dir, run_dir)
-            )
-            assert all(torch.equal(one[k], two[k]) for k in one)
-        theta = [(r / "supernet" / "sampler.json").read_text() for r in (self.run_dir, run_dir)]
-        assert theta[0] == theta[1]
-        steps = [_sorted(r, "steps", _STEPS) for r in (self.run_dir, run_dir)]
-        assert list(steps[1]["step"]) == list(range(STEPS))
-        assert steps[0].equals(steps[1])
-        curves = [_sorted(r, "distribution", _THETA) for r in (self.run_dir, run_dir)]
-        last = [c[c["step"] == STEPS].reset_index(drop=True) for c in curves]
-        assert len(last[0])
-        assert last[0].equals(last[1])
-        rows = [_sorted(r, "evaluations", _ROWS) for r in (self.run_dir, run_dir)]
-        assert not rows[1].duplicated(_ROWS[:-1]).any()
-        assert rows[0].equals(rows[1])
-        assert _chosen(found) == _chosen(self.found)
+    def assert_equal(self, run_dir: Path, output: dict[str, Any]) -> None:
+        """Check that weights and theta are equal bit for bit, and that each row is there exactly once."""
+        own_files = RunLayout(self.run_dir).method("yoco")
+        other_files = RunLayout(run_dir).method("yoco")
+        assert_equal_tensors(own_files.supernet_network, other_files.supernet_network)
+        assert_equal_tensors(own_files.supernet_start, other_files.supernet_start)
+        assert own_files.sampler.read_text() == other_files.sampler.read_text()
 
+        own_steps = _sorted_rows(self.run_dir, "steps", STEP_COLUMNS)
+        other_steps = _sorted_rows(run_dir, "steps", STEP_COLUMNS)
+        assert list(other_steps["step"]) == list(range(STEPS))
+        assert own_steps.equals(other_steps)
 
-_STEPS = ["step", "training", "phase", "loss", "p_exploit", "entropy", "explored", "tokens"]
-_THETA = ["step", "variable", "choice", "probability"]
-_ROWS = ["weights_id", "arch_id", "split", "precision", "metric", "value"]
+        # Theta is recorded at each start of an attempt too, so only the last step is compared.
+        own_theta = _sorted_rows(self.run_dir, "distribution", THETA_COLUMNS)
+        other_theta = _sorted_rows(run_dir, "distribution", THETA_COLUMNS)
+        own_last = own_theta[own_theta["step"] == STEPS].reset_index(drop=True)
+        other_last = other_theta[other_theta["step"] == STEPS].reset_index(drop=True)
+        assert len(own_last)
+        assert own_last.equals(other_last)
 
+        own_scores = _sorted_rows(self.run_dir, "evaluations", SCORE_COLUMNS)
+        other_scores = _sorted_rows(run_dir, "evaluations", SCORE_COLUMNS)
+        assert not other_scores.duplicated(SCORE_COLUMNS[:-1]).any()
+        assert own_scores.equals(other_scores)
 
-def _sorted(run_dir: Path, name: str, columns: list[str]) -> Any:
-    return read_table(run_dir, name)[columns].sort_values(columns).reset_index(drop=True)
+        assert _deployed_models(output) == _deployed_models(self.output)
 
 
-def _chosen(found: dict[str, Any]) -> list[tuple[Any, ...]]:
-    return [(d["budget"], d["arch_id"], d["selection"], d["validation"]) for d in found["deployments"]]
+def assert_equal_tensors(first: Path, second: Path) -> None:
+    """Check that two files have the same tensors, bit for bit."""
+    first_tensors = load_tensors(first)
+    second_tensors = load_tensors(second)
+    for name, tensor in first_tensors.items():
+        assert torch.equal(tensor, second_tensors[name]), name
 
 
-def quiet(run_dir: Path) -> None:
-    """Nobody writes any more: an orphan would."""
-    before = {p: p.stat().st_mtime_ns for p in run_dir.rglob("*")}
-    time.sleep(1)
-    assert {p: p.stat().st_mtime_ns for p in run_dir.rglob("*")} == before
+def _sorted_rows(run_dir: Path, table: str, columns: list[str]) -> Any:
+    return read_table(run_dir, table)[columns].sort_values(columns).reset_index(drop=True)
+
+
+def _deployed_models(output: dict[str, Any]) -> list[tuple[Any, ...]]:
+    columns = ("budget", "arch_id", "selection", "validation")
+    return [tuple(row[column] for column in columns) for row in output["deployments"]]
 
 
 def make_job(model: Path, data: Path) -> dict[str, Any]:
-    """A job whose training and search each last a few seconds, with a teacher that needs no training."""
+    """Return a job whose training and search last some seconds each. Its teacher needs no training."""
     job = make_tiny_job(model, data)
     job["train"] |= {"steps": [0, 0, 0, 0, 0, 0, STEPS], "checkpoint_seconds": 0.01, "cpus": 1}
     job["search"] = {"evaluations": 200, "batch": 8}
@@ -216,10 +289,10 @@ def job(tuned_model: Path, tiny_data: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(
+def reference(
     tuned_model: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Undisturbed:
-    folder = tmp_path_factory.mktemp("undisturbed")
+) -> ReferenceRun:
+    folder = tmp_path_factory.mktemp("reference")
     job = make_job(tuned_model, tiny_data)
-    found = finish(start(job, folder, folder))
-    return Undisturbed(job, folder / parse_job(job).run_id, found)
+    output = finish(start(job, folder, folder))
+    return ReferenceRun(job, folder / parse_job(job).run_id, output)

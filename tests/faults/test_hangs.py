@@ -1,4 +1,4 @@
-"""A worker that is there and does nothing, and two runs that share a cluster."""
+"""A worker that hangs, and two runs that share a cluster."""
 
 from __future__ import annotations
 
@@ -12,62 +12,62 @@ import pytest
 
 from raycomp.config.loader import parse_job
 from tests.faults.conftest import (
-    Undisturbed,
-    alive,
+    ReferenceRun,
+    assert_no_writes,
     checkpoints,
-    children,
+    find_processes,
     finish,
-    quiet,
-    recovered,
+    is_alive,
     start,
     steps_done,
     wait_for,
+    wait_for_recovery,
 )
 
 pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.mark.slow
-def test_a_hung_worker_is_noticed_and_replaced(undisturbed: Undisturbed, tmp_path: Path) -> None:
-    job: dict[str, Any] = {**undisturbed.job, "train": {**undisturbed.job["train"], "barrier_seconds": 8}}
+def test_a_hung_worker_is_noticed_and_replaced(reference: ReferenceRun, tmp_path: Path) -> None:
+    train = {**reference.job["train"], "barrier_seconds": 8}
+    job: dict[str, Any] = {**reference.job, "train": train}
     run_dir = tmp_path / parse_job(job).run_id
-    assert run_dir.name == undisturbed.run_dir.name  # a time limit changes no result
+    assert run_dir.name == reference.run_dir.name, "a time limit does not change a run's identity"
+
     process = start(job, tmp_path, tmp_path)
     wait_for(lambda: len(checkpoints(run_dir, "supernet")) > 0, process)
-    victims = wait_for(lambda: children(process.pid, b"RayTrainWorker"), process)
-    for pid in victims:
+    workers = wait_for(lambda: find_processes(process.pid, b"RayTrainWorker"), process)
+    for pid in workers:
         os.kill(pid, signal.SIGSTOP)
-    recovered("hung worker, limit 8 s", process, steps_done, run_dir)
-    assert not any(alive(pid) for pid in victims)
-    undisturbed.equals(run_dir, finish(process))
-    quiet(run_dir)
+
+    wait_for_recovery("hung worker, limit 8 s", process, steps_done, run_dir)
+    assert not any(is_alive(pid) for pid in workers)
+    reference.assert_equal(run_dir, finish(process))
+    assert_no_writes(run_dir)
 
 
 @pytest.fixture
-def shared() -> Iterator[str]:
-    """A cluster of one node with four processors."""
+def shared_cluster() -> Iterator[str]:
+    """A cluster of one node with four CPUs."""
     from ray.cluster_utils import Cluster
 
-    made = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 4, "object_store_memory": 150 * 2**20, "include_dashboard": False,
-        },
-    )  # fmt: skip
+    options = {"num_cpus": 4, "object_store_memory": 150 * 2**20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=options)
     try:
-        yield made.address
+        yield cluster.address
     finally:
-        made.shutdown()
+        cluster.shutdown()
 
 
 @pytest.mark.slow
-def test_two_runs_of_one_storage_and_one_cluster_do_not_disturb_each_other(
-    shared: str, undisturbed: Undisturbed, tmp_path: Path
+def test_two_runs_on_one_storage_and_one_cluster_do_not_disturb_each_other(
+    shared_cluster: str, reference: ReferenceRun, tmp_path: Path
 ) -> None:
-    jobs = [{**undisturbed.job, "run": {"name": name}} for name in ("one", "two")]
-    began = [start(job, tmp_path, tmp_path, shared) for job in jobs]
-    for job, process in zip(jobs, began, strict=True):
-        found = finish(process)
+    jobs = [{**reference.job, "run": {"name": name}} for name in ("one", "two")]
+    processes = [start(job, tmp_path, tmp_path, shared_cluster) for job in jobs]
+
+    for job, process in zip(jobs, processes, strict=True):
+        output = finish(process)
         run_dir = tmp_path / parse_job(job).run_id
-        undisturbed.equals(run_dir, found)
-        assert {d["run"] for d in found["deployments"]} == {run_dir.name}
+        reference.assert_equal(run_dir, output)
+        assert {row["run"] for row in output["deployments"]} == {run_dir.name}

@@ -1,11 +1,10 @@
-"""Storage that fills up, and a table that is torn: a message that helps, then the same result."""
+"""A full disk and corrupted files: a message that helps, and then the same result."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,20 +13,22 @@ import pytest
 
 from raycomp.config.loader import parse_job
 from raycomp.runtime.training.checkpoints import CHECKPOINT_LIST
+from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import read_table
 from tests.faults.conftest import (
-    Undisturbed,
-    alive,
+    ReferenceRun,
+    assert_no_writes,
     checkpoints,
-    children,
+    find_processes,
     finish,
+    finish_with_error,
+    is_alive,
     kill,
-    quiet,
-    recovered,
+    kill_group,
     start,
     steps_done,
     wait_for,
-    write_error,
+    wait_for_recovery,
 )
 
 pytestmark = pytest.mark.timeout(600)
@@ -45,8 +46,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def fill(disk: Path) -> Path:
-    """Take all the space that is left."""
+def fill_disk(disk: Path) -> Path:
+    """Fill all free space with one file, and return its path."""
     path = disk / "ballast"
     with path.open("wb", buffering=0) as file:
         try:
@@ -57,59 +58,68 @@ def fill(disk: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_storage_that_fills_up_is_one_message_and_then_the_same_result(
-    undisturbed: Undisturbed, small_disk: Path, tmp_path: Path
+def test_a_full_disk_is_one_message_and_then_the_same_result(
+    reference: ReferenceRun, small_disk: Path, tmp_path: Path
 ) -> None:
-    run_dir = small_disk / parse_job(undisturbed.job).run_id
-    process = start(undisturbed.job, tmp_path, small_disk)
+    run_dir = small_disk / parse_job(reference.job).run_id
+    process = start(reference.job, tmp_path, small_disk)
     wait_for(lambda: len(checkpoints(run_dir, "supernet")) > 0, process)
-    ballast = fill(small_disk)
-    said = write_error(process)
-    assert "No space left" in said or "free space" in said, said
+    ballast = fill_disk(small_disk)
+    message = finish_with_error(process)
+    assert "No space left" in message or "ree space" in message, message
+
     ballast.unlink()
-    again = start(undisturbed.job, tmp_path, small_disk)
-    recovered("storage full, freed, same command", again, steps_done, run_dir)
-    undisturbed.equals(run_dir, finish(again))
-    quiet(run_dir)
+    resumed = start(reference.job, tmp_path, small_disk)
+    wait_for_recovery("storage full, freed, same command", resumed, steps_done, run_dir)
+    reference.assert_equal(run_dir, finish(resumed))
+    assert_no_writes(run_dir)
 
 
 @pytest.mark.slow
-def test_a_torn_list_of_checkpoints_costs_no_checkpoint(undisturbed: Undisturbed, tmp_path: Path) -> None:
-    """Ray Train writes it in place: a disk that fills up leaves it empty."""
-    run_dir = tmp_path / undisturbed.run_dir.name
-    process = start(undisturbed.job, tmp_path, tmp_path)
-    wait_for(lambda: steps_done(run_dir) > 0, process)
-    theirs = children(process.pid, b"ray::")  # they would go on for a moment, and write the list again
-    wait_for(lambda: len(checkpoints(run_dir, "supernet")) > 0, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    kill([pid for pid in theirs if alive(pid)])
-    process.wait()
-    newest = max(checkpoints(run_dir, "supernet"))
-    done = int(json.loads((newest / "state.json").read_text())["step"])
-    (run_dir / "train" / "supernet" / CHECKPOINT_LIST).write_text("")
-    (run_dir / "progress" / "supernet.json").unlink()
-    again = start(undisturbed.job, tmp_path, tmp_path)
-    assert not (run_dir / "supernet" / "sampler.json").exists(), "it was trained before the kill"
-    assert wait_for(lambda: steps_done(run_dir), again) > done
-    undisturbed.equals(run_dir, finish(again))
-    assert not list((run_dir / "kept").iterdir())
-
-
-@pytest.mark.slow
-def test_a_torn_table_is_named_and_its_rows_are_written_anew(
-    undisturbed: Undisturbed, tmp_path: Path
+def test_training_resumes_although_ray_trains_list_of_checkpoints_is_corrupted(
+    reference: ReferenceRun, tmp_path: Path
 ) -> None:
-    """The other tables are in tests/unit/runtime/test_mending.py."""
-    run_dir = tmp_path / undisturbed.run_dir.name
-    shutil.copytree(undisturbed.run_dir, run_dir)
-    torn = sorted((run_dir / "tables" / "evaluations").glob("*.parquet"))[0]
-    torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
-    said = write_error(start(undisturbed.job, tmp_path, tmp_path))
-    assert str(torn) in said
-    assert "move it away" in said
-    torn.unlink()
-    found = finish(start(undisturbed.job, tmp_path, tmp_path))
-    undisturbed.equals(run_dir, found)
-    rows = [read_table(r, "deployments") for r in (undisturbed.run_dir, run_dir)]
+    """Ray Train overwrites the list in place: a full disk leaves it empty."""
+    run_dir = tmp_path / reference.run_dir.name
+    layout = RunLayout(run_dir)
+    process = start(reference.job, tmp_path, tmp_path)
+    wait_for(lambda: steps_done(run_dir) > 0, process)
+
+    # Ray's processes survive the driver for a moment, and would write the list again.
+    ray_processes = find_processes(process.pid, b"ray::")
+    wait_for(lambda: len(checkpoints(run_dir, "supernet")) > 0, process)
+    kill_group(process)
+    kill([pid for pid in ray_processes if is_alive(pid)])
+
+    newest = max(checkpoints(run_dir, "supernet"))
+    step = int(json.loads((newest / "state.json").read_text())["step"])
+    (layout.train("supernet") / CHECKPOINT_LIST).write_text("")
+    layout.progress("supernet").unlink()
+
+    resumed = start(reference.job, tmp_path, tmp_path)
+    assert not layout.method("yoco").sampler.exists(), "training had ended before the kill"
+    assert wait_for(lambda: steps_done(run_dir), resumed) > step
+    reference.assert_equal(run_dir, finish(resumed))
+    assert not list(layout.rescued_checkpoint("supernet").parent.iterdir())
+
+
+@pytest.mark.slow
+def test_a_corrupted_table_is_named_and_its_rows_are_written_again(
+    reference: ReferenceRun, tmp_path: Path
+) -> None:
+    """The other tables are in tests/unit/runtime/pipeline/test_mending.py."""
+    run_dir = tmp_path / reference.run_dir.name
+    shutil.copytree(reference.run_dir, run_dir)
+    corrupted = sorted(RunLayout(run_dir).table("evaluations").glob("*.parquet"))[0]
+    corrupted.write_bytes(corrupted.read_bytes()[: corrupted.stat().st_size // 2])
+
+    message = finish_with_error(start(reference.job, tmp_path, tmp_path))
+    assert str(corrupted) in message
+    assert "ove it away" in message
+
+    corrupted.unlink()
+    output = finish(start(reference.job, tmp_path, tmp_path))
+    reference.assert_equal(run_dir, output)
     columns = ["budget", "arch_id", "selection", "validation", "evaluations"]
-    assert rows[0][columns].equals(rows[1][columns])
+    own_rows = read_table(reference.run_dir, "deployments")[columns]
+    assert own_rows.equals(read_table(run_dir, "deployments")[columns])

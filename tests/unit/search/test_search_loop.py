@@ -89,3 +89,26 @@ def test_best_refuses_before_a_feasible_architecture_has_a_score(
     loop = SearchLoop(setup, theta_of(setup), SearchTrial("b", "random", 0))
     with pytest.raises(ValueError, match="no architecture meets the budget"):
         loop.best()
+
+
+@pytest.mark.parametrize("num_budgets", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("evaluations", [4, 40, 64, 1000])
+def test_all_budgets_together_need_at_most_thirteen_tenths_of_one(
+    tiny_job: dict[str, Any], num_budgets: int, evaluations: int
+) -> None:
+    data = copy.deepcopy(tiny_job)
+    data["search"] = {"evaluations": evaluations}
+    data["budget"] = [{"name": f"b{i}", "params": "0.5x"} for i in range(num_budgets)]
+
+    total, shared = evaluation_budget(parse_job(data), 10**6)
+    assert total == evaluations
+    assert shared + num_budgets * (total - shared) <= 1.3 * total
+
+
+def test_the_shared_fraction_can_be_set(tiny_job: dict[str, Any]) -> None:
+    data = copy.deepcopy(tiny_job)
+    data["search"] = {"evaluations": 40, "shared_fraction": 0.84}
+
+    assert evaluation_budget(parse_job(data), 10**6) == (40, 34)
+    # There are fewer architectures than evaluations.
+    assert evaluation_budget(parse_job(data), 30) == (30, 26)

@@ -1,4 +1,4 @@
-"""A worker that does not come: what the others' error says, and what becomes the user's message."""
+"""An all-reduce that fails: how the ranks that still run name the missing ones."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from raycomp.runtime.training.trainer import _root_cause
 from raycomp.runtime.training.worker import _with_rank_names
 from raycomp.training.loop import StepResult
 
-BATCH: Any = None
+NO_BATCH: Any = None
+REASON = "the all-reduce of the gradients failed because"
 
 
-class Sums(TrainingTask):
-    """A stage whose step is the sum of one tensor."""
+class SumTask(TrainingTask):
+    """A training task whose step sums one number over the ranks."""
 
     def __init__(self, value: float = 1.0) -> None:
         self.value = torch.tensor([value])
@@ -39,49 +40,46 @@ class Sums(TrainingTask):
         return StepResult(float(self.value), 0)
 
 
-def test_a_sum_that_a_rank_does_not_join_is_an_error_that_names_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Three ranks of gloo as threads; rank 2 joins the first sum and not the second."""
-    store, local = dist.HashStore(), threading.local()
+def test_the_ranks_that_run_name_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three ranks of gloo are threads. Rank 2 takes part in the first sum only."""
+    store = dist.HashStore()
+    local = threading.local()
     monkeypatch.setattr(dist, "all_reduce", lambda flat: local.group.allreduce([flat]).wait())
-    said: dict[int, str] = {}
-    sums: dict[int, float] = {}
 
-    def rank(me: int) -> None:
-        local.group = dist.ProcessGroupGloo(store, me, 3, timedelta(seconds=1))
-        stage: Any = Sums(me + 1.0)
-        stage.begin(me, 3, None)
-        step = _with_rank_names(stage)
-        sums[me] = step(0, BATCH).loss
-        if me == 2:
-            gone.wait(20)
+    sums: dict[int, float] = {}
+    messages: dict[int, str] = {}
+    has_ended = threading.Event()
+
+    def run_rank(rank: int) -> None:
+        local.group = dist.ProcessGroupGloo(store, rank, 3, timedelta(seconds=1))
+        task: Any = SumTask(rank + 1.0)
+        task.begin(rank, 3, None)
+        step = _with_rank_names(task)
+        sums[rank] = step(0, NO_BATCH).loss
+        if rank == 2:
+            has_ended.wait(20)
             return
         try:
-            step(1, BATCH)
+            step(1, NO_BATCH)
         except MissingRankError as error:
-            said[me] = str(error)
+            messages[rank] = str(error)
 
-    gone = threading.Event()
-    threads = [threading.Thread(target=rank, args=(r,), daemon=True) for r in range(3)]
+    threads = [threading.Thread(target=run_rank, args=(rank,), daemon=True) for rank in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads[:2]:
         thread.join(20)
-    gone.set()
+    has_ended.set()
+
     assert sums == {0: 6.0, 1: 6.0, 2: 6.0}
-    assert said[0].startswith(
-        "Step 1: the all-reduce of the gradients failed because one of ranks 1, 2 did not respond ("
-    )
-    assert said[1].startswith(
-        "Step 1: the all-reduce of the gradients failed because one of ranks 0, 2 did not respond ("
-    )
+    for rank, others in ((0, "1, 2"), (1, "0, 2")):
+        assert messages[rank].startswith(f"Step 1: {REASON} one of ranks {others} did not respond (")
 
 
-def test_of_two_workers_the_other_one_is_named() -> None:
-    stage: Any = Sums()
-    stage.begin(1, 2, None)
-    assert stage.describe_failed_step(7) == "rank 0 did not respond"
+def test_with_two_ranks_the_other_one_is_named() -> None:
+    task: Any = SumTask()
+    task.begin(1, 2, None)
+    assert task.describe_failed_step(7) == "rank 0 did not respond"
 
 
 @pytest.mark.parametrize(
@@ -97,10 +95,10 @@ def test_of_two_workers_the_other_one_is_named() -> None:
         ),
     ],
 )
-def test_the_sampler_is_asked_who_is_missing(
+def test_the_sampler_actor_knows_the_missing_ranks(
     answer: Any, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    calls = []
 
     def get(reference: Any, timeout: float) -> list[int]:
         if isinstance(reference, Exception):
@@ -108,44 +106,48 @@ def test_the_sampler_is_asked_who_is_missing(
         return reference
 
     def missing(attempt: str, rank: int, step: int) -> Any:
-        asked.append((attempt, rank, step))
+        calls.append((attempt, rank, step))
         return answer
 
     def fail(index: int, batch: Batch) -> StepResult:
         raise AllReduceError("Timed out waiting 8000ms for recv operation to complete")
 
     monkeypatch.setattr(ray, "get", get)
-    stage: Any = object.__new__(SupernetTask)
-    TrainingTask.begin(stage, 2, 4, None)
-    stage._sampler = ActorSampler(SimpleNamespace(missing=SimpleNamespace(remote=missing)), "a", 2)
-    stage.step = fail
+    task: Any = object.__new__(SupernetTask)
+    TrainingTask.begin(task, 2, 4, None)
+    task._sampler = ActorSampler(SimpleNamespace(missing=SimpleNamespace(remote=missing)), "a", 2)
+    task.step = fail
+
     with pytest.raises(MissingRankError) as caught:
-        _with_rank_names(stage)(4, BATCH)
+        _with_rank_names(task)(4, NO_BATCH)
     assert str(caught.value).startswith(
-        f"Step 4: the all-reduce of the gradients failed because {reason} "
+        f"Step 4: {REASON} {reason} "
         "(Timed out waiting 8000ms for recv operation to complete). Check the node of that worker"
     )
-    assert asked == [("a", 2, 4)]
+    assert calls == [("a", 2, 4)]
 
 
-def test_other_errors_of_a_step_pass() -> None:
+def test_other_errors_of_a_step_are_not_changed() -> None:
     def fail(index: int, batch: Batch) -> StepResult:
         raise RuntimeError("a tensor is too large")
 
-    stage: Any = Sums()
-    stage.step = fail
+    task: Any = SumTask()
+    task.step = fail
     with pytest.raises(RuntimeError, match="too large") as caught:
-        _with_rank_names(stage)(0, BATCH)
+        _with_rank_names(task)(0, NO_BATCH)
     assert not isinstance(caught.value, MissingRankError)
 
 
-def test_the_users_message_is_that_of_the_worker_that_knows() -> None:
+def test_the_error_that_raycomp_raised_is_the_users_message() -> None:
     hung = "Traceback (most recent call last):\n  ...\nWorkerHealthCheckTimeoutError: hanging for 8 s"
-    told = "Traceback (most recent call last):\n  ...\nraycomp.runtime.worker.RankMissing: step 4: rank 0"
-    user = "Traceback ...\nraycomp.errors.UserError: mend it\n"
-    both = SimpleNamespace(worker_failures={0: hung, 1: told})
-    alone = SimpleNamespace(worker_failures={0: hung})
-    assert _root_cause(both) == "step 4: rank 0"  # type: ignore[arg-type]
-    assert _root_cause(alone) == "WorkerHealthCheckTimeoutError: hanging for 8 s"  # type: ignore[arg-type]
-    assert _root_cause(SimpleNamespace(worker_failures={0: user})) == "mend it"  # type: ignore[arg-type]
-    assert _root_cause(ValueError("what else")) == "what else"
+    named = "Traceback (most recent call last):\n  ...\nraycomp.errors.MissingRankError: Step 4: rank 0"
+    user_error = "Traceback ...\nraycomp.errors.UserError: Free some space.\n"
+
+    def root_cause(failures: dict[int, str]) -> str:
+        error: Any = SimpleNamespace(worker_failures=failures)
+        return _root_cause(error)
+
+    assert root_cause({0: hung, 1: named}) == "Step 4: rank 0"
+    assert root_cause({0: hung}) == "WorkerHealthCheckTimeoutError: hanging for 8 s"
+    assert root_cause({0: user_error}) == "Free some space."
+    assert _root_cause(ValueError("another error")) == "another error"

@@ -1,0 +1,103 @@
+"""When a rank writes rows and checkpoints: theta is read between two blocks of steps only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from raycomp.config.loader import parse_job
+from raycomp.methods.yoco.plan import build_sampler
+from raycomp.runtime.training import recorder
+from raycomp.runtime.training.recorder import CHECK_STEPS, FLUSH_STEPS, TrainingReporter
+from raycomp.storage.tables import table_dir
+from raycomp.training.loop import StepResult, fit
+from tests.integration.test_actors import plan_of
+
+PHASE_STEPS = [1, 2, 0, 12, 1, 30, 60]
+TOTAL = sum(PHASE_STEPS)
+
+
+class SampledTask:
+    """A training task with its sampler in this process. It refuses to read theta inside a block."""
+
+    method = "yoco"
+    steps_per_epoch = 10
+    num_steps = TOTAL
+
+    def __init__(self, job: dict[str, Any], plan: dict[str, Any], start: int) -> None:
+        self.sampler = build_sampler(parse_job(job), plan)
+        self._schedule = self.sampler.schedule
+        self.model = nn.Linear(1, 1)
+        self.updater = SimpleNamespace(state_tensors=dict[str, torch.Tensor])
+        self.theta_steps: list[int] = []
+
+        self.block_ends = {0}
+        step = 0
+        while step < self.num_steps:
+            step = self.sampler.block_end(step)
+            self.block_ends.add(step)
+        assert start in self.block_ends
+
+    def distribution_rows(self, step: int) -> list[dict[str, Any]]:
+        assert step in self.block_ends
+        self.theta_steps.append(step)
+        return [{"run": "r", "step": step, "variable": "depth", "choice": "1", "probability": 1.0}]
+
+    def is_phase_start(self, step: int) -> bool:
+        return step == self._schedule.first_step(self._schedule.index_at(step))
+
+    def checkpoint_state(self, step: int) -> dict[str, Any]:
+        assert step in self.block_ends
+        return {}
+
+    def step(self, index: int, batch: Any) -> StepResult:
+        info = {"phase": self._schedule.phase_at(index).name, "explored": False}
+        return StepResult(1.0, 10, {**info, "p_exploit": 1.0, "entropy": 1.0})
+
+
+@pytest.mark.parametrize("block_steps", [1, 2, 5, 10])
+@pytest.mark.parametrize("start", [0, 3, 10, 20, 50, 100])
+def test_theta_and_checkpoints_are_between_blocks(
+    tiny_job: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    block_steps: int,
+    start: int,
+) -> None:
+    """Some starts are inside a phase, whose first step is then not in this attempt."""
+    checkpoint_steps: list[int] = []
+    monkeypatch.setattr(
+        recorder.ray.train, "report", lambda metrics, **_: checkpoint_steps.append(metrics["step"])
+    )
+    train = {**tiny_job["train"], "sampler_sync_steps": block_steps, "checkpoint_seconds": 1e-9}
+    job = {**tiny_job, "train": train}
+    task: Any = SampledTask(job, {**plan_of(job, tmp_path), "steps": PHASE_STEPS}, start)
+    run_dir: Any = SimpleNamespace(folder=tmp_path, push=lambda: None)
+    no_batch: Any = None
+
+    reporter = TrainingReporter(task, "supernet", run_dir, 0, 1, start, parse_job(job))
+    fit(task.step, lambda index: no_batch, start, task.num_steps, seed=0, report=reporter.report)
+    reporter.checkpoint(task.num_steps)
+
+    phase_starts = {step for step in range(start, TOTAL) if task.is_phase_start(step)}
+    assert {step + 1 for step in phase_starts} <= set(task.theta_steps)
+
+    first_checkpoint = start // CHECK_STEPS * CHECK_STEPS + CHECK_STEPS
+    assert checkpoint_steps == [*range(first_checkpoint, TOTAL, CHECK_STEPS), TOTAL]
+
+    theta = pd.read_parquet(table_dir(tmp_path, "distribution"))
+    assert not theta["step"].duplicated().any()
+    steps = pd.read_parquet(table_dir(tmp_path, "steps"))
+    assert sorted(steps["step"]) == list(range(start, TOTAL))
+
+
+@pytest.mark.parametrize("block_steps", [1, 2, 5, 10])
+def test_rows_and_checkpoints_are_due_between_blocks(block_steps: int) -> None:
+    assert CHECK_STEPS % block_steps == 0
+    assert FLUSH_STEPS % block_steps == 0
