@@ -11,9 +11,10 @@ from pydantic import ValidationError
 
 from raycomp.api.data_input import Data, describe_data
 from raycomp.api.model_input import Model, describe_model
-from raycomp.config.elastic import BudgetSettings
+from raycomp.config.budget import BudgetSettings
 from raycomp.config.job import Job
-from raycomp.config.loader import load_job, parse, parse_job, put, read_toml
+from raycomp.config.loader import load_job, parse, parse_job, read_toml
+from raycomp.config.overrides import put
 from raycomp.config.references import make_reference
 from raycomp.errors import UserError
 from raycomp.storage.location import is_url

@@ -6,24 +6,39 @@ from typing import Literal
 
 from pydantic import Field
 
-from raycomp.config.section import Section
+from raycomp.config.section import Section, choices
 
 
 class AugmentSettings(Section):
-    """Word replacement (TinyBERT's), for AdaBERT's training text."""
+    """Augmentation: new training texts for students, made by replacing words as in TinyBERT."""
 
-    copies: int = Field(4, ge=0, le=1000, description="New sentences a row (N); 0 is off.")
+    copies: int = Field(
+        4, ge=0, le=1000, description="New texts for each training row (N in the paper). 0: none."
+    )
     method: Literal["auto", "mlm", "neighbours"] = Field(
         "auto",
-        description="mlm: the model's masked-language head. neighbours: its word-embedding table. "
-        "auto: mlm where the model has that head.",
+        description=choices(
+            "Where the replacements come from.",
+            {
+                "auto": "`mlm` if the model has a masked-language head, else `neighbours`",
+                "mlm": "predictions of the model's masked-language head",
+                "neighbours": "nearest words in the model's table of word embeddings",
+            },
+        ),
     )
     probability: float = Field(
-        0.4, gt=0, le=1, description="Of each word that is alphabetic and no stop word (p)."
+        0.4,
+        gt=0,
+        le=1,
+        description="Probability that a word is replaced (p in the paper). Numbers, punctuation and stop "
+        "words are never replaced.",
     )
-    candidates: int = Field(15, ge=1, le=1000, description="Words that may take a word's place.")
+    candidates: int = Field(
+        15, ge=1, le=1000, description="Number of most likely replacements, of which one is drawn."
+    )
     consistent_pairs: bool = Field(
         True,
-        description="Of two texts: a word that comes again in a row is replaced everywhere by the same "
-        "word, so that what the texts share stays shared. TinyBERT's: false.",
+        description="Whether a word that occurs several times in the two texts of a row is replaced by "
+        "the same word everywhere, so that common words stay common. TinyBERT's form is false. Rows "
+        "with one text are not affected.",
     )

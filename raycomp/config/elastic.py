@@ -1,4 +1,4 @@
-"""Sections of a job file that are YOCO-BERT's: space, training, search, fine-tuning, budgets."""
+"""The sections [space] and [train] of a job file: the super-network and its training."""
 
 from __future__ import annotations
 
@@ -6,221 +6,231 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from raycomp.config.section import Section, parse_quantity, plain_name, plain_seeds
+from raycomp.config.section import Section, choices
 
-BUDGET_KINDS = ("params", "encoder_params", "flops")
+SYNC_STEPS = (1, 2, 5, 10)
+"""Allowed values of train.sampler_sync_steps. Checkpoints come at multiples of ten steps."""
 
 
 class SpaceSettings(Section):
-    """The choices of each elastic dimension; the paper's proportions when absent."""
+    """The search space: the values that each dimension of an architecture can have.
 
-    depth: list[int] | None = Field(None, description="Layers kept. Default: 1/2, 2/3, 5/6, 1.")
-    heads: list[int] | None = Field(None, description="Heads a layer. Default: 1/3, 2/3, 1.")
-    ffn: list[int] | None = Field(None, description="FFN neurons a layer. Default: 1/6, 1/4, 1/3, 1.")
+    A list must contain the full size of the model. Without a list, the paper's proportions of the full
+    size are used.
+    """
+
+    depth: list[int] | None = Field(
+        None, description="Numbers of layers. Not set: 1/2, 2/3, 5/6 and all of the model's layers."
+    )
+    heads: list[int] | None = Field(
+        None,
+        description="Numbers of attention heads of a layer. Not set: 1/3, 2/3 and all of the model's "
+        "heads.",
+    )
+    ffn: list[int] | None = Field(
+        None,
+        description="Numbers of FFN neurons of a layer. Not set: 1/6, 1/4, 1/3 and all of the model's "
+        "neurons.",
+    )
     joint: bool = Field(
-        False, description="One joint heads x FFN variable a layer (the released code's form)."
+        False,
+        description="Whether heads and FFN width of a layer are one variable of the architecture "
+        "distribution (as in the released code) instead of two.",
     )
     reorder: bool = Field(
-        True, description="Sort heads and neurons by importance first. Off is the paper's form."
+        True,
+        description="Whether heads and neurons are sorted by importance before the training, so that "
+        "smaller sub-networks keep the most important ones. The paper's form is false.",
     )
 
 
 class TrainSettings(Section):
-    """Training of the super-network under EE-SNG, on Ray Train."""
+    """Training of the super-network, on Ray Train.
+
+    The settings from `workers` to `barrier_seconds` apply to every training of a run.
+    """
 
     init: Literal["teacher", "pretrained"] = Field(
-        "teacher", description="Weights at the start; pretrained is the paper's form."
+        "teacher",
+        description=choices(
+            "Weights before the training.",
+            {
+                "teacher": "the weights of the fine-tuned teacher",
+                "pretrained": "the weights of the pretrained model (the paper's form)",
+            },
+        ),
     )
     epochs: float | list[float] = Field(
-        1.0, description="Passes per phase: one number, or one per phase (largest first)."
+        1.0,
+        description="Passes over the training split in each phase: one number, or a list with one number "
+        "per phase. The first phase trains the largest network.",
     )
     steps: int | list[int] | None = Field(
-        None, description="Steps per phase in place of epochs: one number, or one per phase."
+        None,
+        description="Steps in each phase: one number, or a list with one number per phase. It replaces "
+        "`epochs`.",
     )
-    batch_size: int = Field(32, ge=1, description="Sentences a step, over all workers.")
-    learning_rate: float = Field(1e-4, gt=0, lt=1, description="Peak; see schedule.")
-    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the schedule.")
+    batch_size: int = Field(32, ge=1, description="Texts of one step, summed over all workers.")
+    learning_rate: float = Field(
+        1e-4, gt=0, lt=1, description="Largest learning rate; see `warmup` and `schedule`."
+    )
+    warmup: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="Part of the schedule in which the learning rate rises from 0, from 0 to 1.",
+    )
     schedule: Literal["phase", "run"] = Field(
         "run",
-        description="Linear decay to 0 over the whole run, or in every phase with a fresh "
-        "optimizer (phase, the paper's form).",
+        description=choices(
+            "Part of the training over which the learning rate falls linearly to 0.",
+            {
+                "run": "the whole training",
+                "phase": "each phase, with a new optimizer (the paper's form)",
+            },
+        ),
     )
-    weight_decay: float = Field(0.0, ge=0, lt=1, description="AdamW's decoupled decay.")
-    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="0.1 is the paper's.")
+    weight_decay: float = Field(0.0, ge=0, lt=1, description="Decoupled weight decay of AdamW.")
+    clip: float = Field(
+        1.0, gt=0, description="Largest norm of the gradient. Longer gradients are scaled."
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout probability. The paper's form is 0.1.")
     distill: Literal["none", "logits", "hidden"] = Field(
         "hidden",
-        description="none: labels alone (the paper). logits: the teacher's predictions. "
-        "hidden: predictions and hidden states.",
+        description=choices(
+            "What the sub-networks learn from.",
+            {
+                "none": "the labels only (the paper's form)",
+                "logits": "the labels and the teacher's predictions",
+                "hidden": "the labels, the teacher's predictions and its hidden states",
+            },
+        ),
     )
     freeze_embeddings: bool = Field(
-        False, description="Keep the word embeddings as they are: a tenth less time a step."
+        False,
+        description="Whether the word embeddings keep their first values. A step then takes about 10% "
+        "less time.",
     )
-    samples: int = Field(2, ge=2, le=64, description="Architectures a step (lambda).")
-    update: Literal["raw", "sng", "asng"] = Field("asng", description="Update rule of theta.")
+    samples: int = Field(
+        2, ge=2, le=64, description="Architectures that one step trains (lambda in the paper)."
+    )
+    update: Literal["raw", "sng", "asng"] = Field(
+        "asng",
+        description=choices(
+            "Update rule of the architecture distribution.",
+            {
+                "raw": "natural gradient of the losses with a constant step (Eq. 5, the paper's form)",
+                "sng": "natural gradient of the ranks of the losses with a constant step",
+                "asng": "natural gradient of the ranks with an adaptive step",
+            },
+        ),
+    )
     mode: Literal["eesng", "exploit", "explore"] = Field(
-        "eesng", description="Controller (Eq. 6), or one of its two halves alone."
+        "eesng",
+        description=choices(
+            "How the architectures of a step are drawn.",
+            {
+                "eesng": "the controller decides in each step between the two other modes (Eq. 6)",
+                "exploit": "always from the architecture distribution",
+                "explore": "always uniformly; the architecture distribution does not change",
+            },
+        ),
     )
-    interval: int = Field(20, ge=1, description="Steps between updates of the controller (I).")
+    interval: int = Field(
+        20, ge=1, description="Steps between two updates of the controller (I in the paper)."
+    )
     sampler_sync_steps: int = Field(
         10,
-        description="Steps whose architectures are drawn together and whose losses are told together: "
-        "1 (theta moves after every step, the paper), 2, 5 or 10.",
+        description="Steps between two updates of the architecture distribution: 1 (the paper's form), "
+        "2, 5 or 10. The architectures of these steps are drawn together, so the workers wait less "
+        "often for the sampler.",
     )
     exploration_update: Literal["weighted", "skip", "plain"] = Field(
-        "skip", description="What exploration samples do to theta."
+        "skip",
+        description=choices(
+            "How architectures that were drawn uniformly update the architecture distribution.",
+            {
+                "skip": "not at all",
+                "weighted": "with the weight min(1, P_theta / P_uniform) of their probabilities",
+                "plain": "as if they came from the architecture distribution (the paper's form)",
+            },
+        ),
     )
     pairing: Literal["free", "matched"] = Field(
-        "matched", description="free: the paper's. matched: compare architectures of equal cost."
+        "matched",
+        description=choices(
+            "How the architectures of one step depend on each other.",
+            {
+                "free": "they are drawn independently (the paper's form)",
+                "matched": "the others have nearly the same cost as the first, so that their losses "
+                "compare structure and not size",
+            },
+        ),
     )
-    workers: int = Field(1, ge=1, le=4096, description="Data-parallel workers of Ray Train.")
+    workers: int = Field(
+        1, ge=1, le=4096, description="Data-parallel workers. Each trains on a part of every batch."
+    )
     min_workers: int = Field(
         0,
         ge=0,
         le=4096,
-        description="Train with as many of the workers as find room, this many at least: nodes that join "
-        "are used, and those that leave are done without. Sums are then rounded by how many took part. "
-        "0: all workers, always.",
+        description="Smallest number of workers of an elastic training: it continues with fewer "
+        "workers if nodes leave, and uses nodes that join, up to `workers`. Results then depend on the "
+        "number of workers in the last digits. 0: always exactly `workers`.",
     )
-    cpus: float = Field(0, ge=0, description="CPUs a worker; 0 shares out what the cluster has.")
+    cpus: float = Field(
+        0, ge=0, description="CPUs of each worker. 0: an equal share of the cluster's CPUs."
+    )
     gpus: float = Field(
-        0, ge=0, description="GPUs a worker; 0 trains on processors, also where there are GPUs."
+        0,
+        ge=0,
+        description="GPUs of each worker. 0: training uses CPUs, even if the cluster has GPUs.",
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto",
-        description="auto: bf16 where it is faster (timed once a run on a processor), else fp32.",
+        description=choices(
+            "Precision of the forward and backward passes.",
+            {
+                "auto": "bf16 if the device is faster with it (on a CPU, a run measures this once)",
+                "bf16": "bf16, with weights and optimizer in fp32",
+                "fp32": "fp32",
+            },
+        ),
     )
-    checkpoint_seconds: float = Field(30.0, gt=0, le=86_400, description="At most so much work is lost.")
+    checkpoint_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=86_400,
+        description="Seconds between two checkpoints. An interruption loses at most this much work.",
+    )
     barrier_seconds: float = Field(
-        300.0, ge=1, le=86_400, description="Longest wait for a missing worker."
+        300.0,
+        ge=1,
+        le=86_400,
+        description="Seconds to wait for a worker that does not respond before it is replaced.",
     )
 
     @field_validator("sampler_sync_steps")
     @classmethod
     def _sampler_sync_steps(cls, value: int) -> int:
-        if value not in (1, 2, 5, 10):  # checkpoints come at multiples of ten steps
-            raise ValueError("must be 1, 2, 5 or 10")
+        if value not in SYNC_STEPS:
+            raise ValueError("it must be 1, 2, 5 or 10")
+        return value
+
+    @field_validator("epochs", "steps")
+    @classmethod
+    def _lengths(cls, value: Any, info: ValidationInfo) -> Any:
+        largest = {"epochs": 10_000, "steps": 1_000_000_000}[str(info.field_name)]
+        values = value if isinstance(value, list) else [value or 0]
+        if not all(0 <= number <= largest for number in values):
+            raise ValueError(f"each number must be from 0 to {largest:,}")
         return value
 
     @model_validator(mode="after")
     def _elastic(self) -> TrainSettings:
         if self.min_workers > self.workers:
             raise ValueError(
-                f"min_workers = {self.min_workers} was given; it must be at most workers = {self.workers}"
+                f"has min_workers = {self.min_workers} and workers = {self.workers}. min_workers must be "
+                f"at most workers"
             )
         return self
-
-    @field_validator("epochs", "steps")
-    @classmethod
-    def _lengths(cls, value: Any, info: ValidationInfo) -> Any:
-        most = {"epochs": 10_000, "steps": 1_000_000_000}[str(info.field_name)]
-        if not all(0 <= v <= most for v in (value if isinstance(value, list) else [value or 0])):
-            raise ValueError(f"each must be from 0 to {most:,}")
-        return value
-
-
-class SearchSettings(Section):
-    """The deployment search, on Ray Tune."""
-
-    searchers: list[Literal["sng", "random", "evolution"]] = Field(
-        ["sng"], min_length=1, description="One trial per (budget, searcher, seed)."
-    )
-    seeds: list[int] = Field([0], min_length=1, description="A trial each, on top of run.seed.")
-    evaluations: int = Field(64, ge=4, description="Architectures that one trial may ask for.")
-    shared_fraction: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="Share of them that is common to all budgets of the job. Absent: so large that "
-        "all budgets together need at most 1.3 times as many as one.",
-    )
-    batch: int = Field(8, ge=2, description="Architectures asked for at a time (lambda).")
-    alpha: float = Field(2.0, gt=0, le=100, description="Exponent of Eq. 7.")
-    reward: Literal["corrected", "printed"] = Field(
-        "corrected", description="Eq. 7 as it must be, or as the paper prints it."
-    )
-    evaluators: int = Field(0, ge=0, description="Evaluator actors; 0: one per free CPU or GPU.")
-    gpus: float = Field(
-        0,
-        ge=0,
-        description="GPUs an evaluator (fractions allowed); 0: one where the cluster has any, else none.",
-    )
-    flops_length: int | None = Field(
-        None, ge=1, description="Tokens a sequence when FLOPs are counted; task.max_length else."
-    )
-    max_tokens: int | None = Field(
-        None,
-        ge=16,
-        description="Padded tokens a batch of evaluation. Absent: 2,048 on a processor, 16,384 on a GPU.",
-    )
-
-    @field_validator("seeds")
-    @classmethod
-    def _seeds(cls, value: list[int]) -> list[int]:
-        return plain_seeds(value)
-
-
-class FinetuneSettings(Section):
-    """Fine-tuning of sub-networks on their own, to compare with: scored, never exported."""
-
-    epochs: float = Field(
-        0.0, ge=0, le=1000, description="Passes over the training split; 0 is off (the paper deploys so)."
-    )
-    learning_rate: float = Field(2e-5, gt=0, lt=1, description="Peak; linear decay to 0.")
-    batch_size: int = Field(32, ge=1, description="Sentences a step, over all workers.")
-    start: Literal["supernet", "teacher"] = Field(
-        "supernet",
-        description="Weights at the start: inherited from the trained super-network, or the slice of "
-        "the network that it began with, as if there were no super-network.",
-    )
-    networks: int = Field(
-        0,
-        ge=0,
-        description="Tune so many sub-networks drawn from the space, to rank them; 0: the deployed ones.",
-    )
-
-
-class BudgetSettings(Section):
-    """One deployment target: a name and exactly one limit."""
-
-    name: str = Field(description="Name of the budget; exports go to exports/METHOD-NAME.")
-    params: float | int | str | None = Field(
-        None, description='Whole model: 40e6, "12M", "0.5x", or "0.5x encoder".'
-    )
-    encoder_params: float | int | str | None = Field(
-        None, description="Transformer layers alone, without embeddings, pooler and classifier."
-    )
-    flops: float | int | str | None = Field(
-        None,
-        description="FLOPs of one sequence of search.flops_length tokens (absent: task.max_length), two "
-        'a multiply-add of the matrix products: 2e9, "2G", "0.5x".',
-    )
-
-    @field_validator("name")
-    @classmethod
-    def _name(cls, value: str) -> str:
-        return plain_name(value)
-
-    @model_validator(mode="after")
-    def _one(self) -> BudgetSettings:
-        given = [k for k in BUDGET_KINDS if getattr(self, k) is not None]
-        if len(given) != 1:
-            raise ValueError(f"needs exactly one of {', '.join(BUDGET_KINDS)}; {len(given)} given")
-        self.resolve(1.0)
-        if given == ["flops"] and str(self.flops).endswith("encoder"):
-            raise ValueError(f'flops = {self.flops!r}: FLOPs are of the whole model; write "0.5x"')
-        return self
-
-    @property
-    def kind(self) -> str:
-        """`params`, `encoder_params` or `flops`; "0.5x encoder" under params is encoder_params."""
-        kind = next(k for k in BUDGET_KINDS if getattr(self, k) is not None)
-        text = getattr(self, kind)
-        if kind == "params" and isinstance(text, str) and text.split()[-1:] == ["encoder"]:
-            return "encoder_params"
-        return kind
-
-    def resolve(self, full: float) -> float:
-        """Return the limit in the kind's own unit; `full` is the full model's figure."""
-        raw = next(getattr(self, k) for k in BUDGET_KINDS if getattr(self, k) is not None)
-        return parse_quantity(raw, full)

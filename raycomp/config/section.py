@@ -1,24 +1,29 @@
-"""What every table of a job file is, and the checks that several share."""
+"""The base classes of the sections of a job file, and the checks that several sections share."""
 
 from __future__ import annotations
 
-import math
 import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+LARGEST_SEED = 2**31 - 1
 
 
 class Section(BaseModel):
-    """A table of the job file: unknown keys are errors, values are never coerced between types."""
+    """A section of the job file.
+
+    Unknown settings are errors, and values are not converted from one type to another.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class MethodSettings(Section):
-    """The section of one compression method; subclasses say what the job file must know of it.
+    """The section of one compression method. Subclasses declare what the job file must know about it.
 
     Attributes:
         method: Name of the method in `run.methods`, and of its section.
@@ -36,34 +41,42 @@ class MethodSettings(Section):
     identity_defaults: ClassVar[dict[str, Any]] = {}
 
 
+def choices(summary: str, meanings: dict[str, str]) -> str:
+    """Return the description of a setting whose values are named: a summary and a line per value.
+
+    Args:
+        summary: Meaning of the setting.
+        meanings: Value -> what it does.
+    """
+    lines = [f"- `{value}`: {meaning}" for value, meaning in meanings.items()]
+    return "\n".join([summary, *lines])
+
+
 def plain_name(value: str) -> str:
-    """Return a name that is safe as a folder, or raise ValueError."""
+    """Return a name that can be the name of a directory.
+
+    Raises:
+        ValueError: The name has other characters, or is too long.
+    """
     if not NAME.fullmatch(value):
-        raise ValueError("must be 1 to 64 letters, digits, '-' or '_', beginning with a letter or digit")
+        raise ValueError(
+            "it must have 1 to 64 letters, digits, '-' or '_', and begin with a letter or digit"
+        )
     return value
 
 
 def plain_seeds(value: list[int]) -> list[int]:
-    """Return seeds that are of use, or raise ValueError."""
-    if len(set(value)) != len(value) or not all(0 <= v < 2**31 for v in value):
-        raise ValueError("must be whole numbers from 0 up to 2,147,483,647, each once")
+    """Return seeds without duplicates.
+
+    Raises:
+        ValueError: A seed is negative, too large, or occurs twice.
+    """
+    is_valid = all(0 <= seed <= LARGEST_SEED for seed in value)
+    if not is_valid or find_duplicates(value):
+        raise ValueError(f"it must be whole numbers from 0 to {LARGEST_SEED:,} without duplicates")
     return value
 
 
-_SUFFIX = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
-_QUANTITY = re.compile(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(x|[kKmMbBgGtT]?)(\s+encoder)?")
-
-
-def parse_quantity(raw: float | int | str, full: float) -> float:
-    """Read 40e6, "12M", "2G" or "0.5x" (relative to `full`); raise ValueError when it is none."""
-    if isinstance(raw, str):
-        match = _QUANTITY.fullmatch(raw.strip())
-        if match is None:
-            raise ValueError(f'{raw!r} is no quantity; allowed: 40e6, "12M", "2G", "0.5x"')
-        number, unit, _ = match.groups()
-        value = float(number) * (full if unit == "x" else _SUFFIX[unit.lower()])
-    else:
-        value = float(raw) if abs(raw) < 1e300 else math.inf
-    if not math.isfinite(value) or value <= 0:
-        raise ValueError(f"{raw!r} is not a finite number above 0")
-    return value
+def find_duplicates(values: Iterable[Any]) -> list[Any]:
+    """Return the values that occur more than once, sorted."""
+    return sorted(value for value, count in Counter(values).items() if count > 1)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from raycomp.config.job import TaskSettings
+from raycomp.config.task import TaskSettings
 from raycomp.data.files import read_file
 from raycomp.errors import UserError, first_line, shown
 

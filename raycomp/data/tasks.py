@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from raycomp.config.job import TaskSettings
+from raycomp.config.task import TaskSettings
 from raycomp.data import sources
 from raycomp.data.metrics import check_metric
 from raycomp.errors import UserError, shown

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raycomp.config.section import parse_quantity
+from raycomp.config.budget import parse_quantity
 from raycomp.report.loading import RunTables
 from raycomp.report.run_record import RunRecord
 

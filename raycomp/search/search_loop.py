@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raycomp.config.elastic import BudgetSettings
+from raycomp.config.budget import BudgetSettings
 from raycomp.config.job import Job
 from raycomp.encoder.architecture import Architecture
 from raycomp.search.budget import best_index, cheapest_architecture

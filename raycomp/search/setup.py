@@ -10,7 +10,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from raycomp.config.elastic import BudgetSettings
+from raycomp.config.budget import BudgetSettings
 from raycomp.config.job import Job
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import CostModel, EncoderShape

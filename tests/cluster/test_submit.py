@@ -132,7 +132,7 @@ def test_wrong_addresses_and_arguments_are_one_message(
         "must be the URL of a cluster's dashboard": [*submit, "--address", "file:///etc/passwd"],
         "absolute path on its head node": ["submit", str(job_file), "--storage", "runs"],
         "is not known to the cluster": ["logs", "raycomp; touch /tmp/x"],
-        "unknown setting 'train.epoch'": [*submit, "--set", "train.epoch=1"],
+        "Unknown setting 'train.epoch'": [*submit, "--set", "train.epoch=1"],
         "lacks a [study] section": [*submit, "--preset", "small"],
     }
     for message, arguments in cases.items():

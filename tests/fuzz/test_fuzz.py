@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycomp.config.job import TaskSettings
 from raycomp.config.loader import load_job
+from raycomp.config.task import TaskSettings
 from raycomp.data.tasks import load_task
 from raycomp.encoder.cost import EncoderShape
 from raycomp.encoder.pretrained import load_encoder

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raycomp.config.job import TaskSettings
+from raycomp.config.task import TaskSettings
 from raycomp.data import files
 from raycomp.data.tasks import Task, load_task
 from raycomp.errors import UserError

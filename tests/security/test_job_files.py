@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from raycomp.config.loader import MAX_FAULTS, MAX_JOB_BYTES, load_job, parse_job
+from raycomp.config.loader import MAX_JOB_BYTES, load_job, parse_job
+from raycomp.config.messages import MAX_LINES
 from raycomp.errors import UserError
 from raycomp.runtime.pipeline.run import run_job
 from tests.security.conftest import Refused
@@ -87,10 +88,10 @@ def test_a_folder_that_looks_like_a_hub_name_is_not_read(
         ("[train]\nepochs = " + "{a=" * 5000 + "1" + "}" * 5000, "nested too deeply"),
         ("[" + ".".join("a" * 500) + "]\nx = 1", "nested deeper"),
         ("\x00", "not valid TOML"),
-        ('[model]\nname = "a\\u0000b"', "no text"),
+        ('[model]\nname = "a\\u0000b"', "invalid character"),
         (f'[model]\nname = "{"x" * 5000}"', "characters"),
-        ('[train]\n"\\u001b[31m" = 1', "unknown setting"),
-        ('[train]\n"x\\nerror: all is well" = 1', "unknown setting"),
+        ('[train]\n"\\u001b[31m" = 1', "Unknown setting"),
+        ('[train]\n"x\\nerror: all is well" = 1', "Unknown setting"),
         ("[search]\nseeds = [-1]", "whole numbers"),
         ("[search]\nalpha = 1e9", "100"),
         ("[train]\nclip = 1979-05-27T07:32:00Z", "number"),
@@ -128,8 +129,8 @@ def test_the_longest_job_file_is_read_in_time_and_its_mistakes_are_counted(tmp_p
         if body.startswith("k"):
             with pytest.raises(UserError) as caught:
                 load_job(path)
-            assert len(str(caught.value).splitlines()) == MAX_FAULTS + 1
-            assert "more mistakes" in str(caught.value)
+            assert len(str(caught.value).splitlines()) == MAX_LINES + 1
+            assert "more errors" in str(caught.value)
         else:
             assert len(load_job(path).budget) == 1501
     assert time.perf_counter() - began < 10

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from raycomp.config.section import MethodSettings, plain_seeds
+from raycomp.config.section import MethodSettings, choices, find_duplicates, plain_seeds
 
 OPERATIONS = (
     "std_conv_3", "std_conv_5", "std_conv_7", "dil_conv_3", "dil_conv_5", "dil_conv_7",
@@ -15,7 +15,10 @@ OPERATIONS = (
 
 
 class AdabertSettings(MethodSettings):
-    """The differentiable search of a small CNN. Lists of gamma, beta, layers and seeds are swept."""
+    """AdaBERT: a differentiable search of a small CNN.
+
+    Lists of `gamma`, `beta`, `layers` and `seeds` are swept: each combination is a trial.
+    """
 
     method: ClassVar[str] = "adabert"
     title: ClassVar[str] = "AdaBERT"
@@ -23,79 +26,164 @@ class AdabertSettings(MethodSettings):
     shared_sections: ClassVar[tuple[str, ...]] = ("augment",)
     identity_defaults: ClassVar[dict[str, Any]] = {"structure": None, "exact_match": False}
 
-    layers: int | list[int] = Field(8, description="Most cells of the CNN (K_max).")
-    nodes: int = Field(3, ge=1, le=6, description="Inner nodes of a cell (N).")
-    width: int = Field(128, ge=4, le=4096, description="Channels of every state.")
-    embedding: int = Field(128, ge=4, le=4096, description="Rank of the factorised embedding.")
+    layers: int | list[int] = Field(
+        8, description="Largest number of cells of the CNN (K_max in the paper). A list is swept."
+    )
+    nodes: int = Field(3, ge=1, le=6, description="Inner nodes of a cell (N in the paper).")
+    width: int = Field(128, ge=4, le=4096, description="Channels of the CNN.")
+    embedding: int = Field(
+        128, ge=4, le=4096, description="Rank of the embedding table, which is a product of two factors."
+    )
     exact_match: bool = Field(
         True,
-        description="Of two texts: a token that both have bears a mark, one learnt vector. The paper's: "
-        "false; a CNN then sees shared words only where they stand near the same place.",
+        description="Whether tokens that occur in both texts of a pair get an extra learned embedding. "
+        "The paper's form is false: the CNN then sees common tokens only if they are at nearly the "
+        "same position. Tasks with one text are not affected.",
     )
-    operations: list[str] = Field(list(OPERATIONS), min_length=1, description="Candidates of every edge.")
-    gamma: float | list[float] = Field(0.8, description="Share of distillation (Eq. 1), 0 to 1.")
-    beta: float | list[float] = Field(4.0, description="Weight of the efficiency loss (Eq. 1).")
-    seeds: list[int] = Field([0], min_length=1, description="A trial each, on top of run.seed.")
-    temperature: float = Field(1.0, gt=0, description="T of Eq. 3.")
+    operations: list[str] = Field(
+        list(OPERATIONS), min_length=1, description="Candidate operations of every edge of a cell."
+    )
+    gamma: float | list[float] = Field(
+        0.8,
+        description="Weight of distillation in the loss (Eq. 1), from 0 (labels only) to 1 (teacher "
+        "only). A list is swept.",
+    )
+    beta: float | list[float] = Field(
+        4.0,
+        description="Weight of the efficiency loss (Eq. 1). A larger value gives a smaller CNN. A list "
+        "is swept.",
+    )
+    seeds: list[int] = Field(
+        [0], min_length=1, description="Seeds, each added to `run.seed`. Each seed is a trial."
+    )
+    temperature: float = Field(1.0, gt=0, description="Temperature of distillation (T of Eq. 3).")
     hints: Literal["probes", "logits"] = Field(
-        "probes", description="logits: the teacher's prediction alone (the paper's Base-KD)."
+        "probes",
+        description=choices(
+            "What the student learns from the teacher.",
+            {
+                "probes": "the predictions of the probes on the teacher's layers, and the teacher's own "
+                "predictions",
+                "logits": "the teacher's predictions only (the paper's Base-KD)",
+            },
+        ),
     )
     normalisation: Literal["spread", "released"] = Field(
-        "spread", description="Prices of Eq. 5; released are 14% apart, so beta presses on K alone."
+        "spread",
+        description=choices(
+            "Scale of the costs of the operations (Eq. 5).",
+            {
+                "spread": "costs from 0.05 to 0.19, so that beta favours cheap operations",
+                "released": "costs from 0.09 to 0.11, as in the released code: beta then changes "
+                "mainly the number of cells",
+            },
+        ),
     )
     estimator: Literal["contrast", "sampled", "full"] = Field(
         "contrast",
-        description="What runs beside the drawn operation of an edge: contrast: those without weights "
-        "and one convolution. sampled: nothing. full: all (the paper's).",
+        description=choices(
+            "Operations of an edge that a step of the search computes.",
+            {
+                "contrast": "the drawn one, those without weights, and one convolution",
+                "sampled": "the drawn one only",
+                "full": "all (the paper's form)",
+            },
+        ),
     )
     supervise: Literal["depths", "drawn"] = Field(
         "depths",
-        description="In the search, the classifier learns after every cell of a drawn structure, or "
-        "after its last alone (the paper's).",
+        description=choices(
+            "Cells after which the classifier learns during the search.",
+            {
+                "depths": "every cell of the drawn structure",
+                "drawn": "the last cell of the drawn structure (the paper's form)",
+            },
+        ),
     )
     share_kernels: bool = Field(
         True,
-        description="In the search, an edge's convolutions of one dilation share their middle taps; "
-        "false: each has its own (the paper's).",
+        description="Whether the convolutions of an edge with the same dilation share the middle of "
+        "their kernels during the search. The paper's form is false.",
     )
-    epochs: float = Field(5.0, gt=0, le=10_000, description="Of the search, over the given rows.")
+    epochs: float = Field(
+        5.0,
+        gt=0,
+        le=10_000,
+        description="Length of the search in passes over the training split, without augmented texts.",
+    )
     structure: str | None = Field(
         None,
-        description="Train this structure in place of a search: its JSON (deployments' arch), or "
-        '"random:N", the N-th random one. Needs child = "scratch".',
+        description="Structure to train instead of a search: its JSON (column `arch` of "
+        "`deployments`), or "
+        '"random:N" for the N-th random structure. It needs child = "scratch".',
     )
     child: Literal["inherited", "scratch"] = Field(
-        "inherited", description="Weights that the child begins with."
+        "inherited",
+        description=choices(
+            "Weights of the child before its training.",
+            {
+                "inherited": "the weights of the parent graph",
+                "scratch": "new weights; the embeddings come from the teacher",
+            },
+        ),
     )
     child_epochs: float = Field(
-        10.0, ge=0, le=10_000, description="Of the child; 0 deploys what it inherits."
+        10.0,
+        ge=0,
+        le=10_000,
+        description="Length of the child's training in passes over the training split. 0: the child is "
+        "deployed with its inherited weights.",
     )
-    batch_size: int = Field(64, ge=2, description="Sentences a step, over all workers.")
+    batch_size: int = Field(64, ge=2, description="Texts of one step, summed over all workers.")
     optimizer: Literal["adamw", "sgd"] = Field(
-        "adamw", description="Of the weights. sgd (the paper's) has momentum .9; give it 2e-2 to 5e-4."
+        "adamw",
+        description=choices(
+            "Optimizer of the weights.",
+            {
+                "adamw": "AdamW",
+                "sgd": "SGD with momentum 0.9 (the paper's form). Set learning_rate = 2e-2 and "
+                "final_learning_rate = 5e-4 with it",
+            },
+        ),
     )
-    learning_rate: float = Field(2e-3, gt=0, lt=10, description="Of the weights, at first.")
-    final_learning_rate: float = Field(1e-5, ge=0, lt=10, description="At the end of the cosine.")
-    weight_decay: float = Field(0.0, ge=0, lt=1, description="Of the weights.")
-    dropout: float = Field(0.4, ge=0, lt=1, description="Before the classifier.")
-    clip: float = Field(5.0, gt=0, description="Largest norm of the gradient.")
+    learning_rate: float = Field(
+        2e-3, gt=0, lt=10, description="Learning rate of the weights at the first step."
+    )
+    final_learning_rate: float = Field(
+        1e-5, ge=0, lt=10, description="Learning rate at the last step. It falls along a cosine."
+    )
+    weight_decay: float = Field(0.0, ge=0, lt=1, description="Weight decay of the weights.")
+    dropout: float = Field(0.4, ge=0, lt=1, description="Dropout probability before the classifier.")
+    clip: float = Field(
+        5.0, gt=0, description="Largest norm of the gradient of the weights. Longer gradients are scaled."
+    )
     alpha_learning_rate: float = Field(
-        3e-2, gt=0, lt=10, description="Adam's, of P_alpha. The paper's is 3e-4, over 80 epochs."
+        3e-2,
+        gt=0,
+        lt=10,
+        description="Learning rate of the architecture distribution (P_alpha). The paper's form is "
+        "3e-4, for a search of 80 epochs.",
     )
     alpha_warmup: float = Field(
-        0.5, ge=0, lt=1, description="Share of the search in which P_alpha waits, uniform; the paper: 0."
+        0.5,
+        ge=0,
+        lt=1,
+        description="Part of the search in which the architecture distribution stays uniform, from 0 "
+        "to 1. The paper's form is 0.",
     )
-    alpha_weight_decay: float = Field(1e-3, ge=0, lt=1, description="Of P_o alone, the operations.")
+    alpha_weight_decay: float = Field(
+        1e-3, ge=0, lt=1, description="Weight decay of the probabilities of operations (P_o)."
+    )
 
     @field_validator("layers", "gamma", "beta")
     @classmethod
     def _ranges(cls, value: Any, info: ValidationInfo) -> Any:
         low, high = {"layers": (1, 64), "gamma": (0, 1), "beta": (0, 1e6)}[str(info.field_name)]
         values = value if isinstance(value, list) else [value]
-        if not values or len(set(values)) != len(values):
-            raise ValueError("a list needs at least one value, and each once")
-        if not all(low <= v <= high for v in values):
-            raise ValueError(f"must be from {low:g} to {high:g}")
+        if not values or find_duplicates(values):
+            raise ValueError("it must not be empty or contain duplicates")
+        if not all(low <= number <= high for number in values):
+            raise ValueError(f"it must be from {low:g} to {high:g}")
         return value
 
     @field_validator("seeds")
@@ -104,10 +192,10 @@ class AdabertSettings(MethodSettings):
         return plain_seeds(value)
 
     @model_validator(mode="after")
-    def _given(self) -> AdabertSettings:
+    def _structure_needs_scratch(self) -> AdabertSettings:
         if self.structure is not None and self.child == "inherited":
             raise ValueError(
-                "structure was given, so that there is no search to inherit weights from; set "
+                "has a structure, so there is no search whose weights the child could inherit. Set "
                 'child = "scratch"'
             )
         return self
@@ -115,9 +203,9 @@ class AdabertSettings(MethodSettings):
     @field_validator("operations")
     @classmethod
     def _operations(cls, value: list[str]) -> list[str]:
-        unknown = [v for v in value if v not in OPERATIONS]
-        if unknown or len(set(value)) != len(value):
-            raise ValueError(f"each must be one of {', '.join(OPERATIONS)}, and named once")
+        unknown = [name for name in value if name not in OPERATIONS]
+        if unknown or find_duplicates(value):
+            raise ValueError(f"it must be a list without duplicates of {', '.join(OPERATIONS)}")
         if set(value) <= {"zero"}:
-            raise ValueError("no operation is left that passes anything on; name another than zero")
+            raise ValueError("it needs at least one operation other than 'zero'")
         return value

@@ -11,8 +11,8 @@ import os
 import shutil
 from pathlib import Path
 
+from raycomp.config.identity import artifact_keys
 from raycomp.config.loader import parse_stored
-from raycomp.config.study import artifact_keys
 from raycomp.errors import UserError
 from raycomp.storage.files import atomic_write, read_json, write_json
 from raycomp.storage.layout import RunLayout

@@ -17,7 +17,8 @@ from typing import Any
 
 import pandas as pd
 
-from raycomp.config.study import StudyRun, StudySettings
+from raycomp.config.study import StudyRun
+from raycomp.config.study_settings import StudySettings
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.context import RunContext
 from raycomp.methods.yoco.finetune import list_outcomes

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from raycomp.config.study import StudyRun, StudySettings
+from raycomp.config.study import StudyRun
+from raycomp.config.study_settings import StudySettings
 
 
 def plan_batches(

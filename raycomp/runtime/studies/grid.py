@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from raycomp.config.loader import parse_job
-from raycomp.config.study import StudyRun, StudySettings
+from raycomp.config.study import StudyRun
+from raycomp.config.study_settings import StudySettings
 from raycomp.errors import UserError
 from raycomp.runtime.cluster.capacity import count_worker_slots, share_cpus
 from raycomp.runtime.cluster.connect import ray

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from raycomp.config.job import Job
 from raycomp.config.loader import parse_stored
-from raycomp.config.study import StudyRun, StudySettings
+from raycomp.config.study import StudyRun
+from raycomp.config.study_settings import StudySettings
 from raycomp.errors import UserError
 from raycomp.methods.adabert.trials import list_trials
 from raycomp.runtime.pipeline.artifact_reuse import reuse_artifacts

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from raycomp.config import renames
+from raycomp.config.identity import artifact_keys
 from raycomp.config.loader import load_job, parse_job, parse_stored
 from raycomp.config.renames import OLD_NAMES
-from raycomp.config.study import artifact_keys, load_study_file, parse_study
+from raycomp.config.study import load_study_file, parse_study
 from raycomp.errors import UserError
 
 ROOT = Path(__file__).parents[3]

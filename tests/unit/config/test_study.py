@@ -8,8 +8,9 @@ import pytest
 
 from raycomp.cli import main as cli
 from raycomp.config.flatten import flatten_settings
+from raycomp.config.identity import artifact_keys
 from raycomp.config.loader import load_job
-from raycomp.config.study import artifact_keys, is_study_file, load_study_file, parse_study
+from raycomp.config.study import is_study_file, load_study_file, parse_study
 from raycomp.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -75,13 +76,15 @@ def test_presets_and_overrides(path: Path) -> None:
     assert small.runs[0].job.train.epochs == 1
     assert small.id != load_study_file(path).id
     assert load_study_file(path).id == load_study_file(path).id
-    with pytest.raises(UserError, match="allowed: small"):
+    with pytest.raises(UserError, match="Presets: small"):
         load_study_file(path, None, "large")
 
 
 def test_two_tasks_of_one_file_name_are_refused(path: Path) -> None:
     given = ['study.tasks=["owner/reviews.v1", "owner/reviews.v2"]', 'task.text=["t"]', "task.label=l"]
-    with pytest.raises(UserError, match=r"reviews\.v1' and 'owner/reviews\.v2' make one file name"):
+    with pytest.raises(
+        UserError, match=r"reviews\.v1' and 'owner/reviews\.v2' of study.tasks have the same file name"
+    ):
         load_study_file(path, given)
 
 
@@ -92,18 +95,18 @@ def test_dotted_and_nested_settings_are_one() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"variants": []}, ["unknown setting 'study.variants'", "Did you mean 'study.variant'"]),
+        ({"variants": []}, ["Unknown setting 'study.variants'", "Did you mean 'study.variant'"]),
         ({"variant": [{"name": "a", "sets": {}}]}, ["sets", "Did you mean 'study.variant.a.set'"]),
-        ({"variant": [{"name": "a"}, {"name": "a"}]}, ["names must differ", "a"]),
+        ({"variant": [{"name": "a"}, {"name": "a"}]}, ["several variants named a"]),
         ({"variant": []}, ["study.variant"]),
         ({"seeds": []}, ["study.seeds"]),
-        ({"seeds": [0, 0]}, ["study.seeds", "each once"]),
+        ({"seeds": [0, 0]}, ["study.seeds", "duplicates"]),
         ({"seeds": [-1]}, ["study.seeds"]),
         ({"name": "../up"}, ["study.name", "letters"]),
         ({"variant": [{"name": "a", "set": {"train": {"mood": "x"}}}]},
-         ["study variant 'a'", "train.mood", "train.mode"]),
-        ({"variant": [{"name": "a", "set": {"train.mode": "x"}}]}, ["study variant 'a'", "explore"]),
-        ({"variant": [{"name": "a", "set": {"run": {"seed": 1}}}]}, ["study variant 'a'", "study.seeds"]),
+         ["Study variant 'a'", "train.mood", "train.mode"]),
+        ({"variant": [{"name": "a", "set": {"train.mode": "x"}}]}, ["Study variant 'a'", "explore"]),
+        ({"variant": [{"name": "a", "set": {"run": {"seed": 1}}}]}, ["Study variant 'a'", "study.seeds"]),
         ({"variant": [{"name": "a", "set": {"budget.none.flops": "1x"}}]}, ["'a'", "half, third"]),
         ({"variant": [{"name": "a", "structure_of": "glue/rte"}]}, ["structure_of", "glue/rte"]),
     ],

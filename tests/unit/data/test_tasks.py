@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from raycomp.config.job import TaskSettings
+from raycomp.config.task import TaskSettings
 from raycomp.data.sources import GLUE
 from raycomp.data.tasks import load_task
 from raycomp.errors import UserError

@@ -11,7 +11,8 @@ import torch
 
 from raycomp.config.job import Job
 from raycomp.config.loader import parse_job
-from raycomp.config.study import StudyRun, StudySettings
+from raycomp.config.study import StudyRun
+from raycomp.config.study_settings import StudySettings
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.context import RunContext
 from raycomp.methods.scoring import score_forward

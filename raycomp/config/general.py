@@ -1,0 +1,110 @@
+"""Sections that every method reads: run, model, teacher, export."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from raycomp.config.section import Section, choices, plain_name
+from raycomp.methods.registry import method_names
+
+
+class RunSettings(Section):
+    """The name of the run, its methods and its seed."""
+
+    name: str = Field("run", description="Name of the run. The run directory is NAME-IDENTITY.")
+    methods: list[str] = Field(
+        ["yoco"],
+        description="Names of the compression methods. All methods of a run share one teacher and write "
+        "the same tables.",
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of all random choices of the run.")
+    live: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(
+        ["tensorboard"],
+        description=choices(
+            "Trackers that receive metrics during the run.",
+            {
+                "tensorboard": "event files in the directory `tensorboard` of the run directory",
+                "mlflow": "the MLflow server of MLFLOW_TRACKING_URI",
+                "wandb": "Weights & Biases",
+            },
+        ),
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return plain_name(value)
+
+    @field_validator("methods")
+    @classmethod
+    def _methods(cls, value: list[str]) -> list[str]:
+        names = method_names()
+        unknown = [name for name in value if name not in names]
+        if unknown:
+            raise ValueError(f"there is no method {unknown[0]!r}. Methods: {', '.join(names)}")
+        if not value or len(set(value)) != len(value):
+            raise ValueError('it must name each method once, such as ["yoco", "adabert"]')
+        return value
+
+
+class ModelSettings(Section):
+    """The encoder that is compressed."""
+
+    name: str = Field(
+        "demo/minilm-l6",
+        description='Model on the Hugging Face Hub, local directory, or "demo/minilm-l6", an encoder '
+        "that "
+        "comes with a small package.",
+    )
+    revision: str | None = Field(
+        None, description="Branch, tag or commit on the Hub. Not set: the newest version."
+    )
+    trust_remote_code: bool = Field(
+        False,
+        description="Whether Python code in the model's repository can run on your machines. Set it only "
+        "for repositories that you trust.",
+    )
+
+
+class TeacherSettings(Section):
+    """Fine-tuning of the teacher. A model that is already a classifier for the task is used as it is."""
+
+    mode: Literal["auto", "train", "as-is"] = Field(
+        "auto",
+        description=choices(
+            "Whether the model is fine-tuned.",
+            {
+                "auto": "only if it has no classifier for this task",
+                "train": "always, with a new classifier",
+                "as-is": "never; it must have a classifier for this task",
+            },
+        ),
+    )
+    epochs: float = Field(3.0, gt=0, le=1000, description="Passes over the training split.")
+    learning_rate: float = Field(
+        5e-5, gt=0, lt=1, description="Largest learning rate. It falls linearly to 0."
+    )
+    warmup: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Part of the steps in which the learning rate rises from 0, from 0 to 1.",
+    )
+    weight_decay: float = Field(0.01, ge=0, lt=1, description="Decoupled weight decay of AdamW.")
+    batch_size: int = Field(32, ge=1, description="Texts of one step, summed over all workers.")
+    dropout: float | None = Field(
+        None, ge=0, lt=1, description="Dropout probability. Not set: the model's own."
+    )
+
+
+class ExportSettings(Section):
+    """The exported models."""
+
+    enabled: bool = Field(
+        True,
+        description="Whether exported models are kept in the directory `exports` of the run directory. "
+        "If false, each model is still exported, loaded and verified, and then removed. `raycomp "
+        "export` writes it again.",
+    )

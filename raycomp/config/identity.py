@@ -1,0 +1,91 @@
+"""The identity of a run, and the keys of its artifacts: hashes of the settings that matter for each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from raycomp.config.content_names import drop_directory
+from raycomp.config.renames import original_names
+from raycomp.methods.registry import load_settings, method_names
+
+if TYPE_CHECKING:
+    from raycomp.config.job import Job
+
+NON_IDENTITY_KEYS = {
+    "train": ("cpus", "gpus", "checkpoint_seconds", "barrier_seconds", "workers", "min_workers"),
+    "search": ("evaluators", "gpus", "max_tokens"),
+}
+"""Settings that say where and how fast a job runs. They do not change its results."""
+
+
+def hash_job(job: Job) -> str:
+    """Return the identity of a run: 8 hex digits of the hash of all settings that can change a result.
+
+    Settings of sections that the job does not use are left out, so that a new method or a new setting
+    leaves the identities of existing runs as they are.
+    """
+    settings = _settings_that_matter(job)
+    del settings["run"]["live"]
+    for section, key in (("model", "name"), ("task", "train"), ("task", "validation")):
+        settings[section][key] = drop_directory(settings[section][key])
+
+    # Sections that no method of the job reads.
+    schemas = [load_settings(name) for name in job.run.methods]
+    if not any("augment" in schema.shared_sections for schema in schemas):
+        del settings["augment"]
+    for name in set(settings) & set(method_names()) - set(job.run.methods):
+        del settings[name]
+    if not job.finetune.epochs:
+        del settings["finetune"]
+
+    # Settings that joined later, where they have the value that earlier runs had.
+    for schema in schemas:
+        for key, value in schema.identity_defaults.items():
+            if settings[schema.method][key] == value:
+                del settings[schema.method][key]
+
+    text = json.dumps(original_names(settings), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def artifact_keys(job: Job) -> dict[str, str]:
+    """Return the key of each artifact that runs may share: teacher, supernet, distillation_data.
+
+    Two runs have the same key if all settings that the artifact depends on are equal.
+    """
+    settings = original_names(_settings_that_matter(job))
+    shared = {
+        "seed": settings["run"]["seed"],
+        "precision": settings["train"]["precision"],
+        "task": settings["task"],
+        "model": settings["model"],
+        "teacher": settings["teacher"],
+    }
+
+    keys = {"teacher": _hash(shared)}
+    if "yoco" in job.run.methods:
+        supernet = {
+            "length": settings["search"]["flops_length"],
+            "space": settings["space"],
+            "train": settings["train"],
+        }
+        keys["supernet"] = _hash(shared | supernet)
+    if "adabert" in job.run.methods:
+        keys["distillation_data"] = _hash(shared | {"augment": settings["augment"]})
+    return keys
+
+
+def _settings_that_matter(job: Job) -> dict[str, Any]:
+    """Return the settings of a job without NON_IDENTITY_KEYS."""
+    settings: dict[str, Any] = job.model_dump(mode="json")
+    for section, keys in NON_IDENTITY_KEYS.items():
+        for key in keys:
+            del settings[section][key]
+    return settings
+
+
+def _hash(settings: dict[str, Any]) -> str:
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

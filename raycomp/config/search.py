@@ -1,0 +1,116 @@
+"""The sections [search] and [finetune] of a job file: the use of the trained super-network."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from raycomp.config.section import Section, choices, plain_seeds
+
+
+class SearchSettings(Section):
+    """The deployment search: it finds the best architecture within each budget, on inherited weights."""
+
+    searchers: list[Literal["sng", "random", "evolution"]] = Field(
+        ["sng"],
+        min_length=1,
+        description=choices(
+            "Searchers. Each of them searches each budget with each seed; the best architecture wins.",
+            {
+                "sng": "stochastic natural gradient, from the trained architecture distribution",
+                "random": "uniform draws within the budget",
+                "evolution": "mutation and crossover of the best architectures so far",
+            },
+        ),
+    )
+    seeds: list[int] = Field(
+        [0], min_length=1, description="Seeds of the searchers, each added to `run.seed`."
+    )
+    evaluations: int = Field(
+        64, ge=4, description="Architectures that one trial (budget, searcher, seed) can ask for."
+    )
+    shared_fraction: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Part of `evaluations` that is the shared initial set: the same architectures for "
+        "all budgets, scored once, from 0 to 1. Not set: as large as needed, so that all budgets "
+        "together need at most 1.3 times the evaluations of one budget.",
+    )
+    batch: int = Field(
+        8, ge=2, description="Architectures that a searcher asks for at once (lambda in the paper)."
+    )
+    alpha: float = Field(2.0, gt=0, le=100, description="Exponent of the reward (alpha of Eq. 7).")
+    reward: Literal["corrected", "printed"] = Field(
+        "corrected",
+        description=choices(
+            "Reward of an architecture that exceeds the limit (Eq. 7).",
+            {
+                "corrected": "it falls as the violation grows",
+                "printed": "the equation as the paper prints it: it rises as the violation grows",
+            },
+        ),
+    )
+    evaluators: int = Field(
+        0, ge=0, description="Evaluators: processes that score architectures. 0: one per CPU or GPU."
+    )
+    gpus: float = Field(
+        0,
+        ge=0,
+        description="GPUs of each evaluator; fractions are possible. 0: one GPU if the cluster has GPUs, "
+        "else none.",
+    )
+    flops_length: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens of the sequence whose FLOPs are counted. Not set: `task.max_length`.",
+    )
+    max_tokens: int | None = Field(
+        None,
+        ge=16,
+        description="Tokens of one batch of an evaluation, padding included. Not set: 2,048 on a CPU, "
+        "16,384 on a GPU.",
+    )
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds(cls, value: list[int]) -> list[int]:
+        return plain_seeds(value)
+
+
+class FinetuneSettings(Section):
+    """Fine-tuning of sub-networks, for comparison with inherited weights.
+
+    Fine-tuned sub-networks are scored, not exported.
+    """
+
+    epochs: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        description="Passes over the training split. 0: no fine-tuning (the paper's form).",
+    )
+    learning_rate: float = Field(
+        2e-5,
+        gt=0,
+        lt=1,
+        description="Largest learning rate. It falls linearly to 0 after a warm-up of `teacher.warmup`.",
+    )
+    batch_size: int = Field(32, ge=1, description="Texts of one step.")
+    start: Literal["supernet", "teacher"] = Field(
+        "supernet",
+        description=choices(
+            "Weights before the fine-tuning.",
+            {
+                "supernet": "the weights that the sub-network inherits from the trained super-network",
+                "teacher": "the same slice of the network before it was trained as a super-network",
+            },
+        ),
+    )
+    networks: int = Field(
+        0,
+        ge=0,
+        description="Number of sub-networks that are drawn uniformly from the space and fine-tuned, to "
+        "compare rankings. 0: the deployed sub-networks are fine-tuned instead.",
+    )

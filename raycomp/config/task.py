@@ -1,0 +1,106 @@
+"""The section [task] of a job file."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from raycomp.config.section import Section, choices
+
+
+class TaskSettings(Section):
+    """The labelled text. Set either `name`, or `train` with `text` and `label`."""
+
+    name: str | None = Field(
+        None,
+        description='GLUE task, such as "glue/sst2" (all nine tasks); "demo/polarity" (film sentences) '
+        'or "demo/reviews" (long film reviews); or dataset on the Hub, "owner/dataset" or '
+        '"owner/dataset:config", which needs `text`, `label` and splits named train and validation.',
+    )
+    folder: str | None = Field(
+        None,
+        description="Local directory with the Parquet or TSV files of one or all GLUE tasks, instead "
+        "of a download.",
+    )
+    train: str | None = Field(
+        None, description="Your training file: .csv, .tsv, .jsonl or .parquet. It replaces `name`."
+    )
+    validation: str | None = Field(
+        None,
+        description="Your validation file. Not set: 10% of the training rows, which are then not trained "
+        "on. Set it if the model is already fine-tuned on the training file, because its score on "
+        "rows that it has seen would be too high.",
+    )
+    text: list[str] = Field(
+        [], description="Name of the text column, or of the two text columns of a pair.", max_length=2
+    )
+    label: str | None = Field(None, description="Name of the label column.")
+    labels: list[str] | None = Field(
+        None,
+        description="Class names in order. Not set: the labels of the training rows, sorted. If the "
+        "model is already fine-tuned, its outputs are matched to classes by its `id2label`. If that "
+        "has other names, give the classes here in the order of the model's outputs.",
+    )
+    kind: Literal["auto", "classification", "regression"] = Field(
+        "auto",
+        description=choices(
+            "Kind of task.",
+            {
+                "auto": "the kind of the GLUE task; classification for other data",
+                "classification": "labels are classes",
+                "regression": "labels are numbers",
+            },
+        ),
+    )
+    metric: str | None = Field(
+        None,
+        description=choices(
+            "Metric of all decisions and tables. Not set: the metric of the GLUE task; for other data "
+            "`accuracy`, or `pearson_spearman` for regression.",
+            {
+                "accuracy": "part of the rows that are classified correctly",
+                "f1": "F1 of the second class, or the mean over the classes if there are more than two",
+                "accuracy_f1": "mean of accuracy and F1",
+                "matthews": "Matthews correlation",
+                "pearson": "Pearson correlation (regression)",
+                "spearman": "Spearman correlation (regression)",
+                "pearson_spearman": "mean of both (regression)",
+                "module:function": "your function of labels and predictions, or of labels and logits; "
+                "larger values are better. All nodes must be able to import the module",
+            },
+        ),
+    )
+    selection: float | int = Field(
+        0.1,
+        description="Size of the selection split, which is taken from the training rows and used for all "
+        "decisions of a run: part of the rows (below 1) or number of rows.",
+    )
+    limit: int | None = Field(
+        None, ge=1, description="Largest number of different training texts. Not set: all."
+    )
+    max_length: int = Field(
+        128, ge=4, le=4096, description="Largest number of tokens of a text. Longer texts are cut."
+    )
+
+    @field_validator("selection")
+    @classmethod
+    def _selection(cls, value: float) -> float:
+        is_share = 0 < value < 1
+        is_count = math.isfinite(value) and value >= 1 and value == int(value)
+        if not is_share and not is_count:
+            raise ValueError("it must be a part between 0 and 1, or a whole number of rows")
+        return value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TaskSettings:
+        if self.name is None and self.train is None:
+            raise ValueError('needs name (such as "glue/sst2") or train (a file)')
+        if self.name is not None and self.train is not None:
+            raise ValueError("has both name and train. Set only one of them")
+        if self.train is not None and (not self.text or self.label is None):
+            raise ValueError(
+                "has a training file, so it needs text (one or two columns) and label (a column)"
+            )
+        return self
