@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from raycomp.config.elastic import BudgetSettings, SearchSettings
+from raycomp.config.budget import BudgetSettings
+from raycomp.config.search import SearchSettings
 from raycomp.config.section import MethodSettings
 from raycomp.data.batches import Batch
 from raycomp.methods.context import RunContext

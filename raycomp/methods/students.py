@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from raycomp.config.elastic import BudgetSettings
+from raycomp.config.budget import BudgetSettings
 from raycomp.config.section import MethodSettings
 from raycomp.data.batches import Batch, smallest_batch
 from raycomp.encoder.architecture import Architecture

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from raycomp.config.elastic import BudgetSettings, SearchSettings
+from raycomp.config.budget import BudgetSettings
+from raycomp.config.search import SearchSettings
 from raycomp.data.batches import Batch, TrainPlan, collate
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder, ElasticOutput

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from raycomp.config.elastic import BudgetSettings
+from raycomp.config.budget import BudgetSettings
 from raycomp.config.job import Job
 from raycomp.config.section import MethodSettings
 from raycomp.data.batches import smallest_batch

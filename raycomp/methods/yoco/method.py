@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from raycomp.config.elastic import BudgetSettings
+from raycomp.config.budget import BudgetSettings
 from raycomp.config.section import MethodSettings
 from raycomp.data.batches import smallest_batch
 from raycomp.methods.base import Deployable, Method, Run

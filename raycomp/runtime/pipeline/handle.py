@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from raycomp.config.elastic import SearchSettings
 from raycomp.config.loader import parse_job
+from raycomp.config.search import SearchSettings
 from raycomp.errors import UserError
 from raycomp.methods.base import Forward, ProgressUpdate, Run
 from raycomp.methods.context import RunContext
