@@ -154,7 +154,7 @@ def render_section(name: str, section: Any, anchors: dict[str, str], *, is_list:
     """
     title = f"[[{name}]]" if is_list else f"[{name}]"
     purpose = inspect.cleandoc(section.__doc__ or "").replace("\n", " ").replace("  ", "\n\n")
-    package = PACKAGES.get(name) or section.__module__.rpartition(".")[0]
+    package = PACKAGES.get(name) or section.__module__.removesuffix(".settings")
     unlinked = dict(anchors)
     lines = [
         f"## `{title}`",

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from raycomp.config.section import choices
 from raycomp.methods.context import RunContext
 from raycomp.methods.students import StudentMethod, StudentSettings, StudentTask
 from raycomp.methods.tasks import TrainingTask
@@ -29,8 +30,14 @@ class FirstNSettings(StudentSettings):
 
     distill: Literal["none", "logits", "hidden"] = Field(
         "hidden",
-        description="What a student learns from. `none`: the labels only (fine-tuning). `logits`: labels "
-        "and the teacher's predictions. `hidden`: labels, predictions and hidden states.",
+        description=choices(
+            "What a student learns from.",
+            {
+                "none": "the labels only (plain fine-tuning)",
+                "logits": "the labels and the teacher's predictions",
+                "hidden": "the labels, the teacher's predictions and its hidden states",
+            },
+        ),
     )
 
 

@@ -17,6 +17,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from raycomp.config.section import choices
 from raycomp.methods.context import RunContext
 from raycomp.methods.students import StudentMethod, StudentSettings, StudentTask
 from raycomp.methods.tasks import TrainingTask
@@ -31,23 +32,36 @@ class PkdSettings(StudentSettings):
 
     start: Literal["teacher", "pretrained"] = Field(
         "pretrained",
-        description="Weights at the start. `pretrained`: layers of the model as the job names it (the "
-        "paper's form). `teacher`: layers of the fine-tuned teacher.",
+        description=choices(
+            "Weights before the training.",
+            {
+                "pretrained": "layers of the model that the job names (the paper's form)",
+                "teacher": "layers of the fine-tuned teacher",
+            },
+        ),
     )
     epochs: float = Field(4.0, gt=0, le=1000, description="Passes over the training split.")
     map: Literal["skip", "last"] = Field(
         "skip",
-        description="Which teacher layers the student's layers match. `skip`: every L/n-th layer. "
-        "`last`: the last layers. The teacher's last layer is not matched.",
+        description=choices(
+            "Layers of the teacher that the student's layers match. Its last layer is not matched.",
+            {
+                "skip": "every (L / n)-th layer, for L layers of the teacher and n of the student",
+                "last": "the last layers",
+            },
+        ),
     )
     temperature: float = Field(
-        10.0, gt=0, description="Temperature T of the logits; the paper's: 5, 10, 20."
+        10.0, gt=0, description="Temperature of the logits (T). The paper uses 5, 10 and 20."
     )
     alpha: float = Field(
-        0.5, ge=0, le=1, description="Weight of the teacher's predictions; the paper's: 0.2, 0.5, 0.7."
+        0.5,
+        ge=0,
+        le=1,
+        description="Weight of the teacher's predictions. The paper uses 0.2, 0.5 and 0.7.",
     )
     beta: float = Field(
-        100.0, ge=0, description="Weight of the [CLS] states; the paper's: 10, 100, 500, 1000."
+        100.0, ge=0, description="Weight of the CLS states. The paper uses 10, 100, 500 and 1000."
     )
 
 

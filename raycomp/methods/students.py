@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from raycomp.config.budget import BudgetSettings
-from raycomp.config.section import MethodSettings
+from raycomp.config.section import MethodSettings, choices
 from raycomp.data.batches import Batch, smallest_batch
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
@@ -41,15 +41,25 @@ class StudentSettings(MethodSettings):
 
     start: Literal["teacher", "pretrained"] = Field(
         "teacher",
-        description="Weights at the start. `teacher`: layers of the fine-tuned teacher. `pretrained`: "
-        "layers of the model as the job names it, with a new classifier where it has none.",
+        description=choices(
+            "Weights before the training.",
+            {
+                "teacher": "layers of the fine-tuned teacher",
+                "pretrained": "layers of the model that the job names, with a new classifier if it has none",
+            },
+        ),
     )
     epochs: float = Field(3.0, gt=0, le=1000, description="Passes over the training split.")
-    batch_size: int = Field(32, ge=1, description="Rows per step, over all workers.")
+    batch_size: int = Field(32, ge=1, description="Texts of one step, summed over all workers.")
     learning_rate: float = Field(
-        5e-5, gt=0, lt=1, description="Peak of the learning rate, which decays linearly to 0."
+        5e-5, gt=0, lt=1, description="Largest learning rate. It falls linearly to 0."
     )
-    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps with a rising learning rate.")
+    warmup: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Part of the steps in which the learning rate rises from 0, from 0 to 1.",
+    )
     weight_decay: float = Field(0.01, ge=0, lt=1, description="Decoupled weight decay of AdamW.")
 
 

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from raycomp.config.budget import BudgetSettings
 from raycomp.config.job import Job
-from raycomp.config.section import MethodSettings
+from raycomp.config.section import MethodSettings, choices
 from raycomp.data.batches import smallest_batch
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.base import Deployable, Method, Run
@@ -64,8 +64,14 @@ class UniformSettings(MethodSettings):
     )
     distill: Literal["none", "logits", "hidden"] = Field(
         "none",
-        description="What sub-networks learn from. `none`: the labels only (HAT). `logits`: labels and "
-        "the teacher's predictions. `hidden`: labels, predictions and hidden states.",
+        description=choices(
+            "What the sub-networks learn from.",
+            {
+                "none": "the labels only (HAT's form)",
+                "logits": "the labels and the teacher's predictions",
+                "hidden": "the labels, the teacher's predictions and its hidden states",
+            },
+        ),
     )
 
 
