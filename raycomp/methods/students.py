@@ -45,7 +45,8 @@ class StudentSettings(MethodSettings):
             "Weights before the training.",
             {
                 "teacher": "layers of the fine-tuned teacher",
-                "pretrained": "layers of the model that the job names, with a new classifier if it has none",
+                "pretrained": "layers of the model that the job names, with a new classifier if the "
+                "model has none",
             },
         ),
     )

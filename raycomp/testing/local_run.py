@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from raycomp.config.elastic import SearchSettings
+from raycomp.config.search import SearchSettings
 from raycomp.data.batches import Batch, TrainPlan, collate
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
