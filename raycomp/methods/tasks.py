@@ -17,7 +17,7 @@ from torch import nn
 from raycomp.data.tokens import TokenSplit
 from raycomp.methods.context import RunContext
 from raycomp.training.loop import TrainStep
-from raycomp.training.optimizers import AllReduce, JointUpdater, Updater
+from raycomp.training.optimizers import AllReduce, BaseUpdater, JointUpdater
 from raycomp.training.supernet_step import Sampler
 
 
@@ -61,7 +61,7 @@ class TrainingTask(ABC):
     steps_per_epoch: int
     num_steps: int
     model: nn.Module
-    updater: Updater | JointUpdater
+    updater: BaseUpdater | JointUpdater
 
     def __init__(
         self,

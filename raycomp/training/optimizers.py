@@ -1,4 +1,4 @@
-"""AdamW with clipping and linear decay, and its state as tensors that safetensors can hold."""
+"""AdamW with clipping and linear decay, its state as named tensors, and precisions of a forward pass."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from raycomp.errors import UserError
 
 AllReduce = Callable[[list[Tensor]], None]
-"""Sum tensors over all workers, in place. Given every gradient that any worker touched."""
+"""Sums tensors over all workers, in place: every gradient that a worker wrote."""
 
 
 @dataclass(frozen=True)
 class LinearDecay:
-    """Warm up linearly, then decay linearly to 0, in each stretch [first, last) of steps.
+    """Warm up linearly, then decay linearly to 0, in each phase [first, last) of steps.
 
     Attributes:
-        peak: highest learning rate.
-        warmup: share of a stretch.
-        stretches: first step of each stretch, then the total: `(0, 100)` is one stretch.
+        peak: Highest learning rate.
+        warmup: Share of a phase's steps.
+        phase_starts: First step of each phase, then the total: `(0, 100)` is one phase.
     """
 
     peak: float
@@ -34,20 +34,18 @@ class LinearDecay:
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step."""
-        first, last = next(
-            (a, b)
-            for a, b in zip(self.phase_starts, self.phase_starts[1:], strict=False)
-            if a <= step < b
-        )
-        length, done = last - first, step - first
-        warm = max(1, round(self.warmup * length))
-        if done < warm:
-            return self.peak * (done + 1) / warm
-        return self.peak * (length - done) / max(1, length - warm)
+        phases = zip(self.phase_starts, self.phase_starts[1:], strict=False)
+        first, last = next((a, b) for a, b in phases if a <= step < b)
+        length = last - first
+        done = step - first
+        warmup_steps = max(1, round(self.warmup * length))
+        if done < warmup_steps:
+            return self.peak * (done + 1) / warmup_steps
+        return self.peak * (length - done) / max(1, length - warmup_steps)
 
 
-class Updater:
-    """Applies the gradients that a step left in `.grad`."""
+class BaseUpdater:
+    """Abstract: an optimizer over a model's trainable parameters, and its state as named tensors."""
 
     def __init__(
         self,
@@ -60,52 +58,29 @@ class Updater:
         reduce: AllReduce | None = None,
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] | None = None,
     ) -> None:
-        """Make an optimizer over the model's trainable parameters.
+        """Create the optimizer.
 
         Args:
-            model: what is trained.
-            schedule: learning rate of each step.
-            weight_decay: of matrices; biases and norms are not decayed.
-            clip: largest norm of the gradient.
-            fresh_at: steps before which the optimizer's state is forgotten.
-            reduce: sums gradients over workers.
-            optimizer: from parameter groups to an optimizer; fused AdamW when absent.
+            model: Network that is trained.
+            schedule: Function from a step to its learning rate.
+            weight_decay: Decay of matrices; biases and norms are not decayed.
+            clip: Largest norm of the gradient.
+            reset_at: Steps before which the optimizer's state is cleared.
+            reduce: Sums gradients over workers; None with one worker.
+            optimizer: Function from parameter groups to an optimizer; None is fused AdamW.
         """
         self.model = model
         self.schedule = schedule
         self.clip = clip
         self.reduce = reduce
-        self._fresh_at = frozenset(reset_at)
-        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        self._names = {id(p): n for n, p in named}
+        self._reset_at = frozenset(reset_at)
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self._names = {id(p): name for name, p in named}
         groups = [
             {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": weight_decay},
             {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
         ]
         self.optimizer = (optimizer or _adamw)([g for g in groups if g["params"]])
-
-    def apply(self, step: int, touched: Sequence[Tensor], extra: Tensor | None = None) -> None:
-        """Sum over workers, clip, update, and clear the gradients.
-
-        Args:
-            step: global step, for the learning rate.
-            touched: the gradients (or views of their active slices) that this step wrote; the
-                same list of shapes on every worker.
-            extra: further figures to sum over the workers along with the gradients, in place.
-        """
-        if self.reduce is not None:
-            self.reduce([*touched, extra] if extra is not None else list(touched))
-        self.update(step)
-
-    def update(self, step: int) -> None:
-        """Clip, update, and clear the gradients, which are summed already."""
-        if step in self._fresh_at:
-            self.optimizer.state.clear()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule(step)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return the optimizer's state as named tensors."""
@@ -113,32 +88,68 @@ class Updater:
             f"{self._names[id(parameter)]}:{key}": value.detach().contiguous()
             for parameter, state in self.optimizer.state.items()
             for key, value in state.items()
-            if value is not None  # SGD before its first step
+            # SGD has a momentum of None before its first step.
+            if value is not None
         }
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Restore what `state_tensors` returned.
+        """Restore the state that `state_tensors` returned.
 
         Raises:
-            UserError: a tensor belongs to no parameter of this model.
+            UserError: A tensor belongs to no parameter of this model.
         """
-        by_name = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        by_name = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        is_fused = bool(self.optimizer.defaults.get("fused"))
         self.optimizer.state.clear()
         for key, value in tensors.items():
             name, _, part = key.rpartition(":")
             if name not in by_name:
-                raise UserError(f"the checkpoint's optimizer state names {name!r}, unknown here")
+                raise UserError(
+                    f"The checkpoint has optimizer state of {name!r}, which this model lacks. Delete the "
+                    "checkpoint, or restore the settings that it was written with."
+                )
             parameter = by_name[name]
-            if part == "step":  # beside the weights for a fused kernel; any other counts on the CPU
-                fused = bool(self.optimizer.defaults.get("fused"))
-                kept = value.clone().to(parameter.device if fused else "cpu")
+            if part == "step":
+                # A fused kernel reads the step count on the device of the weights, any other on the CPU.
+                restored = value.clone().to(parameter.device if is_fused else "cpu")
             else:
-                kept = torch.empty_like(parameter).copy_(value)
-            self.optimizer.state[parameter][part] = kept
+                restored = torch.empty_like(parameter).copy_(value)
+            self.optimizer.state[parameter][part] = restored
+
+    def _start_step(self, step: int) -> None:
+        """Set the learning rate of a step, and clear the state where the step asks for it."""
+        if step in self._reset_at:
+            self.optimizer.state.clear()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule(step)
 
 
-def _adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, eps=1e-8, fused=True)
+class Updater(BaseUpdater):
+    """Applies the gradients that a step left in `.grad`.
+
+    One step:
+
+        loss.backward()
+        updater.apply(step, [p.grad for p in model.parameters() if p.grad is not None])
+    """
+
+    def apply(self, step: int, touched: Sequence[Tensor], extra: Tensor | None = None) -> None:
+        """Sum over workers, clip, update, and clear the gradients.
+
+        Args:
+            step: Global step, which decides the learning rate.
+            touched: Gradients that this step wrote; the same list of shapes on every worker.
+            extra: Further numbers to sum over the workers with the gradients, in place.
+        """
+        _sum_over_workers(self.reduce, touched, extra)
+        self.update(step)
+
+    def update(self, step: int) -> None:
+        """Clip, update, and clear the gradients, which are summed already."""
+        self._start_step(step)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
 
 class JointUpdater:
@@ -149,63 +160,88 @@ class JointUpdater:
         self.reduce = reduce
 
     def apply(self, step: int, touched: Sequence[Tensor], extra: Tensor | None = None) -> None:
-        """As `Updater.apply`, for all members."""
-        if self.reduce is not None:
-            self.reduce([*touched, extra] if extra is not None else list(touched))
+        """Sum the gradients of all members once and update each; see `Updater.apply`."""
+        _sum_over_workers(self.reduce, touched, extra)
         for member in self.members:
             member.update(step)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return every member's state as named tensors."""
-        return {f"{i}/{k}": v for i, m in enumerate(self.members) for k, v in m.state_tensors().items()}
+        tensors: dict[str, Tensor] = {}
+        for i, member in enumerate(self.members):
+            tensors |= {f"{i}/{key}": value for key, value in member.state_tensors().items()}
+        return tensors
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Restore what `state_tensors` returned."""
+        """Restore the state that `state_tensors` returned."""
         for i, member in enumerate(self.members):
-            mine = {k.split("/", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{i}/")}
-            member.load_state_tensors(mine)
+            prefix = f"{i}/"
+            own = {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}
+            member.load_state_tensors(own)
+
+
+def _sum_over_workers(reduce: AllReduce | None, touched: Sequence[Tensor], extra: Tensor | None) -> None:
+    if reduce is not None:
+        reduce([*touched, extra] if extra is not None else list(touched))
+
+
+def _adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, eps=1e-8, fused=True)
 
 
 def resolve_precision(wanted: str, device: torch.device) -> str:
-    """Return "bf16" or "fp32"; auto takes bf16 where it is the faster one.
+    """Return "bf16" or "fp32"; "auto" becomes bf16 where that is faster.
 
-    A GPU that computes in bf16 is faster in it. Processors differ even when all have the
-    instructions (from 0.5 to 3 times the speed of fp32), so there it is timed.
+    A GPU that computes in bf16 is faster in it. CPUs differ even when all have the instructions (from 0.5
+    to 3 times the speed of fp32): there it is timed.
+
+    Args:
+        wanted: "auto", "bf16" or "fp32".
+        device: Device of the network.
 
     Raises:
-        UserError: bf16 is asked for on a GPU that has none.
+        UserError: The GPU does not support bf16.
     """
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        if wanted == "bf16" and not native:
-            raise UserError("precision bf16 was given, but this GPU has none; allowed: fp32")
-        return ("bf16" if native else "fp32") if wanted == "auto" else wanted
-    if wanted != "auto":
+        is_native = torch.cuda.is_bf16_supported(including_emulation=False)
+        if wanted == "bf16" and not is_native:
+            raise UserError("Precision bf16 is not supported by this GPU. Use fp32.")
+        if wanted == "auto":
+            return "bf16" if is_native else "fp32"
         return wanted
-    return "bf16" if measure_bf16_speedup() > 1.1 else "fp32"
+    if wanted == "auto":
+        return "bf16" if measure_bf16_speedup() > 1.1 else "fp32"
+    return wanted
 
 
 def measure_bf16_speedup() -> float:
-    """Return how many times as fast as in fp32 this processor multiplies matrices in bf16."""
+    """Return the speed of this CPU's matrix products in bf16, relative to fp32."""
     return measure_matmul_flops("bf16") / measure_matmul_flops("fp32")
 
 
 @torch.inference_mode()
 def measure_matmul_flops(precision: str, runs: int = 9) -> float:
-    """Return the FLOPs a second of this processor on a matrix product of an encoder's size."""
+    """Return the FLOPs per second of this CPU on a matrix product of an encoder's size.
+
+    Args:
+        precision: "bf16" or "fp32".
+        runs: Number of timed products; the median counts.
+    """
     rows, inner, columns = 1024, 384, 1536
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    x, weight = torch.ones(rows, inner, dtype=dtype), torch.ones(columns, inner, dtype=dtype)
-    taken = []
+    x = torch.ones(rows, inner, dtype=dtype)
+    weight = torch.ones(columns, inner, dtype=dtype)
+
+    seconds: list[float] = []
     for _ in range(runs):
         began = time.perf_counter()
         torch.nn.functional.linear(x, weight)
-        taken.append(time.perf_counter() - began)
-    return 2 * rows * inner * columns / statistics.median(taken)
+        seconds.append(time.perf_counter() - began)
+    return 2 * rows * inner * columns / statistics.median(seconds)
 
 
 def set_training_mode(model: nn.Module) -> None:
-    """Set training mode where it is not set: doing so walks all modules."""
+    """Set training mode where it is not set: to set it visits all modules, which takes time."""
     if not model.training:
         model.train()
 

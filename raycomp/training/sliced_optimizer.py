@@ -1,7 +1,7 @@
-"""Updates of exactly the weights that a step used: slices of matrices, rows of the word table.
+"""AdamW on exactly the weights that a step used: slices of matrices, rows of the word embeddings.
 
-A step of slices reads a share of the matrices and a hundredth of the word table. Gradients,
-moments and weights of all the rest are left alone: no work, and no drift by momentum or decay.
+A step of slices reads a share of the matrices and a hundredth of the word embeddings. Gradients, moments
+and weights of the rest stay as they are: they cost nothing, and momentum or decay does not move them.
 """
 
 from __future__ import annotations
@@ -14,78 +14,93 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from raycomp.encoder.slicing import UsedWeight
-from raycomp.training.optimizers import Updater
+from raycomp.training.optimizers import BaseUpdater
 
 
-class SliceUpdater(Updater):
-    """AdamW over the parts of parameters that a step used.
+class SliceUpdater(BaseUpdater):
+    """AdamW over the parts of parameters that a step used; see `encoder.slicing.SlicedGradients`.
 
-    A part's moments are those of the whole parameter in that place, and the bias correction counts
-    the steps that used any part of the parameter. Where a step uses everything, this is AdamW.
+    The moments of a part are those of the whole parameter in that place. The bias correction counts the
+    steps that used any part of the parameter. Where a step uses everything, this is AdamW.
     """
 
-    def apply_slices(self, step: int, parts: Sequence[UsedWeight], flat: Tensor) -> None:
+    def apply_slices(self, step: int, used: Sequence[UsedWeight], flat: Tensor) -> None:
         """Sum over workers, clip, and update.
 
         Args:
-            step: global step, for the learning rate.
-            parts: what this step used; the same list of shapes on every worker.
-            flat: the memory that their gradients are views of, and what else is to be summed.
+            step: Global step, which decides the learning rate.
+            used: Weights that this step used; the same list of shapes on every worker.
+            flat: One tensor that contains all their gradients, and further numbers to sum.
         """
-        gradients = [part.gradient for part in parts]
         if self.reduce is not None:
             self.reduce([flat])
-        if step in self._fresh_at:
-            self.optimizer.state.clear()
+        self._start_step(step)
+
+        gradients = [weight.gradient for weight in used]
         scale = self.clip / (float(nn.utils.get_total_norm(gradients)) + 1e-6)
         if scale < 1:
             torch._foreach_mul_(gradients, scale)
-        rate = self.schedule(step)
+
         for group in self.optimizer.param_groups:
             members = {id(parameter) for parameter in group["params"]}
-            group["lr"] = rate
-            self._adamw(group, [part for part in parts if id(part.parameter) in members])
+            self._update_group(group, [weight for weight in used if id(weight.parameter) in members])
 
     @torch.no_grad()
-    def _adamw(self, group: dict[str, Any], parts: list[UsedWeight]) -> None:
-        """Update parts of one group of parameters, which share their settings."""
+    def _update_group(self, group: dict[str, Any], used: list[UsedWeight]) -> None:
+        """Update weights of one group of parameters, which share their settings."""
         weights: list[Tensor] = []
-        first: list[Tensor] = []
-        second: list[Tensor] = []
+        first_moments: list[Tensor] = []
+        second_moments: list[Tensor] = []
         steps: list[Tensor] = []
-        gathered: list[tuple[Tensor, Tensor, Tensor]] = []
-        for part in parts:
-            state = self._state(part.parameter)
+        copies: list[tuple[Tensor, Tensor, Tensor]] = []
+        for weight in used:
+            state = self._state_of(weight.parameter)
             steps.append(state["step"])
-            for held, found in (
-                (part.parameter, weights), (state["exp_avg"], first), (state["exp_avg_sq"], second)
-            ):  # fmt: skip
-                view = held[part.where]
-                found.append(_dense(view))
-                if isinstance(part.where, Tensor):  # rows were copied, and are put back
-                    gathered.append((held, part.where, view))
+            for whole, parts in (
+                (weight.parameter, weights),
+                (state["exp_avg"], first_moments),
+                (state["exp_avg_sq"], second_moments),
+            ):
+                part = whole[weight.where]
+                parts.append(_contiguous(part))
+                if isinstance(weight.where, Tensor):
+                    # Slices are views. Rows by number are copies, which are written back below.
+                    copies.append((whole, weight.where, part))
+
         beta1, beta2 = group["betas"]
         adamw(
-            weights, [_dense(part.gradient) for part in parts], first, second, [], steps,
-            fused=True, amsgrad=False, maximize=False, beta1=beta1, beta2=beta2,
-            lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"],
-        )  # fmt: skip
-        for held, rows, view in gathered:
-            held[rows] = view
+            weights,
+            [_contiguous(weight.gradient) for weight in used],
+            first_moments,
+            second_moments,
+            [],
+            steps,
+            fused=True,
+            amsgrad=False,
+            maximize=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+        )
+        for whole, rows, part in copies:
+            whole[rows] = part
 
-    def _state(self, parameter: Tensor) -> dict[str, Tensor]:
-        """Return a parameter's moments, which lie in memory as it does, and its step."""
+    def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
+        """Return a parameter's step and moments, with the memory layout of the parameter."""
         state: dict[str, Tensor] = self.optimizer.state[parameter]
         if not state:
             state["step"] = torch.zeros((), device=parameter.device)
         for key in ("exp_avg", "exp_avg_sq"):
             if key not in state:
                 state[key] = torch.zeros_like(parameter)
-            elif state[key].stride() != parameter.stride():  # from a checkpoint
+            elif state[key].stride() != parameter.stride():
+                # A checkpoint stores every tensor by rows.
                 state[key] = torch.empty_like(parameter).copy_(state[key])
         return state
 
 
-def _dense(view: Tensor) -> Tensor:
-    """Return a slice as one piece of memory: the kernel reads it from its first to its last number."""
-    return view if view.is_contiguous() else view.t()
+def _contiguous(part: Tensor) -> Tensor:
+    """Return a slice or its transpose, whichever is contiguous, as the fused kernel needs."""
+    return part if part.is_contiguous() else part.t()
