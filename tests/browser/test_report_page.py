@@ -107,9 +107,9 @@ def test_it_opens_without_errors_and_asks_for_nothing(driver: Any, page: Path) -
     driver.get_log("browser")
     visit(driver, page)
     driver.execute_script("dispatchEvent(new Event('beforeprint'))")  # draws every plot
-    drawn = "return document.querySelectorAll('.plot .main-svg').length"
+    count_drawn = "return document.querySelectorAll('.plot .main-svg').length"
     plots = driver.execute_script("return document.querySelectorAll('.plot').length")
-    wait(lambda: driver.execute_script(drawn) >= plots == 10)
+    wait(lambda: driver.execute_script(count_drawn) >= plots == 10)
     assert driver.get_log("browser") == []
     assert driver.execute_script("return performance.getEntriesByType('resource').length") == 0
     buttons = driver.execute_script(
@@ -121,9 +121,9 @@ def test_it_opens_without_errors_and_asks_for_nothing(driver: Any, page: Path) -
 def test_hover_shows_the_architecture(driver: Any, page: Path) -> None:
     visit(driver, page)
     point(driver, 1, 0)
-    said = hovered(driver)
+    label = hovered(driver)
     for part in ("yoco half", "validation 0.830", "13.6M params", "2 layers", "heads 8 8", "FFN 512 512"):
-        assert part in said
+        assert part in label
     point(driver, 2, 1)
     wait(lambda: "std_conv_3" in hovered(driver))
 
@@ -133,10 +133,10 @@ def test_a_big_mark_is_what_the_mouse_finds_where_it_covers_a_small_one(
 ) -> None:
     run = write_run(tmp_path)
     deployed = read_table(run, "deployments")
-    chosen = deployed[deployed["budget"] == "half"].iloc[0]
-    beneath = {"run": run.name, "method": "yoco", "arch": chosen["arch"], "split": "selection",
-               "metric": "accuracy", "value": chosen["validation"] + 0.0003,
-               "params": int(chosen["params"]), "flops": chosen["flops"]}  # fmt: skip
+    half = deployed[deployed["budget"] == "half"].iloc[0]
+    beneath = {"run": run.name, "method": "yoco", "arch": half["arch"], "split": "selection",
+               "metric": "accuracy", "value": half["validation"] + 0.0003,
+               "params": int(half["params"]), "flops": half["flops"]}  # fmt: skip
     write_rows(run, "evaluations", [beneath], "ledger-2")
     visit(driver, write_report(run, tmp_path / "r.html"))
     point(driver, 1, 0)
@@ -145,21 +145,21 @@ def test_a_big_mark_is_what_the_mouse_finds_where_it_covers_a_small_one(
 
 def test_the_cost_axis_is_the_reader_s_choice(driver: Any, page: Path) -> None:
     visit(driver, page)
-    seen = {}
+    views = {}
     for cost in ("flops", "latency_ms", "params"):
         driver.execute_script(f"document.querySelector('input[value={cost}]').click()")
-        seen[cost] = driver.execute_script(
+        views[cost] = driver.execute_script(
             "const p = document.getElementById('plot-1'); return [p.layout.xaxis.title.text, "
             "p.layout.annotations.map(a => a.text).join(), p._fullData[0].visible, p._fullData[1].x[0]]"
         )
-    assert seen["flops"] == ["flops (FLOPs of one forward pass, 64 tokens)", "flops", True, 161920000.0]
-    assert seen["latency_ms"][:3] == [
+    assert views["flops"] == ["flops (FLOPs of one forward pass, 64 tokens)", "flops", True, 161920000.0]
+    assert views["latency_ms"][:3] == [
         "latency_ms (median forward pass on a CPU, ms, 64 tokens)",
         "",
         False,
     ]
-    assert seen["latency_ms"][3] == 5
-    assert seen["params"][:3] == ["params (parameters of the whole model)", "half", True]
+    assert views["latency_ms"][3] == 5
+    assert views["params"][:3] == ["params (parameters of the whole model)", "half", True]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,4 +1,4 @@
-"""A run's folder with figures of our own: both methods, two budgets, two students."""
+"""Writes a run directory for tests: both methods, two budgets, two AdaBERT trials."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def architecture(rng: np.random.Generator) -> Architecture:
 
 
 def job_settings(**changes: Any) -> dict[str, Any]:
-    given = {
+    settings = {
         "run": {"name": "both", "methods": ["yoco", "adabert"], "seed": 0},
         "task": {"name": "demo/polarity", "train": None, "metric": None, "max_length": 64},
         "search": {"flops_length": None, "evaluations": 40},
         "budget": [{"name": "half", "encoder_params": "0.5x", "flops": None},
                    {"name": "flops", "encoder_params": None, "flops": "0.5x"}],
     }  # fmt: skip
-    return {**given, **changes}
+    return {**settings, **changes}
 
 
 def begin_run(storage: Path, name: str = "both-1a2b3c4d", **changes: Any) -> Path:
@@ -107,10 +107,10 @@ def _theta(run: Path) -> None:
 
 def _evaluations(run: Path, count: int, metric: str) -> None:
     rng = np.random.default_rng(1)
-    known = [architecture(rng) for _ in range(min(count, 500))]
+    architectures = [architecture(rng) for _ in range(min(count, 500))]
     rows: list[dict[str, Any]] = []
     for i in range(count):
-        arch = known[i % len(known)]
+        arch = architectures[i % len(architectures)]
         cost = encoder_params(arch)
         rows.append(
             {

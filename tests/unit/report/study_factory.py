@@ -1,4 +1,4 @@
-"""A study's folder with figures of our own: three variants, two budgets, three seeds."""
+"""Writes a study directory for tests: three variants, two budgets, three seeds."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ LABELS = np.random.default_rng(0).integers(2, size=ROWS)
 
 
 def logits(right: float, rng: np.random.Generator) -> np.ndarray:
-    said = np.where(rng.random(ROWS) < right, LABELS, 1 - LABELS)
-    return np.eye(2, dtype=np.float32)[said]
+    predicted = np.where(rng.random(ROWS) < right, LABELS, 1 - LABELS)
+    return np.eye(2, dtype=np.float32)[predicted]
 
 
 def keep(run: Path, model: str, right: float, rng: np.random.Generator) -> float:
     """Write answers, and return their accuracy."""
-    found = logits(right, rng)
-    write_array(RunLayout(run).predictions(model, "validation"), found)
+    model_logits = logits(right, rng)
+    write_array(RunLayout(run).predictions(model, "validation"), model_logits)
     write_array(RunLayout(run).predictions("labels", "validation"), LABELS)
-    return float((found.argmax(1) == LABELS).mean())
+    return float((model_logits.argmax(1) == LABELS).mean())
 
 
 def write_study(storage: Path, *, name: str = "tiny-1a2b3c4d", predictions: bool = True) -> Path:

@@ -49,23 +49,23 @@ def test_a_single_size_has_no_exponent() -> None:
 
 def test_the_page_has_the_section_where_a_file_is_given(tmp_path: Path) -> None:
     run, file = begin_run(tmp_path), write(tmp_path / "g.json", ROWS)
-    found = read_page(write_report(run, tmp_path / "r.html", file))
-    assert "growth" in [a.get("id") for a in found.all("h2")]
-    assert [a["aria-label"] for a in found.all("div") if a.get("class") == "plot"] == [
+    html_page = read_page(write_report(run, tmp_path / "r.html", file))
+    assert "growth" in [a.get("id") for a in html_page.all("h2")]
+    assert [a["aria-label"] for a in html_page.all("div") if a.get("class") == "plot"] == [
         "Growth with budgets", "Growth with workers",
     ]  # fmt: skip
-    assert any("p = 2.00" in text for text in found.text)  # the text alternative
+    assert any("p = 2.00" in text for text in html_page.text)  # the text alternative
     assert "How cost grows" not in read_page(write_report(run, tmp_path / "r.html")).text
 
 
 def test_names_from_the_file_are_text_and_nothing_else(tmp_path: Path) -> None:
     row = {**ROW, "what": ATTACK, "series": ATTACK, "unit": ATTACK}
-    found = read_page(
+    html_page = read_page(
         write_report(begin_run(tmp_path), tmp_path / "r.html", write(tmp_path / "g.json", [row]))
     )
-    assert "x" not in [a.get("src") for a in found.all("img")]
-    assert len([n for n in found.scripts if str(n).startswith("script ")]) == 2
-    assert "<img" not in json.dumps([p["data"] for p in found.plots()])
+    assert "x" not in [a.get("src") for a in html_page.all("img")]
+    assert len([n for n in html_page.scripts if str(n).startswith("script ")]) == 2
+    assert "<img" not in json.dumps([p["data"] for p in html_page.plots()])
 
 
 @pytest.mark.parametrize(

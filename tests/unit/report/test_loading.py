@@ -1,3 +1,5 @@
+"""Tables of runs: complete, unfinished, damaged, moved and repeated ones."""
+
 from __future__ import annotations
 
 import json
@@ -27,7 +29,7 @@ def test_one_run(tmp_path: Path) -> None:
     assert run.teacher_score("validation") == 0.84
 
 
-def test_rows_of_theta_carry_their_training_though_a_sweep_s_look_alike(tmp_path: Path) -> None:
+def test_rows_of_the_distribution_name_their_training_task(tmp_path: Path) -> None:
     theta = load_tables(write_run(tmp_path)).distribution
     assert theta.groupby("training").size().to_dict() == {
         "supernet": 54,
@@ -57,7 +59,7 @@ def test_a_storage_folder_and_a_run_named_twice(tmp_path: Path) -> None:
     assert tables.evaluations["params"].dtype.kind == "i"
 
 
-def test_a_run_that_only_began_is_empty_but_whole(tmp_path: Path) -> None:
+def test_a_run_that_has_only_its_settings_has_empty_tables(tmp_path: Path) -> None:
     write_run(tmp_path, "a-11111111")
     run = begin_run(tmp_path, "b-22222222")
     tables = load_tables(run)
@@ -67,7 +69,7 @@ def test_a_run_that_only_began_is_empty_but_whole(tmp_path: Path) -> None:
     assert len(load_tables(tmp_path).deployments) == 4
 
 
-def test_a_half_written_file_is_not_read_and_a_torn_one_is_named(tmp_path: Path) -> None:
+def test_an_unfinished_file_is_ignored_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     folder = table_dir(run, "evaluations")
     (folder / ".ledger-2.parquet.0123.tmp").write_bytes(b"half")
@@ -85,7 +87,7 @@ def test_a_url_is_read_like_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [r.name for r in load_tables(f"file://{tmp_path}/bucket").runs] == [run.name]
 
 
-def test_files_that_come_and_go_meanwhile(tmp_path: Path) -> None:
+def test_files_that_appear_and_vanish_during_loading(tmp_path: Path) -> None:
     run, ended = write_run(tmp_path), threading.Event()
     theta = [{"run": run.name, "step": 150, "variable": "depth", "choice": c, "probability": 0.5}
              for c in ("2", "3")]  # fmt: skip
@@ -106,7 +108,7 @@ def test_files_that_come_and_go_meanwhile(tmp_path: Path) -> None:
     assert all("supernet" in s and len(s) == 3 for s in stages)
 
 
-def test_what_is_missing_is_said(tmp_path: Path) -> None:
+def test_messages_name_the_missing_file_or_directory(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     with pytest.raises(UserError, match="Name at least one run directory"):
         load_tables()
@@ -134,6 +136,6 @@ def test_several_validation_splits_are_averaged(tmp_path: Path) -> None:
     scores = json.loads((run / "teacher" / "score.json").read_text())
     scores["validation_mismatched"] = {"accuracy": 0.80, "loss": 0.5, "examples": 500}
     (run / "teacher" / "score.json").write_text(json.dumps(scores))
-    (found,) = load_tables(run).runs
-    assert found.examples("validation") == [1000, 500]
-    assert found.teacher_score("validation") == pytest.approx(0.82)
+    (run,) = load_tables(run).runs
+    assert run.examples("validation") == [1000, 500]
+    assert run.teacher_score("validation") == pytest.approx(0.82)

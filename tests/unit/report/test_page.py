@@ -1,3 +1,5 @@
+"""The HTML page: sections, plots, escaping, size, and runs that are not complete."""
+
 from __future__ import annotations
 
 import base64
@@ -34,7 +36,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Page:
     return read_page(write_report(write_run(folder), folder / "report.html"))
 
 
-def test_the_sections_in_order_and_the_headline(both: Page) -> None:
+def test_sections_in_order_and_the_summary_table(both: Page) -> None:
     ids = [str(a.get("id")) for t, a in both.elements if t == "h2"]
     assert ids == ["deployments", "front", "training", "distribution", "architectures",
                    "uncertainty", "settings"]  # fmt: skip
@@ -93,9 +95,9 @@ def test_plots_hold_both_methods_budgets_and_the_teacher(both: Page) -> None:
 
 
 def test_architectures_are_drawn(both: Page) -> None:
-    drawn = [str(a["aria-label"]) for a in both.all("svg")]
-    assert drawn[0].startswith("Of 4 layers with 12 heads and 1536 FFN neurons: layer 1: 8 of 12 heads")
-    assert drawn[0].endswith("layer 4: removed.")
+    labels = [str(a["aria-label"]) for a in both.all("svg")]
+    assert labels[0].startswith("Of 4 layers with 12 heads and 1536 FFN neurons: layer 1: 8 of 12 heads")
+    assert labels[0].endswith("layer 4: removed.")
     cells = both.all("img")
     assert len(cells) == 2
     assert all("max_pool_3" in str(a["alt"]) for a in cells)
@@ -104,7 +106,7 @@ def test_architectures_are_drawn(both: Page) -> None:
     assert "std_conv_3" in svg
 
 
-def test_it_asks_nothing_of_a_network(both: Page) -> None:
+def test_the_page_loads_nothing_from_a_network(both: Page) -> None:
     for tag, attributes in both.elements:
         for name in ("src", "href", "srcset", "action", "data", "poster"):
             value = attributes.get(name) or ""
@@ -119,7 +121,7 @@ def test_it_asks_nothing_of_a_network(both: Page) -> None:
     assert "default-src 'none'" in policy
     run = [t for n, t in both.scripts.items() if str(n).startswith("script ")]
     assert len(run) == 2
-    for text in run:  # the policy lets these two run, and no other
+    for text in run:  # the policy allows exactly these two scripts
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         assert f"'sha256-{digest}'" in policy
 
@@ -147,53 +149,53 @@ def test_phones_dark_mode_and_screen_readers(both: Page) -> None:
     assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
 
 
-def test_names_from_the_run_are_text_and_nothing_else(tmp_path: Path) -> None:
+def test_names_from_the_run_are_shown_as_text(tmp_path: Path) -> None:
     task = {"name": ATTACK, "train": None, "max_length": 64}
     run = begin_run(tmp_path, task=task, **{ATTACK: {ATTACK: [ATTACK]}})
     finish_run(run, budgets=(ATTACK, "flops"))
     write_json(run / "environment.json", {ATTACK: ATTACK})
     text = write_report(run, tmp_path / "r.html").read_text()
-    found = Page(text)
-    assert "x" not in [a.get("src") for a in found.all("img")]
-    assert not any(name.startswith("on") for _, given in found.elements for name in given)
-    assert len([n for n in found.scripts if str(n).startswith("script ")]) == 2
-    assert ATTACK in found.text  # in the headline, as it was given
-    assert "49" not in found.text
-    labels = [n["text"] for n in found.plots()[0]["layout"]["annotations"]]
+    html_page = Page(text)
+    assert "x" not in [a.get("src") for a in html_page.all("img")]
+    assert not any(name.startswith("on") for _, attributes in html_page.elements for name in attributes)
+    assert len([n for n in html_page.scripts if str(n).startswith("script ")]) == 2
+    assert ATTACK in html_page.text  # in the summary table, as plain text
+    assert "49" not in html_page.text
+    labels = [n["text"] for n in html_page.plots()[0]["layout"]["annotations"]]
     assert labels == [ATTACK.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")]
-    every = json.dumps([p["data"] for p in found.plots()])
-    assert "<img" not in every
-    assert "<script" not in every
+    plot_data = json.dumps([p["data"] for p in html_page.plots()])
+    assert "<img" not in plot_data
+    assert "<script" not in plot_data
 
 
-def test_where_the_examples_cannot_tell_models_apart_it_says_so(both: Page) -> None:
-    said = " ".join(both.text)
-    assert "binomial, sqrt(p (1 - p) / n)" in said
-    assert "500 on selection, 1,000 on validation" in said
+def test_a_difference_within_chance_is_named_so(both: Page) -> None:
+    shown_text = " ".join(both.text)
+    assert "binomial, sqrt(p (1 - p) / n)" in shown_text
+    assert "500 on selection, 1,000 on validation" in shown_text
     assert (
         "yoco half: Validation 0.830 is 0.010 below the teacher's 0.840. No difference is shown (unpaired"
-        in said
+        in shown_text
     )
-    assert "the teacher's own gap is +0.000" in said
+    assert "the teacher's own gap is +0.000" in shown_text
 
 
 def test_another_metric_has_no_binomial_error(tmp_path: Path) -> None:
-    found = read_page(write_report(write_run(tmp_path, metric="matthews"), tmp_path / "r.html"))
-    assert any("matthews is not a share of correct predictions" in t for t in found.text)
-    assert "error_y" not in found.plots()[0]["data"][1]
+    html_page = read_page(write_report(write_run(tmp_path, metric="matthews"), tmp_path / "r.html"))
+    assert any("matthews is not a share of correct predictions" in t for t in html_page.text)
+    assert "error_y" not in html_page.plots()[0]["data"][1]
 
 
-def test_a_run_that_only_began(tmp_path: Path) -> None:
-    found = read_page(write_report(begin_run(tmp_path), tmp_path / "out" / "r.html"))
-    said = " ".join(found.text)
+def test_a_run_that_has_only_its_settings(tmp_path: Path) -> None:
+    html_page = read_page(write_report(begin_run(tmp_path), tmp_path / "out" / "r.html"))
+    shown_text = " ".join(html_page.text)
     for missing in (
         "has not deployed a model yet",
         "No architecture has been evaluated yet",
         "No training step has been recorded yet",
         "No distribution has been recorded yet.",
     ):
-        assert missing in said
-    assert found.plots() == []
+        assert missing in shown_text
+    assert html_page.plots() == []
 
 
 def test_several_runs_on_one_page(tmp_path: Path) -> None:
@@ -203,17 +205,17 @@ def test_several_runs_on_one_page(tmp_path: Path) -> None:
     finish_run(third, metric="f1")
     tables = load_tables(tmp_path)
     assert [len(part.runs) for _, part in group_comparable_runs(tables)] == [2, 1]
-    found = read_page(write_report([tmp_path], tmp_path / "r.html"))
-    assert "3 runs" in found.text
-    fronts = [p for p in found.plots() if p["variants"]]
+    html_page = read_page(write_report([tmp_path], tmp_path / "r.html"))
+    assert "3 runs" in html_page.text
+    fronts = [p for p in html_page.plots() if p["variants"]]
     assert len(fronts) == 2
     labels = fronts[0]["variants"]["params"]["layout"]["annotations"]
     assert [n["text"] for n in labels] == ["half, other"]
-    assert "Settings that differ between the runs" in found.text
-    assert "task.name" in found.text
+    assert "Settings that differ between the runs" in html_page.text
+    assert "task.name" in html_page.text
 
 
-def test_seeds_of_a_variant_are_drawn_in_one_colour(tmp_path: Path) -> None:
+def test_seeds_of_a_variant_have_one_colour(tmp_path: Path) -> None:
     names = ("a-11111111", "b-22222222", "c-33333333")
     for name in names:
         write_run(tmp_path, name)
@@ -225,55 +227,57 @@ def test_seeds_of_a_variant_are_drawn_in_one_colour(tmp_path: Path) -> None:
     tables = replace(load_tables(tmp_path), ablations=pd.DataFrame(rows))
     plot = draw_pareto_plot(tables, "accuracy", 100)
     assert plot is not None
-    drawn = [t for t in plot.figure.to_plotly_json()["data"] if "yoco, deployed" in t["name"]]
-    assert [t["name"].split(":")[0] for t in drawn] == ["s eesng", "s explore"]
-    assert [len(t["text"]) for t in drawn] == [4, 2]
-    assert [len(t["error_y"]["array"]) for t in drawn] == [4, 2]
-    assert drawn[0]["marker"]["color"] != drawn[1]["marker"]["color"]
-    assert all(name in "".join(drawn[0]["text"] + drawn[1]["text"]) for name in names)
+    drawn_traces = [t for t in plot.figure.to_plotly_json()["data"] if "yoco, deployed" in t["name"]]
+    assert [t["name"].split(":")[0] for t in drawn_traces] == ["s eesng", "s explore"]
+    assert [len(t["text"]) for t in drawn_traces] == [4, 2]
+    assert [len(t["error_y"]["array"]) for t in drawn_traces] == [4, 2]
+    assert drawn_traces[0]["marker"]["color"] != drawn_traces[1]["marker"]["color"]
+    assert all(name in "".join(drawn_traces[0]["text"] + drawn_traces[1]["text"]) for name in names)
 
 
-def test_a_page_of_too_many_runs_leaves_out_what_is_of_one_alone(tmp_path: Path) -> None:
+def test_a_page_of_too_many_runs_leaves_out_the_details_of_each(tmp_path: Path) -> None:
     write_run(tmp_path, "a-11111111")
-    found = Page(page.render_page(load_tables(tmp_path), 0.0))
-    said = " ".join(found.text)
-    assert "too many runs to show curves" in said
-    assert "yoco" in said
-    assert not {"training", "distribution", "architectures"} & {a.get("id") for _, a in found.elements}
-    assert len(found.plots()) == 1  # the front
+    html_page = Page(page.render_page(load_tables(tmp_path), 0.0))
+    shown_text = " ".join(html_page.text)
+    assert "too many runs to show curves" in shown_text
+    assert "yoco" in shown_text
+    assert not {"training", "distribution", "architectures"} & {
+        a.get("id") for _, a in html_page.elements
+    }
+    assert len(html_page.plots()) == 1  # the front
 
 
-def test_a_run_that_took_its_super_network_over_says_from_where(tmp_path: Path) -> None:
+def test_a_reused_super_network_names_its_run(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     for table in ("steps", "distribution"):
         shutil.rmtree(run / "tables" / table)
     write_json(run / "shared.json", {"teacher": "first-1", "supernet": "first-1"})
-    said = " ".join(read_page(write_report(run, tmp_path / "r.html")).text)
-    assert "The super-network was reused from run first-1" in said
-    assert "recorded yet" not in said
+    shown_text = " ".join(read_page(write_report(run, tmp_path / "r.html")).text)
+    assert "The super-network was reused from run first-1" in shown_text
+    assert "recorded yet" not in shown_text
 
 
-def test_fine_tuned_scores_stand_beside_what_was_inherited(tmp_path: Path) -> None:
+def test_fine_tuned_scores_have_a_column(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     tuned = {"name": "half", "deployed": True, "validation": 0.8125, "selection": 0.82}
     write_json(run / "finetune" / "half.json", tuned)
     write_json(run / "finetune" / "drawn-0.json", {**tuned, "name": "drawn-0", "deployed": False})
-    found = read_page(write_report(run, tmp_path / "r.html"))
-    assert "finetuned" in found.text
-    assert found.text.count("0.812") == 1
-    assert any("fine-tuned 0.812" in t for t in found.text)
+    html_page = read_page(write_report(run, tmp_path / "r.html"))
+    assert "finetuned" in html_page.text
+    assert html_page.text.count("0.812") == 1
+    assert any("fine-tuned 0.812" in t for t in html_page.text)
 
 
-def test_bars_are_of_the_network_not_of_what_was_deployed(tmp_path: Path) -> None:
+def test_bars_are_relative_to_the_full_network(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     shutil.rmtree(run / "tables" / "distribution")  # taken over: no theta of its own
     write_json(run / "facts.json", {"config": {"layer_heads": [16] * 6, "layer_ffn": [2048] * 6}})
-    found = read_page(write_report(run, tmp_path / "r.html"))
-    labels = [str(a.get("aria-label")) for a in found.all("svg")]
+    html_page = read_page(write_report(run, tmp_path / "r.html"))
+    labels = [str(a.get("aria-label")) for a in html_page.all("svg")]
     assert any(label.startswith("Of 6 layers with 16 heads and 2048 FFN neurons") for label in labels)
 
 
-def test_two_models_are_compared_example_by_example_where_answers_are_kept(tmp_path: Path) -> None:
+def test_saved_outputs_give_a_paired_interval(tmp_path: Path) -> None:
     """The network is wrong wherever the teacher is, and ten times more: unpaired, that says nothing."""
     run = write_run(tmp_path)
     rows, n = read_table(run, "deployments"), 1000
@@ -287,9 +291,10 @@ def test_two_models_are_compared_example_by_example_where_answers_are_kept(tmp_p
     for name, wrong in (("yoco-half", n - right), ("teacher", n - 840)):
         write_array(RunLayout(run).predictions(name, "validation"), logits(wrong))
     write_array(RunLayout(run).predictions("labels", "validation"), np.zeros(n, np.int64))
-    said = " ".join(read_page(write_report(run, tmp_path / "r.html")).text)
+    shown_text = " ".join(read_page(write_report(run, tmp_path / "r.html")).text)
     assert (
-        "yoco half: Validation 0.830 is 0.010 below the teacher's 0.840. Chance does not explain" in said
+        "yoco half: Validation 0.830 is 0.010 below the teacher's 0.840. Chance does not explain"
+        in shown_text
     )
 
 
@@ -300,12 +305,12 @@ def test_a_budget_that_was_not_met(tmp_path: Path) -> None:
     row = {"run": run.name, "method": "yoco", "budget": "tiny", "kind": "params", "limit": 1e6,
            "feasible": False, "metric": "accuracy", "reason": "the smallest has 12M"}  # fmt: skip
     write_rows(run, "deployments", [row], "more")
-    found = read_page(write_report(run, tmp_path / "r.html"))
-    assert "Budget tiny was not met: the smallest has 12M." in found.text
-    assert "not met" in found.text
+    html_page = read_page(write_report(run, tmp_path / "r.html"))
+    assert "Budget tiny was not met: the smallest has 12M." in html_page.text
+    assert "not met" in html_page.text
 
 
-def test_what_the_teacher_costs_and_where_budgets_stand(tmp_path: Path) -> None:
+def test_costs_of_the_teacher_and_positions_of_budgets(tmp_path: Path) -> None:
     tables = load_tables(write_run(tmp_path))
     full = encoder_params(FULL)
     costs = derive_teacher_costs(tables, tables.runs[0])
@@ -323,12 +328,12 @@ def test_a_hundred_thousand_evaluations(tmp_path: Path) -> None:
     out = write_report(run, tmp_path / "r.html")
     assert time.perf_counter() - began < 10
     assert out.stat().st_size < page.LIMIT == 6_000_000
-    found = read_page(out)
-    assert len(found.plots()[0]["data"][0]["text"]) <= page.POINTS
-    assert any("shows 2,000 of 100,000 evaluated architectures" in t for t in found.text)
+    html_page = read_page(out)
+    assert len(html_page.plots()[0]["data"][0]["text"]) <= page.POINTS
+    assert any("shows 2,000 of 100,000 evaluated architectures" in t for t in html_page.text)
 
 
-def test_fewer_points_until_it_fits_and_an_error_where_none_do(
+def test_the_page_draws_fewer_points_until_it_fits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = write_run(tmp_path, evaluations=3000)
@@ -346,7 +351,7 @@ def test_fewer_points_until_it_fits_and_an_error_where_none_do(
         write_report(run, tmp_path / "r.html")
 
 
-def test_a_run_whose_search_has_not_ended(tmp_path: Path) -> None:
+def test_a_run_whose_search_has_not_finished(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     for name in ("yoco", "adabert"):
         (run / "tables" / "deployments" / f"{name}.parquet").unlink()

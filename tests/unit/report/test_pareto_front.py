@@ -1,3 +1,5 @@
+"""The Pareto front against its definition."""
+
 from __future__ import annotations
 
 import math
@@ -15,16 +17,18 @@ figures = st.sampled_from([0.0, 1.0, 2.0, 3.0, math.inf, -math.inf, math.nan])
 
 
 @given(st.lists(st.tuples(figures, figures), max_size=12))
-def test_it_is_what_no_other_row_beats(rows: list[tuple[float, float]]) -> None:
+def test_the_front_has_exactly_the_rows_that_no_other_dominates(rows: list[tuple[float, float]]) -> None:
     frame = pd.DataFrame(rows, columns=["validation", "params"], dtype=float)
-    known = [(i, v, p) for i, (v, p) in enumerate(rows) if not (math.isnan(v) or math.isnan(p))]
+    comparable = [(i, v, p) for i, (v, p) in enumerate(rows) if not (math.isnan(v) or math.isnan(p))]
     expected = [
-        i for i, v, p in known if not any(w >= v and q <= p and (w > v or q < p) for _, w, q in known)
+        i
+        for i, v, p in comparable
+        if not any(w >= v and q <= p and (w > v or q < p) for _, w, q in comparable)
     ]
-    found = find_pareto_front(frame)
-    assert sorted(found.index) == expected
-    assert found["params"].is_monotonic_increasing
-    pd.testing.assert_frame_equal(found.sort_index(), frame.loc[expected])
+    front = find_pareto_front(frame)
+    assert sorted(front.index) == expected
+    assert front["params"].is_monotonic_increasing
+    pd.testing.assert_frame_equal(front.sort_index(), frame.loc[expected])
 
 
 def test_ties_are_all_kept_in_the_order_given() -> None:

@@ -1,3 +1,5 @@
+"""Statistics against hand-computed values, scipy, and repeated rows."""
+
 from __future__ import annotations
 
 import math
@@ -22,16 +24,16 @@ def answers(right: float, rows: int = 400, seed: int = 0, classes: int = 2) -> P
     """A model that answers so large a share rightly, of labels that are the same for every seed."""
     labels = np.random.default_rng(7).integers(classes, size=rows)
     rng = np.random.default_rng(seed)
-    said = np.where(rng.random(rows) < right, labels, (labels + 1) % classes)
-    return Predictions((labels,), (np.eye(classes, dtype=np.float32)[said],))
+    predicted = np.where(rng.random(rows) < right, labels, (labels + 1) % classes)
+    return Predictions((labels,), (np.eye(classes, dtype=np.float32)[predicted],))
 
 
 def test_mean_deviation_and_student_s_interval_by_hand() -> None:
-    found = estimate_mean([0.80, 0.82, 0.87])
-    assert found.mean == pytest.approx(0.83)
-    assert found.sd == pytest.approx(0.0360555, abs=1e-7)  # sqrt((.03^2 + .01^2 + .04^2) / 2)
-    assert found.high - found.mean == pytest.approx(4.302653 * 0.0360555 / math.sqrt(3), abs=1e-6)
-    assert found.basis == "seeds"
+    result = estimate_mean([0.80, 0.82, 0.87])
+    assert result.mean == pytest.approx(0.83)
+    assert result.sd == pytest.approx(0.0360555, abs=1e-7)  # sqrt((.03^2 + .01^2 + .04^2) / 2)
+    assert result.high - result.mean == pytest.approx(4.302653 * 0.0360555 / math.sqrt(3), abs=1e-6)
+    assert result.basis == "seeds"
     alone = estimate_mean([0.8])
     assert math.isnan(alone.sd)
     assert math.isnan(alone.low)
@@ -66,15 +68,15 @@ def test_weighted_correlations_are_those_of_repeated_rows(metric: str) -> None:
 
 
 def test_the_interval_of_one_seed_is_scipy_s_bootstrap() -> None:
-    one = answers(0.8)
-    right = (one.logits[0].argmax(1) == one.labels[0]).astype(float)
+    model = answers(0.8)
+    right = (model.logits[0].argmax(1) == model.labels[0]).astype(float)
     expected = stats.bootstrap(
         (right,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
-    found = estimate_mean([one.value("accuracy")], "accuracy", [one])
-    assert found.basis == "examples"
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.006)
-    assert estimate_mean([one.value("accuracy")], "accuracy", [one]) == found  # the draws are seeded
+    result = estimate_mean([model.value("accuracy")], "accuracy", [model])
+    assert result.basis == "examples"
+    assert (result.low, result.high) == pytest.approx((expected.low, expected.high), abs=0.006)
+    assert estimate_mean([model.value("accuracy")], "accuracy", [model]) == result  # the draws are seeded
 
 
 def test_seeds_widen_the_interval() -> None:
@@ -85,7 +87,7 @@ def test_seeds_widen_the_interval() -> None:
     )
 
 
-def test_two_splits_count_alike_however_many_rows_they_have() -> None:
+def test_two_splits_have_equal_weight() -> None:
     small, large = answers(1.0, rows=50), answers(0.5, rows=800)
     both = Predictions((*small.labels, *large.labels), (*small.logits, *large.logits))
     assert both.value("accuracy") == pytest.approx((1 + large.value("accuracy")) / 2)
@@ -94,7 +96,7 @@ def test_two_splits_count_alike_however_many_rows_they_have() -> None:
     )
 
 
-def test_a_paired_test_sees_what_two_intervals_do_not() -> None:
+def test_a_paired_test_detects_a_difference_that_separate_intervals_do_not() -> None:
     """The second errs wherever the first does, and on 12 examples more."""
     first = answers(0.8, rows=400)
     logits = first.logits[0].copy()
@@ -104,44 +106,46 @@ def test_a_paired_test_sees_what_two_intervals_do_not() -> None:
     a, b = first.value("accuracy"), second.value("accuracy")
     alone = [estimate_mean([v], "accuracy", [x]) for v, x in ((a, first), (b, second))]
     assert alone[1].high > alone[0].low
-    found = compare_variants([a], [b], "accuracy", ([first], [second]))
-    assert found.test == "paired bootstrap"
-    assert found.difference == pytest.approx(12 / 400)
-    assert found.low > 0
-    assert found.p < 0.01
-    assert found.verdict == "higher"
+    result = compare_variants([a], [b], "accuracy", ([first], [second]))
+    assert result.test == "paired bootstrap"
+    assert result.difference == pytest.approx(12 / 400)
+    assert result.low > 0
+    assert result.p < 0.01
+    assert result.verdict == "higher"
     assert compare_variants([b], [a], "accuracy", ([second], [first])).verdict == "lower"
 
 
-def test_equal_models_are_not_told_apart_as_often_as_the_level_says() -> None:
-    told = 0
+def test_false_positives_are_as_rare_as_the_level_says() -> None:
+    num_told_apart = 0
     for i in range(100):
-        one, other = answers(0.8, rows=200, seed=2 * i), answers(0.8, rows=200, seed=2 * i + 1)
-        values = [[m.value("accuracy")] for m in (one, other)]
-        told += compare_variants(*values, "accuracy", ([one], [other])).verdict != NO_DIFFERENCE
-    assert told <= 100 * (0.05 + 4 * math.sqrt(0.05 * 0.95 / 100))
+        model, other = answers(0.8, rows=200, seed=2 * i), answers(0.8, rows=200, seed=2 * i + 1)
+        values = [[m.value("accuracy")] for m in (model, other)]
+        num_told_apart += (
+            compare_variants(*values, "accuracy", ([model], [other])).verdict != NO_DIFFERENCE
+        )
+    assert num_told_apart <= 100 * (0.05 + 4 * math.sqrt(0.05 * 0.95 / 100))
 
 
-def test_seeds_alone_are_a_paired_t_test() -> None:
+def test_without_saved_outputs_the_test_is_a_paired_t_test() -> None:
     first, second = [0.81, 0.84, 0.86], [0.80, 0.82, 0.83]
-    found = compare_variants(first, second)
-    assert found.test == "paired t-test"
-    assert found.p == pytest.approx(stats.ttest_rel(first, second).pvalue)
-    assert (found.low <= 0 <= found.high) == (found.p > 0.05)
-    assert found.verdict == NO_DIFFERENCE
+    result = compare_variants(first, second)
+    assert result.test == "paired t-test"
+    assert result.p == pytest.approx(stats.ttest_rel(first, second).pvalue)
+    assert (result.low <= 0 <= result.high) == (result.p > 0.05)
+    assert result.verdict == NO_DIFFERENCE
     assert compare_variants([0.5, 0.5], [0.5, 0.5]).p == 1
     assert compare_variants([0.8], [0.7]).verdict == "no test: fewer than 2 pairs"
     assert compare_variants([], []).verdict == "no test: no pair of runs"
 
 
-def test_models_that_were_asked_other_examples_are_not_paired_by_example() -> None:
+def test_models_with_different_examples_are_not_paired_by_example() -> None:
     first = [answers(0.8, seed=s) for s in range(2)]
     second = [answers(0.8, rows=300, seed=s) for s in range(2)]
-    values = [[m.value("accuracy") for m in one] for one in (first, second)]
+    values = [[m.value("accuracy") for m in model] for model in (first, second)]
     assert compare_variants(*values, "accuracy", (first, second)).test == "paired t-test"
 
 
-def test_rank_agreement_by_hand() -> None:
+def test_kendall_tau_by_hand() -> None:
     # Of 6 pairs, 5 agree and 1 does not: tau = 4/6; p = 2 * (1 + 3) / 24.
     tau, p = kendall_tau([1, 2, 3, 4], [1, 2, 4, 3])
     assert tau == pytest.approx(4 / 6)

@@ -1,3 +1,5 @@
+"""Studies: ablation table, sentences, page and terminal, from a study directory of the test's own."""
+
 from __future__ import annotations
 
 import copy
@@ -49,8 +51,8 @@ def test_a_row_per_task_budget_and_variant(folder: Path) -> None:
     for row in table.to_dict("records"):
         if row["variant"] == "teacher":
             continue
-        mine = frame[(frame["variant"] == row["variant"]) & (frame["budget"] == row["budget"])]
-        values = mine[mine["method"] == "yoco"]["value"]
+        variant_rows = frame[(frame["variant"] == row["variant"]) & (frame["budget"] == row["budget"])]
+        values = variant_rows[variant_rows["method"] == "yoco"]["value"]
         assert row["mean"] == pytest.approx(values.mean())
         assert row["sd"] == pytest.approx(values.std())  # pandas divides by n - 1
         assert row["low"] < row["mean"] < row["high"]
@@ -73,13 +75,13 @@ def test_variants_are_tested_against_the_first(folder: Path) -> None:
     assert half["published"].tolist()[:2] == [0.841, 0.876]
 
 
-def test_without_predictions_the_seeds_alone_are_tested(tmp_path: Path) -> None:
+def test_without_saved_outputs_the_test_is_over_seeds(tmp_path: Path) -> None:
     table = ablation_table(write_study(tmp_path, predictions=False))
     assert set(table["basis"]) == {"seeds"}
     assert set(table["test"]) == {"", "paired t-test"}
 
 
-def test_predictions_of_another_model_are_not_taken(tmp_path: Path) -> None:
+def test_saved_outputs_that_give_another_score_are_ignored(tmp_path: Path) -> None:
     folder = write_study(tmp_path)
     run = load_study_results(folder).frame.query("variant == 'good' and budget == 'half'")["run"].iloc[0]
     path = RunLayout(folder / "runs" / run).predictions("yoco-half", "validation")
@@ -90,7 +92,7 @@ def test_predictions_of_another_model_are_not_taken(tmp_path: Path) -> None:
     assert half.loc["same", "test"] == "paired bootstrap"
 
 
-def test_what_is_missing_is_no_row(tmp_path: Path) -> None:
+def test_a_run_that_has_not_finished_has_no_row(tmp_path: Path) -> None:
     folder = write_study(tmp_path)
     for path in part_files(folder, "ablations"):
         if path.stem != "plain-demo-polarity-s0":
@@ -116,9 +118,9 @@ def test_ranks_searches_and_costs(folder: Path) -> None:
     # 0 1 2 3 against 2 1 2 3 (tenths): of 6 pairs 4 agree, 1 does not, 1 is tied: 3 / sqrt(6 * 5).
     assert ranks["tau"].tolist() == pytest.approx([3 / 30**0.5] * 9)
     assert set(ranks["networks"]) == {4}
-    found = search_table(folder).query("variant == 'plain'")
-    assert found["evaluations"].tolist() == [8, 16, 24]
-    assert found["best10"].tolist() == pytest.approx([0.78, 0.81, 0.81])
+    result = search_table(folder).query("variant == 'plain'")
+    assert result["evaluations"].tolist() == [8, 16, 24]
+    assert result["best10"].tolist() == pytest.approx([0.78, 0.81, 0.81])
     costs = cost_table(folder).set_index(["variant", "stage"])["seconds"]
     assert costs["plain", "super-network"] == 98
     first = find_break_evens(folder)[0]
@@ -128,13 +130,15 @@ def test_ranks_searches_and_costs(folder: Path) -> None:
     assert find_break_evens(replace(load_study_results(folder), teacher_started=frozenset())) == []
 
 
-def test_only_searches_for_the_same_budgets_race(folder: Path, tmp_path: Path) -> None:
-    def raced(study: StudyResults) -> bool:
+def test_only_searches_for_the_same_budgets_are_compared_by_progress(
+    folder: Path, tmp_path: Path
+) -> None:
+    def shows_progress(study: StudyResults) -> bool:
         shown = any("by number of evaluations" in t.title for t in build_study_tables(study))
         assert any("evaluations" in s for s in build_study_sentences(study)) == shown
         return shown
 
-    assert raced(load_study_results(folder))
+    assert shows_progress(load_study_results(folder))
     data = json.loads((folder / "study.json").read_text())
     for part, differ in (("search", False), ("budget", True)):
         other = copy.deepcopy(data)
@@ -142,10 +146,10 @@ def test_only_searches_for_the_same_budgets_race(folder: Path, tmp_path: Path) -
             cell["job"][part] = [cell["variant"]] if differ else data["cells"][0]["job"][part]
         shutil.copytree(folder, tmp_path / part)
         (tmp_path / part / "study.json").write_text(json.dumps(other))
-        assert not raced(load_study_results(tmp_path / part))
+        assert not shows_progress(load_study_results(tmp_path / part))
 
 
-def test_only_who_compresses_budgets_apart_is_held_against_once(folder: Path) -> None:
+def test_break_even_is_only_for_variants_that_compress_budgets_separately(folder: Path) -> None:
     study = load_study_results(folder)
     frame = study.frame[study.frame["kind"] != "cost"]
     stages = {"super-network": 50.0, "search": 8.0, "deploy": 2.0}
@@ -156,11 +160,11 @@ def test_only_who_compresses_budgets_apart_is_held_against_once(folder: Path) ->
     ]
     # "good" has one budget and a super-network for it; "same" has both budgets, as the first one has.
     frame = frame[~((frame["variant"] == "good") & (frame["budget"] == "third"))]
-    found = find_break_evens(replace(study, frame=pd.concat([frame, pd.DataFrame(seconds)])))
-    assert [(result.variant, result.each_separate) for result in found] == [("good", 60.0)]
+    break_evens = find_break_evens(replace(study, frame=pd.concat([frame, pd.DataFrame(seconds)])))
+    assert [(result.variant, result.each_separate) for result in break_evens] == [("good", 60.0)]
 
 
-def test_tables_and_sentences_say_it_in_the_paper_s_layout(folder: Path) -> None:
+def test_tables_have_the_layout_of_the_paper(folder: Path) -> None:
     study = load_study_results(folder)
     layout, statistics, *_ = build_study_tables(study)
     assert layout.columns == ["variant", TASK, f"{TASK} half", f"{TASK} third"]
@@ -170,13 +174,13 @@ def test_tables_and_sentences_say_it_in_the_paper_s_layout(folder: Path) -> None
     shown = {tuple(r[1:3]): r[-1] for r in statistics.rows}
     assert shown["half", "same"] == NO_DIFFERENCE
     assert shown["half", "plain"] == ""
-    said = " ".join(build_study_sentences(study))
+    sentences = " ".join(build_study_sentences(study))
     assert (
         "plain reached the best score that good reached in 24 evaluations (0.830) after 16 evaluations."
-        in said
+        in sentences
     )
-    assert "plain costs no more from 4 budgets on" in said
-    assert "over 3 seeds" in said
+    assert "plain costs no more from 4 budgets on" in sentences
+    assert "over 3 seeds" in sentences
 
 
 def test_the_page_shows_studies(folder: Path) -> None:
@@ -192,32 +196,32 @@ def test_the_page_shows_studies(folder: Path) -> None:
     assert len(page.all("table")) == len(page.all("caption"))
 
 
-def test_the_page_of_a_run_bootstraps_what_is_no_share(tmp_path: Path) -> None:
+def test_a_metric_that_is_not_a_share_gets_a_bootstrap_interval(tmp_path: Path) -> None:
     run = write_run(tmp_path, metric="matthews")
     rng = np.random.default_rng(0)
     truth = rng.integers(2, size=400)
-    said = np.where(rng.random(400) < 0.9, truth, 1 - truth)
-    kept = Predictions((truth,), (np.eye(2, dtype=np.float32)[said],))
+    predicted = np.where(rng.random(400) < 0.9, truth, 1 - truth)
+    predictions = Predictions((truth,), (np.eye(2, dtype=np.float32)[predicted],))
     frame = read_table(run, "deployments")
     rows = frame[frame["method"] == "yoco"].to_dict("records")
     for row in rows:
-        row["validation"] = kept.value("matthews")
+        row["validation"] = predictions.value("matthews")
     write_rows(run, "deployments", rows, "yoco")
     write_array(RunLayout(run).predictions("labels", "validation"), truth)
-    write_array(RunLayout(run).predictions("yoco-half", "validation"), kept.logits[0])
-    found = {r["name"]: r for r in build_uncertainty_section(load_tables(run), "matthews").rows}
-    low, high = map(float, found["yoco half"]["interval"].split(" to "))
-    assert low < kept.value("matthews") < high
-    assert found["yoco flops"]["interval"] == ""  # its answers were not kept
+    write_array(RunLayout(run).predictions("yoco-half", "validation"), predictions.logits[0])
+    result = {r["name"]: r for r in build_uncertainty_section(load_tables(run), "matthews").rows}
+    low, high = map(float, result["yoco half"]["interval"].split(" to "))
+    assert low < predictions.value("matthews") < high
+    assert result["yoco flops"]["interval"] == ""  # the run did not save its outputs
 
 
 def test_load_takes_studies_and_storages(folder: Path) -> None:
-    found = load_tables(folder)
-    assert len(found.runs) == 9
-    assert len(found.ablations) == len(load_study_results(folder).frame)
+    result = load_tables(folder)
+    assert len(result.runs) == 9
+    assert len(result.ablations) == len(load_study_results(folder).frame)
     storage = load_tables(folder.parent)  # of a study below a storage, the table alone
     assert storage.runs == ()
-    assert len(storage.ablations) == len(found.ablations)
+    assert len(storage.ablations) == len(result.ablations)
     assert [s.id for s in storage.studies] == [folder.name]
     with pytest.raises(UserError, match="does not contain a study"):
         ablation_table(folder / "runs")
@@ -227,14 +231,16 @@ def test_the_command_line_prints_it_for_people_and_for_scripts(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     printing.print_study(folder, True)
-    found = json.loads(capsys.readouterr().out)
-    assert [row["variant"] for row in found["table"]][:2] == ["teacher", "plain"]
-    assert found["table"][1]["p"] is None
+    result = json.loads(capsys.readouterr().out)
+    assert [row["variant"] for row in result["table"]][:2] == ["teacher", "plain"]
+    assert result["table"][1]["p"] is None
     printing.print_study(folder, False)
-    said = capsys.readouterr().out
-    assert said.startswith(f"{folder.name} · compared with YOCO-BERT, Table 4 · preset small · 9 runs\n")
-    assert "(0.841)" in said
-    assert NO_DIFFERENCE in said
+    printed = capsys.readouterr().out
+    assert printed.startswith(
+        f"{folder.name} · compared with YOCO-BERT, Table 4 · preset small · 9 runs\n"
+    )
+    assert "(0.841)" in printed
+    assert NO_DIFFERENCE in printed
 
 
 def test_the_example_script(
@@ -242,6 +248,6 @@ def test_the_example_script(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["ablations.py", str(folder)])
     runpy.run_path(str(ROOT / "examples" / "ablations.py"), run_name="__main__")
-    said = capsys.readouterr().out
-    assert NO_DIFFERENCE in said
-    assert "good" in said
+    printed = capsys.readouterr().out
+    assert NO_DIFFERENCE in printed
+    assert "good" in printed

@@ -24,9 +24,9 @@ def test_the_page_holds_the_study_and_keeps_a_person_s_words(tmp_path: Path) -> 
     page.write_text(text.replace("| good |", "| wrong |") + "\n## What it says\n\nMuch.\n")
     again = write_page(folder, tmp_path / "results").read_text()
     assert again == text + "\n## What it says\n\nMuch.\n"
-    kept = pd.read_csv(page.with_suffix(".csv"))
-    assert kept.columns.tolist() == ablation_table(folder).columns.tolist()
-    assert kept["mean"].tolist() == ablation_table(folder)["mean"].tolist()  # all digits
+    table = pd.read_csv(page.with_suffix(".csv"))
+    assert table.columns.tolist() == ablation_table(folder).columns.tolist()
+    assert table["mean"].tolist() == ablation_table(folder)["mean"].tolist()  # all digits
     assert "(tiny.svg)" in text
     picture = page.with_suffix(".svg").read_text()
     assert "<svg" in picture
