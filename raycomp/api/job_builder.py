@@ -122,13 +122,12 @@ def build_job(request: Request, storage: str | Path) -> Job:
         content["task"] = describe_data(request.data, content.get("task", {}), inputs)
 
     if request.metric is not None:
-        metric = request.metric
         task = content.setdefault("task", {})
         if isinstance(task, dict):
-            task["metric"] = metric if isinstance(metric, str) else make_reference(metric, "metric")
+            task["metric"] = to_metric_name(request.metric)
 
     for key, value in request.settings.items():
-        put(content, key, to_plain(value), f"settings[{key!r}]")
+        put(content, key, to_plain(value, key), f"settings[{key!r}]")
 
     return parse_job(content)
 
@@ -145,17 +144,41 @@ def inputs_directory(storage: str | Path) -> Path:
     return Path(storage).resolve() / "inputs"
 
 
-def to_plain(value: Any) -> Any:
-    """Return a value as a job file would hold it: paths are text, tuples are lists, no numpy scalars."""
+def to_plain(value: Any, name: str) -> Any:
+    """Return a value as a job file would hold it.
+
+    Paths become text, tuples become lists, numpy scalars become numbers, and functions and classes become
+    references.
+
+    Args:
+        value: Value of a setting or of a section.
+        name: Name of the setting or of the section, for messages.
+
+    Raises:
+        UserError: Other processes cannot import a function or a class.
+    """
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(key): to_plain(inner) for key, inner in value.items()}
+        return {str(key): to_plain(inner, f"{name}.{key}") for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [to_plain(inner) for inner in value]
+        return [to_plain(inner, name) for inner in value]
+    if callable(value):
+        return make_reference(value, name)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         return value.item()
     return value
+
+
+def to_metric_name(metric: str | Callable[..., float]) -> str:
+    """Return the setting `task.metric` for a name or a function.
+
+    Raises:
+        UserError: Other processes cannot import the function.
+    """
+    if isinstance(metric, str):
+        return metric
+    return make_reference(metric, "metric")
 
 
 def _job_content(job: str | Path | Job | None) -> dict[str, Any]:
@@ -181,7 +204,7 @@ def _budget_list(budgets: Budgets) -> list[dict[str, Any]]:
                     f"The budget {name!r} is {limits!r}. Give its limit by kind, such as "
                     f'budgets={{"{name}": {{"encoder_params": "0.5x"}}}}.'
                 )
-            entries.append({"name": str(name), **to_plain(limits)})
+            entries.append({"name": str(name), **to_plain(limits, f"budget {name}")})
         return entries
 
     return [_budget_entry(budget) for budget in budgets]
@@ -191,7 +214,7 @@ def _budget_entry(budget: Budget | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(budget, BudgetSettings):
         return budget.model_dump(mode="json", exclude_none=True, exclude_unset=True)
     if isinstance(budget, Mapping):
-        return dict(to_plain(budget))
+        return dict(to_plain(budget, "budget"))
     raise UserError(
         f"The list of budgets contains {budget!r}. Give raycomp.Budget objects or dicts, such as "
         'raycomp.Budget("phone", encoder_params="0.5x").'
@@ -200,7 +223,7 @@ def _budget_entry(budget: Budget | Mapping[str, Any]) -> dict[str, Any]:
 
 def _merge_section(content: dict[str, Any], section: str, values: Any) -> None:
     """Add the settings of one section to a job; what is not a dict is left to `parse_job`."""
-    values = to_plain(values)
+    values = to_plain(values, section)
     current = content.get(section)
     if isinstance(values, dict) and isinstance(current, dict):
         current.update(values)

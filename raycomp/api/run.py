@@ -273,7 +273,7 @@ class Run:
         return rows[rows["arch"].notna()]
 
     def _make_deployment(self, row: pd.Series[Any]) -> Deployment:
-        figures: dict[str, Any] = to_plain(row.to_dict())
+        figures: dict[str, Any] = to_plain(row.to_dict(), "deployments")
         return Deployment(self, figures["method"], figures["budget"], figures)
 
     def _explain_no_match(self, deployed: pd.DataFrame, where: str | None) -> str:

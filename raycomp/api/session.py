@@ -63,8 +63,14 @@ def check_references(job: Job) -> None:
     Raises:
         UserError: An object cannot be imported.
     """
-    if job.task.metric is not None and is_reference(job.task.metric):
-        resolve_reference(job.task.metric, "task.metric")
+    settings = [
+        ("task.metric", job.task.metric or ""),
+        ("train.distill", job.train.distill),
+        *(("search.searchers", name) for name in job.search.searchers),
+    ]
+    for setting, value in settings:
+        if is_reference(value):
+            resolve_reference(value, setting)
 
 
 @contextmanager

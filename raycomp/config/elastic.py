@@ -6,7 +6,11 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from raycomp.config.references import check_choice
 from raycomp.config.section import Section, choices
+
+DISTILLATIONS = ("none", "logits", "hidden")
+"""Objectives of raycomp's own, the values of train.distill."""
 
 SYNC_STEPS = (1, 2, 5, 10)
 """Allowed values of train.sampler_sync_steps. Checkpoints come at multiples of ten steps."""
@@ -95,7 +99,7 @@ class TrainSettings(Section):
         1.0, gt=0, description="Largest norm of the gradient. Longer gradients are scaled."
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout probability. The paper's form is 0.1.")
-    distill: Literal["none", "logits", "hidden"] = Field(
+    distill: str = Field(
         "hidden",
         description=choices(
             "What the sub-networks learn from.",
@@ -103,6 +107,8 @@ class TrainSettings(Section):
                 "none": "the labels only (the paper's form)",
                 "logits": "the labels and the teacher's predictions",
                 "hidden": "the labels, the teacher's predictions and its hidden states",
+                "module:name": "the labels and your hint, or your objective. All nodes must be able to "
+                "import the module",
             },
         ),
     )
@@ -209,6 +215,11 @@ class TrainSettings(Section):
         le=86_400,
         description="Seconds to wait for a worker that does not respond before it is replaced.",
     )
+
+    @field_validator("distill")
+    @classmethod
+    def _distill(cls, value: str) -> str:
+        return check_choice(value, DISTILLATIONS, "a hint")
 
     @field_validator("sampler_sync_steps")
     @classmethod

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from raycomp.errors import UserError, first_line
@@ -21,6 +22,23 @@ _REFERENCE = re.compile(rf"{_NAME}(?:\.{_NAME})*:{_NAME}(?:\.{_NAME})*")
 def is_reference(text: str) -> bool:
     """Return whether a text has the form "module:name"."""
     return _REFERENCE.fullmatch(text) is not None
+
+
+def check_choice(value: str, choices: Sequence[str], role: str) -> str:
+    """Return a setting that is one of several words or a reference.
+
+    Args:
+        value: Value of the setting.
+        choices: Words that are allowed.
+        role: Role of the object that a reference names, such as "a searcher"; the message names it.
+
+    Raises:
+        ValueError: The value is neither.
+    """
+    if value in choices or is_reference(value):
+        return value
+    words = ", ".join(repr(choice) for choice in choices)
+    raise ValueError(f"it must be {words}, or {role} of yours by its module, such as 'my_module:MyName'")
 
 
 def resolve_reference(text: str, setting: str) -> Any:

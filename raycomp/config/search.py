@@ -6,13 +6,17 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from raycomp.config.references import check_choice
 from raycomp.config.section import Section, choices, plain_seeds
+
+SEARCHERS = ("sng", "random", "evolution")
+"""Searchers of raycomp's own."""
 
 
 class SearchSettings(Section):
     """The deployment search: it finds the best architecture within each budget, on inherited weights."""
 
-    searchers: list[Literal["sng", "random", "evolution"]] = Field(
+    searchers: list[str] = Field(
         ["sng"],
         min_length=1,
         description=choices(
@@ -21,6 +25,8 @@ class SearchSettings(Section):
                 "sng": "stochastic natural gradient, from the trained architecture distribution",
                 "random": "uniform draws within the budget",
                 "evolution": "mutation and crossover of the best architectures so far",
+                "module:class": "your class with `ask` and `tell`, made with (space, budget, seed). All "
+                "nodes must be able to import the module",
             },
         ),
     )
@@ -72,6 +78,11 @@ class SearchSettings(Section):
         description="Tokens of one batch of an evaluation, padding included. Not set: 2,048 on a CPU, "
         "16,384 on a GPU.",
     )
+
+    @field_validator("searchers")
+    @classmethod
+    def _searchers(cls, value: list[str]) -> list[str]:
+        return [check_choice(name, SEARCHERS, "a searcher") for name in value]
 
     @field_validator("seeds")
     @classmethod

@@ -26,7 +26,7 @@ from raycomp.storage.files import file_hash, read_json, write_json
 from raycomp.storage.tables import read_table
 from raycomp.storage.tensors import save_tensors
 from raycomp.training.finetune_step import Teacher
-from raycomp.training.hints import DISTILLATION
+from raycomp.training.hints import load_objective
 from raycomp.training.objectives import label_loss
 from raycomp.training.optimizers import AllReduce, LinearDecay
 from raycomp.training.sliced_optimizer import SliceUpdater
@@ -38,9 +38,9 @@ IMPORTANCE_BATCHES = 32
 class SupernetTask(TrainingTask):
     """Training of a super-network under a sampler.
 
-    The plan has `num_steps`, `phase_starts` (first step of each phase), `distill` (key of `DISTILLATION`)
-    and `sampler` ({"name": key of `SAMPLERS`, ...}). Optimizer, batch size and dropout are those of
-    [train].
+    The plan has `num_steps`, `phase_starts` (first step of each phase), `distill` (argument of
+    `load_objective`) and `sampler` ({"name": key of `SAMPLERS`, ...}). Optimizer, batch size and dropout
+    are those of [train].
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class SupernetTask(TrainingTask):
             reset_at=decay_from if settings.schedule == "phase" else (),
             reduce=reduce,
         )
-        self._objective = DISTILLATION[plan["distill"]]
+        self._objective = load_objective(plan["distill"])
         self._precision = context.precision(device)
 
     def begin(self, rank: int, world: int, sampler: SharedSampler | None) -> None:
@@ -97,7 +97,12 @@ class SupernetTask(TrainingTask):
     def _load_teacher(self) -> Teacher | None:
         if not self._objective.needs_teacher:
             return None
-        return frozen_teacher(self.context, self.device, hidden=self._objective.needs_hidden)
+        return frozen_teacher(
+            self.context,
+            self.device,
+            hidden=self._objective.needs_hidden,
+            attention=self._objective.needs_attention,
+        )
 
     def checkpoint_state(self, step: int) -> dict[str, Any]:
         """Return the sampler's state at this step."""
@@ -129,18 +134,21 @@ class SupernetTask(TrainingTask):
         write_json(files.sampler, self._sampler.state(self.num_steps))
 
 
-def frozen_teacher(context: RunContext, device: torch.device, *, hidden: bool) -> Teacher:
+def frozen_teacher(
+    context: RunContext, device: torch.device, *, hidden: bool, attention: bool = False
+) -> Teacher:
     """Return the teacher as a function of a batch, in eval mode and without gradients.
 
     Args:
         context: The run's context.
         device: Device of the teacher.
         hidden: Whether to return hidden states too.
+        attention: Whether to return query, key and value too.
     """
     network = context.teacher().to(device).eval().requires_grad_(False)
 
     def forward(batch: Batch) -> ElasticOutput:
-        return network(batch, None, hidden=hidden)
+        return network(batch, None, hidden=hidden, attention=attention)
 
     return forward
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from raycomp.config.references import is_reference, resolve_reference
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 from raycomp.search.budget import SearchBudget
@@ -293,7 +294,8 @@ def make_searcher(
     """Return the searcher of a name.
 
     Args:
-        name: "sng", "random" or "evolution".
+        name: "sng", "random", "evolution", or the reference of a class of the user's, which is made with
+            (space, budget, seed).
         space: The search space.
         state: State of a trained EE-SNG, which "sng" starts from.
         budget: The budget.
@@ -309,4 +311,7 @@ def make_searcher(
     if name == "sng":
         theta, joint = load_distribution(space, state)
         return SNGSearch(space, theta, budget, seed, joint)
+    if is_reference(name):
+        searcher: Searcher = resolve_reference(name, "search.searchers")(space, budget, seed)
+        return searcher
     raise UserError(f"Searcher {name!r} is unknown. Use sng, random or evolution.")

@@ -22,8 +22,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from raycomp.config.references import resolve_reference
 from raycomp.data.batches import Batch
 from raycomp.encoder.interface import ElasticOutput
+from raycomp.errors import UserError
 from raycomp.training.layer_maps import LayerMap, layer_pairs
 from raycomp.training.objectives import label_loss, prediction_loss, squared_error
 
@@ -239,6 +241,35 @@ DISTILLATION = {
     "hidden": Objective(((1.0, Labels()), (1.0, Logits()), (1.0, Hidden()))),
 }
 """Objectives of `train.distill`, by its values."""
+
+
+def load_objective(name: str) -> Objective:
+    """Return the objective that `train.distill` names.
+
+    Args:
+        name: Key of `DISTILLATION`, or a reference to a hint, to an objective, or to a class or function
+            that returns one without arguments. A hint is added to the labels, with weight 1.
+
+    Raises:
+        UserError: The reference cannot be imported, or it is neither a hint nor an objective.
+    """
+    if name in DISTILLATION:
+        return DISTILLATION[name]
+
+    value = resolve_reference(name, "train.distill")
+    if callable(value):
+        value = value()
+    if isinstance(value, Objective):
+        return value
+
+    parts = ("loss", "needs_teacher", "needs_hidden", "needs_attention")
+    missing = [part for part in parts if not hasattr(value, part)]
+    if missing:
+        raise UserError(
+            f"train.distill = {name!r} is neither a hint nor an objective: it lacks "
+            f"{', '.join(missing)}. raycomp.training.hints.Hint lists what a hint has."
+        )
+    return Objective(((1.0, Labels()), (1.0, value)))
 
 
 def required_output(output: Output | None) -> Output:

@@ -16,6 +16,8 @@ import torch
 from sklearn.metrics import balanced_accuracy_score
 
 import raycomp
+from raycomp.search.searchers import RandomSearch
+from raycomp.training.hints import Hidden
 from tests.conftest import make_sentences
 
 TEXTS = ["a fine film", "the plot was dull and the cast weak", "story"]
@@ -32,8 +34,8 @@ def arguments(tuned_model: Path) -> dict[str, Any]:
         "metric": balanced_accuracy_score,
         "task": {"max_length": 16},
         "space": {"depth": [1, 3], "heads": [2, 4], "ffn": [16, 64]},
-        "train": {"steps": 2, "batch_size": 16, "precision": "fp32", "interval": 2},
-        "search": {"evaluations": 6, "batch": 3, "evaluators": 1},
+        "train": {"distill": Hidden, "steps": 2, "batch_size": 16, "precision": "fp32", "interval": 2},
+        "search": {"searchers": [RandomSearch], "evaluations": 6, "batch": 3, "evaluators": 1},
         "settings": {"run.live": []},
     }
 
@@ -78,6 +80,8 @@ def test_a_compressed_model_is_used_by_plain_code(run: raycomp.Run, tmp_path: Pa
     assert (run.path / "report.html").exists()
     assert 0 < len(run.evaluations) <= 6
     assert set(rows["metric"]) == {"sklearn.metrics._classification:balanced_accuracy_score"}
+    assert set(rows["searcher"]) == {"raycomp.search.searchers:RandomSearch"}
+    assert run.job.train.distill == "raycomp.training.hints:Hidden"
     predictions = run.path / "predictions"
     labels = np.load(predictions / "labels.validation.npy")
     answers = np.load(predictions / "yoco-half.validation.npy").argmax(1)

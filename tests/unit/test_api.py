@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,14 @@ import raycomp
 from raycomp.api.callbacks import CallbackList
 from raycomp.api.job_builder import Request, build_job
 from raycomp.api.progress import SessionProgress
+from raycomp.api.session import check_references
+from raycomp.config.elastic import DISTILLATIONS
 from raycomp.config.job import Job
 from raycomp.config.loader import parse_job
 from raycomp.data.metrics import compute
+from raycomp.search.searchers import make_searcher
 from raycomp.storage.files import write_array
+from raycomp.training.hints import DISTILLATION, Labels, load_objective
 from tests.conftest import make_bert_config, make_sentences, make_tokenizer, randomise_weights
 from tests.unit.report.run_factory import begin_run, write_run
 
@@ -346,6 +351,82 @@ def test_nothing_of_a_foreign_run_is_imported(tmp_path: Path) -> None:
         assert run.report().exists()
         assert run.best().figures["metric"] == "evil:f"
         assert "evil" not in sys.modules
+
+
+# Searchers and hints of one's own
+
+
+class FirstOnes:
+    """A searcher that proposes the smallest network, whatever it is told."""
+
+    def __init__(self, space: Any, budget: Any, seed: int) -> None:
+        self.arguments = (space, budget, seed)
+
+    def ask(self, n: int) -> list[Any]:
+        return [self.arguments[0].smallest()]
+
+    def tell(self, archs: Any, values: Any, losses: Any) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A hint: distance between the logits of student and teacher."""
+
+    needs_teacher = True
+    needs_hidden = False
+    needs_attention = False
+
+    def loss(self, student: Any, teacher: Any, batch: Any) -> torch.Tensor:
+        return (student.logits - teacher.logits).abs().sum() / batch.total
+
+
+def test_searchers_and_hints_are_named_by_their_modules(tmp_path: Path) -> None:
+    job = make_job(
+        tmp_path,
+        data="glue/sst2",
+        search={"searchers": ["sng", FirstOnes]},
+        train={"distill": Distance},
+    )
+    assert job.search.searchers == ["sng", f"{__name__}:FirstOnes"]
+    assert job.train.distill == f"{__name__}:Distance"
+    check_references(job)
+    plain = make_job(tmp_path, data="glue/sst2")
+    assert plain.run_id != job.run_id
+    missing = make_job(tmp_path, data="glue/sst2", train={"distill": "no_such_module:Hint"})
+    with pytest.raises(raycomp.UserError, match="no_such_module"):
+        check_references(missing)
+
+    class Local:
+        pass
+
+    assert "search" in message(tmp_path, data="glue/sst2", search={"searchers": [Local]})
+    for section in ({"search": {"searchers": ["sgn"]}}, {"train": {"distill": "hiden"}}):
+        assert "'my_module:MyName'" in message(tmp_path, data="glue/sst2", **section)
+
+
+def test_a_searcher_of_one_s_own_is_made_and_asked() -> None:
+    class Space:
+        def smallest(self) -> str:
+            return "smallest"
+
+    space: Any = Space()
+    budget: Any = object()
+    searcher = make_searcher(f"{__name__}:FirstOnes", space, {}, budget, 3)
+    assert searcher.ask(2) == ["smallest"]
+    assert searcher.arguments == (space, budget, 3)  # type: ignore[attr-defined]
+
+
+def test_a_hint_of_one_s_own_joins_the_labels() -> None:
+    objective = load_objective(f"{__name__}:Distance")
+    assert objective.terms == ((1.0, Labels()), (1.0, Distance()))
+    assert (objective.needs_teacher, objective.needs_hidden) == (True, False)
+    assert tuple(DISTILLATION) == DISTILLATIONS
+    for name in DISTILLATIONS:
+        assert load_objective(name) is DISTILLATION[name]
+    assert load_objective("raycomp.training.hints:LABELS_ONLY") is DISTILLATION["none"]
+    with pytest.raises(raycomp.UserError, match="neither a hint nor an objective"):
+        load_objective("builtins:list")
 
 
 # A run that exists
