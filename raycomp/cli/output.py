@@ -128,15 +128,30 @@ def print_plan(plan: dict[str, Any]) -> None:
         work = f"{cnn['search_steps']:,} search steps and {cnn['child_steps']:,} child steps"
         _print_line("", f"{cnn['trials']} trials of {work}, up to {cnn['rows']:,} texts")
 
-    steps = plan["steps"]
-    supernet = f"{steps['supernet']:,} in {steps['phases']} phases"
-    _print_line("Steps", f"teacher {steps['teacher']:,}; super-network {supernet}")
+    for name, figures in plan["methods"].items():
+        for budget, student in figures.get("students", {}).items():
+            size = f"{student['layers']} layers, {_format_count(student['params'])} parameters"
+            _print_line(name, f"{budget}: a student of {size}, {student['steps']:,} steps")
+
+    _print_line("Steps", _describe_steps(plan))
     _print_line("Memory", f"about {plan['memory_gib']:.1f} GiB for each worker")
     _print_line("Time", plan["time"])
     if "forecast" in plan:
         print_forecast(plan["forecast"])
     for note in plan["notes"]:
         _print_line("Note", note)
+
+
+def _describe_steps(plan: dict[str, Any]) -> str:
+    """Return the training steps of the teacher and of each super-network."""
+    parts = [f"teacher {plan['steps']['teacher']:,}"]
+    for name, figures in plan["methods"].items():
+        steps = figures.get("steps")
+        if steps:
+            title = "super-network" if name == "yoco" else f"super-network of {name}"
+            phases = f" in {len(steps)} phases" if len(steps) > 1 else ""
+            parts.append(f"{title} {sum(steps):,}{phases}")
+    return "; ".join(parts)
 
 
 def print_forecast(forecast: dict[str, Any]) -> None:

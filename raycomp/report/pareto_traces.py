@@ -18,7 +18,7 @@ from raycomp.report.formatting import (
 )
 from raycomp.report.loading import RunTables
 from raycomp.report.pareto_front import find_pareto_front
-from raycomp.report.plot import GREY, METHODS, PALETTE, SYMBOLS, escape_label, round_values
+from raycomp.report.plot import GREY, PALETTE, escape_label, method_color, method_marker, round_values
 from raycomp.report.teacher_scores import derive_teacher_costs
 from raycomp.report.uncertainty import BINOMIAL, effective_examples, standard_error
 
@@ -79,8 +79,8 @@ def _trace_evaluated(evaluated: pd.DataFrame, has_several_runs: bool) -> list[di
 
         trace = _build_points(f"{method}, evaluated (selection)", texts, rows["value"])
         trace["marker"] = {
-            "color": METHODS.get(str(method), GREY),
-            "symbol": SYMBOLS.get(str(method), "circle"),
+            "color": method_color(str(method)),
+            "symbol": method_marker(str(method)),
             "size": 6,
             "opacity": 0.45 if len(evaluated) < DENSE else 0.2,
         }
@@ -103,7 +103,7 @@ def _trace_deployed(tables: RunTables, deployed: pd.DataFrame, metric: str) -> l
     deployed = deployed.assign(group=deployed["run"].map(groups))
     for (group, method), rows in deployed.groupby(["group", "method"], sort=False):
         name = f"{method}, deployed (validation)"
-        colour = METHODS.get(str(method), GREY)
+        colour = method_color(str(method))
         if has_several_runs:
             name = f"{group}: {name}"
             colour = colours[str(group)]
@@ -116,7 +116,7 @@ def _trace_deployed(tables: RunTables, deployed: pd.DataFrame, metric: str) -> l
             trace["error_y"] = {"array": round_values(errors), "thickness": 1, "width": 4}
         trace["marker"] = {
             "color": colour,
-            "symbol": SYMBOLS.get(str(method), "square"),
+            "symbol": method_marker(str(method)),
             "size": 13,
             "line": {"width": 1.5, "color": "#ffffff"},
         }

@@ -11,27 +11,31 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from raycomp.arithmetic import ceil_div
+from raycomp.methods.registry import method_names
 
 # Mid-tones: each has a contrast of at least 3 : 1 on the page, light or dark.
 PALETTE = (
     "#2f7ed8", "#d2690e", "#2a9461", "#a05fe0", "#d6456b", "#0e93a5", "#97851f", "#7d8590",
 )  # fmt: skip
 GREY = "#8a9099"
-# Colour and mark of each method; a method of another package is a grey square.
-METHODS = {
-    "yoco": PALETTE[0],
-    "adabert": PALETTE[1],
-    "uniform": PALETTE[2],
-    "pkd": PALETTE[3],
-    "first_n": PALETTE[4],
-}
-SYMBOLS = {
-    "yoco": "circle",
-    "adabert": "diamond",
-    "uniform": "triangle-up",
-    "pkd": "pentagon",
-    "first_n": "square",
-}
+MARKERS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon", "x")
+"""Markers of the methods, in the order of the registry."""
+
+
+def method_color(method: str) -> str:
+    """Return the colour of a method in all plots; grey for a method that is not in the registry."""
+    names = method_names()
+    if method not in names:
+        return GREY
+    return PALETTE[names.index(method) % len(PALETTE)]
+
+
+def method_marker(method: str) -> str:
+    """Return the marker of a method in all plots."""
+    names = method_names()
+    if method not in names:
+        return MARKERS[0]
+    return MARKERS[names.index(method) % len(MARKERS)]
 
 
 @dataclass(frozen=True)
