@@ -21,7 +21,7 @@ MAX_SHARED_OVERHEAD = 0.3
 
 @dataclass(frozen=True)
 class SearchTrial:
-    """One trial of the search, by what names it.
+    """Name of one trial of the search.
 
     Attributes:
         budget: Name of the budget.

@@ -45,7 +45,8 @@ class FileEntry(NamedTuple):
 
 def file_server_name(run: str) -> str:
     """Return the name of a run's file server among Ray's actors."""
-    return f"file-server-{run}"
+    # `actors.kill_actors` finds a run's actors by names of this form.
+    return f"files-{run}"
 
 
 def find_file_server(run: str) -> Any:
@@ -88,6 +89,7 @@ class ActorFileSystem(fs.FileSystemHandler):
 
     @property
     def _server(self) -> Any:
+        # Looked up for each call: where Ray Train unpickles the file system, it has only the run's name.
         return ray.get_actor(file_server_name(self.run))
 
     def _call(self, method: str, *args: Any) -> Any:
@@ -123,6 +125,7 @@ class ActorFileSystem(fs.FileSystemHandler):
 
     def create_dir(self, path: str, recursive: bool) -> None:
         """Create a directory, and those above it."""
+        # The server always creates the directories above, as Ray Train expects it.
         self._change("create_dir", path)
 
     def delete_dir(self, path: str) -> None:
@@ -131,6 +134,7 @@ class ActorFileSystem(fs.FileSystemHandler):
 
     def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
         """Delete everything in a directory."""
+        # Without a class nothing is suppressed.
         expected = [FileNotFoundError] if missing_dir_ok else []
         with contextlib.suppress(*expected):
             self._change("delete_dir_contents", path)
@@ -159,12 +163,12 @@ class ActorFileSystem(fs.FileSystemHandler):
         """Open a file to read any part of it.
 
         Raises:
-            FileNotFoundError: There is no file at this path.
+            FileNotFoundError: The path does not exist, or is a directory.
         """
         name = self.normalize_path(path)
         entry = FileEntry(*self._call("describe_files", [name])[0])
         if not entry.is_file:
-            raise FileNotFoundError(f"there is no file {name}")
+            raise FileNotFoundError(f"{name} does not exist or is not a file")
         return pa.PythonFile(_Reader(self._server, name, entry.size), mode="r")
 
     def open_output_stream(self, path: str, metadata: Any) -> pa.PythonFile:
@@ -204,6 +208,7 @@ class _Reader(io.RawIOBase):
         if size is not None and size >= 0:
             left = min(size, left)
 
+        # One call carries a block at most, because its bytes are in memory on both nodes.
         blocks = []
         while left:
             count = min(left, BLOCK_BYTES)

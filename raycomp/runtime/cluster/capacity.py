@@ -16,6 +16,7 @@ def count_worker_slots(cpus: float, gpus: float = 0.0) -> int:
     for node in ray.nodes():
         if not node["Alive"]:
             continue
+        # A worker cannot use CPUs of two nodes, so the slots of each node are counted.
         resources = node["Resources"]
         node_slots = resources.get("CPU", 0.0) // cpus
         if gpus:
@@ -32,6 +33,7 @@ def share_cpus(num_workers: int, gpus: float = 0.0) -> int:
         gpus: GPUs of each worker.
     """
     node_cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    # From the largest node down: the first size of which enough workers fit is the answer.
     for cpus in range(max(node_cpus, default=1), 0, -1):
         if count_worker_slots(cpus, gpus) >= num_workers:
             return cpus

@@ -24,7 +24,7 @@ RAY_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # oneDNN caches a compiled kernel, with its memory, for each of the last 1,024 shapes. Slices and
+    # oneDNN caches a compiled kernel, and its memory: one of each of the last 1,024 shapes. Slices and
     # sequence lengths have more shapes than that. benchmarks/run_memory.py compares 1,024 and 64 on the
     # demo.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
@@ -60,6 +60,7 @@ def connect(address: str | None = None) -> bool:
         UserError: Nothing answers at the address, or Ray did not start.
     """
     if ray.is_initialized():
+        # The caller of an earlier call shuts Ray down.
         return False
     address = address or os.environ.get("RAY_ADDRESS")
     options = {"logging_level": logging.ERROR, "log_to_driver": bool(os.environ.get("RAYCOMP_DEBUG"))}
@@ -81,13 +82,14 @@ def connect(address: str | None = None) -> bool:
                 "when the machine is less busy, or set RAY_ADDRESS to use another cluster."
             ) from None
 
+    # Their notices are about Ray, and the user of raycomp can do nothing about them.
     for name in ("ray.train", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return True
 
 
 def start_local_cluster(**options: Any) -> None:
-    """Start a cluster on this machine that ends with this process. It has no dashboard.
+    """Start a cluster on this machine that ends with this process. A dashboard is not started.
 
     Args:
         options: Options of `ray.init`.

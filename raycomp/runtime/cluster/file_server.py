@@ -81,7 +81,7 @@ class RunFileServer:
         return ServerDescription(node_id, f"{self._run}-{digest}", self._nonce)
 
     def describe_files(self, paths: list[str]) -> list[FileEntry]:
-        """Return one entry for each path, also if there is no such file."""
+        """Return one entry for each path, also for a missing file."""
         infos = self._files.get_file_info([self._check_path(path) for path in paths])
         return [_file_entry(info) for info in infos]
 
@@ -108,12 +108,13 @@ class RunFileServer:
             paths: Arguments of the method.
 
         Raises:
-            FileNotFoundError: There is no such file.
+            FileNotFoundError: The file does not exist.
             UserError: The storage is full or cannot be written.
         """
         if method not in ALLOWED_CHANGES:
             raise ValueError(f"{method!r} is not an allowed change of files")
         names = [self._check_path(path) for path in paths]
+        # The client decides what a missing file means; other errors are the user's disk.
         try:
             getattr(self._files, method)(*names)
         except FileNotFoundError:
@@ -203,6 +204,7 @@ def serve_run_files(run_dir: Path, progress: Progress, *, elastic: bool = False)
         UserError: This process is not on a node of the cluster.
     """
     addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    # On a single node nothing has to be checked.
     blind_nodes: list[str] = []
     if len(addresses) > 1:
         blind_nodes = _blind_nodes(run_dir, list(addresses))
@@ -228,6 +230,7 @@ def serve_run_files(run_dir: Path, progress: Progress, *, elastic: bool = False)
     try:
         yield
     finally:
+        # Without a server a process on another node finds nothing to write to.
         ray.kill(server)
         (run_dir / MARKER_FILE).unlink(missing_ok=True)
         alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]

@@ -84,15 +84,11 @@ def run_grid(
         KeyboardInterrupt: The user interrupted the grid.
     """
 
-    def run_one(config: dict[str, Any]) -> dict[str, Any]:
-        return {"finished": True, **run_trial(config["trial"])}
-
     # Tune finds functions by name, and a Ray job has one list of names: the runs of a study may search at
     # the same time.
-    run_one.__name__ = f"{name}-{folder.name}"
-
+    trainable = _make_trainable(run_trial, f"{name}-{folder.name}")
     tuner = Tuner(
-        tune.with_resources(run_one, resources or ONLY_WAITS),
+        tune.with_resources(trainable, resources or ONLY_WAITS),
         param_space={"trial": tune.grid_search(list(trials))},
         tune_config=TuneConfig(max_concurrent_trials=max_parallel, reuse_actors=reuse_processes),
         run_config=RunConfig(
@@ -107,6 +103,16 @@ def run_grid(
     if not any(result.error for result in results):
         _remove_tune_files(folder / "tune", name)
     return results
+
+
+def _make_trainable(
+    run_trial: Callable[[Trial], dict[str, Any]], name: str
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def run_one(config: dict[str, Any]) -> dict[str, Any]:
+        return {"finished": True, **run_trial(config["trial"])}
+
+    run_one.__name__ = name
+    return run_one
 
 
 def _read_results(grid: ResultGrid, num_trials: int) -> list[TrialResult]:

@@ -12,6 +12,7 @@ def release_memory() -> None:
     The driver calls this between two stages, because it shares its node with workers that need the
     memory. Only glibc has such a function. With other C libraries nothing happens.
     """
+    # Python's cycles first: their pages are free only afterwards.
     gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)

@@ -21,7 +21,8 @@ def on_driver_node() -> NodeAffinitySchedulingStrategy:
 def schedule_outside_trial(is_shared: bool) -> Any:
     """Return the scheduling strategy of a task that a trial of Ray Tune starts to run trainings.
 
-    The task leaves the trial's placement group: what it starts in turn would have no resources there.
+    The task leaves the trial's placement group: the resources of the group are too small for what it
+    starts in turn.
 
     Args:
         is_shared: Whether all nodes see the directory to which the task writes. If not, the task stays on
@@ -45,6 +46,7 @@ def call_on_nodes(function: Any, nodes: list[str], *args: Any) -> dict[str, Any]
     """
     task = ray.remote(num_cpus=0, max_retries=0)(function)
 
+    # All calls are started before the first result is awaited.
     references = {}
     for node in nodes:
         strategy = NodeAffinitySchedulingStrategy(node, soft=False)
@@ -52,6 +54,7 @@ def call_on_nodes(function: Any, nodes: list[str], *args: Any) -> dict[str, Any]
 
     results = {}
     for node, reference in references.items():
+        # A node may leave the cluster at any moment.
         with contextlib.suppress(ray.exceptions.RayError):
             results[node] = ray.get(reference)
     return results

@@ -84,6 +84,7 @@ class Progress:
         def update(done: int, total: int, metrics: dict[str, Any]) -> None:
             nonlocal last_time, last_done
             now = time.monotonic()
+            # A line without progress would only make the log longer.
             if now - last_time < LINE_SECONDS or done == last_done:
                 return
 
@@ -143,6 +144,7 @@ def polling(poll: Callable[[], None], seconds: float = 0.5) -> Iterator[None]:
     finally:
         has_ended.set()
         thread.join()
+        # The last state, which the thread may have missed.
         poll()
 
 

@@ -1,12 +1,11 @@
 """The run directory as a process on any node has it: the directory itself, or a replica of it.
 
-A replica belongs to one process. Its files are hard links to what this node has copied once: writers
+A replica belongs to one process. Its files are hard links to copies that its node has made once: writers
 replace files and never write into one, so processes do not disturb each other. What the process writes is
 sent to the run directory when it calls `push`.
 
 Example:
     >>> run_dir = open_run_dir(Path("/mnt/runs/demo-1f3a9c02"))  # doctest: +SKIP
-    >>> facts = read_json(run_dir.folder / "facts.json")  # doctest: +SKIP
     >>> write_json(run_dir.folder / "result.json", {"value": 0.9})  # doctest: +SKIP
     >>> run_dir.push()  # doctest: +SKIP
 """
@@ -158,8 +157,10 @@ class RunReplica:
         stamps = {str(path.relative_to(root)): _stamp(path) for path in _visible_files(self.folder)}
         changed = [name for name, stamp in stamps.items() if self._local_stamps.get(name) != stamp]
 
+        # In an order in which an interruption leaves a state that a resumed run understands.
         for name in sorted(changed, key=_send_order):
             send_file(self._server, name, root / name)
+            # `pull` must not copy the file back.
             for entry in self._describe_files([name]):
                 self._remote_stamps[name] = entry.stamp
             self._local_stamps[name] = stamps[name]
@@ -174,6 +175,7 @@ class RunReplica:
         """
         path.unlink(missing_ok=True)
         name = str(path.relative_to(self.folder.parent))
+        # It may never have been sent.
         with suppress(FileNotFoundError):
             ray.get(self._server.change_files.remote("delete_file", name))
         self._local_stamps.pop(name, None)
@@ -236,7 +238,7 @@ def open_run_dir(run_dir: Path, extra: str = "") -> NodeRunDir:
         extra: One of REPLICATED_ON_REQUEST that this process needs.
 
     Raises:
-        UserError: This node does not see the directory, and the run has no file server.
+        UserError: This node does not see the directory, and nothing serves its files.
     """
     server = find_file_server(run_dir.name)
     if server is None:
@@ -279,6 +281,7 @@ def synced_run_dir(run_dir: str, extra: str = "") -> Iterator[Path]:
     if opened is None:
         opened = _opened_run_dirs[run_dir] = open_run_dir(Path(run_dir), extra)
 
+    # Not in a `finally`: a task that fails sends nothing.
     yield opened.folder
     opened.push()
 
@@ -310,12 +313,8 @@ def _make_process_folder(root: Path) -> Path:
 
 
 def _visible_files(folder: Path) -> list[Path]:
-    files = []
-    for path in folder.rglob("*"):
-        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.is_file() and not is_hidden:
-            files.append(path)
-    return files
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return [path for path in files if "/." not in f"/{path.relative_to(folder)}"]
 
 
 def _stamp(path: Path) -> FileStamp:

@@ -62,6 +62,7 @@ def submit(work: Job | StudySpec, storage: str, address: str | None, *, installe
         )
     client = connect_to_dashboard(address)
     name = work.id if isinstance(work, StudySpec) else work.run_id
+    # A cluster accepts an id once, and a run may be submitted several times.
     identity = f"{name}-{secrets.token_hex(4)}"
 
     with tempfile.TemporaryDirectory() as folder:
@@ -86,6 +87,7 @@ def _send_job(client: Any, identity: str, folder: str, metadata: dict[str, str])
         except RuntimeError as error:
             if "No available agent" not in str(error) or time.monotonic() > deadline:
                 raise
+            # The head node accepts jobs some seconds after its dashboard answers.
             time.sleep(1)
 
 
@@ -110,6 +112,7 @@ def follow_job(identity: str, address: str | None, write: Callable[[str], Any]) 
                 write(text)
 
         asyncio.run(write_output())
+        # The output may end before the status changes.
         while (info := client.get_job_info(identity)).status.value not in END_STATES:
             time.sleep(POLL_SECONDS)
 

@@ -44,8 +44,10 @@ def run_tasks(
         try:
             ray.get(ended)
         except ray.exceptions.RayError as error:
+            # The user gets one message, and the cluster is free for the next command.
             for other in running:
                 ray.cancel(other, force=True)
+            # A task's own error says more than Ray's report of it.
             cause: object = first_line(error)
             if isinstance(error, ray.exceptions.RayTaskError):
                 cause = error.cause

@@ -83,7 +83,7 @@ def search_budgets(
 
 
 def delete_outcomes(run_dir: Path, method: str = "yoco") -> None:
-    """Delete the outcomes of a method's trials, so that each trial runs again.
+    """Delete the outcomes of a method's trials. Each trial then runs again.
 
     A trial then asks for the same architectures as before. The ledger evaluates only those without a
     score.

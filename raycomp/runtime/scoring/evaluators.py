@@ -109,6 +109,7 @@ def start_scoring(
         UserError: No node has the GPUs that an evaluator asks for.
     """
     settings = parse_job(job).search
+    # Evaluators use GPUs if there are any, also if the job does not say so.
     gpus = settings.gpus
     if not gpus and total_gpus():
         gpus = 1.0
@@ -120,23 +121,25 @@ def start_scoring(
             "nodes with GPUs, or remove this setting."
         )
 
+    # If more evaluators are requested than fit, they share the CPUs.
     num_evaluators = settings.evaluators or max(1, slots)
     cpus = share_cpus(num_evaluators, gpus)
-    names = [f"evaluator-{run_dir.name}-{uuid.uuid4().hex[:8]}" for _ in range(num_evaluators)]
-    evaluators = [
-        ray.remote(Evaluator)
-        .options(
-            name=name,
-            num_cpus=CPU_SHARE * cpus * min(1.0, slots / num_evaluators),
-            num_gpus=gpus,
-            max_restarts=3,
-            max_task_retries=3,
-        )
-        .remote(job, str(run_dir), cpus, method)
-        for name in names
-    ]
+    cpu_share = CPU_SHARE * cpus * min(1.0, slots / num_evaluators)
 
-    ledger = (
+    evaluators = {}
+    for _ in range(num_evaluators):
+        name = f"evaluator-{run_dir.name}-{uuid.uuid4().hex[:8]}"
+        options = {"name": name, "num_cpus": cpu_share, "num_gpus": gpus}
+        actor = ray.remote(Evaluator).options(**options, max_restarts=3, max_task_retries=3)
+        evaluators[name] = actor.remote(job, str(run_dir), cpus, method)
+
+    ledger = _start_ledger(str(run_dir), weights_id, metric, list(evaluators), method)
+    return ledger, list(evaluators.values())
+
+
+def _start_ledger(run_dir: str, weights_id: str, metric: str, evaluators: list[str], method: str) -> Any:
+    """Start the ledger on the driver node, because it writes to the run directory itself."""
+    return (
         ray.remote(Ledger)
         .options(
             num_cpus=0,
@@ -144,9 +147,7 @@ def start_scoring(
             # A restarted ledger reads its rows from the table, and finds the evaluators by their names.
             max_restarts=3,
             max_task_retries=3,
-            # It writes to the run directory itself.
             scheduling_strategy=on_driver_node(),
         )
-        .remote(str(run_dir), weights_id, metric, names, method)
+        .remote(run_dir, weights_id, metric, evaluators, method)
     )
-    return ledger, evaluators

@@ -121,6 +121,8 @@ class Ledger:
         architectures = [Architecture.from_json(text) for text in archs]
         keys = [self._key_of(arch.id, kind) for arch in architectures]
 
+        # Register all requests before any of them is dispatched: batches then become as large as
+        # possible.
         for arch, key in zip(architectures, keys, strict=True):
             if key not in self._cache and key not in self._pending:
                 self._pending[key] = asyncio.get_running_loop().create_future()
@@ -258,7 +260,7 @@ def _layer_sizes(arch: Architecture) -> list[tuple[int, int]]:
 
 
 def record_parts(run_dir: Path) -> None:
-    """Record the names of the search's files of the table `evaluations`, so that a loss is noticed."""
+    """Record the names of the search's files of `evaluations`: a later start notices a lost one."""
     names = _search_parts([path.name for path in part_files(run_dir, "evaluations")])
     write_json(RunLayout(run_dir).evaluation_parts, {"evaluations": names})
 

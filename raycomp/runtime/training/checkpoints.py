@@ -83,6 +83,7 @@ def rescue_checkpoint(training: Path, target: Path) -> bool:
     else:
         return False
 
+    # Incomplete checkpoints are left out.
     steps: dict[Path, int] = {}
     for folder in (target, *training.glob("checkpoint_*/")):
         with contextlib.suppress(UserError):
@@ -95,5 +96,6 @@ def rescue_checkpoint(training: Path, target: Path) -> bool:
         target.parent.mkdir(parents=True, exist_ok=True)
         newest.rename(target)
 
+    # After the rename: an interruption between the two loses nothing.
     shutil.rmtree(training)
     return True

@@ -117,6 +117,7 @@ class TrainingReporter:
                 self.flush()
             self._write_progress(num_done, metrics)
 
+        # Every rank takes this branch at the same step, because the ranks decide together.
         if num_done % CHECK_STEPS == 0 and num_done < self._task.num_steps and self._is_checkpoint_due():
             self.checkpoint(num_done)
 
@@ -134,6 +135,7 @@ class TrainingReporter:
             write_rows(self._layout.path, "distribution", theta_rows, part)
         self._run_dir.push()
 
+        # After the writes: rows that could not be written are not lost.
         self._step_rows = []
         self._theta_rows = []
         self._first_step = next_step
@@ -144,6 +146,7 @@ class TrainingReporter:
         Args:
             step: Number of steps that are done.
         """
+        # Ray Train waits for a report of every rank; the checkpoint comes with that of rank 0.
         if self._rank != 0:
             ray.train.report({"step": step})
         else:

@@ -97,7 +97,7 @@ class SamplerActor:
             timeout: Seconds that a call may wait for other ranks.
 
         Raises:
-            StaleAttemptError: There is no state, and the sampler is at another step.
+            StaleAttemptError: The state is None, and the sampler is at another step.
         """
         if attempt == self._attempt:
             # The same call again, after a restart of the actor.
@@ -180,7 +180,7 @@ class SamplerActor:
         return None
 
     async def state(self, attempt: str, step: int) -> dict[str, Any]:
-        """Return the sampler's state between step - 1 and step, for a checkpoint."""
+        """Return the sampler's state between step - 1 and step. A checkpoint has it."""
         self._check_attempt(attempt)
         await self._wait_for_step(attempt, step)
         return self._state
@@ -210,6 +210,7 @@ class SamplerActor:
             return [r for r in range(self._world_size) if self._reached_steps.get(r, -1) < step]
 
         async with self._progressed:
+            # This rank has reached the step: other calls of `missing` may end now.
             self._progressed.notify_all()
             with contextlib.suppress(TimeoutError):
                 all_reached = self._progressed.wait_for(lambda: not missing_ranks())
@@ -221,7 +222,7 @@ class SamplerActor:
         # In the order of ranks: a floating-point sum must not depend on which rank came first.
         ordered_shares = [self._shares[rank] for rank in range(self._world_size)]
         for step_shares in zip(*ordered_shares, strict=True):
-            # A restarted actor has no draw yet. It draws the same architectures again.
+            # A restarted actor has not drawn this step. It draws the same architectures again.
             self._sampler.ask(self._step)
             losses = [sum(arch_shares) for arch_shares in zip(*step_shares, strict=True)]
             self._sampler.tell(self._step, losses)
@@ -255,6 +256,7 @@ class SamplerActor:
         def may_continue() -> bool:
             return self._step >= step or attempt != self._attempt
 
+        # Most calls do not have to wait.
         if not may_continue():
             await self._wait_until(may_continue)
 
@@ -282,7 +284,7 @@ class SamplerActor:
             return
         if not self._attempt:
             raise StaleAttemptError(
-                f"Attempt {attempt} is unknown, because {self._snapshots.path} has no snapshot of it."
+                f"Attempt {attempt} is unknown: {self._snapshots.path} does not have its snapshot."
             )
         raise StaleAttemptError(f"Attempt {attempt} was replaced by {self._attempt}.")
 

@@ -58,7 +58,7 @@ class SnapshotFile:
 
 
 def read_last_snapshot(path: Path) -> Any:
-    """Return the last complete snapshot of a file; None if there is none."""
+    """Return the last complete snapshot of a file; None without a complete line."""
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:

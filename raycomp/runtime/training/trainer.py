@@ -110,7 +110,7 @@ def _plan_workers(job: Job, cpus: float) -> WorkerGroup:
     """Return how many workers of which size train.
 
     Raises:
-        UserError: The nodes of the cluster have no place for them.
+        UserError: The nodes of the cluster are too small or too few for them.
     """
     settings = job.train
     max_workers = settings.workers
@@ -122,6 +122,7 @@ def _plan_workers(job: Job, cpus: float) -> WorkerGroup:
         num_workers = max(min_workers, min(max_workers, count_worker_slots(1, settings.gpus)))
     cpus = settings.cpus or cpus or share_cpus(num_workers, settings.gpus)
 
+    # Ray Train would wait for workers that fit nowhere without a message.
     slots = count_worker_slots(cpus, settings.gpus)
     if slots < min_workers:
         key = "min_workers" if is_elastic else "workers"
@@ -162,6 +163,7 @@ def _make_trainer(
             storage_path=storage,
             storage_filesystem=files,
             failure_config=FailureConfig(max_failures=max_failures),
+            # Each checkpoint has all that the next step depends on.
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
@@ -183,6 +185,7 @@ def _progress_reader(
     """Return a function that reports the progress which rank 0 has written to a file."""
 
     def read_progress() -> None:
+        # The file does not exist before the first step.
         with contextlib.suppress(OSError, ValueError):
             progress = json.loads(path.read_text())
             on_progress(progress["done"], progress["total"], progress)

@@ -44,7 +44,7 @@ def test_an_attempt_from_a_checkpoint_does_not_need_the_snapshot(
         snapshot_path.write_text(content)
 
         actor = make_actor()
-        message = r"Attempt a is unknown, because .*snapshot\.json has no snapshot of it"
+        message = r"Attempt a is unknown: .*snapshot\.json does not have its snapshot"
         with pytest.raises(StaleAttemptError, match=message):
             await actor.tell("a", 0, 9, [[1.0, 2.0]])
         with pytest.raises(StaleAttemptError, match="begins at step 9 without a sampler state"):
