@@ -33,6 +33,7 @@ include_patterns = [
     "docs/**",
     "benchmarks/README.md",
     "cluster/*.md",
+    "examples/README.md",
     "jobs/README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
