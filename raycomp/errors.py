@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """An error that the user can correct. Its message says what happened, why, and what to do.
+    """An error that the user can correct. Its message states the event, the reason and the remedy.
 
     The command line prints the message without a stack trace and ends with exit code 2.
     """
@@ -51,7 +51,7 @@ def shown(text: str, limit: int = 200) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of another library's message, or the error's name if it has no message."""
+    """Return the first line of another library's message, or the error's name if the message is empty."""
     lines = str(error).strip().splitlines()
     return shown(lines[0] if lines else repr(error), 300)
 

@@ -1,4 +1,4 @@
-"""Measured latency of a network, as a user would meet it."""
+"""Measured latency of networks."""
 
 from __future__ import annotations
 
@@ -23,32 +23,33 @@ def measure_latencies_ms(
 ) -> list[float]:
     """Return the median milliseconds of one forward pass of each network.
 
-    The networks take turns, so that what else the machine does falls on all of them alike: their
-    ratios can be trusted more than the figures.
+    The networks take turns: other load of the machine slows all of them alike, and their ratios are more
+    reliable than the figures.
 
     Args:
-        forwards: each takes input_ids and attention_mask, both (batch, length).
-        vocab_size: tokens are drawn below it.
-        length: tokens a sequence, all real.
-        batch: sequences a pass.
-        runs: measured passes of each.
-        warmup: passes before, not measured.
-        device: where the networks are.
+        forwards: Functions of input_ids and attention_mask, both (batch, length).
+        vocab_size: Tokens are drawn below it.
+        length: Tokens of a sequence, all real.
+        batch: Sequences of a pass.
+        runs: Measured passes of each network.
+        warmup: Passes before them, which are not measured.
+        device: Device of the networks; None is the CPU.
     """
     device = device or torch.device("cpu")
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocab_size, (batch, length), generator=generator).to(device)
     mask = torch.ones_like(ids)
-    taken: list[list[float]] = [[] for _ in forwards]
+    durations: list[list[float]] = [[] for _ in forwards]
     for i in range(warmup + runs):
-        for forward, times in zip(forwards, taken, strict=True):
+        for forward, times in zip(forwards, durations, strict=True):
+            # A GPU runs behind Python: the clock starts when it is idle, and stops when it is done.
             _wait(device)
             began = time.perf_counter()
             forward(ids, mask)
             _wait(device)
             if i >= warmup:
                 times.append((time.perf_counter() - began) * 1000)
-    return [statistics.median(times) for times in taken]
+    return [statistics.median(times) for times in durations]
 
 
 def _wait(device: torch.device) -> None:

@@ -36,7 +36,7 @@ def check_folder(folder: Path, name: str) -> None:
 
     Args:
         folder: The folder.
-        name: Name of the model, for messages.
+        name: Name of the model, used in messages.
 
     Raises:
         UserError: A file is missing, too large, or not allowed.
@@ -92,7 +92,7 @@ def check_config(config: Any, name: str, folder: Path) -> None:
 
     Args:
         config: The transformers configuration.
-        name: Name of the model, for messages.
+        name: Name of the model, used in messages.
         folder: Folder of the model, where it is one.
 
     Raises:

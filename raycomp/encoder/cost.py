@@ -47,7 +47,7 @@ class EncoderShape:
 
 
 def layer_params(config: EncoderShape, heads: int, ffn: int) -> int:
-    """Return the parameters of one Transformer layer; a half of width 0 has none."""
+    """Return the parameters of one Transformer layer; a half of width 0 adds 0."""
     hidden = config.hidden_size
     inner = heads * config.head_size
     layer_norm = 2 * hidden
@@ -112,7 +112,7 @@ class CostModel:
 
         Args:
             config: Shape of the full network.
-            length: Tokens of a sequence, for FLOPs.
+            length: Tokens of a sequence, which FLOPs depend on.
         """
         self._config = config
         self._length = length

@@ -72,7 +72,7 @@ class ElasticEncoder(nn.Module):
             layer.hidden_dropout = layer.attention_dropout = rate
 
     def use_column_major_layout(self) -> None:
-        """Store matrices that are sliced by columns column by column, so that a slice is contiguous."""
+        """Store matrices that are sliced by columns column by column: every slice is then contiguous."""
         for name, parameter in self._named.items():
             if name.endswith((".output.weight", ".down.weight")):
                 parameter.data = parameter.data.t().contiguous().t()

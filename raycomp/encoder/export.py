@@ -94,7 +94,7 @@ def _write_files(
 
 
 def _save_tokenizer(tokenizer: Any, max_positions: int | None, folder: Path) -> None:
-    """Write a tokenizer that truncates to what the model reads.
+    """Write a tokenizer that truncates to the longest text of the model.
 
     Args:
         tokenizer: The tokenizer; it stays as it is.

@@ -24,7 +24,7 @@ def match_outputs(
         in_order: Whether the user has listed the classes in the order of the outputs.
 
     Raises:
-        ValueError: The names differ, so that outputs and classes cannot be matched.
+        ValueError: The names differ: outputs and classes cannot be matched.
     """
     names = [str(output_names.get(i, "")) for i in range(len(classes))]
     output_of = {_normalise(name): i for i, name in enumerate(names)}

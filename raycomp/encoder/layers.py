@@ -55,7 +55,7 @@ class EncoderConfig(DerivedSizes):
         layer_ffn: FFN neurons of each layer; 0 is a layer without FFN.
         max_position_embeddings: Rows of the position embeddings.
         position_offset: First position id of a text (RoBERTa: padding id + 1).
-        type_vocab_size: Number of token types; 0 where there are none (DistilBERT).
+        type_vocab_size: Number of token types; 0 for DistilBERT.
         hidden_act: Activation of the FFN, a key of `ACTIVATIONS`.
         head_act: Activation between pooler and classifier, a key of `ACTIVATIONS`.
         drop_before_pooler: Whether dropout is also applied before the pooler (RoBERTa, ELECTRA).
@@ -144,8 +144,8 @@ class Embeddings(nn.Module):
 class Layer(nn.Module):
     """One post-norm Transformer layer.
 
-    A layer of 0 heads has no attention and one of 0 neurons no FFN: neither has weights or a LayerNorm,
-    and its output is its input.
+    With 0 heads, the layer lacks attention; with 0 neurons, the FFN. A missing half has neither weights
+    nor LayerNorm, and its output is its input.
     """
 
     def __init__(self, config: EncoderConfig, heads: int, ffn: int) -> None:

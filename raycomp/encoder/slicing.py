@@ -25,7 +25,7 @@ ATTENTION_MODULES = frozenset(("query", "key", "value", "output", "attention_nor
 
 @dataclass(frozen=True)
 class EmbeddingRows:
-    """Rows of the word embeddings as a leaf tensor, so that only these rows get a gradient.
+    """Rows of the word embeddings as a leaf tensor: only these rows get a gradient.
 
     Attributes:
         token_ids: (rows,) int64, sorted.
@@ -73,8 +73,8 @@ class SlicedGradients:
     """Gradients of exactly the weights that a step uses, in one piece of memory.
 
     Plain autograd makes a gradient of the whole parameter for every slice and adds them up. Here each
-    slice is a leaf tensor whose `.grad` is a view of one flat buffer, so that autograd adds the gradients
-    of all slices in place, and workers sum one tensor. The sums are the same; tests compare them.
+    slice is a leaf tensor whose `.grad` is a view of one flat buffer. Autograd adds the gradients of all
+    slices in place, and workers sum one tensor. The sums are the same; tests compare them.
 
     One step:
 
@@ -86,14 +86,15 @@ class SlicedGradients:
     Attributes:
         used: The weights of this step with their gradients.
         flat: All gradients, then the extra numbers, (numbers,).
-        extra: The extra numbers: a view of the end of `flat`, for what workers sum with the gradients.
+        extra: Further numbers that workers sum with the gradients: a view of the end of `flat`.
     """
 
     def __init__(self, model: nn.Module) -> None:
         """Own the gradients of a model's parameters.
 
         Args:
-            model: An `ElasticEncoder`; its parameters are read once, so that steps do not walk modules.
+            model: An `ElasticEncoder`. Its parameters are read once: to visit modules in every step is
+                slow.
         """
         self._parameters = dict(model.named_parameters())
         self._memory = torch.empty(0)
@@ -165,7 +166,7 @@ class SlicedGradients:
             self._bound.append(parameter)
 
     def _reserve(self, parts: Sequence[Tensor], extra: int) -> list[Tensor]:
-        """Return a view of the buffer, all 0, for each part, with the part's shape and memory order.
+        """Return views of the buffer, all 0, with the shape and the memory order of each part.
 
         Args:
             parts: Tensors of one type and device; each is contiguous by rows or by columns.
@@ -175,7 +176,7 @@ class SlicedGradients:
         total = sum(sizes) + extra
         like = parts[0]
         if self._memory.numel() < total or self._memory.dtype != like.dtype:
-            # The old buffer is freed first, so that both never exist at once.
+            # The old buffer is freed first: both at once could exceed the memory.
             self.flat = self.extra = self._memory = torch.empty(0)
             self._memory = torch.empty(total, dtype=like.dtype, device=like.device)
 

@@ -14,6 +14,7 @@ from raycomp.search.budget import best_index, cheapest_architecture
 from raycomp.search.initial_set import shared_initial_set
 from raycomp.search.searchers import make_searcher
 from raycomp.search.setup import SearchSetup
+from raycomp.training.seeding import trial_seed
 
 # All budgets together need at most 1.3 times the evaluations of one.
 MAX_SHARED_OVERHEAD = 0.3
@@ -65,7 +66,7 @@ class SearchLoop:
         """
         job = setup.job
         space = setup.space
-        seed = job.run.seed * 10_007 + trial.seed
+        seed = trial_seed(job.run.seed, trial.seed)
         total, shared = evaluation_budget(job, space.num_architectures())
 
         self.archs: list[Architecture] = []

@@ -30,6 +30,7 @@ from raycomp.storage.files import write_json
 from raycomp.storage.tables import write_rows
 from raycomp.training.evaluation import Score
 from raycomp.training.loop import fit
+from raycomp.training.seeding import worker_seed
 
 CPU = torch.device("cpu")
 
@@ -112,7 +113,7 @@ class LocalRun(Run):
                 save_checkpoint(folder, weights, task.updater.state_tensors(), checkpoint)
                 raise KeyboardInterrupt
 
-        seed = context.job.run.seed * 4099
+        seed = worker_seed(context.job.run.seed, rank=0)
         fit(task.step, batch_at, start, task.num_steps, seed=seed, report=report)
         task.finish()
 

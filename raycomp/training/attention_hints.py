@@ -126,7 +126,7 @@ def _divergence(
     padding_keys = ~batch.attention_mask[:, None, None, :]
     log_own, log_target = (
         torch.log_softmax(
-            # Finite, so that 0 times the difference of two padded entries is 0 and not NaN.
+            # Finite: 0 times the difference of two padded entries must be 0, not NaN.
             _scores(getattr(states, first), getattr(states, second)).masked_fill(padding_keys, -1e9),
             dim=-1,
         )
@@ -165,11 +165,11 @@ def _states_of(attention: Sequence[AttentionStates | None], layer: int) -> Atten
     """Return the states of a layer.
 
     Raises:
-        ValueError: The layer has no heads.
+        ValueError: The layer has 0 heads.
     """
     states = attention[layer]
     if states is None:
-        raise ValueError(f"layer {layer} has no attention to match: its number of heads is 0")
+        raise ValueError(f"the attention of layer {layer} cannot be matched: its number of heads is 0")
     return states
 
 

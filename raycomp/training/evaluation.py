@@ -18,7 +18,13 @@ from raycomp.training.optimizers import autocast
 
 @dataclass(frozen=True)
 class Score:
-    """The figures of one network on one split."""
+    """Figures of one network on one split.
+
+    Attributes:
+        values: Metric -> value.
+        loss: Mean label loss.
+        examples: Rows of the split.
+    """
 
     values: dict[str, float]
     loss: float
@@ -38,13 +44,16 @@ def predict_logits(
     """Return the logits (..., rows, classes) in fp32, in the order of the split.
 
     Args:
-        forward: from a batch to logits (..., batch, classes), such as those of several networks; the
-            caller has set eval mode.
-        tokens: the split.
-        pad_id: token that fills a batch up.
-        max_tokens: padded tokens a batch; None takes what suits the device.
+        forward: Function from a batch to logits (..., batch, classes), such as those of several networks;
+            the caller has set eval mode.
+        tokens: The split.
+        pad_id: Token that fills a batch up.
+        max_tokens: Padded tokens of a batch; None is the fastest number for the device.
         precision: "bf16" or "fp32".
-        device: where the network is.
+        device: Device of the network.
+
+    Raises:
+        ValueError: The split is empty.
     """
     out: np.ndarray | None = None
     multiple = padding(device)
@@ -52,6 +61,7 @@ def predict_logits(
         batch = collate(tokens, rows, pad_id, multiple=multiple).to(device)
         with autocast(precision, device):
             logits = forward(batch).float().cpu().numpy()
+        # The number of networks and classes is known after the first batch.
         if out is None:
             out = np.empty((*logits.shape[:-2], len(tokens), logits.shape[-1]), np.float32)
         out[..., rows, :] = logits
@@ -61,7 +71,13 @@ def predict_logits(
 
 
 def score_logits(metrics: tuple[str, ...], tokens: TokenSplit, logits: np.ndarray) -> Score:
-    """Compute metrics and the mean label loss of logits (rows, classes)."""
+    """Compute metrics and the mean label loss.
+
+    Args:
+        metrics: Names of the metrics.
+        tokens: The split, for its labels.
+        logits: (rows, classes), in the order of the split.
+    """
     labels = torch.from_numpy(np.array(tokens.labels))
     loss = float(label_loss(torch.from_numpy(logits), labels, len(tokens)))
     return Score(

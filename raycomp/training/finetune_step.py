@@ -90,6 +90,6 @@ def run_teacher(
 
 
 def check_teacher(objective: Objective, teacher: Teacher | None) -> None:
-    """Raise ValueError where an objective needs a teacher and there is none."""
+    """Raise ValueError if an objective needs a teacher and None is given."""
     if objective.needs_teacher and teacher is None:
         raise ValueError("the objective needs a teacher")

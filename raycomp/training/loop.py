@@ -1,7 +1,7 @@
 """The one training loop. Everything that is trained is a step that this loop calls.
 
-The loop knows neither Ray nor the method: what happens after a step (checkpoints, tables, progress)
-is the injected `report`.
+The loop knows neither Ray nor the method. The caller's `report` writes checkpoints, tables and progress
+after each step.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import torch
 
 from raycomp.data.batches import Batch
 from raycomp.errors import DivergedError
+from raycomp.training.seeding import step_seed
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step did.
+    """Figures of one training step.
 
     Attributes:
-        loss: mean objective over the architectures and the global batch.
-        tokens: real tokens (padding left out) that this rank put through the network.
-        info: further figures of the step, by column name of the table `steps`.
+        loss: Mean objective over the architectures and the global batch.
+        tokens: Real tokens (without padding) that this rank put through the network.
+        info: Further figures of the step, by column name of the table `steps`.
     """
 
     loss: float
@@ -37,11 +38,17 @@ class TrainStep(Protocol):
     """One update: forward, backward, optimizer."""
 
     def __call__(self, index: int, batch: Batch) -> StepResult:
-        """Train on `batch` as step `index`; the same index and state give the same update."""
+        """Train on one batch; the same index and state give the same update.
+
+        Args:
+            index: Number of the step, from 0.
+            batch: This worker's rows.
+        """
         ...
 
 
 Report = Callable[[int, StepResult, float], None]
+"""Takes the number of a step, its figures, and its duration in seconds."""
 
 
 def fit(
@@ -53,21 +60,30 @@ def fit(
     seed: int,
     report: Report,
 ) -> None:
-    """Run steps `start..stop-1`, calling `report(index, result, seconds)` after each.
+    """Run the steps from `start` to `stop - 1`.
 
-    The random state is a function of (seed, step), not of what ran before: a run that goes on from
-    a checkpoint draws the same dropout masks as one that was never interrupted.
+    The random state is a function of (seed, step): a run that resumes from a checkpoint draws the same
+    dropout masks as one that was never interrupted.
+
+    Args:
+        step: Trains on one batch.
+        batch_at: Function from a step to its batch.
+        start: First step.
+        stop: Number of steps of the whole training.
+        seed: Seed of the random draws of this worker.
+        report: Called after each step.
 
     Raises:
         DivergedError: A loss is NaN or infinite; it names the step.
     """
     for index in range(start, stop):
         began = time.perf_counter()
-        torch.manual_seed((seed * 1_000_003 + index) % 2**63)
+        # Before every step: dropout then does not depend on the steps that this process has run.
+        torch.manual_seed(step_seed(seed, index))
         result = step(index, batch_at(index))
         if not math.isfinite(result.loss):
             raise DivergedError(
-                f"the loss is {result.loss} at step {index}; lower the learning rate or use "
-                "precision fp32"
+                f"The loss is {result.loss} at step {index}. Lower the learning rate, or use precision "
+                "fp32."
             )
         report(index, result, time.perf_counter() - began)

@@ -1,7 +1,7 @@
 """Losses over labels and over a teacher, each a SUM over examples divided by a given total.
 
-Dividing by the rows of the whole global batch, not of this worker's share, makes the sum over
-workers equal to the loss of one worker that holds the whole batch.
+The total is that of the global batch, not of this worker's share: the sum over the workers is the loss of
+one worker that has the whole batch.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 
 def label_loss(logits: Tensor, labels: Tensor, total: int) -> Tensor:
-    """Cross-entropy (classes) or squared error (regression, one column).
+    """Return the cross-entropy with class labels, or the squared error for regression, a scalar.
 
     Args:
         logits: (batch, classes), or (batch, 1) for regression.
         labels: (batch,) int64 classes or float targets.
-        total: rows of the global batch.
+        total: Rows of the global batch.
     """
     logits = logits.float()
     if labels.is_floating_point():
@@ -28,20 +28,22 @@ def label_loss(logits: Tensor, labels: Tensor, total: int) -> Tensor:
 def prediction_loss(
     logits: Tensor, teacher: Tensor, total: int, *, regression: bool, temperature: float = 1.0
 ) -> Tensor:
-    """Soft cross-entropy with the teacher's distribution, or squared error for regression.
+    """Return the soft cross-entropy with the teacher's distribution, or squared error, a scalar.
 
     Args:
         logits: (batch, classes) of the student.
         teacher: (batch, classes) of the teacher.
-        total: rows of the global batch.
-        regression: one real-valued output instead of classes.
-        temperature: divides both logits; the loss is multiplied by its square.
+        total: Rows of the global batch.
+        regression: Whether the output is one real number instead of classes.
+        temperature: Divisor of both logits; the loss is multiplied by its square.
     """
-    logits, teacher = logits.float(), teacher.float()
+    logits = logits.float()
+    teacher = teacher.float()
     if regression:
         return F.mse_loss(logits, teacher, reduction="sum") / total
     soft = torch.softmax(teacher / temperature, dim=-1)
     entropy = -(soft * torch.log_softmax(logits / temperature, dim=-1)).sum()
+    # Gradients shrink by the square of the temperature (Hinton et al. 2015, Section 2).
     return entropy * temperature**2 / total
 
 

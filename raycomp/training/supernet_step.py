@@ -19,16 +19,23 @@ from raycomp.training.sliced_optimizer import SliceUpdater
 
 
 class Sampler(Protocol):
-    """Where the architectures of a step come from: in this process, or over Ray."""
+    """Source of the architectures of each step: in this process, or an actor on Ray.
+
+    A step calls `ask`, `info` and `tell`, in this order.
+    """
 
     def ask(self, step: int) -> list[Architecture]:
         """Return the architectures of a step; every worker gets the same."""
         ...
 
     def tell(self, step: int, losses: Sequence[float]) -> None:
-        """Hand in this worker's share of each architecture's loss (shares add up to the mean).
+        """Report this worker's share of each architecture's loss; the shares add up to the mean.
 
-        May return before the sampler has taken them: what goes wrong is then raised by a later ask.
+        It may return before the sampler has them. An error is then raised by a later `ask`.
+
+        Args:
+            step: The step.
+            losses: Label loss of each architecture, in the order of `ask`.
         """
         ...
 
@@ -38,10 +45,10 @@ class Sampler(Protocol):
 
 
 class SupernetStep:
-    """Trains the slices of lambda architectures on the same batch and tells the sampler.
+    """Trains the slices of lambda architectures on the same batch and reports their losses.
 
-    The gradient is Eq. 5's mean over the lambda architectures. All members of a step see the same
-    batch and the same weights, so that their losses can be compared.
+    The gradient is the mean over the lambda architectures (YOCO-BERT, Alg. 1). All of them see the same
+    batch and the same weights: their losses can be compared.
     """
 
     def __init__(
@@ -55,6 +62,20 @@ class SupernetStep:
         precision: str,
         device: torch.device,
     ) -> None:
+        """Prepare the step; the model's memory layout changes, its function does not.
+
+        Args:
+            model: The super-network, on `device`.
+            sampler: Source of the architectures.
+            updater: Optimizer of the model's parameters.
+            teacher: Source of the outputs that the hints read; None where the objective needs none.
+            objective: Weighted hints to minimise.
+            precision: "bf16" or "fp32".
+            device: Device of the model and of the teacher.
+
+        Raises:
+            ValueError: The objective needs a teacher, and none is given.
+        """
         check_teacher(objective, teacher)
         self.model = model
         self.model.use_column_major_layout()

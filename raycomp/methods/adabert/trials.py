@@ -19,6 +19,7 @@ from raycomp.methods.adabert.training_tasks import read_structure
 from raycomp.methods.base import Run, logits_of
 from raycomp.storage.files import file_hash, read_json, write_json
 from raycomp.storage.tensors import load_tensors, load_weights, save_tensors
+from raycomp.training.seeding import trial_seed
 
 SEARCH = "adabert-search"
 CHILD = "adabert-child"
@@ -103,7 +104,7 @@ def _train_child(run: Run, data: DistillationData, trial: Trial) -> None:
 
 
 def _training_plan(data: DistillationData, trial: Trial) -> dict[str, Any]:
-    seed = data.job.run.seed * 10_007 + trial.seed
+    seed = trial_seed(data.job.run.seed, trial.seed)
     return {"trial": trial.name, **asdict(trial), "seed": seed}
 
 

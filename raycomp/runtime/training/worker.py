@@ -27,6 +27,7 @@ from raycomp.runtime.training.recorder import TrainingReporter
 from raycomp.runtime.training.sampler_client import ActorSampler, open_attempt
 from raycomp.storage.layout import RunLayout
 from raycomp.training.loop import StepResult, TrainStep, fit
+from raycomp.training.seeding import worker_seed
 
 
 def run_worker(config: dict[str, Any]) -> None:
@@ -67,7 +68,7 @@ def run_worker(config: dict[str, Any]) -> None:
         _make_batches(task, job, rank, world_size, padding(device)),
         start,
         task.num_steps,
-        seed=job.run.seed * 4099 + rank,
+        seed=worker_seed(job.run.seed, rank),
         report=reporter.report,
     )
 
