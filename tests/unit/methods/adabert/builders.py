@@ -1,8 +1,10 @@
-"""A small student, a teacher and a search step that several tests use."""
+"""Small students, texts, a teacher and a search step that several tests use."""
 
 from __future__ import annotations
 
 import functools
+import random
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from raycomp.methods.adabert.distillation import DistillationLoss
 from raycomp.methods.adabert.efficiency import operation_costs
 from raycomp.methods.adabert.gumbel import Distribution
 from raycomp.methods.adabert.step import SearchStep
-from raycomp.methods.adabert.structure import OPERATIONS
+from raycomp.methods.adabert.structure import OPERATIONS, Structure, cell_edges
 from raycomp.methods.adabert.student import Parent, StudentShape
 from raycomp.training.optimizers import JointUpdater, Updater
 
@@ -86,3 +88,34 @@ def make_search_step(
         precision="fp32",
         device=CPU,
     )
+
+
+# Students of 50 tokens, 16 channels and three classes: of one text, of pairs, and with exact match.
+ONE_TEXT = replace(SHAPE, vocab_size=50, embedding_size=12, width=16, max_positions=32, classes=3)
+PAIR = replace(ONE_TEXT, pair=True)
+EXACT_MATCH = replace(PAIR, exact_match=True)
+
+
+def seeded_structure(seed: int, layers: int = 3, nodes: int = 3) -> Structure:
+    rng = random.Random(seed)
+    return Structure(layers, tuple(rng.choice(OPERATIONS) for _ in cell_edges(nodes)), nodes)
+
+
+def make_texts(rows: int = 5, length: int = 14, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids and mask of pairs of texts of 5 to `length` tokens: first SEP second SEP."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(4, 50, (rows, length), generator=generator)
+    lengths = torch.randint(5, length + 1, (rows,), generator=generator)
+    real = torch.arange(length) < lengths[:, None]
+    for row, n in enumerate(lengths.tolist()):
+        ids[row, n // 2] = ids[row, n - 1] = SHAPE.sep_token_id
+    return ids * real, real
+
+
+def perturb(model: torch.nn.Module) -> None:
+    """Change every weight and running statistic, so that no default value can hide an error."""
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    for name, buffer in model.named_buffers():
+        buffer += 0.1 * torch.randn_like(buffer).abs() if "variance" in name else 0.1

@@ -1,4 +1,4 @@
-"""Equations 1, 3, 4, 5 and 6, by hand and by gradient check."""
+"""Equations 1, 3, 4, 5 and 6 of AdaBERT, by hand and by gradient checks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from raycomp.methods.adabert.structure import OPERATIONS
 
 
 @pytest.mark.parametrize(
-    ("layers", "teacher", "want"),
+    ("layers", "teacher_layers", "expected"),
     [
         (1, 12, [12]),
         (3, 12, [4, 8, 12]),
@@ -29,35 +29,41 @@ from raycomp.methods.adabert.structure import OPERATIONS
         (4, 4, [1, 2, 3, 4]),
     ],
 )
-def test_layers_are_matched_by_j_is_ceil_i_j_over_k(layers: int, teacher: int, want: list[int]) -> None:
-    assert matched_layers(layers, teacher) == want
-    assert want[-1] == teacher  # the released code never matches the last one
+def test_layers_are_matched_by_j_is_ceil_i_j_over_k(
+    layers: int, teacher_layers: int, expected: list[int]
+) -> None:
+    matched = matched_layers(layers, teacher_layers)
+    assert matched == expected
+    assert matched[-1] == teacher_layers  # the released code never matches the last layer
 
 
 def test_equation_4_weights_by_hand() -> None:
-    # two layers, two classes: probabilities of the gold label .8 and .2
+    # Two layers give the gold label the probabilities .8 and .2. The softmax of their logarithms is the
+    # probabilities themselves, because their sum is 1.
     logits = torch.tensor([[[0.8, 0.2], [0.2, 0.8]]]).log()
-    got = probe_weights(logits, torch.tensor([0]))
-    # softmax of the log-probabilities is the probabilities, normalised
-    torch.testing.assert_close(got, torch.tensor([[0.8, 0.2]]))
-    real = probe_weights(torch.tensor([[[1.0], [3.0]]]), torch.tensor([1.0]))
-    torch.testing.assert_close(real, torch.softmax(torch.tensor([[0.0, -4.0]]), 1))
+    weights = probe_weights(logits, torch.tensor([0]))
+    torch.testing.assert_close(weights, torch.tensor([[0.8, 0.2]]))
+
+    regression = probe_weights(torch.tensor([[[1.0], [3.0]]]), torch.tensor([1.0]))
+    torch.testing.assert_close(regression, torch.softmax(torch.tensor([[0.0, -4.0]]), 1))
 
 
 def test_equation_3_and_4_by_hand() -> None:
     student = torch.tensor([[[0.7, 0.3], [0.5, 0.5]]]).log()
     teacher = torch.tensor([[[0.9, 0.1], [0.4, 0.6]]]).log()
     weights = torch.tensor([[0.25, 0.75]])
-    first = -(0.9 * math.log(0.7) + 0.1 * math.log(0.3))
-    second = -math.log(0.5)
-    got = float(probe_loss(student, teacher, weights, total=2))
-    assert got == pytest.approx((0.25 * first + 0.75 * second) / 2, rel=1e-6)
-    soft = float(probe_loss(student, teacher, weights, total=1, temperature=2.0))
-    p = torch.softmax(teacher / 2, -1)
-    want = -(p * torch.log_softmax(student / 2, -1)).sum(-1)
-    assert soft == pytest.approx(float((weights * want).sum()), rel=1e-6)
-    values = probe_loss(torch.tensor([[[1.0], [2.0]]]), torch.tensor([[[3.0], [5.0]]]), weights, 1)
-    assert float(values) == pytest.approx(0.25 * 4 + 0.75 * 9)
+    first_layer = -(0.9 * math.log(0.7) + 0.1 * math.log(0.3))
+    second_layer = -math.log(0.5)
+    expected = (0.25 * first_layer + 0.75 * second_layer) / 2
+    assert float(probe_loss(student, teacher, weights, total=2)) == pytest.approx(expected, rel=1e-6)
+
+    at_temperature_2 = float(probe_loss(student, teacher, weights, total=1, temperature=2.0))
+    target = torch.softmax(teacher / 2, -1)
+    layer_losses = -(target * torch.log_softmax(student / 2, -1)).sum(-1)
+    assert at_temperature_2 == pytest.approx(float((weights * layer_losses).sum()), rel=1e-6)
+
+    values, targets = torch.tensor([[[1.0], [2.0]]]), torch.tensor([[[3.0], [5.0]]])
+    assert float(probe_loss(values, targets, weights, 1)) == pytest.approx(0.25 * 4 + 0.75 * 9)
 
 
 def test_distillation_gradients() -> None:
@@ -69,16 +75,16 @@ def test_distillation_gradients() -> None:
         return probe_loss(student, teacher, weights, 3, 1.5).double()
 
     student = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
-    # the losses compute in fp32, so steps and tolerances are coarse
+    # The losses are computed in fp32, so steps and tolerances are large.
     assert torch.autograd.gradcheck(loss, (student,), eps=1e-2, atol=1e-3, rtol=1e-2)
 
 
 def test_equation_1_by_hand() -> None:
-    got = student_objective(torch.tensor(2.0), torch.tensor(3.0), torch.tensor(0.5), 0.8, 4.0)
-    assert float(got) == pytest.approx(0.2 * 2 + 0.8 * 3 + 4 * 0.5)
+    objective = student_objective(torch.tensor(2.0), torch.tensor(3.0), torch.tensor(0.5), 0.8, 4.0)
+    assert float(objective) == pytest.approx(0.2 * 2 + 0.8 * 3 + 4 * 0.5)
 
 
-def test_operation_figures_are_those_of_the_modules() -> None:
+def test_figures_of_an_operation_are_those_of_its_module() -> None:
     module = ReluConvNorm(128, 7, 1)
     assert operation_params("std_conv_7", 128) == sum(p.numel() for p in module.parameters())
     assert operation_macs("dil_conv_5", 128, 128) == 128 * 128 * 5 * 128
@@ -90,53 +96,53 @@ def test_both_normalisations_have_the_published_range() -> None:
     spread = operation_costs(OPERATIONS, 128, 128, "spread")
     assert float(released.max() / released.min()) == pytest.approx(1.14, abs=0.01)
     assert (float(spread.min()), float(spread.max())) == pytest.approx((0.050, 0.185), abs=1e-3)
-    for found in (released, spread):
-        assert float(found.sum()) == pytest.approx(1.0)
+    for costs in (released, spread):
+        assert float(costs.sum()) == pytest.approx(1.0)
 
 
 def test_equation_5_by_hand_and_its_gradient() -> None:
-    price = operation_costs(OPERATIONS, 128, 128, "spread")
+    costs = operation_costs(OPERATIONS, 128, 128, "spread")
     layers = torch.zeros(8)
     layers[2] = 1  # K = 3
     operations = torch.zeros(9, 10)
-    drawn = [0, 1, 2, 3, 4, 5, 6, 8, 9]
-    operations[range(9), drawn] = 1
-    want = 3 / 8 * sum(float(price[i]) for i in drawn)
-    assert float(efficiency_loss(layers, operations, price)) == pytest.approx(want, rel=1e-6)
+    columns = [0, 1, 2, 3, 4, 5, 6, 8, 9]
+    operations[range(9), columns] = 1
+    expected = 3 / 8 * sum(float(costs[i]) for i in columns)
+    assert float(efficiency_loss(layers, operations, costs)) == pytest.approx(expected, rel=1e-6)
     assert torch.autograd.gradcheck(
-        lambda k, o: efficiency_loss(k, o, price.double()),
+        lambda k, o: efficiency_loss(k, o, costs.double()),
         (layers.double().requires_grad_(), operations.double().requires_grad_()),
     )
 
 
 def test_equation_6_is_one_hot_forward_and_soft_backward() -> None:
+    tau = 0.7
     logits = torch.tensor([0.3, -0.2, 0.9], requires_grad=True)
-    y = straight_through(gumbel_scores(logits, 0.7, torch.Generator().manual_seed(3)))
+    y = straight_through(gumbel_scores(logits, tau, torch.Generator().manual_seed(3)))
     assert sorted(y.tolist()) == [0.0, 0.0, 1.0]
+
     generator = torch.Generator().manual_seed(3)
     noise = -torch.log(-torch.log(torch.rand(3, generator=generator, dtype=torch.float64)))
-    soft = torch.softmax((logits.detach() + noise.float()) / 0.7, -1)
+    soft = torch.softmax((logits.detach() + noise.float()) / tau, -1)
     weights = torch.tensor([1.0, 2.0, -1.0])
     (y * weights).sum().backward()
-    want = (torch.diag(soft) - torch.outer(soft, soft)) @ weights / 0.7
-    torch.testing.assert_close(logits.grad, want)
+    expected = (torch.diag(soft) - torch.outer(soft, soft)) @ weights / tau
+    torch.testing.assert_close(logits.grad, expected)
 
 
 def test_samples_follow_theta() -> None:
-    logits = torch.tensor([0.6, 0.3, 0.1]).log()
+    theta = torch.tensor([0.6, 0.3, 0.1])
     generator = torch.Generator().manual_seed(0)
-    counts = torch.stack(
-        [straight_through(gumbel_scores(logits, 1.0, generator)) for _ in range(4000)]
-    ).mean(0)
-    torch.testing.assert_close(counts, torch.tensor([0.6, 0.3, 0.1]), atol=0.03, rtol=0)
+    samples = [straight_through(gumbel_scores(theta.log(), 1.0, generator)) for _ in range(4000)]
+    torch.testing.assert_close(torch.stack(samples).mean(0), theta, atol=0.03, rtol=0)
 
 
 def test_the_same_seed_draws_the_same() -> None:
     distribution = Distribution(8, 3, OPERATIONS)
-    drawn = {distribution.sample(1.0, seed).structure for seed in range(30)}
-    assert len(drawn) == 30
+    structures = {distribution.sample(1.0, seed).structure for seed in range(30)}
+    assert len(structures) == 30
     assert distribution.sample(1.0, 5).structure == distribution.sample(0.3, 5).structure
-    assert all(1 <= s.layers <= 8 for s in drawn)
+    assert all(1 <= structure.layers <= 8 for structure in structures)
     assert distribution.normalised_entropy() == pytest.approx(1.0)
     assert len(distribution.probabilities()) == 8 + 90
 

@@ -1,4 +1,4 @@
-"""Winograd's convolution beside the direct one, which is the obvious form."""
+"""Winograd's convolution compared with the direct one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from raycomp.methods.adabert.winograd import (
 )
 
 
-def direct(sources: list[torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
+def convolve_directly(sources: list[torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
     return convolve(torch.relu(torch.cat(sources, -1)), weight, 1)
 
 
@@ -27,13 +27,14 @@ def test_it_is_the_direct_convolution(taps: int, batch: int, length: int, inputs
     torch.manual_seed(taps)
     sources = [torch.randn(batch, length, 24) for _ in range(inputs)]
     weight = torch.randn(40, 24 * inputs, 1, taps) / (24 * inputs * taps) ** 0.5
-    exact = direct([s.double() for s in sources], weight.double())
-    got = convolve_relu(sources, transform_kernel(weight), taps)
-    assert got.shape == exact.shape
-    assert float((got - exact).abs().max()) < 2e-5
-    # A slice of a longer tensor is read as a packed one is.
-    wide = [torch.cat([s, torch.randn_like(s)], -1)[..., :24] for s in sources]
-    torch.testing.assert_close(convolve_relu(wide, transform_kernel(weight), taps), got)
+    exact = convolve_directly([x.double() for x in sources], weight.double())
+    output = convolve_relu(sources, transform_kernel(weight), taps)
+    assert output.shape == exact.shape
+    assert float((output - exact).abs().max()) < 2e-5
+
+    # Sources need not be contiguous in memory.
+    slices = [torch.cat([x, torch.randn_like(x)], -1)[..., :24] for x in sources]
+    torch.testing.assert_close(convolve_relu(slices, transform_kernel(weight), taps), output)
 
 
 @pytest.mark.parametrize("taps", TILE_PLANS)
@@ -42,42 +43,42 @@ def test_a_text_is_not_touched_by_the_next_one(taps: int, length: int) -> None:
     torch.manual_seed(0)
     weight = torch.randn(8, 8, 1, taps)
     x = torch.randn(3, length, 8)
-    alone = convolve_relu([x[:1]], transform_kernel(weight), taps)
+    first_only = convolve_relu([x[:1]], transform_kernel(weight), taps)
     x[1:] = torch.nan
-    got = convolve_relu([x], transform_kernel(weight), taps)
-    torch.testing.assert_close(got[:1], alone, atol=2e-5, rtol=0)
+    output = convolve_relu([x], transform_kernel(weight), taps)
+    torch.testing.assert_close(output[:1], first_only, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("taps", TILE_PLANS)
 def test_a_tile_by_hand(taps: int) -> None:
-    """In fp64: A ((G g) * (B d)) are the sums of products that a filter's outputs are."""
+    """In fp64, A ((G g) * (B d)) are the outputs of a filter g over d."""
     torch.manual_seed(0)
-    kernel, forth, back = transform_matrices(taps)
-    outputs = len(back)
+    kernel_matrix, input_matrix, output_matrix = transform_matrices(taps)
+    outputs = len(output_matrix)
     d, g = torch.randn(outputs + taps - 1).double(), torch.randn(taps).double()
-    want = [sum(float(d[i + j] * g[j]) for j in range(taps)) for i in range(outputs)]
-    got = back @ ((kernel @ g) * (forth @ d))
-    torch.testing.assert_close(got, torch.tensor(want, dtype=torch.float64), atol=1e-12, rtol=0)
+    expected = [sum(float(d[i + j] * g[j]) for j in range(taps)) for i in range(outputs)]
+    tile = output_matrix @ ((kernel_matrix @ g) * (input_matrix @ d))
+    torch.testing.assert_close(tile, torch.tensor(expected, dtype=torch.float64), atol=1e-12, rtol=0)
 
 
-def test_precision_stays_within_three_times_the_direct_form() -> None:
-    torch.manual_seed(1)
-    for taps in TILE_PLANS:
-        x, weight = torch.randn(8, 128, 256), torch.randn(128, 256, 1, taps) / (256 * taps) ** 0.5
-        exact = direct([x.double()], weight.double())
+@pytest.mark.parametrize("taps", TILE_PLANS)
+def test_the_error_is_within_three_times_that_of_the_direct_form(taps: int) -> None:
+    torch.manual_seed(taps)
+    x, weight = torch.randn(8, 128, 256), torch.randn(128, 256, 1, taps) / (256 * taps) ** 0.5
+    exact = convolve_directly([x.double()], weight.double())
 
-        def error(y: torch.Tensor, exact: torch.Tensor = exact) -> float:
-            return float((y - exact).pow(2).mean().sqrt())
+    def error(y: torch.Tensor) -> float:
+        return float((y - exact).pow(2).mean().sqrt())
 
-        plain = direct([x], weight)
-        # Against products summed one by one in fp32; a library may sum in better order.
-        fast = error(convolve_relu([x], transform_kernel(weight), taps))
-        assert fast < 3 * max(error(plain), 2e-7), (taps, fast, error(plain))
+    direct_error = error(convolve_directly([x], weight))
+    winograd_error = error(convolve_relu([x], transform_kernel(weight), taps))
+    # A library may sum in a better order than one by one in fp32, which has an error of 2e-7.
+    assert winograd_error < 3 * max(direct_error, 2e-7)
 
 
-def test_where_it_stands_in() -> None:
+def test_winograds_form_is_for_fp32_inference_on_a_cpu() -> None:
     x, weight = torch.randn(4, MIN_TOKENS, 8), torch.randn(8, 8, 1, 5)
-    assert not can_use_winograd(x, weight, 1)  # gradients may be wanted
+    assert not can_use_winograd(x, weight, 1)  # a gradient may be needed
     with torch.no_grad():
         assert can_use_winograd(x, weight, 1)
         assert not can_use_winograd(x, weight, 2)
