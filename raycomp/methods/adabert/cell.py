@@ -55,7 +55,7 @@ class _SampledEdge(torch.autograd.Function):
         # Under bf16 a convolution's output is bf16, and the output of a pool or a skip may be fp32.
         flat_gradient = gradient.reshape(-1).float()
 
-        # d/dy_o = <g, x_o>, for the sampled operation and then for the others
+        # d/dy_o = <g, x_o>, first of the sampled operation and then of the others
         products = [torch.dot(flat_gradient, sampled.reshape(-1).float())]
         remaining = iter(saved)
         for is_present in ctx.is_present:

@@ -11,7 +11,7 @@ TEXT = (ROOT / "docs" / "equations.md").read_text()
 
 def test_functions_stand_in_their_files() -> None:
     named = re.findall(
-        r"`((?:methods/adabert|methods/yoco|data|encoder|training|search)/\w+\.py): (\w+)", TEXT
+        r"`((?:methods|methods/adabert|methods/yoco|data|encoder|training|search)/\w+\.py): (\w+)", TEXT
     )
     functions = [(path, name) for path, name in named if not path.split("/")[-1].startswith("test_")]
     assert len(functions) > 20
