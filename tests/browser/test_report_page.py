@@ -1,4 +1,4 @@
-"""The report in a real browser: headless Chromium, where the machine has one."""
+"""The report page in a real browser; skipped if the machine does not have Chromium and chromedriver."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.unit.report.study_factory import write_study
 BROWSERS = ("chromium", "google-chrome", "chromium-browser")
 ATTACK = "<img src=x onerror=document.title='attacked'>"
 
-# Says how light an image is on average (0..1), and how many colours it has.
+# Returns the mean lightness of an image in 0..1 and its number of colours.
 LOOK = """
 const done = arguments[1], image = new Image();
 image.onload = () => {
@@ -34,7 +34,7 @@ image.onload = () => {
 image.src = "data:image/png;base64," + arguments[0];
 """
 
-# Where the n-th mark of a trace lies on the screen.
+# Returns the position of a trace's n-th mark on the screen.
 PLACE = """
 const [div, trace, mark] = [document.getElementById(arguments[0]), arguments[1], arguments[2]];
 const {xaxis, yaxis} = div._fullLayout, box = div.getBoundingClientRect();
@@ -55,10 +55,10 @@ def driver() -> Iterator[Any]:
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    found = webdriver.Chrome(options, webdriver.ChromeService(service))
-    found.set_script_timeout(30)
-    yield found
-    found.quit()
+    browser_driver = webdriver.Chrome(options, webdriver.ChromeService(service))
+    browser_driver.set_script_timeout(30)
+    yield browser_driver
+    browser_driver.quit()
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +67,15 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(write_run(folder), folder / "report.html")
 
 
-def wait(until: Callable[[], Any], seconds: float = 30) -> Any:
+def wait_for(until: Callable[[], Any], seconds: float = 30) -> Any:
     deadline = time.monotonic() + seconds
-    while not (found := until()):
-        assert time.monotonic() < deadline, "the page did not come so far"
+    while not (result := until()):
+        assert time.monotonic() < deadline, "the page did not reach the expected state in time"
         time.sleep(0.05)
-    return found
+    return result
 
 
-def visit(driver: Any, page: Path, *, width: int = 1200, scheme: str = "light") -> None:
+def open_page(driver: Any, page: Path, *, width: int = 1200, scheme: str = "light") -> None:
     """Open a page on a screen of a width and colour scheme, with its first plot drawn."""
     phone = width < 600
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": phone}
@@ -83,10 +83,10 @@ def visit(driver: Any, page: Path, *, width: int = 1200, scheme: str = "light") 
     scheme_of = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme_of)
     driver.get(page.as_uri())
-    wait(lambda: driver.execute_script("return !!document.querySelector('#plot-1 .main-svg')"))
+    wait_for(lambda: driver.execute_script("return !!document.querySelector('#plot-1 .main-svg')"))
 
 
-def point(driver: Any, trace: int, mark: int) -> None:
+def point_at(driver: Any, trace: int, mark: int) -> None:
     """Move the mouse to a mark of the first plot."""
     driver.execute_script("document.getElementById('plot-1').scrollIntoView({block: 'center'})")
     x, y = driver.execute_script(PLACE, "plot-1", trace, mark)
@@ -96,20 +96,20 @@ def point(driver: Any, trace: int, mark: int) -> None:
         time.sleep(0.1)
 
 
-def hovered(driver: Any) -> str:
+def read_hover_label(driver: Any) -> str:
     return str(
-        wait(lambda: driver.execute_script(
+        wait_for(lambda: driver.execute_script(
             "return document.querySelector('#plot-1 .hoverlayer .hovertext')?.textContent"))
     )  # fmt: skip
 
 
-def test_it_opens_without_errors_and_asks_for_nothing(driver: Any, page: Path) -> None:
+def test_the_page_opens_without_errors_or_requests(driver: Any, page: Path) -> None:
     driver.get_log("browser")
-    visit(driver, page)
+    open_page(driver, page)
     driver.execute_script("dispatchEvent(new Event('beforeprint'))")  # draws every plot
     count_drawn = "return document.querySelectorAll('.plot .main-svg').length"
     plots = driver.execute_script("return document.querySelectorAll('.plot').length")
-    wait(lambda: driver.execute_script(count_drawn) >= plots == 10)
+    wait_for(lambda: driver.execute_script(count_drawn) >= plots == 10)
     assert driver.get_log("browser") == []
     assert driver.execute_script("return performance.getEntriesByType('resource').length") == 0
     buttons = driver.execute_script(
@@ -119,18 +119,16 @@ def test_it_opens_without_errors_and_asks_for_nothing(driver: Any, page: Path) -
 
 
 def test_hover_shows_the_architecture(driver: Any, page: Path) -> None:
-    visit(driver, page)
-    point(driver, 1, 0)
-    label = hovered(driver)
+    open_page(driver, page)
+    point_at(driver, 1, 0)
+    label = read_hover_label(driver)
     for part in ("yoco half", "validation 0.830", "13.6M params", "2 layers", "heads 8 8", "FFN 512 512"):
         assert part in label
-    point(driver, 2, 1)
-    wait(lambda: "std_conv_3" in hovered(driver))
+    point_at(driver, 2, 1)
+    wait_for(lambda: "std_conv_3" in read_hover_label(driver))
 
 
-def test_a_big_mark_is_what_the_mouse_finds_where_it_covers_a_small_one(
-    driver: Any, tmp_path: Path
-) -> None:
+def test_a_large_mark_is_labelled_where_it_covers_a_small_one(driver: Any, tmp_path: Path) -> None:
     run = write_run(tmp_path)
     deployed = read_table(run, "deployments")
     half = deployed[deployed["budget"] == "half"].iloc[0]
@@ -138,13 +136,13 @@ def test_a_big_mark_is_what_the_mouse_finds_where_it_covers_a_small_one(
                "metric": "accuracy", "value": half["validation"] + 0.0003,
                "params": int(half["params"]), "flops": half["flops"]}  # fmt: skip
     write_rows(run, "evaluations", [beneath], "ledger-2")
-    visit(driver, write_report(run, tmp_path / "r.html"))
-    point(driver, 1, 0)
-    wait(lambda: hovered(driver).startswith("yoco half"))
+    open_page(driver, write_report(run, tmp_path / "r.html"))
+    point_at(driver, 1, 0)
+    wait_for(lambda: read_hover_label(driver).startswith("yoco half"))
 
 
-def test_the_cost_axis_is_the_reader_s_choice(driver: Any, page: Path) -> None:
-    visit(driver, page)
+def test_the_reader_chooses_the_cost_axis(driver: Any, page: Path) -> None:
+    open_page(driver, page)
     views = {}
     for cost in ("flops", "latency_ms", "params"):
         driver.execute_script(f"document.querySelector('input[value={cost}]').click()")
@@ -163,8 +161,8 @@ def test_the_cost_axis_is_the_reader_s_choice(driver: Any, page: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_plot_is_drawn_in_the_page_s_colours(driver: Any, page: Path, scheme: str) -> None:
-    visit(driver, page, scheme=scheme)
+def test_the_plot_has_the_colours_of_the_page(driver: Any, page: Path, scheme: str) -> None:
+    open_page(driver, page, scheme=scheme)
     time.sleep(0.3)
     image = driver.find_element("id", "plot-1").screenshot_as_base64
     light, colours = driver.execute_async_script(LOOK, image)
@@ -172,17 +170,17 @@ def test_the_plot_is_drawn_in_the_page_s_colours(driver: Any, page: Path, scheme
     assert colours > 100
 
 
-def test_a_change_of_scheme_is_followed_at_once(driver: Any, page: Path) -> None:
-    visit(driver, page)
+def test_plots_follow_a_change_of_the_colour_scheme(driver: Any, page: Path) -> None:
+    open_page(driver, page)
     ink = "return document.getElementById('plot-1').layout.font.color"
     light = driver.execute_script(ink)
     dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
-    wait(lambda: driver.execute_script(ink) != light)
+    wait_for(lambda: driver.execute_script(ink) != light)
 
 
-def test_a_phone_scrolls_tables_in_their_box_and_never_the_page(driver: Any, page: Path) -> None:
-    visit(driver, page, width=390)
+def test_on_a_phone_only_the_tables_scroll_sideways(driver: Any, page: Path) -> None:
+    open_page(driver, page, width=390)
     driver.execute_script(
         "for (const d of document.querySelectorAll('details')) d.open = true;"
         "dispatchEvent(new Event('beforeprint'))"
@@ -195,24 +193,24 @@ def test_a_phone_scrolls_tables_in_their_box_and_never_the_page(driver: Any, pag
     assert boxes >= 3
 
 
-def test_a_name_that_is_an_attack_is_shown_as_text(driver: Any, tmp_path: Path) -> None:
+def test_a_malicious_name_is_shown_as_text(driver: Any, tmp_path: Path) -> None:
     run = write_run(tmp_path, budgets=(ATTACK, "flops"))
-    visit(driver, write_report(run, tmp_path / "r.html"))
-    point(driver, 1, 0)
-    assert f"yoco {ATTACK}" in hovered(driver)
+    open_page(driver, write_report(run, tmp_path / "r.html"))
+    point_at(driver, 1, 0)
+    assert f"yoco {ATTACK}" in read_hover_label(driver)
     assert driver.title == "raycomp: both-1a2b3c4d"
     assert driver.execute_script("return document.querySelectorAll('img[src=x]').length") == 0
 
 
-def test_a_study_s_tables_stand_first_and_scroll_in_their_box(driver: Any, tmp_path: Path) -> None:
+def test_tables_of_a_study_come_first_and_scroll_sideways(driver: Any, tmp_path: Path) -> None:
     folder = write_study(tmp_path)
     finish_run(next((folder / "runs").iterdir()))
     page = write_report([folder], tmp_path / "study.html")
     driver.get_log("browser")
     size = {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": True}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    driver.get(page.as_uri())  # its first plot lies below the tables, and is drawn when it is seen
-    wait(lambda: driver.execute_script("return document.readyState === 'complete'"))
+    driver.get(page.as_uri())  # the first plot is below the tables and is drawn when it becomes visible
+    wait_for(lambda: driver.execute_script("return document.readyState === 'complete'"))
     assert driver.get_log("browser") == []
     first, shown, wide = driver.execute_script(
         "return [document.querySelector('main h2').id, document.querySelector('main').innerText, "
