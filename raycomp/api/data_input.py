@@ -135,7 +135,7 @@ def _as_splits(data: Data) -> dict[str, Any]:
 
 
 def _check_type(table: Any, name: str) -> None:
-    # By its methods: importing datasets takes seconds, and who has none in memory does not need it.
+    # By its methods: importing datasets takes seconds, and other inputs do not need it.
     is_dataset = hasattr(table, "to_pandas") and hasattr(table, "features")
     if isinstance(table, (str, Path, pd.DataFrame)) or is_dataset:
         return

@@ -91,7 +91,9 @@ class Deployment:
         """
         from raycomp.runtime.pipeline.reexport import export_budget
 
-        return export_budget(self.run.local_directory(), self.budget, Path(folder))
+        # Several methods can have a budget of this name.
+        name = f"{self.method}-{self.budget}"
+        return export_budget(self.run.local_directory(), name, Path(folder))
 
     def load(self) -> Any:
         """Return the model as a transformers model in evaluation mode.

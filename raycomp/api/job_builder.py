@@ -152,7 +152,7 @@ def to_plain(value: Any, name: str) -> Any:
 
     Args:
         value: Value of a setting or of a section.
-        name: Name of the setting or of the section, for messages.
+        name: Name of the setting or of the section; messages name it.
 
     Raises:
         UserError: Other processes cannot import a function or a class.
@@ -186,7 +186,7 @@ def _job_content(job: str | Path | Job | None) -> dict[str, Any]:
     if job is None:
         return {}
     if isinstance(job, Job):
-        # Defaults stay unset, so that the other arguments decide about the sections that it lacks.
+        # Defaults stay unset: the other arguments decide about the sections that it lacks.
         return job.model_dump(mode="json", exclude_unset=True)
 
     content = read_toml(job)

@@ -46,7 +46,7 @@ def describe_model(model: Model, tokenizer: Any, directory: Path) -> str:
             )
         return str(model)
 
-    # A pipeline also has save_pretrained, so that it must be recognised first.
+    # A pipeline also has save_pretrained: recognise it before a model.
     if hasattr(model, "model") and hasattr(model, "tokenizer"):
         model, tokenizer = _unpack_pipeline(model, tokenizer)
 

@@ -165,14 +165,15 @@ class Run:
         """Return the deployment of one budget.
 
         Args:
-            budget: Name of the budget.
+            budget: Name of the budget, or METHOD-BUDGET.
             method: Method, where several have deployed a model for this budget.
 
         Raises:
             UserError: The budget lacks a deployed model, or several methods have one.
         """
         deployed = self._deployed_rows()
-        rows = deployed[deployed["budget"] == budget]
+        full_names = deployed["method"] + "-" + deployed["budget"]
+        rows = deployed[(deployed["budget"] == budget) | (full_names == budget)]
         if method is not None:
             rows = rows[rows["method"] == method]
         if rows.empty:
@@ -183,10 +184,9 @@ class Run:
                 f"budgets: {names}."
             )
         if len(rows) > 1:
-            methods = ", ".join(rows["method"])
+            names = ", ".join(full_names[rows.index])
             raise UserError(
-                f"Several methods deployed a model for budget {budget!r}: {methods}. Name one with "
-                "method=..."
+                f"Several methods deployed a model for budget {budget!r}. Choose one of: {names}."
             )
         return self._make_deployment(rows.iloc[0])
 

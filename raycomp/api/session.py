@@ -50,7 +50,7 @@ def run_work(work: Job | StudySpec, storage: str | Path, progress: Progress) -> 
     from raycomp.runtime.pipeline.run import run_job
 
     check_references(work)
-    # The report is a part of what is copied to a URL.
+    # The report is written before the run directory is copied to a URL.
     with opened(storage, work.run_id) as root, release_actors(work.run_id):
         directory = run_job(work, root, progress)
         write_report([directory], directory / REPORT)

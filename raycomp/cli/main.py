@@ -261,7 +261,7 @@ def report(
 @app.command()
 def export(
     run: RunPlace,
-    budget: Annotated[str, typer.Option("--budget", help="Name of the budget.")],
+    budget: Annotated[str, typer.Option("--budget", help="Name of the budget, or METHOD-BUDGET.")],
     out: Annotated[Path, typer.Option("--out", help="New directory for the model.")],
     as_json: AsJson = False,
 ) -> None:

@@ -17,6 +17,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 import raycomp
 from raycomp.search.searchers import RandomSearch
+from raycomp.storage.layout import RunLayout
 from raycomp.training.hints import Hidden
 from tests.conftest import make_sentences
 
@@ -114,7 +115,7 @@ def test_the_code_of_a_run_directory_is_not_executed(run: raycomp.Run) -> None:
 def test_a_failed_run_leaves_no_actors_and_the_same_call_resumes(
     run: raycomp.Run, arguments: dict[str, Any], storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from raycomp.runtime.pipeline import run as pipeline
+    from raycomp.runtime.pipeline import handle
 
     def fail(*_: Any, **__: Any) -> None:
         assert living_actors()
@@ -122,9 +123,9 @@ def test_a_failed_run_leaves_no_actors_and_the_same_call_resumes(
 
     names = ("steps", "evaluations", "deployments")
     before = {name: run.table(name) for name in names}
-    (run.path / "deployed.json").unlink()
+    RunLayout(run.path).summary("yoco").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "search_budgets", fail)
+        patch.setattr(handle, "search_budgets", fail)
         with pytest.raises(raycomp.UserError, match="search failed") as error:
             raycomp.compress(**arguments, storage=storage)
     wait_for_no_actors()

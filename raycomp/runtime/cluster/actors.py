@@ -30,7 +30,7 @@ def release_actors(run: str) -> Iterator[None]:
 
 
 def kill_actors(run: str) -> None:
-    """Kill the named actors of a run: sampler, evaluators, ledger, file server.
+    """Kill the named actors of a run: sampler, evaluators, file server.
 
     Args:
         run: Name of the run directory, which is a part of each name.
@@ -38,7 +38,7 @@ def kill_actors(run: str) -> None:
     if not ray.is_initialized():
         return
 
-    belongs = re.compile(rf"[a-z]+-{re.escape(run)}(-[0-9a-f]{{8}})?")
+    belongs = re.compile(rf"(?:[a-z]+-)+{re.escape(run)}(?:-[0-9a-f]{{8}})?")
     for name in ray.util.list_named_actors():
         if belongs.fullmatch(name):
             # The actor may end between the two calls.
