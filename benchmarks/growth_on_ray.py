@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.evaluation_row import make_evaluation_row
 from benchmarks.measure import NotMeasurableError, Options, measure_in_turns, timed
 from benchmarks.workload import (
     demo_context,
@@ -127,19 +128,7 @@ class SleepingEvaluator:
     def _make_row(self, arch_json: str, split: str, precision: str) -> dict[str, Any]:
         arch = Architecture.from_json(arch_json)
         size = float(sum(arch.ffn) + 128 * sum(arch.heads))
-        return {
-            "arch_id": arch.id,
-            "arch": arch_json,
-            "split": split,
-            "precision": precision,
-            "metric": "accuracy",
-            "value": size / 2e4,
-            "loss": 1.0,
-            "examples": 1,
-            "params": 1,
-            "flops": 1.0,
-            "seconds": SLEEP_SECONDS,
-        }
+        return make_evaluation_row(arch, split, precision, value=size / 2e4, seconds=SLEEP_SECONDS)
 
 
 def grow_workers(options: Options, network: Network) -> list[GrowthPoint]:

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.evaluation_row import make_evaluation_row
 from benchmarks.measure import make_parser
 from benchmarks.processes import total_memory_mib, watch_peak_memory
 from raycomp.config.loader import parse_job
@@ -135,19 +136,7 @@ def make_row(arch_json: str, split: str, precision: str) -> dict[str, Any]:
     """Return the row of an evaluation whose score depends only on the architecture."""
     arch = Architecture.from_json(arch_json)
     value = int(arch.id[:6], 16) / 2**24
-    return {
-        "arch_id": arch.id,
-        "arch": arch_json,
-        "split": split,
-        "precision": precision,
-        "metric": "accuracy",
-        "value": value,
-        "loss": 1 - value,
-        "examples": 100,
-        "params": 1,
-        "flops": 1.0,
-        "seconds": 0.0,
-    }
+    return make_evaluation_row(arch, split, precision, value=value, seconds=0.0)
 
 
 class InstantEvaluator:

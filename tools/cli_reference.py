@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import typer
 
 from raycomp.cli.main import app
+from tools.generated_page import write_or_check
 
 HEAD = """# Command line
 
@@ -60,15 +60,7 @@ def _row(parameter: Any) -> str:
 
 def main(arguments: list[str]) -> int:
     """Write the page, or with --check compare it with the file."""
-    path = Path(next(argument for argument in arguments if not argument.startswith("--")))
-    text = render()
-    if "--check" not in arguments:
-        path.write_text(text, encoding="utf-8")
-        return 0
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        print(f"{path} is out of date. Run `make docs`.", file=sys.stderr)
-        return 1
-    return 0
+    return write_or_check(render(), arguments)
 
 
 if __name__ == "__main__":

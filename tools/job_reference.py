@@ -15,6 +15,7 @@ from raycomp.config.job import schema_of
 from raycomp.config.renames import OLD_NAMES
 from raycomp.config.study_settings import StudySettings, Variant
 from raycomp.methods.registry import METHODS
+from tools.generated_page import write_or_check
 
 GLOSSARY = Path(__file__).parents[1] / "docs" / "glossary.md"
 
@@ -227,15 +228,7 @@ def _type(annotation: Any) -> str:
 
 def main(arguments: list[str]) -> int:
     """Write the page, or with --check compare it with the file."""
-    path = Path(next(argument for argument in arguments if not argument.startswith("--")))
-    text = render()
-    if "--check" not in arguments:
-        path.write_text(text, encoding="utf-8")
-        return 0
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        print(f"{path} is out of date. Run `make docs`.", file=sys.stderr)
-        return 1
-    return 0
+    return write_or_check(render(), arguments)
 
 
 if __name__ == "__main__":
