@@ -1,7 +1,7 @@
 """Claim: a step of AdaBERT's search is faster with the default estimator than in the released form.
 
 The released form runs every candidate of every edge by itself, in all cells and with its own kernel, and
-adds the outputs times their y. Both sides train P_alpha at a learning rate of 0, so that they draw the
+adds the outputs times their y. Both sides train P_alpha at a learning rate of 0 and therefore draw the
 same structures, and the teacher's outputs are random. Neither changes the cost of a step.
 """
 

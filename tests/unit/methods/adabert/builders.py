@@ -113,7 +113,7 @@ def make_texts(rows: int = 5, length: int = 14, seed: int = 0) -> tuple[torch.Te
 
 
 def perturb(model: torch.nn.Module) -> None:
-    """Change every weight and running statistic, so that no default value can hide an error."""
+    """Change every weight and running statistic, because a default value could hide an error."""
     torch.manual_seed(1)
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)

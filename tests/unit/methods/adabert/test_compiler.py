@@ -84,7 +84,7 @@ def test_a_traced_or_exported_model_serves_any_batch_and_any_mask(shape: Student
     child = Child(shape, Structure(2, ("std_conv_5", "max_pool_3", "avg_pool_3") * 3)).eval()
     perturb(child)
     model = compile_child(child)
-    # The example has no padding and enough tokens for Winograd's form: a trace must not rely on either.
+    # The example is without padding and long enough for Winograd's form: a trace must rely on neither.
     example_mask = torch.ones(2, 28, dtype=torch.long)
     example_ids = example_mask * 7
     example_ids[:, 13] = 3  # two texts of 14 tokens; the batch below has longer ones
@@ -227,7 +227,7 @@ def test_transformed_kernels_are_not_saved_copied_or_moved() -> None:
     assert torch.equal(twin(input_ids=ids, attention_mask=real).logits, expected)
     assert all(kernel._key is None for kernel in transformed_kernels(model.double()))
 
-    # Tensors of inference mode have no version that the cache could compare: the direct form.
+    # Tensors of inference mode lack the version that the cache compares, so the direct form runs.
     with torch.inference_mode():
         other = compile_child(Child(ONE_TEXT, structure).eval())
         assert other(input_ids=ids, attention_mask=real).logits.shape == expected.shape
