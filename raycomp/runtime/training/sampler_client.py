@@ -45,19 +45,19 @@ def start_sampler(name: str, job: dict[str, Any], plan: dict[str, Any], snapshot
 
 
 def open_attempt(
-    name: str, attempt: str, world: int, step: int, state: dict[str, Any] | None, timeout: float
+    name: str, attempt: str, world_size: int, step: int, state: dict[str, Any] | None, timeout: float
 ) -> None:
     """Open an attempt at the sampler actor, which refuses older attempts from then on.
 
     Args:
         name: Name of the actor.
         attempt: Identifier of the attempt.
-        world: Number of ranks.
+        world_size: Number of ranks.
         step: First step of the attempt.
         state: State of the sampler before that step.
         timeout: Seconds to wait for a missing rank.
     """
-    ray.get(ray.get_actor(name).begin.remote(attempt, world, step, state, timeout))
+    ray.get(ray.get_actor(name).begin.remote(attempt, world_size, step, state, timeout))
 
 
 class ActorSampler:

@@ -128,6 +128,8 @@ def _open_attempt(
 
     if rank == 0:
         run_dir.start_attempt(name, attempt)
+
+    # Tasks without a sampler have no actor in their plan.
     sampler = None
     settings = task.plan.get("sampler", {})
     if "actor" in settings:

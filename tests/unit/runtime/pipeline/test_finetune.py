@@ -101,15 +101,15 @@ def test_a_cell_that_tunes_is_judged_by_the_tuned_network(run: tuple[Job, Path])
         variant=[{"name": "a"}],  # type: ignore[list-item]
         published={"t": {"a": {"half": 0.8}, "teacher": {"teacher": 0.9}}},
     )
-    found = ablation_rows(folder, settings, StudyRun("a", "t", 0, job))
-    main = next(r for r in found if r.get("budget") == "half")
+    rows = ablation_rows(folder, settings, StudyRun("a", "t", 0, job))
+    main = next(r for r in rows if r.get("budget") == "half")
     assert main["method"] == "finetuned"
     assert (main["value"], main["selection"]) == (outcome["validation"], outcome["selection"])
     assert main["gap"] == pytest.approx(outcome["selection"] - outcome["validation"])
     assert (main["published"], main["examples"]) == (0.8, 60)
-    teacher = next(r for r in found if r.get("budget") == "teacher")
+    teacher = next(r for r in rows if r.get("budget") == "teacher")
     assert teacher["published"] == 0.9
-    cost = [(r["stage"], r["metric"], r["value"]) for r in found if r["kind"] == "cost"]
+    cost = [(r["stage"], r["metric"], r["value"]) for r in rows if r["kind"] == "cost"]
     assert cost == [("fine-tuning", "seconds", 3.5)]
     untuned = job.model_copy(update={"finetune": job.finetune.model_copy(update={"epochs": 0.0})})
     (folder / "finetune" / "half.json").unlink()
@@ -131,7 +131,7 @@ def test_ranked_networks_are_rows_of_their_own(run: tuple[Job, Path]) -> None:
         }  # fmt: skip
         write_json(folder / "finetune" / f"network-{i:03d}.json", outcome)
     settings = StudySettings(name="tiny", variant=[{"name": "a"}])  # type: ignore[list-item]
-    found = ablation_rows(folder, settings, StudyRun("a", "t", 0, job))
-    tau = next(r for r in found if r["metric"] == "kendall_tau")
+    rows = ablation_rows(folder, settings, StudyRun("a", "t", 0, job))
+    tau = next(r for r in rows if r["metric"] == "kendall_tau")
     assert (tau["evaluations"], tau["value"]) == (4, pytest.approx(4 / 6))
-    assert [r["value"] for r in found if r.get("method") == "alone"] == [0.6, 0.7, 0.9, 0.8]
+    assert [r["value"] for r in rows if r.get("method") == "alone"] == [0.6, 0.7, 0.9, 0.8]

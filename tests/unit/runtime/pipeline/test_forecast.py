@@ -28,11 +28,11 @@ RATES = Rates(teacher=1e-3, supernet=2e-3, evaluation=0.1, source="made up")
 
 
 def test_one_worker_pays_every_row_and_no_all_reduce() -> None:
-    found = forecast(WORK, RATES, Machines())
-    assert found["seconds"] == pytest.approx({"teacher": 64.0, "supernet": 2560.0, "search": 400.0})
-    assert found["hours"] == pytest.approx(3024 / 3600)
-    assert found["allreduce_ms"] == 0
-    assert found["cost"] is None
+    estimate = forecast(WORK, RATES, Machines())
+    assert estimate["seconds"] == pytest.approx({"teacher": 64.0, "supernet": 2560.0, "search": 400.0})
+    assert estimate["hours"] == pytest.approx(3024 / 3600)
+    assert estimate["allreduce_ms"] == 0
+    assert estimate["cost"] is None
 
 
 def test_an_all_reduce_sends_twice_the_gradients_less_a_share() -> None:
@@ -42,20 +42,20 @@ def test_an_all_reduce_sends_twice_the_gradients_less_a_share() -> None:
 
 
 def test_more_machines_share_rows_up_to_one_each_and_cost_by_the_hour() -> None:
-    found = forecast(WORK, RATES, Machines(nodes=8, gpus=8, price=3.0, gigabits=1000.0))
+    estimate = forecast(WORK, RATES, Machines(nodes=8, gpus=8, price=3.0, gigabits=1000.0))
     wait = [allreduce_seconds(1_000_000, w, 1000.0) for w in (32, 64)]  # a teacher's batch has 32 rows
-    assert found["workers"] == 64
-    assert found["seconds"]["teacher"] == pytest.approx(100 * (20 * 1e-3 + wait[0]))
-    assert found["seconds"]["supernet"] == pytest.approx(1000 * (20 * 2e-3 + wait[1]))
-    assert found["seconds"]["search"] == pytest.approx(2 * 5.0)
-    assert found["cost"] == pytest.approx(found["hours"] * 8 * 3.0)
+    assert estimate["workers"] == 64
+    assert estimate["seconds"]["teacher"] == pytest.approx(100 * (20 * 1e-3 + wait[0]))
+    assert estimate["seconds"]["supernet"] == pytest.approx(1000 * (20 * 2e-3 + wait[1]))
+    assert estimate["seconds"]["search"] == pytest.approx(2 * 5.0)
+    assert estimate["cost"] == pytest.approx(estimate["hours"] * 8 * 3.0)
     more = forecast(WORK, RATES, Machines(nodes=128, gpus=8, gigabits=1000.0))
-    assert more["seconds"]["supernet"] >= found["seconds"]["supernet"]
+    assert more["seconds"]["supernet"] >= estimate["seconds"]["supernet"]
 
 
 def test_a_slow_link_is_most_of_the_time() -> None:
-    found = forecast(WORK, RATES, Machines(nodes=8, gigabits=0.1))
-    assert found["allreduce_share"] > 0.5
+    estimate = forecast(WORK, RATES, Machines(nodes=8, gigabits=0.1))
+    assert estimate["allreduce_share"] > 0.5
 
 
 @pytest.fixture
@@ -83,12 +83,12 @@ def run(tiny_job: dict[str, Any], tmp_path: Path) -> Path:
 
 
 def test_measured_steps_are_seconds_of_one_worker_a_token(run: Path, tiny_job: dict[str, Any]) -> None:
-    found = measured(run.parent, parse_job(tiny_job), False)
-    assert found is not None
-    assert found.supernet == pytest.approx(0.5 / 100)
-    assert found.teacher == pytest.approx(0.5 / 100)
-    assert found.evaluation == pytest.approx(3.0 / 60)
-    assert str(run) in found.source
+    estimate = measured(run.parent, parse_job(tiny_job), False)
+    assert estimate is not None
+    assert estimate.supernet == pytest.approx(0.5 / 100)
+    assert estimate.teacher == pytest.approx(0.5 / 100)
+    assert estimate.evaluation == pytest.approx(3.0 / 60)
+    assert str(run) in estimate.source
     assert measured(run.parent, parse_job(tiny_job), True) is None  # a processor says nothing of a GPU
 
 
@@ -114,9 +114,9 @@ def test_a_run_that_is_not_whole_is_passed_over(run: Path, tiny_job: dict[str, A
 def test_the_plan_says_which_source_it_used(run: Path, tiny_job: dict[str, Any], tmp_path: Path) -> None:
     tiny_job["train"].pop("workers")
     job = parse_job(tiny_job)
-    found = make_plan(job, Machines(nodes=2, price=1.0), run.parent)["forecast"]
-    assert found["source"].endswith(str(run))
-    assert found["cost"] == pytest.approx(2 * found["hours"])
+    estimate = make_plan(job, Machines(nodes=2, price=1.0), run.parent)["forecast"]
+    assert estimate["source"].endswith(str(run))
+    assert estimate["cost"] == pytest.approx(2 * estimate["hours"])
     assert "measured in" in make_plan(job, None, run.parent)["time"]
     guess = make_plan(job, Machines(nodes=2), tmp_path / "none")["forecast"]
     assert guess["source"].startswith("no run measured a step")

@@ -50,7 +50,7 @@ def scored(run: Path, values: list[float], depth: tuple[int, ...] = (1, 1, 1)) -
     write_rows(run, "evaluations", rows, "ledger-1")
 
 
-class Kept:
+class RecordingTracker:
     """A tracker that remembers."""
 
     def __init__(self) -> None:
@@ -66,11 +66,11 @@ class Kept:
         pass
 
 
-def view(job: Job, run: Path, kept: Kept) -> TrackingFeed:
-    made = TrackingFeed(job, run)
-    made._trackers = [kept]
-    made._budgets = {"small": SmallOnes()}  # type: ignore[dict-item]
-    return made
+def view(job: Job, run: Path, tracker: RecordingTracker) -> TrackingFeed:
+    feed = TrackingFeed(job, run)
+    feed._trackers = [tracker]
+    feed._budgets = {"small": SmallOnes()}  # type: ignore[dict-item]
+    return feed
 
 
 class SmallOnes:
@@ -81,8 +81,9 @@ class SmallOnes:
 
 
 def test_each_row_is_sent_once_also_by_the_next_process(tiny_job: dict[str, Any], tmp_path: Path) -> None:
-    given, kept = job(tiny_job), Kept()
-    first = view(given, tmp_path, kept)
+    settings = job(tiny_job)
+    tracker = RecordingTracker()
+    first = view(settings, tmp_path, tracker)
     steps(tmp_path, 0, 3)
     scored(tmp_path, [0.5, 0.7, 0.6], (1, 3, 1))
     first.send_new_rows()
@@ -91,14 +92,14 @@ def test_each_row_is_sent_once_also_by_the_next_process(tiny_job: dict[str, Any]
     first.send_new_rows()
     redone.unlink()  # an attempt that died is rolled back, and redone in other portions
     steps(tmp_path, 3, 5)
-    second = view(given, tmp_path, kept)
+    second = view(settings, tmp_path, tracker)
     second.send_new_rows()
     steps(tmp_path, 5, 8)
     second.send_new_rows()
-    sent = [row for row in kept.rows if row[0] == "supernet"]
+    sent = [row for row in tracker.rows if row[0] == "supernet"]
     assert [row[1] for row in sent] == list(range(8))
     assert sent[1][2] == {"loss": 0.5, "entropy": 2.0, "tokens_per_second": 200.0, "phase": 0.0}
-    search = [row[2] for row in kept.rows if row[0] == "search"]
+    search = [row[2] for row in tracker.rows if row[0] == "search"]
     assert [row["best-small"] for row in search] == [0.5, 0.5, 0.6]
     assert search[2]["per_second"] == pytest.approx(1.0)
 
@@ -106,7 +107,8 @@ def test_each_row_is_sent_once_also_by_the_next_process(tiny_job: dict[str, Any]
 def test_the_phase_goes_out_as_its_number_also_after_a_resume(
     tiny_job: dict[str, Any], tmp_path: Path
 ) -> None:
-    given, kept = job(tiny_job), Kept()
+    settings = job(tiny_job)
+    tracker = RecordingTracker()
     names = ["largest", "largest", "heads-2", "depth-1"]
 
     def write(first: int, last: int, stage: str) -> None:
@@ -123,38 +125,38 @@ def test_the_phase_goes_out_as_its_number_also_after_a_resume(
         write_rows(tmp_path, "steps", rows, f"{stage}-{first:09d}")
 
     write(0, 3, "supernet")
-    view(given, tmp_path, kept).send_new_rows()
+    view(settings, tmp_path, tracker).send_new_rows()
     write(3, 4, "supernet")
     write(0, 1, "teacher")  # a training without phases has no number
-    view(given, tmp_path, kept).send_new_rows()
+    view(settings, tmp_path, tracker).send_new_rows()
     # Whichever ran, of largest, heads-2, heads-1, ffn-32, ffn-16, depth-2, depth-1.
-    assert [r[2]["phase"] for r in kept.rows if r[0] == "supernet"] == [0.0, 0.0, 1.0, 6.0]
-    assert ["phase" in r[2] for r in kept.rows if r[0] == "teacher"] == [False]
+    assert [r[2]["phase"] for r in tracker.rows if r[0] == "supernet"] == [0.0, 0.0, 1.0, 6.0]
+    assert ["phase" in r[2] for r in tracker.rows if r[0] == "teacher"] == [False]
 
 
 def test_a_tracker_that_fails_is_told_once_and_tried_again(
     tiny_job: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Down(Kept):
+    class Down(RecordingTracker):
         def send(self, series: str, step: int, values: dict[str, float]) -> None:
             if step == 1 and len(self.rows) < 3:
                 self.rows.append(("failed", 0, {}))
                 raise ConnectionError("no route")
             super().send(series, step, values)
 
-    kept = Down()
-    shown = view(job(tiny_job), tmp_path, kept)
+    tracker = Down()
+    shown = view(job(tiny_job), tmp_path, tracker)
     steps(tmp_path, 0, 3)
     for _ in range(4):
         shown.send_new_rows()
-    assert [row[1] for row in kept.rows if row[0] == "supernet"] == [0, 1, 2]
+    assert [row[1] for row in tracker.rows if row[0] == "supernet"] == [0, 1, 2]
     assert caplog.text.count("Figures cannot be sent to a tracker: no route. The run continues.") == 1
 
 
 def test_evaluations_that_could_not_be_sent_come_with_the_next(
     tiny_job: dict[str, Any], tmp_path: Path
 ) -> None:
-    class Down(Kept):
+    class Down(RecordingTracker):
         up = False
 
         def send(self, series: str, step: int, values: dict[str, float]) -> None:
@@ -162,20 +164,20 @@ def test_evaluations_that_could_not_be_sent_come_with_the_next(
                 raise ConnectionError("no route")
             super().send(series, step, values)
 
-    kept = Down()
-    shown = view(job(tiny_job), tmp_path, kept)
+    tracker = Down()
+    shown = view(job(tiny_job), tmp_path, tracker)
     scored(tmp_path, [0.5, 0.7, 0.6])
     shown.send_new_rows()
     shown.send_new_rows()
-    kept.up = True
+    tracker.up = True
     shown.send_new_rows()
-    assert [(row[1], row[2]["value"], row[2]["best-small"]) for row in kept.rows] == [
+    assert [(row[1], row[2]["value"], row[2]["best-small"]) for row in tracker.rows] == [
         (0, 0.5, 0.5), (1, 0.7, 0.7), (2, 0.6, 0.7),
     ]  # fmt: skip
 
 
 def test_what_is_noted_as_sent_is_out_of_this_process(tiny_job: dict[str, Any], tmp_path: Path) -> None:
-    class Late(Kept):
+    class Late(RecordingTracker):
         """As MLflow's: holds figures until it is flushed."""
 
         def __init__(self) -> None:
@@ -186,16 +188,16 @@ def test_what_is_noted_as_sent_is_out_of_this_process(tiny_job: dict[str, Any], 
             assert not (tmp_path / "live.json").exists()
             self.out = len(self.rows)
 
-    kept = Late()
-    shown = view(job(tiny_job), tmp_path, kept)
+    tracker = Late()
+    shown = view(job(tiny_job), tmp_path, tracker)
     steps(tmp_path, 0, 3)
     shown.send_new_rows()
-    assert kept.out == 3
+    assert tracker.out == 3
     assert json.loads((tmp_path / "live.json").read_text())["sent"] == {"supernet": 2}
 
 
 def test_what_a_second_flush_sent_is_noted(tiny_job: dict[str, Any], tmp_path: Path) -> None:
-    class Away(Kept):
+    class Away(RecordingTracker):
         flushes = 0
 
         def flush(self) -> None:
@@ -217,14 +219,16 @@ def test_tensorboard_holds_the_figures(tiny_job: dict[str, Any], tmp_path: Path)
     with track_run(job(tiny_job, "tensorboard"), tmp_path):
         steps(tmp_path, 0, 4)
     (file,) = (tmp_path / "tensorboard").iterdir()
-    data, at, found = file.read_bytes(), 0, {}
+    data = file.read_bytes()
+    at = 0
+    values = {}
     while at < len(data):  # length, its checksum, the event, its checksum
         (size,) = struct.unpack_from("<Q", data, at)
         event = Event.FromString(data[at + 12 : at + 12 + size])
-        found |= {(v.tag, event.step): v.simple_value for v in event.summary.value}
+        values |= {(v.tag, event.step): v.simple_value for v in event.summary.value}
         at += 16 + size
-    assert found["supernet/loss", 3] == pytest.approx(0.25)
-    assert len(found) == 4 * 4  # loss, entropy, tokens a second, phase
+    assert values["supernet/loss", 3] == pytest.approx(0.25)
+    assert len(values) == 4 * 4  # loss, entropy, tokens a second, phase
 
 
 def test_mlflow_holds_the_figures_in_one_run(

@@ -25,15 +25,15 @@ from raycomp.storage.files import write_json, write_text
 
 
 def study(job: dict[str, Any], variants: list[dict[str, Any]], **more: Any) -> StudySpec:
-    given = copy.deepcopy(job)
-    given["study"] = {"name": "tiny", "seeds": [0, 1], "variant": variants, **more}
-    return parse_study(given)
+    data = copy.deepcopy(job)
+    data["study"] = {"name": "tiny", "seeds": [0, 1], "variant": variants, **more}
+    return parse_study(data)
 
 
 def finished(
     cell: StudyRun, runs: Path, teacher: str = "0.5", parts: tuple[str, ...] = tuple(ARTIFACT_FILES)
 ) -> Path:
-    """Write a run's folder with files that say who made them."""
+    """Create a run directory whose files have the name of the run."""
     run = runs / cell.job.run_id
     write_json(run / "job.json", cell.job.model_dump(mode="json"))
     for part in parts:
@@ -48,7 +48,7 @@ def names(batches: list[list[StudyRun]]) -> list[list[str]]:
 
 
 def test_what_two_cells_share_is_made_in_an_earlier_round(tiny_job: dict[str, Any]) -> None:
-    found = study(
+    spec = study(
         tiny_job,
         [
             {"name": "a"},
@@ -57,13 +57,13 @@ def test_what_two_cells_share_is_made_in_an_earlier_round(tiny_job: dict[str, An
             {"name": "d", "fresh": True},
         ],
     )
-    every = list(found.runs)
-    assert names(list(plan_batches(every, found.settings, set()))) == [
+    all_runs = list(spec.runs)
+    assert names(list(plan_batches(all_runs, spec.settings, set()))) == [
         ["a-train-s0", "a-train-s1"],
         ["b-train-s0", "b-train-s1", "c-train-s0", "c-train-s1", "d-train-s0", "d-train-s1"],
     ]
-    left = [c for c in every if c.variant != "a"]  # a is finished: b, c and d find its teachers
-    first, *_ = plan_batches(left, found.settings, {"a-train-s0", "a-train-s1"})
+    left = [c for c in all_runs if c.variant != "a"]  # a is finished: b, c and d find its teachers
+    first, *_ = plan_batches(left, spec.settings, {"a-train-s0", "a-train-s1"})
     assert [c.name for c in first][:2] == ["b-train-s0", "b-train-s1"]
 
 
@@ -71,8 +71,8 @@ def test_a_cell_waits_for_the_structure_that_it_takes(tiny_job: dict[str, Any]) 
     tiny_job["run"]["methods"] = ["adabert"]
     tiny_job["adabert"] = {"child": "scratch"}
     variants = [{"name": "own"}, {"name": "from-rte", "structure_of": "glue/rte"}]
-    found = study(tiny_job, variants, tasks=["glue/mrpc", "glue/rte"], seeds=[0])
-    assert names(list(plan_batches(list(found.runs), found.settings, set()))) == [
+    spec = study(tiny_job, variants, tasks=["glue/mrpc", "glue/rte"], seeds=[0])
+    assert names(list(plan_batches(list(spec.runs), spec.settings, set()))) == [
         ["own-glue-mrpc-s0", "own-glue-rte-s0"],
         ["from-rte-glue-mrpc-s0", "from-rte-glue-rte-s0"],
     ]
@@ -88,23 +88,23 @@ def test_a_structure_is_not_trained_again_on_its_own_task(
         {"name": "from-rte", "structure_of": "glue/rte"},
         {"name": "longer", "structure_of": "glue/rte", "set": {"adabert.child_epochs": 11.0}},
     ]
-    found = study(tiny_job, variants, tasks=["glue/mrpc", "glue/rte"], seeds=[0])
-    cells = {c.name: c for c in found.runs}
-    searched = finished(cells["own-glue-rte-s0"], tmp_path)
+    spec = study(tiny_job, variants, tasks=["glue/mrpc", "glue/rte"], seeds=[0])
+    runs = {c.name: c for c in spec.runs}
+    searched = finished(runs["own-glue-rte-s0"], tmp_path)
     structure = random_structure(2, 3, OPERATIONS, 0).to_json()
     equal = {
-        name: find_equal_job(searched, cells[name].with_structure(structure))
+        name: find_equal_job(searched, runs[name].with_structure(structure))
         for name in ("from-rte-glue-rte-s0", "from-rte-glue-mrpc-s0", "longer-glue-rte-s0")
     }
     assert equal == {
-        "from-rte-glue-rte-s0": cells["own-glue-rte-s0"].job,
+        "from-rte-glue-rte-s0": runs["own-glue-rte-s0"].job,
         "from-rte-glue-mrpc-s0": None,
         "longer-glue-rte-s0": None,
     }
 
 
 def test_parts_are_taken_from_an_equal_run_alone(tiny_job: dict[str, Any], tmp_path: Path) -> None:
-    found = study(
+    spec = study(
         tiny_job,
         [
             {"name": "a"},
@@ -115,22 +115,22 @@ def test_parts_are_taken_from_an_equal_run_alone(tiny_job: dict[str, Any], tmp_p
         ],
         seeds=[0],
     )
-    cells = {c.variant: c for c in found.runs}
-    a = finished(cells["a"], tmp_path, parts=("teacher", "supernet"))
-    taken = {
-        v: reuse_artifacts(c.artifact_keys, tmp_path / c.job.run_id) for v, c in cells.items() if v != "a"
+    runs = {c.variant: c for c in spec.runs}
+    a = finished(runs["a"], tmp_path, parts=("teacher", "supernet"))
+    reused = {
+        v: reuse_artifacts(c.artifact_keys, tmp_path / c.job.run_id) for v, c in runs.items() if v != "a"
     }
-    assert taken == {
+    assert reused == {
         "b": {"teacher": a.name, "supernet": a.name}, "c": {"teacher": a.name}, "d": {},
         "e": {"teacher": a.name},
     }  # fmt: skip
-    b = tmp_path / cells["b"].job.run_id
+    b = tmp_path / runs["b"].job.run_id
     for pattern in (*ARTIFACT_FILES["teacher"], *ARTIFACT_FILES["supernet"]):
         name = str(pattern).replace("*", "validation")
         assert (b / name).read_text() == (a / name).read_text()
-    assert json.loads((b / "shared.json").read_text()) == taken["b"]
-    assert not (tmp_path / cells["d"].job.run_id).exists()
-    # What a run takes is its own: a file that the giver replaces later stays as it was taken.
+    assert json.loads((b / "shared.json").read_text()) == reused["b"]
+    assert not (tmp_path / runs["d"].job.run_id).exists()
+    # A reused file is a copy: it does not change if the other run replaces its own later.
     before = (b / "supernet" / "network.safetensors").read_text()
     write_text(a / "supernet" / "network.safetensors", "another")
     assert (b / "supernet" / "network.safetensors").read_text() == before
@@ -139,16 +139,16 @@ def test_parts_are_taken_from_an_equal_run_alone(tiny_job: dict[str, Any], tmp_p
 def test_a_part_that_is_not_whole_or_rests_on_another_teacher_is_left(
     tiny_job: dict[str, Any], tmp_path: Path
 ) -> None:
-    cells = study(tiny_job, [{"name": "a"}, {"name": "b"}, {"name": "c"}], seeds=[0]).runs
-    a = finished(cells[0], tmp_path, parts=("teacher", "supernet"))
+    runs = study(tiny_job, [{"name": "a"}, {"name": "b"}, {"name": "c"}], seeds=[0]).runs
+    a = finished(runs[0], tmp_path, parts=("teacher", "supernet"))
     (a / "supernet" / "sampler.json").unlink()
-    b = finished(cells[1], tmp_path, teacher="0.6", parts=("teacher",))
-    assert reuse_artifacts(cells[1].artifact_keys, b) == {}
+    b = finished(runs[1], tmp_path, teacher="0.6", parts=("teacher",))
+    assert reuse_artifacts(runs[1].artifact_keys, b) == {}
     write_text(a / "supernet" / "sampler.json", "{}")
-    assert reuse_artifacts(cells[1].artifact_keys, b) == {}  # a's super-network rests on a's teacher
+    assert reuse_artifacts(runs[1].artifact_keys, b) == {}  # a's super-network rests on a's teacher
     assert "of " + b.name in (b / "teacher" / "network.safetensors").read_text()
     write_text(a / "job.json", "{}")  # of another version
-    assert reuse_artifacts(cells[2].artifact_keys, tmp_path / cells[2].job.run_id)["teacher"] == b.name
+    assert reuse_artifacts(runs[2].artifact_keys, tmp_path / runs[2].job.run_id)["teacher"] == b.name
 
 
 def test_a_stopwatch_adds_up_over_starts(tmp_path: Path) -> None:
@@ -163,18 +163,18 @@ def test_a_stopwatch_adds_up_over_starts(tmp_path: Path) -> None:
 
 
 def test_random_structures_are_seeded_and_never_empty() -> None:
-    drawn = [random_structure(4, 3, OPERATIONS, seed) for seed in range(40)]
-    assert drawn == [random_structure(4, 3, OPERATIONS, seed) for seed in range(40)]
-    assert {s.layers for s in drawn} == {1, 2, 3, 4}
-    assert len({s.operations for s in drawn}) == 40
+    structures = [random_structure(4, 3, OPERATIONS, seed) for seed in range(40)]
+    assert structures == [random_structure(4, 3, OPERATIONS, seed) for seed in range(40)]
+    assert {s.layers for s in structures} == {1, 2, 3, 4}
+    assert len({s.operations for s in structures}) == 40
     rare = [random_structure(1, 1, ("zero", "skip"), seed).operations for seed in range(50)]
     assert ("zero", "zero") not in rare
-    assert parse_structure_setting("random:3", 4, 3, OPERATIONS) == drawn[3]
-    assert parse_structure_setting(drawn[3].to_json(), 1, 3, OPERATIONS) == drawn[3]
+    assert parse_structure_setting("random:3", 4, 3, OPERATIONS) == structures[3]
+    assert parse_structure_setting(structures[3].to_json(), 1, 3, OPERATIONS) == structures[3]
     for text, word in (
         ("random:x", "not a structure"),
         ("{}", "not a structure"),
-        (drawn[3].to_json(), "nodes"),
+        (structures[3].to_json(), "nodes"),
     ):
         with pytest.raises(UserError, match=word):
             parse_structure_setting(text, 4, 2 if word == "nodes" else 3, OPERATIONS)
@@ -193,17 +193,17 @@ def test_a_given_structure_takes_the_place_of_the_search(
     trial = list_trials(job)[0]
     no_run: Any = None  # the structure is given, so nothing is trained
     search_structure(no_run, DistillationData(job, tmp_path, method="adabert"), trial)
-    found = (tmp_path / "adabert" / trial.name / "structure.json").read_text()
-    assert Structure.from_json(found) == structure
+    text = (tmp_path / "adabert" / trial.name / "structure.json").read_text()
+    assert Structure.from_json(text) == structure
 
 
 def test_networks_that_are_ranked_are_drawn_once_each(tiny_job: dict[str, Any], tmp_path: Path) -> None:
     tiny_job["finetune"] = {"epochs": 1, "networks": 12}
     context = RunContext(parse_job(tiny_job), tmp_path)
-    drawn = list_targets(context)
-    assert len({arch for _, arch, _ in drawn}) == 12
-    assert not any(deployed for *_, deployed in drawn)
-    assert drawn == list_targets(context)
+    targets = list_targets(context)
+    assert len({arch for _, arch, _ in targets}) == 12
+    assert not any(deployed for *_, deployed in targets)
+    assert targets == list_targets(context)
     assert find_excess_networks(context) == []
     tiny_job["finetune"]["networks"] = 820  # the space has 819
     assert "819" in find_excess_networks(RunContext(parse_job(tiny_job), tmp_path))[0]
