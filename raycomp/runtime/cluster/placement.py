@@ -21,8 +21,8 @@ def on_driver_node() -> NodeAffinitySchedulingStrategy:
 def schedule_outside_trial(is_shared: bool) -> Any:
     """Return the scheduling strategy of a task that a trial of Ray Tune starts to run trainings.
 
-    The task leaves the trial's placement group: the resources of the group are too small for the workers that
-    it starts.
+    The task leaves the trial's placement group: the resources of the group are too small for the
+    workers that it starts.
 
     Args:
         is_shared: Whether all nodes see the directory to which the task writes. If not, the task stays on
