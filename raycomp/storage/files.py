@@ -1,4 +1,7 @@
-"""Atomic files: text, JSON and arrays are written under a hidden name, synced, and renamed."""
+"""Atomic files: text, JSON and arrays are written under a hidden name, synced, and renamed.
+
+A reader sees either the old file or the complete new file, never a part of it.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +9,29 @@ import hashlib
 import json
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from raycomp.errors import UserError, first_line
-from raycomp.storage.layout import RunLayout
+
+HASH_BLOCK = 1 << 20
+"""Bytes that are read at once to compute a hash."""
 
 
-def atomic_write(target: Path, write: Any, *, sync: bool = True) -> Path:
-    """Call `write(hidden path)`, sync, and rename it to `target`; leave nothing behind on failure.
+def atomic_write(target: Path, write: Callable[[Path], Any], *, sync: bool = True) -> Path:
+    """Write a file under a hidden name, sync it, and rename it. A failure leaves nothing behind.
 
     Args:
-        target: the file to make or replace.
-        write: called with the path to write.
-        sync: False for a file that may be torn or old after the machine is lost: readers must bear it.
+        target: File to create or replace.
+        write: Function that writes the file whose path it is given.
+        sync: Whether the file must survive a crash of the machine. If not, readers must be able to
+            handle a file that is old or corrupted after a crash.
 
     Raises:
-        UserError: the storage is full or cannot be written.
+        UserError: The storage is full or cannot be written.
     """
     hidden = target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}.tmp"
     try:
@@ -42,10 +49,12 @@ def atomic_write(target: Path, write: Any, *, sync: bool = True) -> Path:
 
 
 def append_line(target: Path, line: str) -> None:
-    """Add a line to a text file, unsynced; a failure may leave half of it: readers must bear it.
+    """Add a line to a text file without a sync.
+
+    A failure can leave a part of the line. Readers must be able to handle it.
 
     Raises:
-        UserError: the storage is full or cannot be written.
+        UserError: The storage is full or cannot be written.
     """
     try:
         with target.open("ab") as file:
@@ -55,9 +64,10 @@ def append_line(target: Path, line: str) -> None:
 
 
 def write_error(target: Path, error: OSError) -> UserError:
-    """Return what a user is told of a file that could not be written."""
+    """Return the error that tells the user that a file cannot be written."""
     return UserError(
-        f"cannot write {target}: {error.strerror or error}; free space or choose another --storage"
+        f"Cannot write {target}: {error.strerror or error}. Free space, or choose another directory "
+        "with --storage."
     )
 
 
@@ -71,21 +81,21 @@ def write_text(target: Path, text: str, *, sync: bool = True) -> Path:
 
 
 def write_json(target: Path, data: Any, *, compact: bool = False, sync: bool = True) -> Path:
-    """Write JSON atomically; floats round-trip bit for bit.
+    """Write JSON atomically. Floats are read back bit for bit.
 
     Args:
-        target: the file to make or replace.
-        data: what JSON can hold; a number that is not finite is a ValueError.
-        compact: one line, for what programs alone read.
-        sync: as in `atomic_write`.
+        target: File to create or replace.
+        data: Values that JSON can represent.
+        compact: Whether the file is one line, for files that only programs read.
+        sync: As in `atomic_write`.
+
+    Raises:
+        ValueError: A number is not finite.
     """
-    form: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
-    return write_text(target, json.dumps(data, allow_nan=False, **form) + "\n", sync=sync)
-
-
-def predictions_path(run: Path, model: str, split: str) -> Path:
-    """Return the file with the logits of a model on a split."""
-    return RunLayout(run).predictions(model, split)
+    layout: dict[str, Any] = {"indent": 1}
+    if compact:
+        layout = {"separators": (",", ":")}
+    return write_text(target, json.dumps(data, allow_nan=False, **layout) + "\n", sync=sync)
 
 
 def write_array(target: Path, array: np.ndarray) -> Path:
@@ -99,10 +109,10 @@ def write_array(target: Path, array: np.ndarray) -> Path:
 
 
 def read_array(path: Path) -> np.ndarray | None:
-    """Read what `write_array` wrote; None where there is no such file.
+    """Return the array that `write_array` wrote, or None if the file does not exist.
 
     Raises:
-        UserError: the file is torn or no array.
+        UserError: The file is corrupted or not an array.
     """
     try:
         return np.asarray(np.load(path, allow_pickle=False))
@@ -110,31 +120,31 @@ def read_array(path: Path) -> np.ndarray | None:
         return None
     except (OSError, ValueError, EOFError) as error:
         raise UserError(
-            f"{path} is no whole array ({error}); move it away, and run the job again"
+            f"{path} is corrupted or incomplete ({error}). Move it away and run the job again."
         ) from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object that a run wrote.
+    """Return a JSON object that a run wrote.
 
     Raises:
-        UserError: the file is missing, damaged, or holds something else.
+        UserError: The file is missing or corrupted, or does not contain an object.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(data, dict):
-            raise ValueError("no JSON object")
+            raise ValueError("it does not contain a JSON object")
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{path} cannot be read ({first_line(error)}); move it away, and run the job again"
+            f"{path} cannot be read ({first_line(error)}). Move it away and run the job again."
         ) from None
     return data
 
 
 def file_hash(path: Path) -> str:
-    """Return the first 16 hex digits of a file's sha256: the identity of weights."""
+    """Return the first 16 hex digits of a file's SHA-256. It identifies weights."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
+        while block := file.read(HASH_BLOCK):
             digest.update(block)
     return digest.hexdigest()[:16]

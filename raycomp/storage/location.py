@@ -1,8 +1,8 @@
-"""Runs on S3, Google Cloud Storage or any URL that pyarrow opens: worked on in a folder, mirrored.
+"""Storages: a directory, or a URL such as s3://bucket/runs or gs://bucket/runs.
 
-A run is written in a local folder, where a rename is atomic, and copied to the URL while it runs and
-when it ends. A run that was cut off goes on from the folder where that is the newer, else from the
-URL, on whatever machine: at most what was written since the last copy is done again.
+A run on a URL is written in a local directory, where a rename is atomic. It is copied to the URL while
+it runs and when it ends. An interrupted run resumes on any machine, from the local directory if that is
+newer, else from the URL: at most the work since the last copy is repeated.
 """
 
 from __future__ import annotations
@@ -17,57 +17,71 @@ from raycomp.storage.lock import held
 from raycomp.storage.mirror import Mirror
 from raycomp.storage.remote import download, listed, open_url, split_url, work_folder
 
-EVERY = 20.0  # seconds between copies, and between signs of life
+EVERY = 20.0
+"""Seconds between two copies, and between two heartbeats."""
 
 
 def is_url(storage: str | Path) -> bool:
-    """Whether a storage is a URL and no path."""
+    """Return whether a storage is a URL, not a path."""
     return "://" in str(storage)
 
 
 def is_figure(name: str) -> bool:
-    """Whether a file holds figures, not weights or text: what reports and queries read."""
-    kept = name.endswith(".npy") and "/predictions/" in f"/{name}"
-    return kept or name.endswith(".parquet") or (name.endswith(".json") and "/exports/" not in f"/{name}")
+    """Return whether reports and queries read a file of a run: tables, JSON and predictions."""
+    if name.endswith(".npy"):
+        return "/predictions/" in f"/{name}"
+    if name.endswith(".json"):
+        return "/exports/" not in f"/{name}"
+    return name.endswith(".parquet")
 
 
 @contextmanager
 def opened(storage: str | Path, run: str) -> Iterator[Path]:
-    """Give the folder to run in; where the storage is a URL, mirror the run to it meanwhile.
+    """Give the directory that contains the run directory. A run on a URL is copied to the URL meanwhile.
 
     Args:
-        storage: a path, or a URL such as s3://bucket/runs or gs://bucket/runs.
-        run: the run's id.
+        storage: Path or URL.
+        run: Name of the run directory.
 
     Raises:
-        UserError: the URL cannot be read or written, or another process works on the run.
+        UserError: The URL cannot be read or written, or another process owns the run.
     """
     if not is_url(storage):
         yield Path(storage)
         return
+
     mirror = Mirror(str(storage), run)
-    # A second start on this machine would pass for the first one gone on with.
+    # Without the lock, a second start on this machine would count as the first one after a restart.
     lock = mirror.folder.parent / f".{run}.lock"
-    with held(lock, f"run {run}", "name another working folder by RAYCOMP_WORK"):
+    with held(lock, f"Run {run}", "Name another working directory with RAYCOMP_WORK."):
         mirror.take()
-        copying = _every(mirror.copy, "mirror")
-        beating = _every(mirror.beat, "heartbeat")  # of its own: a large file takes long to copy
+        end_copying = _repeat(mirror.copy, "mirror")
+        # Its own thread, because the copy of a large file takes long.
+        end_beating = _repeat(mirror.beat, "heartbeat")
         try:
             yield mirror.folder.parent
         finally:
-            copying()
-            mirror.close(beating)
+            end_copying()
+            mirror.close(end_beating)
 
 
-def _every(work: Callable[[], bool], name: str) -> Callable[[], None]:
-    """Call `work` every EVERY seconds in a thread until it returns False; return what ends that."""
+def _repeat(action: Callable[[], bool], name: str) -> Callable[[], None]:
+    """Call a function every EVERY seconds in a thread until it returns False.
+
+    Args:
+        action: The function.
+        name: Name of the thread.
+
+    Returns:
+        Function that ends the thread and waits for it.
+    """
     stop = threading.Event()
 
-    def turns() -> None:
-        while not stop.wait(EVERY) and work():
+    def run() -> None:
+        while not stop.wait(EVERY) and action():
             pass
 
-    thread = threading.Thread(target=turns, name=name, daemon=True)
+    thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()
 
     def end() -> None:
@@ -77,33 +91,41 @@ def _every(work: Callable[[], bool], name: str) -> Callable[[], None]:
     return end
 
 
-def fetched(path: str | Path, wanted: Callable[[str], bool] = lambda _: True) -> Path:
-    """Return a path as it is; of a URL a local copy, brought up to date.
+def fetched(path: str | Path, is_wanted: Callable[[str], bool] = lambda _: True) -> Path:
+    """Return a path as it is; for a URL, update a local copy and return its path.
 
     Args:
-        path: of a run or of a storage.
-        wanted: which files, by their path below it.
+        path: Path or URL of a run or a storage.
+        is_wanted: Function that says which files are copied, by their path relative to the URL.
 
     Raises:
-        UserError: the URL cannot be read, or holds nothing.
+        UserError: The URL cannot be read, or has no files.
     """
     if not is_url(path):
         return Path(path)
+
     remote = open_url(str(path))
     url, _ = split_url(str(path))
     folder = work_folder(url) / "read" / url.rpartition("/")[2]
-    found = {name: info for name, info in listed(remote, url).items() if wanted(name)}
-    if not found:
-        raise UserError(f"{url} holds no file of a run; give a run's URL, or that of a storage")
-    for name, info in found.items():
+    files = {name: info for name, info in listed(remote, url).items() if is_wanted(name)}
+    if not files:
+        raise UserError(f"{url} has no files of a run. Name the URL of a run or of a storage.")
+
+    for name, info in files.items():
         target = folder / name
-        known = target.with_name(f".{target.name}.seen")
-        mark = f"{info.size} {info.mtime_ns}"
-        if target.exists() and known.exists() and known.read_text() == mark:
+        stamp_file = target.with_name(f".{target.name}.seen")
+        stamp = f"{info.size} {info.mtime_ns}"
+        if target.exists() and stamp_file.exists() and stamp_file.read_text() == stamp:
             continue
         download(remote, name, target)
-        known.write_text(mark)
-    for target in [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")]:
-        if str(target.relative_to(folder)) not in found:
-            target.unlink()
+        stamp_file.write_text(stamp)
+    _remove_others(folder, set(files))
     return folder
+
+
+def _remove_others(folder: Path, names: set[str]) -> None:
+    """Remove the visible files that the URL no longer has."""
+    for path in list(folder.rglob("*")):
+        is_visible = path.is_file() and not path.name.startswith(".")
+        if is_visible and str(path.relative_to(folder)) not in names:
+            path.unlink()

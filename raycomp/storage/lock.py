@@ -1,4 +1,4 @@
-"""One process at a time: locks that the system frees when their process ends, however it ends."""
+"""Locks of files: one process at a time. The system releases a lock when its process ends."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from raycomp.errors import UserError
 
 
 @contextmanager
-def held(path: Path, what: str, other: str = "choose another with --storage") -> Iterator[None]:
-    """Hold a lock file while the block runs.
+def held(
+    path: Path, what: str, remedy: str = "Choose another directory with --storage."
+) -> Iterator[None]:
+    """Hold a lock while a block of code runs.
 
     Args:
-        path: the file; its folder is made where it is missing.
-        what: what the lock is of, for people, such as "run quickstart-1f3a9c02".
-        other: what to do where the folder cannot be written.
+        path: Lock file. Its directory is created if it does not exist.
+        what: What the lock protects, for messages, such as "Run quickstart-1f3a9c02".
+        remedy: Sentence that says what to do if the directory cannot be written.
 
     Raises:
-        UserError: another process holds it, who is named; or the folder cannot be written.
+        UserError: Another process holds the lock, or the directory cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
     except OSError as error:
         raise UserError(
-            f"storage {path.parent.parent} cannot be written ({error.strerror}); {other}"
+            f"The storage {path.parent.parent} cannot be written ({error.strerror}). {remedy}"
         ) from None
+
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise UserError(
-                f"{what} is being worked on by {holder}; wait for it, or end it first"
-            ) from None
+            owner = file.read().strip() or "another process"
+            raise UserError(f"{what} is locked by {owner}. Wait until it finishes, or stop it.") from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}")
         file.flush()

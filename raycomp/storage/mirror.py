@@ -1,4 +1,4 @@
-"""A run's folder and its copy at a URL: who holds it, what is copied when, and in which order."""
+"""A run directory and its copy at a URL: who owns the run, what is copied, and in which order."""
 
 from __future__ import annotations
 
@@ -18,198 +18,258 @@ import pyarrow as pa
 from raycomp.errors import UserError, first_line
 from raycomp.storage.files import atomic_write
 from raycomp.storage.remote import download, listed, open_url, split_url, upload, work_folder
+from raycomp.storage.sync import FileStamp, copy_order, stamp, visible_files
 
-DEAD = 120.0  # seconds without a sign of life after which a run may be taken over
+DEAD = 120.0
+"""Seconds without a heartbeat after which another process can take over a run."""
+
 HOLDER = "holder.json"
+"""File at the URL with the owner of the run and its last heartbeat."""
+
+LAST_COPIES = 3
+"""Largest number of copies at the end of a run. Files can still change during the first one."""
 
 
 class Mirror:
-    """One run's folder and its copy.
+    """One run directory and its copy at a URL.
+
+    The owner of the run calls `take`, then `copy` and `beat` repeatedly from two threads, then `close`.
 
     Attributes:
-        folder: where the run is worked on.
+        folder: The local run directory.
     """
 
     def __init__(self, url: str, run: str) -> None:
         self._url, options = split_url(url)
         self._remote = open_url(f"{self._url}/{run}{options}")
         self.folder = work_folder(url) / run
-        self._attempt = self.folder.parent / f".{run}.attempt"
-        self._me = uuid.uuid4().hex
-        self._copied: dict[str, tuple[int, int]] = {}
-        self._lost: str | None = None
-        self._told = False
+        self._attempt_file = self.folder.parent / f".{run}.attempt"
+        self._attempt = uuid.uuid4().hex
+        self._copied: dict[str, FileStamp] = {}
+        self._new_owner: str | None = None
+        self._has_warned = False
 
     def take(self) -> None:
-        """Become the run's holder, and bring the folder up to date.
+        """Become the owner of the run, and update the local run directory.
 
         Raises:
-            UserError: another process works on the run, or the URL cannot be used.
+            UserError: Another process owns the run, or the URL cannot be used.
         """
-        holder = self._holder()
-        mine = self._attempt.read_text().split() if self._attempt.exists() else []
-        if holder and holder["attempt"] not in mine:
-            silent = time.time() - float(holder["beat"])
-            if not holder["ended"] and silent < DEAD:
+        owner = self._read_owner()
+        own_attempts = self._attempt_file.read_text().split() if self._attempt_file.exists() else []
+        if owner and owner["attempt"] not in own_attempts:
+            silence = time.time() - float(owner["beat"])
+            if not owner["ended"] and silence < DEAD:
                 raise UserError(
-                    f"run {self.folder.name} at {self._url} is being worked on by {holder['holder']} "
-                    f"(last sign of life {silent:.0f} s ago); wait for it, end it first, or try again "
-                    f"when it has been silent for {DEAD:.0f} s"
+                    f"Run {self.folder.name} at {self._url} is locked by {owner['holder']} (last "
+                    f"heartbeat {silence:.0f} s ago). Wait until it finishes, stop it, or try again "
+                    f"when it has sent no heartbeat for {DEAD:.0f} s."
                 )
-            shutil.rmtree(self.folder, ignore_errors=True)  # what stands there is newer
+            # Another machine has continued the run: its copy at the URL is newer.
+            shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        names = [n for n in self._names() if n != HOLDER]
-        if not self.folder.exists() and names:
-            for name in names:
-                download(self._remote, name, self.folder / name)
-                self._copied[name] = _mark(self.folder / name)
-        # Until the URL knows the new name, the old one counts too: this start may end here.
-        atomic_write(self._attempt, lambda hidden: hidden.write_text("\n".join([*mine, self._me])))
+        self._download_missing_folder()
+
+        # Until the URL has the new attempt, the old ones count too: this process may end here.
+        self._write_attempts([*own_attempts, self._attempt])
         self._beat(ended=False)
-        atomic_write(self._attempt, lambda hidden: hidden.write_text(self._me))
+        self._write_attempts([self._attempt])
 
     def copy(self) -> bool:
-        """Copy what changed; what fails is said once and tried again. False: the run was taken over."""
+        """Copy changed files. An error is logged once, and the next call tries again.
+
+        Returns:
+            Whether this process still owns the run.
+        """
         try:
-            if self._still_mine():
+            if self._is_owner():
                 self.push()
         except (OSError, pa.ArrowException, UserError) as error:
-            if not self._told:
+            if not self._has_warned:
                 logging.getLogger("raycomp").warning(
-                    "%s cannot be written (%s); the run goes on in %s, and it is tried again",
-                    self._url, first_line(error), self.folder,
-                )  # fmt: skip
-            self._told = True
-        return self._lost is None
+                    "%s cannot be written (%s). The run continues in %s, and the copy is tried again.",
+                    self._url,
+                    first_line(error),
+                    self.folder,
+                )
+            self._has_warned = True
+        return self._new_owner is None
 
     def beat(self) -> bool:
-        """Give a sign of life. False: the run was taken over."""
-        with contextlib.suppress(OSError, pa.ArrowException, UserError):  # `copy` says so
-            if self._still_mine():
+        """Send a heartbeat.
+
+        Returns:
+            Whether this process still owns the run.
+        """
+        # `copy` logs errors.
+        with contextlib.suppress(OSError, pa.ArrowException, UserError):
+            if self._is_owner():
                 self._beat(ended=False)
-        return self._lost is None
+        return self._new_owner is None
 
     def close(self, end_beating: Callable[[], None] = lambda: None) -> None:
-        """Copy a last time, and let go of the run.
+        """Copy a last time, and release the run.
 
         Args:
-            end_beating: ends the thread that gives signs of life.
+            end_beating: Function that ends the thread of the heartbeats.
 
         Raises:
-            UserError: the URL cannot be written, or another process took the run over.
+            UserError: The URL cannot be written, or another process took over the run.
         """
         try:
             try:
-                if self._still_mine() and self.folder.exists():
-                    for _ in range(3):
-                        if self.push():
-                            break
+                self._copy_to_the_end()
             finally:
+                # The heartbeats go on during the copy, which can take longer than DEAD.
                 end_beating()
-            if self._still_mine():
+            if self._is_owner():
                 self._beat(ended=True)
         except (OSError, pa.ArrowException) as error:
             raise UserError(
-                f"the run stands whole in {self.folder}, but {self._url} cannot be written ({error}); "
-                "the same command copies it"
+                f"The run is saved in {self.folder}, but uploading it to {self._url} failed ({error}). "
+                "Run the same command again to upload it."
             ) from None
-        if self._lost is not None:
+
+        if self._new_owner is not None:
             raise UserError(
-                f"run {self.folder.name} at {self._url} was taken over by {self._lost}: this process was "
-                "silent for too long, and nothing more of it was copied"
+                f"Run {self.folder.name} at {self._url} was taken over by {self._new_owner}, because "
+                f"this process sent no heartbeat for {DEAD:.0f} s. Later changes were not uploaded. Run "
+                "the same command again when the other process has finished."
             )
 
     def push(self) -> bool:
-        """Copy what changed, so that the copy is one that a run can go on from at any moment.
+        """Copy changed files to the URL.
 
-        Small JSON files say what is whole. They are read first and copied last, after tables and
-        weights that they speak of; what is gone from the folder is removed at the very end.
+        The run can be resumed from the copy at any moment, also if this process ends in between:
+
+        1. All files that will be copied are fixed: JSON files are read, and other files get a second
+           name. A run removes old checkpoints while files are copied.
+        2. Tables are copied first, then checkpoints and other files. A checkpoint counts on the rows of
+           the tables.
+        3. JSON files are copied last. They say which other files are complete.
+        4. Files that the run has removed are removed from the URL.
+
+        Before 4, ownership is checked: if another process has taken over, its files stay.
 
         Returns:
-            Whether the folder kept still: else the copy is as it was, but for files that nothing names.
+            Whether everything was copied. False if a file disappeared meanwhile, or if another process
+            owns the run.
         """
         aside = self.folder.parent / f".{self.folder.name}.aside"
         shutil.rmtree(aside, ignore_errors=True)
         try:
-            return self._push(aside)
+            contents, stamps = self._fix_contents(aside)
+            return self._upload_changed(contents, stamps) and self._remove_others(set(stamps))
         except FileNotFoundError:
             return False
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
-    def _push(self, aside: Path) -> bool:
-        marks: dict[str, tuple[int, int]] = {}
-        says: dict[str, bytes] = {}
-        for path in sorted(self.folder.rglob("*"), key=_rank):
-            name = str(path.relative_to(self.folder))
-            if any(part.startswith(".") for part in Path(name).parts) or not path.is_file():
-                continue
-            marks[name] = _mark(path)
+    def _fix_contents(self, aside: Path) -> tuple[dict[str, bytes | Path], dict[str, FileStamp]]:
+        """Return what to copy, in order, and the stamp of every file of the run (steps 1 to 3)."""
+        # Tables first, so that a checkpoint that is fixed later has its rows.
+        names = [str(path.relative_to(self.folder)) for path in visible_files(self.folder)]
+        names.sort(key=lambda name: (not name.endswith(".parquet"), name))
+        contents: dict[str, bytes | Path] = {}
+        stamps: dict[str, FileStamp] = {}
+        for name in names:
+            path = self.folder / name
+            stamps[name] = stamp(path)
             if path.suffix == ".json":
-                says[name] = path.read_bytes()
-            elif self._copied.get(name) != marks[name]:
-                _aside(path, aside / name)  # a checkpoint may be gone before it is copied
-        first: dict[str, bytes | Path] = {n: aside / n for n in marks if n not in says}
-        for name, content in (first | says).items():
-            if self._lost is not None:
+                contents[name] = path.read_bytes()
+            elif self._copied.get(name) != stamps[name]:
+                _link_or_copy(path, aside / name)
+                contents[name] = aside / name
+        return {name: contents[name] for name in sorted(contents, key=copy_order)}, stamps
+
+    def _upload_changed(self, contents: dict[str, bytes | Path], stamps: dict[str, FileStamp]) -> bool:
+        """Upload changed files; return whether this process still owns the run."""
+        for name, content in contents.items():
+            # The thread of the heartbeats notices a new owner.
+            if self._new_owner is not None:
                 return False
-            if self._copied.get(name) != marks[name]:
+            if self._copied.get(name) != stamps[name]:
                 self._upload(name, content)
-                self._copied[name] = marks[name]
-        if not self._still_mine():  # the next holder's files must stay
+                self._copied[name] = stamps[name]
+        return True
+
+    def _remove_others(self, names: set[str]) -> bool:
+        """Remove all other files from the URL (step 4); return whether this process owns the run."""
+        if not self._is_owner():
             return False
-        for name in self._names():
-            if name not in marks and name != HOLDER:
+        for name in self._list_names():
+            if name not in names and name != HOLDER:
                 self._remote.delete_file(name)
                 self._copied.pop(name, None)
         return True
 
-    def _names(self) -> list[str]:
+    def _copy_to_the_end(self) -> None:
+        if not self._is_owner() or not self.folder.exists():
+            return
+        for _ in range(LAST_COPIES):
+            if self.push():
+                break
+
+    def _download_missing_folder(self) -> None:
+        """Download the run if there is no local run directory."""
+        names = [name for name in self._list_names() if name != HOLDER]
+        if self.folder.exists():
+            return
+        for name in names:
+            download(self._remote, name, self.folder / name)
+            self._copied[name] = stamp(self.folder / name)
+
+    def _write_attempts(self, attempts: list[str]) -> None:
+        atomic_write(self._attempt_file, lambda hidden: hidden.write_text("\n".join(attempts)))
+
+    def _list_names(self) -> list[str]:
         return list(listed(self._remote, self._url))
 
-    def _holder(self) -> dict[str, Any] | None:
+    def _read_owner(self) -> dict[str, Any] | None:
+        """Return the content of HOLDER; None if the run has no owner yet."""
         try:
             with self._remote.open_input_stream(HOLDER) as file:
-                found = json.loads(file.read())
-            return {"attempt": found["attempt"], "holder": str(found["holder"]),
-                    "beat": float(found["beat"]), "ended": bool(found["ended"])}  # fmt: skip
+                data = json.loads(file.read())
+            return {
+                "attempt": data["attempt"],
+                "holder": str(data["holder"]),
+                "beat": float(data["beat"]),
+                "ended": bool(data["ended"]),
+            }
         except FileNotFoundError:
             return None
         except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self._url} cannot be read ({error}); is it a raycomp storage?") from None
+            raise UserError(
+                f"{self._url} cannot be read ({error}). Check that it is a storage of raycomp."
+            ) from None
 
-    def _still_mine(self) -> bool:
-        holder = self._holder()
-        if holder is not None and holder["attempt"] != self._me:
-            self._lost = holder["holder"]
-        return self._lost is None
+    def _is_owner(self) -> bool:
+        owner = self._read_owner()
+        if owner is not None and owner["attempt"] != self._attempt:
+            self._new_owner = owner["holder"]
+        return self._new_owner is None
 
     def _beat(self, *, ended: bool) -> None:
-        holder = f"process {os.getpid()} on {os.uname().nodename}"
-        said = {"attempt": self._me, "holder": holder, "beat": time.time(), "ended": ended}
+        content = {
+            "attempt": self._attempt,
+            "holder": f"process {os.getpid()} on {os.uname().nodename}",
+            "beat": time.time(),
+            "ended": ended,
+        }
         try:
-            self._upload(HOLDER, json.dumps(said).encode())
+            self._upload(HOLDER, json.dumps(content).encode())
         except (OSError, pa.ArrowException) as error:
             raise UserError(
-                f"storage {self._url} cannot be written ({error}); check its name and your credentials"
+                f"The storage {self._url} cannot be written ({error}). Check its name and your "
+                "credentials."
             ) from None
 
     def _upload(self, name: str, content: bytes | Path) -> None:
         upload(self._remote, name, content)
 
 
-def _rank(path: Path) -> tuple[int, str]:
-    """Tables come before the checkpoints that count on them."""
-    return (0 if path.suffix == ".parquet" else 1, str(path))
-
-
-def _mark(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
-
-
-def _aside(path: Path, target: Path) -> None:
-    """Give a file a second name, so that it stays; a copy where the storage has no links."""
+def _link_or_copy(path: Path, target: Path) -> None:
+    """Give a file a second name, or copy it if the storage has no hard links."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(path, target)

@@ -1,4 +1,4 @@
-"""Files at a URL that pyarrow opens: S3, Google Cloud Storage, and what else it knows."""
+"""Files at a URL that pyarrow can open: S3, Google Cloud Storage, and others."""
 
 from __future__ import annotations
 
@@ -15,101 +15,113 @@ from pyarrow import fs
 from raycomp.errors import UserError
 from raycomp.storage.files import atomic_write
 
-BLOCK = 1 << 24  # bytes that are read at once
+BLOCK = 1 << 24
+"""Bytes that are read at once."""
 
 
 def work_root() -> Path:
-    """Return the folder for what this machine works on and can get again: RAYCOMP_WORK, or a cache."""
-    given = os.environ.get("RAYCOMP_WORK")
-    return Path(given) if given else Path.home() / ".cache" / "raycomp"
+    """Return the directory for files that can be recreated: RAYCOMP_WORK, or a cache directory."""
+    setting = os.environ.get("RAYCOMP_WORK")
+    return Path(setting) if setting else Path.home() / ".cache" / "raycomp"
 
 
 def work_folder(url: str) -> Path:
-    """Return the folder in which runs of a URL are worked on."""
+    """Return the local directory for the runs of a URL."""
     return work_root() / hashlib.sha256(split_url(url)[0].encode()).hexdigest()[:12]
 
 
 def split_url(url: str) -> tuple[str, str]:
     """Return a URL without its options and its last "/", and the options with their "?"."""
-    place, mark, options = url.partition("?")
-    return place.rstrip("/"), mark + options
+    location, mark, options = url.partition("?")
+    return location.rstrip("/"), mark + options
 
 
 def open_url(url: str) -> fs.SubTreeFileSystem:
-    """Return what lies below a URL.
+    """Return the file system below a URL.
 
     Raises:
-        UserError: the URL cannot be opened.
+        UserError: The URL cannot be opened.
     """
     try:
         base, path = fs.FileSystem.from_uri(url)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(
-            f"storage {url!r} cannot be opened ({error}); give a folder, or a URL such as "
-            "s3://bucket/runs, gs://bucket/runs or file:///mnt/runs"
+            f"The storage {url!r} cannot be opened ({error}). Name a directory, or a URL such as "
+            "s3://bucket/runs, gs://bucket/runs or file:///mnt/runs."
         ) from None
     return fs.SubTreeFileSystem(path, base)
 
 
 def listed(remote: fs.SubTreeFileSystem, url: str) -> dict[str, fs.FileInfo]:
-    """Return every file by its path, but for hidden ones, which are being written or were left so.
+    """Return all files by their path. Hidden files are incomplete and left out.
 
     Raises:
-        UserError: the URL cannot be read.
+        UserError: The URL cannot be read.
     """
     try:
-        found = remote.get_file_info(fs.FileSelector("", recursive=True, allow_not_found=True))
+        entries = remote.get_file_info(fs.FileSelector("", recursive=True, allow_not_found=True))
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{url} cannot be read ({error}); check its name and your credentials") from None
+        raise UserError(f"{url} cannot be read ({error}). Check its name and your credentials.") from None
     return {
         info.path: info
-        for info in found
+        for info in entries
         if info.type == fs.FileType.File and not info.base_name.startswith(".")
     }
 
 
 def download(remote: fs.FileSystem, name: str, target: Path) -> None:
-    """Write a file of the storage to `target`.
+    """Copy a file of a storage to a local file.
+
+    Args:
+        remote: File system of the storage.
+        name: Path of the file in the storage.
+        target: Local file to create or replace.
 
     Raises:
-        UserError: it cannot be read, or its name leads out of the run.
+        UserError: The file cannot be read, or its path leads out of the storage.
     """
     if ".." in Path(name).parts or Path(name).is_absolute():
-        raise UserError(f"the storage holds a file {name!r}, which lies outside of its run; remove it")
+        raise UserError(f"The storage has a file {name!r}, which is outside of its run. Remove the file.")
 
     def write(hidden: Path) -> None:
         with hidden.open("wb") as sink:
-            for block in _blocks(remote, name):
+            for block in _read_blocks(remote, name):
                 sink.write(block)
 
     atomic_write(target, write)
 
 
-def _blocks(remote: fs.FileSystem, name: str) -> Iterator[bytes]:
+def _read_blocks(remote: fs.FileSystem, name: str) -> Iterator[bytes]:
     try:
         with remote.open_input_stream(name) as file:
             while block := file.read(BLOCK):
                 yield block
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{name} cannot be read from the storage ({error})") from error
+        raise UserError(
+            f"{name} cannot be read from the storage ({error}). Check your connection and try again."
+        ) from error
 
 
 def upload(remote: fs.FileSystem, name: str, content: bytes | Path) -> None:
-    """Write a file of the storage, from a file here or from bytes; who reads it finds it whole."""
+    """Write a file of a storage. A reader sees the complete file or none.
+
+    Args:
+        remote: File system of the storage.
+        name: Path of the file in the storage.
+        content: Content, or a local file with it.
+    """
     kind = getattr(remote, "base_fs", remote).type_name
-    if kind != "s3":  # there a folder would be an object of its own
+    # On S3 a directory would be an object of its own.
+    if kind != "s3":
         remote.create_dir(str(Path(name).parent), recursive=True)
+
     target = name
-    if kind == "local":  # other storages show a file when it is closed
+    # Other storages show a file only after it is closed.
+    if kind == "local":
         target = str(Path(name).with_name(f".{Path(name).name}.{uuid.uuid4().hex[:12]}.tmp"))
     try:
         with remote.open_output_stream(target) as file:
-            if isinstance(content, bytes):
-                file.write(content)
-            else:
-                with content.open("rb") as source:
-                    while block := source.read(BLOCK):
-                        file.write(block)
+            _write_content(file, content)
         if target != name:
             remote.move(target, name)
     except (OSError, pa.ArrowException):
@@ -117,3 +129,12 @@ def upload(remote: fs.FileSystem, name: str, content: bytes | Path) -> None:
             with contextlib.suppress(OSError):
                 remote.delete_file(target)
         raise
+
+
+def _write_content(file: pa.NativeFile, content: bytes | Path) -> None:
+    if isinstance(content, bytes):
+        file.write(content)
+        return
+    with content.open("rb") as source:
+        while block := source.read(BLOCK):
+            file.write(block)

@@ -1,8 +1,9 @@
-"""Every Parquet schema, atomic writes, and reads into pandas: the only module that knows Parquet.
+"""The Parquet tables of a run: atomic writes, and reads into pandas. Their schemas are in `schemas`.
 
-A table is a folder of Parquet files, `<run>/tables/<name>/`. A file is written under a hidden name,
-synced, and renamed, so that pandas or DuckDB can read the folder at any moment. A writer that
-repeats its work after a crash writes the same file names again: no row is lost or doubled.
+A table is a directory of Parquet files, `<run>/tables/<name>/`. A file is written under a hidden name,
+synced, and renamed, so pandas or DuckDB can read the directory at any moment. A writer that repeats its
+work after a crash writes the same file names again: no row is lost or doubled. (`data.files` reads the
+Parquet files of users.)
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ from raycomp.storage.layout import RunLayout
 from raycomp.storage.old_columns import add_missing_columns
 from raycomp.storage.schemas import SCHEMAS
 
-# What comes back when a file of a table was lost; the rest is a record of work that stays done.
-_AGAIN = dict.fromkeys(("evaluations", "deployments"), " to write its rows anew")
+REWRITTEN_TABLES = ("evaluations", "deployments")
+"""Tables whose rows a run writes again if a file is missing. The others record work that is done once."""
 
 
 def table_dir(run: Path, name: str) -> Path:
-    """Return the folder of one table of a run."""
+    """Return the directory of a table.
+
+    Raises:
+        UserError: There is no such table.
+    """
     if name not in SCHEMAS:
-        raise UserError(f"no table {name!r}; there are: {', '.join(SCHEMAS)}")
+        raise UserError(f"There is no table {name!r}. Tables: {', '.join(SCHEMAS)}.")
     return RunLayout(Path(run)).table(name)
 
 
@@ -36,14 +41,14 @@ def write_rows(run: Path, name: str, rows: Sequence[Mapping[str, Any]], part: st
     """Write rows as the file `<part>.parquet` of a table, replacing that file at once.
 
     Args:
-        run: the run's folder.
-        name: a key of SCHEMAS; every row's keys must be columns of it, absent columns are null.
-        rows: at least one row.
-        part: file name without ending; the same part written again replaces its rows.
+        run: The run directory.
+        name: Name of a table. Missing columns of a row are null.
+        rows: At least one row.
+        part: Name of the file without its suffix. A part with the same name is replaced.
 
     Raises:
-        ValueError: a row has a column that the schema lacks, or there is no row.
-        UserError: the storage cannot be written.
+        ValueError: A row has a column that the schema does not have, or there are no rows.
+        UserError: The storage cannot be written.
     """
     schema = SCHEMAS[name]
     if not rows:
@@ -61,46 +66,48 @@ def write_rows(run: Path, name: str, rows: Sequence[Mapping[str, Any]], part: st
 
 
 def read_table(run: Path, name: str) -> pd.DataFrame:
-    """Read a table of one run; columns that an old file lacks are null.
+    """Return a table of a run. Columns that an old file does not have are null, or computed if possible.
 
     Raises:
-        UserError: a file of the table is torn or no Parquet; it names the file.
+        UserError: A file of the table is corrupted or not Parquet.
     """
     tables = [part for _, part in read_parts(run, name)]
     return (pa.concat_tables(tables) if tables else SCHEMAS[name].empty_table()).to_pandas()
 
 
 def read_parts(run: Path, name: str) -> list[tuple[Path, pa.Table]]:
-    """Read the files of a table; one that its writer takes back meanwhile is left out.
+    """Return the files of a table with their rows. A file that disappears meanwhile is left out.
 
     Raises:
-        UserError: a file is torn or no Parquet; it names the file.
+        UserError: A file is corrupted or not Parquet.
     """
-    found: list[tuple[Path, pa.Table]] = []
+    parts: list[tuple[Path, pa.Table]] = []
     for path in part_files(run, name):
         try:
-            with path.open("rb") as file:  # once open it stays whole, whatever becomes of the name
+            # An open file stays readable if its name is removed.
+            with path.open("rb") as file:
                 rows = add_missing_columns(name, path, pq.read_table(file))
                 part = _fit(rows, SCHEMAS[name])
                 part.validate(full=True)
         except FileNotFoundError:
             continue
         except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
+            purpose = " to write its rows again" if name in REWRITTEN_TABLES else ""
             raise UserError(
-                f"{path} is not a whole Parquet file of this table ({first_line(error)}); move it away, "
-                f"and run the job again{_AGAIN.get(name, '')}"
+                f"{path} is corrupted or incomplete ({first_line(error)}). Move it away and run the job "
+                f"again{purpose}."
             ) from None
-        found.append((path, part))
-    return found
+        parts.append((path, part))
+    return parts
 
 
 def part_files(run: Path, name: str) -> list[Path]:
-    """Return the visible files of a table, by name."""
+    """Return the files of a table, sorted by name."""
     return sorted(p for p in table_dir(run, name).glob("*.parquet") if not p.name.startswith("."))
 
 
 def _fit(part: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Bring a table of an older version to the schema of today: columns are only ever added."""
+    """Return the rows with the columns of the present schema. Versions only add columns."""
     columns = [
         part[field.name].cast(field.type)
         if field.name in part.column_names

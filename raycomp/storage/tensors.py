@@ -1,4 +1,4 @@
-"""Tensors on disk as safetensors: nothing is pickled and nothing is unpickled."""
+"""Tensors in files as safetensors. Nothing is pickled or unpickled."""
 
 from __future__ import annotations
 
@@ -14,34 +14,39 @@ from raycomp.storage.files import atomic_write
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write tensors atomically."""
-    ready = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
     def write(hidden: Path) -> None:
         try:
             safetensors.torch.save_file(ready, str(hidden))
-        except SafetensorError as error:  # it hides what the system said, such as a full disk
+        except SafetensorError as error:
+            # safetensors replaces errors of the system, such as a full disk, by its own class.
             raise OSError(str(error)) from None
 
     atomic_write(path, write)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read tensors.
+    """Return the tensors of a file.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: The file is missing or corrupted.
     """
     try:
         return safetensors.torch.load_file(str(path))
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}); remove it, and the run writes it anew"
-        ) from None
+        raise UserError(f"{path} cannot be read ({error}). Remove it and run the job again.") from None
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load weights strictly; raise UserError when names or shapes differ."""
+    """Load weights into a model.
+
+    Raises:
+        UserError: The file is missing or corrupted, or names or shapes differ from the model's.
+    """
     try:
         model.load_state_dict(load_tensors(path), strict=True)
     except RuntimeError as error:
-        raise UserError(f"{path} does not fit this model: {error}") from None
+        raise UserError(
+            f"{path} does not fit this model: {error}. Remove the file and run the job again."
+        ) from None

@@ -36,19 +36,17 @@ from raycomp.runtime.cluster.file_server import CACHE_DIR, MARKER_FILE, read_mar
 from raycomp.storage.files import atomic_write, read_json
 from raycomp.storage.layout import RunLayout
 from raycomp.storage.remote import download
+from raycomp.storage.sync import FileStamp, copy_order, stamp, visible_files
+
+_RELATIVE = RunLayout(Path())
 
 # No process on another node reads these directories.
-NOT_REPLICATED = frozenset(
-    {"train", "tune", "exports", "tensorboard", "predictions", "progress", "mlflow", "wandb"}
-)
+NOT_REPLICATED = frozenset(str(path) for path in _RELATIVE.driver_only())
+
 # These are large, and copied only for processes that ask for them.
-REPLICATED_ON_REQUEST = frozenset({"adabert/features", "adabert/answers"})
-
-# Small JSON files say which other files are complete, so they are sent last.
-SEND_ORDER = {".parquet": 0, ".json": 2}
-
-FileStamp = tuple[int, int]
-"""Size in bytes and time of the last change in ns."""
+REPLICATED_ON_REQUEST = frozenset(
+    str(_RELATIVE.distillation_parts(kind)) for kind in ("features", "answers")
+)
 
 
 class LocalRunDir:
@@ -154,11 +152,11 @@ class RunReplica:
             ray.get(self._server.check_attempt.remote(*self._attempt))
 
         root = self.folder.parent
-        stamps = {str(path.relative_to(root)): _stamp(path) for path in _visible_files(self.folder)}
-        changed = [name for name, stamp in stamps.items() if self._local_stamps.get(name) != stamp]
+        stamps = {str(path.relative_to(root)): stamp(path) for path in visible_files(self.folder)}
+        changed = [name for name in stamps if self._local_stamps.get(name) != stamps[name]]
 
         # In an order in which an interruption leaves a state that a resumed run understands.
-        for name in sorted(changed, key=_send_order):
+        for name in sorted(changed, key=copy_order):
             send_file(self._server, name, root / name)
             # `pull` must not copy the file back.
             for entry in self._describe_files([name]):
@@ -223,7 +221,7 @@ class RunReplica:
 
         atomic_write(target, lambda hidden: os.link(cached, hidden), sync=False)
         self._remote_stamps[entry.path] = entry.stamp
-        self._local_stamps[entry.path] = _stamp(target)
+        self._local_stamps[entry.path] = stamp(target)
 
 
 NodeRunDir = LocalRunDir | RunReplica
@@ -310,17 +308,3 @@ def _make_process_folder(root: Path) -> Path:
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     unlocked.rename(folder.with_suffix(".lock"))
     return folder
-
-
-def _visible_files(folder: Path) -> list[Path]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return [path for path in files if "/." not in f"/{path.relative_to(folder)}"]
-
-
-def _stamp(path: Path) -> FileStamp:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
-def _send_order(path: str) -> tuple[int, str]:
-    return SEND_ORDER.get(Path(path).suffix, 1), path

@@ -160,4 +160,4 @@ def _train_teacher(context: RunContext, progress: Progress) -> None:
 
 def lock_run(run_dir: Path) -> contextlib.AbstractContextManager[None]:
     """Lock a run directory. The system frees the lock when this process ends, however it ends."""
-    return held(RunLayout(run_dir).lock, f"run {run_dir.name}")
+    return held(RunLayout(run_dir).lock, f"Run {run_dir.name}")

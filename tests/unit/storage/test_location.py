@@ -102,7 +102,7 @@ def test_one_process_holds_a_run(url: str, tmp_path: Path, monkeypatch: pytest.M
     put(first.folder, "a.json", "1")
     first.push()
     machine("two", tmp_path, monkeypatch)
-    with pytest.raises(UserError, match=r"is being worked on by process \d+ on .* sign of life 0 s ago"):
+    with pytest.raises(UserError, match=r"is locked by process \d+ on .*last heartbeat 0 s ago"):
         Mirror(url, RUN).take()
     monkeypatch.setattr(module, "DEAD", 0.0)
     second = Mirror(url, RUN)
@@ -127,7 +127,7 @@ def test_a_second_start_on_one_machine_is_refused_and_changes_nothing(
     with opened(url, RUN) as folder:
         put(folder / RUN, "a.json", "1")
         with (
-            pytest.raises(UserError, match=rf"run {RUN} is being worked on by process \d+"),
+            pytest.raises(UserError, match=rf"Run {RUN} is locked by process \d+"),
             opened(url, RUN),
         ):
             pass
@@ -177,7 +177,7 @@ def test_a_long_copy_gives_signs_of_life(
         assert begun.wait(10)
         time.sleep(1.0)
         machine("two", tmp_path, monkeypatch)
-        with pytest.raises(UserError, match="is being worked on by process"):
+        with pytest.raises(UserError, match="is locked by process"):
             Mirror(url, RUN).take()
     assert there(tmp_path) == {"weights": "many"}
 
@@ -273,7 +273,7 @@ def test_a_url_that_cannot_be_opened_is_one_message(bad: str) -> None:
 
 
 def test_a_url_without_a_run_is_said(url: str) -> None:
-    with pytest.raises(UserError, match="holds no file of a run"):
+    with pytest.raises(UserError, match="has no files of a run"):
         fetched(url)
 
 
