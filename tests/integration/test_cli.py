@@ -194,8 +194,8 @@ def test_query_filters_and_explains(tmp_path: Path) -> None:
 def test_a_report_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     cases = {
-        "is no folder": ["report", str(tmp_path / "none")],
-        "holds none (a run has a job.json)": ["report", str(tmp_path / "one")],
+        "does not exist": ["report", str(tmp_path / "none")],
+        "is not a run directory and does not contain one": ["report", str(tmp_path / "one")],
         "Name it with --out": ["report", str(tmp_path), str(tmp_path / "one")],
     }
     for message, arguments in cases.items():
