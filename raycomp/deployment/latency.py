@@ -36,6 +36,7 @@ def measure_latencies_ms(
         device: Device of the networks; None is the CPU.
     """
     device = device or torch.device("cpu")
+    # Random tokens: the time of a dense encoder does not depend on their values.
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocab_size, (batch, length), generator=generator).to(device)
     mask = torch.ones_like(ids)

@@ -78,6 +78,7 @@ class Architecture:
             if set(data) - {"layers"} != {"depth", "heads", "ffn"}:
                 raise ValueError(f"keys {sorted(data)}")
             layers = data.get("layers")
+            # JSON's true and 2.0 would pass as numbers, and give the architecture another id.
             numbers = [data["depth"], *data["heads"], *data["ffn"], *(layers or [])]
             if not all(type(n) is int for n in numbers):
                 raise ValueError("a number is not an integer")

@@ -67,6 +67,7 @@ def other_params(config: EncoderShape) -> int:
     rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
     layer_norm = 2 * size
     embeddings = rows * size + layer_norm
+    # ELECTRA projects narrow embeddings to the hidden size.
     if size != hidden:
         embeddings += size * hidden + hidden
 
@@ -141,6 +142,7 @@ class CostModel:
         return total
 
     def _layer(self, kind: str, heads: int, ffn: int) -> int:
+        # A search asks for the same few layer shapes many times.
         key = (kind, heads, ffn)
         if key not in self._cache:
             if kind == "flops":

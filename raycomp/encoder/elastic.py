@@ -74,6 +74,7 @@ class ElasticEncoder(nn.Module):
     def use_column_major_layout(self) -> None:
         """Store matrices that are sliced by columns column by column: every slice is then contiguous."""
         for name, parameter in self._named.items():
+            # The other matrices are sliced by rows, and torch stores them row by row.
             if name.endswith((".output.weight", ".down.weight")):
                 parameter.data = parameter.data.t().contiguous().t()
 
@@ -82,6 +83,7 @@ class ElasticEncoder(nn.Module):
         weight = self.embeddings.word.weight
         if not weight.requires_grad:
             return None
+        # A batch contains about a hundredth of the vocabulary; a gradient of all rows would be zeros.
         token_ids = ids.unique()
         return EmbeddingRows(token_ids, weight.detach()[token_ids].requires_grad_())
 
@@ -94,6 +96,7 @@ class ElasticEncoder(nn.Module):
         """
         if rows is None:
             return cast(Tensor, self.embeddings(batch.input_ids, batch.token_type_ids))
+        # Row numbers in the smaller table: its ids are sorted and contain all of the batch.
         places = torch.searchsorted(rows.token_ids, batch.input_ids)
         return cast(Tensor, self.embeddings(places, batch.token_type_ids, rows.rows))
 
@@ -126,6 +129,7 @@ class ElasticEncoder(nn.Module):
         self.check_fits(arch)
         x = self.embed(batch) if embedded is None else embedded
         mask = batch.attention_mask[:, None, None, :]
+        # The classifier only reads the first token: without hints, the last layer computes only that one.
         needs_all_tokens = hidden or attention
 
         states = [x]
@@ -189,6 +193,7 @@ class ElasticEncoder(nn.Module):
             done: Half layers that x has passed.
             paths: Paths with these first half layers, by number.
         """
+        # Paths with the same next half layer share its computation.
         branches: dict[HalfLayer, dict[int, tuple[HalfLayer, ...]]] = {}
         for number, path in paths.items():
             branches.setdefault(path[done], {})[number] = path
@@ -235,9 +240,9 @@ class ElasticEncoder(nn.Module):
         }
         active: list[tuple[str, Slices]] = []
         for name, parameter in self._named.items():
-            where = used_slices(name, parameter, widths)
-            if where is not None:
-                active.append((name, where))
+            slices = used_slices(name, parameter, widths)
+            if slices is not None:
+                active.append((name, slices))
         return active
 
     @torch.no_grad()
@@ -254,11 +259,12 @@ class ElasticEncoder(nn.Module):
         model = RaycompForSequenceClassification(RaycompConfig(**self.config.to_dict() | shapes))
         new_index = {str(layer): position for position, layer in enumerate(arch.layer_indices)}
         state = {}
-        for name, where in self.active_parameters(arch):
+        for name, slices in self.active_parameters(arch):
             parts = name.split(".")
+            # "layers.7.query.weight" becomes "layers.3.query.weight" where layer 7 is the fourth to run.
             if parts[0] == "layers":
                 parts[1] = str(new_index[parts[1]])
-            state[".".join(parts)] = self._named[name][where].detach().cpu().clone()
+            state[".".join(parts)] = self._named[name][slices].detach().cpu().clone()
         model.load_state_dict(state, strict=True)
         return cast(RaycompForSequenceClassification, model.eval())
 

@@ -50,6 +50,7 @@ def export_model(
     try:
         hidden.mkdir(parents=True)
         _write_files(model, tokenizer, hidden, label_names, card)
+        # The old folder stays until the new one is complete.
         if out.exists():
             shutil.rmtree(out)
         hidden.replace(out)
@@ -76,6 +77,7 @@ def _write_files(
     if label_names:
         config.id2label = dict(enumerate(map(str, label_names)))
         config.label2id = {name: i for i, name in config.id2label.items()}
+    # transformers finds the classes by these entries, in the files below.
     config.architectures = [type(model).__name__]
     config.auto_map = {
         "AutoConfig": f"{module}.{type(config).__name__}",
@@ -83,6 +85,7 @@ def _write_files(
     }
     model.save_pretrained(folder)
 
+    # The user's transformers runs these files; raycomp need not be installed there.
     shutil.copyfile(source, folder / f"{module}.py")
     imported = _RELATIVE_IMPORT.findall(source.read_text(encoding="utf-8"))
     for name in imported:

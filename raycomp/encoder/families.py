@@ -171,6 +171,7 @@ def from_family_config(config: Any, num_labels: int) -> EncoderConfig:
     heads = ours.pop("heads")
     layers = ours.pop("layers")
     ffn = ours.pop("ffn")
+    # transformers falls back to the hidden dropout too.
     if ours["classifier_dropout"] is None:
         ours["classifier_dropout"] = ours["hidden_dropout"]
     return EncoderConfig(
@@ -195,6 +196,7 @@ def map_names(model_type: str, config: EncoderConfig) -> dict[str, str]:
     family = FAMILIES[model_type]
     modules: dict[str, str] = {}
     for ours, theirs in EMBEDDING_MODULES.items():
+        # DistilBERT has one kind of token, and its checkpoints lack the table.
         if ours != "token_type" or config.type_vocab_size:
             modules[f"embeddings.{ours}"] = f"{family.prefix}embeddings.{theirs}"
     if config.embedding_size != config.hidden_size:
@@ -205,6 +207,7 @@ def map_names(model_type: str, config: EncoderConfig) -> dict[str, str]:
     modules["pooler"] = family.pooler
     modules["classifier"] = family.classifier
 
+    # Embedding tables are matrices without bias.
     without_bias = {"embeddings.word", "embeddings.position", "embeddings.token_type"}
     names: dict[str, str] = {}
     for ours, theirs in modules.items():

@@ -69,6 +69,7 @@ def sliced_attention(
     Returns:
         The output, (batch, length, hidden) or (batch, 1, hidden), and the attention's states.
     """
+    # Keys and values are computed for all tokens: the first one attends to them.
     queried = x[:, :1] if first_only else x
     if heads == 0:
         return queried, None
@@ -86,6 +87,7 @@ def sliced_attention(
     if head_mask is not None:
         attended = attended * head_mask.view(1, -1, 1, 1)
 
+    # The biases of both outputs belong to the residual stream: they are never sliced.
     attended = attended.transpose(1, 2).reshape(*queried.shape[:2], inner)
     weight = slices.read(layer.output.weight, front_columns(inner))
     attended = F.linear(attended, weight, layer.output.bias)

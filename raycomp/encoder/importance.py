@@ -50,6 +50,7 @@ def measure_importance(
     neuron_scores = [torch.zeros(layer.ffn) for layer in layers]
     for batch in batches:
         masks = [torch.ones(layer.heads, requires_grad=True) for layer in layers]
+        # Masks of ones leave the output as it is; their gradients are the heads' importance.
         scalar = loss(model(batch, head_masks=masks).logits, batch)
         # One backward pass for all layers: gradients of every mask, then of every FFN's weights.
         ffn_weights = [w for layer in layers if layer.ffn for w in _ffn_weights(layer)]

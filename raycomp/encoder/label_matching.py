@@ -29,10 +29,12 @@ def match_outputs(
     names = [str(output_names.get(i, "")) for i in range(len(classes))]
     output_of = {_normalise(name): i for i, name in enumerate(names)}
     normalised_classes = [_normalise(name) for name in classes]
+    # Names decide only where they are all different and are those of the classes.
     if len(output_of) == len(names) and set(output_of) == set(normalised_classes):
         order = [output_of[name] for name in normalised_classes]
         return None if order == list(range(len(order))) else order
 
+    # Names such as LABEL_0 or numbers do not say which class they are: the order is all there is.
     has_generic_names = all(map(_GENERIC_NAME.fullmatch, names))
     if in_order or has_generic_names or all(map(_NUMBER.fullmatch, classes)):
         return None

@@ -181,6 +181,7 @@ class Layer(nn.Module):
         return self._feed_forward(x)
 
     def _attention(self, x: Tensor, mask: Tensor | None, first_only: bool) -> Tensor:
+        # Keys and values are computed for all tokens: the first one attends to them.
         queried = x[:, :1] if first_only else x
         if not self.heads:
             return queried
@@ -226,12 +227,7 @@ class Encoder(nn.Module):
 
 
 def initialise_module(module: nn.Module, deviation: float) -> None:
-    """Draw one module's weights as BERT does: normal matrices, biases of 0, norms of 1.
-
-    Args:
-        module: The module; its children are left as they are.
-        deviation: Standard deviation of the matrices.
-    """
+    """Draw one module's weights as BERT does: matrices of this deviation, biases of 0, norms of 1."""
     with torch.no_grad():
         if isinstance(module, (nn.Linear, nn.Embedding)):
             module.weight.normal_(0.0, deviation)
@@ -277,16 +273,7 @@ def compute_logits(
     rate: float,
     drop_before_pooler: bool,
 ) -> Tensor:
-    """Map the first token's state (batch, hidden) to logits (batch, classes).
-
-    Args:
-        first_state: (batch, hidden).
-        pooler: Matrix before the classifier.
-        classifier: The classifier.
-        act: Activation between them.
-        rate: Dropout rate; 0 outside of training.
-        drop_before_pooler: Whether dropout is also applied before the pooler.
-    """
+    """Map the first token's state (batch, hidden) to logits (batch, classes); rate 0 is no dropout."""
     if drop_before_pooler:
         first_state = dropout(first_state, rate, rate > 0)
     pooled = act(pooler(first_state))
@@ -326,6 +313,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rate:
         mask: True on real tokens, (batch, 1, 1, length), or None.
         rate: Dropout rate of the attention weights.
     """
+    # Also evaluation on a CPU: torch has a fused kernel there without dropout.
     if rate == 0.0 or query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate)
 

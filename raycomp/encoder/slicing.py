@@ -119,14 +119,14 @@ class SlicedGradients:
         names: list[str] = []
         places: list[Slices | Tensor] = []
         parts: list[Tensor] = []
-        for name, where in active:
+        for name, slices in active:
             parameter = self._parameters[name]
             if name == WORD_EMBEDDING and rows is not None:
                 places.append(rows.token_ids)
                 parts.append(rows.rows)
             elif parameter.requires_grad:
-                places.append(where)
-                parts.append(parameter[where])
+                places.append(slices)
+                parts.append(parameter[slices])
             else:
                 continue
             names.append(name)
@@ -143,6 +143,7 @@ class SlicedGradients:
     def read(self, parameter: Tensor, where: Slices) -> Tensor:
         """Return a slice as a leaf tensor whose gradient is added into the buffer."""
         view = self._views.get(id(parameter))
+        # A frozen parameter, or a pass outside of a step.
         if view is None:
             return AUTOGRAD_SLICES.read(parameter, where)
         leaf = parameter.detach()[where].requires_grad_()
@@ -219,6 +220,7 @@ def used_slices(name: str, parameter: Tensor, widths: Mapping[int, tuple[int, in
     if layer not in widths:
         return None
 
+    # A half of width 0 is skipped with its LayerNorm: none of its parameters is used.
     attention_width, ffn = widths[layer]
     width = attention_width if module in ATTENTION_MODULES else ffn
     if width == 0:
@@ -235,5 +237,6 @@ def _parse_name(name: str) -> tuple[int | None, str, str]:
     """Return (layer, module, "weight" or "bias") of a parameter's name; layer None outside the layers."""
     if not name.startswith("layers."):
         return None, "", ""
+    # For example "layers.3.query.weight".
     _, layer, module, kind = name.split(".")
     return int(layer), module, kind

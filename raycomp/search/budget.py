@@ -54,6 +54,7 @@ def best_index(
         losses: Label loss of each on the selection split.
         budget: The budget.
     """
+    # A budget is strict: an architecture over the limit is never deployed, however good.
     feasible = [i for i, arch in enumerate(archs) if budget.is_met_by(arch)]
     if not feasible:
         return None

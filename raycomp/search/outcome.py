@@ -20,7 +20,7 @@ class Outcome:
         loss: Its loss on the selection split.
         evaluations: Number of architectures that the trial asked for, whether or not they had a score.
         seconds: Wall time of the trial.
-        reason: Why there is no architecture; empty if there is one.
+        reason: Why the search ended without an architecture; else empty.
     """
 
     budget: str

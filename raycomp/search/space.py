@@ -124,6 +124,7 @@ class SearchSpace:
                 indices.append(heads_index * len(self.ffn) + ffn_index)
             else:
                 indices += [heads_index, ffn_index]
+        # Absent layers have -1, which updates and costs skip.
         absent_layers = self.num_layers - arch.depth
         indices += [-1] * (absent_layers if joint else 2 * absent_layers)
         return np.array(indices, np.int64)

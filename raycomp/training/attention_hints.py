@@ -94,6 +94,8 @@ class Relations:
         """
         own = _states_of(required_output(student.attention), self.student_layer)
         target = _states_of(required_output(required_output(teacher).attention), self.teacher_layer)
+        # Relations have the size (length, length) whatever the width of a head: only the numbers must
+        # agree.
         if self.heads is None:
             _check_heads(own, target)
         else:
@@ -113,6 +115,7 @@ def _score_error(own: AttentionStates, target: AttentionStates, batch: Batch) ->
     is_real_pair = real[:, None, :, None] * real[:, None, None, :]
     error = (difference.square() * is_real_pair).sum((1, 2, 3))
 
+    # A mean per text: long texts do not outweigh short ones, and padding does not count.
     heads = difference.shape[1]
     pairs = real.sum(1).square()
     return (error / (heads * pairs)).sum() / batch.total

@@ -75,7 +75,7 @@ def score_logits(metrics: tuple[str, ...], tokens: TokenSplit, logits: np.ndarra
 
     Args:
         metrics: Names of the metrics.
-        tokens: The split, for its labels.
+        tokens: The split, with its labels.
         logits: (rows, classes), in the order of the split.
     """
     labels = torch.from_numpy(np.array(tokens.labels))

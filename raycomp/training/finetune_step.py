@@ -72,6 +72,7 @@ class FinetuneStep:
         loss, _ = self.objective.losses(output, target, batch)
         loss.backward()
 
+        # Summed with the gradients: every worker then reports the loss of the global batch.
         summed = loss.detach().reshape(1).clone()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         self.updater.apply(index, gradients, summed)

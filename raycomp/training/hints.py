@@ -101,6 +101,7 @@ class Logits:
             student.logits, target, batch.total, regression=regression, temperature=self.temperature
         )
 
+        # KL = cross-entropy minus the teacher's entropy, which has no gradient.
         if self.divergence == "kl" and not regression:
             entropy = prediction_loss(
                 target, target, batch.total, regression=False, temperature=self.temperature
@@ -156,6 +157,7 @@ class Hidden:
 
         if self.project is not None:
             own = self.project(own)
+        # Patience compares directions of states (BERT-PKD).
         if self.normalise:
             own = F.normalize(own.float(), dim=-1)
             target = F.normalize(target.float(), dim=-1)
@@ -222,6 +224,7 @@ class Objective:
         labels: Tensor | None = None
         for weight, hint in self.terms:
             loss = hint.loss(student, teacher, batch)
+            # Samplers and reports read the label loss; where it is a term, it is not computed again.
             if isinstance(hint, Labels):
                 labels = loss.detach()
             term = loss if weight == 1.0 else weight * loss

@@ -76,6 +76,7 @@ class BaseUpdater:
         self._reset_at = frozenset(reset_at)
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self._names = {id(p): name for name, p in named}
+        # Decay of biases and norms would pull them to 0, which does not regularise a network.
         groups = [
             {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": weight_decay},
             {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
@@ -210,6 +211,7 @@ def resolve_precision(wanted: str, device: torch.device) -> str:
             return "bf16" if is_native else "fp32"
         return wanted
     if wanted == "auto":
+        # bf16 is less exact: it must be clearly faster.
         return "bf16" if measure_bf16_speedup() > 1.1 else "fp32"
     return wanted
 
@@ -227,6 +229,7 @@ def measure_matmul_flops(precision: str, runs: int = 9) -> float:
         precision: "bf16" or "fp32".
         runs: Number of timed products; the median counts.
     """
+    # The FFN of MiniLM-L6 on a batch of 32 texts of 32 tokens.
     rows, inner, columns = 1024, 384, 1536
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     x = torch.ones(rows, inner, dtype=dtype)

@@ -37,6 +37,7 @@ class SliceUpdater(BaseUpdater):
         self._start_step(step)
 
         gradients = [weight.gradient for weight in used]
+        # As torch's `clip_grad_norm_`, over the weights that the step used.
         scale = self.clip / (float(nn.utils.get_total_norm(gradients)) + 1e-6)
         if scale < 1:
             torch._foreach_mul_(gradients, scale)
