@@ -65,8 +65,8 @@ class NeighbourCandidates:
         self._ids, self._words = whole_words(tokenizer)
         if len(self._words) <= count:
             raise UserError(
-                f"the tokenizer has {len(self._words)} whole words, too few for augmentation with "
-                f"{count} candidates; use augment.copies = 0"
+                f"The tokenizer has only {len(self._words)} whole words, too few for augmentation with "
+                f"{count} candidates. Use augment.copies = 0."
             )
         centred = table.float() - table.float().mean(0)
         self._table = torch.nn.functional.normalize(centred, dim=1)

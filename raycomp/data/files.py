@@ -30,9 +30,11 @@ def read_file(path: Path, header: int | None = 0) -> pd.DataFrame:
     except OSError:  # such as a name that is too long
         there = False
     if not there:
-        raise UserError(f"file {shown(str(path), 1000)} does not exist")
+        raise UserError(f"File {shown(str(path), 1000)} does not exist. Check the path.")
     if path.stat().st_size > MAX_FILE_BYTES:
-        raise UserError(f"file {path} is larger than {MAX_FILE_BYTES / 2**30:.0f} GiB")
+        raise UserError(
+            f"File {path} is larger than {MAX_FILE_BYTES / 2**30:.0f} GiB. Use a smaller file."
+        )
     ending = path.suffix.lower()
     try:
         if ending == ".csv":
@@ -50,11 +52,13 @@ def read_file(path: Path, header: int | None = 0) -> pd.DataFrame:
         if ending in (".parquet", ".pq"):
             return _parquet(path)
     except MemoryError:
-        raise UserError(f"file {path} needs more memory than there is; split it") from None
+        raise UserError(
+            f"File {path} needs more memory than this machine has. Use a smaller file."
+        ) from None
     except (ValueError, OSError, RecursionError, pa.ArrowException) as error:
         # pandas' parser errors are ValueErrors
-        raise UserError(f"file {path} cannot be read: {first_line(error)}") from None
-    raise UserError(f"file {path}: ending {ending!r} is unknown; allowed: .csv .tsv .jsonl .parquet")
+        raise UserError(f"File {path} cannot be read: {first_line(error)}. Check the file.") from None
+    raise UserError(f"File {path} has the unknown suffix {ending!r}. Use .csv, .tsv, .jsonl or .parquet.")
 
 
 def _count_keys(path: Path) -> None:

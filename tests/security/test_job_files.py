@@ -70,7 +70,7 @@ def test_a_folder_that_looks_like_a_hub_name_is_not_read(
     monkeypatch.chdir(tmp_path)
     given = ["task.name=owner/data", 'task.text=["text"]', "task.label=label"]
     said = refused("plan", str(job_file), *(part for g in given for part in ("--set", g)))
-    assert "is no dataset of the Hub" in said
+    assert "is not a dataset of the Hub" in said
 
 
 @pytest.mark.parametrize(

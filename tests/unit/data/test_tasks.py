@@ -128,7 +128,7 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"PAR1 not at all")
     with pytest.raises(UserError, match=r"x\.parquet"):
         load_task(TaskSettings(train=str(tmp_path / "x.parquet"), text=["a"], label="b"), 0)
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match="not a directory"):
         load_task(TaskSettings(name="glue/sst2", folder=str(tmp_path / "none")), 0)
     with pytest.raises(UserError, match="glue/sst2"):
         load_task(TaskSettings(name="glue/sst"), 0)
@@ -168,7 +168,7 @@ def test_a_folder_of_all_tasks_as_the_hub_has_it(tmp_path: Path) -> None:
     loaded = load_task(TaskSettings(name="glue/sst2", folder=str(tmp_path)), 0)
     assert len(loaded.validation[0]) == 40
     assert len(load_task(TaskSettings(name="glue/mrpc", folder=str(tmp_path)), 0).validation[0]) == 60
-    with pytest.raises(UserError, match="no train split"):
+    with pytest.raises(UserError, match="has no split train"):
         load_task(TaskSettings(name="glue/cola", folder=str(tmp_path)), 0)
 
 
@@ -235,7 +235,7 @@ def test_a_label_out_of_range_is_named(tmp_path: Path) -> None:
         load_task(TaskSettings(name="glue/sst2", folder=str(tmp_path)), 0)
 
 
-@pytest.mark.skipif(not GLUE_DATA, reason="RAYCOMP_GLUE names no folder with GLUE")
+@pytest.mark.skipif(not GLUE_DATA, reason="RAYCOMP_GLUE names not a directory with GLUE")
 def test_real_mrpc_has_glue_s_counts() -> None:
     task = load_task(TaskSettings(name="glue/mrpc", folder=f"{GLUE_DATA}/mrpc"), 0)
     assert len(task.train) + len(task.selection) == 3_668
