@@ -1,4 +1,4 @@
-"""A tiny study on real Ray: shared parts, rows, statistics, and going on after an interruption."""
+"""A tiny study on real Ray: reused artifacts, rows, statistics, and resuming after an interruption."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def study(tiny_job: dict[str, Any], tuned_model: Path) -> StudySpec:
 
 @pytest.fixture
 def folder(study: StudySpec, storage: Path) -> Path:
-    """The finished study; the first test that asks pays for it."""
+    """The directory of the finished study, which the first test runs."""
     return run_study(study, storage, Progress(enabled=False))
 
 
-def test_every_cell_has_its_rows(folder: Path, study: StudySpec) -> None:
+def test_every_study_run_has_its_rows(folder: Path, study: StudySpec) -> None:
     assert finished_runs(folder) == {c.name for c in study.runs}
     rows = read_table(folder, "ablations")
     main = rows[(rows["budget"] == "half") & (rows["metric"] == "accuracy")]
@@ -75,7 +75,7 @@ def test_every_cell_has_its_rows(folder: Path, study: StudySpec) -> None:
         assert row["value"] == scored["validation"]
         assert row["gap"] == pytest.approx(scored["selection"] - scored["validation"])
         assert row["examples"] == 60
-        # What was kept of each answer gives the same score.
+        # The saved logits give the same score.
         labels = read_array(RunLayout(run).predictions("labels", "validation"))
         logits = read_array(RunLayout(run).predictions(f"{row['method']}-half", "validation"))
         assert labels is not None
@@ -98,7 +98,7 @@ def test_every_cell_has_its_rows(folder: Path, study: StudySpec) -> None:
     assert table["test"].tolist() == ["", "", "paired bootstrap"]
 
 
-def test_what_differs_in_the_search_alone_shares_teacher_and_super_network(folder: Path) -> None:
+def test_variants_with_other_searches_share_teacher_and_super_network(folder: Path) -> None:
     runs = {p.parent.name: p.parent for p in (folder / "runs").glob("*/job.json")}
     for seed in (0, 1):
         first = next(r for n, r in runs.items() if n.startswith(f"tiny-sng-train-s{seed}"))
@@ -129,11 +129,11 @@ def test_an_interrupted_study_runs_what_is_missing(folder: Path, study: StudySpe
     pd.testing.assert_frame_equal(*(r.reset_index(drop=True) for r in compared), check_exact=True)
 
 
-def test_drawn_networks_are_tuned_on_their_own_and_ranked(folder: Path, study: StudySpec) -> None:
-    """In a finished run's folder: what it needs is there."""
-    cell = study.runs[0]
-    run = folder / "runs" / cell.job.run_id
-    data = cell.job.model_dump(mode="json")
+def test_sampled_networks_are_trained_on_their_own_and_ranked(folder: Path, study: StudySpec) -> None:
+    """The directory of a finished run has the teacher and the super-network that this needs."""
+    study_run = study.runs[0]
+    run = folder / "runs" / study_run.job.run_id
+    data = study_run.job.model_dump(mode="json")
     data["finetune"] |= {"epochs": 1.0, "networks": 4, "start": "teacher"}
     finetune_networks(RayRun(RunContext(parse_job(data), run), Progress(enabled=False)))
     found = list_outcomes(run)

@@ -1,4 +1,4 @@
-"""The statistics of benchmarks against values computed by hand, and what the command lines say."""
+"""The statistics of benchmarks against values computed by hand, and the command lines."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_claim_holds_up_to_its_target(better: str, target: float, holds: bool)
     assert ("does not hold" in claim.format_line()) is not holds
 
 
-def test_works_take_turns_and_the_order_turns_too() -> None:
+def test_works_take_turns_in_alternating_order() -> None:
     called: list[str] = []
 
     def work(name: str, figures: list[float]) -> float:
@@ -77,7 +77,7 @@ def test_claims_are_printed_and_written(
     assert "does not hold" in capsys.readouterr().out
 
 
-def test_what_cannot_be_measured_leaves_no_row(
+def test_a_claim_that_cannot_be_measured_has_no_row(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "claims.json"
@@ -102,7 +102,7 @@ def test_every_file_of_claims_is_run() -> None:
     assert files == set(run_all.CLAIMS)
 
 
-def test_run_all_gathers_rows_and_names_what_failed(
+def test_run_all_collects_rows_and_names_failed_files(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "all.json"
@@ -115,7 +115,7 @@ def test_run_all_gathers_rows_and_names_what_failed(
     assert "1 of 1 claims hold" in capsys.readouterr().out
 
 
-def test_without_a_gpu_there_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_reported_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["x", "--device", "cuda"])
     with pytest.raises(SystemExit, match="no GPU found") as stopped:
@@ -123,13 +123,13 @@ def test_without_a_gpu_there_is_one_message(monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(stopped.value.code, str)  # printed to stderr; the exit code is 1
 
 
-def test_machines_have_plain_names() -> None:
+def test_names_of_machines_are_slugs() -> None:
     assert run_all.to_slug("Intel(R) Xeon(R) CPU E5-2680 v4 @ 2.40GHz") == "intel-xeon-e5-2680-v4"
     assert run_all.to_slug("AMD EPYC 7763 64-Core Processor") == "amd-epyc-7763-64-core"
     assert run_all.to_slug("NVIDIA H200") == "nvidia-h200"
 
 
-def test_growth_is_the_slope_on_logarithms() -> None:
+def test_the_exponent_is_the_slope_on_logarithms() -> None:
     assert fit_exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
     assert fit_exponent([1, 10, 100], [7, 7, 7]) == pytest.approx(0)
 
@@ -140,8 +140,8 @@ def test_a_ring_sends_each_byte_nearly_twice() -> None:
     assert Network(8, 1000).all_reduce_seconds(1e9, 1) == 0
 
 
-def test_every_file_says_what_it_measures() -> None:
-    """All in one process: to import torch and transformers takes seconds."""
+def test_every_benchmark_has_a_help_text() -> None:
+    """All run in one process, because importing torch and transformers takes seconds."""
     files = sorted((ROOT / "benchmarks").rglob("*.py"))
     named = [f for f in files if '__name__ == "__main__"' in f.read_text()]
     modules = [".".join(f.relative_to(ROOT).with_suffix("").parts) for f in named]

@@ -1,4 +1,4 @@
-"""What a run's processes hold is added up once, and shared pages stand apart."""
+"""The memory of processes counts each page once, and shared pages separately."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def measured(program: str, *args: str) -> tuple[int, int]:
         child.communicate("")
 
 
-def test_private_memory_counts_and_shared_memory_stands_apart() -> None:
+def test_private_and_shared_memory_are_counted_separately() -> None:
     private, shared = measured(HOLD)
     assert 200 * MIB <= private <= 260 * MIB
     assert shared < 10 * MIB

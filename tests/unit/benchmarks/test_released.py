@@ -1,4 +1,4 @@
-"""The peer of the epoch's claim: it computes what our encoder computes, and updates everything."""
+"""The peer of claim `epoch` has the logits of our encoder, and updates every parameter."""
 
 from __future__ import annotations
 

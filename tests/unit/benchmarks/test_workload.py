@@ -1,4 +1,4 @@
-"""What claims are measured on: each job's own tokens, and batches of every length."""
+"""The workload of the claims: each job has its own tokens, and batches have all lengths."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def test_batches_are_spread_over_the_lengths() -> None:
     assert all(len(rows) == 8 for rows in chosen)
 
 
-def test_jobs_do_not_share_a_folder() -> None:
-    """The epoch on SST-2 was once measured on the demo's sentences: the folder knew them already."""
+def test_jobs_do_not_share_a_run_directory() -> None:
+    """The epoch on SST-2 was once measured on the demo's sentences, which the directory already had."""
     one, other = demo_context(), demo_context("task.name=glue/sst2", "task.folder=/sst2")
     assert one.run_dir != other.run_dir
     assert one.run_dir == demo_context().run_dir
 
 
 @pytest.mark.parametrize(("task", "labels"), [("glue/sst2", [0, 1]), ("demo/polarity", [0, 1, 1])])
-def test_another_task_s_tokens_are_refused(task: str, labels: list[int]) -> None:
+def test_tokens_of_another_task_are_refused(task: str, labels: list[int]) -> None:
     train = SimpleNamespace(labels=np.array(labels))
     tokens = SimpleNamespace(labels=np.array([0, 1]))
     context: Any = SimpleNamespace(

@@ -1,4 +1,4 @@
-"""The files of cluster/ pass their checks, and one changed line is found each time."""
+"""The files of cluster/ pass their checks, and each changed line is found."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_changed_line_is_found(name: str, old: str, new: str, where: str, what
     assert any(at == where and what in message for at, message in faults), faults
 
 
-def test_a_digest_is_no_secret() -> None:
+def test_a_digest_of_an_image_is_not_a_secret() -> None:
     text = (ROOT / DOCKER).read_text().replace("-bookworm", f"-bookworm@sha256:{'0f' * 32}", 1)
     assert check_file(DOCKER, text) == []
 
@@ -178,7 +178,7 @@ STUBS = {
 
 
 @pytest.mark.parametrize(("act", "code"), [("exit 7", 7), ("exec sleep 60", 143)])
-def test_the_slurm_script_ends_what_it_started_with_raycomps_code(
+def test_the_slurm_script_ends_its_processes_and_returns_the_exit_code_of_raycomp(
     tmp_path: Path, act: str, code: int
 ) -> None:
     for name, body in STUBS.items():
