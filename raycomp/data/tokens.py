@@ -1,4 +1,4 @@
-"""Tokenised once, cached as Arrow under the hash of the content, read by memory mapping."""
+"""Tokenises a split once. The cache is an Arrow file named by the hash of its content, memory-mapped."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ import pyarrow as pa
 from raycomp.data.tasks import Split
 from raycomp.storage.files import atomic_write
 
+# Rows that are tokenised in one call.
 BLOCK = 4096
 
 
 @dataclass(frozen=True)
 class TokenSplit:
-    """Tokens of a split, flat.
+    """Tokens of a split in flat arrays: row `i` has the tokens from `offsets[i]` to `offsets[i + 1]`.
 
     Attributes:
-        key: hash of texts, labels, tokenizer and length.
-        input_ids: (tokens,) int32, memory-mapped where cached.
-        token_types: (tokens,) int8.
-        offsets: (rows + 1,) int64 into the flat arrays.
-        labels: (rows,) int64 or float32.
+        key: Hash of texts, labels, tokenizer and maximum length.
+        input_ids: Token ids, (tokens,) int32; memory-mapped if cached.
+        token_types: Number of the text (0 or 1) of each token, (tokens,) int8.
+        offsets: First token of each row and the end of the last row, (rows + 1,) int64.
+        labels: Classes or targets, (rows,) int64 or float32.
     """
 
     key: str
@@ -42,29 +43,47 @@ class TokenSplit:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each row: (rows,)."""
+        """Number of tokens of each row: (rows,)."""
         return np.diff(self.offsets)
 
 
 def fingerprint(tokenizer: Any) -> str:
-    """Return the hash of all that a fast tokenizer does to a text, its limits of length left out."""
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    backend["truncation"] = backend["padding"] = None
-    return hashlib.sha256(json.dumps(backend, sort_keys=True).encode()).hexdigest()
+    """Return a hash of a fast tokenizer's settings, without those of truncation and padding."""
+    settings = json.loads(tokenizer.backend_tokenizer.to_str())
+    settings["truncation"] = None
+    settings["padding"] = None
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def tokenise(
     split: Split, tokenizer: Callable[[], Any], mark: str, max_length: int, cache: Path | None
 ) -> TokenSplit:
-    """Return a split's tokens, from the cache where it has them.
+    """Return the tokens of a split, from the cache if it has them.
 
     Args:
-        split: texts and labels.
-        tokenizer: gives a fast tokenizer of transformers; called only when the cache lacks the split.
-        mark: the tokenizer's `fingerprint`.
-        max_length: longer texts are cut, the longest of a pair first.
-        cache: folder of Arrow files, or None.
+        split: Texts and labels.
+        tokenizer: Function that loads a fast tokenizer of transformers. It is called only if the cache
+            lacks the split.
+        mark: Result of `fingerprint` for the tokenizer.
+        max_length: Maximum number of tokens. Longer rows are cut, the longer text of a pair first.
+        cache: Directory of Arrow files, or None.
     """
+    key = _content_key(split, mark, max_length)
+    if cache is not None:
+        tokens = cached(cache, key, len(split))
+        if tokens is not None:
+            return tokens
+
+    encoded = _encode(split, tokenizer(), max_length, key)
+    if cache is None:
+        return encoded
+    atomic_write(cache / f"{key}.arrow", lambda path: _write(path, encoded))
+    # Memory-mapped arrays are shared with other processes and need no memory of this one.
+    return cached(cache, key, len(split)) or encoded
+
+
+def _content_key(split: Split, mark: str, max_length: int) -> str:
+    """Return a hash of everything that the tokens of a split depend on."""
     digest = hashlib.sha256()
     for part in (mark, str(max_length), str(split.labels.dtype)):
         digest.update(part.encode())
@@ -72,21 +91,15 @@ def tokenise(
         digest.update(f"\x01{len(texts)}".encode())
         for text in texts:
             raw = text.encode("utf-8", "surrogatepass")
+            # The length separates texts: ("ab", "c") and ("a", "bc") have different hashes.
             digest.update(len(raw).to_bytes(8, "little"))
             digest.update(raw)
     digest.update(np.ascontiguousarray(split.labels).tobytes())
-    key = digest.hexdigest()[:32]
-    found = cached(cache, key, len(split)) if cache is not None else None
-    if found is not None:
-        return found
-    made = _encode(split, tokenizer(), max_length, key)
-    if cache is None:
-        return made
-    atomic_write(cache / f"{key}.arrow", lambda hidden: _write(hidden, made))
-    return cached(cache, key, len(split)) or made
+    return digest.hexdigest()[:32]
 
 
 def _encode(split: Split, tokenizer: Any, max_length: int, key: str) -> TokenSplit:
+    """Tokenise all rows of a split."""
     ids: list[np.ndarray] = []
     types: list[np.ndarray] = []
     lengths: list[int] = []
@@ -103,15 +116,17 @@ def _encode(split: Split, tokenizer: Any, max_length: int, key: str) -> TokenSpl
             return_attention_mask=False,
             verbose=False,
         )
-        for row, kinds in zip(encoded["input_ids"], encoded["token_type_ids"], strict=True):
-            ids.append(np.array(row, np.int32))
-            types.append(np.array(kinds, np.int8))
-            lengths.append(len(row))
+        for row_ids, row_types in zip(encoded["input_ids"], encoded["token_type_ids"], strict=True):
+            ids.append(np.array(row_ids, np.int32))
+            types.append(np.array(row_types, np.int8))
+            lengths.append(len(row_ids))
+
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return TokenSplit(key, np.concatenate(ids), np.concatenate(types), offsets, split.labels)
 
 
 def _write(path: Path, tokens: TokenSplit) -> None:
+    """Write tokens as an Arrow file of one batch, which can be memory-mapped."""
     table = pa.table(
         {
             "input_ids": pa.LargeListArray.from_arrays(tokens.offsets, pa.array(tokens.input_ids)),
@@ -124,15 +139,23 @@ def _write(path: Path, tokens: TokenSplit) -> None:
 
 
 def cached(cache: Path, key: str, rows: int) -> TokenSplit | None:
-    """Map a cached split; None when it is missing or damaged, so that it is built again."""
-    if re.fullmatch(r"[0-9a-f]{32}", key) is None:  # it names a file; a run's folder may be another's
+    """Return a cached split, memory-mapped; None if it is missing or damaged and must be built again.
+
+    Args:
+        cache: Directory of Arrow files.
+        key: Key of the split.
+        rows: Number of rows that the split must have.
+    """
+    # The key becomes a file name, and a run directory from elsewhere may contain any key.
+    if re.fullmatch(r"[0-9a-f]{32}", key) is None:
         return None
+
     path = cache / f"{key}.arrow"
     try:
         batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
         lists = batch.column("input_ids")
         offsets = lists.offsets.to_numpy()
-        found = TokenSplit(
+        tokens = TokenSplit(
             key,
             lists.values.to_numpy(zero_copy_only=True),
             batch.column("token_types").values.to_numpy(zero_copy_only=True),
@@ -141,5 +164,6 @@ def cached(cache: Path, key: str, rows: int) -> TokenSplit | None:
         )
     except (pa.ArrowInvalid, OSError, KeyError, IndexError):
         return None
-    whole = len(found) == rows and len(found.input_ids) == offsets[-1]
-    return found if whole else None
+
+    is_complete = len(tokens) == rows and len(tokens.input_ids) == offsets[-1]
+    return tokens if is_complete else None

@@ -110,7 +110,7 @@ def _artifact_key(run_dir: Path, artifact: str) -> str | None:
 
 
 def _teacher_score(run_dir: Path) -> bytes | None:
-    """Return the content of the file with the teacher's scores; None if there is none."""
+    """Return the content of the file with the teacher's scores, or None if it does not exist."""
     try:
         return RunLayout(run_dir).teacher_score.read_bytes()
     except OSError:
@@ -118,7 +118,7 @@ def _teacher_score(run_dir: Path) -> bytes | None:
 
 
 def _link_file(source: Path, target: Path) -> None:
-    """Make `target` a hard link of `source`, or a copy if the storage has no hard links."""
+    """Make `target` a hard link of `source`, or a copy if the storage lacks hard links."""
 
     def write(path: Path) -> None:
         try:

@@ -49,7 +49,7 @@ def hash_inputs(context: RunContext) -> dict[str, str]:
 
 
 def _hash_model(folder: Path) -> str:
-    """Return a hash of the weights and configuration in a directory; empty if there is none."""
+    """Return a hash of the weights and configuration in a directory; empty if it lacks such files."""
     if not folder.is_dir():
         return ""
 

@@ -1,6 +1,6 @@
 """Clients of TensorBoard, MLflow and Weights & Biases behind one interface.
 
-The package of a tracker is imported when the tracker is opened, so that a run without it does not need
+The package of a tracker is imported when the tracker is opened. A run without the tracker does not need
 the package.
 """
 
@@ -43,7 +43,7 @@ class Tracker(Protocol):
         ...
 
     def flush(self) -> None:
-        """Pass on all figures, so that none is lost if this process ends."""
+        """Pass on all figures. None of them is lost if this process ends."""
         ...
 
     def close(self) -> None:
@@ -191,6 +191,6 @@ class WandBTracker:
 
 
 def _settings_by_key(job: Job) -> dict[str, str]:
-    """Return every setting of a job as `section.key` -> text. A job has no secrets."""
+    """Return every setting of a job as `section.key` -> text. Jobs do not contain secrets."""
     settings = flatten_settings(job.model_dump(mode="json"))
     return {key: str(value)[:MAX_SETTING_LENGTH] for key, value in settings.items()}

@@ -1,6 +1,6 @@
 """Rows of table `ablations` from a finished study run.
 
-The table is long: one row per figure. Column `kind` says what a row measures:
+The table is long: one row per figure. Column `kind` names the measurement:
 
 - `score`: validation score of the teacher or of a deployed model (`budget`, `method`).
 - `ranking`: score of one sampled sub-network, with inherited weights or trained on its own (`method`).
@@ -61,7 +61,7 @@ def ablation_rows(run_dir: Path, settings: StudySettings, study_run: StudyRun) -
 
 
 def _score_rows(context: RunContext, settings: StudySettings, study_run: StudyRun) -> list[Row]:
-    """Return the score of the teacher, then of each deployed model, beside the paper's figures."""
+    """Return the score of the teacher, then of each deployed model, with the paper's figures."""
     teacher_scores = read_json(RunLayout(context.run_dir).teacher_score)
     held_out = [score for split, score in teacher_scores.items() if split != "selection"]
     examples = sum(int(score["examples"]) for score in held_out)
