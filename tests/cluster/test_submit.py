@@ -65,7 +65,13 @@ def test_a_stopped_job_resumes_when_it_is_submitted_again(
     # Submit it again, and follow its output.
     resumed = head.cli("submit", str(job_file), "--storage", str(tmp_path / "runs"))
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    for text in ("teacher done, supernet at step", "super-network done in", "yoco", "half", "exports"):
+    for text in (
+        "teacher done, super-network at step",
+        "super-network done in",
+        "yoco",
+        "half",
+        "exports",
+    ):
         assert text in resumed.stdout
 
     steps = read_table(layout.path, "steps")

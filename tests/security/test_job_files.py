@@ -163,6 +163,6 @@ def test_a_run_does_not_write_through_a_link(tiny_job: dict[str, Any], tmp_path:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / job.run_id).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="is a link"):
+    with pytest.raises(UserError, match="is a symbolic link"):
         run_job(job, tmp_path / "runs", None)  # type: ignore[arg-type]
     assert not list((tmp_path / "elsewhere").iterdir())

@@ -149,7 +149,7 @@ def test_a_budget_s_name_is_no_path(run: Path, tmp_path: Path, refused: Refused)
     out = str(tmp_path / "out")
     for name in ("../../etc", "half/..", "", "\x1b[31m", "x" * 3000):
         said = refused("export", str(run), f"--budget={name}", "--out", out)
-        assert "has no deployed budget" in said
+        assert "did not deploy a model" in said
     assert not (tmp_path / "out").exists()
 
 
@@ -163,7 +163,11 @@ def test_an_export_replaces_nothing_and_follows_no_link(
     (tmp_path / "dangling").symlink_to(tmp_path / "new")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
-    for name, words in (("link", "is a link"), ("dangling", "is a link"), ("full", "not empty")):
+    for name, words in (
+        ("link", "is a symbolic link"),
+        ("dangling", "is a symbolic link"),
+        ("full", "not empty"),
+    ):
         assert words in refused("export", str(run), "--budget", "half", "--out", str(tmp_path / name))
     assert kept.is_dir()
     assert not (tmp_path / "new").exists()

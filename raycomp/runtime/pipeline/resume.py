@@ -51,15 +51,17 @@ def _run_again(context: RunContext, method: str) -> None:
 
 
 def describe_progress(context: RunContext) -> str:
-    """Say how far an earlier start came: "teacher done, supernet at step 40 of 90"."""
+    """Say how far an earlier start came: "teacher done, supernet at step 40 of 90, yoco not deployed"."""
     layout = context.layout
     parts = ["teacher done" if layout.teacher_score.exists() else "teacher not done"]
     for path in sorted(layout.progress_dir.glob("*.json")):
         if path.stem != "teacher":
             progress = read_json(path)
             done, total = progress.get("done", 0), progress.get("total", 0)
-            parts.append(f"{path.stem} at step {done:,} of {total:,}")
+            phase = f" (phase {progress['phase']})" if progress.get("phase") else ""
+            title = "super-network" if path.stem == "supernet" else path.stem
+            parts.append(f"{title} at step {done:,} of {total:,}{phase}")
     for name in context.job.run.methods:
-        if layout.summary(name).exists():
-            parts.append(f"{name} deployed")
+        is_deployed = layout.summary(name).exists()
+        parts.append(f"{name} deployed" if is_deployed else f"{name} not deployed")
     return ", ".join(parts)
