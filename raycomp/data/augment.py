@@ -1,9 +1,10 @@
-"""Word replacement as TinyBERT's: more sentences of the same label for the teacher to speak about.
+"""Augmentation by word replacement (TinyBERT, Alg. 1): more sentences for the teacher to label.
 
-Each alphabetic word that is no stop word is replaced, with probability p, by one of its candidates:
-words that a masked language model puts in its place, or its nearest neighbours in a word-embedding
-table. Neighbours can turn the meaning over (good, bad); the teacher then speaks of the new sentence.
-What makes two texts a pair is often the words that they share: these can be replaced alike in both.
+Each alphabetic word that is not a stop word is replaced, with a given probability, by one of its
+candidates: predictions of a masked language model at its place, or nearest neighbours in a
+word-embedding table. A neighbour can reverse the meaning (good, bad). That is harmless, because the
+teacher labels the new sentence. The words that two texts share often decide the label of a pair. They
+can be replaced by the same word in both texts.
 """
 
 from __future__ import annotations
@@ -21,179 +22,240 @@ from torch import Tensor
 from raycomp.errors import UserError
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
+
+# Words whose neighbours are computed in one matrix product.
 _BLOCK = 2048
+
+# Marks of a word's beginning in byte-level BPE and in SentencePiece.
+_WORD_STARTS = ("Ġ", "▁")
 
 
 @dataclass(frozen=True)
 class Word:
-    """One replaceable word: where it stands, and what it is in lower case."""
+    """One replaceable word of a text.
+
+    Attributes:
+        start: Index of its first character.
+        end: Index after its last character.
+        text: The word in lower case.
+    """
 
     start: int
     end: int
     text: str
 
 
-def replaceable(text: str) -> list[Word]:
-    """Return the alphabetic words of a text that are no stop words, in order."""
-    found = [Word(m.start(), m.end(), m.group().lower()) for m in _WORD.finditer(text)]
-    return [w for w in found if w.text.isalpha() and w.text not in _stop_words()]
+def find_replaceable_words(text: str) -> list[Word]:
+    """Return the alphabetic words of a text except for stop words, in order."""
+    words = [Word(match.start(), match.end(), match.group().lower()) for match in _WORD.finditer(text)]
+    return [word for word in words if word.text.isalpha() and word.text not in _stop_words()]
 
 
 @functools.cache
 def _stop_words() -> frozenset[str]:
-    # Imported here: a second in every training worker, which augments nothing.
+    # The import takes a second. Training workers, which augment nothing, do not pay for it.
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     return ENGLISH_STOP_WORDS
 
 
 class Candidates(Protocol):
-    """Where replacements come from."""
+    """Source of replacements."""
 
     def __call__(self, texts: Sequence[str]) -> list[list[list[str]]]:
-        """Return, for each text and each of its replaceable words, replacements, best first."""
+        """Return, for each text and each of its replaceable words, the replacements, best first."""
         ...
 
 
 class NeighbourCandidates:
-    """Nearest whole words of an embedding table by cosine, after the mean is taken off."""
+    """Nearest whole words in an embedding table, by cosine after the mean is subtracted.
+
+    Args:
+        table: Word embeddings, (vocabulary, hidden).
+        tokenizer: Tokenizer of the embeddings.
+        count: Number of candidates of each word.
+
+    Raises:
+        UserError: The vocabulary has too few whole words.
+    """
 
     def __init__(self, table: Tensor, tokenizer: Any, count: int) -> None:
-        """Take a table (vocabulary, hidden) and its tokenizer; offer `count` words each."""
         self._tokenizer = tokenizer
         self._count = count
-        self._ids, self._words = whole_words(tokenizer)
+        self._ids, self._words = list_whole_words(tokenizer)
         if len(self._words) <= count:
             raise UserError(
                 f"The tokenizer has only {len(self._words)} whole words, too few for augmentation with "
                 f"{count} candidates. Use augment.copies = 0."
             )
+
         centred = table.float() - table.float().mean(0)
         self._table = torch.nn.functional.normalize(centred, dim=1)
         self._choices = self._table[torch.tensor(self._ids)]
-        self._known: dict[str, list[str]] = {}
+        self._neighbours: dict[str, list[str]] = {}
 
     def __call__(self, texts: Sequence[str]) -> list[list[list[str]]]:
-        """Return neighbours; the same whatever stands around the word."""
-        words = [[w.text for w in replaceable(t)] for t in texts]
-        self._learn(sorted({w for row in words for w in row} - self._known.keys()))
-        return [[self._known[w] for w in row] for row in words]
+        """Return the neighbours of each word. They do not depend on the words around it."""
+        words = [[word.text for word in find_replaceable_words(text)] for text in texts]
+        new_words = {word for row in words for word in row} - self._neighbours.keys()
+        self._add_neighbours(sorted(new_words))
+        return [[self._neighbours[word] for word in row] for row in words]
 
-    def _learn(self, words: list[str]) -> None:
+    def _add_neighbours(self, words: list[str]) -> None:
+        """Compute the neighbours of words; the vector of a word is the mean over its tokens."""
         for first in range(0, len(words), _BLOCK):
             block = words[first : first + _BLOCK]
-            pieces = [self._tokenizer(" " + w, add_special_tokens=False)["input_ids"] for w in block]
-            vectors = torch.stack(
-                [self._table[torch.tensor(p)].mean(0) if p else self._table[0] * 0 for p in pieces]
-            )
-            near = (vectors @ self._choices.T).topk(self._count + 1).indices.tolist()
-            for word, row in zip(block, near, strict=True):
-                others = [self._words[i] for i in row if self._words[i] != word]
-                self._known[word] = others[: self._count]
+            vectors = torch.stack([self._vector(word) for word in block])
+            # One more than needed: the nearest word is often the word itself.
+            nearest = (vectors @ self._choices.T).topk(self._count + 1).indices.tolist()
+            for word, row in zip(block, nearest, strict=True):
+                neighbours = [self._words[i] for i in row if self._words[i] != word]
+                self._neighbours[word] = neighbours[: self._count]
+
+    def _vector(self, word: str) -> Tensor:
+        token_ids = self._tokenizer(" " + word, add_special_tokens=False)["input_ids"]
+        if not token_ids:
+            return torch.zeros_like(self._table[0])
+        return self._table[torch.tensor(token_ids)].mean(0)
 
 
 class MaskedCandidates:
-    """What a masked language model puts in a word's place, given "masked text [SEP] original".
+    """Predictions of a masked language model for "text with a mask [SEP] original text".
 
-    A word of several pieces cannot be filled by one mask: it takes neighbours.
+    One mask cannot be filled with a word of several tokens. Such a word gets its neighbours.
+
+    Args:
+        model: Masked language model of transformers.
+        tokenizer: Its tokenizer.
+        count: Number of candidates of each word.
+        neighbours: Source of the neighbours.
+        limit: Maximum number of tokens of both texts.
     """
 
     def __init__(
         self, model: Any, tokenizer: Any, count: int, neighbours: NeighbourCandidates, limit: int
     ) -> None:
-        """Take a masked language model of transformers, and how long a pair may be, in tokens."""
-        self._model, self._tokenizer = model.eval(), tokenizer
-        self._count, self._neighbours, self._limit = count, neighbours, limit
-        self._ids, self._words = whole_words(tokenizer)
+        self._model = model.eval()
+        self._tokenizer = tokenizer
+        self._count = count
+        self._neighbours = neighbours
+        self._limit = limit
+        self._ids, self._words = list_whole_words(tokenizer)
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> list[list[list[str]]]:
-        """Return the model's words where a word is one piece, else neighbours."""
-        near = self._neighbours(texts)
-        return [self._one(text, other) if other else [] for text, other in zip(texts, near, strict=True)]
-
-    def _one(self, text: str, near: list[list[str]]) -> list[list[str]]:
-        mask, device = self._tokenizer.mask_token, self._model.device
-        words, found = replaceable(text), list(near)
-        single = [
-            i
-            for i, w in enumerate(words)
-            if len(self._tokenizer(" " + w.text, add_special_tokens=False)["input_ids"]) == 1
+        """Return predictions for words of one token, and neighbours for other words."""
+        neighbours = self._neighbours(texts)
+        return [
+            self._predict(text, text_neighbours) if text_neighbours else []
+            for text, text_neighbours in zip(texts, neighbours, strict=True)
         ]
-        if not single:
-            return found
-        hidden = [text[: words[i].start] + mask + text[words[i].end :] for i in single]
+
+    def _predict(self, text: str, neighbours: list[list[str]]) -> list[list[str]]:
+        """Return the candidates of each replaceable word of one text."""
+        words = find_replaceable_words(text)
+        candidates = list(neighbours)
+        single_token = [number for number, word in enumerate(words) if self._is_one_token(word.text)]
+        if not single_token:
+            return candidates
+
+        masked_texts = [self._mask(text, words[number]) for number in single_token]
         batch = self._tokenizer(
-            hidden,
-            [text] * len(hidden),
+            masked_texts,
+            [text] * len(masked_texts),
             truncation="longest_first",
             max_length=self._limit,
             padding=True,
             return_tensors="pt",
-        ).to(device)
+        ).to(self._model.device)
         logits = self._model(**batch).logits.float().cpu()[:, :, torch.tensor(self._ids)]
-        masked = batch["input_ids"].cpu() == self._tokenizer.mask_token_id
-        for row, i in enumerate(single):
-            where = masked[row].nonzero().flatten().tolist()
-            if not where:
-                continue  # cut away with the end of a long text
-            best = logits[row, where[0]].topk(min(self._count + 1, len(self._ids))).indices.tolist()
-            others = [self._words[n] for n in best if self._words[n] != words[i].text]
-            found[i] = others[: self._count]
-        return found
+        is_mask = batch["input_ids"].cpu() == self._tokenizer.mask_token_id
+
+        num_best = min(self._count + 1, len(self._ids))
+        for row, number in enumerate(single_token):
+            positions = is_mask[row].nonzero().flatten().tolist()
+            if not positions:
+                # The mask was cut off with the end of a long text.
+                continue
+            best = logits[row, positions[0]].topk(num_best).indices.tolist()
+            predictions = [self._words[i] for i in best if self._words[i] != words[number].text]
+            candidates[number] = predictions[: self._count]
+        return candidates
+
+    def _is_one_token(self, word: str) -> bool:
+        return len(self._tokenizer(" " + word, add_special_tokens=False)["input_ids"]) == 1
+
+    def _mask(self, text: str, word: Word) -> str:
+        return text[: word.start] + self._tokenizer.mask_token + text[word.end :]
 
 
-def whole_words(tokenizer: Any) -> tuple[list[int], list[str]]:
-    """Return ids and lower-case text of the vocabulary's whole, alphabetic words, by id."""
+def list_whole_words(tokenizer: Any) -> tuple[list[int], list[str]]:
+    """Return the ids and the lower-case text of the alphabetic whole words of a vocabulary, by id."""
     vocabulary: dict[str, int] = tokenizer.get_vocab()
-    marked = any(t.startswith(("Ġ", "▁")) for t in vocabulary)
-    special = set(tokenizer.all_special_tokens)
-    found: dict[str, int] = {}
-    for token, number in sorted(vocabulary.items(), key=lambda item: item[1]):
-        if token in special or (marked and token[0] not in "Ġ▁"):
+    marks_starts = any(token.startswith(_WORD_STARTS) for token in vocabulary)
+    special_tokens = set(tokenizer.all_special_tokens)
+
+    ids: dict[str, int] = {}
+    for token, token_id in sorted(vocabulary.items(), key=lambda item: item[1]):
+        if token in special_tokens:
             continue
-        word = (token[1:] if marked else token).lower()
+        word = token
+        if marks_starts:
+            if not token.startswith(_WORD_STARTS):
+                continue
+            word = token[1:]
+        word = word.lower()
         if len(word) > 1 and word.isascii() and word.isalpha():
-            found.setdefault(word, number)
-    return list(found.values()), list(found)
+            ids.setdefault(word, token_id)
+    return list(ids.values()), list(ids)
 
 
-def replace(
+def replace_words(
     text: str,
     candidates: list[list[str]],
     share: float,
     rng: np.random.Generator,
     agreed: dict[str, str | None] | None = None,
 ) -> str:
-    """Return a text whose replaceable words are exchanged with probability `share`.
+    """Return a text whose replaceable words are replaced with probability `share`.
 
     Args:
-        text: the text.
-        candidates: for each of its replaceable words.
-        share: probability of a word's replacement.
-        rng: draws twice a word.
-        agreed: word -> what takes its place everywhere, None if nothing; words that it lacks are added.
-            Absent: each place is drawn on its own.
+        text: Text to change.
+        candidates: Candidates of each replaceable word.
+        share: Probability of replacing a word.
+        rng: Generator of random numbers; each word takes two, also if it stays.
+        agreed: Word -> its replacement in all texts of a row, None if it stays. Missing words are added.
+            Without it, each occurrence is decided separately.
     """
     parts: list[str] = []
-    last = 0
-    for word, offered in zip(replaceable(text), candidates, strict=True):
-        chance, pick = rng.random(), rng.random()
-        drawn = offered[int(pick * len(offered))] if offered and chance < share else None
-        new = drawn if agreed is None else agreed.setdefault(word.text, drawn)
-        if new is None:
+    last_end = 0
+    for word, choices in zip(find_replaceable_words(text), candidates, strict=True):
+        chance = rng.random()
+        choice = rng.random()
+        replacement: str | None = None
+        if choices and chance < share:
+            replacement = choices[int(choice * len(choices))]
+        if agreed is not None:
+            replacement = agreed.setdefault(word.text, replacement)
+        if replacement is None:
             continue
-        old = text[word.start : word.end]
-        if old.isupper() and len(old) > 1:
-            new = new.upper()
-        elif old[0].isupper():
-            new = new.capitalize()
-        parts += [text[last : word.start], new]
-        last = word.end
-    return "".join([*parts, text[last:]])
+
+        original = text[word.start : word.end]
+        parts += [text[last_end : word.start], _with_case_of(original, replacement)]
+        last_end = word.end
+    return "".join([*parts, text[last_end:]])
 
 
-def augment(
+def _with_case_of(original: str, replacement: str) -> str:
+    """Return a replacement in capitals, capitalised, or unchanged, as the original is."""
+    if original.isupper() and len(original) > 1:
+        return replacement.upper()
+    if original[0].isupper():
+        return replacement.capitalize()
+    return replacement
+
+
+def augment_rows(
     rows: Sequence[tuple[int, tuple[str, ...]]],
     candidates: Candidates,
     *,
@@ -202,29 +264,36 @@ def augment(
     seed: int,
     consistent_pairs: bool = False,
 ) -> list[tuple[int, tuple[str, ...]]]:
-    """Return new texts of rows, each with the number of the row that it comes from.
+    """Return new texts of rows, each with the number of its row.
 
-    A copy that equals its row or an earlier copy is left out. What a row gives depends on the seed
-    and the row alone, not on which rows are worked on together.
+    A copy that equals its row or an earlier copy is left out. The copies of a row depend only on the seed
+    and the row, and not on the other rows of the call.
 
     Args:
         rows: (row number, one or two texts).
-        candidates: where replacements come from.
-        copies: at most so many new texts a row.
-        share: probability of a word's replacement.
-        seed: of the run.
-        consistent_pairs: Whether a word that occurs again in the texts of a row is replaced by the
-            same word everywhere.
+        candidates: Source of replacements.
+        copies: Maximum number of new texts of a row.
+        share: Probability of replacing a word.
+        seed: Seed of the run.
+        consistent_pairs: Whether a word that occurs several times in the texts of a row has the same
+            replacement everywhere.
     """
-    offered = [candidates([t[side] for _, t in rows]) for side in range(len(rows[0][1]))] if rows else []
-    found: list[tuple[int, tuple[str, ...]]] = []
-    for i, (number, texts) in enumerate(rows):
+    if not rows:
+        return []
+
+    num_texts = len(rows[0][1])
+    choices = [candidates([texts[side] for _, texts in rows]) for side in range(num_texts)]
+    new_rows: list[tuple[int, tuple[str, ...]]] = []
+    for position, (number, texts) in enumerate(rows):
         rng = np.random.default_rng([seed, number])
-        seen = {texts}
+        versions = {texts}
         for _ in range(copies):
             agreed: dict[str, str | None] | None = {} if consistent_pairs else None
-            new = tuple(replace(t, offered[side][i], share, rng, agreed) for side, t in enumerate(texts))
-            if new not in seen:
-                seen.add(new)
-                found.append((number, new))
-    return found
+            version = tuple(
+                replace_words(text, choices[side][position], share, rng, agreed)
+                for side, text in enumerate(texts)
+            )
+            if version not in versions:
+                versions.add(version)
+                new_rows.append((number, version))
+    return new_rows

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raycomp.data.augment import Candidates, MaskedCandidates, NeighbourCandidates, augment
+from raycomp.data.augment import Candidates, MaskedCandidates, NeighbourCandidates, augment_rows
 from raycomp.data.batches import collate, eval_batches, padding, tokens_at_once
 from raycomp.data.tokens import TokenSplit
 from raycomp.errors import UserError
@@ -171,7 +171,7 @@ def write_augmented(context: RunContext, index: int, path: str) -> None:
 
     first = index * BLOCK
     rows = [(i, tuple(texts[i])) for i in range(first, min(first + BLOCK, len(train)))]
-    new_rows = augment(
+    new_rows = augment_rows(
         rows,
         _load_candidates(data),
         copies=settings.copies,
