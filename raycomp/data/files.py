@@ -1,4 +1,7 @@
-"""Labelled text in files: CSV, TSV, JSON lines, Parquet, each bounded before it is unpacked."""
+"""Readers of labelled text in CSV, TSV, JSON lines and Parquet files.
+
+Each reader checks the size of a file before it unpacks the file.
+"""
 
 from __future__ import annotations
 
@@ -16,92 +19,118 @@ from raycomp.errors import UserError, first_line, shown
 
 MAX_FILE_BYTES = 8 * 2**30
 MAX_COLUMNS = 2000
-MAX_ROWS_A_BYTE = 20  # of a Parquet file; texts that differ take more than a byte each
+# Limit for Parquet files. Distinct texts take more than one byte per row.
+MAX_ROWS_A_BYTE = 20
 
 
 def read_file(path: Path, header: int | None = 0) -> pd.DataFrame:
-    """Read CSV, TSV, JSON lines or Parquet, by ending.
+    """Read a CSV, TSV, JSON lines or Parquet file. The suffix of its name decides the format.
+
+    Args:
+        path: Path of the file.
+        header: Line with the column names of a CSV or TSV file, or None for a file without names.
 
     Raises:
-        UserError: the file is missing, too large, damaged, or has another ending.
+        UserError: The file is missing, too large or damaged, or has another suffix.
     """
     try:
-        there = path.is_file()
-    except OSError:  # such as a name that is too long
-        there = False
-    if not there:
+        exists = path.is_file()
+    except OSError:
+        # For example, the name is too long.
+        exists = False
+    if not exists:
         raise UserError(f"File {shown(str(path), 1000)} does not exist. Check the path.")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise UserError(
             f"File {path} is larger than {MAX_FILE_BYTES / 2**30:.0f} GiB. Use a smaller file."
         )
-    ending = path.suffix.lower()
+
+    suffix = path.suffix.lower()
     try:
-        if ending == ".csv":
+        if suffix == ".csv":
             return pd.read_csv(
                 path, header=header, encoding_errors="strict", keep_default_na=False, na_values=[""]
             )
-        if ending == ".tsv":
+        if suffix == ".tsv":
             return pd.read_csv(
                 path, sep="\t", quoting=csv.QUOTE_NONE, header=header, encoding_errors="strict",
                 keep_default_na=False, na_values=[""],
             )  # fmt: skip
-        if ending in (".jsonl", ".json", ".ndjson"):
+        if suffix in (".jsonl", ".json", ".ndjson"):
             _count_keys(path)
             return pd.read_json(path, lines=True)
-        if ending in (".parquet", ".pq"):
+        if suffix in (".parquet", ".pq"):
             return _parquet(path)
     except MemoryError:
         raise UserError(
             f"File {path} needs more memory than this machine has. Use a smaller file."
         ) from None
     except (ValueError, OSError, RecursionError, pa.ArrowException) as error:
-        # pandas' parser errors are ValueErrors
+        # The parser errors of pandas are subclasses of ValueError.
         raise UserError(f"File {path} cannot be read: {first_line(error)}. Check the file.") from None
-    raise UserError(f"File {path} has the unknown suffix {ending!r}. Use .csv, .tsv, .jsonl or .parquet.")
+
+    raise UserError(f"File {path} has the unknown suffix {suffix!r}. Use .csv, .tsv, .jsonl or .parquet.")
 
 
 def _count_keys(path: Path) -> None:
-    """Refuse JSON lines with ever new keys: each would be a column with a cell in every row."""
+    """Raise ValueError if JSON lines have too many distinct keys.
+
+    Each distinct key becomes a column with a cell in each row, which takes much memory.
+    """
     keys: set[str] = set()
     with path.open("rb") as file:
         for line in file:
             row = json.loads(line) if line.strip() else {}
             if not isinstance(row, dict):
-                raise ValueError("a line is no JSON object")
+                raise ValueError("a line is not a JSON object")
             keys.update(row)
             if len(keys) > MAX_COLUMNS:
                 raise ValueError(f"it has more than {MAX_COLUMNS:,} columns")
 
 
 def _parquet(path: Path) -> pd.DataFrame:
-    """Read Parquet; text stays in its dictionary until its length is known: rows are cheap to claim."""
+    """Read a Parquet file within the limits of size.
+
+    A small file can claim many rows of long text. Text columns therefore stay dictionary-encoded until
+    their unpacked size is known.
+
+    Raises:
+        ValueError: The file exceeds a limit.
+    """
+    size = path.stat().st_size
     with pq.ParquetFile(path) as file:
-        meta, schema = file.metadata, file.schema_arrow
+        meta = file.metadata
+        schema = file.schema_arrow
         expanded = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
-        if meta.num_rows > MAX_ROWS_A_BYTE * path.stat().st_size or expanded > MAX_FILE_BYTES:
+        if meta.num_rows > MAX_ROWS_A_BYTE * size or expanded > MAX_FILE_BYTES:
             raise ValueError(
                 f"it unpacks to {meta.num_rows:,} rows and {expanded:,} bytes from "
-                f"{path.stat().st_size:,}; allowed are {MAX_ROWS_A_BYTE} rows a byte, and "
+                f"{size:,} bytes; allowed are {MAX_ROWS_A_BYTE} rows per byte and "
                 f"{MAX_FILE_BYTES / 2**30:.0f} GiB"
             )
         if meta.num_columns > MAX_COLUMNS:
             raise ValueError(f"it has more than {MAX_COLUMNS:,} columns")
+
     texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
     table = pq.read_table(path, read_dictionary=texts)
-    table.validate(full=True)  # text that is no UTF-8 is an error here
-    for at, field in enumerate(table.schema):
+    # The validation raises an error for text that is not valid UTF-8.
+    table.validate(full=True)
+
+    for position, field in enumerate(table.schema):
         if not pa.types.is_dictionary(field.type) or not pa.types.is_string(field.type.value_type):
             continue
-        size = sum(_text_bytes(chunk) for chunk in table[at].chunks)
-        if size > MAX_FILE_BYTES:
-            raise ValueError(f"column {field.name!r} unpacks to {size:,} bytes of text")
-        table = table.set_column(at, field.name, table[at].cast(pa.large_string()))
+
+        column = table[position]
+        text_bytes = sum(_text_bytes(chunk) for chunk in column.chunks)
+        if text_bytes > MAX_FILE_BYTES:
+            raise ValueError(f"column {field.name!r} unpacks to {text_bytes:,} bytes of text")
+        table = table.set_column(position, field.name, column.cast(pa.large_string()))
+
     frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
     return frame
 
 
 def _text_bytes(chunk: Any) -> int:
-    """Return the bytes of all texts of a dictionary-encoded column, without unpacking them."""
+    """Return the number of bytes of all texts of a dictionary-encoded column without unpacking it."""
     lengths = pc.binary_length(chunk.dictionary).take(chunk.indices)
     return pc.sum(lengths.cast(pa.int64())).as_py() or 0

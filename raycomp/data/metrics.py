@@ -1,4 +1,4 @@
-"""The metrics of GLUE and of own tasks, by scikit-learn and scipy."""
+"""Metrics of GLUE and of users' tasks, computed by scikit-learn and scipy."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ REGRESSION = ("pearson", "spearman", "pearson_spearman")
 def compute(
     names: Sequence[str], labels: np.ndarray, logits: np.ndarray, *, allow_custom: bool = False
 ) -> dict[str, float]:
-    """Return each metric by name.
+    """Return the value of each metric by name.
 
     Args:
-        names: of CLASSIFICATION or REGRESSION, or references to functions of the user's.
+        names: Names of `CLASSIFICATION` or `REGRESSION`, or references to functions of the user.
         labels: (rows,) classes or targets.
         logits: (rows, classes), or (rows, 1) for regression.
-        allow_custom: Whether references may be imported. Only a run may do so: the metric's name in a
-            table may come from somebody else.
+        allow_custom: Whether references may be imported. Only a run may import them, because a table of
+            results can come from another person.
 
     Raises:
-        UserError: a name is unknown.
+        UserError: A name is unknown, or a function of the user failed.
     """
     values = {}
     for name in names:
@@ -39,9 +39,12 @@ def compute(
 
 
 def check_metric(name: str, kind: str) -> str:
-    """Return a metric's name, or raise UserError when it does not fit the kind of task.
+    """Return the name of a metric that fits the kind of task.
 
-    A reference to a function of the user's is not imported: it fits every kind.
+    A reference to a function of the user fits each kind. It is not imported here.
+
+    Raises:
+        UserError: The metric does not fit the kind of task.
     """
     if is_reference(name):
         return name
@@ -52,35 +55,47 @@ def check_metric(name: str, kind: str) -> str:
 
 
 def _one(name: str, labels: np.ndarray, logits: np.ndarray) -> float:
-    # Imported here: a second in every worker process, which has no use for them.
     if name in REGRESSION:
-        from scipy import stats
-
-        predicted = logits[:, 0].astype(np.float64)
-        pearson = _correlation(stats.pearsonr, labels, predicted)
-        spearman = _correlation(stats.spearmanr, labels, predicted)
-        return {
-            "pearson": pearson,
-            "spearman": spearman,
-            "pearson_spearman": (pearson + spearman) / 2,
-        }[name]
-    from sklearn import metrics as sk
-
-    predicted = logits.argmax(1)
-    if name == "accuracy":
-        return float(sk.accuracy_score(labels, predicted))
-    if name == "matthews":
-        return float(sk.matthews_corrcoef(labels, predicted))
-    if name in ("f1", "accuracy_f1"):
-        average = "binary" if logits.shape[1] == 2 else "macro"
-        f1 = float(sk.f1_score(labels, predicted, average=average, zero_division=0.0))
-        return f1 if name == "f1" else (f1 + float(sk.accuracy_score(labels, predicted))) / 2
+        return _regression_metric(name, labels, logits[:, 0].astype(np.float64))
+    if name in CLASSIFICATION:
+        return _classification_metric(name, labels, logits.argmax(1), logits.shape[1])
     raise UserError(f"Unknown metric {name!r}. Metrics: {', '.join(CLASSIFICATION + REGRESSION)}.")
 
 
+def _regression_metric(name: str, labels: np.ndarray, predicted: np.ndarray) -> float:
+    # The import takes a second. Training workers compute no metrics, so they never pay for it.
+    from scipy import stats
+
+    pearson = _correlation(stats.pearsonr, labels, predicted)
+    spearman = _correlation(stats.spearmanr, labels, predicted)
+    if name == "pearson":
+        return pearson
+    if name == "spearman":
+        return spearman
+    return (pearson + spearman) / 2
+
+
+def _classification_metric(name: str, labels: np.ndarray, predicted: np.ndarray, classes: int) -> float:
+    # Imported here for the same reason as scipy above.
+    from sklearn import metrics
+
+    if name == "matthews":
+        return float(metrics.matthews_corrcoef(labels, predicted))
+
+    accuracy = float(metrics.accuracy_score(labels, predicted))
+    if name == "accuracy":
+        return accuracy
+
+    average = "binary" if classes == 2 else "macro"
+    f1 = float(metrics.f1_score(labels, predicted, average=average, zero_division=0.0))
+    if name == "f1":
+        return f1
+    return (f1 + accuracy) / 2
+
+
 def _correlation(function: object, labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Return a correlation; 0 where one side is constant and none is defined."""
-    finite = bool(np.isfinite(predicted).all())
-    if len(labels) < 2 or not finite or np.ptp(labels) == 0 or np.ptp(predicted) == 0:
+    """Return a correlation, or 0 if it is undefined because one side is constant or not finite."""
+    is_finite = bool(np.isfinite(predicted).all())
+    if len(labels) < 2 or not is_finite or np.ptp(labels) == 0 or np.ptp(predicted) == 0:
         return 0.0
     return float(function(labels, predicted)[0])  # type: ignore[operator]

@@ -46,7 +46,7 @@ def line(text: Any, label: Any = "a") -> bytes:
         ("t.jsonl", LINES + line({"x": 1}), "type dict"),
         ("t.jsonl", LINES + line("x", {"a": 1}), "row 50: the label is of type dict"),
         ("t.jsonl", LINES + line("x", 10**400), "too big"),
-        ("t.jsonl", b"1\n2\n", "no JSON object"),
+        ("t.jsonl", b"1\n2\n", "not a JSON object"),
         ("t.jsonl", b"".join(b'{"k%d":1}\n' % i for i in range(20_000)), "2,000 columns"),
         ("t.parquet", b"PAR1" + b"\x00" * 100 + b"PAR1", "cannot be read"),
         ("t.pkl", b"\x80\x04cos\nsystem\n", "unknown suffix '.pkl'"),
