@@ -158,7 +158,7 @@ def print_forecast(forecast: dict[str, Any]) -> None:
     """Print time and cost of a job on a cluster, and what they were computed from.
 
     Args:
-        forecast: What `raycomp.runtime.pipeline.forecast.forecast` returns.
+        forecast: Result of `raycomp.runtime.pipeline.forecast.make_forecast`.
     """
     parts = []
     for name, seconds in forecast["seconds"].items():

@@ -1,14 +1,14 @@
-"""Time and cost of a job on a cluster, from steps that a run has measured or from FLOPs.
+"""Time and cost of a job on a cluster, from the steps that an earlier run measured or from FLOPs.
 
-A step on w workers takes the time of its largest share of rows, and one all-reduce that nothing runs
-beside: raycomp sums all gradients at once, after the backward pass, as 4 bytes a parameter.
+A step on w workers takes the time of the largest share of its rows, and one all-reduce. Nothing
+overlaps with the all-reduce: raycomp sums all gradients at once after the backward pass, 4 bytes for
+each parameter.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,35 @@ import pandas as pd
 
 from raycomp.config.job import Job
 from raycomp.errors import UserError
+from raycomp.storage.layout import RunLayout
+from raycomp.storage.study_layout import find_runs
 from raycomp.storage.tables import read_table
 
-WARM_STEPS = 2  # the first ones of a training are slower
-LATENCY = 50e-6  # seconds of one message of an all-reduce
+# The first steps of a training are slower, and do not count.
+WARM_STEPS = 2
+
+# Seconds of one message of an all-reduce.
+MESSAGE_SECONDS = 50e-6
+BYTES_PER_GRADIENT = 4
+
+# Settings that the time of a step depends on.
+RATE_SETTINGS = (
+    ("model", "name"),
+    ("task", "max_length"),
+    ("train", "distill"),
+    ("train", "samples"),
+)
 
 
 @dataclass(frozen=True)
 class Machines:
-    """What a job would run on.
+    """A cluster of equal machines.
 
     Attributes:
-        nodes: machines.
-        gpus: GPUs of each; 0: one worker a machine, on its processors.
-        price: of one machine for an hour, in any currency; None when it is not known.
-        gigabits: a second, over the slowest link between two workers.
+        nodes: Number of machines.
+        gpus: GPUs of each machine; 0: one worker for each machine, on its CPUs.
+        price: Price of one machine for an hour, in any currency; None if it is unknown.
+        gigabits: Gbit/s of the slowest link between two workers.
     """
 
     nodes: int = 1
@@ -42,18 +56,19 @@ class Machines:
 
     @property
     def workers(self) -> int:
-        """Workers of training, and evaluators of the search."""
+        """Number of training workers, and of evaluators of the search."""
         return self.nodes * max(1, self.gpus)
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What work costs one worker.
+    """Seconds of the work of one worker; None if they are unknown.
 
     Attributes:
-        teacher, supernet: seconds a token of the training text; None: not known.
-        evaluation: seconds of one evaluation, a row of the selection split; None: not known.
-        source: where the figures are from, for people.
+        teacher: Seconds of a token of the teacher's training text.
+        supernet: Seconds of a token of the super-network's training text.
+        evaluation: Seconds of a row of the selection split in one evaluation.
+        source: Source of the figures, in words.
     """
 
     teacher: float | None
@@ -62,70 +77,17 @@ class Rates:
     source: str
 
 
-def measured(runs: Path, job: Job, gpu: bool) -> Rates | None:
-    """Return the rates of the run with most measured steps of this network; None when there is none.
-
-    A run counts when model, length, teacher and number of architectures a step are those of the job,
-    and when it trained on the same kind of processor.
-    """
-    found: list[tuple[int, Rates]] = []
-    for path in sorted(runs.glob("*/job.json")):
-        try:
-            given = json.loads(path.read_text(encoding="utf-8"))
-            if not _alike(given, job, gpu):
-                continue
-            steps, scored = (read_table(path.parent, name) for name in ("steps", "evaluations"))
-        except (OSError, ValueError, KeyError, TypeError, UserError):
-            continue  # another's run, or one that is not whole: it measures nothing for us
-        supernet, scored = (frame[frame["method"] == "yoco"] for frame in (steps, scored))
-        # Of one sub-network a step while only the largest is open, of `samples` afterwards.
-        networks = np.where(supernet["entropy"] > 0, given["train"]["samples"], 1)
-        rate = _per_token(supernet.assign(tokens=supernet["tokens"] / networks))
-        teacher = _per_token(steps[steps["method"] == "teacher"])
-        rows = float(scored["examples"].sum())
-        seconds = float(scored["seconds"].sum()) / rows if rows else None
-        if rate is not None:
-            source = f"{len(steps):,} steps and {len(scored):,} evaluations measured in {path.parent}"
-            found.append((len(steps), Rates(teacher, rate, seconds, source)))
-    return max(found, key=lambda pair: pair[0])[1] if found else None
-
-
-def _alike(given: dict[str, Any], job: Job, gpu: bool) -> bool:
-    ours = job.model_dump(mode="json")
-    same = (("model", "name"), ("task", "max_length"), ("train", "distill"), ("train", "samples"))
-    alike = all(given[section][key] == ours[section][key] for section, key in same)
-    return alike and (given["train"]["gpus"] > 0) == gpu
-
-
-def _per_token(rows: pd.DataFrame) -> float | None:
-    """Return seconds that one worker needs for a token of its share of a batch."""
-    rows = rows.sort_values("step").iloc[WARM_STEPS:]
-    tokens = float(rows["tokens"].sum())
-    return float(rows["seconds"].sum()) / tokens if tokens else None
-
-
-def allreduce_seconds(params: int, workers: int, gigabits: float) -> float:
-    """Return what a ring takes for the gradients of `params` parameters in fp32.
-
-    Each of the w workers sends 2 (w - 1) / w of the gradients, in 2 (w - 1) messages one after another.
-    """
-    if workers < 2:
-        return 0.0
-    sent = 2 * (workers - 1) / workers * 4 * params
-    return sent * 8 / (gigabits * 1e9) + 2 * (workers - 1) * LATENCY
-
-
 @dataclass(frozen=True)
 class Work:
-    """What a job asks for.
+    """The work of a job.
 
     Attributes:
-        teacher: steps, rows a step.
-        supernet: steps, rows a step.
-        evaluations: of the search, at most.
-        selection: rows of the split that each is scored on.
-        tokens: mean tokens of a row.
-        params: of the full network.
+        teacher: Steps of the teacher's training, and rows of a step.
+        supernet: Steps of the super-network's training, and rows of a step.
+        evaluations: Maximum number of evaluations of the search.
+        selection: Rows of the selection split.
+        tokens: Mean number of tokens of a row.
+        params: Parameters of the full network.
     """
 
     teacher: tuple[int, int]
@@ -136,36 +98,147 @@ class Work:
     params: int
 
 
-def forecast(work: Work, rates: Rates, machines: Machines) -> dict[str, Any]:
-    """Return seconds of each part, hours and cost; without the start of processes and the export."""
-    parts: dict[str, float | None] = {}
-    waits = 0.0
-    for name, (steps, rows), rate in (
-        ("teacher", work.teacher, rates.teacher or rates.supernet),
-        ("supernet", work.supernet, rates.supernet),
-    ):
-        workers = min(machines.workers, rows)
-        wait = allreduce_seconds(work.params, workers, machines.gigabits)
-        largest = math.ceil(rows / workers)
-        parts[name] = None if rate is None else steps * (largest * work.tokens * rate + wait)
-        waits += steps * wait
-    rounds = math.ceil(work.evaluations / machines.workers)
-    parts["search"] = None if rates.evaluation is None else rounds * work.selection * rates.evaluation
-    seconds = _total(parts.values())
+def find_measured_rates(runs: Path, job: Job, gpu: bool) -> Rates | None:
+    """Return the rates of the run with the most measured steps of this job's network.
+
+    A run counts if the settings in RATE_SETTINGS are equal, and if it trained on the same kind of device.
+
+    Args:
+        runs: Directory of run directories.
+        job: Job to plan.
+        gpu: Whether the job would train on GPUs.
+
+    Returns:
+        The rates, or None if no run counts.
+    """
+    best: Rates | None = None
+    most_steps = 0
+    for run_dir in find_runs(runs):
+        try:
+            settings = json.loads(RunLayout(run_dir).job.read_text(encoding="utf-8"))
+            if not _has_equal_rates(settings, job, gpu):
+                continue
+            steps = read_table(run_dir, "steps")
+            evaluations = read_table(run_dir, "evaluations")
+        except (OSError, ValueError, KeyError, TypeError, UserError):
+            # A run of another version, or an incomplete one. It measures nothing for this job.
+            continue
+
+        rates = _measure_rates(steps, evaluations, settings["train"]["samples"], run_dir)
+        if rates.supernet is not None and len(steps) > most_steps:
+            best = rates
+            most_steps = len(steps)
+    return best
+
+
+def _has_equal_rates(settings: dict[str, Any], job: Job, gpu: bool) -> bool:
+    """Return whether a step of a run takes as long as a step of the job on the same worker."""
+    job_settings = job.model_dump(mode="json")
+    are_equal = all(
+        settings[section][key] == job_settings[section][key] for section, key in RATE_SETTINGS
+    )
+    used_gpu = settings["train"]["gpus"] > 0
+    return are_equal and used_gpu == gpu
+
+
+def _measure_rates(steps: pd.DataFrame, evaluations: pd.DataFrame, samples: int, run_dir: Path) -> Rates:
+    """Return the rates that the tables of a run show.
+
+    Args:
+        steps: Table `steps` of the run.
+        evaluations: Table `evaluations` of the run.
+        samples: Number of architectures of a super-network step.
+        run_dir: Run directory, for `Rates.source`.
+    """
+    supernet_steps = steps[steps["method"] == "yoco"]
+    # While only the largest architecture is open, a step trains one sub-network, and `samples` later.
+    num_networks = np.where(supernet_steps["entropy"] > 0, samples, 1)
+    tokens_per_network: pd.Series[float] = supernet_steps["tokens"] / num_networks
+
+    evaluations = evaluations[evaluations["method"] == "yoco"]
+    num_rows = float(evaluations["examples"].sum())
+    evaluation = float(evaluations["seconds"].sum()) / num_rows if num_rows else None
+    return Rates(
+        teacher=_seconds_per_token(steps[steps["method"] == "teacher"]),
+        supernet=_seconds_per_token(supernet_steps.assign(tokens=tokens_per_network)),
+        evaluation=evaluation,
+        source=(f"{len(steps):,} steps and {len(evaluations):,} evaluations measured in {run_dir}"),
+    )
+
+
+def _seconds_per_token(steps: pd.DataFrame) -> float | None:
+    """Return the seconds of one worker for a token of its share of a batch; None without steps."""
+    steps = steps.sort_values("step").iloc[WARM_STEPS:]
+    num_tokens = float(steps["tokens"].sum())
+    if not num_tokens:
+        return None
+    return float(steps["seconds"].sum()) / num_tokens
+
+
+def all_reduce_seconds(params: int, workers: int, gigabits: float) -> float:
+    """Return the seconds of a ring all-reduce over the gradients of `params` parameters in fp32.
+
+    Each of the w workers sends 2 (w - 1) / w of the gradients, in 2 (w - 1) successive messages.
+    """
+    if workers < 2:
+        return 0.0
+    num_messages = 2 * (workers - 1)
+    sent_bytes = num_messages / workers * BYTES_PER_GRADIENT * params
+    return sent_bytes * 8 / (gigabits * 1e9) + num_messages * MESSAGE_SECONDS
+
+
+def make_forecast(work: Work, rates: Rates, machines: Machines) -> dict[str, Any]:
+    """Return seconds of each part, hours and cost, without the start of processes and the export.
+
+    Args:
+        work: Work of the job.
+        rates: Seconds of the work of one worker.
+        machines: Cluster.
+    """
+    teacher, teacher_wait = _training_seconds(
+        work.teacher, rates.teacher or rates.supernet, work, machines
+    )
+    supernet, supernet_wait = _training_seconds(work.supernet, rates.supernet, work, machines)
+    parts = {
+        "teacher": teacher,
+        "supernet": supernet,
+        "search": _search_seconds(work, rates, machines),
+    }
+
+    seconds = sum(part for part in parts.values() if part is not None)
     hours = seconds / 3600
+    wait = teacher_wait + supernet_wait
+    cost = None if machines.price is None else hours * machines.nodes * machines.price
     return {
         "workers": machines.workers,
         "nodes": machines.nodes,
         "gpus": machines.gpus,
         "seconds": parts,
-        "allreduce_ms": 1e3 * allreduce_seconds(work.params, machines.workers, machines.gigabits),
-        "allreduce_share": waits / seconds if seconds else 0.0,
+        "allreduce_ms": 1e3 * all_reduce_seconds(work.params, machines.workers, machines.gigabits),
+        "allreduce_share": wait / seconds if seconds else 0.0,
         "gigabits": machines.gigabits,
         "hours": hours,
-        "cost": None if machines.price is None else hours * machines.nodes * machines.price,
+        "cost": cost,
         "source": rates.source,
     }
 
 
-def _total(parts: Iterable[float | None]) -> float:
-    return sum(p for p in parts if p is not None)
+def _training_seconds(
+    steps_and_rows: tuple[int, int], rate: float | None, work: Work, machines: Machines
+) -> tuple[float | None, float]:
+    """Return the seconds of a training (None without a rate), and those of all its all-reduces."""
+    steps, rows = steps_and_rows
+    workers = min(machines.workers, rows)
+    wait = all_reduce_seconds(work.params, workers, machines.gigabits)
+    if rate is None:
+        return None, steps * wait
+    largest_share = math.ceil(rows / workers)
+    return steps * (largest_share * work.tokens * rate + wait), steps * wait
+
+
+def _search_seconds(work: Work, rates: Rates, machines: Machines) -> float | None:
+    """Return the seconds of the search, in which every evaluator scores one architecture at a time."""
+    if rates.evaluation is None:
+        return None
+    num_rounds = math.ceil(work.evaluations / machines.workers)
+    return num_rounds * work.selection * rates.evaluation

@@ -12,7 +12,13 @@ from raycomp.config.job import Job
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
 from raycomp.methods.registry import load_method_class
-from raycomp.runtime.pipeline.forecast import Machines, Rates, Work, forecast, measured
+from raycomp.runtime.pipeline.forecast import (
+    Machines,
+    Rates,
+    Work,
+    find_measured_rates,
+    make_forecast,
+)
 from raycomp.runtime.pipeline.preflight import check_settings, least_cost, unmet_budgets
 from raycomp.search.search_loop import evaluation_budget
 from raycomp.training.optimizers import measure_matmul_flops, resolve_precision
@@ -63,9 +69,9 @@ def make_plan(job: Job, machines: Machines | None = None, runs: Path = Path("run
     if machines is not None:
         plan["forecast"] = _forecast(context, teacher_steps, supernet_steps, machines, runs)
     elif job.run.methods == ["yoco"]:
-        rates = measured(runs, job, job.train.gpus > 0)
+        rates = find_measured_rates(runs, job, job.train.gpus > 0)
         if rates is not None:
-            estimate = forecast(_work(context, teacher_steps, supernet_steps), rates, Machines())
+            estimate = make_forecast(_work(context, teacher_steps, supernet_steps), rates, Machines())
             minutes = max(1, round(estimate["hours"] * 60))
             plan["time"] = f"about {minutes} min on one worker ({rates.source})"
     return plan
@@ -130,7 +136,7 @@ def _forecast(
     job = context.job
     if "yoco" not in job.run.methods:
         raise UserError("--nodes and --gpus plan the super-network; this job's methods have no yoco")
-    rates = measured(runs, job, machines.gpus > 0)
+    rates = find_measured_rates(runs, job, machines.gpus > 0)
     if rates is None and machines.gpus:
         raise UserError(
             f"no run in {runs} has measured steps of {job.model.name} on a GPU; do a short one first, "
@@ -138,7 +144,7 @@ def _forecast(
         )
     if rates is None:
         rates = _computed_rates(context)
-    return forecast(_work(context, teacher, steps), rates, machines)
+    return make_forecast(_work(context, teacher, steps), rates, machines)
 
 
 def _work(context: RunContext, teacher: int, steps: list[int]) -> Work:

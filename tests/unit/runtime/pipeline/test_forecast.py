@@ -9,13 +9,13 @@ import pytest
 from raycomp.config.loader import parse_job
 from raycomp.errors import UserError
 from raycomp.runtime.pipeline.forecast import (
-    LATENCY,
+    MESSAGE_SECONDS,
     Machines,
     Rates,
     Work,
-    allreduce_seconds,
-    forecast,
-    measured,
+    all_reduce_seconds,
+    find_measured_rates,
+    make_forecast,
 )
 from raycomp.runtime.pipeline.plan import make_plan
 from raycomp.storage.files import write_json
@@ -28,7 +28,7 @@ RATES = Rates(teacher=1e-3, supernet=2e-3, evaluation=0.1, source="made up")
 
 
 def test_one_worker_pays_every_row_and_no_all_reduce() -> None:
-    estimate = forecast(WORK, RATES, Machines())
+    estimate = make_forecast(WORK, RATES, Machines())
     assert estimate["seconds"] == pytest.approx({"teacher": 64.0, "supernet": 2560.0, "search": 400.0})
     assert estimate["hours"] == pytest.approx(3024 / 3600)
     assert estimate["allreduce_ms"] == 0
@@ -37,24 +37,24 @@ def test_one_worker_pays_every_row_and_no_all_reduce() -> None:
 
 def test_an_all_reduce_sends_twice_the_gradients_less_a_share() -> None:
     """4 MB in a ring of 4 over 1 Gbit/s: each sends 6 MB, 48 ms, in 6 messages."""
-    assert allreduce_seconds(1_000_000, 4, 1.0) == pytest.approx(0.048 + 6 * LATENCY)
-    assert allreduce_seconds(1_000_000, 1, 1.0) == 0
+    assert all_reduce_seconds(1_000_000, 4, 1.0) == pytest.approx(0.048 + 6 * MESSAGE_SECONDS)
+    assert all_reduce_seconds(1_000_000, 1, 1.0) == 0
 
 
 def test_more_machines_share_rows_up_to_one_each_and_cost_by_the_hour() -> None:
-    estimate = forecast(WORK, RATES, Machines(nodes=8, gpus=8, price=3.0, gigabits=1000.0))
-    wait = [allreduce_seconds(1_000_000, w, 1000.0) for w in (32, 64)]  # a teacher's batch has 32 rows
+    estimate = make_forecast(WORK, RATES, Machines(nodes=8, gpus=8, price=3.0, gigabits=1000.0))
+    wait = [all_reduce_seconds(1_000_000, w, 1000.0) for w in (32, 64)]  # a teacher's batch has 32 rows
     assert estimate["workers"] == 64
     assert estimate["seconds"]["teacher"] == pytest.approx(100 * (20 * 1e-3 + wait[0]))
     assert estimate["seconds"]["supernet"] == pytest.approx(1000 * (20 * 2e-3 + wait[1]))
     assert estimate["seconds"]["search"] == pytest.approx(2 * 5.0)
     assert estimate["cost"] == pytest.approx(estimate["hours"] * 8 * 3.0)
-    more = forecast(WORK, RATES, Machines(nodes=128, gpus=8, gigabits=1000.0))
+    more = make_forecast(WORK, RATES, Machines(nodes=128, gpus=8, gigabits=1000.0))
     assert more["seconds"]["supernet"] >= estimate["seconds"]["supernet"]
 
 
 def test_a_slow_link_is_most_of_the_time() -> None:
-    estimate = forecast(WORK, RATES, Machines(nodes=8, gigabits=0.1))
+    estimate = make_forecast(WORK, RATES, Machines(nodes=8, gigabits=0.1))
     assert estimate["allreduce_share"] > 0.5
 
 
@@ -83,13 +83,15 @@ def run(tiny_job: dict[str, Any], tmp_path: Path) -> Path:
 
 
 def test_measured_steps_are_seconds_of_one_worker_a_token(run: Path, tiny_job: dict[str, Any]) -> None:
-    estimate = measured(run.parent, parse_job(tiny_job), False)
+    estimate = find_measured_rates(run.parent, parse_job(tiny_job), False)
     assert estimate is not None
     assert estimate.supernet == pytest.approx(0.5 / 100)
     assert estimate.teacher == pytest.approx(0.5 / 100)
     assert estimate.evaluation == pytest.approx(3.0 / 60)
     assert str(run) in estimate.source
-    assert measured(run.parent, parse_job(tiny_job), True) is None  # a processor says nothing of a GPU
+    assert (
+        find_measured_rates(run.parent, parse_job(tiny_job), True) is None
+    )  # a processor says nothing of a GPU
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_a_run_of_another_network_measures_nothing(
     section: str, key: str, value: Any, run: Path, tiny_job: dict[str, Any]
 ) -> None:
     tiny_job[section][key] = value
-    assert measured(run.parent, parse_job(tiny_job), False) is None
+    assert find_measured_rates(run.parent, parse_job(tiny_job), False) is None
 
 
 def test_a_run_that_is_not_whole_is_passed_over(run: Path, tiny_job: dict[str, Any]) -> None:
@@ -108,7 +110,7 @@ def test_a_run_that_is_not_whole_is_passed_over(run: Path, tiny_job: dict[str, A
     (run.parent / "torn-00000000" / "job.json").write_text("{")
     (run.parent / "other-00000000").mkdir()
     (run.parent / "other-00000000" / "job.json").write_text(json.dumps({"model": {}}))
-    assert measured(run.parent, parse_job(tiny_job), False) is not None
+    assert find_measured_rates(run.parent, parse_job(tiny_job), False) is not None
 
 
 def test_the_plan_says_which_source_it_used(run: Path, tiny_job: dict[str, Any], tmp_path: Path) -> None:
