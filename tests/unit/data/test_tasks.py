@@ -168,7 +168,7 @@ def test_a_folder_of_all_tasks_as_the_hub_has_it(tmp_path: Path) -> None:
     loaded = load_task(TaskSettings(name="glue/sst2", folder=str(tmp_path)), 0)
     assert len(loaded.validation[0]) == 40
     assert len(load_task(TaskSettings(name="glue/mrpc", folder=str(tmp_path)), 0).validation[0]) == 60
-    with pytest.raises(UserError, match="has no split train"):
+    with pytest.raises(UserError, match="lacks the split train"):
         load_task(TaskSettings(name="glue/cola", folder=str(tmp_path)), 0)
 
 

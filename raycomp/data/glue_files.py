@@ -1,0 +1,75 @@
+"""Reader of the GLUE tasks from a folder, in the layout of the Hub or of GLUE's TSV files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from raycomp.data.files import read_file
+from raycomp.errors import UserError
+
+# File names of each split without suffix: on the Hub, and in GLUE's archives.
+_STEMS = {
+    "train": ("train",),
+    "validation": ("validation", "dev"),
+    "validation_matched": ("validation_matched", "dev_matched"),
+    "validation_mismatched": ("validation_mismatched", "dev_mismatched"),
+}
+
+# The Hub writes the second suffix.
+_SUFFIXES = (".parquet", "-00000-of-00001.parquet", ".tsv")
+
+# Columns of GLUE's TSV files, and their names on the Hub.
+_HUB_NAMES = {
+    "gold_label": "label",
+    "Quality": "label",
+    "score": "label",
+    "is_duplicate": "label",
+    "#1 String": "sentence1",
+    "#2 String": "sentence2",
+}
+
+
+def read_glue_folder(folder: Path, task: str, splits: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Read splits of a GLUE task, with the column names of the Hub.
+
+    Args:
+        folder: Folder of the task, or of several tasks with one sub-folder each.
+        task: Short name of the task, such as "sst2".
+        splits: Names of the splits on the Hub.
+
+    Raises:
+        UserError: The folder or the file of a split is missing, or a file is damaged.
+    """
+    if not folder.is_dir():
+        raise UserError(f"task.folder = {folder} is not a directory. Check the path.")
+
+    task_folder = folder
+    for path in folder.iterdir():
+        if path.is_dir() and path.name.lower().replace("-", "") == task:
+            task_folder = path
+            break
+    return {split: _read_split(task_folder, split, task) for split in splits}
+
+
+def _read_split(folder: Path, split: str, task: str) -> pd.DataFrame:
+    paths = [folder / f"{stem}{suffix}" for stem in _STEMS[split] for suffix in _SUFFIXES]
+    path = next((path for path in paths if path.exists()), None)
+    if path is None:
+        names = ", ".join(path.name for path in paths)
+        raise UserError(f"task.folder = {folder} lacks the split {split}. Add one of the files {names}.")
+
+    if path.suffix == ".tsv" and task == "cola":
+        # GLUE's file of this task lacks a header.
+        frame = read_file(path, header=None)
+        if len(frame.columns) == 4 and "sentence" not in frame.iloc[0].tolist():
+            return frame.set_axis(["source", "label", "mark", "sentence"], axis=1)
+
+    frame = read_file(path)
+    names_by_column = dict(_HUB_NAMES)
+    if task == "mnli":
+        names_by_column |= {"sentence1": "premise", "sentence2": "hypothesis"}
+    missing = {old: new for old, new in names_by_column.items() if new not in frame.columns}
+    return frame.rename(columns=missing)
