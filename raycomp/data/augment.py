@@ -63,7 +63,7 @@ class Candidates(Protocol):
     """Source of replacements."""
 
     def __call__(self, texts: Sequence[str]) -> list[list[list[str]]]:
-        """Return, for each text and each of its replaceable words, the replacements, best first."""
+        """Return the replacements of each replaceable word of each text, best first."""
         ...
 
 

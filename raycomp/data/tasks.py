@@ -1,10 +1,10 @@
-"""A task: labelled text as train, selection and validation splits, checked before anything runs."""
+"""Tasks: labelled text, checked and divided into train, selection and validation splits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,10 +12,16 @@ import pandas as pd
 from raycomp.config.task import TaskSettings
 from raycomp.data import sources
 from raycomp.data.metrics import check_metric
+from raycomp.data.splitting import carve
 from raycomp.errors import UserError, shown
 
 Kind = Literal["classification", "regression"]
-MAX_LABEL = 200  # characters of a class name
+
+# Largest number of characters of a class name.
+MAX_LABEL = 200
+
+# Largest number of classes that the label column may define.
+MAX_CLASSES = 1000
 
 
 @dataclass(frozen=True)
@@ -23,9 +29,9 @@ class Split:
     """Rows of one split.
 
     Attributes:
-        name: "train", "selection", "validation", ...
-        text_a: first texts.
-        text_b: second texts, or None.
+        name: Name of the split, such as "train", "selection" or "validation".
+        text_a: First text of each row.
+        text_b: Second text of each row, or None if rows have one text.
         labels: (rows,) int64 classes or float32 targets.
     """
 
@@ -43,15 +49,15 @@ class Task:
     """Labelled text with its metrics.
 
     Attributes:
-        name: "glue/sst2", or the training file's name.
-        kind: classification or regression.
-        label_names: class names in order; empty for regression.
-        metrics: every metric that is reported.
-        primary: the metric that choices are made on.
-        train: rows that weights are trained on.
-        selection: rows carved from train, for every choice.
-        validation: one split, or two for MNLI; touched once per deployed model.
-        notes: what a user should know of how the splits were made.
+        name: Name of the task, such as "glue/sst2", or the name of the training file.
+        kind: Kind of the task, "classification" or "regression".
+        label_names: Class names in order; empty for regression.
+        metrics: Names of all metrics in reports.
+        primary: Name of the metric that decides between models.
+        train: Rows that train the weights.
+        selection: Rows that decide between models. They are split off from train.
+        validation: Held-out rows, one split or two for MNLI. Each deployed model uses them once.
+        notes: Remarks for the user about the splits.
     """
 
     name: str
@@ -66,40 +72,53 @@ class Task:
 
     @property
     def num_labels(self) -> int:
-        """Outputs of the classifier; 1 for regression."""
-        return len(self.label_names) if self.kind == "classification" else 1
+        """Number of outputs of the classifier, which is 1 for regression."""
+        if self.kind == "regression":
+            return 1
+        return len(self.label_names)
 
 
 def load_task(settings: TaskSettings, seed: int) -> Task:
     """Load, check and split a task.
 
+    Args:
+        settings: Section `task` of the job.
+        seed: Seed of the splits.
+
     Raises:
-        UserError: a file, column, label or split is missing or not usable; it names the row.
+        UserError: A file, column, label or split is missing or cannot be used. The message names the row.
     """
     source = sources.load(settings)
     kind: Kind = source.kind if settings.kind == "auto" else settings.kind  # type: ignore[assignment]
+    is_classification = kind == "classification"
     notes = list(source.notes)
-    for part, frame in (("train", source.train), *source.validation.items()):
-        _check_cells(frame, part)
+
+    for split, frame in (("train", source.train), *source.validation.items()):
+        _check_cells(frame, split)
     names = _label_names(source.train, settings.labels or source.labels, kind)
     train = _check(source.train, "train", kind, names)
     validation = {name: _check(frame, name, kind, names) for name, frame in source.validation.items()}
+
     if not validation:
-        train, carved = _carve(train, 0.1, kind, seed + 1, "validation")
+        train, carved = carve(train, 0.1, seed + 1, "validation", is_classification=is_classification)
         validation = {"validation": carved}
-        notes.append(f"no validation file was given: {len(carved):,} rows were carved from train")
+        notes.append(
+            f"The task lacks a validation split, therefore {len(carved):,} rows of train are used for "
+            "validation. Set task.validation to use other rows."
+        )
     if settings.limit is not None and settings.limit < len(train):
-        _, train = _carve(train, settings.limit, kind, seed + 2, "limit")
-    seen = set(zip(train["a"], train["b"], strict=True))
-    for name, frame in validation.items():
-        shared = sum(pair in seen for pair in zip(frame["a"], frame["b"], strict=True))
-        if shared:
-            notes.append(f"{shared:,} of {len(frame):,} texts of {name} also stand in train")
-    train, selection = _carve(train, settings.selection, kind, seed, "selection")
+        _, train = carve(train, settings.limit, seed + 2, "limit", is_classification=is_classification)
+    notes += _overlap_notes(train, validation)
+
+    train, selection = carve(
+        train, settings.selection, seed, "selection", is_classification=is_classification
+    )
+
     metrics = source.metrics
     if settings.kind != "auto" and settings.kind != source.kind:
-        metrics = ("accuracy",) if kind == "classification" else ("pearson_spearman",)
+        metrics = ("accuracy",) if is_classification else ("pearson_spearman",)
     primary = check_metric(settings.metric or metrics[0], kind)
+
     return Task(
         name=source.name,
         kind=kind,
@@ -113,139 +132,165 @@ def load_task(settings: TaskSettings, seed: int) -> Task:
     )
 
 
-def _label_names(frame: pd.DataFrame, given: Sequence[str] | None, kind: Kind) -> tuple[str, ...]:
+def _overlap_notes(train: pd.DataFrame, validation: dict[str, pd.DataFrame]) -> list[str]:
+    """Return a note for each validation split that shares texts with train."""
+    notes = []
+    train_texts = set(zip(train["a"], train["b"], strict=True))
+    for name, frame in validation.items():
+        shared = sum(texts in train_texts for texts in zip(frame["a"], frame["b"], strict=True))
+        if shared:
+            notes.append(f"{shared:,} of {len(frame):,} texts of {name} are also in train.")
+    return notes
+
+
+def _label_names(frame: pd.DataFrame, expected: Sequence[str] | None, kind: Kind) -> tuple[str, ...]:
+    """Return the class names: the expected ones, or the distinct labels of a frame in order."""
     if kind == "regression":
         return ()
-    if given is not None:
-        names = tuple(map(str, given))
-    else:
-        values = frame["label"].dropna().unique().tolist()
-        if len(values) > 1000:
+
+    if expected is None:
+        expected = _distinct_labels(frame)
+    names = tuple(map(str, expected))
+
+    for name in names:
+        if len(name) > MAX_LABEL:
             raise UserError(
-                f"the label column has {len(values):,} different values; allowed are up to 1,000 "
-                'classes. For numbers use task.kind = "regression"'
+                f"The label '{shown(name, 60)}' has {len(name):,} characters; at most {MAX_LABEL} are "
+                "allowed. Check that task.label names the label column."
             )
-        numeric = all(isinstance(v, (int, float, np.number)) for v in values)
-        names = tuple(map(_label_text, sorted(values) if numeric else sorted(map(str, values))))
-    long = next((n for n in names if len(n) > MAX_LABEL), None)
-    if long is not None:
-        raise UserError(
-            f"The label '{shown(long, 60)}' has {len(long):,} characters; at most {MAX_LABEL} are "
-            "allowed. Check that task.label names the label column."
-        )
     if len(set(names)) != len(names):
         raise UserError(f"task.labels contains a class twice: {', '.join(names)}. Remove the duplicate.")
     return names
 
 
+def _distinct_labels(frame: pd.DataFrame) -> tuple[str, ...]:
+    values = frame["label"].dropna().unique().tolist()
+    if len(values) > MAX_CLASSES:
+        raise UserError(
+            f"The label column has {len(values):,} distinct values. At most {MAX_CLASSES:,} classes are "
+            'allowed. Check task.label, or set task.kind = "regression" if the labels are numbers.'
+        )
+
+    # Numbers are sorted by value: as text, 10 would come before 2.
+    if all(isinstance(value, (int, float, np.number)) for value in values):
+        return tuple(map(_label_text, sorted(values)))
+    return tuple(sorted(map(str, values)))
+
+
 def _check_cells(frame: pd.DataFrame, split: str) -> None:
-    """Refuse cells that hold no plain value: lists, objects, bytes, endless or torn text."""
+    """Check that each cell has a plain value.
+
+    Raises:
+        UserError: A cell has a list, an object, bytes, or text that is too long or corrupted.
+    """
     for column in ("a", "b", "label"):
         if pd.api.types.is_numeric_dtype(frame[column]):
             continue
-        what = "label" if column == "label" else "text"
+
         for row, value in enumerate(frame[column]):
             fault = _fault(value)
             if fault:
-                raise UserError(f"Split {split}, row {row}: the {what} {fault}")
+                raise UserError(f"Split {split}, row {row}: the {_noun(column)} {fault}")
+
+
+def _noun(column: str) -> str:
+    """Return the word for a cell of a column in messages."""
+    return "label" if column == "label" else "text"
 
 
 def _fault(value: object) -> str:
-    """Return what is wrong with one cell, or nothing."""
+    """Return the fault of a cell as the end of a message, or an empty text."""
     if not isinstance(value, str):
-        plain = value is None or (pd.api.types.is_scalar(value) and not isinstance(value, bytes))
-        return "" if plain else f"is of type {type(value).__name__}; text or a number is needed"
+        is_plain = value is None or (pd.api.types.is_scalar(value) and not isinstance(value, bytes))
+        if is_plain:
+            return ""
+        return f"is of type {type(value).__name__}. Write text or a number."
+
     if len(value) > sources.MAX_TEXT:
-        return f"has {len(value):,} characters; allowed are {sources.MAX_TEXT:,}: cut or drop it"
+        return (
+            f"has {len(value):,} characters. At most {sources.MAX_TEXT:,} are allowed. Shorten it, or "
+            "remove the row."
+        )
     try:
         value.encode()
     except UnicodeEncodeError:
-        return f"'{shown(value, 60)}' holds half a character; write it as UTF-8"
+        return f"'{shown(value, 60)}' contains half a character. Write the file as UTF-8."
     return ""
 
 
 def _label_text(value: object) -> str:
-    """Write 1.0 as 1, so that a column of whole numbers read as floats keeps its names."""
+    """Return a label as text, and 1.0 as "1".
+
+    pandas reads a column of whole numbers as floats if cells are missing. The class names stay the same.
+    """
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         return str(int(value))
     return str(value)
 
 
 def _check(frame: pd.DataFrame, split: str, kind: Kind, names: tuple[str, ...]) -> pd.DataFrame:
-    """Check every row; return columns a, b (text) and y (label)."""
+    """Check each row of a split.
+
+    Returns:
+        Frame with columns a and b (texts), paired (whether rows have two texts) and y (label).
+
+    Raises:
+        UserError: The split is empty, or a row has a missing or invalid cell.
+    """
     if frame.empty:
         raise UserError(f"Split {split} is empty. Add at least one row.")
+    is_paired = bool(frame["b"].notna().any())
     for column in ("a", "b", "label"):
-        bad = frame[column].isna().to_numpy().nonzero()[0]
-        if column in frame and len(bad) and not (column == "b" and len(bad) == len(frame)):
-            what = "label" if column == "label" else "text"
+        bad_rows = frame[column].isna().to_numpy().nonzero()[0]
+        if len(bad_rows) and (column != "b" or is_paired):
             raise UserError(
-                f"Split {split}, row {bad[0]}: the {what} is missing. Fill it in, or remove the row."
+                f"Split {split}, row {bad_rows[0]}: the {_noun(column)} is missing. Fill it in, or "
+                "remove the row."
             )
-    out = pd.DataFrame({"a": frame["a"].astype(str), "b": frame["b"].fillna("").astype(str)})
-    out["paired"] = bool(frame["b"].notna().all())
+
+    checked = pd.DataFrame({"a": frame["a"].astype(str), "b": frame["b"].fillna("").astype(str)})
+    checked["paired"] = is_paired
     if kind == "regression":
-        values = pd.to_numeric(frame["label"], errors="coerce").to_numpy(float)
-        bad = (~np.isfinite(values)).nonzero()[0]
-        if len(bad):
-            raise UserError(
-                f"Split {split}, row {bad[0]}: label {frame['label'].iloc[bad[0]]!r} is not a finite "
-                "number. Regression needs numbers; correct the label."
-            )
-        out["y"] = values
-        return out
-    index = {name: i for i, name in enumerate(names)}
-    texts = frame["label"].map(_label_text)
-    found = texts.map(index)
-    bad = found.isna().to_numpy().nonzero()[0]
-    if len(bad):
-        raise UserError(
-            f"Split {split}, row {bad[0]}: label '{shown(texts.iloc[bad[0]], 60)}' is out of range. "
-            f"Allowed: {', '.join(names[:20])}."
-        )
-    out["y"] = found.astype("int64")
-    if split == "train" and out["y"].nunique() < 2:
-        raise UserError(
-            f"Split train has only one class ({names[int(out['y'].iloc[0])]}). Add rows of a second "
-            "class."
-        )
-    return out
+        checked["y"] = _targets(frame["label"], split)
+        return checked
+
+    checked["y"] = _classes(frame["label"], split, names)
+    if split == "train" and checked["y"].nunique() < 2:
+        name = names[int(checked["y"].iloc[0])]
+        raise UserError(f"Split train has only one class ({name}). Add rows of a second class.")
+    return checked
 
 
-def _carve(
-    frame: pd.DataFrame, size: float | int, kind: Kind, seed: int, what: str
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Split rows off, seeded and stratified; equal texts go to the same side, so nothing leaks."""
-    from sklearn.model_selection import train_test_split
-
-    keys = frame["a"] + "\x00" + frame["b"]
-    firsts = ~keys.duplicated()
-    groups = frame[firsts]
-    count = round(size * len(groups)) if size < 1 else int(size)
-    if what == "limit" and count >= len(groups):
-        return frame.iloc[:0], frame
-    if count < 1 or (len(groups) - count < 2 and what != "limit"):
+def _targets(labels: pd.Series[Any], split: str) -> np.ndarray:
+    """Return the targets of a regression: (rows,) float64."""
+    values = pd.to_numeric(labels, errors="coerce").to_numpy(float)
+    bad_rows = (~np.isfinite(values)).nonzero()[0]
+    if len(bad_rows):
+        row = bad_rows[0]
         raise UserError(
-            f"task.{what} = {size:g} takes {count:,} of the {len(groups):,} distinct training rows. It "
-            "must take at least 1 and leave at least 2; change the setting."
+            f"Split {split}, row {row}: label {labels.iloc[row]!r} is not a finite number. Regression "
+            "needs numbers; correct the label."
         )
-    strata = groups["y"] if kind == "classification" else None
-    if strata is not None and (
-        strata.value_counts().min() < 2 or min(count, len(groups) - count) < strata.nunique()
-    ):
-        strata = None  # too few rows of a class to be stratified
-    _, taken = train_test_split(
-        np.arange(len(groups)), test_size=count, random_state=seed, stratify=strata
-    )
-    chosen = set(keys[firsts].iloc[taken])
-    mask = keys.isin(chosen)
-    rest, carved = frame[~mask].reset_index(drop=True), frame[mask].reset_index(drop=True)
-    if kind == "classification" and what != "limit" and rest["y"].nunique() < 2:
-        raise UserError(f"task.{what} = {size:g} leaves only one class in train. Use a smaller value.")
-    return rest, carved
+    return values
+
+
+def _classes(labels: pd.Series[Any], split: str, names: tuple[str, ...]) -> pd.Series[int]:
+    """Return the class numbers of labels: (rows,) int64."""
+    texts = labels.map(_label_text)
+    numbers = texts.map({name: number for number, name in enumerate(names)})
+    bad_rows = numbers.isna().to_numpy().nonzero()[0]
+    if len(bad_rows):
+        row = bad_rows[0]
+        raise UserError(
+            f"Split {split}, row {row}: label '{shown(texts.iloc[row], 60)}' is out of range. "
+            f"Allowed: {', '.join(names[:20])}. Correct the label, or set task.labels."
+        )
+    return numbers.astype("int64")
 
 
 def _split(name: str, frame: pd.DataFrame, kind: Kind) -> Split:
     labels = frame["y"].to_numpy(np.float32 if kind == "regression" else np.int64)
-    paired = bool(frame["paired"].iloc[0])
-    return Split(name, frame["a"].tolist(), frame["b"].tolist() if paired else None, labels)
+    text_b = None
+    if frame["paired"].iloc[0]:
+        text_b = frame["b"].tolist()
+    return Split(name, frame["a"].tolist(), text_b, labels)
