@@ -1,10 +1,10 @@
-"""BERT-PKD: a student of the first n layers that learns patiently from the teacher's intermediate layers.
+"""BERT-PKD: a student of the first n layers that also matches the teacher's intermediate [CLS] states.
 
     L = (1 - alpha) L_CE + alpha L_KD(T) + beta L_PT
 
 L_PT sums || s / |s| - t / |t| ||^2 over the student's layers 1 to n - 1, where s and t are the [CLS]
-states of the student and of the matched teacher layer: PKD-Skip (every L/n-th layer) or PKD-Last (the
-last ones).
+states of the student and of the matched teacher layer: PKD-Skip (student layer i
+matches teacher layer ceil(i L / n)) or PKD-Last (layer L - n + i).
 
 refs: S. Sun, Y. Cheng, Z. Gan, J. Liu. Patient Knowledge Distillation for BERT Model Compression.
 EMNLP 2019. https://arxiv.org/abs/1908.09355
@@ -78,12 +78,12 @@ class Pkd(StudentMethod):
     def objective(self, context: RunContext) -> Objective:
         """Return (1 - alpha) L_CE + alpha L_KD + beta L_PT; a term of weight 0 is left out."""
         settings = context.job.settings(PkdSettings)
-        patient = Hidden(
+        cls_states = Hidden(
             map=settings.map, on="cls", normalise=True, over_layers="sum", over_features="sum"
         )
         terms = (
             (1 - settings.alpha, Labels()),
             (settings.alpha, Logits(temperature=settings.temperature, divergence="kl")),
-            (settings.beta, patient),
+            (settings.beta, cls_states),
         )
         return Objective(tuple((weight, hint) for weight, hint in terms if weight > 0))

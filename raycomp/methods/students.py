@@ -80,7 +80,7 @@ class StudentMethod(Method):
     def architecture(self, context: RunContext, budget: BudgetSettings) -> Architecture | None:
         """Return the largest student within a budget: whole layers only; None where not one layer fits.
 
-        A student is never widened to use up a budget (BASELINES: depth-only rows).
+        A student is never widened to use up a budget.
         """
         heads, ffn = context.shape.layer_heads, context.shape.layer_ffn
         for num_layers in range(len(heads), 0, -1):
