@@ -172,8 +172,8 @@ def test_one_and_two_workers_draw_the_same_structures(cnn_job: dict[str, Any], t
     [
         ("adabert", "gamma", 1.5, "must be from 0 to 1"),
         ("adabert", "layers", 0, "must be from 1 to 64"),
-        ("adabert", "operations", ["zero"], "no operation is left"),
-        ("adabert", "operations", ["conv"], "each must be one of"),
+        ("adabert", "operations", ["zero"], "at least one operation other than"),
+        ("adabert", "operations", ["conv"], "without duplicates of std_conv_3"),
         ("augment", "method", "mlm", "no masked-language-model head"),
     ],
 )
