@@ -149,14 +149,14 @@ class TrainPlan:
         self._seed = seed
         self._pool = pool
         self.steps_per_epoch = ceil_div(len(lengths), batch_size)
-        self._epoch = lru_cache(maxsize=2)(self._make)
+        self._epoch = lru_cache(maxsize=2)(self._order_epoch)
 
     def rows(self, step: int) -> np.ndarray:
         """Return the row numbers of the global batch of a step."""
         epoch, position = divmod(step, self.steps_per_epoch)
         return self._epoch(epoch)[position]
 
-    def _make(self, epoch: int) -> list[np.ndarray]:
+    def _order_epoch(self, epoch: int) -> list[np.ndarray]:
         rng = np.random.default_rng([self._seed, epoch])
         order = rng.permutation(len(self._lengths))
 

@@ -60,7 +60,7 @@ def read_file(path: Path, header: int | None = 0) -> pd.DataFrame:
             _count_keys(path)
             return pd.read_json(path, lines=True)
         if suffix in (".parquet", ".pq"):
-            return _parquet(path)
+            return _read_parquet(path)
     except MemoryError:
         raise UserError(
             f"File {path} needs more memory than this machine has. Use a smaller file."
@@ -88,7 +88,7 @@ def _count_keys(path: Path) -> None:
                 raise ValueError(f"it has more than {MAX_COLUMNS:,} columns")
 
 
-def _parquet(path: Path) -> pd.DataFrame:
+def _read_parquet(path: Path) -> pd.DataFrame:
     """Read a Parquet file within the limits of size.
 
     A small file can claim many rows of long text. Text columns therefore stay dictionary-encoded until

@@ -34,7 +34,7 @@ def compute(
         if allow_custom and is_reference(name):
             values[name] = compute_custom(name, labels, logits)
         else:
-            values[name] = _one(name, labels, logits)
+            values[name] = _compute_metric(name, labels, logits)
     return values
 
 
@@ -54,7 +54,7 @@ def check_metric(name: str, kind: str) -> str:
     return name
 
 
-def _one(name: str, labels: np.ndarray, logits: np.ndarray) -> float:
+def _compute_metric(name: str, labels: np.ndarray, logits: np.ndarray) -> float:
     if name in REGRESSION:
         return _regression_metric(name, labels, logits[:, 0].astype(np.float64))
     if name in CLASSIFICATION:

