@@ -235,7 +235,7 @@ def test_a_label_out_of_range_is_named(tmp_path: Path) -> None:
         load_task(TaskSettings(name="glue/sst2", folder=str(tmp_path)), 0)
 
 
-@pytest.mark.skipif(not GLUE_DATA, reason="RAYCOMP_GLUE names not a directory with GLUE")
+@pytest.mark.skipif(not GLUE_DATA, reason="RAYCOMP_GLUE does not name a directory with GLUE")
 def test_real_mrpc_has_glue_s_counts() -> None:
     task = load_task(TaskSettings(name="glue/mrpc", folder=f"{GLUE_DATA}/mrpc"), 0)
     assert len(task.train) + len(task.selection) == 3_668
