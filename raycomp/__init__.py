@@ -1,6 +1,6 @@
 """raycomp compresses a fine-tuned encoder once on Ray, then deploys it under every budget.
 
-The public names are imported when they are first used, so that `import raycomp` stays fast:
+A public name is imported when it is first used, which keeps `import raycomp` fast:
 
 - `compress` runs a job and returns a `Run`; `plan` predicts what it would cost.
 - `submit` runs a job on a cluster; `open_run` opens a run that exists.
@@ -78,5 +78,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Return the public names, for completion in a shell or a notebook."""
+    """Return the public names. Shells and notebooks use them to complete input."""
     return sorted({*globals(), *__all__})

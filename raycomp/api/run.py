@@ -43,8 +43,8 @@ SUMMARY_COLUMNS = (
 class Run:
     """A run that is finished, interrupted or in progress.
 
-    `raycomp.compress` and `raycomp.open_run` return it. Every table is read when it is asked for, so
-    that a run in progress shows the rows that it has written so far.
+    `raycomp.compress` and `raycomp.open_run` return it. Every table is read when it is asked for. A
+    run in progress therefore shows the rows that it has written so far.
 
     Attributes:
         path: Run directory. For a URL, the directory of its local copy.

@@ -39,6 +39,6 @@ class AugmentSettings(Section):
     consistent_pairs: bool = Field(
         True,
         description="Whether a word that occurs several times in the two texts of a row is replaced by "
-        "the same word everywhere, so that common words stay common. TinyBERT's form is false. Rows "
+        "the same word everywhere. This keeps common words common. TinyBERT's form is false. Rows "
         "with one text are not affected.",
     )

@@ -1,4 +1,4 @@
-"""Limits on the values of a job file, so that no file makes the checks slow or breaks a message."""
+"""Limits on the values of a job file. They keep the checks fast and the messages readable."""
 
 from __future__ import annotations
 

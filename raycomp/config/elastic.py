@@ -43,8 +43,8 @@ class SpaceSettings(Section):
     )
     reorder: bool = Field(
         True,
-        description="Whether heads and neurons are sorted by importance before the training, so that "
-        "smaller sub-networks keep the most important ones. The paper's form is false.",
+        description="Whether heads and neurons are sorted by importance before the training. Smaller "
+        "sub-networks then keep the most important ones. The paper's form is false.",
     )
 
 
@@ -168,7 +168,7 @@ class TrainSettings(Section):
             "How the architectures of one step depend on each other.",
             {
                 "free": "they are drawn independently (the paper's form)",
-                "matched": "the others have nearly the same cost as the first, so that their losses "
+                "matched": "the others have nearly the same cost as the first; their losses then "
                 "compare structure and not size",
             },
         ),

@@ -43,7 +43,7 @@ class RunSettings(Section):
         names = method_names()
         unknown = [name for name in value if name not in names]
         if unknown:
-            raise ValueError(f"there is no method {unknown[0]!r}. Methods: {', '.join(names)}")
+            raise ValueError(f"method {unknown[0]!r} is unknown. Methods: {', '.join(names)}")
         if not value or len(set(value)) != len(value):
             raise ValueError('it must name each method once, such as ["yoco", "adabert"]')
         return value
@@ -76,7 +76,7 @@ class TeacherSettings(Section):
         description=choices(
             "Whether the model is fine-tuned.",
             {
-                "auto": "only if it has no classifier for this task",
+                "auto": "only if it lacks a classifier for this task",
                 "train": "always, with a new classifier",
                 "as-is": "never; it must have a classifier for this task",
             },

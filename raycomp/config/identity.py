@@ -23,7 +23,7 @@ NON_IDENTITY_KEYS = {
 def hash_job(job: Job) -> str:
     """Return the identity of a run: 8 hex digits of the hash of all settings that can change a result.
 
-    Settings of sections that the job does not use are left out, so that a new method or a new setting
+    The hash leaves out the sections that the job does not use. A new method or a new setting therefore
     leaves the identities of existing runs as they are.
     """
     settings = _settings_that_matter(job)

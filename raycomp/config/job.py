@@ -85,7 +85,7 @@ def job_schema(data: Any) -> type[Job]:
 
 @functools.cache
 def schema_of(names: tuple[str, ...]) -> type[Job]:
-    """Return `Job` with the sections of some methods. A method without settings has no section."""
+    """Return `Job` with the sections of some methods. A method without settings adds none."""
     schemas = {name: load_settings(name) for name in names}
     fields: dict[str, Any] = {
         name: (schema, schema()) for name, schema in schemas.items() if schema.model_fields

@@ -52,7 +52,7 @@ def _parse_value(text: str) -> Any:
 def put(data: dict[str, Any], key: str, value: Any, source: str) -> None:
     """Set one setting in place.
 
-    A new source of text removes the other source, so that a ready job file can be used with new data.
+    A new source of text removes the other source. A ready job file can thus be used with new data.
 
     Args:
         data: A job as nested dicts.

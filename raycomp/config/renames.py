@@ -77,7 +77,7 @@ def reject_both_names(keys: Iterable[str]) -> None:
 def original_names(data: dict[str, Any]) -> dict[str, Any]:
     """Return the sections of a job with the names that settings had first.
 
-    Hashes cover these names, so that a renamed setting does not rename the runs that exist.
+    Hashes cover these names. A renamed setting therefore does not rename the runs that exist.
     """
     renamed = dict(data)
     for new, old in OLD_NAMES.items():

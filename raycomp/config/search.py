@@ -41,7 +41,7 @@ class SearchSettings(Section):
         ge=0,
         le=1,
         description="Part of `evaluations` that is the shared initial set: the same architectures for "
-        "all budgets, scored once, from 0 to 1. Not set: as large as needed, so that all budgets "
+        "all budgets, scored once, from 0 to 1. Not set: large enough that all budgets "
         "together need at most 1.3 times the evaluations of one budget.",
     )
     batch: int = Field(
@@ -91,7 +91,7 @@ class SearchSettings(Section):
 
 
 class FinetuneSettings(Section):
-    """Fine-tuning of sub-networks, for comparison with inherited weights.
+    """Fine-tuning of sub-networks. It shows how well inherited weights rank them.
 
     Fine-tuned sub-networks are scored, not exported.
     """

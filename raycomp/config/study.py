@@ -141,8 +141,8 @@ def _preset_settings(data: dict[str, Any], preset: str, path: str | Path) -> dic
         settings = study.get(preset)
     if not isinstance(settings, dict):
         raise UserError(
-            f"{path} has no preset {preset!r}: the section [study.{preset}] is missing. Presets: "
-            f"{', '.join(PRESETS)}, if the study has that section."
+            f"{path} does not define preset {preset!r}: the section [study.{preset}] is missing. "
+            f"Presets: {', '.join(PRESETS)}, if the study has that section."
         )
     return settings
 

@@ -61,8 +61,8 @@ class StudySettings(Section):
     )
     small: dict[str, Any] = Field(
         {},
-        description="Settings that `--preset small` changes, also of the section [study], for a quick "
-        "study.",
+        description="Settings that `--preset small` changes, also of the section [study]. They make "
+        "a quick study.",
     )
 
     @field_validator("name")

@@ -273,7 +273,7 @@ def compute_logits(
     rate: float,
     drop_before_pooler: bool,
 ) -> Tensor:
-    """Map the first token's state (batch, hidden) to logits (batch, classes); rate 0 is no dropout."""
+    """Map the first token's state (batch, hidden) to logits (batch, classes). Rate 0 drops none."""
     if drop_before_pooler:
         first_state = dropout(first_state, rate, rate > 0)
     pooled = act(pooler(first_state))

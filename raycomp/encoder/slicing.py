@@ -93,8 +93,8 @@ class SlicedGradients:
         """Own the gradients of a model's parameters.
 
         Args:
-            model: An `ElasticEncoder`. Its parameters are read once: to visit modules in every step is
-                slow.
+            model: An `ElasticEncoder`. Its parameters are read once: reading all modules in every step
+                is slow.
         """
         self._parameters = dict(model.named_parameters())
         self._memory = torch.empty(0)

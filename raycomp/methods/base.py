@@ -41,7 +41,7 @@ class Deployable:
     Attributes:
         budget: Name of the deployment; the export is `exports/METHOD-BUDGET`.
         kind: Kind of the budget's cost: a column of table `deployments`, or another word where the method
-            has no hard limit (AdaBERT: "beta").
+            does not set a hard limit (AdaBERT: "beta").
         limit: The budget's limit, in the unit of `kind`.
         build: Function that returns the static model and the forward function whose logits the exported
             model must equal. None where the budget cannot be met.
@@ -133,7 +133,7 @@ class Run(ABC):
 
         Args:
             trials: Arguments of each call; the key "name" names the trial.
-            tasks: Names of the training tasks of a trial, for its progress.
+            tasks: Names of the training tasks of a trial. Its progress is computed from them.
 
         Raises:
             UserError: A trial failed for good.
@@ -202,7 +202,7 @@ class Method(ABC):
 
     def run_trial(self, run: Run, trial: dict[str, Any]) -> None:
         """Run one trial of `Run.sweep`, in a process of its own."""
-        raise NotImplementedError(f"method {self.name} has no trials")
+        raise NotImplementedError(f"method {self.name} does not define run_trial")
 
     @abstractmethod
     def restore(self, context: RunContext, row: Mapping[str, Any]) -> Deployable:
@@ -238,14 +238,14 @@ class Method(ABC):
         return {}
 
     def summary(self, run: Run) -> dict[str, Any]:
-        """Return figures of the whole method, for the report."""
+        """Return the figures of the whole method that the report shows."""
         return {}
 
     def after_deployment(self, run: Run) -> None:  # noqa: B027 - most methods have nothing to do here
         """Do what follows the deployment of this method's models."""
 
     def forget_lost_results(self, context: RunContext, parts: set[str]) -> list[str]:
-        """Delete results whose rows of table `evaluations` are gone, so that they are scored again.
+        """Delete results whose rows of table `evaluations` are missing. They are then scored again.
 
         Args:
             context: The run's context.

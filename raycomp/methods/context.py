@@ -31,7 +31,7 @@ class Facts:
         config: An `EncoderConfig` as its `to_dict` returns it.
         fine_tuned: Whether the model has a classifier for this task.
         tokenizer: Fingerprint of the tokenizer.
-        sep_token_id: Token between two texts; None where the tokenizer has none.
+        sep_token_id: Token between two texts; None if the tokenizer lacks one.
         kind: "classification" or "regression".
         num_labels: Outputs of the classifier.
         pair: Whether a row has two texts.
@@ -175,7 +175,7 @@ class RunContext(SearchSetup):
     def tokenised(self, name: str, load_texts: Callable[[], Split]) -> TokenSplit:
         """Return a split as tokens, cut to the length that job and model allow.
 
-        The run directory has the cache key of each split, so that workers read tokens and no text.
+        The run directory has the cache key of each split. Workers therefore need only tokens, not text.
 
         Args:
             name: Name of the split.
@@ -217,7 +217,7 @@ class RunContext(SearchSetup):
         return self.network(self.files.supernet_network)
 
     def precision(self, device: torch.device) -> str:
-        """Return the precision of this run. It is chosen once and kept, so that a resume computes alike.
+        """Return the precision of this run. It is chosen once; a resume uses the same.
 
         Raises:
             UserError: The device does not support the precision that the run was begun with.
@@ -229,7 +229,7 @@ class RunContext(SearchSetup):
         return resolve_precision(self.chosen_precision(), device)
 
     def chosen_precision(self) -> str:
-        """Return the precision of this run, for a driver that does not compute in it itself."""
+        """Return the precision of this run, without a check that this device supports it."""
         return str(read_json(self.layout.precision).get("precision"))
 
     def mean_length_share(self) -> float:

@@ -46,7 +46,7 @@ class PkdSettings(StudentSettings):
         description=choices(
             "Layers of the teacher that the student's layers match. Its last layer is not matched.",
             {
-                "skip": "every (L / n)-th layer, for L layers of the teacher and n of the student",
+                "skip": "every (L / n)-th layer, where the teacher has L layers and the student n",
                 "last": "the last layers",
             },
         ),

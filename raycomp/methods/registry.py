@@ -1,7 +1,7 @@
 """The registry of compression methods: one line per method.
 
 A method is named in a job file (`run.methods`), and its settings are the section of the same name.
-This module imports nothing of raycomp, so that reading a job file stays cheap: a method's module is
+This module imports nothing of raycomp, which keeps reading a job file cheap. A method's module is
 imported when a job names the method. Methods of other packages register an entry point in the group
 `raycomp.methods`, whose value is the path of the `Method` class.
 """

@@ -23,8 +23,8 @@ def score_forward(
         context: The run's context.
         forward: Function from a batch to logits (batch, classes).
         split: Name of the split.
-        save_as: Name under which the logits are written into the run directory, so that later comparisons
-            can be made example by example; empty: they are not written.
+        save_as: Name under which the logits are written into the run directory. Later
+            comparisons example by example read them. Empty: they are not written.
     """
     tokens = context.tokens(split)
     logits = predict_logits(

@@ -46,7 +46,7 @@ class StudentSettings(MethodSettings):
             {
                 "teacher": "layers of the fine-tuned teacher",
                 "pretrained": "layers of the model that the job names, with a new classifier if the "
-                "model has none",
+                "model lacks one",
             },
         ),
     )

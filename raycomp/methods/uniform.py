@@ -76,7 +76,7 @@ class UniformSettings(MethodSettings):
 
 
 class UniformSampler:
-    """Draws every sub-network of a step uniformly per variable; a function of (seed, step) alone.
+    """Draws every sub-network of a step uniformly per variable, as a function of (seed, step).
 
     All ranks therefore draw the same sub-networks without asking each other.
 

@@ -44,7 +44,7 @@ class Plot:
 
     Attributes:
         title: Heading of the figure.
-        summary: Sentences on what the figure shows and how to read it. They are its text alternative too.
+        summary: Sentences that explain the figure and how to read it. They are its text alternative too.
         figure: The plotly figure.
         choices: Names of the variants that a reader can choose from: key -> label.
         variants: Key -> {"data": one patch for each trace, "layout": a patch}.

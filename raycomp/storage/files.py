@@ -86,7 +86,7 @@ def write_json(target: Path, data: Any, *, compact: bool = False, sync: bool = T
     Args:
         target: File to create or replace.
         data: Values that JSON can represent.
-        compact: Whether the file is one line, for files that only programs read.
+        compact: Whether the file is one line. Use it for files that only programs read.
         sync: As in `atomic_write`.
 
     Raises:

@@ -37,7 +37,9 @@ def is_figure(name: str) -> bool:
 
 @contextmanager
 def opened(storage: str | Path, run: str) -> Iterator[Path]:
-    """Give the directory that contains the run directory. A run on a URL is copied to the URL meanwhile.
+    """Give the directory that contains the run directory.
+
+    Until the context closes, new files of a run on a URL are copied to the URL.
 
     Args:
         storage: Path or URL.
@@ -99,7 +101,7 @@ def fetched(path: str | Path, is_wanted: Callable[[str], bool] = lambda _: True)
         is_wanted: Function that says which files are copied, by their path relative to the URL.
 
     Raises:
-        UserError: The URL cannot be read, or has no files.
+        UserError: The URL cannot be read, or does not contain files of a run.
     """
     if not is_url(path):
         return Path(path)
@@ -109,7 +111,7 @@ def fetched(path: str | Path, is_wanted: Callable[[str], bool] = lambda _: True)
     folder = work_folder(url) / "read" / url.rpartition("/")[2]
     files = {name: info for name, info in listed(remote, url).items() if is_wanted(name)}
     if not files:
-        raise UserError(f"{url} has no files of a run. Name the URL of a run or of a storage.")
+        raise UserError(f"{url} does not contain files of a run. Name the URL of a run or of a storage.")
 
     for name, info in files.items():
         target = folder / name

@@ -19,8 +19,8 @@ def held(
 
     Args:
         path: Lock file. Its directory is created if it does not exist.
-        what: What the lock protects, for messages, such as "Run quickstart-1f3a9c02".
-        remedy: Sentence that says what to do if the directory cannot be written.
+        what: Name of the protected object in messages, such as "Run quickstart-1f3a9c02".
+        remedy: Advice to the user if the directory cannot be written.
 
     Raises:
         UserError: Another process holds the lock, or the directory cannot be written.

@@ -120,7 +120,7 @@ class Mirror:
             try:
                 self._copy_to_the_end()
             finally:
-                # The heartbeats go on during the copy, which can take longer than DEAD.
+                # The heartbeats continue during the copy, which can take longer than DEAD.
                 end_beating()
             if self._is_owner():
                 self._beat(ended=True)
@@ -152,8 +152,8 @@ class Mirror:
         Before 4, ownership is checked: if another process has taken over, its files stay.
 
         Returns:
-            Whether everything was copied. False if a file disappeared meanwhile, or if another process
-            owns the run.
+            Whether everything was copied. False if a file disappeared during the copy, or if another
+            process owns the run.
         """
         aside = self.folder.parent / f".{self.folder.name}.aside"
         shutil.rmtree(aside, ignore_errors=True)
@@ -167,7 +167,7 @@ class Mirror:
 
     def _fix_contents(self, aside: Path) -> tuple[dict[str, bytes | Path], dict[str, FileStamp]]:
         """Return what to copy, in order, and the stamp of every file of the run (steps 1 to 3)."""
-        # Tables first, so that a checkpoint that is fixed later has its rows.
+        # Tables come first: a checkpoint that is fixed later then has its rows.
         names = [str(path.relative_to(self.folder)) for path in visible_files(self.folder)]
         names.sort(key=lambda name: (not name.endswith(".parquet"), name))
         contents: dict[str, bytes | Path] = {}
@@ -211,7 +211,7 @@ class Mirror:
                 break
 
     def _download_missing_folder(self) -> None:
-        """Download the run if there is no local run directory."""
+        """Download the run if the local run directory is missing."""
         names = [name for name in self._list_names() if name != HOLDER]
         if self.folder.exists():
             return
@@ -226,7 +226,7 @@ class Mirror:
         return list(listed(self._remote, self._url))
 
     def _read_owner(self) -> dict[str, Any] | None:
-        """Return the content of HOLDER; None if the run has no owner yet."""
+        """Return the content of HOLDER; None before the run has an owner."""
         try:
             with self._remote.open_input_stream(HOLDER) as file:
                 data = json.loads(file.read())
@@ -269,7 +269,7 @@ class Mirror:
 
 
 def _link_or_copy(path: Path, target: Path) -> None:
-    """Give a file a second name, or copy it if the storage has no hard links."""
+    """Give a file a second name, or copy it if the storage does not support hard links."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(path, target)

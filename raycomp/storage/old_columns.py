@@ -26,7 +26,7 @@ def add_missing_columns(name: str, path: Path, rows: pa.Table) -> pa.Table:
 
 
 def _split_phase(path: Path, rows: pa.Table) -> pa.Table:
-    """Add `training`. Older files have its name in `phase` where a training has no phases."""
+    """Add `training`. Older files have its name in `phase` if the training is without phases."""
     training = path.stem.rpartition("-")[0]
     phase = rows["phase"].cast(pa.string())
     names = pa.array([training] * rows.num_rows, pa.string()) if training else phase

@@ -22,7 +22,7 @@ def stamp(path: Path) -> FileStamp:
 
 
 def copy_order(name: str) -> tuple[int, str]:
-    """Return the sort key of a file, so that a copy can be used at any moment."""
+    """Return the sort key of a file. In this order, a copy can be used at any moment."""
     return _ORDER.get(Path(name).suffix, 1), name
 
 

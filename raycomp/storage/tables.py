@@ -30,10 +30,10 @@ def table_dir(run: Path, name: str) -> Path:
     """Return the directory of a table.
 
     Raises:
-        UserError: There is no such table.
+        UserError: The name of the table is unknown.
     """
     if name not in SCHEMAS:
-        raise UserError(f"There is no table {name!r}. Tables: {', '.join(SCHEMAS)}.")
+        raise UserError(f"Table {name!r} is unknown. Tables: {', '.join(SCHEMAS)}.")
     return RunLayout(Path(run)).table(name)
 
 
@@ -47,7 +47,7 @@ def write_rows(run: Path, name: str, rows: Sequence[Mapping[str, Any]], part: st
         part: Name of the file without its suffix. A part with the same name is replaced.
 
     Raises:
-        ValueError: A row has a column that the schema does not have, or there are no rows.
+        ValueError: A row has a column that the schema does not have, or `rows` is empty.
         UserError: The storage cannot be written.
     """
     schema = SCHEMAS[name]
@@ -55,7 +55,7 @@ def write_rows(run: Path, name: str, rows: Sequence[Mapping[str, Any]], part: st
         raise ValueError("no rows to write")
     unknown = set().union(*(row.keys() for row in rows)) - set(schema.names)
     if unknown:
-        raise ValueError(f"table {name} has no column {', '.join(sorted(unknown))}")
+        raise ValueError(f"table {name}: unknown column {', '.join(sorted(unknown))}")
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
     target = table_dir(run, name) / f"{part}.parquet"
 
@@ -76,7 +76,7 @@ def read_table(run: Path, name: str) -> pd.DataFrame:
 
 
 def read_parts(run: Path, name: str) -> list[tuple[Path, pa.Table]]:
-    """Return the files of a table with their rows. A file that disappears meanwhile is left out.
+    """Return the files of a table with their rows. A file that disappears during the call is left out.
 
     Raises:
         UserError: A file is corrupted or not Parquet.

@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 
 
 class InProcessSampler:
-    """A sampler that learns, for one rank in this process: what the actor's client is on a cluster."""
+    """A learning sampler of one rank, in this process. It replaces the actor's client of a cluster."""
 
     def __init__(self, sampler: Any) -> None:
         self._sampler = sampler

@@ -77,9 +77,9 @@ def _check_settings(name: str, method: Method, job: dict[str, Any]) -> None:
     schema = load_settings(name)
     assert schema is method.settings, f"{name}: the registry names another settings class"
     assert schema.method == name, f"{name}: its settings are those of {schema.method!r}"
-    assert schema.title, f"{name} has no title"
+    assert schema.title, f"{name} lacks a title"
     for key, field in schema.model_fields.items():
-        assert field.description, f"{name}.{key} has no description"
+        assert field.description, f"{name}.{key} lacks a description"
 
     other = copy.deepcopy(job)
     other["run"]["methods"] = ["yoco"] if name != "yoco" else ["first_n"]

@@ -94,8 +94,8 @@ class Relations:
         """
         own = _states_of(required_output(student.attention), self.student_layer)
         target = _states_of(required_output(required_output(teacher).attention), self.teacher_layer)
-        # Relations have the size (length, length) whatever the width of a head: only the numbers must
-        # agree.
+        # Relations have the size (length, length) for every width of a head. Only the numbers of heads
+        # must agree.
         if self.heads is None:
             _check_heads(own, target)
         else:

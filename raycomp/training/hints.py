@@ -101,7 +101,7 @@ class Logits:
             student.logits, target, batch.total, regression=regression, temperature=self.temperature
         )
 
-        # KL = cross-entropy minus the teacher's entropy, which has no gradient.
+        # KL = cross-entropy minus the teacher's entropy. Only the former depends on the student.
         if self.divergence == "kl" and not regression:
             entropy = prediction_loss(
                 target, target, batch.total, regression=False, temperature=self.temperature

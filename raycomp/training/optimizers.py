@@ -244,7 +244,7 @@ def measure_matmul_flops(precision: str, runs: int = 9) -> float:
 
 
 def set_training_mode(model: nn.Module) -> None:
-    """Set training mode where it is not set: to set it visits all modules, which takes time."""
+    """Set training mode if it is not set. Setting it takes time, as PyTorch goes through all modules."""
     if not model.training:
         model.train()
 

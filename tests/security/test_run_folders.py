@@ -176,7 +176,7 @@ def test_an_export_replaces_nothing_and_follows_no_link(
 
 
 def test_a_table_s_name_is_no_path(run: Path, refused: Refused) -> None:
-    assert "There is no table" in refused("query", str(run), "--table", "../../etc")
+    assert " is unknown. Tables:" in refused("query", str(run), "--table", "../../etc")
 
 
 @pytest.mark.parametrize("key", ["../../x", "/etc/passwd", "", "A" * 32, "a" * 31])

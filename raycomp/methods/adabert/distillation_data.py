@@ -84,14 +84,14 @@ class DistillationData(RunContext):
         """The sizes of every student of this job.
 
         Raises:
-            UserError: The task has two texts, and the tokenizer has no separator between them.
+            UserError: The task has two texts, and the tokenizer lacks a separator token.
         """
         settings = self.job.settings(AdabertSettings)
         pair = self.facts.pair
         separator = self.facts.sep_token_id
         if pair and separator is None:
             raise UserError(
-                f"The tokenizer of {self.job.model.name} has no separator token, so AdaBERT cannot tell "
+                f"The tokenizer of {self.job.model.name} lacks a separator token, so AdaBERT cannot tell "
                 "the two texts of a row apart. Choose another model."
             )
         return StudentShape(

@@ -62,7 +62,7 @@ class Adabert(Method):
         """Prepare the distillation data, then run every trial of the sweep."""
         data = DistillationData.of(run.context)
         prepare_distillation(run, data)
-        # Tokenised here: the workers may have no text.
+        # The driver tokenises because the workers may lack the text.
         data.tokens("train")
         _ = data.augmented_tokens
 
@@ -84,15 +84,15 @@ class Adabert(Method):
         """Return the deployable of a row, from its trial.
 
         Raises:
-            UserError: The job has no such trial.
+            UserError: The job does not name this trial.
         """
         data = DistillationData.of(context)
         for trial in list_trials(context.job):
             if (trial.setting, trial.seed) == (row["budget"], row["seed"]):
                 return _deployable(data, trial, read_trial_outcome(data, trial), 1)
         raise UserError(
-            f"Run {context.run_dir.name} has no trial {row['budget']!r} with seed {row['seed']}: its "
-            "job.json names others."
+            f"Run {context.run_dir.name} cannot build trial {row['budget']!r} with seed {row['seed']}: "
+            "its job.json names other trials."
         )
 
     def find_problems(self, context: RunContext) -> list[str]:
@@ -227,7 +227,7 @@ def _model_problems(context: RunContext) -> list[str]:
     problems = []
     if not context.config.layer_heads:
         problems.append(
-            f"{job.model.name} has no hidden layers, so there is nothing to probe. Choose a teacher with "
+            f"{job.model.name} lacks hidden layers, so AdaBERT cannot probe it. Choose a teacher with "
             "at least one."
         )
     if job.augment.copies and job.augment.method == "mlm":

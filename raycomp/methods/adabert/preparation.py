@@ -211,7 +211,7 @@ def missing_mlm_message(model: str) -> str:
         model: Name of the model.
     """
     return (
-        f"augment.method is 'mlm', but {model} has no masked-language-model head. Use 'neighbours', or "
+        f"augment.method is 'mlm', but {model} lacks a masked-language-model head. Use 'neighbours', or "
         "'auto'."
     )
 

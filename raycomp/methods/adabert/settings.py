@@ -73,7 +73,7 @@ class AdabertSettings(MethodSettings):
         description=choices(
             "Scale of the costs of the operations (Eq. 5).",
             {
-                "spread": "costs from 0.05 to 0.19, so that beta favours cheap operations",
+                "spread": "costs from 0.05 to 0.19; beta then favours cheap operations",
                 "released": "costs from 0.09 to 0.11, as in the released code: beta then changes "
                 "mainly the number of cells",
             },
@@ -162,7 +162,7 @@ class AdabertSettings(MethodSettings):
         gt=0,
         lt=10,
         description="Learning rate of the architecture distribution (P_alpha). The paper's form is "
-        "3e-4, for a search of 80 epochs.",
+        "3e-4 with a search of 80 epochs.",
     )
     alpha_warmup: float = Field(
         0.5,
@@ -195,7 +195,7 @@ class AdabertSettings(MethodSettings):
     def _structure_needs_scratch(self) -> AdabertSettings:
         if self.structure is not None and self.child == "inherited":
             raise ValueError(
-                "has a structure, so there is no search whose weights the child could inherit. Set "
+                "has a structure, so AdaBERT does not search and the child cannot inherit weights. Set "
                 'child = "scratch"'
             )
         return self

@@ -26,7 +26,7 @@ from raycomp.training.optimizers import AllReduce, JointUpdater, Updater
 
 
 class SearchedGraph(nn.Module):
-    """The parent's weights and P_alpha, so that one checkpoint has both."""
+    """The parent's weights and P_alpha as one module. One checkpoint then has both."""
 
     def __init__(self, parent: Parent, distribution: Distribution) -> None:
         super().__init__()

@@ -56,7 +56,7 @@ def finetune_networks(run: Run) -> None:
     if not missing:
         return
 
-    # Tokenised here: the workers may have no text.
+    # The driver tokenises because the workers may lack the text.
     for split in ("train", "selection", *context.validation_names()):
         context.tokens(split)
     with run.bar("fine-tuning") as bar:

@@ -1,4 +1,4 @@
-"""YOCO-BERT's settings: it has no section of its own, for all of its sections are shared."""
+"""YOCO-BERT's settings. All of its sections are shared with other methods."""
 
 from __future__ import annotations
 

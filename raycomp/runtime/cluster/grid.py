@@ -52,8 +52,8 @@ def run_grid(
 ) -> list[TrialResult]:
     """Run a function once for each trial, in parallel, and return how each trial ended.
 
-    A trial writes what must last to the run directory itself. Ray Tune's own files, in `folder`/tune, are
-    never read back. They are removed when every trial has finished.
+    A trial itself writes its lasting results to the run directory. Ray Tune's own files, in
+    `folder`/tune, are never read back. They are removed when every trial has finished.
 
     Example:
         >>> results = run_grid(

@@ -1,8 +1,8 @@
 """Reuse of artifacts between runs of one storage: teacher, super-network, distillation data.
 
 A run takes an artifact from another run that computed it with equal settings. Files are hard links where
-the storage has them. This is safe because every writer replaces a file and none changes it in place, so
-that a run cannot change the files of another.
+the storage has them. This is safe because every writer replaces a file and none changes it in place. A
+run therefore cannot change the files of another.
 """
 
 from __future__ import annotations

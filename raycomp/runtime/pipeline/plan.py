@@ -135,7 +135,10 @@ def _forecast(
     """
     job = context.job
     if "yoco" not in job.run.methods:
-        raise UserError("--nodes and --gpus plan the super-network; this job's methods have no yoco")
+        raise UserError(
+            "--nodes and --gpus plan the super-network of yoco, but this job does not use yoco. Leave "
+            "both options out, or add 'yoco' to run.methods."
+        )
     rates = find_measured_rates(runs, job, machines.gpus > 0)
     if rates is None and machines.gpus:
         raise UserError(

@@ -86,7 +86,7 @@ def _find_problems(context: RunContext) -> list[str]:
     problems = []
     if job.teacher.mode == "as-is" and not context.fine_tuned:
         problems.append(
-            f"teacher.mode is 'as-is', but {job.model.name} has no classifier for the "
+            f"teacher.mode is 'as-is', but {job.model.name} lacks a classifier for the "
             f"{context.task.num_labels} outputs of this task. Use teacher.mode = 'train'."
         )
     method_problems = []

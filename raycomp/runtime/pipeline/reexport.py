@@ -1,4 +1,4 @@
-"""Write a deployed model again, into any directory, from what a run trained."""
+"""Write a deployed model again, into any directory, from the weights that a run trained."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _find_row(run_dir: Path, budget: str) -> dict[str, Any]:
     if rows.empty:
         names = ", ".join(frame["budget"]) or "none yet"
         raise UserError(
-            f"Run {run_dir.name} has no deployed budget {budget!r}. Deployed budgets: {names}."
+            f"Run {run_dir.name} did not deploy a model for budget {budget!r}. Deployed budgets: {names}."
         )
     if len(rows) > 1:
         names = ", ".join(full_names[rows.index])

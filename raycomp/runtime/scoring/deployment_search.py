@@ -220,7 +220,8 @@ def run_trial(
         losses = [float(row["loss"]) for row in rows]
         loop.tell(archs, values, losses)
 
-    # If the ledger died meanwhile, it lost the rows that it had not written. They are evaluated again.
+    # If the ledger died during the search, it lost the rows that it had not written. They are
+    # evaluated again.
     score(loop.archs)
     arch, value, loss = loop.best()
     return record(arch.to_json(), value, loss, loop.num_evaluations)

@@ -129,7 +129,7 @@ def _open_attempt(
     if rank == 0:
         run_dir.start_attempt(name, attempt)
 
-    # Tasks without a sampler have no actor in their plan.
+    # The plan of a task without a sampler does not name an actor.
     sampler = None
     settings = task.plan.get("sampler", {})
     if "actor" in settings:

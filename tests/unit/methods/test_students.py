@@ -113,5 +113,5 @@ def test_uniform_samples_are_uniform_per_variable() -> None:
 
 
 def test_an_unknown_method_is_one_message() -> None:
-    with pytest.raises(UserError, match="there is no method 'distil'"):
+    with pytest.raises(UserError, match="method 'distil' is unknown"):
         parse_job({"task": {"name": "demo/polarity"}, "run": {"methods": ["distil"]}})

@@ -238,7 +238,7 @@ def test_a_copy_never_says_more_than_it_holds(
     def gone(name: str, content: bytes) -> None:
         raise FileNotFoundError(name)
 
-    monkeypatch.setattr(mirror, "_upload", gone)  # as when it is replaced by a third meanwhile
+    monkeypatch.setattr(mirror, "_upload", gone)  # as when it is replaced by a third at the same time
     assert not mirror.push()
     assert there(tmp_path) == before
     monkeypatch.setattr(mirror, "_upload", upload)
@@ -273,7 +273,7 @@ def test_a_url_that_cannot_be_opened_is_one_message(bad: str) -> None:
 
 
 def test_a_url_without_a_run_is_said(url: str) -> None:
-    with pytest.raises(UserError, match="has no files of a run"):
+    with pytest.raises(UserError, match="does not contain files of a run"):
         fetched(url)
 
 

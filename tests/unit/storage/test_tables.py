@@ -26,7 +26,7 @@ def test_a_part_written_again_replaces_its_rows(tmp_path: Path) -> None:
 
 def test_the_schema_is_explicit_and_empty_tables_have_it(tmp_path: Path) -> None:
     assert list(read_table(tmp_path, "deployments").columns) == SCHEMAS["deployments"].names
-    with pytest.raises(ValueError, match="no column speed"):
+    with pytest.raises(ValueError, match="unknown column speed"):
         write_rows(tmp_path, "steps", [{"speed": 1}], "a")
 
 
