@@ -148,7 +148,7 @@ def _measure_rates(steps: pd.DataFrame, evaluations: pd.DataFrame, samples: int,
         steps: Table `steps` of the run.
         evaluations: Table `evaluations` of the run.
         samples: Number of architectures of a super-network step.
-        run_dir: Run directory, for `Rates.source`.
+        run_dir: Run directory that `Rates.source` names.
     """
     supernet_steps = steps[steps["method"] == "yoco"]
     # While only the largest architecture is open, a step trains one sub-network, and `samples` later.
