@@ -74,9 +74,9 @@ def _merge_alternatives(faults: list[_Fault]) -> list[str]:
     """Return a line for each subject. A value that can have several types has a fault for each type."""
     reasons: dict[str, list[str]] = {}
     for fault in faults:
-        known = reasons.setdefault(fault.subject, [])
-        if fault.reason and fault.reason not in known:
-            known.append(fault.reason)
+        alternatives = reasons.setdefault(fault.subject, [])
+        if fault.reason and fault.reason not in alternatives:
+            alternatives.append(fault.reason)
 
     lines = []
     for subject, alternatives in reasons.items():

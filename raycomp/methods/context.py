@@ -132,11 +132,11 @@ class RunContext(SearchSetup):
 
     @functools.cached_property
     def tokenizer(self) -> Any:
-        """The tokenizer, padding and truncation switched off."""
+        """The tokenizer, with padding and truncation switched off."""
         from raycomp.encoder.pretrained import load_tokenizer
 
-        chosen = self.job.model
-        return load_tokenizer(chosen.name, chosen.revision, chosen.trust_remote_code)
+        model = self.job.model
+        return load_tokenizer(model.name, model.revision, model.trust_remote_code)
 
     @property
     def fine_tuned(self) -> bool:

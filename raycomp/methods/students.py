@@ -84,8 +84,10 @@ class StudentMethod(Method):
         """
         heads, ffn = context.shape.layer_heads, context.shape.layer_ffn
         for num_layers in range(len(heads), 0, -1):
-            kept = self.layers(context, num_layers)
-            arch = Architecture(num_layers, tuple(heads[i] for i in kept), tuple(ffn[i] for i in kept))
+            layers = self.layers(context, num_layers)
+            arch = Architecture(
+                num_layers, tuple(heads[i] for i in layers), tuple(ffn[i] for i in layers)
+            )
             if context.costs.cost(budget.kind, arch) <= context.limit(budget):
                 return arch
         return None
@@ -120,7 +122,7 @@ class StudentMethod(Method):
     def _deployable(self, context: RunContext, budget: str, arch: Architecture) -> Deployable:
         settings = next(b for b in context.job.budget if b.name == budget)
         outcome = read_json(context.files.student(budget).outcome)
-        kept = ", ".join(str(i) for i in self.layers(context, arch.depth))
+        layers = ", ".join(str(layer) for layer in self.layers(context, arch.depth))
         return Deployable(
             budget=budget,
             kind=settings.kind,
@@ -132,7 +134,7 @@ class StudentMethod(Method):
             selection=outcome["value"],
             seconds=outcome["seconds"],
             description=f"{self.settings.title}: a student of {arch.depth} layers, trained by raycomp. "
-            f"It started with layers {kept} (counted from 0).",
+            f"It started with layers {layers} (counted from 0).",
             certificate={"weights_id": outcome["weights_id"]},
         )
 

@@ -15,22 +15,17 @@ from raycomp.search.space import SearchSpace
 
 
 def train_plan(job: Job, space: SearchSpace, shape: EncoderShape, rows: int) -> dict[str, Any]:
-    """Return what every worker and the sampler must agree on: JSON-able.
+    """Return the plan that every worker and the sampler must agree on, as JSON values.
+
+    Args:
+        job: Job of the run.
+        space: Search space of the super-network.
+        shape: Shape of the full network.
+        rows: Rows of the training split.
 
     Raises:
-        UserError: a list of epochs or steps does not fit the number of phases.
+        UserError: A list of epochs or steps does not fit the number of phases.
     """
-    names = [p.name for p in progressive_phases(space)]
-    per_epoch = ceil_div(rows, job.train.batch_size)
-    given: Any = job.train.steps if job.train.steps is not None else job.train.epochs
-    values = list(given) if isinstance(given, list) else [given] * len(names)
-    key = "steps" if job.train.steps is not None else "epochs"
-    if len(values) != len(names) or any(v < 0 for v in values) or sum(values) <= 0:
-        raise UserError(
-            f"train.{key} = {given} was given; allowed is one number, or {len(names)} numbers from "
-            f"0 up, one per phase: {', '.join(names)}"
-        )
-    steps = [int(v) if key == "steps" else round(v * per_epoch) for v in values]
     return {
         "space": {
             "layers": space.num_layers,
@@ -38,26 +33,49 @@ def train_plan(job: Job, space: SearchSpace, shape: EncoderShape, rows: int) -> 
             "heads": list(space.heads),
             "ffn": list(space.ffn),
         },
-        "steps": steps,
+        "steps": _steps_of_phases(job, space, rows),
         "sampler": {"name": "eesng"},
         "shape": shape.to_dict(),
         "length": job.search.flops_length or job.task.max_length,
     }
 
 
+def _steps_of_phases(job: Job, space: SearchSpace, rows: int) -> list[int]:
+    """Return the steps of each phase, from `train.steps` or else `train.epochs`."""
+    phases = [phase.name for phase in progressive_phases(space)]
+    key = "epochs"
+    setting: Any = job.train.epochs
+    if job.train.steps is not None:
+        key = "steps"
+        setting = job.train.steps
+
+    # One number holds for every phase.
+    values = list(setting) if isinstance(setting, list) else [setting] * len(phases)
+    if len(values) != len(phases) or min(values) < 0 or sum(values) <= 0:
+        raise UserError(
+            f"train.{key} = {setting} does not fit the {len(phases)} phases ({', '.join(phases)}). Set "
+            f"one number, or {len(phases)} numbers from 0 up with a sum above 0."
+        )
+
+    if key == "steps":
+        return [int(value) for value in values]
+    steps_per_epoch = ceil_div(rows, job.train.batch_size)
+    return [round(value * steps_per_epoch) for value in values]
+
+
 def plan_space(plan: dict[str, Any]) -> SearchSpace:
-    """Return the space that a plan names."""
+    """Return the search space of a plan."""
     space = plan["space"]
     return SearchSpace(space["layers"], tuple(space["depth"]), tuple(space["heads"]), tuple(space["ffn"]))
 
 
 def plan_schedule(plan: dict[str, Any]) -> Schedule:
-    """Return the phases and their steps."""
+    """Return the phases of a plan with their steps."""
     return Schedule(progressive_phases(plan_space(plan)), tuple(plan["steps"]))
 
 
 def build_sampler(job: Job, plan: dict[str, Any]) -> EESNG:
-    """Return a fresh EE-SNG sampler for a plan."""
+    """Return the EE-SNG sampler of a plan before its first step."""
     costs = CostModel(EncoderShape.from_dict(plan["shape"]), plan["length"])
     settings = EESNGSettings(
         update=job.train.update,
@@ -72,7 +90,7 @@ def build_sampler(job: Job, plan: dict[str, Any]) -> EESNG:
     )
     space = plan_space(plan)
 
-    def layer(heads: int, ffn: int) -> float:
+    def layer_params(heads: int, ffn: int) -> float:
         return float(costs.cost("encoder_params", Architecture(1, (heads,), (ffn,))))
 
-    return EESNG(space, plan_schedule(plan), settings, space.layer_sums(layer, settings.joint))
+    return EESNG(space, plan_schedule(plan), settings, space.layer_sums(layer_params, settings.joint))

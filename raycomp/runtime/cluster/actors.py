@@ -52,9 +52,9 @@ def _clear_frames(error: BaseException) -> None:
     A notebook keeps the last exception. Its frames keep handles of actors without a name, and Ray ends
     such an actor only when its last handle is gone.
     """
-    seen: set[int] = set()
+    cleared: set[int] = set()
     link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
+    while link is not None and id(link) not in cleared:
+        cleared.add(id(link))
         traceback.clear_frames(link.__traceback__)
         link = link.__cause__ or link.__context__
