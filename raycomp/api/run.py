@@ -17,6 +17,7 @@ from raycomp.config.loader import parse_stored
 from raycomp.errors import UserError
 from raycomp.report.query import filter_rows, get_column
 from raycomp.storage.files import read_json
+from raycomp.storage.layout import RunLayout
 from raycomp.storage.location import fetched, is_figure, is_url
 from raycomp.storage.remote import split_url
 
@@ -88,7 +89,7 @@ class Run:
         Raises:
             UserError: job.json is damaged.
         """
-        return parse_stored(read_json(self._figures() / "job.json"))
+        return parse_stored(read_json(RunLayout(self._figures()).job))
 
     @property
     def deployments(self) -> pd.DataFrame:
@@ -113,7 +114,7 @@ class Run:
     @property
     def teacher(self) -> dict[str, Any]:
         """Scores of the teacher by split; empty until it is scored."""
-        path = self._figures() / "teacher" / "score.json"
+        path = RunLayout(self._figures()).teacher_score
         if not path.exists():
             return {}
         return read_json(path)
@@ -232,7 +233,7 @@ class Run:
         """
         from raycomp.report import write_report
 
-        target = self.path / "report.html" if out is None else Path(out)
+        target = RunLayout(self.path).report if out is None else Path(out)
         return write_report([self._figures()], target)
 
     def plan(self, machines: Machines | None = None) -> dict[str, Any]:

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 from raycomp.config.job import Job
 from raycomp.config.references import is_reference, resolve_reference
 from raycomp.config.study import StudySpec
+from raycomp.storage.layout import RunLayout
 from raycomp.storage.location import opened
 
 if TYPE_CHECKING:
     from raycomp.runtime.cluster.progress import Progress
-
-REPORT = "report.html"
 
 
 def run_work(work: Job | StudySpec, storage: str | Path, progress: Progress) -> Path:
@@ -44,7 +43,7 @@ def run_work(work: Job | StudySpec, storage: str | Path, progress: Progress) -> 
             check_references(study_run.job)
         with opened(storage, work.id) as root:
             directory = run_study(work, root, progress)
-            write_report([directory], directory / REPORT)
+            write_report([directory], RunLayout(directory).report)
         return directory
 
     from raycomp.runtime.pipeline.run import run_job
@@ -53,7 +52,7 @@ def run_work(work: Job | StudySpec, storage: str | Path, progress: Progress) -> 
     # The report is written before the run directory is copied to a URL.
     with opened(storage, work.run_id) as root, release_actors(work.run_id):
         directory = run_job(work, root, progress)
-        write_report([directory], directory / REPORT)
+        write_report([directory], RunLayout(directory).report)
     return directory
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from raycomp.errors import UserError
 from raycomp.report.query import filter_rows, get_column
+from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import read_table
 
 
@@ -46,7 +47,7 @@ def require_run(run_dir: Path) -> None:
     Raises:
         UserError: The directory lacks a job.json; the message names run directories next to it.
     """
-    if (run_dir / "job.json").exists():
+    if RunLayout(run_dir).job.exists():
         return
 
     neighbours = sorted(path.name for path in run_dir.parent.glob("*-????????"))[:5]

@@ -193,10 +193,11 @@ def query(
     """
     from raycomp.api.tables import read_rows, require_run
     from raycomp.storage.location import fetched, is_figure
+    from raycomp.storage.study_layout import StudyLayout
 
     run_dir = fetched(run, is_figure)
     # A study has one table of its own, and its runs have the others.
-    is_study_table = table == "ablations" and (run_dir / "study.json").exists()
+    is_study_table = table == "ablations" and StudyLayout(run_dir).study.exists()
     if not is_study_table:
         require_run(run_dir)
     frame = read_rows(run_dir, table, where, best)
@@ -239,6 +240,7 @@ def report(
     Example: raycomp report runs/quickstart-1f3a9c02
     """
     from raycomp.report import write_report
+    from raycomp.storage.layout import RunLayout
     from raycomp.storage.location import is_url
 
     # The page of one run belongs to its directory; several runs or a URL leave the place open.
@@ -253,7 +255,7 @@ def report(
                 "A page about the run of a URL needs a file name. Name it with --out, such as "
                 "--out report.html."
             )
-        out = Path(runs[0]) / "report.html"
+        out = RunLayout(Path(runs[0])).report
 
     print(relative_to_cwd(write_report(runs, out, growth)))
 
