@@ -24,6 +24,7 @@ from raycomp.config.overrides import apply_overrides, put
 from raycomp.config.renames import current_names, reject_both_names
 from raycomp.config.study_settings import StudyFile, StudySettings, Variant
 from raycomp.errors import UserError
+from raycomp.methods.registry import load_settings
 
 PRESETS = ("small",)
 
@@ -232,6 +233,12 @@ def _make_run(
     if variant.structure_of is not None and job.run.methods != ["adabert"]:
         raise UserError(
             f'{source} has structure_of, which only AdaBERT uses. Set run.methods = ["adabert"] for it.'
+        )
+    with_budgets = [name for name in job.run.methods if load_settings(name).needs_budget]
+    if len(with_budgets) > 1:
+        raise UserError(
+            f"{source} has the methods {', '.join(with_budgets)}, which share the budgets, so that the "
+            "study's tables could not tell them apart. Give each method a variant of its own."
         )
     return StudyRun(variant.name, label, seed, job, variant.structure_of, variant.fresh)
 

@@ -71,7 +71,7 @@ class Deployable:
     searcher: str = "none"
     seed: int = 0
     evaluations: int = 1
-    seconds: float = 0.0
+    seconds: float | None = None
     encoder_prefix: str = "layers."
     description: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
@@ -240,6 +240,9 @@ class Method(ABC):
     def summary(self, run: Run) -> dict[str, Any]:
         """Return the figures of the whole method that the report shows."""
         return {}
+
+    def release(self) -> None:  # noqa: B027 - most methods keep nothing in memory
+        """Release what the method keeps in memory for its deployables."""
 
     def after_deployment(self, run: Run) -> None:  # noqa: B027 - most methods have nothing to do here
         """Do what follows the deployment of this method's models."""

@@ -113,7 +113,7 @@ class StudentMethod(Method):
                 if not files.start.exists():
                     save_tensors(files.start, student_start_weights(context, self, arch))
                 run.train(f"{self.name}-student.{budget.name}", {"budget": budget.name})
-                files.start.unlink(missing_ok=True)
+            files.start.unlink(missing_ok=True)
             if not files.outcome.exists():
                 _score_student(run, budget.name, arch)
             deployables.append(self._deployable(context, budget.name, arch))
@@ -141,6 +141,19 @@ class StudentMethod(Method):
     def restore(self, context: RunContext, row: Mapping[str, Any]) -> Deployable:
         """Return the deployable of a row, from its trained student."""
         return self._deployable(context, str(row["budget"]), Architecture.from_json(str(row["arch"])))
+
+    def forget_lost_results(self, context: RunContext, parts: set[str]) -> list[str]:
+        """Delete the outcome of each student whose evaluation is missing, so that it is scored again."""
+        messages = []
+        for budget in context.job.budget:
+            outcome = context.files.student(budget.name).outcome
+            if outcome.exists() and f"{self.name}-{budget.name}" not in parts:
+                messages.append(
+                    f"The evaluation of {self.name}'s student {budget.name} is missing: it is scored "
+                    "again."
+                )
+                outcome.unlink()
+        return messages
 
     def least_cost(self, context: RunContext, kind: str) -> float:
         """Return the cost of a student of one layer."""
@@ -219,7 +232,12 @@ class StudentTask(TrainingTask):
         )
         teacher = None
         if objective.needs_teacher:
-            teacher = frozen_teacher(context, device, hidden=objective.needs_hidden)
+            teacher = frozen_teacher(
+                context,
+                device,
+                hidden=objective.needs_hidden,
+                attention=objective.needs_attention,
+            )
         self.step = FinetuneStep(
             self.model,
             self.updater,

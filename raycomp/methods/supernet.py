@@ -191,6 +191,23 @@ def _start_network(context: RunContext) -> ElasticEncoder:
     return model
 
 
+def unmet_deployables(context: RunContext) -> list[Deployable]:
+    """Return one deployable without a model per budget, where the search space meets none of them.
+
+    Empty where at least one budget can be met: only then is a super-network worth its training.
+    """
+    deployables = []
+    for budget in context.job.budget:
+        limit = context.limit(budget)
+        if smallest_cost(context, budget.kind) <= limit:
+            return []
+        reason = explain_infeasible(context, budget)
+        deployables.append(
+            Deployable(budget.name, budget.kind, limit, None, evaluations=0, reason=reason)
+        )
+    return deployables
+
+
 def search_supernet(run: Run, settings: SearchSettings, description: str) -> list[Deployable]:
     """Search every budget; return the deployable of the best architecture of each.
 
@@ -277,6 +294,11 @@ def explain_infeasible(context: RunContext, budget: BudgetSettings) -> str:
     return infeasible_reason(budget.name, budget.kind, context.limit(budget), least)
 
 
+def release_supernet() -> None:
+    """Release the super-network that `build_subnetwork` keeps in memory."""
+    _load_supernet.cache_clear()
+
+
 @functools.lru_cache(maxsize=1)
 def _load_supernet(context: RunContext) -> ElasticEncoder:
     """Return the trained super-network; the one of the last context is kept in memory."""
@@ -291,6 +313,8 @@ def summarise_search(run: Run) -> dict[str, Any]:
         run: The method's handle, after its search.
     """
     context = run.context
+    if not context.files.supernet_network.exists():
+        return {"evaluations": 0, "dearest": 0, "trials": 0}
     evaluations = read_table(context.run_dir, "evaluations")
     weights_id = file_hash(context.files.supernet_network)
     outcomes = [read_json(path) for path in context.files.search_outcomes()]

@@ -31,11 +31,13 @@ from raycomp.methods.context import RunContext
 from raycomp.methods.supernet import (
     SupernetTask,
     explain_infeasible,
+    release_supernet,
     restore_subnetwork,
     search_supernet,
     smallest_cost,
     summarise_search,
     train_supernet,
+    unmet_deployables,
 )
 from raycomp.methods.tasks import TrainingTask
 from raycomp.search.distribution import ArchitectureDistribution
@@ -135,6 +137,8 @@ class Uniform(Method):
 
     def compress(self, run: Run) -> list[Deployable]:
         """Train the super-network on uniform samples, then search every budget by evolution."""
+        if unmet := unmet_deployables(run.context):
+            return unmet
         job = run.context.job
         train_supernet(run, "uniform-supernet", _training_plan(run.context))
         search = job.search.model_copy(update={"searchers": ["evolution"]})
@@ -164,6 +168,10 @@ class Uniform(Method):
         teacher = full if settings.distill != "none" else 0.0
         per_row = 3 * settings.samples * (full + smallest) / 2 + teacher
         return {"steps": [steps], "flops": steps * context.job.train.batch_size * per_row}
+
+    def release(self) -> None:
+        """Release the super-network."""
+        release_supernet()
 
     def summary(self, run: Run) -> dict[str, Any]:
         """Return how many evaluations the search took, in all and for the most expensive budget."""

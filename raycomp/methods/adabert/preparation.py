@@ -7,7 +7,7 @@ again, so the teacher reads each sentence once.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -233,15 +233,14 @@ def _join_outputs(data: DistillationData, features: list[Path], answers: list[Pa
     num_rows = len(data.augmented)
     num_classes = data.facts.num_labels
 
-    def read_blocks(name: str) -> list[Tensor]:
-        blocks = []
+    # One block at a time is in memory.
+    def read_blocks(name: str) -> Iterator[Tensor]:
         for file in (*features, *answers):
             block = load_tensors(file)
             if name == "probes" and name not in block:
                 inputs = block["features"].float()
                 block[name] = apply_probes(inputs, probes["weight"], probes["bias"])
-            blocks.append(block[name])
-        return blocks
+            yield block[name]
 
     _write_joined(data, data.layout.teacher_logits, (num_rows, num_classes), read_blocks("logits"))
     # This file comes last: it says that the preparation is complete.
@@ -253,21 +252,21 @@ def _join_outputs(data: DistillationData, features: list[Path], answers: list[Pa
 
 
 def _write_joined(
-    data: DistillationData, path: Path, shape: tuple[int, ...], blocks: list[Tensor]
+    data: DistillationData, path: Path, shape: tuple[int, ...], blocks: Iterable[Tensor]
 ) -> None:
-    num_rows = sum(len(block) for block in blocks)
-    if num_rows != shape[0]:
-        raise UserError(
-            f"{data.layout.adabert} has the teacher's outputs for {num_rows} of {shape[0]} rows. Remove "
-            "this directory and run the same command again."
-        )
-
     def write(hidden: Path) -> None:
         out = np.lib.format.open_memmap(hidden, mode="w+", dtype=np.float32, shape=shape)
         start = 0
         for block in blocks:
-            out[start : start + len(block)] = block.numpy()
+            # A block that does not fit is refused below.
+            part = block.numpy()[: shape[0] - start]
+            out[start : start + len(part)] = part
             start += len(block)
+        if start != shape[0]:
+            raise UserError(
+                f"{data.layout.adabert} has the teacher's outputs for {start} of {shape[0]} rows. Remove "
+                "this directory and run the same command again."
+            )
         out.flush()
 
     atomic_write(path, write)

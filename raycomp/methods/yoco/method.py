@@ -19,11 +19,13 @@ from raycomp.methods.context import RunContext
 from raycomp.methods.supernet import (
     SupernetTask,
     explain_infeasible,
+    release_supernet,
     restore_subnetwork,
     search_supernet,
     smallest_cost,
     summarise_search,
     train_supernet,
+    unmet_deployables,
 )
 from raycomp.methods.tasks import TrainingTask
 from raycomp.methods.yoco.finetune import find_excess_networks, finetune_networks
@@ -45,6 +47,8 @@ class Yoco(Method):
     def compress(self, run: Run) -> list[Deployable]:
         """Train the super-network, then search every budget."""
         context = run.context
+        if unmet := unmet_deployables(context):
+            return unmet
         train_supernet(run, "supernet", training_plan(context))
         return search_supernet(run, context.job.search, DESCRIPTION)
 
@@ -81,6 +85,10 @@ class Yoco(Method):
         teacher = full if job.train.distill != "none" else 0.0
         per_row = 3 * job.train.samples * (full + smallest) / 2 + teacher
         return {"steps": steps, "flops": sum(steps) * job.train.batch_size * per_row}
+
+    def release(self) -> None:
+        """Release the super-network."""
+        release_supernet()
 
     def summary(self, run: Run) -> dict[str, Any]:
         """Return how many evaluations the search took, in all and for the most expensive budget."""

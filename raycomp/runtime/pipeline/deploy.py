@@ -92,7 +92,7 @@ def _start_row(context: RunContext, deployable: Deployable) -> DeploymentRow:
         evaluations=deployable.evaluations,
         seconds=deployable.seconds,
         teacher_validation=context.teacher_validation(),
-        reason=deployable.reason,
+        reason=deployable.reason or None,
     )
 
 

@@ -22,6 +22,7 @@ from raycomp.runtime.cluster.actor_filesystem import find_file_server
 from raycomp.runtime.cluster.capacity import count_worker_slots, share_cpus, total_gpus
 from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.grid import run_grid
+from raycomp.runtime.cluster.memory import release_memory
 from raycomp.runtime.cluster.placement import on_driver_node, schedule_outside_trial
 from raycomp.runtime.cluster.progress import Progress, polling
 from raycomp.runtime.cluster.replica import synced_run_dir
@@ -58,6 +59,9 @@ class RayRun(Run):
         """Run a training task on Ray Train; see `Run.train`."""
         context = self.context
         task = name.partition(".")[0]
+        # The workers need the memory of what this process prepared.
+        if self._progress is not None:
+            release_memory()
         with self.bar(TITLES.get(task, task)) as bar:
             run_training(
                 name,
@@ -96,7 +100,8 @@ class RayRun(Run):
 
         def call(*arguments: Any) -> None:
             with synced_run_dir(run_dir, also) as folder:
-                torch.set_num_threads(threads)
+                if not torch.cuda.is_available():
+                    torch.set_num_threads(threads)
                 function(_task_context(job, str(folder), method), *arguments)
 
         # The name appears in the message of a failed task.

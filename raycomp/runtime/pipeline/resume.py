@@ -31,8 +31,9 @@ def repair_tables(context: RunContext, progress: Progress) -> None:
             f"The table of evaluations lacks {', '.join(missing)}: these evaluations are scored again."
         )
         for name in context.job.run.methods:
-            delete_outcomes(run_dir, name)
-            _run_again(context, name)
+            if any(context.layout.method(name).search_outcomes()):
+                delete_outcomes(run_dir, name)
+                _run_again(context, name)
         record_parts(run_dir)
 
     parts = {path.stem for path in part_files(run_dir, "evaluations")}

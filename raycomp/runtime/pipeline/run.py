@@ -103,11 +103,15 @@ def _run_method(context: RunContext, name: str, progress: Progress) -> None:
 
     if not summary.exists():
         deployables = method.compress(run)
+        for deployable in deployables:
+            if deployable.reason:
+                progress.say(deployable.reason)
         release_memory()
         with deploy_bar as update:
             latency_ms = deploy_all(run.context, deployables, update)
         # The summary comes last: the method is complete.
         write_json(summary, {**method.summary(run), "teacher_latency_ms": latency_ms})
+        method.release()
         release_memory()
     method.after_deployment(run)
 
