@@ -237,8 +237,8 @@ def _make_run(
     with_budgets = [name for name in job.run.methods if load_settings(name).needs_budget]
     if len(with_budgets) > 1:
         raise UserError(
-            f"{source} has the methods {', '.join(with_budgets)}, which share the budgets, so that the "
-            "study's tables could not tell them apart. Give each method a variant of its own."
+            f"{source} has the methods {', '.join(with_budgets)}, which share the budgets. The tables of "
+            "a study cannot tell them apart. Give each method a variant of its own."
         )
     return StudyRun(variant.name, label, seed, job, variant.structure_of, variant.fresh)
 

@@ -143,7 +143,7 @@ class StudentMethod(Method):
         return self._deployable(context, str(row["budget"]), Architecture.from_json(str(row["arch"])))
 
     def forget_lost_results(self, context: RunContext, parts: set[str]) -> list[str]:
-        """Delete the outcome of each student whose evaluation is missing, so that it is scored again."""
+        """Delete the outcomes of students without an evaluation. They are then scored again."""
         messages = []
         for budget in context.job.budget:
             outcome = context.files.student(budget.name).outcome

@@ -59,7 +59,7 @@ class RayRun(Run):
         """Run a training task on Ray Train; see `Run.train`."""
         context = self.context
         task = name.partition(".")[0]
-        # The workers need the memory of what this process prepared.
+        # The workers need the memory that this process used for preparation.
         if self._progress is not None:
             release_memory()
         with self.bar(TITLES.get(task, task)) as bar:
