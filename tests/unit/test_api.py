@@ -341,7 +341,7 @@ def test_nothing_of_a_foreign_run_is_imported(tmp_path: Path) -> None:
     labels, logits = np.array([0, 1]), np.eye(2, dtype=np.float32)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(tmp_path))
-        with pytest.raises(raycomp.UserError, match="unknown"):
+        with pytest.raises(raycomp.UserError, match="Unknown metric 'evil:f'"):
             compute(["evil:f"], labels, logits)
         run_dir = write_run(tmp_path / "runs", metric="evil:f")
         for split in ("validation",):
