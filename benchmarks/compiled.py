@@ -70,7 +70,7 @@ def main() -> None:
     compare(
         f"super-network, {len(archs)} architectures scored",
         forward_pass_of_many(network, batch, precision, archs),
-        forward_pass_of_many(with_compiled_blocks(network), batch, precision, archs),
+        forward_pass_of_many(with_compiled_half_layers(network), batch, precision, archs),
         args.runs,
         device,
     )
@@ -112,11 +112,10 @@ def with_compiled_layers(model: Any) -> Any:
     return compiled
 
 
-def with_compiled_blocks(network: ElasticEncoder) -> ElasticEncoder:
-    """Return a copy of a super-network whose attention and FFN blocks are compiled."""
+def with_compiled_half_layers(network: ElasticEncoder) -> ElasticEncoder:
+    """Return a copy of a super-network whose half layers (attention and FFN) are compiled."""
     compiled: Any = copy.deepcopy(network)
-    compiled._attention = torch.compile(compiled._attention)
-    compiled._feed_forward = torch.compile(compiled._feed_forward)
+    compiled._run_half = torch.compile(compiled._run_half)
     return compiled
 
 

@@ -29,6 +29,7 @@ from raycomp.data.batches import Batch, TrainPlan, collate
 from raycomp.encoder.pretrained import model_source
 from raycomp.methods.context import RunContext
 from raycomp.methods.teacher import TeacherTask
+from raycomp.storage.tensors import save_tensors
 from raycomp.training.loop import fit
 
 CPU = torch.device("cpu")
@@ -78,6 +79,8 @@ def measure_teacher(context: RunContext, train: Callable[[RunContext], Forward])
 
 def train_with_raycomp(context: RunContext) -> Forward:
     """Train the teacher with raycomp's task and loop."""
+    # A run writes the weights before it starts the task.
+    save_tensors(context.layout.teacher_start, context.network().state_dict())
     task = TeacherTask(context, {}, device=CPU, reduce=None)
     plan = TrainPlan(task.tokens.lengths, task.batch_size, context.job.run.seed)
 
