@@ -75,7 +75,7 @@ class Limit:
 LIMITS = (
     Limit("longest module, lines", 330),
     Limit("one-word function names, %", 34),
-    Limit("names without information", 6),
+    Limit("names without information", 0),
     Limit("functions above 50 lines", 9),
     Limit("conditional expressions per 1,000 lines", 8.6),
     Limit("packed assignments per 1,000 lines", 0.7),

@@ -46,12 +46,8 @@ def carve(
         )
 
     strata = None
-    if is_classification:
-        # Stratification needs two rows of each class, and room for each class on both sides.
-        smallest_class = groups["y"].value_counts().min()
-        smaller_side = min(count, len(groups) - count)
-        if smallest_class >= 2 and smaller_side >= groups["y"].nunique():
-            strata = groups["y"]
+    if is_classification and _can_stratify(groups["y"], count):
+        strata = groups["y"]
     _, carved_groups = train_test_split(
         np.arange(len(groups)), test_size=count, random_state=seed, stratify=strata
     )
@@ -62,3 +58,10 @@ def carve(
     if is_classification and setting != "limit" and rest["y"].nunique() < 2:
         raise UserError(f"task.{setting} = {size:g} leaves only one class in train. Use a smaller value.")
     return rest, carved
+
+
+def _can_stratify(classes: pd.Series[int], count: int) -> bool:
+    """Return whether each class has two rows, and whether both sides have room for each class."""
+    smallest_class = classes.value_counts().min()
+    smaller_side = min(count, len(classes) - count)
+    return bool(smallest_class >= 2 and smaller_side >= classes.nunique())

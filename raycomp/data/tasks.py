@@ -116,22 +116,27 @@ def load_task(settings: TaskSettings, seed: int) -> Task:
         train, settings.selection, seed, "selection", is_classification=is_classification
     )
 
-    metrics = source.metrics
-    if settings.kind != "auto" and settings.kind != source.kind:
-        metrics = ("accuracy",) if is_classification else ("pearson_spearman",)
-    primary = check_metric(settings.metric or metrics[0], kind)
-
+    metrics = _choose_metrics(settings, source, kind)
     return Task(
         name=source.name,
         kind=kind,
         label_names=names,
-        metrics=tuple(dict.fromkeys((primary, *metrics))),
-        primary=primary,
+        metrics=metrics,
+        primary=metrics[0],
         train=_make_split("train", train, kind),
         selection=_make_split("selection", selection, kind),
         validation=tuple(_make_split(name, frame, kind) for name, frame in validation.items()),
         notes=tuple(notes),
     )
+
+
+def _choose_metrics(settings: TaskSettings, source: sources.Source, kind: Kind) -> tuple[str, ...]:
+    """Return the metrics of a task; the first one is the primary metric."""
+    metrics = source.metrics
+    if settings.kind != "auto" and settings.kind != source.kind:
+        metrics = ("accuracy",) if kind == "classification" else ("pearson_spearman",)
+    primary = check_metric(settings.metric or metrics[0], kind)
+    return tuple(dict.fromkeys((primary, *metrics)))
 
 
 def _overlap_notes(train: pd.DataFrame, validation: dict[str, pd.DataFrame]) -> list[str]:
