@@ -107,7 +107,7 @@ def _check_run_options(options: list[str], place: str) -> Iterator[Fault]:
 def _check_commands(config: Config) -> Iterator[Fault]:
     """Check every shell command, and those that start Ray."""
     for key in (key for key in config if key.endswith("_commands")):
-        required = START_PARTS
+        required: tuple[str, ...] = START_PARTS
         if key.startswith("head"):
             required += HEAD_START_PARTS
         for number, command in enumerate(config[key]):
