@@ -75,7 +75,7 @@ def test_an_unfinished_file_is_ignored_and_a_damaged_one_is_named(tmp_path: Path
     (folder / ".ledger-2.parquet.0123.tmp").write_bytes(b"half")
     assert len(load_tables(run).evaluations) == 60
     (folder / "ledger-2.parquet").write_bytes(b"half")
-    with pytest.raises(UserError, match=r"ledger-2\.parquet is not a whole"):
+    with pytest.raises(UserError, match=r"ledger-2\.parquet is corrupted or incomplete"):
         load_tables(run)
 
 
