@@ -174,7 +174,7 @@ def test_one_and_two_workers_draw_the_same_structures(cnn_job: dict[str, Any], t
         ("adabert", "layers", 0, "must be from 1 to 64"),
         ("adabert", "operations", ["zero"], "at least one operation other than"),
         ("adabert", "operations", ["conv"], "without duplicates of std_conv_3"),
-        ("augment", "method", "mlm", "no masked-language-model head"),
+        ("augment", "method", "mlm", "lacks a masked-language-model head"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_trained(
