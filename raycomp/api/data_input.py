@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raycomp.data.files import read_file
+from raycomp.data.files import read_column_names
 from raycomp.errors import UserError, first_line
 from raycomp.storage.files import atomic_write
 
@@ -147,7 +147,7 @@ def _check_type(table: Any, name: str) -> None:
 
 def _column_names(table: Any) -> list[str]:
     if isinstance(table, (str, Path)):
-        return [str(name) for name in read_file(Path(table)).columns]
+        return list(read_column_names(Path(table)))
     if isinstance(table, pd.DataFrame):
         return [str(name) for name in table.columns]
     return list(table.column_names)

@@ -110,6 +110,7 @@ def print_plan(plan: dict[str, Any]) -> None:
     """
     _print_line("Run", plan["run"])
     _print_line("Task", plan["task"])
+    _print_overview(plan["overview"])
     _print_line("Space", f"{plan['space']['size']:,} architectures")
     for kind, (low, high) in plan["space"]["reach"].items():
         _print_line("", f"{kind}: {_format_count(low)} to {_format_count(high)}")
@@ -138,8 +139,19 @@ def print_plan(plan: dict[str, Any]) -> None:
     _print_line("Time", plan["time"])
     if "forecast" in plan:
         print_forecast(plan["forecast"])
-    for note in plan["notes"]:
-        _print_line("Note", note)
+
+
+def _print_overview(data: dict[str, Any]) -> None:
+    """Print the facts about data and teacher of a plan.
+
+    Args:
+        data: What `Overview.to_json` returns.
+    """
+    from raycomp.data.overview import TITLE, Overview, format_overview
+
+    print(TITLE)
+    for line in format_overview(Overview.from_json(data)):
+        print(line)
 
 
 def _describe_steps(plan: dict[str, Any]) -> str:

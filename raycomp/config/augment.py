@@ -30,8 +30,9 @@ class AugmentSettings(Section):
         0.4,
         gt=0,
         le=1,
-        description="Probability that a word is replaced (p in the paper). Numbers, punctuation and stop "
-        "words are never replaced.",
+        description="Probability that a word is replaced (p in the paper), by a word of the same script. "
+        "Numbers, punctuation, English stop words, and text in scripts without blanks between words "
+        "(such as Chinese, Japanese and Thai) are never replaced.",
     )
     candidates: int = Field(
         15, ge=1, le=1000, description="Number of most likely replacements, of which one is drawn."

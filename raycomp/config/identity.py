@@ -14,10 +14,14 @@ if TYPE_CHECKING:
     from raycomp.config.job import Job
 
 NON_IDENTITY_KEYS = {
+    "task": ("allow_shared_rows",),
     "train": ("cpus", "gpus", "checkpoint_seconds", "barrier_seconds", "workers", "min_workers"),
     "search": ("evaluators", "gpus", "max_tokens"),
 }
-"""Settings that say where and how fast a job runs. They do not change its results."""
+"""Settings that do not change the results of a job, such as where and how fast it runs."""
+
+LATER_DEFAULTS = {"task": {"positive": None}}
+"""Settings that joined later, with the value that earlier jobs had. Identities leave out this value."""
 
 
 def hash_job(job: Job) -> str:
@@ -83,6 +87,10 @@ def _settings_that_matter(job: Job) -> dict[str, Any]:
     for section, keys in NON_IDENTITY_KEYS.items():
         for key in keys:
             del settings[section][key]
+    for section, defaults in LATER_DEFAULTS.items():
+        for key, value in defaults.items():
+            if settings[section][key] == value:
+                del settings[section][key]
     return settings
 
 

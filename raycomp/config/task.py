@@ -25,7 +25,9 @@ class TaskSettings(Section):
         "of a download.",
     )
     train: str | None = Field(
-        None, description="Your training file: .csv, .tsv, .jsonl or .parquet. It replaces `name`."
+        None,
+        description="Your training file: .csv, .tsv or .jsonl (also with .gz), .parquet, or a directory "
+        "of part files. It replaces `name`.",
     )
     validation: str | None = Field(
         None,
@@ -39,7 +41,8 @@ class TaskSettings(Section):
     label: str | None = Field(None, description="Name of the label column.")
     labels: list[str] | None = Field(
         None,
-        description="Class names in order. Not set: the labels of the training rows, sorted. If the "
+        description="Class names in order. Not set: the labels of the training rows as they are written, "
+        "sorted, numbers by value. If the "
         "model is already fine-tuned, its outputs are matched to classes by its `id2label`. If that "
         "has other names, give the classes here in the order of the model's outputs.",
     )
@@ -48,7 +51,8 @@ class TaskSettings(Section):
         description=choices(
             "Kind of task.",
             {
-                "auto": "the kind of the GLUE task; classification for other data",
+                "auto": "the kind of the GLUE task; classification for other data, except that labels "
+                "with fractions are refused",
                 "classification": "labels are classes",
                 "regression": "labels are numbers",
             },
@@ -61,7 +65,7 @@ class TaskSettings(Section):
             "`accuracy`, or `pearson_spearman` for regression.",
             {
                 "accuracy": "part of the rows that are classified correctly",
-                "f1": "F1 of the second class, or the mean over the classes if there are more than two",
+                "f1": "F1 of the class `positive`; with more than two classes, the mean over them",
                 "accuracy_f1": "mean of accuracy and F1",
                 "matthews": "Matthews correlation",
                 "pearson": "Pearson correlation (regression)",
@@ -71,6 +75,17 @@ class TaskSettings(Section):
                 "larger values are better. All nodes must be able to import the module",
             },
         ),
+    )
+    positive: str | None = Field(
+        None,
+        description="Class that `f1` and `accuracy_f1` of two classes count as positive. "
+        "Not set: the second class in the order of `labels`, or in sorted order if `labels` is not set. "
+        "`raycomp plan` prints it.",
+    )
+    allow_shared_rows: bool = Field(
+        False,
+        description="Whether more than half of the validation rows may also be training rows. Such a "
+        "split is otherwise refused, because its score measures memory.",
     )
     selection: float | int = Field(
         0.1,

@@ -4,59 +4,24 @@ Each alphabetic word that is not a stop word is replaced, with a given probabili
 candidates: predictions of a masked language model at its place, or nearest neighbours in a
 word-embedding table. A neighbour can reverse the meaning (good, bad). That is harmless, because the
 teacher labels the new sentence. The words that two texts share often decide the label of a pair. They
-can be replaced by the same word in both texts.
+can be replaced by the same word in both texts. A word is only replaced by words of its own script.
 """
 
 from __future__ import annotations
 
-import functools
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from raycomp.data.whole_words import list_whole_words
+from raycomp.data.words import Word, find_replaceable_words, find_script
 from raycomp.errors import UserError
-
-_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 
 # Words whose neighbours are computed in one matrix product.
 _BLOCK = 2048
-
-# Marks of a word's beginning in byte-level BPE and in SentencePiece.
-_WORD_STARTS = ("Ġ", "▁")
-
-
-@dataclass(frozen=True)
-class Word:
-    """One replaceable word of a text.
-
-    Attributes:
-        start: Index of its first character.
-        end: Index after its last character.
-        text: The word in lower case.
-    """
-
-    start: int
-    end: int
-    text: str
-
-
-def find_replaceable_words(text: str) -> list[Word]:
-    """Return the alphabetic words of a text except for stop words, in order."""
-    words = [Word(match.start(), match.end(), match.group().lower()) for match in _WORD.finditer(text)]
-    return [word for word in words if word.text.isalpha() and word.text not in _stop_words()]
-
-
-@functools.cache
-def _stop_words() -> frozenset[str]:
-    # The import takes a second. Training workers, which augment nothing, do not pay for it.
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
-    return ENGLISH_STOP_WORDS
 
 
 class Candidates(Protocol):
@@ -82,16 +47,22 @@ class NeighbourCandidates:
     def __init__(self, table: Tensor, tokenizer: Any, count: int) -> None:
         self._tokenizer = tokenizer
         self._count = count
-        self._ids, self._words = list_whole_words(tokenizer)
-        if len(self._words) <= count:
+        self.vocabulary = {
+            script: words
+            for script, words in list_whole_words(tokenizer).items()
+            if len(words.texts) > count
+        }
+        if not self.vocabulary:
             raise UserError(
-                f"The tokenizer has only {len(self._words)} whole words, too few for augmentation with "
-                f"{count} candidates. Use augment.copies = 0."
+                f"The tokenizer has too few whole words for augmentation with {count} candidates. Use "
+                "augment.copies = 0."
             )
 
         centred = table.float() - table.float().mean(0)
         self._table = torch.nn.functional.normalize(centred, dim=1)
-        self._choices = self._table[torch.tensor(self._ids)]
+        self._choices = {
+            script: self._table[torch.tensor(words.ids)] for script, words in self.vocabulary.items()
+        }
         self._neighbours: dict[str, list[str]] = {}
 
     def __call__(self, texts: Sequence[str]) -> list[list[list[str]]]:
@@ -102,15 +73,29 @@ class NeighbourCandidates:
         return [[self._neighbours[word] for word in row] for row in words]
 
     def _add_neighbours(self, words: list[str]) -> None:
-        """Compute the neighbours of words; the vector of a word is the mean over its tokens."""
-        for first in range(0, len(words), _BLOCK):
-            block = words[first : first + _BLOCK]
-            vectors = torch.stack([self._vector(word) for word in block])
-            # One more than needed: the nearest word is often the word itself.
-            nearest = (vectors @ self._choices.T).topk(self._count + 1).indices.tolist()
-            for word, row in zip(block, nearest, strict=True):
-                neighbours = [self._words[i] for i in row if self._words[i] != word]
-                self._neighbours[word] = neighbours[: self._count]
+        """Compute the neighbours of words; the vector of a word is the mean over its tokens.
+
+        A word in a script of which the vocabulary has too few words gets no neighbours.
+        """
+        by_script: dict[str, list[str]] = {}
+        for word in words:
+            script = find_script(word)
+            if script in self.vocabulary:
+                by_script.setdefault(script, []).append(word)
+            else:
+                self._neighbours[word] = []
+
+        for script, same in by_script.items():
+            texts = self.vocabulary[script].texts
+            for first in range(0, len(same), _BLOCK):
+                block = same[first : first + _BLOCK]
+                vectors = torch.stack([self._vector(word) for word in block])
+                # One more than needed: the nearest word is often the word itself.
+                scores = vectors @ self._choices[script].T
+                nearest = scores.topk(self._count + 1).indices.tolist()
+                for word, row in zip(block, nearest, strict=True):
+                    neighbours = [texts[i] for i in row if texts[i] != word]
+                    self._neighbours[word] = neighbours[: self._count]
 
     def _vector(self, word: str) -> Tensor:
         token_ids = self._tokenizer(" " + word, add_special_tokens=False)["input_ids"]
@@ -140,7 +125,7 @@ class MaskedCandidates:
         self._count = count
         self._neighbours = neighbours
         self._limit = limit
-        self._ids, self._words = list_whole_words(tokenizer)
+        self._vocabulary = neighbours.vocabulary
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> list[list[list[str]]]:
@@ -168,18 +153,22 @@ class MaskedCandidates:
             padding=True,
             return_tensors="pt",
         ).to(self._model.device)
-        logits = self._model(**batch).logits.float().cpu()[:, :, torch.tensor(self._ids)]
+        logits = self._model(**batch).logits.float().cpu()
         is_mask = batch["input_ids"].cpu() == self._tokenizer.mask_token_id
 
-        num_best = min(self._count + 1, len(self._ids))
         for row, number in enumerate(single_token):
             positions = is_mask[row].nonzero().flatten().tolist()
             if not positions:
                 # The mask was cut off with the end of a long text.
                 continue
-            best = logits[row, positions[0]].topk(num_best).indices.tolist()
-            predictions = [self._words[i] for i in best if self._words[i] != words[number].text]
-            candidates[number] = predictions[: self._count]
+            script = find_script(words[number].text)
+            if script in self._vocabulary:
+                vocabulary = self._vocabulary[script]
+                scores = logits[row, positions[0]][torch.tensor(vocabulary.ids)]
+                best = scores.topk(self._count + 1).indices.tolist()
+                predictions = [vocabulary.texts[i] for i in best]
+                others = [text for text in predictions if text != words[number].text]
+                candidates[number] = others[: self._count]
         return candidates
 
     def _is_one_token(self, word: str) -> bool:
@@ -187,27 +176,6 @@ class MaskedCandidates:
 
     def _mask(self, text: str, word: Word) -> str:
         return text[: word.start] + self._tokenizer.mask_token + text[word.end :]
-
-
-def list_whole_words(tokenizer: Any) -> tuple[list[int], list[str]]:
-    """Return the ids and the lower-case text of the alphabetic whole words of a vocabulary, by id."""
-    vocabulary: dict[str, int] = tokenizer.get_vocab()
-    marks_starts = any(token.startswith(_WORD_STARTS) for token in vocabulary)
-    special_tokens = set(tokenizer.all_special_tokens)
-
-    ids: dict[str, int] = {}
-    for token, token_id in sorted(vocabulary.items(), key=lambda item: item[1]):
-        if token in special_tokens:
-            continue
-        word = token
-        if marks_starts:
-            if not token.startswith(_WORD_STARTS):
-                continue
-            word = token[1:]
-        word = word.lower()
-        if len(word) > 1 and word.isascii() and word.isalpha():
-            ids.setdefault(word, token_id)
-    return list(ids.values()), list(ids)
 
 
 def replace_words(

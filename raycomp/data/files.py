@@ -1,136 +1,254 @@
 """Readers of labelled text in CSV, TSV, JSON lines and Parquet files.
 
-Each reader checks the size of a file before it unpacks the file.
+Cells of CSV and TSV files are text as it is written, and those of other files have the type that the
+file gives them. Each reader checks the size of a file before it unpacks the file. A file can be
+compressed with gzip. A directory of part files, as Spark writes it, is read like one file.
 """
 
 from __future__ import annotations
 
-import csv
-import json
+import gzip
+import io
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TextIO
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from raycomp.data.delimited import CSV, TSV, Layout, read_delimited
+from raycomp.data.json_lines import read_json_lines
+from raycomp.data.parquet_files import read_parquet, read_parquet_columns
 from raycomp.errors import UserError, first_line, shown
 
 MAX_FILE_BYTES = 8 * 2**30
-MAX_COLUMNS = 2000
-# Limit for Parquet files. Distinct texts take more than one byte per row.
-MAX_ROWS_A_BYTE = 20
+# A compressed file may unpack to this many bytes without a check, and to this multiple of its size.
+FREE_UNPACKED_BYTES = 2**26
+MAX_UNPACKED_RATIO = 200
+
+LAYOUTS = {".csv": CSV, ".tsv": TSV}
+JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
+PARQUET_SUFFIXES = (".parquet", ".pq")
+SUFFIXES = (*LAYOUTS, *JSON_SUFFIXES, *PARQUET_SUFFIXES)
+"""Suffixes of data files. All except those of Parquet may be followed by ".gz"."""
 
 
-def read_file(path: Path, header: int | None = 0) -> pd.DataFrame:
+@dataclass(frozen=True)
+class FileRows:
+    """Rows of a file.
+
+    Attributes:
+        frame: One column per column of the file, or those that were asked for.
+        columns: Names of all columns of the file.
+        notes: Sentences for the user about how the file was read.
+        classes: Class names in order, if the source knows them; else empty.
+    """
+
+    frame: pd.DataFrame
+    columns: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+
+
+def read_file(path: Path, columns: Sequence[str] | None = None, label: str | None = None) -> FileRows:
     """Read a CSV, TSV, JSON lines or Parquet file. The suffix of its name decides the format.
 
     Args:
-        path: Path of the file.
-        header: Line with the column names of a CSV or TSV file, or None for a file without names.
+        path: Path of the file, or of a directory of part files.
+        columns: Names of the columns to keep, where the file has them; None keeps all.
+        label: Name of the label column, which helps to find errors of a CSV file.
 
     Raises:
         UserError: The file is missing, too large or damaged, or has another suffix.
     """
+    parts = [_read_part(part, columns, label) for part in _list_parts(path)]
+    if len(parts) == 1:
+        return parts[0]
+
+    names = dict.fromkeys(name for part in parts for name in part.columns)
+    notes = tuple(note for part in parts for note in part.notes)
+    filled = [part.frame for part in parts if len(part.frame)] or [parts[0].frame]
+    return FileRows(pd.concat(filled, ignore_index=True), tuple(names), notes)
+
+
+def read_table(path: Path, *, has_header: bool = True) -> FileRows:
+    """Read a TSV file of GLUE, or a Parquet file. Rows of a TSV file with too few fields are left out.
+
+    Args:
+        path: Path of the file.
+        has_header: Whether the first line of a TSV file has the names of the columns.
+
+    Raises:
+        UserError: As `read_file`.
+    """
+    _check_size(path)
+    if path.suffix.lower() != ".tsv":
+        return read_file(path)
+    layout = replace(TSV, has_header=has_header, skip_short_rows=True)
+    return _guarded(path, lambda: _read_delimited(path, layout, None, None))
+
+
+def read_column_names(path: Path) -> tuple[str, ...]:
+    """Return the names of the columns of a file.
+
+    Raises:
+        UserError: As `read_file`.
+    """
+    parts = _list_parts(path)
+    if _format_suffix(parts[0]) in PARQUET_SUFFIXES:
+        return _guarded(path, lambda: tuple(read_parquet_columns(parts[0])))
+    return read_file(path, columns=()).columns
+
+
+def _list_parts(path: Path) -> list[Path]:
+    """Return a file, or the files of a directory that Spark or another cluster program wrote.
+
+    Raises:
+        UserError: The path is missing, or the directory has no data files or has subdirectories.
+    """
     try:
-        exists = path.is_file()
+        is_file = path.is_file()
+        is_folder = path.is_dir()
     except OSError:
         # For example, the name is too long.
-        exists = False
-    if not exists:
+        is_file = is_folder = False
+    if is_file:
+        return [path]
+    if not is_folder:
         raise UserError(f"File {shown(str(path), 1000)} does not exist. Check the path.")
+
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(
+            f"{shown(str(path), 1000)} is a directory. Name a data file, or a directory of part files "
+            f"whose name ends in {', '.join(SUFFIXES)}."
+        )
+    # Spark marks its own files, such as _SUCCESS, by the first character.
+    entries = [entry for entry in sorted(path.iterdir()) if not entry.name.startswith(("_", "."))]
+    folders = [entry for entry in entries if entry.is_dir()]
+    if folders:
+        raise UserError(
+            f"Directory {path} has the subdirectory {shown(folders[0].name)}. Only a directory of part "
+            "files is read. Write the data as one file, or without partitions."
+        )
+    parts = [entry for entry in entries if _format_suffix(entry) in SUFFIXES]
+    if not parts:
+        raise UserError(f"Directory {path} lacks data files. Check the path.")
+    return parts
+
+
+def _format_suffix(path: Path) -> str:
+    """Return the suffix that decides the format of a file, without ".gz"."""
+    if path.suffix.lower() == ".gz":
+        return path.with_suffix("").suffix.lower()
+    return path.suffix.lower()
+
+
+def _check_size(path: Path) -> None:
     if path.stat().st_size > MAX_FILE_BYTES:
         raise UserError(
             f"File {path} is larger than {MAX_FILE_BYTES / 2**30:.0f} GiB. Use a smaller file."
         )
 
-    suffix = path.suffix.lower()
+
+def _read_part(path: Path, columns: Sequence[str] | None, label: str | None) -> FileRows:
+    """Read one file.
+
+    Raises:
+        UserError: As `read_file`.
+    """
+    _check_size(path)
+    suffix = _format_suffix(path)
+    is_compressed = path.suffix.lower() == ".gz"
+    if suffix in LAYOUTS:
+        return _guarded(path, lambda: _read_delimited(path, LAYOUTS[suffix], columns, label))
+    if suffix in JSON_SUFFIXES:
+        return _guarded(path, lambda: _read_json(path, columns))
+    if suffix in PARQUET_SUFFIXES and not is_compressed:
+        frame = _guarded(path, lambda: read_parquet(path, MAX_FILE_BYTES))
+        return FileRows(frame, tuple(map(str, frame.columns)))
+    raise UserError(
+        f"File {path} has the unknown suffix {path.suffix!r}. Use .csv, .tsv, .jsonl (also with .gz), or "
+        ".parquet."
+    )
+
+
+def _guarded(path: Path, read: Callable[[], Any]) -> Any:
+    """Call a reader, and turn its errors into a message with the name of the file."""
     try:
-        if suffix == ".csv":
-            return pd.read_csv(
-                path, header=header, encoding_errors="strict", keep_default_na=False, na_values=[""]
-            )
-        if suffix == ".tsv":
-            return pd.read_csv(
-                path, sep="\t", quoting=csv.QUOTE_NONE, header=header, encoding_errors="strict",
-                keep_default_na=False, na_values=[""],
-            )  # fmt: skip
-        if suffix in (".jsonl", ".json", ".ndjson"):
-            _count_keys(path)
-            return pd.read_json(path, lines=True)
-        if suffix in (".parquet", ".pq"):
-            return _read_parquet(path)
+        return read()
     except MemoryError:
         raise UserError(
             f"File {path} needs more memory than this machine has. Use a smaller file."
         ) from None
-    except (ValueError, OSError, RecursionError, pa.ArrowException) as error:
-        # The parser errors of pandas are subclasses of ValueError.
-        raise UserError(f"File {path} cannot be read: {first_line(error)}. Check the file.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"File {path} cannot be read: it is not UTF-8 ({first_line(error)}). Save it as UTF-8."
+        ) from None
+    except (ValueError, OSError, EOFError, RecursionError, zlib.error, pa.ArrowException) as error:
+        message = first_line(error).removesuffix(".")
+        raise UserError(f"File {path} cannot be read: {message}. Check the file.") from None
 
-    raise UserError(f"File {path} has the unknown suffix {suffix!r}. Use .csv, .tsv, .jsonl or .parquet.")
+
+def _read_delimited(
+    path: Path, layout: Layout, columns: Sequence[str] | None, label: str | None
+) -> FileRows:
+    frame, names, notes = read_delimited(lambda: _open_text(path), layout, columns, label)
+    return FileRows(frame, tuple(names), tuple(f"{path.name}: {note}." for note in notes))
 
 
-def _count_keys(path: Path) -> None:
-    """Raise ValueError if JSON lines have too many distinct keys.
+def _read_json(path: Path, columns: Sequence[str] | None) -> FileRows:
+    with _open_bytes(path) as stream:
+        frame, names = read_json_lines(stream, columns)
+    return FileRows(frame, tuple(names))
 
-    Each distinct key becomes a column with a cell in each row, which takes much memory.
+
+def _open_text(path: Path) -> AbstractContextManager[TextIO]:
+    """Open a file as UTF-8 text, with or without a byte order mark. Line ends stay as they are."""
+    return io.TextIOWrapper(_open_bytes(path), encoding="utf-8-sig", errors="strict", newline="")
+
+
+def _open_bytes(path: Path) -> IO[bytes]:
+    if path.suffix.lower() != ".gz":
+        return path.open("rb")
+    limit = max(FREE_UNPACKED_BYTES, MAX_UNPACKED_RATIO * path.stat().st_size)
+    return io.BufferedReader(_LimitedGzip(path, min(limit, MAX_FILE_BYTES)), 2**20)
+
+
+class _LimitedGzip(io.RawIOBase):
+    """Bytes of a gzip file, up to a limit: a small file can unpack to any number of bytes.
+
+    Args:
+        path: Path of the file.
+        limit: Largest number of unpacked bytes.
     """
-    keys: set[str] = set()
-    with path.open("rb") as file:
-        for line in file:
-            row = json.loads(line) if line.strip() else {}
-            if not isinstance(row, dict):
-                raise ValueError("a line is not a JSON object")
-            keys.update(row)
-            if len(keys) > MAX_COLUMNS:
-                raise ValueError(f"it has more than {MAX_COLUMNS:,} columns")
 
+    def __init__(self, path: Path, limit: int) -> None:
+        self._file = gzip.open(path, "rb")  # noqa: SIM115 - `close` closes it
+        self._limit = limit
+        self._count = 0
 
-def _read_parquet(path: Path) -> pd.DataFrame:
-    """Read a Parquet file within the limits of size.
+    def readable(self) -> bool:
+        """Return that the stream can be read."""
+        return True
 
-    A small file can claim many rows of long text. Text columns therefore stay dictionary-encoded until
-    their unpacked size is known.
+    def readinto(self, buffer: Any) -> int:
+        """Read bytes into a buffer, and return their number.
 
-    Raises:
-        ValueError: The file exceeds a limit.
-    """
-    size = path.stat().st_size
-    with pq.ParquetFile(path) as file:
-        meta = file.metadata
-        schema = file.schema_arrow
-        expanded = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
-        if meta.num_rows > MAX_ROWS_A_BYTE * size or expanded > MAX_FILE_BYTES:
-            raise ValueError(
-                f"it unpacks to {meta.num_rows:,} rows and {expanded:,} bytes from "
-                f"{size:,} bytes; allowed are {MAX_ROWS_A_BYTE} rows per byte and "
-                f"{MAX_FILE_BYTES / 2**30:.0f} GiB"
-            )
-        if meta.num_columns > MAX_COLUMNS:
-            raise ValueError(f"it has more than {MAX_COLUMNS:,} columns")
+        Raises:
+            ValueError: The file unpacks to more bytes than the limit.
+        """
+        data = self._file.read(len(buffer))
+        self._count += len(data)
+        if self._count > self._limit:
+            raise ValueError(f"it unpacks to more than {self._limit:,} bytes")
+        buffer[: len(data)] = data
+        return len(data)
 
-    texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-    table = pq.read_table(path, read_dictionary=texts)
-    # The validation raises an error for text that is not valid UTF-8.
-    table.validate(full=True)
-
-    for position, field in enumerate(table.schema):
-        if not pa.types.is_dictionary(field.type) or not pa.types.is_string(field.type.value_type):
-            continue
-
-        column = table[position]
-        text_bytes = sum(_text_bytes(chunk) for chunk in column.chunks)
-        if text_bytes > MAX_FILE_BYTES:
-            raise ValueError(f"column {field.name!r} unpacks to {text_bytes:,} bytes of text")
-        table = table.set_column(position, field.name, column.cast(pa.large_string()))
-
-    frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
-    return frame
-
-
-def _text_bytes(chunk: Any) -> int:
-    """Return the number of bytes of all texts of a dictionary-encoded column without unpacking it."""
-    lengths = pc.binary_length(chunk.dictionary).take(chunk.indices)
-    return pc.sum(lengths.cast(pa.int64())).as_py() or 0
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()

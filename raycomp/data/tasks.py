@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from raycomp.config.task import TaskSettings
 from raycomp.data import sources
-from raycomp.data.metrics import check_metric
+from raycomp.data.labels import check_name_lengths, find_class_names, number_classes, read_targets
+from raycomp.data.metrics import check_metric, find_positive
+from raycomp.data.overlap import check_shared_rows, count_shared_rows, row_keys
 from raycomp.data.splitting import carve
 from raycomp.errors import UserError, shown
 
 Kind = Literal["classification", "regression"]
-
-# Largest number of characters of a class name.
-MAX_LABEL = 200
-
-# Largest number of classes that the label column may define.
-MAX_CLASSES = 1000
 
 
 @dataclass(frozen=True)
@@ -58,6 +54,9 @@ class Task:
         selection: Rows that decide between models. They are split off from train.
         validation: Held-out rows, one split or two for MNLI. Each deployed model uses them once.
         notes: Remarks for the user about the splits.
+        positive: Number of the class that F1 of two classes counts as positive.
+        shared_rows: Validation split -> number of its rows whose texts are also in train or selection,
+            compared without case and blanks.
     """
 
     name: str
@@ -69,6 +68,8 @@ class Task:
     selection: Split
     validation: tuple[Split, ...]
     notes: tuple[str, ...] = ()
+    positive: int = 1
+    shared_rows: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def num_labels(self) -> int:
@@ -95,7 +96,7 @@ def load_task(settings: TaskSettings, seed: int) -> Task:
 
     for split, frame in (("train", source.train), *source.validation.items()):
         _check_cells(frame, split)
-    names = _label_names(source.train, settings.labels or source.labels, kind)
+    names = _label_names(source.train, settings.labels or source.labels, kind, settings.kind)
     train = _check_rows(source.train, "train", kind, names)
     validation = {
         name: _check_rows(frame, name, kind, names) for name, frame in source.validation.items()
@@ -110,11 +111,9 @@ def load_task(settings: TaskSettings, seed: int) -> Task:
         )
     if settings.limit is not None and settings.limit < len(train):
         _, train = carve(train, settings.limit, seed + 2, "limit", is_classification=is_classification)
-    notes += _overlap_notes(train, validation)
-
-    train, selection = carve(
-        train, settings.selection, seed, "selection", is_classification=is_classification
-    )
+    shared_rows = _count_shared_rows(train, validation, settings)
+    size = settings.selection
+    train, selection = carve(train, size, seed, "selection", is_classification=is_classification)
 
     metrics = _choose_metrics(settings, source, kind)
     return Task(
@@ -123,11 +122,30 @@ def load_task(settings: TaskSettings, seed: int) -> Task:
         label_names=names,
         metrics=metrics,
         primary=metrics[0],
+        positive=find_positive(settings.positive, names, kind),
         train=_make_split("train", train, kind),
         selection=_make_split("selection", selection, kind),
         validation=tuple(_make_split(name, frame, kind) for name, frame in validation.items()),
         notes=tuple(notes),
+        shared_rows=shared_rows,
     )
+
+
+def _count_shared_rows(
+    train: pd.DataFrame, validation: Mapping[str, pd.DataFrame], settings: TaskSettings
+) -> dict[str, int]:
+    """Return how many rows of each validation split are also in train.
+
+    Raises:
+        UserError: More than half of the rows of the user's validation file are.
+    """
+    train_keys = row_keys(train)
+    shared_rows = {name: count_shared_rows(train_keys, frame) for name, frame in validation.items()}
+
+    # A user cannot change the splits of a benchmark. The overview has a warning about them.
+    if settings.validation is not None and not settings.allow_shared_rows:
+        check_shared_rows(shared_rows, {name: len(frame) for name, frame in validation.items()})
+    return shared_rows
 
 
 def _choose_metrics(settings: TaskSettings, source: sources.Source, kind: Kind) -> tuple[str, ...]:
@@ -139,49 +157,27 @@ def _choose_metrics(settings: TaskSettings, source: sources.Source, kind: Kind) 
     return tuple(dict.fromkeys((primary, *metrics)))
 
 
-def _overlap_notes(train: pd.DataFrame, validation: dict[str, pd.DataFrame]) -> list[str]:
-    """Return a note for each validation split that shares texts with train."""
-    notes = []
-    train_texts = set(zip(train["a"], train["b"], strict=True))
-    for name, frame in validation.items():
-        shared = sum(texts in train_texts for texts in zip(frame["a"], frame["b"], strict=True))
-        if shared:
-            notes.append(f"{shared:,} of {len(frame):,} texts of {name} are also in train.")
-    return notes
+def _label_names(
+    frame: pd.DataFrame, expected: Sequence[str] | None, kind: Kind, asked: str
+) -> tuple[str, ...]:
+    """Return the class names: the expected ones, or the distinct labels of a frame in order.
 
-
-def _label_names(frame: pd.DataFrame, expected: Sequence[str] | None, kind: Kind) -> tuple[str, ...]:
-    """Return the class names: the expected ones, or the distinct labels of a frame in order."""
+    Args:
+        frame: Unchecked rows of train.
+        expected: Class names of the job or of the source, or None.
+        kind: Kind of the task.
+        asked: `task.kind` of the job.
+    """
     if kind == "regression":
         return ()
-
     if expected is None:
-        expected = _distinct_labels(frame)
-    names = tuple(map(str, expected))
+        return find_class_names(frame["label"], asked)
 
-    for name in names:
-        if len(name) > MAX_LABEL:
-            raise UserError(
-                f"The label '{shown(name, 60)}' has {len(name):,} characters; at most {MAX_LABEL} are "
-                "allowed. Check that task.label names the label column."
-            )
+    names = tuple(map(str, expected))
+    check_name_lengths(names)
     if len(set(names)) != len(names):
         raise UserError(f"task.labels contains a class twice: {', '.join(names)}. Remove the duplicate.")
     return names
-
-
-def _distinct_labels(frame: pd.DataFrame) -> tuple[str, ...]:
-    values = frame["label"].dropna().unique().tolist()
-    if len(values) > MAX_CLASSES:
-        raise UserError(
-            f"The label column has {len(values):,} distinct values. At most {MAX_CLASSES:,} classes are "
-            'allowed. Check task.label, or set task.kind = "regression" if the labels are numbers.'
-        )
-
-    # Numbers are sorted by value: as text, 10 would come before 2.
-    if all(isinstance(value, (int, float, np.number)) for value in values):
-        return tuple(map(_label_text, sorted(values)))
-    return tuple(sorted(map(str, values)))
 
 
 def _check_cells(frame: pd.DataFrame, split: str) -> None:
@@ -225,16 +221,6 @@ def _find_fault(value: object) -> str:
     return ""
 
 
-def _label_text(value: object) -> str:
-    """Return a label as text, and 1.0 as "1".
-
-    pandas reads a column of whole numbers as floats if cells are missing. The class names stay the same.
-    """
-    if isinstance(value, (float, np.floating)) and float(value).is_integer():
-        return str(int(value))
-    return str(value)
-
-
 def _check_rows(frame: pd.DataFrame, split: str, kind: Kind, names: tuple[str, ...]) -> pd.DataFrame:
     """Check each row of a split.
 
@@ -258,41 +244,14 @@ def _check_rows(frame: pd.DataFrame, split: str, kind: Kind, names: tuple[str, .
     checked = pd.DataFrame({"a": frame["a"].astype(str), "b": frame["b"].fillna("").astype(str)})
     checked["paired"] = is_paired
     if kind == "regression":
-        checked["y"] = _read_targets(frame["label"], split)
+        checked["y"] = read_targets(frame["label"], split)
         return checked
 
-    checked["y"] = _number_classes(frame["label"], split, names)
+    checked["y"] = number_classes(frame["label"], split, names)
     if split == "train" and checked["y"].nunique() < 2:
         name = names[int(checked["y"].iloc[0])]
         raise UserError(f"Split train has only one class ({name}). Add rows of a second class.")
     return checked
-
-
-def _read_targets(labels: pd.Series[Any], split: str) -> np.ndarray:
-    """Return the targets of a regression: (rows,) float64."""
-    values = pd.to_numeric(labels, errors="coerce").to_numpy(float)
-    bad_rows = (~np.isfinite(values)).nonzero()[0]
-    if len(bad_rows):
-        row = bad_rows[0]
-        raise UserError(
-            f"Split {split}, row {row}: label {labels.iloc[row]!r} is not a finite number. Regression "
-            "needs numbers; correct the label."
-        )
-    return values
-
-
-def _number_classes(labels: pd.Series[Any], split: str, names: tuple[str, ...]) -> pd.Series[int]:
-    """Return the class numbers of labels: (rows,) int64."""
-    texts = labels.map(_label_text)
-    numbers = texts.map({name: number for number, name in enumerate(names)})
-    bad_rows = numbers.isna().to_numpy().nonzero()[0]
-    if len(bad_rows):
-        row = bad_rows[0]
-        raise UserError(
-            f"Split {split}, row {row}: label '{shown(texts.iloc[row], 60)}' is out of range. "
-            f"Allowed: {', '.join(names[:20])}. Correct the label, or set task.labels."
-        )
-    return numbers.astype("int64")
 
 
 def _make_split(name: str, frame: pd.DataFrame, kind: Kind) -> Split:

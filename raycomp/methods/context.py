@@ -37,6 +37,7 @@ class Facts:
         pair: Whether a row has two texts.
         metrics: All metrics of the task.
         primary: The metric by which models are chosen.
+        positive: Number of the class that F1 of two classes counts as positive.
     """
 
     config: dict[str, Any]
@@ -48,6 +49,7 @@ class Facts:
     pair: bool
     metrics: tuple[str, ...]
     primary: str
+    positive: int = 1
 
 
 class RunContext(SearchSetup):
@@ -118,6 +120,7 @@ class RunContext(SearchSetup):
             pair=task.train.text_b is not None,
             metrics=task.metrics,
             primary=task.primary,
+            positive=task.positive,
         )
 
     def record_facts(self) -> None:
@@ -189,11 +192,16 @@ class RunContext(SearchSetup):
             if tokens is not None:
                 return tokens
 
-        limit = min(self.job.task.max_length, self.config.max_positions)
-        tokens = tokenise(load_texts(), lambda: self.tokenizer, self.facts.tokenizer, limit, cache)
+        mark = self.facts.tokenizer
+        tokens = tokenise(load_texts(), lambda: self.tokenizer, mark, self.max_tokens, cache)
         if self.run_dir.exists():
             write_json(key, {"key": tokens.key, "rows": len(tokens)})
         return tokens
+
+    @property
+    def max_tokens(self) -> int:
+        """Largest number of tokens of a row, which job and model allow."""
+        return min(self.job.task.max_length, self.config.max_positions)
 
     @property
     def shape(self) -> EncoderShape:

@@ -38,7 +38,7 @@ def score_forward(
     if save_as:
         write_array(context.layout.predictions(save_as, split), logits)
         write_array(context.layout.predictions("labels", split), np.asarray(tokens.labels))
-    return score_logits(context.metrics, tokens, logits)
+    return score_logits(context.metrics, tokens, logits, context.facts.positive)
 
 
 def score_validation(context: RunContext, forward: Callable[[Batch], Tensor], save_as: str) -> float:

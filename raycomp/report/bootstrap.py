@@ -58,7 +58,7 @@ def bootstrap_replicates(
 
             first = 0
             for weights in _draw_weights(len(labels), draws, weight_seed):
-                values = weighted_metric(metric, labels, logits, weights)
+                values = weighted_metric(metric, labels, logits, weights, model.positive)
                 scores[first : first + len(values), position] += values / num_splits
                 first += len(values)
 
@@ -99,7 +99,7 @@ def two_sided_p(replicates: np.ndarray) -> float:
 
 
 def weighted_metric(
-    metric: str, labels: np.ndarray, logits: np.ndarray, weights: np.ndarray
+    metric: str, labels: np.ndarray, logits: np.ndarray, weights: np.ndarray, positive: int = 1
 ) -> np.ndarray:
     """Return a metric of a split for every draw b; row i occurs weights[b, i] times in draw b.
 
@@ -110,6 +110,7 @@ def weighted_metric(
         labels: Labels or targets, (rows,).
         logits: Outputs, (rows, classes).
         weights: Number of times that each row occurs, (draws, rows).
+        positive: Number of the class that F1 of two classes counts as positive.
 
     Returns:
         Values of the metric, (draws,).
@@ -121,7 +122,7 @@ def weighted_metric(
     weights = weights.astype(float)
     if metric in REGRESSION:
         return _weighted_regression(metric, labels, logits, weights)
-    return _weighted_classification(metric, labels, logits, weights)
+    return _weighted_classification(metric, labels, logits, weights, positive)
 
 
 def _weighted_regression(
@@ -142,7 +143,7 @@ def _weighted_regression(
 
 
 def _weighted_classification(
-    metric: str, labels: np.ndarray, logits: np.ndarray, weights: np.ndarray
+    metric: str, labels: np.ndarray, logits: np.ndarray, weights: np.ndarray, positive: int
 ) -> np.ndarray:
     predicted = logits.argmax(1)
     num_classes = max(logits.shape[1], int(labels.max()) + 1)
@@ -172,7 +173,7 @@ def _weighted_classification(
         occurrences = predicted_counts + true_counts
         class_f1 = _divide_or_zero(2 * correct_counts, occurrences)
         if logits.shape[1] == 2:
-            f1 = class_f1[:, 1]
+            f1 = class_f1[:, positive]
         else:
             f1 = class_f1.sum(axis=1) / (occurrences > 0).sum(axis=1)
         return f1 if metric == "f1" else (f1 + accuracy) / 2

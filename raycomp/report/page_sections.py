@@ -96,6 +96,7 @@ def build_run(
             for plot, choices in draw_distribution_plots(tables.distribution, moments)
         ],
         "drawings": build_drawings(tables),
+        "overview": run.overview,
         "settings": format_settings(run.job),
         "environment": run.environment,
     }

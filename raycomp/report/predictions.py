@@ -10,6 +10,7 @@ import numpy as np
 
 from raycomp.config.references import is_reference
 from raycomp.data.metrics import compute
+from raycomp.report.run_record import read_json_file
 from raycomp.storage.files import read_array
 from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import read_table
@@ -25,15 +26,20 @@ class Predictions:
     Attributes:
         labels: Labels of each split, (rows,).
         logits: Outputs on each split, (rows, classes).
+        positive: Number of the class that F1 of two classes counts as positive.
     """
 
     labels: tuple[np.ndarray, ...]
     logits: tuple[np.ndarray, ...]
+    positive: int = 1
 
     def value(self, metric: str) -> float:
         """Return the mean of a metric over the splits."""
-        pairs = zip(self.labels, self.logits, strict=True)
-        return float(np.mean([compute([metric], labels, logits)[metric] for labels, logits in pairs]))
+        values = [
+            compute([metric], labels, logits, positive=self.positive)[metric]
+            for labels, logits in zip(self.labels, self.logits, strict=True)
+        ]
+        return float(np.mean(values))
 
     def same_examples(self, other: Predictions) -> bool:
         """Return whether two models were scored on the same examples, as far as the labels can tell."""
@@ -86,7 +92,10 @@ def _read_predictions(run_dir: Path, method: str, budget: str) -> Predictions | 
         labels.append(split_labels)
         logits.append(split_logits)
 
-    return Predictions(tuple(labels), tuple(logits)) if labels else None
+    if not labels:
+        return None
+    positive = read_json_file(layout.facts).get("positive", 1)
+    return Predictions(tuple(labels), tuple(logits), 0 if positive == 0 else 1)
 
 
 def _model_name(run_dir: Path, method: str, budget: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from raycomp.config.renames import current_names
+from raycomp.data.overview import Overview
 from raycomp.errors import UserError, first_line
 from raycomp.methods.registry import method_names
 from raycomp.storage.layout import RunLayout
@@ -31,6 +32,7 @@ class RunRecord:
         searches: Method -> summary of its finished search and deployment, as in deployed.json.
         environment: Versions that the run recorded; empty if it recorded none.
         facts: Facts on model and data, as in facts.json; empty before the run writes them.
+        overview: Facts about data and teacher; None if the run recorded none.
         shared: Artifact ("teacher", "supernet", "distillation_data") -> name of the run that it was
             reused from.
         tuned: Budget -> scores of its network after another fine-tuning.
@@ -45,6 +47,7 @@ class RunRecord:
     searches: dict[str, dict[str, Any]]
     environment: dict[str, Any]
     facts: dict[str, Any] = field(default_factory=dict)
+    overview: Overview | None = None
     shared: dict[str, str] = field(default_factory=dict)
     tuned: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -120,10 +123,29 @@ def read_run_record(run_dir: Path, evaluations: pd.DataFrame, deployments: pd.Da
         searches=searches,
         environment=read_json_file(layout.environment),
         facts=facts,
+        overview=_read_overview(layout.overview),
         shared={part: str(source) for part, source in read_json_file(layout.reused).items()},
         # Networks that a study draws at random are fine-tuned too, but they are not deployed.
         tuned={str(t["name"]): t for t in tunings if t.get("deployed") and "validation" in t},
     )
+
+
+def _read_overview(path: Path) -> Overview | None:
+    """Return the facts about data and teacher, or None for a run of a version that recorded none.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    data = read_json_file(path)
+    if not data:
+        return None
+    try:
+        return Overview.from_json(data)
+    except ValueError as error:
+        raise UserError(
+            f"File {path} is damaged: {error}. Run the job again to write it again, or leave this run "
+            "out."
+        ) from None
 
 
 def _find_metric(

@@ -21,6 +21,7 @@ class RunLayout:
     job.json                    settings, with defaults
     inputs.json                 hashes of data and model
     facts.json                  configuration of the encoder, labels, metrics
+    overview.json               class counts, text lengths, the teacher: what a user checks first
     environment.json            versions and hardware
     precision.json              bf16 or fp32
     live.json                   rows that trackers received
@@ -70,6 +71,11 @@ class RunLayout:
     def facts(self) -> Path:
         """Properties of model and data that every process needs (`methods.context.Facts`)."""
         return self.path / "facts.json"
+
+    @property
+    def overview(self) -> Path:
+        """Facts about data and teacher that a user checks first (`data.overview.Overview`)."""
+        return self.path / "overview.json"
 
     @property
     def environment(self) -> Path:

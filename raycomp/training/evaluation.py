@@ -70,16 +70,18 @@ def predict_logits(
     return out
 
 
-def score_logits(metrics: tuple[str, ...], tokens: TokenSplit, logits: np.ndarray) -> Score:
+def score_logits(
+    metrics: tuple[str, ...], tokens: TokenSplit, logits: np.ndarray, positive: int = 1
+) -> Score:
     """Compute metrics and the mean label loss.
 
     Args:
         metrics: Names of the metrics.
         tokens: The split, with its labels.
         logits: (rows, classes), in the order of the split.
+        positive: Number of the class that F1 of two classes counts as positive.
     """
     labels = torch.from_numpy(np.array(tokens.labels))
     loss = float(label_loss(torch.from_numpy(logits), labels, len(tokens)))
-    return Score(
-        compute(metrics, np.asarray(tokens.labels), logits, allow_custom=True), loss, len(tokens)
-    )
+    values = compute(metrics, np.asarray(tokens.labels), logits, positive=positive, allow_custom=True)
+    return Score(values, loss, len(tokens))

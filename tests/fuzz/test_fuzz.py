@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import tempfile
@@ -13,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raycomp.config.loader import load_job
 from raycomp.config.task import TaskSettings
+from raycomp.data.overview import describe_task
 from raycomp.data.tasks import load_task
 from raycomp.encoder.cost import EncoderShape
 from raycomp.encoder.pretrained import load_encoder
@@ -51,6 +54,15 @@ JOB: dict[str, Any] = {
     "adabert": {"layers": [2, 3], "beta": 4.0, "operations": ["skip", "zero"]},
     "budget": [{"name": "half", "encoder_params": "0.5x"}, {"name": "b", "flops": 1e6}],
 }
+TITLES = {"text": "text", "label": "label"}
+LABELS = st.one_of(
+    VALUES,
+    st.sampled_from([
+        "1", "1.0", " 1", "+1", "-1", "01", "1.10", "1_1", "1e400", "nan", "inf", "-0", "true", "True",
+        "", " ", "a", "A", "a ", "\u200b", "\ufeff", "２", "٣", '"', '"a', '\\"', "2020-01-01", 0, 1, 2,
+        -1, 0.5, 1e308, True, None,
+    ]),
+)  # fmt: skip
 READY = [p.read_bytes() for p in sorted((ROOT / "jobs").glob("*.toml"))]
 
 
@@ -163,6 +175,72 @@ def test_data_files_with_other_bytes(
     path.write_bytes(data.draw(mutated_bytes(texts[ending])))
     settings = TaskSettings(train=str(path), text=["text"], label="label")
     tried("data files", lambda: load_task(settings, 0))
+
+
+@given(
+    labels=st.lists(LABELS, min_size=1, max_size=6),
+    rows=st.integers(2, 40),
+    ending=st.sampled_from(["csv", "csv.gz", "tsv", "jsonl", "parquet"]),
+    kind=st.sampled_from(["auto", "classification", "regression"]),
+    names=st.none() | st.lists(st.text(max_size=4), min_size=1, max_size=4),
+    positive=st.none() | st.text(max_size=3),
+)
+@examples(0.1)
+def test_data_files_with_other_labels(
+    labels: list[Any],
+    rows: int,
+    ending: str,
+    kind: str,
+    names: list[str] | None,
+    positive: str | None,
+    folder: Path,
+) -> None:
+    """Labels that look like numbers, dates, truth values, quotes or nothing, in each format."""
+    path = folder / f"labels.{ending}"
+    values = [labels[row % len(labels)] for row in range(rows)]
+    write_labels(path, [f"a text {row}" for row in range(rows)], values)
+
+    def load() -> None:
+        settings = {"kind": kind, "labels": names, "positive": positive}
+        task = load_task(TaskSettings(train=str(path), text=["text"], label="label", **settings), 0)
+        describe_task(task, TaskSettings(train=str(path), text=["text"], label="label"))
+        assert len(set(task.label_names)) == len(task.label_names)
+
+    tried("label columns", load)
+
+
+def write_labels(path: Path, texts: list[str], values: list[Any]) -> None:
+    """Write texts and labels in the format of a file; a table of one type if Parquet needs one."""
+    rows = [{"text": text, "label": value} for text, value in zip(texts, values, strict=True)]
+    if path.suffix == ".parquet":
+        try:
+            pd.DataFrame(rows).to_parquet(path)
+        except (pa.ArrowException, OverflowError, ValueError):
+            pd.DataFrame({"text": texts, "label": list(map(repr, values))}).to_parquet(path)
+        return
+    if path.suffix == ".jsonl":
+        data = "".join(json.dumps(row) + "\n" for row in rows)
+    else:
+        mark = "\t" if path.suffix == ".tsv" else ","
+        data = "".join(f"{row['text']}{mark}{row['label']}\n" for row in [TITLES, *rows])
+    raw = data.encode("utf-8", "surrogatepass")
+    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+
+
+@given(data=st.data())
+@examples(0.05)
+def test_csv_files_with_other_quotes(data: st.DataObject, folder: Path) -> None:
+    """Quotes, backslashes, delimiters and line ends at any place of a CSV file."""
+    lines = [f"a text {row},{'ab'[row % 2]}" for row in range(12)]
+    for _ in range(data.draw(st.integers(1, 6))):
+        row = data.draw(st.integers(0, 11))
+        place = data.draw(st.integers(0, len(lines[row])))
+        mark = data.draw(st.sampled_from(['"', '""', '\\"', "\\", ",", "\n", "\r", "\t", '","', "\x00"]))
+        lines[row] = lines[row][:place] + mark + lines[row][place:]
+    path = folder / "quotes.csv"
+    path.write_text("text,label\n" + "\n".join(lines), newline="")
+    settings = TaskSettings(train=str(path), text=["text"], label="label")
+    tried("label columns", lambda: load_task(settings, 0))
 
 
 @pytest.fixture(scope="module")

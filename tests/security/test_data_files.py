@@ -35,7 +35,7 @@ def line(text: Any, label: Any = "a") -> bytes:
     ("name", "data", "words"),
     [
         ("t.csv", CSV + b"\xff\xfe,a\n", "utf-8"),
-        ("t.csv", CSV + b'"' + b"x" * 1000, "EOF inside string"),
+        ("t.csv", CSV + b'"' + b"x" * 1000, "a field begins with a quote that is not closed"),
         ("t.csv", CSV + b"x" * 1_000_001 + b",a\n", "row 50: the text has 1,000,001 characters"),
         ("t.csv", CSV + b"x," + b"9" * 6000 + b"\n", "6,000 characters"),
         ("t.csv", bytes(range(256)) * 100, "cannot be read"),
@@ -45,12 +45,13 @@ def line(text: Any, label: Any = "a") -> bytes:
         ("t.jsonl", LINES + line([["x"]]), "row 50: the text is of type list"),
         ("t.jsonl", LINES + line({"x": 1}), "type dict"),
         ("t.jsonl", LINES + line("x", {"a": 1}), "row 50: the label is of type dict"),
-        ("t.jsonl", LINES + line("x", 10**400), "too big"),
+        ("t.jsonl", LINES + line("x", 10**400), "401 characters"),
         ("t.jsonl", b"1\n2\n", "not a JSON object"),
         ("t.jsonl", b"".join(b'{"k%d":1}\n' % i for i in range(20_000)), "2,000 columns"),
         ("t.parquet", b"PAR1" + b"\x00" * 100 + b"PAR1", "cannot be read"),
         ("t.pkl", b"\x80\x04cos\nsystem\n", "unknown suffix '.pkl'"),
-        ("t.csv.gz", b"\x1f\x8b", "unknown suffix '.gz'"),
+        ("t.csv.gz", b"\x1f\x8b", "cannot be read"),
+        ("t.parquet.gz", b"\x1f\x8b", "unknown suffix '.gz'"),
         ("t.zip", b"PK\x03\x04", "unknown suffix '.zip'"),
         ("t.npy", b"\x93NUMPY", "unknown suffix '.npy'"),
     ],
@@ -121,7 +122,7 @@ def test_a_file_that_is_too_large_is_not_opened(tmp_path: Path) -> None:
 
 def test_paths_that_are_no_file(tmp_path: Path) -> None:
     (tmp_path / "loop.csv").symlink_to(tmp_path / "loop.csv")
-    for path in ("/dev/null", "x" * 4000, "a\x00b.csv", str(tmp_path), str(tmp_path / "loop.csv")):
+    for path in ("/dev/null", "x" * 4000, "a\x00b.csv", str(tmp_path / "loop.csv")):
         with pytest.raises(UserError, match="does not exist"):
             task(Path(path))
 

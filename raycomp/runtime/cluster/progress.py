@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,6 +56,11 @@ class Progress:
     def say(self, text: str) -> None:
         """Print a line, also where bars are not shown."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def block(self, title: str, lines: Sequence[str]) -> None:
+        """Print a title and lines below it."""
+        for line in (title, *lines):
+            self.say(line)
 
     @contextmanager
     def bar(self, name: str) -> Iterator[Update]:

@@ -19,6 +19,7 @@ from raycomp.runtime.pipeline.forecast import (
     find_measured_rates,
     make_forecast,
 )
+from raycomp.runtime.pipeline.overview import make_overview
 from raycomp.runtime.pipeline.preflight import check_settings, least_cost, unmet_budgets
 from raycomp.search.search_loop import evaluation_budget
 from raycomp.training.optimizers import measure_matmul_flops, resolve_precision
@@ -51,6 +52,7 @@ def make_plan(job: Job, machines: Machines | None = None, runs: Path = Path("run
     plan = {
         "run": job.run_id,
         "task": _describe_task(context),
+        "overview": make_overview(context).to_json(),
         "space": _describe_space(context),
         "budgets": _judge_budgets(context),
         "steps": {

@@ -21,6 +21,7 @@ from raycomp.runtime.cluster.progress import Progress
 from raycomp.runtime.pipeline.deploy import deploy_all
 from raycomp.runtime.pipeline.handle import run_handle
 from raycomp.runtime.pipeline.inputs import record_inputs
+from raycomp.runtime.pipeline.overview import show_overview
 from raycomp.runtime.pipeline.preflight import check
 from raycomp.runtime.pipeline.resume import describe_progress, repair_tables
 from raycomp.runtime.pipeline.tracking import track_run
@@ -59,6 +60,7 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
             progress.say(f"Resuming {job.run_id}: {describe_progress(context)}.")
             repair_tables(context, progress)
         _record_job(context)
+        show_overview(context, progress)
 
         owns_cluster = cluster.connect()
         try:

@@ -68,7 +68,10 @@ class Evaluator:
             precision=precision,
             device=self._device,
         )
-        scores = [score_logits(context.metrics, tokens, arch_logits) for arch_logits in logits]
+        scores = [
+            score_logits(context.metrics, tokens, arch_logits, context.facts.positive)
+            for arch_logits in logits
+        ]
         seconds = (time.perf_counter() - start) / len(archs)
 
         rows = []

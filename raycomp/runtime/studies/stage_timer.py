@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +28,9 @@ class StageTimer(Progress):
         super().__init__(enabled=False)
         self._run_dir = run_dir
         self._path = RunLayout(run_dir).timings
+
+    def block(self, title: str, lines: Sequence[str]) -> None:
+        """Print nothing: the runs of a study would repeat the same block."""
 
     @contextmanager
     def bar(self, name: str) -> Iterator[Update]:

@@ -105,10 +105,16 @@ def test_identity_covers_what_changes_results_and_nothing_else(tiny_job: dict[st
         ("train", "min_workers", 1),
         ("train", "checkpoint_seconds", 1.0),
         ("search", "evaluators", 2),
+        ("task", "allow_shared_rows", True),
+        ("task", "positive", None),
     ]:
         changed = {**tiny_job, section: {**tiny_job[section], key: value}}
         assert parse_job(changed).identity() == base
-    for section, key, value in [("run", "seed", 1), ("train", "learning_rate", 2e-4)]:
+    for section, key, value in [
+        ("run", "seed", 1),
+        ("train", "learning_rate", 2e-4),
+        ("task", "positive", "good"),
+    ]:
         changed = {**tiny_job, section: {**tiny_job[section], key: value}}
         assert parse_job(changed).identity() != base
 

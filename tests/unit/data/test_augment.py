@@ -15,9 +15,9 @@ from raycomp.data.augment import (
     NeighbourCandidates,
     augment_rows,
     find_replaceable_words,
-    list_whole_words,
     replace_words,
 )
+from raycomp.data.whole_words import list_whole_words
 from raycomp.errors import UserError
 
 WORDS = [
@@ -58,9 +58,10 @@ def test_stop_words_and_non_words_are_not_replaceable() -> None:
 
 
 def test_whole_words_are_neither_pieces_nor_marks(tokenizer: BertTokenizerFast) -> None:
-    ids, words = list_whole_words(tokenizer)
-    assert words == ["the", *WORDS[:-1]]
-    assert tokenizer.convert_ids_to_tokens(ids) == words
+    vocabulary = list_whole_words(tokenizer)
+    assert list(vocabulary) == ["LATIN"]
+    assert vocabulary["LATIN"].texts == ["the", *WORDS[:-1]]
+    assert tokenizer.convert_ids_to_tokens(vocabulary["LATIN"].ids) == vocabulary["LATIN"].texts
 
 
 def test_neighbours_are_near_and_never_the_word_itself(tokenizer: BertTokenizerFast) -> None:

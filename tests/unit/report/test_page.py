@@ -162,6 +162,27 @@ def test_names_from_the_run_are_shown_as_text(tmp_path: Path) -> None:
     assert "<script" not in plot_data
 
 
+def test_the_overview_of_data_and_teacher_comes_first(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    overview = {
+        "rows": [{"title": "train", "text": f"10 rows: {ATTACK} 5 (50%)"}],
+        "warnings": ["Texts are cut."],
+        "notes": ["2 rows are left out."],
+        "figures": {},
+    }
+    write_json(RunLayout(run).overview, overview)
+    html_page = read_page(write_report(run, tmp_path / "r.html"))
+    ids = [str(a.get("id")) for t, a in html_page.elements if t == "h2"]
+    assert ids[0] == "overview"
+    assert f"10 rows: {ATTACK} 5 (50%)" in html_page.text
+    assert "2 rows are left out." in html_page.text
+    assert "Texts are cut." in " ".join(html_page.text)
+
+    write_json(RunLayout(run).overview, {"rows": [1]})
+    with pytest.raises(UserError, match=r"overview\.json is damaged"):
+        write_report(run, tmp_path / "r.html")
+
+
 def test_a_difference_within_chance_is_named_so(both: Page) -> None:
     shown_text = " ".join(both.text)
     assert "binomial, sqrt(p (1 - p) / n)" in shown_text

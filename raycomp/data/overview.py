@@ -1,0 +1,221 @@
+"""The overview of a task's data: what a user checks before anything is trained.
+
+`raycomp plan` and `raycomp run` print it, and the report shows it. Other parts, such as the one about
+the teacher, add their own rows: `Overview` values are joined with `+`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from raycomp.config.task import TaskSettings
+from raycomp.data.metrics import uses_positive
+from raycomp.data.tasks import Split, Task
+from raycomp.errors import shown
+
+TITLE = "Data and teacher"
+
+MAX_LISTED_CLASSES = 6
+"""Classes that one line lists; of more classes it names the largest and the smallest."""
+
+
+MAX_LINE = 1000
+"""Characters of a printed line; a longer one is cut."""
+
+SHARED_WARNING = 0.01
+"""Share of a held-out split's rows that may be in train without a warning."""
+
+
+@dataclass(frozen=True)
+class OverviewRow:
+    """One line of the overview.
+
+    Attributes:
+        title: Subject of the line, such as "train".
+        text: What is known about it.
+    """
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Facts about the data and the teacher of a job.
+
+    Attributes:
+        rows: Lines in the order in which they are printed.
+        warnings: Sentences about faults that probably make the result wrong, with what to do.
+        notes: Sentences about what was changed or left out.
+        figures: The same facts as JSON-able values.
+    """
+
+    rows: tuple[OverviewRow, ...] = ()
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+    def __add__(self, other: Overview) -> Overview:
+        return Overview(
+            (*self.rows, *other.rows),
+            (*self.warnings, *other.warnings),
+            (*self.notes, *other.notes),
+            {**self.figures, **other.figures},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object; `from_json` reads it."""
+        return {
+            "rows": [{"title": row.title, "text": row.text} for row in self.rows],
+            "warnings": list(self.warnings),
+            "notes": list(self.notes),
+            "figures": dict(self.figures),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Overview:
+        """Return the overview of a JSON object.
+
+        Raises:
+            ValueError: The object is not an overview.
+        """
+        try:
+            rows = tuple(OverviewRow(str(row["title"]), str(row["text"])) for row in data["rows"])
+            warnings = tuple(map(str, data["warnings"]))
+            notes = tuple(map(str, data["notes"]))
+            return cls(rows, warnings, notes, dict(data["figures"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"it is not an overview ({error!r})") from None
+
+
+def format_overview(overview: Overview) -> list[str]:
+    """Return the lines of an overview as the command line prints them, without a title."""
+    width = max((len(row.title) for row in overview.rows), default=0) + 2
+    lines = [f"  {row.title:<{width}}{row.text}" for row in overview.rows]
+    lines += [f"  Warning: {warning}" for warning in overview.warnings]
+    lines += [f"  Note: {note}" for note in overview.notes]
+    # Class names come from files, and a terminal would obey control characters in them.
+    return [shown(line, MAX_LINE) for line in lines]
+
+
+def describe_task(task: Task, settings: TaskSettings) -> Overview:
+    """Return size and class counts of each split, rows that splits share, and the readers' notes.
+
+    Args:
+        task: Checked and divided task.
+        settings: Section `task` of the job.
+    """
+    splits = (task.train, task.selection, *task.validation)
+    rows = [OverviewRow("task", f"{task.name}: {_describe_shape(task)}")]
+    rows += [OverviewRow(split.name, _describe_labels(task, split)) for split in splits]
+    figures: dict[str, Any] = {"rows": {split.name: len(split) for split in splits}}
+    if task.kind == "classification":
+        figures["classes"] = {split.name: count_classes(task, split) for split in splits}
+
+    overview = Overview(tuple(rows), notes=task.notes, figures=figures)
+    overview += _describe_shared_rows(task)
+    if task.kind == "classification":
+        overview += _describe_classes(task, settings) + _describe_positive(task, settings)
+    return overview
+
+
+def _describe_shared_rows(task: Task) -> Overview:
+    """Return how many rows of each validation split are also in train."""
+    parts = []
+    warnings = []
+    for split in task.validation:
+        count = task.shared_rows.get(split.name, 0)
+        share = count / len(split)
+        parts.append(f"{count:,} of {len(split):,} rows of {split.name} ({100 * share:.1f}%)")
+        if share >= SHARED_WARNING:
+            warnings.append(
+                f"{100 * share:.0f}% of the rows of {split.name} are also in train, therefore its score "
+                "is too high. Use other rows in task.validation."
+            )
+    text = f"{', '.join(parts)} are also in train, compared without case and blanks"
+    figures = {"shared_rows": dict(task.shared_rows)}
+    return Overview((OverviewRow("shared rows", text),), tuple(warnings), (), figures)
+
+
+def _describe_classes(task: Task, settings: TaskSettings) -> Overview:
+    """Return warnings about classes that train lacks, or that are probably not classes."""
+    warnings = []
+    counts = count_classes(task, task.train)
+    empty = [name for name, count in counts.items() if count == 0]
+    if empty:
+        listed = ", ".join(empty[:MAX_LISTED_CLASSES])
+        warnings.append(
+            f"{len(empty)} of {len(counts)} classes have 0 rows in train ({listed}), therefore the model "
+            "cannot learn them. Add rows, raise task.limit, or correct task.labels."
+        )
+    if settings.labels is None and set(task.label_names) == {"-1", "0", "1"}:
+        warnings.append(
+            "The label -1 is taken as a class. If it marks rows without a label, remove these rows. List "
+            "the classes in task.labels to confirm them."
+        )
+    return Overview(warnings=tuple(warnings))
+
+
+def _describe_positive(task: Task, settings: TaskSettings) -> Overview:
+    """Return which class F1 counts as positive, and a remark if the job has not named it."""
+    metrics = [metric for metric in task.metrics if uses_positive(metric)]
+    if task.num_labels != 2 or not metrics:
+        return Overview()
+
+    name = task.label_names[task.positive]
+    share = count_classes(task, task.train)[name] / len(task.train)
+    row = OverviewRow("f1", f"positive class {name} ({100 * share:.0f}% of train)")
+    figures = {"positive": name}
+    is_own_choice = settings.positive is not None or settings.labels is not None
+    is_known_task = settings.name is not None and settings.name.startswith(("glue/", "demo/"))
+    if is_own_choice or is_known_task or not uses_positive(task.primary):
+        return Overview((row,), figures=figures)
+
+    reason = "because it is the second class in sorted order"
+    remark = f"{task.primary} counts {name} as the positive class, {reason}"
+    if share > 0.5:
+        warning = (
+            f"{remark}. It is the larger class, and its F1 is high for every model. Name the class that "
+            "matters in task.positive."
+        )
+        return Overview((row,), (warning,), (), figures)
+    return Overview((row,), (), (f"{remark}. task.positive can name the other one.",), figures)
+
+
+def count_classes(task: Task, split: Split) -> dict[str, int]:
+    """Return the number of rows of each class of a split, in the order of the classes."""
+    counts = np.bincount(split.labels, minlength=task.num_labels)
+    return {name: int(count) for name, count in zip(task.label_names, counts, strict=True)}
+
+
+def _describe_shape(task: Task) -> str:
+    texts = "one text" if task.train.text_b is None else "two texts"
+    if task.kind == "regression":
+        return f"regression, {texts} per row"
+    return f"{task.num_labels} classes, {texts} per row"
+
+
+def _describe_labels(task: Task, split: Split) -> str:
+    """Return the rows of a split and the distribution of their labels."""
+    size = f"{len(split):,} rows"
+    if task.kind == "regression":
+        low, high = float(split.labels.min()), float(split.labels.max())
+        mean, deviation = float(split.labels.mean()), float(split.labels.std())
+        return f"{size}; labels {low:g} to {high:g}, mean {mean:.4g}, deviation {deviation:.3g}"
+
+    counts = count_classes(task, split)
+    if len(counts) <= MAX_LISTED_CLASSES:
+        return f"{size}: {_list_counts(list(counts.items()), len(split))}"
+    by_size = sorted(counts.items(), key=lambda item: -item[1])
+    largest, smallest = _list_counts(by_size[:2], len(split)), _list_counts(by_size[-2:], len(split))
+    return f"{size}; largest classes {largest}; smallest {smallest}"
+
+
+def _list_counts(counts: Sequence[tuple[str, int]], total: int) -> str:
+    return ", ".join(
+        f"{shown(name, 60)} {count:,} ({100 * count / total:.0f}%)" for name, count in counts
+    )

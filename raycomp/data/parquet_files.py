@@ -1,0 +1,73 @@
+"""Reader of Parquet files, within limits of the unpacked size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+MAX_COLUMNS = 2000
+# Distinct texts take more than one byte per row.
+MAX_ROWS_A_BYTE = 20
+
+
+def read_parquet(path: Path, max_bytes: int) -> pd.DataFrame:
+    """Read a Parquet file within the limits of size.
+
+    A small file can claim many rows of long text. Text columns therefore stay dictionary-encoded until
+    their unpacked size is known.
+
+    Args:
+        path: Path of the file.
+        max_bytes: Largest unpacked size.
+
+    Raises:
+        ValueError: The file exceeds a limit.
+    """
+    size = path.stat().st_size
+    with pq.ParquetFile(path) as file:
+        meta = file.metadata
+        schema = file.schema_arrow
+        expanded = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
+        if meta.num_rows > MAX_ROWS_A_BYTE * size or expanded > max_bytes:
+            raise ValueError(
+                f"it unpacks to {meta.num_rows:,} rows and {expanded:,} bytes from "
+                f"{size:,} bytes; allowed are {MAX_ROWS_A_BYTE} rows per byte and "
+                f"{max_bytes / 2**30:.0f} GiB"
+            )
+        if meta.num_columns > MAX_COLUMNS:
+            raise ValueError(f"it has more than {MAX_COLUMNS:,} columns")
+
+    texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+    table = pq.read_table(path, read_dictionary=texts)
+    # The validation raises an error for text that is not valid UTF-8.
+    table.validate(full=True)
+
+    for position, field in enumerate(table.schema):
+        if not pa.types.is_dictionary(field.type) or not pa.types.is_string(field.type.value_type):
+            continue
+
+        column = table[position]
+        text_bytes = sum(_text_bytes(chunk) for chunk in column.chunks)
+        if text_bytes > max_bytes:
+            raise ValueError(f"column {field.name!r} unpacks to {text_bytes:,} bytes of text")
+        table = table.set_column(position, field.name, column.cast(pa.large_string()))
+
+    frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
+    return frame
+
+
+def read_parquet_columns(path: Path) -> list[str]:
+    """Return the names of a file's columns."""
+    names: list[str] = pq.read_schema(path).names
+    return names
+
+
+def _text_bytes(chunk: Any) -> int:
+    """Return the number of bytes of all texts of a dictionary-encoded column without unpacking it."""
+    lengths = pc.binary_length(chunk.dictionary).take(chunk.indices)
+    return pc.sum(lengths.cast(pa.int64())).as_py() or 0

@@ -1,0 +1,66 @@
+"""The overview of a job's data and teacher: `plan` and `run` print it before anything is trained."""
+
+from __future__ import annotations
+
+from raycomp.data.overview import TITLE, Overview, describe_task, format_overview
+from raycomp.data.token_overview import describe_augmentation, describe_tokens, measure_tokens
+from raycomp.errors import UserError
+from raycomp.methods.context import RunContext
+from raycomp.methods.registry import load_settings
+from raycomp.runtime.cluster.progress import Progress
+from raycomp.storage.files import read_json, write_json
+
+
+def make_overview(context: RunContext) -> Overview:
+    """Return the facts about data and teacher that a user checks first.
+
+    Args:
+        context: Context of the run. Nothing is trained.
+    """
+    overview = describe_task(context.task, context.job.task) + _describe_tokens(context)
+    if _augments(context):
+        train = context.task.train
+        candidates = context.job.augment.candidates
+        overview += describe_augmentation(train, context.tokenizer, candidates)
+    return overview
+
+
+def _augments(context: RunContext) -> bool:
+    """Return whether a method of the job replaces words of the training text."""
+    schemas = [load_settings(name) for name in context.job.run.methods]
+    uses_copies = any("augment" in schema.shared_sections for schema in schemas)
+    return uses_copies and context.job.augment.copies > 0
+
+
+def _describe_tokens(context: RunContext) -> Overview:
+    """Return the part about tokens. It tokenises every split, which the run needs anyway."""
+    task = context.task
+    limit = context.max_tokens
+    figures = {
+        split.name: measure_tokens(split, context.tokens(split.name), context.tokenizer, limit)
+        for split in (task.train, *task.validation)
+    }
+    return describe_tokens(figures, context.job.task.max_length, context.config.max_positions)
+
+
+def show_overview(context: RunContext, progress: Progress) -> None:
+    """Write the overview into the run directory once, and print it.
+
+    Args:
+        context: Context of a run whose directory exists.
+        progress: Prints the lines.
+
+    Raises:
+        UserError: The file of an earlier start is damaged.
+    """
+    path = context.layout.overview
+    if not path.exists():
+        write_json(path, make_overview(context).to_json())
+    try:
+        overview = Overview.from_json(read_json(path))
+    except ValueError as error:
+        raise UserError(
+            f"File {path} is damaged: {error}. Remove it and run the same command again."
+        ) from None
+
+    progress.block(TITLE, format_overview(overview))
