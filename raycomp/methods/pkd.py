@@ -19,7 +19,8 @@ from pydantic import Field
 
 from raycomp.config.section import choices
 from raycomp.methods.context import RunContext
-from raycomp.methods.students import StudentMethod, StudentSettings, StudentTask
+from raycomp.methods.student_task import StudentTask
+from raycomp.methods.students import StudentMethod, StudentSettings
 from raycomp.methods.tasks import TrainingTask
 from raycomp.training.hints import Hidden, Labels, Logits, Objective
 

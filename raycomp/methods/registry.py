@@ -23,6 +23,15 @@ METHODS: dict[str, tuple[str, str]] = {
     "first_n": ("raycomp.methods.first_n:FirstNSettings", "raycomp.methods.first_n:FirstN"),
     "pkd": ("raycomp.methods.pkd:PkdSettings", "raycomp.methods.pkd:Pkd"),
     "uniform": ("raycomp.methods.uniform:UniformSettings", "raycomp.methods.uniform:Uniform"),
+    "theseus": ("raycomp.methods.theseus:TheseusSettings", "raycomp.methods.theseus:Theseus"),
+    "minilm": ("raycomp.methods.minilm:MinilmSettings", "raycomp.methods.minilm:Minilm"),
+    "tinybert": ("raycomp.methods.tinybert:TinybertSettings", "raycomp.methods.tinybert:Tinybert"),
+    "distilbert": (
+        "raycomp.methods.distilbert:DistilbertSettings",
+        "raycomp.methods.distilbert:Distilbert",
+    ),
+    "pd": ("raycomp.methods.pd:PdSettings", "raycomp.methods.pd:Pd"),
+    "layerdrop": ("raycomp.methods.layerdrop:LayerdropSettings", "raycomp.methods.layerdrop:Layerdrop"),
 }
 """Name of a method -> import paths of its settings class and of its `Method` class."""
 

@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from raycomp.methods.registry import load_settings, method_names
 from raycomp.report.formatting import plural
 from raycomp.report.plot import (
     GREY,
@@ -67,7 +68,14 @@ def split_trainings(steps: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 def describe_training(name: str) -> str:
     """Return a training task's name for readers."""
-    return TRAININGS.get(name, name)
+    if name in TRAININGS:
+        return TRAININGS[name]
+
+    method, _, kind = name.rpartition("-")
+    if method not in method_names():
+        return name
+    kinds = {"student": "students", "supernet": "super-network"}
+    return f"{load_settings(method).title}: {kinds.get(kind, kind)}"
 
 
 def curve_style(index: int) -> dict[str, Any]:

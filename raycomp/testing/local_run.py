@@ -72,11 +72,16 @@ class LocalRun(Run):
     Args:
         context: The run's context, as the method has it.
         stop_after: Number of training steps after which `KeyboardInterrupt` is raised; None: never.
+
+    Attributes:
+        trained: Names of the trainings that were run.
+        last_task: The last of them; None before the first.
     """
 
     def __init__(self, context: RunContext, stop_after: int | None = None) -> None:
         self.context = context
         self.trained: list[str] = []
+        self.last_task: TrainingTask | None = None
         self._steps_left = stop_after
 
     def train(self, name: str, plan: dict[str, Any]) -> None:
@@ -86,6 +91,7 @@ class LocalRun(Run):
         task: TrainingTask = load_training_task(context.method, name)(
             context, plan, device=CPU, reduce=None
         )
+        self.last_task = task
         folder = context.run_dir / "local-checkpoints" / name
         start, state = 0, None
         if (folder / "state.json").exists():

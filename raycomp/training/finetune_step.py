@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
 from raycomp.data.batches import Batch
 from raycomp.encoder.architecture import Architecture
-from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.interface import ElasticOutput
 from raycomp.training.hints import LABELS_ONLY, Objective
 from raycomp.training.loop import StepResult
@@ -23,23 +23,24 @@ class FinetuneStep:
 
     def __init__(
         self,
-        model: ElasticEncoder,
+        model: nn.Module,
         updater: Updater,
         *,
         precision: str,
         device: torch.device,
-        arch: Architecture | None = None,
+        arch: Architecture | Callable[[int], Architecture] | None = None,
         objective: Objective = LABELS_ONLY,
         teacher: Teacher | None = None,
     ) -> None:
         """Prepare the step.
 
         Args:
-            model: Network that is trained, on `device`.
+            model: Network that is trained, on `device`: an `ElasticEncoder`, or a module that is called
+                like one.
             updater: Optimizer of its parameters.
             precision: "bf16" or "fp32".
             device: Device of the model and of the teacher.
-            arch: Slice to train; None is the whole network.
+            arch: Slice to train, or a function from the step to the slice; None is the whole network.
             objective: Weighted hints to minimise.
             teacher: Source of the outputs that the hints read.
 
@@ -65,18 +66,26 @@ class FinetuneStep:
         with autocast(self.precision, self.device):
             output = self.model(
                 batch,
-                self.arch,
+                self._arch_at(index),
                 hidden=self.objective.needs_hidden,
                 attention=self.objective.needs_attention,
             )
         loss, _ = self.objective.losses(output, target, batch)
-        loss.backward()
+        # A slice of frozen layers has no gradient (BERT-of-Theseus).
+        if loss.requires_grad:
+            loss.backward()
 
         # Summed with the gradients: every worker then reports the loss of the global batch.
         summed = loss.detach().reshape(1).clone()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         self.updater.apply(index, gradients, summed)
         return StepResult(float(summed), tokens)
+
+    def _arch_at(self, index: int) -> Architecture | None:
+        """Return the slice that a step trains."""
+        if callable(self.arch):
+            return self.arch(index)
+        return self.arch
 
 
 @torch.no_grad()

@@ -186,6 +186,22 @@ class Embeddings:
 
 
 @dataclass(frozen=True)
+class Cosine:
+    """Match the direction of the teacher's last hidden states (DistilBERT)."""
+
+    needs_teacher: ClassVar[bool] = True
+    needs_hidden: ClassVar[bool] = True
+    needs_attention: ClassVar[bool] = False
+
+    def loss(self, student: ElasticOutput, teacher: ElasticOutput | None, batch: Batch) -> Tensor:
+        """Return the mean of 1 - cos(s, t) over real tokens; see `Hint.loss`."""
+        own = required_output(student.hidden)[-1].float()
+        target = required_output(required_output(teacher).hidden)[-1].float()
+        distance = 1 - F.cosine_similarity(own, target, dim=-1)
+        return (distance * batch.attention_mask).sum() / batch.total_tokens
+
+
+@dataclass(frozen=True)
 class Objective:
     """A weighted sum of hints.
 

@@ -1,4 +1,4 @@
-"""Which hidden state of a teacher a student's hidden state is matched with.
+"""Which layers of a teacher a student has, and which hidden states of both are matched.
 
 State 0 is the embeddings, state i the output of the i-th layer that the network runs. A student of n
 layers has n + 1 states. L is the number of the teacher's layers.
@@ -40,6 +40,18 @@ def same(layers: Sequence[int], teacher_layers: int) -> list[tuple[int, int]]:
     if layers and layers[-1] >= teacher_layers:
         raise ValueError(f"the student runs layer {layers[-1]}; the teacher has {teacher_layers} layers")
     return [(0, 0), *((i + 1, layer + 1) for i, layer in enumerate(layers))]
+
+
+def spread_layers(teacher_layers: int, depth: int) -> tuple[int, ...]:
+    """Return equally spaced layers from the first to the last (DistilBERT: 0, 2, 4, 7, 9, 11)."""
+    if depth == 1:
+        return (0,)
+    return tuple(round(i * (teacher_layers - 1) / (depth - 1)) for i in range(depth))
+
+
+def every_other_layers(teacher_layers: int, depth: int) -> tuple[int, ...]:
+    """Return the layers floor(i L / n) (LayerDrop, DynaBERT: 0, 2, 4, 6, 8, 10 for 6 of 12)."""
+    return tuple(i * teacher_layers // depth for i in range(depth))
 
 
 LAYER_MAPS: dict[str, LayerMap] = {"uniform": uniform, "skip": skip, "last": last, "same": same}

@@ -12,7 +12,8 @@ from raycomp.config.job import schema_of
 from raycomp.methods import registry
 from raycomp.methods.first_n import FirstN
 from raycomp.methods.registry import METHODS
-from raycomp.methods.students import StudentSettings, StudentTask
+from raycomp.methods.student_task import StudentTask
+from raycomp.methods.students import StudentSettings
 from raycomp.testing import check_method
 from raycomp.training.hints import LABELS_ONLY, Objective
 from tests.conftest import make_tiny_job
@@ -29,6 +30,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "first_n": {"epochs": 0.5},
     "pkd": {"epochs": 0.5},
     "uniform": {"epochs": 0.5},
+    "theseus": {"epochs": 0.5},
+    "minilm": {"epochs": 0.3, "relation_epochs": 0.3},
+    "tinybert": {"epochs": 0.3, "intermediate_epochs": 0.3},
+    "distilbert": {"epochs": 0.5},
+    "pd": {"epochs": 0.3, "finetune_epochs": 0.3},
+    "layerdrop": {"epochs": 0.3, "finetune_epochs": 0.3},
 }
 
 

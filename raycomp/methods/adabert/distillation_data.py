@@ -3,67 +3,20 @@
 from __future__ import annotations
 
 import functools
-import json
-import math
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from raycomp.data.tasks import Split
-from raycomp.data.tokens import TokenSplit
 from raycomp.errors import UserError
 from raycomp.methods.adabert.distillation import DistillationLoss
 from raycomp.methods.adabert.settings import AdabertSettings
 from raycomp.methods.adabert.student import StudentShape
-from raycomp.methods.context import RunContext
-
-BLOCK = 2048
-"""Rows that one task reads or writes."""
+from raycomp.methods.augmentation import AugmentedData
 
 
-class DistillationData(RunContext):
+class DistillationData(AugmentedData):
     """A run's context with augmented text, the teacher's outputs for it, and the students' shape."""
-
-    @classmethod
-    def of(cls, context: RunContext) -> DistillationData:
-        """Return the distillation data of a context; the data of the last context is kept in memory."""
-        return _data_of(context)
-
-    @functools.cached_property
-    def augmented(self) -> Split:
-        """The training split, then its new sentences, each with the label of its source row."""
-        train = self.task.train
-        rows = [row for path in self.augmented_files() for row in json.loads(path.read_text())]
-
-        labels = np.concatenate([train.labels, train.labels[[source for source, _ in rows]]])
-        first = [*train.text_a, *(texts[0] for _, texts in rows)]
-        second = None
-        if train.text_b is not None:
-            second = [*train.text_b, *(texts[1] for _, texts in rows)]
-        return Split("augmented", first, second, labels.astype(train.labels.dtype))
-
-    def augmented_files(self) -> list[Path]:
-        """Return the files of new sentences, in order; none where augmentation is off."""
-        if not self.job.augment.copies:
-            return []
-        return self.block_files("augmented", len(self.tokens("train")), "json")
-
-    def block_files(self, kind: str, rows: int, suffix: str) -> list[Path]:
-        """Return the file of each block of rows.
-
-        Args:
-            kind: "augmented", "features" or "answers".
-            rows: Number of rows.
-            suffix: "json" or "safetensors".
-        """
-        return [self.layout.distillation_part(kind, i, suffix) for i in range(math.ceil(rows / BLOCK))]
-
-    @functools.cached_property
-    def augmented_tokens(self) -> TokenSplit:
-        """The augmented split, tokenised."""
-        return self.tokenised("augmented", lambda: self.augmented)
 
     @functools.cached_property
     def teacher_outputs(self) -> CachedTeacherOutputs:
@@ -105,11 +58,6 @@ class DistillationData(RunContext):
             pad_token_id=self.pad_id,
             exact_match=pair and settings.exact_match,
         )
-
-
-@functools.lru_cache(maxsize=1)
-def _data_of(context: RunContext) -> DistillationData:
-    return DistillationData(context.job, context.run_dir, method=context.method)
 
 
 class CachedTeacherOutputs:

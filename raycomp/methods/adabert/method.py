@@ -19,14 +19,13 @@ from transformers import PreTrainedModel
 
 from raycomp.config.section import MethodSettings
 from raycomp.data.batches import Batch, smallest_batch
-from raycomp.encoder.pretrained import load_masked_language_model
 from raycomp.errors import UserError
 from raycomp.methods.adabert.cnn_model import RaycompCnnForSequenceClassification
 from raycomp.methods.adabert.compiler import compile_child, compiled_config
 from raycomp.methods.adabert.distillation_data import DistillationData
 from raycomp.methods.adabert.drawing import draw_structure
 from raycomp.methods.adabert.efficiency import operation_macs, operation_params
-from raycomp.methods.adabert.preparation import missing_mlm_message, prepare_distillation
+from raycomp.methods.adabert.preparation import prepare_distillation
 from raycomp.methods.adabert.settings import AdabertSettings
 from raycomp.methods.adabert.structure import Structure, cell_edges, parse_structure_setting
 from raycomp.methods.adabert.training_tasks import AdabertChildTask, AdabertSearchTask
@@ -39,6 +38,7 @@ from raycomp.methods.adabert.trials import (
     read_trial_outcome,
     run_trial,
 )
+from raycomp.methods.augmentation import find_augmentation_problems
 from raycomp.methods.base import Deployable, Forward, Method, Run
 from raycomp.methods.context import RunContext
 from raycomp.methods.tasks import TrainingTask
@@ -230,11 +230,7 @@ def _model_problems(context: RunContext) -> list[str]:
             f"{job.model.name} lacks hidden layers, so AdaBERT cannot probe it. Choose a teacher with "
             "at least one."
         )
-    if job.augment.copies and job.augment.method == "mlm":
-        source = job.model
-        if load_masked_language_model(source.name, source.revision, source.trust_remote_code) is None:
-            problems.append(missing_mlm_message(source.name))
-    return problems
+    return problems + find_augmentation_problems(context)
 
 
 def _plan_sweep(context: RunContext) -> dict[str, Any]:

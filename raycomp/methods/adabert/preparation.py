@@ -7,7 +7,7 @@ again, so the teacher reads each sentence once.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raycomp.data.augment import Candidates, MaskedCandidates, NeighbourCandidates, augment_rows
 from raycomp.data.batches import collate, eval_batches, padding, tokens_at_once
 from raycomp.data.tokens import TokenSplit
 from raycomp.errors import UserError
-from raycomp.methods.adabert.distillation_data import BLOCK, DistillationData
+from raycomp.methods.adabert.distillation_data import DistillationData
 from raycomp.methods.adabert.probes import apply_probes, fit_probe, probe_features
+from raycomp.methods.augmentation import BLOCK, augment_training_text, write_missing_files
 from raycomp.methods.base import Run
 from raycomp.methods.context import RunContext
-from raycomp.storage.files import atomic_write, write_json
+from raycomp.storage.files import atomic_write
 from raycomp.storage.tensors import load_tensors, save_tensors
 
 MAX_PROBE_ROWS = 20_000
@@ -49,14 +49,13 @@ def prepare_distillation(run: Run, data: DistillationData) -> None:
     # The splits are tokenised here once, before several tasks would each do it.
     num_rows = len(data.tokens("train"))
     features = data.block_files("features", num_rows, "safetensors")
-    _write_files(run, data, "teacher reads", write_features, features, teacher=True)
+    write_missing_files(run, data, "teacher reads", write_features, features, teacher=True)
     _fit_probes(run, data)
-    _write_files(run, data, "augmentation", write_augmented, data.augmented_files(), sources=True)
+    augment_training_text(run, data)
 
-    data.__dict__.pop("augmented", None)
     num_new = len(data.augmented_tokens) - num_rows
     answers = data.block_files("answers", num_new, "safetensors")
-    _write_files(run, data, "teacher reads", write_answers, answers, teacher=True)
+    write_missing_files(run, data, "teacher reads", write_answers, answers, teacher=True)
     _join_outputs(data, features, answers)
 
 
@@ -67,32 +66,10 @@ def _fit_probes(run: Run, data: DistillationData) -> None:
 
     num_layers = len(data.config.layer_heads)
     parts = [data.layout.probe_part(layer) for layer in range(num_layers)]
-    _write_files(run, data, "probes", write_probe, parts, also=FEATURES)
+    write_missing_files(run, data, "probes", write_probe, parts, also=FEATURES)
     tensors = [load_tensors(path) for path in parts]
     stacked = {key: torch.stack([part[key] for part in tensors]) for key in ("weight", "bias")}
     save_tensors(data.layout.probe_weights, stacked)
-
-
-def _write_files(
-    run: Run,
-    data: DistillationData,
-    title: str,
-    function: Callable[[RunContext, int, str], None],
-    files: list[Path],
-    **options: Any,
-) -> None:
-    """Call `function(context, index, path)` for each file that is missing; see `Run.tasks`."""
-    missing = [i for i, path in enumerate(files) if not path.exists()]
-    calls = [(i, str(files[i].relative_to(data.run_dir))) for i in missing]
-    num_done = len(files) - len(missing)
-
-    with run.bar(title) as bar:
-        run.tasks(
-            function,
-            calls,
-            lambda done, total, info: bar(num_done + done, len(files), info),
-            **options,
-        )
 
 
 @functools.lru_cache(maxsize=1)
@@ -159,61 +136,6 @@ def write_probe(context: RunContext, index: int, path: str) -> None:
     inputs = torch.cat(parts).numpy()
     weight, bias = fit_probe(inputs, labels[rows], data.facts.num_labels)
     save_tensors(data.run_dir / path, {"weight": weight, "bias": bias})
-
-
-def write_augmented(context: RunContext, index: int, path: str) -> None:
-    """Write the new sentences of one block of training rows."""
-    data = DistillationData.of(context)
-    settings = data.job.augment
-    train = data.task.train
-    columns = [train.text_a] if train.text_b is None else [train.text_a, train.text_b]
-    texts = list(zip(*columns, strict=True))
-
-    first = index * BLOCK
-    rows = [(i, tuple(texts[i])) for i in range(first, min(first + BLOCK, len(train)))]
-    new_rows = augment_rows(
-        rows,
-        _load_candidates(data),
-        copies=settings.copies,
-        share=settings.probability,
-        seed=data.job.run.seed,
-        consistent_pairs=settings.consistent_pairs and train.text_b is not None,
-    )
-    write_json(data.run_dir / path, new_rows)
-
-
-@functools.lru_cache(maxsize=1)
-def _load_candidates(data: DistillationData) -> Candidates:
-    """Return the source of words that may replace a word."""
-    from raycomp.encoder.pretrained import load_masked_language_model
-
-    settings = data.job.augment
-    table = data.load()[0].embeddings.word.weight.detach()
-    neighbours = NeighbourCandidates(table, data.tokenizer, settings.candidates)
-    if settings.method == "neighbours":
-        return neighbours
-
-    source = data.job.model
-    model = load_masked_language_model(source.name, source.revision, source.trust_remote_code)
-    if model is None:
-        if settings.method == "mlm":
-            raise UserError(missing_mlm_message(source.name))
-        return neighbours
-    return MaskedCandidates(
-        model, data.tokenizer, settings.candidates, neighbours, data.config.max_positions
-    )
-
-
-def missing_mlm_message(model: str) -> str:
-    """Return the message for a model that cannot fill masks.
-
-    Args:
-        model: Name of the model.
-    """
-    return (
-        f"augment.method is 'mlm', but {model} lacks a masked-language-model head. Use 'neighbours', or "
-        "'auto'."
-    )
 
 
 def write_answers(context: RunContext, index: int, path: str) -> None:

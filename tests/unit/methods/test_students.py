@@ -16,7 +16,6 @@ from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
 from raycomp.methods.first_n import FirstN
 from raycomp.methods.pkd import Pkd
-from raycomp.methods.students import student_start_weights
 from raycomp.methods.uniform import UniformSampler
 from raycomp.search.space import SearchSpace
 from raycomp.storage.tensors import save_tensors
@@ -83,7 +82,7 @@ def test_a_student_starts_with_the_teachers_layers(
     save_tensors(context.layout.teacher_network, teacher)
     arch = FirstN().architecture(context, context.job.budget[0])
     assert arch is not None
-    weights = student_start_weights(context, FirstN(), arch)
+    weights = FirstN().start_weights(context, arch)
     assert {key for key in weights if key.startswith("layers.")} == {
         key for key in teacher if key.startswith("layers.") and int(key.split(".")[1]) < arch.depth
     }

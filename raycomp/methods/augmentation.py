@@ -1,0 +1,178 @@
+"""Augmented text of a run: new sentences of the training split, written in parallel tasks.
+
+Methods that use it name the section "augment" in their `shared_sections`. All of them read the same text.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self, cast
+
+import numpy as np
+
+from raycomp.data.augment import Candidates, MaskedCandidates, NeighbourCandidates, augment_rows
+from raycomp.data.tasks import Split
+from raycomp.data.tokens import TokenSplit
+from raycomp.errors import UserError
+from raycomp.methods.base import Run
+from raycomp.methods.context import RunContext
+from raycomp.storage.files import write_json
+
+BLOCK = 2048
+"""Rows that one task reads or writes."""
+
+
+class AugmentedData(RunContext):
+    """A run's context with augmented text."""
+
+    @classmethod
+    def of(cls, context: RunContext) -> Self:
+        """Return the data of a context; the data of the last context is kept in memory."""
+        return cast(Self, _data_of(cls, context))
+
+    @functools.cached_property
+    def augmented(self) -> Split:
+        """The training split, then its new sentences, each with the label of its source row."""
+        train = self.task.train
+        rows = [row for path in self.augmented_files() for row in json.loads(path.read_text())]
+
+        labels = np.concatenate([train.labels, train.labels[[source for source, _ in rows]]])
+        first = [*train.text_a, *(texts[0] for _, texts in rows)]
+        second = None
+        if train.text_b is not None:
+            second = [*train.text_b, *(texts[1] for _, texts in rows)]
+        return Split("augmented", first, second, labels.astype(train.labels.dtype))
+
+    def augmented_files(self) -> list[Path]:
+        """Return the files of new sentences, in order; none where augmentation is off."""
+        if not self.job.augment.copies:
+            return []
+        return self.block_files("augmented", len(self.tokens("train")), "json")
+
+    def block_files(self, kind: str, rows: int, suffix: str) -> list[Path]:
+        """Return the file of each block of rows.
+
+        Args:
+            kind: "augmented", "features" or "answers".
+            rows: Number of rows.
+            suffix: "json" or "safetensors".
+        """
+        return [self.layout.distillation_part(kind, i, suffix) for i in range(math.ceil(rows / BLOCK))]
+
+    @functools.cached_property
+    def augmented_tokens(self) -> TokenSplit:
+        """The augmented split, tokenised."""
+        return self.tokenised("augmented", lambda: self.augmented)
+
+
+@functools.lru_cache(maxsize=2)
+def _data_of(cls: type[AugmentedData], context: RunContext) -> AugmentedData:
+    return cls(context.job, context.run_dir, method=context.method)
+
+
+def augment_training_text(run: Run, data: AugmentedData) -> None:
+    """Write the new sentences, unless they are there.
+
+    Args:
+        run: The method's handle.
+        data: The augmented data to write.
+
+    Raises:
+        UserError: A task failed; finished blocks stay.
+    """
+    write_missing_files(run, data, "augmentation", write_augmented, data.augmented_files(), sources=True)
+    data.__dict__.pop("augmented", None)
+
+
+def write_missing_files(
+    run: Run,
+    data: AugmentedData,
+    title: str,
+    function: Callable[[RunContext, int, str], None],
+    files: list[Path],
+    **options: Any,
+) -> None:
+    """Call `function(context, index, path)` for each file that is missing; see `Run.tasks`."""
+    missing = [i for i, path in enumerate(files) if not path.exists()]
+    calls = [(i, str(files[i].relative_to(data.run_dir))) for i in missing]
+    num_done = len(files) - len(missing)
+
+    with run.bar(title) as bar:
+        run.tasks(
+            function,
+            calls,
+            lambda done, total, info: bar(num_done + done, len(files), info),
+            **options,
+        )
+
+
+def write_augmented(context: RunContext, index: int, path: str) -> None:
+    """Write the new sentences of one block of training rows."""
+    data = AugmentedData.of(context)
+    settings = data.job.augment
+    train = data.task.train
+    columns = [train.text_a] if train.text_b is None else [train.text_a, train.text_b]
+    texts = list(zip(*columns, strict=True))
+
+    first = index * BLOCK
+    rows = [(i, tuple(texts[i])) for i in range(first, min(first + BLOCK, len(train)))]
+    new_rows = augment_rows(
+        rows,
+        _load_candidates(data),
+        copies=settings.copies,
+        share=settings.probability,
+        seed=data.job.run.seed,
+        consistent_pairs=settings.consistent_pairs and train.text_b is not None,
+    )
+    write_json(data.run_dir / path, new_rows)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_candidates(data: AugmentedData) -> Candidates:
+    """Return the source of words that may replace a word."""
+    from raycomp.encoder.pretrained import load_masked_language_model
+
+    settings = data.job.augment
+    table = data.load()[0].embeddings.word.weight.detach()
+    neighbours = NeighbourCandidates(table, data.tokenizer, settings.candidates)
+    if settings.method == "neighbours":
+        return neighbours
+
+    source = data.job.model
+    model = load_masked_language_model(source.name, source.revision, source.trust_remote_code)
+    if model is None:
+        if settings.method == "mlm":
+            raise UserError(_missing_mlm_message(source.name))
+        return neighbours
+    return MaskedCandidates(
+        model, data.tokenizer, settings.candidates, neighbours, data.config.max_positions
+    )
+
+
+def find_augmentation_problems(context: RunContext) -> list[str]:
+    """Return a message where the job augments with a masked-language model that the model lacks."""
+    from raycomp.encoder.pretrained import load_masked_language_model
+
+    settings = context.job.augment
+    source = context.job.model
+    if not settings.copies or settings.method != "mlm":
+        return []
+    if load_masked_language_model(source.name, source.revision, source.trust_remote_code) is None:
+        return [_missing_mlm_message(source.name)]
+    return []
+
+
+def _missing_mlm_message(model: str) -> str:
+    """Return the message for a model that cannot fill masks.
+
+    Args:
+        model: Name of the model.
+    """
+    return (
+        f"augment.method is 'mlm', but {model} lacks a masked-language-model head. Use 'neighbours', or "
+        "'auto'."
+    )

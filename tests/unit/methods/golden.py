@@ -1,0 +1,72 @@
+"""What the golden tests of methods share: contexts of tiny jobs, trained in this process."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from raycomp.config.loader import parse_job
+from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.cost import EncoderShape
+from raycomp.encoder.elastic import ElasticEncoder
+from raycomp.encoder.layers import Encoder, EncoderConfig
+from raycomp.methods.base import Method
+from raycomp.methods.context import RunContext
+from raycomp.methods.registry import load_method_class
+from raycomp.storage.tensors import save_tensors
+from raycomp.testing.local_run import CPU, LocalRun
+
+HALF = [{"name": "half", "encoder_params": "0.67x"}]
+"""A budget of two of the three layers of the tiny encoder."""
+
+
+def make_context(
+    job: dict[str, Any], folder: Path, method: str, model: Path | None = None, **settings: Any
+) -> RunContext:
+    """Return the context of a tiny job with one method; with `model`, it is the fine-tuned teacher."""
+    job = {**copy.deepcopy(job), "budget": HALF}
+    job["run"] = {**job["run"], "methods": [method]}
+    if settings:
+        job[method] = settings
+    if model is not None:
+        job["model"] = {"name": str(model)}
+    context = RunContext(parse_job(job), folder / "run", method=method)
+    if model is not None:
+        context.run_dir.mkdir(parents=True)
+        context.record_facts()
+        context.precision(CPU)
+        save_tensors(context.layout.teacher_network, context.network().state_dict())
+    return context
+
+
+def compress(context: RunContext, method: Method | None = None) -> LocalRun:
+    """Run a method to its end, without deployment."""
+    run = LocalRun(context)
+    (method or load_method_class(context.method)()).compress(run)
+    return run
+
+
+def reshape(context: RunContext, shape: EncoderShape) -> RunContext:
+    """Return a context whose network has other sizes."""
+    context.__class__ = type("Reshaped", (RunContext,), {"shape": shape})
+    return context
+
+
+def make_encoder(layers: int, heads: int = 4, ffn: int = 64) -> ElasticEncoder:
+    """Return an untrained encoder of width 32."""
+    config = EncoderConfig(
+        vocab_size=30,
+        hidden_size=32,
+        embedding_size=32,
+        head_size=8,
+        layer_heads=(heads,) * layers,
+        layer_ffn=(ffn,) * layers,
+        max_position_embeddings=40,
+    )
+    return ElasticEncoder(Encoder(config))
+
+
+def full_width(depth: int) -> Architecture:
+    """Return the first layers of the tiny encoder at full width."""
+    return Architecture(depth, (4,) * depth, (64,) * depth)
