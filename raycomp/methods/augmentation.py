@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -32,7 +32,7 @@ class AugmentedData(RunContext):
     @classmethod
     def of(cls, context: RunContext) -> Self:
         """Return the data of a context; the data of the last context is kept in memory."""
-        return cast(Self, _data_of(cls, context))
+        return cast(Self, _data_of(cast(Hashable, cls), context))
 
     @functools.cached_property
     def augmented(self) -> Split:
@@ -70,7 +70,7 @@ class AugmentedData(RunContext):
 
 
 @functools.lru_cache(maxsize=2)
-def _data_of(cls: type[AugmentedData], context: RunContext) -> AugmentedData:
+def _data_of(cls: Any, context: RunContext) -> AugmentedData:
     return cls(context.job, context.run_dir, method=context.method)
 
 

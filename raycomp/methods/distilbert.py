@@ -59,6 +59,7 @@ class Distilbert(StudentMethod):
     def objective(self, context: RunContext) -> Objective:
         """Return the weighted sum of the three terms; a term of weight 0 is left out."""
         settings = context.job.settings(DistilbertSettings)
+        # KL, not cross-entropy: its value is 0 where the student equals the teacher.
         predictions = Logits(temperature=settings.temperature, divergence="kl")
         terms = (
             (settings.alpha_logits, predictions),

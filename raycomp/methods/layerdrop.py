@@ -93,10 +93,12 @@ class Layerdrop(StudentMethod):
         full = context.space.largest()
         pruned = self._pruned(context, arch)
         rate = settings.rate
+        # The best rate for n of L layers, as the paper says.
         if rate is None:
             rate = 1 - arch.depth / full.depth
         seed = context.job.run.seed
 
+        # A function of the step: all workers leave out the same layers.
         def draw(step: int) -> Architecture:
             return draw_layers(full, rate, np.random.default_rng((seed, step)))
 

@@ -91,6 +91,7 @@ class Minilm(StudentMethod):
     def relation_objective(self, context: RunContext) -> Objective:
         """Return the objective of the first phase."""
         settings = context.job.settings(MinilmSettings)
+        # Version 1 needs as many heads as the teacher has; a student of whole layers has them.
         if settings.relations == "v1":
             return Objective(((1.0, Relations(MINILM_V1)),))
         return Objective(((1.0, Relations(MINILM_V2, heads=settings.relation_heads)),))

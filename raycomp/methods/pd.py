@@ -74,6 +74,7 @@ class Pd(StudentMethod):
         """Return the distillation, and the fine-tuning where the job asks for it."""
         settings = context.job.settings(PdSettings)
         distillation = super().phases(context, arch, steps_per_epoch, model)
+        # The paper's third step, which is optional.
         if not settings.finetune_epochs:
             return distillation
         steps = count_steps(settings.finetune_epochs, steps_per_epoch)

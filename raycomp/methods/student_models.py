@@ -48,6 +48,7 @@ def select_layers(
         layers: Index of the layer that each layer of the student starts with.
         arch: The student's architecture.
     """
+    # Embeddings, pooler and classifier are taken whole.
     weights = source.state_dict()
     student = student_network(context, arch).state_dict()
     for key in student:

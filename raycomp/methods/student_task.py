@@ -51,6 +51,7 @@ class StudentTask(TrainingTask):
         self.model.to(device)
         _set_dropout(self.model, context.job.teacher.dropout)
 
+        # Moments of one objective would mislead the next: each phase starts with a new optimizer.
         phases = self._student.phases(context, arch, self.steps_per_epoch, self.model)
         schedule = PhaseSchedule(phases)
         self.num_steps = schedule.starts[-1]
@@ -101,6 +102,7 @@ class TeacherSource:
         """Return the teacher with the outputs that an objective reads; None where it reads none."""
         if not objective.needs_teacher:
             return None
+        # The phases share one copy of the teacher.
         if self._network is None:
             self._network = self._context.teacher().to(self._device).eval().requires_grad_(False)
         network = self._network

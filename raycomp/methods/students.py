@@ -243,6 +243,7 @@ class StudentMethod(Method):
         """Return the students' layers, parameters and steps, and FLOPs (three forward passes a step)."""
         settings = context.job.settings(self.settings)
         steps_per_epoch = math.ceil(len(context.task.train) / settings.batch_size)
+        # One forward pass of the teacher for each text of a phase that reads it.
         teacher = context.flops_per_row()[0]
 
         students: dict[str, Any] = {}

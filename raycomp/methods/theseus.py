@@ -7,7 +7,7 @@ step every module is replaced with probability
 
 by one draw for the whole batch. The loss is that of the labels. Only the student's layers are trained;
 embeddings, pooler and classifier are the teacher's, and gradients pass through its frozen layers. At
-p = 1 only the student's layers run. For 9 of 12 layers, the paper has no form: three modules of four
+p = 1 only the student's layers run. For 9 of 12 layers, which the paper lacks, three modules of four
 layers are replaced by three layers each ("extended map").
 
 refs: C. Xu, W. Zhou, T. Ge, F. Wei, M. Zhou. BERT-of-Theseus: Compressing BERT by Progressive Module
@@ -101,6 +101,7 @@ class ReplacementSchedule:
 
     def rate(self, step: int) -> float:
         """Return the probability in a step, from 0."""
+        # From here on, only the student's layers are tuned.
         if step >= self.steps:
             return 1.0
         if self.is_constant:
@@ -179,6 +180,7 @@ class Theseus(StudentMethod):
         sizes = {"layer_heads": heads, "layer_ffn": ffn}
         model = ElasticEncoder(Encoder(EncoderConfig.from_config(context.config.to_dict() | sizes)))
 
+        # Gradients still pass through the frozen layers to the student's layers before them.
         model.requires_grad_(False)
         for (is_student, _), layer_module in zip(plan.order(), model.layers, strict=True):
             layer_module.requires_grad_(is_student)
@@ -189,7 +191,9 @@ class Theseus(StudentMethod):
         settings = context.job.settings(TheseusSettings)
         teacher = context.teacher().state_dict()
         source = load_source(context, settings.start).state_dict()
+        # Embeddings, pooler and classifier are the teacher's, and stay so.
         weights = {key: value for key, value in teacher.items() if not key.startswith("layers.")}
+
         for position, (is_student, layer) in enumerate(_plan_modules(context, arch).order()):
             prefix = f"layers.{layer}."
             for key, value in (source if is_student else teacher).items():
@@ -215,6 +219,7 @@ class Theseus(StudentMethod):
     ) -> tuple[TrainingPhase, ...]:
         """Return one phase, in which a random path through both models is trained on the labels."""
         settings = context.job.settings(TheseusSettings)
+        # The objective lacks a teacher: the teacher's layers are in the network itself.
         steps = count_steps(settings.epochs, steps_per_epoch)
         plan = _plan_modules(context, arch)
         schedule = ReplacementSchedule(

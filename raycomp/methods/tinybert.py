@@ -149,6 +149,7 @@ class Tinybert(StudentMethod):
         """Return the phase on attention and hidden states, then the one on predictions."""
         settings = context.job.settings(TinybertSettings)
         project = None
+        # Without a model, only the lengths of the phases are read.
         if isinstance(model, ProjectedStudent):
             project = model.project
         intermediate_steps = count_steps(settings.intermediate_epochs, steps_per_epoch)
@@ -173,6 +174,7 @@ class Tinybert(StudentMethod):
     def prepare(self, run: Run) -> None:
         """Augment the training text where the job asks for it."""
         if run.context.job.settings(TinybertSettings).augment:
+            # Tokenised first: the blocks of new sentences are counted by its rows.
             run.context.tokens("train")
             augment_training_text(run, AugmentedData.of(run.context))
         super().prepare(run)

@@ -71,6 +71,7 @@ def describe_training(name: str) -> str:
     if name in TRAININGS:
         return TRAININGS[name]
 
+    # Other methods name their trainings after themselves: "theseus-student".
     method, _, kind = name.rpartition("-")
     if method not in method_names():
         return name

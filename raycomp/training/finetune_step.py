@@ -71,7 +71,7 @@ class FinetuneStep:
                 attention=self.objective.needs_attention,
             )
         loss, _ = self.objective.losses(output, target, batch)
-        # A slice of frozen layers has no gradient (BERT-of-Theseus).
+        # A slice of frozen layers lacks gradients (BERT-of-Theseus).
         if loss.requires_grad:
             loss.backward()
 

@@ -44,6 +44,7 @@ def same(layers: Sequence[int], teacher_layers: int) -> list[tuple[int, int]]:
 
 def spread_layers(teacher_layers: int, depth: int) -> tuple[int, ...]:
     """Return equally spaced layers from the first to the last (DistilBERT: 0, 2, 4, 7, 9, 11)."""
+    # The formula divides by the number of gaps.
     if depth == 1:
         return (0,)
     return tuple(round(i * (teacher_layers - 1) / (depth - 1)) for i in range(depth))

@@ -67,6 +67,7 @@ class PhaseSchedule:
         phase = self._phases[index]
         done = step - self.starts[index]
 
+        # A constant rate also warms up, where the phase asks for it.
         is_warm = done >= max(1, round(phase.warmup * phase.steps))
         if phase.decay == "constant" and (is_warm or not phase.warmup):
             return phase.learning_rate
