@@ -63,7 +63,16 @@ def print_run(run_dir: Path, as_json: bool) -> None:
         rows = json.loads(tables.deployments.to_json(orient="records"))
         # The key of YOCO-BERT's summary is older than the other methods.
         summaries = {"search" if name == "yoco" else name: value for name, value in run.searches.items()}
-        print_json({"run": str(run_dir), "deployments": rows, **summaries, "teacher": run.teacher})
+        overview = run.overview.to_json() if run.overview is not None else None
+        print_json(
+            {
+                "run": str(run_dir),
+                "deployments": rows,
+                **summaries,
+                "teacher": run.teacher,
+                "overview": overview,
+            }
+        )
         return
 
     summary = build_summary_table(tables)
@@ -77,6 +86,9 @@ def print_run(run_dir: Path, as_json: bool) -> None:
     _print_grid(columns, rows, len(TEXT_COLUMNS))
     for note in summary.notes:
         _print_line("Note", note)
+    # A warning that was printed hours ago, before the first step, belongs to the scores too.
+    for warning in run.overview.warnings if run.overview is not None else ():
+        _print_line("Warning", shown(warning, MAX_CELL))
     for method, search in run.searches.items():
         # Only methods with a super-network search it for their budgets.
         if "dearest" in search:

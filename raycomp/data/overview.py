@@ -117,14 +117,17 @@ def describe_task(task: Task, settings: TaskSettings) -> Overview:
         figures["classes"] = {split.name: count_classes(task, split) for split in splits}
 
     overview = Overview(tuple(rows), notes=task.notes, figures=figures)
-    overview += _describe_shared_rows(task)
+    overview += _describe_shared_rows(task, settings)
     if task.kind == "classification":
         overview += _describe_classes(task, settings) + _describe_positive(task, settings)
     return overview
 
 
-def _describe_shared_rows(task: Task) -> Overview:
+def _describe_shared_rows(task: Task, settings: TaskSettings) -> Overview:
     """Return how many rows of each validation split are also in train."""
+    remedy = "Use other rows in task.validation."
+    if settings.train is None:
+        remedy = "The dataset itself has these rows in both splits."
     parts = []
     warnings = []
     for split in task.validation:
@@ -134,7 +137,7 @@ def _describe_shared_rows(task: Task) -> Overview:
         if share >= SHARED_WARNING:
             warnings.append(
                 f"{100 * share:.0f}% of the rows of {split.name} are also in train, therefore its score "
-                "is too high. Use other rows in task.validation."
+                f"is too high. {remedy}"
             )
     text = f"{', '.join(parts)} are also in train, compared without case and blanks"
     figures = {"shared_rows": dict(task.shared_rows)}

@@ -99,6 +99,9 @@ def test_rows_that_validation_shares_with_train_are_a_warning() -> None:
     text = {row.title: row.text for row in overview.rows}["shared rows"]
     assert text == "1 of 2 rows of validation (50.0%) are also in train, compared without case and blanks"
     assert "50% of the rows of validation" in overview.warnings[0]
+    assert "task.validation" in overview.warnings[0]
+    benchmark = TaskSettings(name="glue/sst2")
+    assert "The dataset itself" in describe_task(task, benchmark).warnings[0]
     assert overview.figures["shared_rows"] == {"validation": 1}
 
 

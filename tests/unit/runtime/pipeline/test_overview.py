@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from raycomp.cli.output import print_plan
+from raycomp.cli.output import print_plan, print_run
 from raycomp.config.loader import parse_job
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
@@ -19,6 +19,9 @@ from raycomp.runtime.cluster.progress import Progress
 from raycomp.runtime.pipeline.overview import make_overview, show_overview
 from raycomp.runtime.pipeline.plan import make_plan
 from raycomp.runtime.studies.stage_timer import StageTimer
+from raycomp.storage.files import write_json
+from raycomp.storage.layout import RunLayout
+from tests.unit.report.run_factory import write_run
 
 
 def make_context(settings: dict[str, Any], run_dir: Path) -> RunContext:
@@ -91,3 +94,17 @@ def test_plan_prints_it_and_has_it_as_json(
     print_plan(plan)
     lines = capsys.readouterr().out.splitlines()
     assert lines[lines.index("Data and teacher") + 1].startswith("  task ")
+
+
+def test_the_table_of_a_run_repeats_its_warnings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path)
+    overview = {"rows": [], "warnings": ["Texts are cut."], "notes": ["A note."], "figures": {"cut": 1}}
+    write_json(RunLayout(run).overview, overview)
+    print_run(run, False)
+    text = capsys.readouterr().out
+    assert "Warning    Texts are cut." in text
+    assert "A note." not in text
+    print_run(run, True)
+    assert json.loads(capsys.readouterr().out)["overview"] == overview
