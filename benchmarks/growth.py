@@ -36,7 +36,8 @@ from raycomp.methods.yoco.eesng import EESNG, EESNGSettings
 from raycomp.methods.yoco.schedule import Schedule, progressive_phases
 from raycomp.report.growth import GrowthPoint, fit_exponent, group_by_series
 from raycomp.search.budget import SearchBudget
-from raycomp.search.searchers import Searcher, make_searcher
+from raycomp.search.searcher import Searcher
+from raycomp.search.searchers import make_searcher
 from raycomp.search.space import SearchSpace
 from raycomp.training.evaluation import predict_logits
 

@@ -33,8 +33,8 @@ from raycomp.encoder.interface import ElasticOutput
 from raycomp.methods.context import RunContext
 from raycomp.methods.yoco.plan import build_sampler, plan_schedule, train_plan
 from raycomp.methods.yoco.schedule import Schedule
+from raycomp.search.distribution import load_distribution
 from raycomp.search.moves import fit_to_limit
-from raycomp.search.searchers import load_distribution
 from raycomp.storage.tensors import load_weights, save_tensors
 from raycomp.training.finetune_step import FinetuneStep
 from raycomp.training.hints import DISTILLATION

@@ -25,11 +25,12 @@ from raycomp.config.loader import parse_stored
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.methods.context import RunContext
-from raycomp.search.searchers import Searcher, make_searcher
+from raycomp.search.searcher import Searcher
+from raycomp.search.searchers import make_searcher
 from raycomp.storage.layout import RunLayout
 from raycomp.training.evaluation import predict_logits, score_logits
 
-SEARCHERS = ("random", "sng", "evolution")
+SEARCHERS = ("random", "sng", "evolution", "rated")
 PRINTED_EVALUATIONS = (8, 16, 24, 32, 40)
 CPU = torch.device("cpu")
 

@@ -120,7 +120,7 @@ class TrainSettings(Section):
     samples: int = Field(
         2, ge=2, le=64, description="Architectures that one step trains (lambda in the paper)."
     )
-    update: Literal["raw", "sng", "asng"] = Field(
+    update: Literal["raw", "sng", "asng", "regression"] = Field(
         "asng",
         description=choices(
             "Update rule of the architecture distribution.",
@@ -128,6 +128,8 @@ class TrainSettings(Section):
                 "raw": "natural gradient of the losses with a constant step (Eq. 5, the paper's form)",
                 "sng": "natural gradient of the ranks of the losses with a constant step",
                 "asng": "natural gradient of the ranks with an adaptive step",
+                "regression": "effects of the choices on the loss at equal cost, from a linear model "
+                "of the losses of all steps, exploration steps too",
             },
         ),
     )

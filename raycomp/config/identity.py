@@ -20,7 +20,10 @@ NON_IDENTITY_KEYS = {
 }
 """Settings that do not change the results of a job, such as where and how fast it runs."""
 
-LATER_DEFAULTS = {"task": {"positive": None}}
+LATER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "task": {"positive": None},
+    "search": {"smoothing": 0.0, "min_use": 0.0},
+}
 """Settings that joined later, with the value that earlier jobs had. Identities leave out this value."""
 
 
@@ -43,6 +46,11 @@ def hash_job(job: Job) -> str:
         del settings[name]
     if not job.finetune.epochs:
         del settings["finetune"]
+    # Without budgets there is no search, and its section has the values of earlier versions.
+    if not any(schema.needs_budget for schema in schemas):
+        settings["search"] |= {"searchers": ["sng"]}
+        for key in LATER_DEFAULTS["search"]:
+            settings["search"].pop(key, None)
 
     # Settings that joined later, where they have the value that earlier runs had.
     for schema in schemas:

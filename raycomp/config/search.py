@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from raycomp.config.references import check_choice
 from raycomp.config.section import Section, choices, plain_seeds
 
-SEARCHERS = ("sng", "random", "evolution")
+SEARCHERS = ("rated", "sng", "random", "evolution")
 """Searchers of raycomp's own."""
 
 
@@ -17,11 +17,13 @@ class SearchSettings(Section):
     """The deployment search: it finds the best architecture within each budget, on inherited weights."""
 
     searchers: list[str] = Field(
-        ["sng"],
+        ["rated"],
         min_length=1,
         description=choices(
             "Searchers. Each of them searches each budget with each seed; the best architecture wins.",
             {
+                "rated": "hundreds of candidates, of which those that theta and a model of the scores "
+                "rate best are scored",
                 "sng": "stochastic natural gradient, from the trained architecture distribution",
                 "random": "uniform draws within the budget",
                 "evolution": "mutation and crossover of the best architectures so far",
@@ -41,11 +43,27 @@ class SearchSettings(Section):
         ge=0,
         le=1,
         description="Part of `evaluations` that is the shared initial set: the same architectures for "
-        "all budgets, scored once, from 0 to 1. Not set: large enough that all budgets "
-        "together need at most 1.3 times the evaluations of one budget.",
+        "all budgets, scored once, from 0 to 1. Not set: large enough that G budgets together "
+        "need at most G^0.45 times the evaluations of one. Budgets whose limits differ by at most 2.5% "
+        "count as one: they share their whole search.",
     )
     batch: int = Field(
         8, ge=2, description="Architectures that a searcher asks for at once (lambda in the paper)."
+    )
+    min_use: float = Field(
+        0.95,
+        ge=0,
+        le=1,
+        description="Part of the limit that a deployed network uses at least, where a scored one does. "
+        "0: the best score wins, however small the network.",
+    )
+    smoothing: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Weight of the predicted loss in the choice among scored networks, 0 to 1; the rest "
+        "is the measured loss. The prediction comes from all scored networks, so a lucky score counts "
+        "less. 0: the best score wins (the paper's form).",
     )
     alpha: float = Field(2.0, gt=0, le=100, description="Exponent of the reward (alpha of Eq. 7).")
     reward: Literal["corrected", "printed"] = Field(

@@ -201,7 +201,7 @@ def unmet_deployables(context: RunContext) -> list[Deployable]:
         limit = context.limit(budget)
         if smallest_cost(context, budget.kind) <= limit:
             return []
-        reason = explain_infeasible(context, budget)
+        reason = infeasible_reason(context, budget)
         deployables.append(
             Deployable(budget.name, budget.kind, limit, None, evaluations=0, reason=reason)
         )
@@ -290,8 +290,7 @@ def smallest_cost(context: RunContext, kind: str) -> float:
 
 def explain_infeasible(context: RunContext, budget: BudgetSettings) -> str:
     """Return why no network of the search space meets a budget, and the nearest feasible limit."""
-    least = smallest_cost(context, budget.kind)
-    return infeasible_reason(budget.name, budget.kind, context.limit(budget), least)
+    return infeasible_reason(context, budget)
 
 
 def release_supernet() -> None:

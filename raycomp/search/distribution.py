@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from raycomp.search.space import Variable
+from raycomp.search.space import SearchSpace, Variable
 
 
 class ArchitectureDistribution:
@@ -103,6 +103,22 @@ class ArchitectureDistribution:
         p = np.maximum(self.theta[active, indices[active]], 1e-300)
         return float(np.log(p * self.open[active].sum(1)).sum())
 
+    def rating(self, rows: np.ndarray) -> np.ndarray:
+        """Return how much theta prefers samples to the average of their choices, in nats: (samples,).
+
+        The sum over the active variables of ln theta, minus its mean over the variable's open choices.
+        Unlike `log_ratio` it is 0 on average for every number of layers.
+
+        Args:
+            rows: (samples, variables) choice indices; variables at -1 are left out.
+        """
+        logs = np.where(self.open, np.log(np.maximum(self.theta, 1e-300)), 0.0)
+        means = logs.sum(1, keepdims=True) / self.open.sum(1, keepdims=True)
+        centred = np.where(self.open, logs - means, 0.0)
+        chosen = np.take_along_axis(centred[None], np.maximum(rows, 0)[:, :, None], axis=2)[:, :, 0]
+        ratings: np.ndarray = np.where(rows >= 0, chosen, 0.0).sum(1)
+        return ratings
+
     def mode(self) -> np.ndarray:
         """Return the most probable choice of each variable: (variables,)."""
         return self.theta.argmax(1)
@@ -157,3 +173,14 @@ def _draw(p: np.ndarray, rng: np.random.Generator, count: int | None) -> np.ndar
     last = p.shape[1] - 1 - (p[:, ::-1] > 0).argmax(1)
     samples = np.minimum(above, last)
     return samples[0] if count is None else samples
+
+
+def load_distribution(space: SearchSpace, state: dict[str, Any]) -> tuple[ArchitectureDistribution, bool]:
+    """Return the trained distribution of an EE-SNG state with all choices open, and its joint flag."""
+    joint = bool(state["joint"])
+    theta = ArchitectureDistribution(space.variables(joint))
+    theta.load_state_dict(state["dist"])
+    # A phase of 0 steps may have left choices closed; deployment may use them all.
+    theta.set_open([np.ones(len(v.choices), bool) for v in theta.variables])
+    theta.apply_lower_bounds()
+    return theta, joint

@@ -9,9 +9,9 @@ import numpy as np
 
 from raycomp.encoder.architecture import Architecture
 from raycomp.search.budget import SearchBudget
-from raycomp.search.distribution import ArchitectureDistribution
+from raycomp.search.distribution import ArchitectureDistribution, load_distribution
 from raycomp.search.moves import fit_to_limit
-from raycomp.search.searchers import MAX_DRAWS, load_distribution
+from raycomp.search.searcher import MAX_DRAWS
 from raycomp.search.space import SearchSpace
 
 
@@ -27,9 +27,13 @@ def shared_initial_set(
         space: The search space.
         state: State of a trained EE-SNG.
         budgets: Budgets of the job.
-        n: Number of architectures.
+        n: Number of architectures. Fewer than the budgets: they are fitted to evenly spaced budgets in
+            the order of their limits.
         seed: Seed of the random draws.
     """
+    if n < len(budgets):
+        ordered = sorted(budgets, key=lambda budget: budget.limit / budget.largest)
+        budgets = [ordered[int(i)] for i in np.linspace(0, len(ordered) - 1, n).round()]
     rng = np.random.default_rng(seed)
     theta, joint = load_distribution(space, state)
     initial_set: list[Architecture] = []

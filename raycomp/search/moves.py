@@ -65,10 +65,13 @@ def fit_to_limit(
     fitted = shrink_to_limit(arch, space, cost, limit, rng)
     # Grown to the limit: unused budget would be accuracy given away.
     while fitted is not None:
-        larger = [a for a in neighbours(fitted, space, 1) if cost(a) <= limit]
-        if not larger:
+        larger = neighbours(fitted, space, 1)
+        # The first that fits, in random order, is a uniform draw from all that fit.
+        order = rng.permutation(len(larger))
+        grown = next((larger[i] for i in order if cost(larger[i]) <= limit), None)
+        if grown is None:
             return fitted
-        fitted = larger[int(rng.integers(len(larger)))]
+        fitted = grown
     return None
 
 

@@ -1,23 +1,29 @@
-"""One trial of the deployment search: which architectures to score next, and which is the best one."""
+"""One trial of the deployment search: which architectures to score next, and which are the best."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from raycomp.config.budget import BudgetSettings
 from raycomp.config.job import Job
 from raycomp.encoder.architecture import Architecture
-from raycomp.search.budget import best_index, cheapest_architecture
+from raycomp.search.budget import SearchBudget, cheapest_architecture
+from raycomp.search.budget_groups import BudgetGroup, evaluation_budget, group_budgets
+from raycomp.search.choice import rank_networks
+from raycomp.search.distribution import load_distribution
 from raycomp.search.initial_set import shared_initial_set
+from raycomp.search.moves import fit_to_limit
 from raycomp.search.searchers import make_searcher
 from raycomp.search.setup import SearchSetup
-from raycomp.training.seeding import trial_seed
+from raycomp.search.surrogate import Surrogate
+from raycomp.training.seeding import searcher_seed, trial_seed
 
-# All budgets together need at most 1.3 times the evaluations of one.
-MAX_SHARED_OVERHEAD = 0.3
+NUM_FITTED = 50
+"""Random networks of which the closest to a limit is scored, where no other one is close."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class SearchTrial:
     """Name of one trial of the search.
 
     Attributes:
-        budget: Name of the budget.
+        budget: Name of the group of budgets, which is that of its first member.
         searcher: Name of the searcher.
         seed: Seed of the trial, one of the job's `search.seeds`.
     """
@@ -40,20 +46,22 @@ class SearchLoop:
 
     The loop has three parts:
 
-    1. The initial set, which all budgets of a job share. Most evaluations are therefore shared too.
-    2. Batches of the searcher, until `search.evaluations` different architectures have a score, or the
-       searcher proposes nothing new.
-    3. The smallest network of the space, if none of the others meets the budget.
+    1. The initial set, which all trials of a seed share. Most evaluations are therefore shared too.
+    2. Batches of the searcher, fitted to the lowest limit of the group, until `search.evaluations`
+       different architectures have a score, or the searcher proposes nothing new.
+    3. For each budget whose limit no network uses by `search.min_use`, the network that uses most of it
+       among `NUM_FITTED` random ones; and the smallest network of the space, if no other one is feasible.
 
     Example:
-        >>> loop = SearchLoop(setup, theta, SearchTrial("half", "sng", 0))  # doctest: +SKIP
+        >>> loop = SearchLoop(setup, theta, SearchTrial("half", "rated", 0))  # doctest: +SKIP
         >>> while archs := loop.ask():
         ...     values, losses = evaluate(archs)
         ...     loop.tell(archs, values, losses)  # doctest: +SKIP
-        >>> arch, value, loss = loop.best()  # doctest: +SKIP
+        >>> arch, value, loss = loop.best("half")  # doctest: +SKIP
 
     Attributes:
         archs: All architectures that have a score, in the order in which they were told.
+        members: Budgets of the group that the space can meet, in ascending order of their limits.
     """
 
     def __init__(self, setup: SearchSetup, theta: dict[str, Any], trial: SearchTrial) -> None:
@@ -62,29 +70,61 @@ class SearchLoop:
         Args:
             setup: Job with the shape of its network.
             theta: State of the trained sampler.
-            trial: Trial of the job. Its budget must be feasible: see `infeasible_reason`.
+            trial: Trial of the job.
+
+        Raises:
+            ValueError: No budget of the group is feasible: see `infeasible_reason`.
         """
         job = setup.job
         space = setup.space
         seed = trial_seed(job.run.seed, trial.seed)
-        total, shared = evaluation_budget(job, space.num_architectures())
+        groups = search_groups(setup)
 
         self.archs: list[Architecture] = []
         self._values: list[float] = []
         self._losses: list[float] = []
         self._evaluated: set[Architecture] = set()
 
-        self._budget = setup.budget(budget_settings(job, trial.budget))
-        self._searcher = make_searcher(trial.searcher, space, theta, self._budget, seed)
+        group = next(group for group in groups if group.name == trial.budget)
+        self.members = [b for b in group.members if not infeasible_reason(setup, b)]
+        if not self.members:
+            raise ValueError(f"no network of the space meets {trial.budget}")
+
+        self._setup = setup
+        self._theta = theta
+        self._seed = seed
+        self._is_filled = False
+        self._budget = setup.budget(self.members[0])
+        # The initial set and the searcher must not draw the same numbers.
+        self._searcher = make_searcher(trial.searcher, space, theta, self._budget, searcher_seed(seed))
         self._smallest, _ = cheapest_architecture(space, self._budget.cost)
-        self._total = total
+        self._total, shared = evaluation_budget(
+            job.search.evaluations, job.search.shared_fraction, len(groups), space.num_architectures()
+        )
         self._batch_size = job.search.batch
         self._is_exhausted = False
 
         self._initial: list[Architecture] = []
         if shared:
-            budgets = [setup.budget(settings) for settings in job.budget]
-            self._initial = shared_initial_set(space, theta, budgets, shared, seed)
+            leaders = [setup.budget(group.members[0]) for group in groups]
+            self._initial = shared_initial_set(space, theta, leaders, shared, seed)
+
+    def _fill(self) -> list[Architecture]:
+        """Return one network for each budget whose limit is not used up, as far as one exists."""
+        min_use = self._setup.job.search.min_use
+        batch: list[Architecture] = []
+        for settings in self.members:
+            budget = self._setup.budget(settings)
+            wanted = min_use * min(budget.limit, budget.largest)
+            scored = [*self.archs, *batch]
+            if any(wanted <= budget.cost(arch) <= budget.limit for arch in scored):
+                continue
+
+            most = max((budget.cost(a) for a in scored if budget.is_met_by(a)), default=0.0)
+            fitted = _fit_closely(self._setup, budget, self._seed)
+            if budget.cost(fitted) > most:
+                batch.append(fitted)
+        return batch
 
     @property
     def num_evaluations(self) -> int:
@@ -104,8 +144,14 @@ class SearchLoop:
                 return batch
             self._is_exhausted = True
 
+        if not self._is_filled:
+            self._is_filled = True
+            if batch := self._fill():
+                return batch
+
         # The smallest network meets every feasible budget, so it is the last resort.
-        return [] if self._best_index() is not None else [self._smallest]
+        is_met = any(self._budget.is_met_by(arch) for arch in self.archs)
+        return [] if is_met else [self._smallest]
 
     def tell(
         self, archs: Sequence[Architecture], values: Sequence[float], losses: Sequence[float]
@@ -129,19 +175,51 @@ class SearchLoop:
         if self.num_evaluations == num_before:
             self._is_exhausted = True
 
-    def best(self) -> tuple[Architecture, float, float]:
-        """Return the best architecture that meets the budget, its score and its loss.
+    def best(self, name: str) -> tuple[Architecture, float, float]:
+        """Return the best architecture that meets a budget, its score and its loss.
+
+        Args:
+            name: Name of a member of the group.
 
         Raises:
             ValueError: The trial has not ended: none of the architectures meets the budget.
         """
-        index = self._best_index()
-        if index is None:
+        ranked = self.ranked(name)
+        if not ranked:
             raise ValueError("no architecture meets the budget: call best() when ask() returns nothing")
-        return self.archs[index], self._values[index], self._losses[index]
+        return ranked[0]
 
-    def _best_index(self) -> int | None:
-        return best_index(self.archs, self._values, self._losses, self._budget)
+    def ranked(self, name: str) -> list[tuple[Architecture, float, float]]:
+        """Return the architectures that meet a budget, their scores and losses, best first.
+
+        See `rank_networks` for the order.
+
+        Args:
+            name: Name of a member of the group.
+        """
+        search = self._setup.job.search
+        budget = self._setup.budget(budget_settings(self._setup.job, name))
+
+        surrogate: Surrogate | None = None
+        if search.smoothing:
+            theta, joint = load_distribution(self._setup.space, self._theta)
+            surrogate = Surrogate(self._setup.space, budget, theta, joint)
+            surrogate.fit(self.archs, self._losses)
+        indices = rank_networks(
+            self.archs, self._values, self._losses, budget, surrogate, search.min_use, search.smoothing
+        )
+        return [(self.archs[i], self._values[i], self._losses[i]) for i in indices]
+
+
+def _fit_closely(setup: SearchSetup, budget: SearchBudget, seed: int) -> Architecture:
+    """Return the architecture that uses most of a feasible limit, of `NUM_FITTED` random ones."""
+    rng = np.random.default_rng(seed)
+    best = setup.space.smallest()
+    for _ in range(NUM_FITTED):
+        arch = fit_to_limit(setup.space.sample_uniform(rng), setup.space, budget.cost, budget.limit, rng)
+        if arch is not None and budget.cost(arch) > budget.cost(best):
+            best = arch
+    return best
 
 
 def budget_settings(job: Job, name: str) -> BudgetSettings:
@@ -149,40 +227,31 @@ def budget_settings(job: Job, name: str) -> BudgetSettings:
     return next(settings for settings in job.budget if settings.name == name)
 
 
-def evaluation_budget(job: Job, num_architectures: int) -> tuple[int, int]:
-    """Return how many evaluations a trial may ask for, and how many of them all budgets share.
-
-    If `search.shared_fraction` is absent, the shared part is as large as necessary for all budgets
-    together to need at most 1.3 times the evaluations of one.
-
-    Args:
-        job: The job.
-        num_architectures: Number of architectures in the search space.
-    """
-    total = min(job.search.evaluations, num_architectures)
-
-    if job.search.shared_fraction is not None:
-        return total, min(total, math.ceil(total * job.search.shared_fraction))
-
-    num_others = len(job.budget) - 1
-    if num_others == 0:
-        return total, 0
-    return total, total - math.floor(MAX_SHARED_OVERHEAD * total / num_others)
+def search_groups(setup: SearchSetup) -> list[BudgetGroup]:
+    """Return the groups of a job's budgets; each group is searched together."""
+    smallest = setup.space.smallest()
+    largest = setup.space.largest()
+    return group_budgets(
+        setup.job.budget,
+        setup.limit,
+        lambda kind: float(setup.costs.cost(kind, smallest)),
+        lambda kind: float(setup.costs.cost(kind, largest)),
+    )
 
 
-def infeasible_reason(name: str, kind: str, limit: float, least: float) -> str:
+def infeasible_reason(setup: SearchSetup, budget: BudgetSettings) -> str:
     """Return a message that names the nearest feasible limit; empty if the budget is feasible.
 
     Args:
-        name: Name of the budget.
-        kind: Kind of its cost, such as "params".
-        limit: Its limit, in the unit of the cost.
-        least: Cost of the smallest network of the space.
+        setup: Job with the shape of its network.
+        budget: Budget of the job.
     """
+    limit = setup.limit(budget)
+    least = float(setup.costs.cost(budget.kind, setup.space.smallest()))
     if least <= limit:
         return ""
     return (
-        f"Budget {name}: {kind} <= {limit:,.0f} cannot be met, because the smallest network of the space "
-        f"has {least:,.0f}. Nearest feasible limit: {least:,.0f}. To go lower, add a smaller value to "
-        "space.ffn, space.heads or space.depth."
+        f"Budget {budget.name}: {budget.kind} <= {limit:,.0f} cannot be met, because the smallest "
+        f"network of the space has {least:,.0f}. Nearest feasible limit: {least:,.0f}. To go lower, add "
+        "a smaller value to space.ffn, space.heads or space.depth."
     )

@@ -1,10 +1,15 @@
-"""Searchers of the deployment stage: SNG from the trained theta (the paper), random, evolution."""
+"""Searchers of the deployment stage: SNG from the trained theta (the paper), random, evolution.
+
+`raycomp.search.rated_search` has a further one. Every searcher fits its proposals to the limit in the
+same way: a network that leaves part of the budget unused would lose to one that does not, whoever
+proposed it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,104 +17,16 @@ from raycomp.config.references import is_reference, resolve_reference
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 from raycomp.search.budget import SearchBudget
-from raycomp.search.distribution import ArchitectureDistribution
-from raycomp.search.moves import fit_to_limit, mutate, shrink_to_limit
+from raycomp.search.distribution import ArchitectureDistribution, load_distribution
+from raycomp.search.moves import fit_to_limit, mutate
+from raycomp.search.rated_search import RatedSearch
+from raycomp.search.searcher import Searcher, SearchHistory
 from raycomp.search.space import SearchSpace
 from raycomp.search.updates import ASNG
 
-MAX_DRAWS = 50
-"""Draws per architecture until one is new (or feasible)."""
-
-
-class Searcher(Protocol):
-    """Proposes architectures for one budget and learns from their scores.
-
-    The calls of a search, in order:
-
-        searcher = make_searcher("sng", space, state, budget, seed=0)
-        searcher.tell(initial_set, values, losses)
-        while evaluations < limit:
-            archs = searcher.ask(8)
-            searcher.tell(archs, *score(archs))
-    """
-
-    def ask(self, n: int) -> list[Architecture]:
-        """Return n architectures, new ones as far as a few draws find them."""
-        ...
-
-    def tell(
-        self, archs: Sequence[Architecture], values: Sequence[float], losses: Sequence[float]
-    ) -> None:
-        """Take the scores of any architectures, proposed by this searcher or not.
-
-        Args:
-            archs: The architectures.
-            values: Metric of each; larger is better.
-            losses: Label loss of each; smaller is better.
-        """
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state that all later proposals depend on, as JSON-able values."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state that `state_dict` returned."""
-        ...
-
-
-class SearchHistory:
-    """Scores that a searcher was told, and its random generator.
-
-    Attributes:
-        scores: Value and loss of each architecture.
-        rng: Generator of the searcher's draws.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
-        self.scores: dict[Architecture, tuple[float, float]] = {}
-
-    def record(
-        self, archs: Sequence[Architecture], values: Sequence[float], losses: Sequence[float]
-    ) -> None:
-        """Add scores; see `Searcher.tell`."""
-        for arch, value, loss in zip(archs, values, losses, strict=True):
-            self.scores[arch] = (float(value), float(loss))
-
-    def draw_new(self, n: int, draw: Callable[[], Architecture | None]) -> list[Architecture]:
-        """Draw n architectures; a draw that is not new is repeated, up to `MAX_DRAWS` times.
-
-        Args:
-            n: Number of architectures.
-            draw: Draws one architecture; None where it cannot meet the budget.
-        """
-        batch: list[Architecture] = []
-        for _ in range(n):
-            arch: Architecture | None = None
-            for _ in range(MAX_DRAWS):
-                candidate = draw()
-                # The last candidate is kept in case that none is new: the space may be used up.
-                arch = candidate or arch
-                if candidate is not None and candidate not in self.scores and candidate not in batch:
-                    break
-            if arch is not None:
-                batch.append(arch)
-        return batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return generator and scores as JSON-able values."""
-        rows = [[arch.to_json(), value, loss] for arch, (value, loss) in self.scores.items()]
-        return {"rng": self.rng.bit_generator.state, "told": rows}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state that `state_dict` returned."""
-        self.rng.bit_generator.state = state["rng"]
-        self.scores = {Architecture.from_json(text): (value, loss) for text, value, loss in state["told"]}
-
 
 class RandomSearch:
-    """Uniform over the architectures that meet the budget: by rejection, then by shrinking."""
+    """Uniform samples of the space, fitted to the limit like the proposals of the other searchers."""
 
     def __init__(self, space: SearchSpace, budget: SearchBudget, seed: int) -> None:
         self.space = space
@@ -136,12 +53,8 @@ class RandomSearch:
 
     def _draw(self) -> Architecture | None:
         rng = self.history.rng
-        for _ in range(MAX_DRAWS):
-            arch = self.space.sample_uniform(rng)
-            if self.budget.is_met_by(arch):
-                return arch
-        # Few architectures of the space meet a tight budget; shrinking always finds one of them.
-        return shrink_to_limit(arch, self.space, self.budget.cost, self.budget.limit, rng)
+        arch = self.space.sample_uniform(rng)
+        return fit_to_limit(arch, self.space, self.budget.cost, self.budget.limit, rng)
 
 
 class EvolutionSearch:
@@ -233,7 +146,7 @@ class SNGSearch:
             space: The search space.
             theta: Trained distribution with all choices open.
             budget: The budget.
-            seed: Seed of the random draws.
+            seed: int of the random draws.
             joint: Whether one variable is heads and FFN of a layer together.
         """
         self.space = space
@@ -277,29 +190,18 @@ class SNGSearch:
         return fit_to_limit(arch, self.space, self.budget.cost, self.budget.limit, rng)
 
 
-def load_distribution(space: SearchSpace, state: dict[str, Any]) -> tuple[ArchitectureDistribution, bool]:
-    """Return the trained distribution of an EE-SNG state with all choices open, and its joint flag."""
-    joint = bool(state["joint"])
-    theta = ArchitectureDistribution(space.variables(joint))
-    theta.load_state_dict(state["dist"])
-    # A phase of 0 steps may have left choices closed; deployment may use them all.
-    theta.set_open([np.ones(len(v.choices), bool) for v in theta.variables])
-    theta.apply_lower_bounds()
-    return theta, joint
-
-
 def make_searcher(
     name: str, space: SearchSpace, state: dict[str, Any], budget: SearchBudget, seed: int
 ) -> Searcher:
     """Return the searcher of a name.
 
     Args:
-        name: "sng", "random", "evolution", or the reference of a class of the user's, which is made with
-            (space, budget, seed).
+        name: "rated", "sng", "random", "evolution", or the reference of a class of the user's, which is
+            made with (space, budget, seed).
         space: The search space.
-        state: State of a trained EE-SNG, which "sng" starts from.
+        state: State of a trained EE-SNG, which "rated" and "sng" start from.
         budget: The budget.
-        seed: Seed of the random draws.
+        seed: int of the random draws.
 
     Raises:
         UserError: The name is unknown.
@@ -308,10 +210,12 @@ def make_searcher(
         return RandomSearch(space, budget, seed)
     if name == "evolution":
         return EvolutionSearch(space, budget, seed)
-    if name == "sng":
+    if name in ("rated", "sng"):
         theta, joint = load_distribution(space, state)
+        if name == "rated":
+            return RatedSearch(space, theta, budget, seed, joint)
         return SNGSearch(space, theta, budget, seed, joint)
     if is_reference(name):
         searcher: Searcher = resolve_reference(name, "search.searchers")(space, budget, seed)
         return searcher
-    raise UserError(f"Searcher {name!r} is unknown. Use sng, random or evolution.")
+    raise UserError(f"Searcher {name!r} is unknown. Use rated, sng, random or evolution.")

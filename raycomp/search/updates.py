@@ -262,21 +262,3 @@ def fisher_root(theta: np.ndarray, gradient: np.ndarray, mask: np.ndarray) -> np
     theta_last = np.maximum(theta[rows, last], 1e-300)
     others = np.where(is_free, gradient, 0.0).sum(1) / (theta_last + np.sqrt(theta_last))
     return np.where(is_free, gradient / root + root * others[:, None], 0.0)
-
-
-def make_update_rule(name: str, dist: ArchitectureDistribution) -> UpdateRule:
-    """Return the update rule "raw", "sng" or "asng" for super-network training.
-
-    ASNG starts with a step of 0.1, not 1: on pure noise it then keeps 96% of the entropy instead of 71%.
-    It is slower at first (82% of a known optimum after 100 noisy updates, against 91%) and level by 1,000
-    (benchmarks/update_rules.py).
-
-    Args:
-        name: Name of the rule.
-        dist: Distribution that the rule will update.
-    """
-    if name == "raw":
-        return PrintedRule()
-    if name == "asng":
-        return ASNG(dist, adapt=True, delta=0.1)
-    return ASNG(dist, adapt=False, delta=1.0)

@@ -25,7 +25,7 @@ from raycomp.methods.scoring import score_forward
 from raycomp.methods.tasks import SharedSampler, TrainingTask
 from raycomp.runtime.training.checkpoints import load_checkpoint, save_checkpoint
 from raycomp.search.outcome import Outcome
-from raycomp.search.search_loop import SearchLoop, SearchTrial
+from raycomp.search.search_loop import SearchLoop, SearchTrial, search_groups
 from raycomp.storage.files import write_json
 from raycomp.storage.tables import write_rows
 from raycomp.training.evaluation import Score
@@ -149,21 +149,23 @@ class LocalRun(Run):
         context = RunContext(job, self.context.run_dir, method=self.context.method)
         supernet = context.supernet().eval()
         outcomes = []
-        for budget in job.budget:
-            trial = SearchTrial(budget.name, settings.searchers[0], settings.seeds[0])
+        for group in search_groups(context):
+            trial = SearchTrial(group.name, settings.searchers[0], settings.seeds[0])
             loop = SearchLoop(context, context.sampler_state(), trial)
             while archs := loop.ask():
                 scores = [score_forward(context, _slice(supernet, arch), "selection") for arch in archs]
                 values = [score.values[context.primary] for score in scores]
                 loop.tell(archs, values, [score.loss for score in scores])
-            arch, value, loss = loop.best()
-            outcome = Outcome(
-                budget.name, budget.kind, context.limit(budget), trial.searcher, trial.seed,
-                arch.to_json(), value, loss, loop.num_evaluations, 0.0,
-            )  # fmt: skip
-            path = context.files.search_outcome(budget.name, trial.searcher, trial.seed)
-            write_json(path, outcome.__dict__)
-            outcomes.append(outcome)
+
+            for budget in loop.members:
+                arch, value, loss = loop.best(budget.name)
+                outcome = Outcome(
+                    budget.name, budget.kind, context.limit(budget), trial.searcher, trial.seed,
+                    arch.to_json(), value, loss, loop.num_evaluations, 0.0,
+                )  # fmt: skip
+                path = context.files.search_outcome(budget.name, trial.searcher, trial.seed)
+                write_json(path, outcome.__dict__)
+                outcomes.append(outcome)
         return outcomes
 
     @contextmanager

@@ -20,3 +20,12 @@ def step_seed(seed: int, step: int) -> int:
 def trial_seed(job_seed: int, trial: int) -> int:
     """Return the seed of one trial of a search."""
     return job_seed * 10_007 + trial
+
+
+def searcher_seed(trial: int) -> int:
+    """Return the seed of a searcher; the initial set of its trial is drawn with the trial's own seed.
+
+    Args:
+        trial: Result of `trial_seed`.
+    """
+    return (trial * 2_000_003 + 1) % 2**63

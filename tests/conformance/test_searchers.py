@@ -14,11 +14,12 @@ from raycomp.methods.yoco.eesng import EESNG, EESNGSettings
 from raycomp.methods.yoco.schedule import Schedule, progressive_phases
 from raycomp.search.budget import SearchBudget, best_index, cheapest_architecture
 from raycomp.search.initial_set import shared_initial_set
-from raycomp.search.searchers import MAX_DRAWS, Searcher, make_searcher
+from raycomp.search.searcher import MAX_DRAWS, Searcher
+from raycomp.search.searchers import make_searcher
 from raycomp.search.space import SearchSpace
 
 SPACE = SearchSpace(4, (2, 3, 4), (1, 2, 4), (16, 32, 64))
-NAMES = ("sng", "random", "evolution")
+NAMES = ("rated", "sng", "random", "evolution")
 
 
 def cost(arch: Architecture) -> float:
@@ -92,6 +93,8 @@ def test_proposals_are_those_of_the_obvious_form(
     name: str, space: SearchSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All that was told and drawn is merged at each try; the small space runs out of new ones."""
+    if name == "rated":
+        pytest.skip("it proposes no architecture twice, and has no such draws")
 
     def obvious(self: Any, n: int, draw: Any) -> list[Architecture]:
         found: list[Architecture] = []
@@ -110,7 +113,7 @@ def test_proposals_are_those_of_the_obvious_form(
     walks, states = [], []
     for form in (None, obvious):
         if form is not None:
-            monkeypatch.setattr("raycomp.search.searchers.SearchHistory.draw_new", form)
+            monkeypatch.setattr("raycomp.search.searcher.SearchHistory.draw_new", form)
         search = make_searcher(name, space, state(space=space), limit, 5)
         walks.append(walk(search, 5))
         states.append(search.state_dict())

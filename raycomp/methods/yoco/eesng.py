@@ -17,7 +17,7 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.methods.yoco.schedule import Schedule
 from raycomp.search.distribution import ArchitectureDistribution
 from raycomp.search.space import SearchSpace
-from raycomp.search.updates import make_update_rule
+from raycomp.search.update_rules import make_update_rule
 
 MATCH_CANDIDATES = 16
 """Architectures that matched pairing chooses the second of a pair from."""
@@ -35,7 +35,7 @@ class EESNGSettings:
 
     Attributes:
         update: Update rule of theta: "raw" (Eq. 5 as printed), "sng" (ranked losses, constant step) or
-            "asng" (ranked losses, adaptive step).
+            "asng" (ranked losses, adaptive step), or "regression" (effects of choices at equal cost).
         samples: Lambda, the number of architectures per step.
         interval: I, the number of steps between two updates of the controller.
         joint: Whether a layer has one variable for (heads, ffn), as in the released code.
@@ -49,7 +49,7 @@ class EESNGSettings:
         seed: Seed of every draw.
     """
 
-    update: Literal["raw", "sng", "asng"] = "asng"
+    update: Literal["raw", "sng", "asng", "regression"] = "asng"
     samples: int = 2
     interval: int = 20
     joint: bool = False
@@ -141,7 +141,7 @@ class EESNG:
         self.settings = settings
         self._costs = costs
         self.distribution = ArchitectureDistribution(space.variables(settings.joint))
-        self.update_rule = make_update_rule(settings.update, self.distribution)
+        self.update_rule = make_update_rule(settings.update, self.distribution, costs)
         # Layer of each variable; -1 for depth, which every architecture has.
         self._layers = np.array([-1 if v.layer is None else v.layer for v in self.distribution.variables])
         self._rng = np.random.default_rng(settings.seed)
@@ -291,7 +291,9 @@ class EESNG:
         max_entropy = self.distribution.max_entropy()
         if max_entropy <= 0:
             return 1.0
-        return min(1.0, self.distribution.entropy() / max_entropy)  # Eq. 6
+        spent = 1.0 - min(1.0, self.distribution.entropy() / max_entropy)  # Eq. 6
+        # A rule that knows how probable it is that choices matter at all moves K by evidence only.
+        return 1.0 - spent * getattr(self.update_rule, "confidence", 1.0)
 
     def _sample_rows(self, count: int, explored: bool) -> np.ndarray:
         """Draw choice indices (count, variables), NOT_KEPT for layers beyond a sample's depth."""

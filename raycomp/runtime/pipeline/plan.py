@@ -21,7 +21,8 @@ from raycomp.runtime.pipeline.forecast import (
 )
 from raycomp.runtime.pipeline.overview import make_overview
 from raycomp.runtime.pipeline.preflight import check_settings, least_cost, unmet_budgets
-from raycomp.search.search_loop import evaluation_budget
+from raycomp.search.budget_groups import evaluation_budget
+from raycomp.search.search_loop import search_groups
 from raycomp.training.optimizers import measure_matmul_flops, resolve_precision
 
 # Share of a matrix product's speed that a training step reaches (benchmarks/step_cost.py).
@@ -154,12 +155,16 @@ def _forecast(
 
 def _work(context: RunContext, teacher: int, steps: list[int]) -> Work:
     job = context.job
-    total, shared = evaluation_budget(job, context.space.num_architectures())
-    trials = len(job.budget) * len(job.search.searchers) * len(job.search.seeds)
+    search = job.search
+    num_groups = len(search_groups(context))
+    total, shared = evaluation_budget(
+        search.evaluations, search.shared_fraction, num_groups, context.space.num_architectures()
+    )
+    trials = num_groups * len(search.searchers) * len(search.seeds)
     return Work(
         teacher=(teacher, job.teacher.batch_size),
         supernet=(sum(steps), job.train.batch_size),
-        evaluations=shared * len(job.search.seeds) + (total - shared) * trials,
+        evaluations=shared * len(search.seeds) + (total - shared) * trials,
         selection=len(context.task.selection),
         tokens=float(context.tokens("train").lengths.mean()),
         params=int(context.costs.cost("params", context.space.largest())),

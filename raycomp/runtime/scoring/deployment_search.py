@@ -1,4 +1,4 @@
-"""The deployment search on Ray Tune: one trial for each (budget, searcher, seed), in parallel.
+"""The deployment search on Ray Tune: one trial for each (group of budgets, searcher, seed), in parallel.
 
 A trial is a pure function of the job, theta and the scores, and every score comes from the ledger. An
 interrupted trial is therefore run again: it asks for the same architectures, and only those without a
@@ -8,6 +8,7 @@ score are evaluated. Ray Tune's own (pickled) state is never read back.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -23,14 +24,13 @@ from raycomp.runtime.cluster.capacity import total_cpus
 from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.grid import Trial, run_grid
 from raycomp.runtime.cluster.progress import polling
-from raycomp.search.budget import cheapest_architecture
+from raycomp.search.budget_groups import evaluation_budget
 from raycomp.search.outcome import Outcome
 from raycomp.search.search_loop import (
     SearchLoop,
     SearchTrial,
-    budget_settings,
-    evaluation_budget,
     infeasible_reason,
+    search_groups,
 )
 from raycomp.search.setup import SearchSetup
 from raycomp.storage.files import read_json
@@ -61,25 +61,29 @@ def search_budgets(
         UserError: A trial failed.
     """
     job = setup.job
-    trials = [
-        SearchTrial(budget.name, searcher, seed)
-        for budget in job.budget
-        for searcher in job.search.searchers
-        for seed in job.search.seeds
-    ]
-    paths = {trial: setup.files.search_outcome(**asdict(trial)) for trial in trials}
+    groups = search_groups(setup)
+    pairs = list(itertools.product(job.search.searchers, job.search.seeds))
 
-    open_trials = [trial for trial in trials if not paths[trial].exists()]
+    def outcome_paths(names: list[str], searcher: str, seed: int) -> list[Path]:
+        return [setup.files.search_outcome(name, searcher, seed) for name in names]
+
+    open_trials = []
+    for group, (searcher, seed) in itertools.product(groups, pairs):
+        names = [budget.name for budget in group.members]
+        if not all(path.exists() for path in outcome_paths(names, searcher, seed)):
+            open_trials.append(SearchTrial(group.name, searcher, seed))
     if open_trials:
         _run_trials(setup, ledger, precision, open_trials, on_progress)
 
-    missing = [path.stem for path in paths.values() if not path.exists()]
+    names = [budget.name for budget in job.budget]
+    paths = [path for name in names for pair in pairs for path in outcome_paths([name], *pair)]
+    missing = [path.stem for path in paths if not path.exists()]
     if missing:
         raise UserError(
             f"The search of {', '.join(missing)} ended without an outcome. Run the same "
             "command again: it runs only these trials."
         )
-    return [_read_outcome(path) for path in paths.values()]
+    return [_read_outcome(path) for path in paths]
 
 
 def delete_outcomes(run_dir: Path, method: str = "yoco") -> None:
@@ -118,8 +122,8 @@ def _run_trials(
     def run_one(trial: Trial) -> dict[str, Any]:
         network = EncoderShape.from_dict(shape)
         remote_setup = SearchSetup(parse_job(job), run_dir, network, method=method)
-        outcome = run_trial(remote_setup, theta, ledger, precision, SearchTrial(**trial))
-        return {"value": outcome.value if outcome.arch else -1.0}
+        outcomes = run_trial(remote_setup, theta, ledger, precision, SearchTrial(**trial))
+        return {"value": max(outcome.value if outcome.arch else -1.0 for outcome in outcomes)}
 
     watcher = _ProgressWatcher(setup, ledger, len(trials), on_progress)
     with polling(watcher.update):
@@ -149,8 +153,11 @@ class _ProgressWatcher:
     def __init__(
         self, setup: SearchSetup, ledger: Any, num_trials: int, on_progress: SearchProgress
     ) -> None:
-        total, shared = evaluation_budget(setup.job, setup.space.num_architectures())
-        num_seeds = len(setup.job.search.seeds)
+        search = setup.job.search
+        num_groups = len(search_groups(setup))
+        total, shared = evaluation_budget(
+            search.evaluations, search.shared_fraction, num_groups, setup.space.num_architectures()
+        )
 
         self._ledger = ledger
         self._on_progress = on_progress
@@ -158,7 +165,7 @@ class _ProgressWatcher:
         self._best: dict[str, float] = {}
         self._num_done = 0
         # At most: trials of one seed share the initial set, and may ask for the same architectures later.
-        self._num_expected = shared * num_seeds + (total - shared) * num_trials
+        self._num_expected = shared * len(search.seeds) + (total - shared) * num_trials
 
     def update(self) -> None:
         """Report the scores that joined since the last call."""
@@ -179,10 +186,10 @@ class _ProgressWatcher:
 
 def run_trial(
     setup: SearchSetup, theta: dict[str, Any], ledger: Any, precision: str, trial: SearchTrial
-) -> Outcome:
-    """Run one trial and let the ledger write its outcome.
+) -> list[Outcome]:
+    """Run one trial and let the ledger write the outcome of each budget of its group.
 
-    The ledger writes it because this process may be on a node that cannot access the run directory.
+    The ledger writes them because this process may be on a node that cannot access the run directory.
 
     Args:
         setup: Job with the shape of its network.
@@ -192,28 +199,37 @@ def run_trial(
         trial: The trial.
     """
     start = time.perf_counter()
-    settings = budget_settings(setup.job, trial.budget)
-    budget = setup.budget(settings)
+    group = next(group for group in search_groups(setup) if group.name == trial.budget)
+    loop: SearchLoop | None = None
+    if not all(infeasible_reason(setup, budget) for budget in group.members):
+        loop = SearchLoop(setup, theta, trial)
+        _score_all(loop, ledger, precision)
+    seconds = time.perf_counter() - start
 
-    def record(arch: str | None, value: float, loss: float, num: int, reason: str = "") -> Outcome:
-        seconds = time.perf_counter() - start
+    outcomes = []
+    for settings in group.members:
+        reason = infeasible_reason(setup, settings)
+        arch: str | None = None
+        value = loss = 0.0
+        if loop is not None and not reason:
+            best, value, loss = loop.best(settings.name)
+            arch = best.to_json()
         outcome = Outcome(
-            trial.budget, settings.kind, budget.limit, trial.searcher, trial.seed,
-            arch, value, loss, num, seconds, reason,
+            settings.name, settings.kind, setup.limit(settings), trial.searcher, trial.seed, arch,
+            value, loss, loop.num_evaluations if loop is not None and arch else 0, seconds, reason,
         )  # fmt: skip
         ray.get(ledger.record_outcome.remote(asdict(outcome)))
-        return outcome
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _score_all(loop: SearchLoop, ledger: Any, precision: str) -> None:
+    """Have the ledger score what a loop asks for, until it asks for nothing more."""
 
     def score(archs: list[Architecture]) -> list[dict[str, Any]]:
         texts = [arch.to_json() for arch in archs]
         return ray.get(ledger.score.remote(texts, "selection", precision))
 
-    _, least = cheapest_architecture(setup.space, budget.cost)
-    reason = infeasible_reason(trial.budget, settings.kind, budget.limit, least)
-    if reason:
-        return record(None, 0.0, 0.0, 0, reason)
-
-    loop = SearchLoop(setup, theta, trial)
     while archs := loop.ask():
         rows = score(archs)
         values = [float(row["value"]) for row in rows]
@@ -223,5 +239,3 @@ def run_trial(
     # If the ledger died during the search, it lost the rows that it had not written. They are
     # evaluated again.
     score(loop.archs)
-    arch, value, loss = loop.best()
-    return record(arch.to_json(), value, loss, loop.num_evaluations)

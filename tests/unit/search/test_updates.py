@@ -11,11 +11,11 @@ import pytest
 
 from raycomp.search.distribution import ArchitectureDistribution
 from raycomp.search.space import SearchSpace, Variable
+from raycomp.search.update_rules import make_update_rule
 from raycomp.search.updates import (
     ASNG,
     PrintedRule,
     fisher_root,
-    make_update_rule,
     natural_gradient,
     ranked_utilities,
 )
@@ -196,7 +196,7 @@ def test_state_round_trips_bit_for_bit() -> None:
 
 
 def test_not_finite_losses_never_reach_theta() -> None:
-    for name in ("raw", "sng", "asng"):
+    for name in ("raw", "sng", "asng", "regression"):
         dist = ArchitectureDistribution(TWO)
         rule = make_update_rule(name, dist)
         rule.update(dist, np.array([[0, 0], [1, 1]]), np.array([np.inf, np.nan]), ONES)
