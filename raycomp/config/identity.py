@@ -21,7 +21,7 @@ NON_IDENTITY_KEYS = {
 """Settings that do not change the results of a job, such as where and how fast it runs."""
 
 LATER_DEFAULTS: dict[str, dict[str, Any]] = {
-    "task": {"positive": None},
+    "task": {"positive": None, "validation_half": None},
     "search": {"smoothing": 0.0, "min_use": 0.0},
 }
 """Settings that joined later, with the value that earlier jobs had. Identities leave out this value."""

@@ -35,6 +35,12 @@ class TaskSettings(Section):
         "on. Set it if the model is already fine-tuned on the training file, because its score on "
         "rows that it has seen would be too high.",
     )
+    validation_half: Literal["a", "b"] | None = Field(
+        None,
+        description="Half of the validation rows to use. A hash of a row's text decides its half. Not "
+        "set: all rows. raycomp's own measurements choose defaults on half a and publish figures of "
+        "half b.",
+    )
     text: list[str] = Field(
         [], description="Name of the text column, or of the two text columns of a pair.", max_length=2
     )
@@ -90,7 +96,8 @@ class TaskSettings(Section):
     selection: float | int = Field(
         0.1,
         description="Size of the selection split, which is taken from the training rows and used for all "
-        "decisions of a run: part of the rows (below 1) or number of rows.",
+        "decisions of a run: part of the rows (below 1), at most 20,000 rows, or number of rows. Rows of "
+        "related texts (equal, contained in one another, nearly equal) stay in one split.",
     )
     limit: int | None = Field(
         None, ge=1, description="Largest number of different training texts. Not set: all."

@@ -14,8 +14,9 @@ from raycomp.data import sources
 from raycomp.data.labels import check_name_lengths, find_class_names, number_classes, read_targets
 from raycomp.data.metrics import check_metric, find_positive
 from raycomp.data.overlap import check_shared_rows, count_shared_rows, row_keys
-from raycomp.data.splitting import carve
+from raycomp.data.splitting import carve_limit, carve_selection, carve_validation, halve
 from raycomp.errors import UserError, shown
+from raycomp.storage.revision import LATEST_REVISION
 
 Kind = Literal["classification", "regression"]
 
@@ -79,12 +80,13 @@ class Task:
         return len(self.label_names)
 
 
-def load_task(settings: TaskSettings, seed: int) -> Task:
+def load_task(settings: TaskSettings, seed: int, revision: int = LATEST_REVISION) -> Task:
     """Load, check and split a task.
 
     Args:
         settings: Section `task` of the job.
         seed: Seed of the splits.
+        revision: Revision of the rules of division; see `raycomp.storage.revision`.
 
     Raises:
         UserError: A file, column, label or split is missing or cannot be used. The message names the row.
@@ -103,17 +105,20 @@ def load_task(settings: TaskSettings, seed: int) -> Task:
     }
 
     if not validation:
-        train, carved = carve(train, 0.1, seed + 1, "validation", is_classification=is_classification)
+        train, carved = carve_validation(train, seed, revision, is_classification=is_classification)
         validation = {"validation": carved}
         notes.append(
             f"The task lacks a validation split, therefore {len(carved):,} rows of train are used for "
             "validation. Set task.validation to use other rows."
         )
+    if settings.validation_half is not None:
+        validation = {n: halve(frame, n, settings.validation_half) for n, frame in validation.items()}
     if settings.limit is not None and settings.limit < len(train):
-        _, train = carve(train, settings.limit, seed + 2, "limit", is_classification=is_classification)
+        train = carve_limit(train, settings.limit, seed, is_classification=is_classification)
     shared_rows = _count_shared_rows(train, validation, settings)
-    size = settings.selection
-    train, selection = carve(train, size, seed, "selection", is_classification=is_classification)
+    train, selection = carve_selection(
+        train, settings.selection, seed, revision, is_classification=is_classification
+    )
 
     metrics = _choose_metrics(settings, source, kind)
     return Task(

@@ -19,6 +19,7 @@ from raycomp.encoder.layers import Encoder, EncoderConfig
 from raycomp.errors import UserError
 from raycomp.search.setup import SearchSetup
 from raycomp.storage.files import read_json, write_json
+from raycomp.storage.revision import read_revision
 from raycomp.storage.tensors import load_weights
 from raycomp.training.optimizers import resolve_precision
 
@@ -67,9 +68,14 @@ class RunContext(SearchSetup):
         return context
 
     @functools.cached_property
+    def revision(self) -> int:
+        """The revision of the rules that the run started with."""
+        return read_revision(self.layout)
+
+    @functools.cached_property
     def task(self) -> Task:
         """The task with its three splits."""
-        return load_task(self.job.task, self.job.run.seed)
+        return load_task(self.job.task, self.job.run.seed, self.revision)
 
     def load(self) -> tuple[Encoder, Any, bool]:
         """Return the pretrained network at full size, its tokenizer, and whether it is fine-tuned.

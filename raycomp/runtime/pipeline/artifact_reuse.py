@@ -16,6 +16,7 @@ from raycomp.config.loader import parse_stored
 from raycomp.errors import UserError
 from raycomp.storage.files import atomic_write, read_json, write_json
 from raycomp.storage.layout import RunLayout
+from raycomp.storage.revision import read_revision
 from raycomp.storage.study_layout import find_runs
 
 _PATTERN = RunLayout(Path())
@@ -86,10 +87,15 @@ def reuse_artifacts(keys: dict[str, str], run_dir: Path) -> dict[str, str]:
 
 def find_source_run(run_dir: Path, artifact: str, key: str) -> Path | None:
     """Return a run directory next to `run_dir` that has an artifact under an equal key, or None."""
+    layout = RunLayout(run_dir)
     for candidate in find_runs(run_dir.parent):
         if candidate == run_dir or not _is_complete(candidate, artifact):
             continue
         if _artifact_key(candidate, artifact) != key:
+            continue
+        # Runs of another revision have other rows. A run that has not started takes the revision of the
+        # run that its teacher comes from: `inputs.json` is part of the artifact.
+        if layout.inputs.exists() and read_revision(layout) != read_revision(RunLayout(candidate)):
             continue
         if artifact == "teacher" or _teacher_score(candidate) == _teacher_score(run_dir):
             return candidate

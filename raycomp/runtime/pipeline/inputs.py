@@ -19,6 +19,8 @@ from raycomp.storage.layout import RunLayout
 def record_inputs(context: RunContext) -> None:
     """Record the hashes of data and model when a run starts, and compare them when it resumes.
 
+    The file also has the revision of the rules that the run started with, which a resume follows.
+
     Args:
         context: Context of the run.
 
@@ -28,7 +30,7 @@ def record_inputs(context: RunContext) -> None:
     path = RunLayout(context.run_dir).inputs
     current = hash_inputs(context)
     if not path.exists():
-        write_json(path, current)
+        write_json(path, {**current, "revision": context.revision})
         return
 
     recorded: dict[str, Any] = read_json(path)
