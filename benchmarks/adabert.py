@@ -43,6 +43,7 @@ from raycomp.runtime.cluster.progress import Progress
 from raycomp.runtime.pipeline.handle import RayRun
 from raycomp.storage.files import write_json
 from raycomp.training.loop import StepResult, fit
+from raycomp.training.seeding import worker_seed
 
 CPU = torch.device("cpu")
 
@@ -228,7 +229,7 @@ def train_random_structures(
 
 def _fit(task: AdabertSearchTask | AdabertChildTask, data: DistillationData) -> float:
     """Run a training task, write its results, and return the mean loss of its last 50 steps."""
-    batches = TrainPlan(task.tokens.lengths, task.batch_size, data.job.run.seed)
+    batches = TrainPlan(task.tokens.lengths, task.batch_size, task.data_seed)
     losses: list[float] = []
 
     def batch_at(index: int) -> Batch:
@@ -237,7 +238,7 @@ def _fit(task: AdabertSearchTask | AdabertChildTask, data: DistillationData) -> 
     def report(index: int, result: StepResult, seconds: float) -> None:
         losses.append(float(result.info["loss"]))
 
-    fit(task.step, batch_at, 0, task.num_steps, seed=data.job.run.seed * 4099, report=report)
+    fit(task.step, batch_at, 0, task.num_steps, seed=worker_seed(task.data_seed, rank=0), report=report)
     task.finish()
     return round(statistics.fmean(losses[-50:]), 4)
 

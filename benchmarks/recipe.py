@@ -31,6 +31,7 @@ from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.importance import measure_importance, reorder_by_importance
 from raycomp.encoder.interface import ElasticOutput
 from raycomp.methods.context import RunContext
+from raycomp.methods.supernet_start import importance_batches
 from raycomp.methods.yoco.plan import build_sampler, plan_schedule, train_plan
 from raycomp.methods.yoco.schedule import Schedule
 from raycomp.search.distribution import load_distribution
@@ -45,7 +46,6 @@ from raycomp.training.sliced_optimizer import SliceUpdater
 from raycomp.training.supernet_step import SupernetStep
 
 CPU = torch.device("cpu")
-NUM_IMPORTANCE_BATCHES = 32
 
 # Number of architectures whose validation scores are averaged.
 NUM_VALIDATED = 4
@@ -161,10 +161,10 @@ class Recipe:
         if settings.init == "teacher":
             model.load_state_dict(teacher.state_dict())
         if self.job.space.reorder:
-            make_batch = self._batch_maker(plan)
-            batches = [make_batch(index) for index in range(NUM_IMPORTANCE_BATCHES)]
             importance = measure_importance(
-                teacher, batches, lambda out, batch: label_loss(out, batch.labels, batch.total)
+                teacher,
+                importance_batches(self.context),
+                lambda out, batch: label_loss(out, batch.labels, batch.total),
             )
             reorder_by_importance(model, importance)
         model.set_dropout(settings.dropout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,13 +12,13 @@ from transformers import PreTrainedModel
 
 from raycomp.config.budget import BudgetSettings
 from raycomp.config.search import SearchSettings
-from raycomp.data.batches import Batch, TrainPlan, collate
+from raycomp.data.batches import Batch
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder, ElasticOutput
-from raycomp.encoder.importance import measure_importance, reorder_by_importance
 from raycomp.methods.base import Deployable, Forward, Run
 from raycomp.methods.context import RunContext
 from raycomp.methods.registry import SAMPLERS, import_object
+from raycomp.methods.supernet_start import start_network
 from raycomp.methods.tasks import SharedSampler, TrainingTask
 from raycomp.search.budget import cheapest_architecture
 from raycomp.search.outcome import Outcome
@@ -27,12 +28,9 @@ from raycomp.storage.tables import read_table
 from raycomp.storage.tensors import save_tensors
 from raycomp.training.finetune_step import Teacher
 from raycomp.training.hints import load_objective
-from raycomp.training.objectives import label_loss
 from raycomp.training.optimizers import AllReduce, LinearDecay
 from raycomp.training.sliced_optimizer import SliceUpdater
 from raycomp.training.supernet_step import SupernetStep
-
-IMPORTANCE_BATCHES = 32
 
 
 class SupernetTask(TrainingTask):
@@ -167,28 +165,9 @@ def train_supernet(run: Run, task: str, plan: dict[str, Any]) -> None:
 
     if not context.files.supernet_start.exists():
         with run.bar("importance"):
-            save_tensors(context.files.supernet_start, _start_network(context).state_dict())
+            save_tensors(context.files.supernet_start, start_network(context).state_dict())
     with run.start_sampler(plan):
         run.train(task, plan)
-
-
-def _start_network(context: RunContext) -> ElasticEncoder:
-    """Return the super-network before training: the teacher or the pretrained network, reordered."""
-    job = context.job
-    model = context.teacher() if job.train.init == "teacher" else context.network()
-    if not job.space.reorder:
-        return model
-
-    tokens = context.tokens("train")
-    plan = TrainPlan(tokens.lengths, job.train.batch_size, job.run.seed)
-    count = min(IMPORTANCE_BATCHES, plan.steps_per_epoch)
-    batches = [collate(tokens, plan.rows(i), context.pad_id) for i in range(count)]
-    teacher = context.teacher().eval()
-    importance = measure_importance(
-        teacher, batches, lambda out, batch: label_loss(out, batch.labels, batch.total)
-    )
-    reorder_by_importance(model, importance)
-    return model
 
 
 def unmet_deployables(context: RunContext) -> list[Deployable]:
@@ -222,9 +201,24 @@ def search_supernet(run: Run, settings: SearchSettings, description: str) -> lis
     deployables = []
     for budget in context.job.budget:
         trials = [outcome for outcome in outcomes if outcome.budget == budget.name]
-        best = max(trials, key=lambda o: (o.arch is not None, o.value, -o.loss))
+        best = _best_in_fp32(run, max(trials, key=lambda o: (o.arch is not None, o.value, -o.loss)))
         deployables.append(_deployable(context, best, trials, weights_id, description))
     return deployables
+
+
+def _best_in_fp32(run: Run, best: Outcome) -> Outcome:
+    """Return the best outcome of a budget with its scores in fp32.
+
+    Validation scores are in fp32 too. The difference of selection and validation would otherwise contain
+    the error of a search in bf16.
+    """
+    context = run.context
+    if best.arch is None or context.chosen_precision() == "fp32":
+        return best
+    arch = Architecture.from_json(best.arch)
+    supernet = _load_supernet(context)
+    score = run.score(lambda batch: supernet(batch, arch).logits, "selection")
+    return replace(best, value=score.values[context.primary], loss=score.loss)
 
 
 def _deployable(

@@ -85,6 +85,11 @@ class TrainingTask(ABC):
         self._rank = 0
         self._world = 1
 
+    @property
+    def data_seed(self) -> int:
+        """Seed of the order of batches and of dropout."""
+        return self.context.job.run.seed
+
     def _read_train_split(self, batch_size: int) -> None:
         """Set the attributes of a task that reads the training split as it is."""
         self.tokens = self.context.tokens("train")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -18,6 +18,7 @@ from raycomp.report.predictions import Predictions
 
 NO_DIFFERENCE = "no difference shown"
 MIN_RANKED = 3  # pairs that a rank correlation needs
+MAX_CORRELATION = 0.999  # largest absolute correlation on Fisher's scale
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,24 @@ def estimate_mean(
         return Estimate(count, mean, sd, math.nan, math.nan, "")
     low, high = _student_interval(values)
     return Estimate(count, mean, sd, low, high, "seeds")
+
+
+def estimate_correlation(values: Sequence[float]) -> Estimate:
+    """Estimate the mean, standard deviation and interval of a correlation over seeds.
+
+    The interval is Student's on Fisher's scale, z = artanh(r), and is transformed back: it stays between
+    -1 and 1.
+
+    Args:
+        values: Correlations, one for each seed.
+    """
+    estimate = estimate_mean(values)
+    if estimate.seeds < 2:
+        return estimate
+    # artanh(1) is infinite.
+    bounded = np.clip(np.asarray(values, np.float64), -MAX_CORRELATION, MAX_CORRELATION)
+    low, high = _student_interval(np.arctanh(bounded).tolist())
+    return replace(estimate, low=math.tanh(low), high=math.tanh(high))
 
 
 def compare_variants(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +23,9 @@ def rank_table(study: str | Path | StudyResults) -> pd.DataFrame:
 
     Returns:
         Columns variant, task, seed, networks, `tau` (Kendall's tau of the inherited scores and the scores
-        after fine-tuning each sub-network separately), `p`, and `alone_minus_inherited` (the mean
-        difference of the two scores).
+        after fine-tuning each sub-network separately), `p`, `above_chance` (number of sub-networks whose
+        inherited score is above the most frequent class's by two standard errors), `tau_above_chance`
+        (tau of these), and `alone_minus_inherited` (the mean difference of the two scores).
     """
     results = as_study_results(study)
     ranked = results.frame[results.frame["kind"] == "ranking"]
@@ -33,6 +35,10 @@ def rank_table(study: str | Path | StudyResults) -> pd.DataFrame:
     for (variant, task, seed), rows in ranked.groupby(["variant", "task", "seed"], sort=False):
         scores = rows.pivot(index="budget", columns="method", values="value").dropna()
         tau, p = kendall_tau(scores["inherited"].tolist(), scores["alone"].tolist())
+        chance = _chance_score(results.frame, str(variant), str(task), int(seed))
+        is_above = scores["inherited"] > _lowest_above(chance, rows["examples"].iloc[0])
+        above = scores[is_above]
+        tau_above, _ = kendall_tau(above["inherited"].tolist(), above["alone"].tolist())
         row = {
             "variant": variant,
             "task": task,
@@ -40,12 +46,29 @@ def rank_table(study: str | Path | StudyResults) -> pd.DataFrame:
             "networks": len(scores),
             "tau": tau,
             "p": p,
+            "above_chance": math.nan if math.isnan(chance) else len(above),
+            "tau_above_chance": math.nan if math.isnan(chance) else tau_above,
         }
         row["alone_minus_inherited"] = float((scores["alone"] - scores["inherited"]).mean())
         table.append(row)
 
-    columns = ["variant", "task", "seed", "networks", "tau", "p", "alone_minus_inherited"]
-    return pd.DataFrame(table, columns=columns)
+    columns = ["variant", "task", "seed", "networks", "tau", "p", "above_chance", "tau_above_chance"]
+    return pd.DataFrame(table, columns=[*columns, "alone_minus_inherited"])
+
+
+def _chance_score(frame: pd.DataFrame, variant: str, task: str, seed: int) -> float:
+    """Return the score of the most frequent class in a run; NaN if the run did not record it."""
+    is_run = (frame["variant"] == variant) & (frame["task"] == task) & (frame["seed"] == seed)
+    values = frame[is_run & (frame["kind"] == "agreement") & (frame["metric"] == "chance")]["value"]
+    return math.nan if values.empty else float(values.iloc[0])
+
+
+def _lowest_above(chance: float, examples: float) -> float:
+    """Return the score that is two standard errors above chance; NaN without chance."""
+    if math.isnan(chance) or math.isnan(examples):
+        return chance
+    spread = max(0.0, chance * (1 - chance))
+    return chance + 2 * math.sqrt(spread / examples)
 
 
 def search_table(study: str | Path | StudyResults) -> pd.DataFrame:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from raycomp.report.ablation import ablation_table
 from raycomp.report.formatting import format_score, format_signed, plural
-from raycomp.report.statistics import NO_DIFFERENCE, estimate_mean
+from raycomp.report.statistics import NO_DIFFERENCE, estimate_correlation
 from raycomp.report.study_measures import BreakEven, find_break_evens, rank_table, search_table
 from raycomp.report.study_results import StudyResults
 from raycomp.report.study_tables import format_interval
@@ -66,12 +66,12 @@ def _describe_rank_agreement(study: StudyResults) -> list[str]:
     """Return Kendall's tau over the seeds with its interval."""
     sentences = []
     for (variant, task), rows in rank_table(study).groupby(["variant", "task"], sort=False):
-        tau = estimate_mean(rows["tau"].tolist())
+        tau = estimate_correlation(rows["tau"].tolist())
         if tau.seeds > 1:
             interval = format_interval(tau.low, tau.high, format_signed)
             sentences.append(
                 f"{task}, {variant}: Kendall's tau is {format_signed(tau.mean)} ± {format_score(tau.sd)} "
-                f"over {tau.seeds} seeds (Student's 95% interval: {interval})."
+                f"over {tau.seeds} seeds (Student's 95% interval on Fisher's scale: {interval})."
             )
     return sentences
 

@@ -159,11 +159,23 @@ def _build_rank_tables(study: StudyResults) -> list[TextTable]:
             str(row["networks"]),
             format_signed(row["tau"]),
             format_p(row["p"]),
+            format_count(row["above_chance"]),
+            format_signed(row["tau_above_chance"]),
             format_signed(row["alone_minus_inherited"]),
         ]
         for row in table.to_dict("records")
     ]
-    columns = ["variant", "task", "seed", "networks", "Kendall's tau", "p", "fine-tuned minus inherited"]
+    columns = [
+        "variant",
+        "task",
+        "seed",
+        "networks",
+        "Kendall's tau",
+        "p",
+        "above chance",
+        "tau of these",
+        "fine-tuned minus inherited",
+    ]
     title = "Inherited scores compared with scores after separate fine-tuning (selection split)"
     return [TextTable(title, columns, body, named=3)]
 

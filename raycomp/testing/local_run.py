@@ -102,7 +102,7 @@ class LocalRun(Run):
 
         task.begin(0, 1, _restore_sampler(context, plan, state))
         tokens = task.tokens
-        batches = TrainPlan(tokens.lengths, task.batch_size, context.job.run.seed)
+        batches = TrainPlan(tokens.lengths, task.batch_size, task.data_seed)
 
         def batch_at(index: int) -> Batch:
             rows = batches.rows(index)
@@ -119,7 +119,7 @@ class LocalRun(Run):
                 save_checkpoint(folder, weights, task.updater.state_tensors(), checkpoint)
                 raise KeyboardInterrupt
 
-        seed = worker_seed(context.job.run.seed, rank=0)
+        seed = worker_seed(task.data_seed, rank=0)
         fit(task.step, batch_at, start, task.num_steps, seed=seed, report=report)
         task.finish()
 

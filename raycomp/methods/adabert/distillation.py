@@ -37,12 +37,14 @@ class DistillationLoss:
         hints: "probes" distils from the teacher's probes (Eqs. 3 and 4) and from its own prediction;
             "logits" distils from the prediction only (Base-KD in the paper's Table 4).
         regression: Whether the task has one real-valued output.
+        scaled: Whether the loss of the probes is multiplied by T^2; see `losses.probe_loss`.
     """
 
     gamma: float
     temperature: float
     hints: str
     regression: bool
+    scaled: bool = True
 
     def loss(
         self,
@@ -71,8 +73,8 @@ class DistillationLoss:
             weights = probe_weights(targets, batch.labels)  # Eq. 4
             student_probes = torch.stack(list(probes), 1)
             distilled = distilled + probe_loss(  # Eq. 3
-                student_probes, targets, weights, batch.total, self.temperature
+                student_probes, targets, weights, batch.total, self.temperature, scaled=self.scaled
             )
 
         # Eq. 1; the efficiency term depends on the structure only and is added by the search step.
-        return label, student_objective(label, distilled, 0.0, self.gamma, 0.0)
+        return label, student_objective(label, distilled, self.gamma)

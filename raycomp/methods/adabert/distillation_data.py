@@ -13,6 +13,7 @@ from raycomp.methods.adabert.distillation import DistillationLoss
 from raycomp.methods.adabert.settings import AdabertSettings
 from raycomp.methods.adabert.student import StudentShape
 from raycomp.methods.augmentation import AugmentedData
+from raycomp.storage.revision import FIRST_REVISION
 
 
 class DistillationData(AugmentedData):
@@ -30,7 +31,13 @@ class DistillationData(AugmentedData):
             gamma: Weight of distillation in Eq. 1.
         """
         settings = self.job.settings(AdabertSettings)
-        return DistillationLoss(gamma, settings.temperature, settings.hints, self.regression)
+        return DistillationLoss(
+            gamma,
+            settings.temperature,
+            settings.hints,
+            self.regression,
+            scaled=self.revision != FIRST_REVISION,
+        )
 
     @property
     def student_shape(self) -> StudentShape:

@@ -49,12 +49,19 @@ def probe_weights(teacher: Tensor, labels: Tensor) -> Tensor:
 
 
 def probe_loss(
-    student: Tensor, teacher: Tensor, weights: Tensor, total: int, temperature: float = 1.0
+    student: Tensor,
+    teacher: Tensor,
+    weights: Tensor,
+    total: int,
+    temperature: float = 1.0,
+    *,
+    scaled: bool = True,
 ) -> Tensor:
     """Return L_KD of Eqs. 3 and 4: weighted cross-entropies of the student's and the teacher's probes.
 
     The temperature divides both logits. The paper prints it inside the logarithm; at its T = 1 both
-    forms are equal.
+    forms are equal. The cross-entropies are multiplied by T^2, like that of the teacher's own prediction
+    (`objectives.prediction_loss`): the weight of the two terms then does not depend on T.
 
     Args:
         student: Logits of the student's probes, (batch, layers, classes).
@@ -62,6 +69,7 @@ def probe_loss(
         weights: Result of `probe_weights`, (batch, layers).
         total: Rows of the global batch.
         temperature: T.
+        scaled: Whether the cross-entropies are multiplied by T^2. Runs of revision 1 are not.
     """
     student, teacher = student.float(), teacher.float()
     if student.shape[-1] == 1:
@@ -69,19 +77,19 @@ def probe_loss(
     else:
         target = torch.softmax(teacher / temperature, -1)
         layer_losses = -(target * torch.log_softmax(student / temperature, -1)).sum(-1)  # Eq. 3
+        if scaled:
+            layer_losses = layer_losses * temperature**2
     return (weights * layer_losses).sum() / total
 
 
-def student_objective(
-    label: Tensor, distilled: Tensor, efficiency: Tensor | float, gamma: float, beta: float
-) -> Tensor:
-    """Return (1 - gamma) L_CE + gamma L_KD + beta L_E (Eq. 1).
+def student_objective(label: Tensor, distilled: Tensor, gamma: float) -> Tensor:
+    """Return (1 - gamma) L_CE + gamma L_KD, Eq. 1 without beta L_E.
+
+    L_E does not depend on the rows; `step.SearchStep` adds it.
 
     Args:
         label: L_CE, the loss on the labels.
         distilled: L_KD, the loss on the teacher's outputs.
-        efficiency: L_E of Eq. 5.
         gamma: Share of distillation, 0 to 1.
-        beta: Weight of the efficiency loss.
     """
-    return (1 - gamma) * label + gamma * distilled + beta * efficiency  # Eq. 1
+    return (1 - gamma) * label + gamma * distilled  # Eq. 1

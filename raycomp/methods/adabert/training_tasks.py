@@ -21,6 +21,7 @@ from raycomp.methods.context import RunContext
 from raycomp.methods.tasks import TrainingTask
 from raycomp.storage.files import write_json
 from raycomp.storage.method_layout import TrialLayout
+from raycomp.storage.revision import FIRST_REVISION
 from raycomp.storage.tensors import load_tensors, save_tensors
 from raycomp.training.optimizers import AllReduce, JointUpdater, Updater
 
@@ -57,6 +58,13 @@ class _StudentTask(TrainingTask):
         # without augmentation then take the same number of steps.
         self.steps_per_epoch = math.ceil(len(self.data.tokens("train")) / self.batch_size)
         torch.manual_seed(plan["seed"])
+
+    @property
+    def data_seed(self) -> int:
+        """Seed of the order of batches and of dropout: each seed of `adabert.seeds` has its own."""
+        if self.context.revision == FIRST_REVISION:
+            return super().data_seed
+        return int(self.plan["seed"])
 
     def _factorise_embedding(self, student: Student) -> None:
         """Start the student's embedding from a low-rank factorisation of the teacher's."""

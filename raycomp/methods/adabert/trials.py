@@ -12,12 +12,14 @@ from typing import Any
 from raycomp.config.job import Job
 from raycomp.methods.adabert.compiler import compile_child, compiled_macs
 from raycomp.methods.adabert.distillation_data import DistillationData
+from raycomp.methods.adabert.recalibration import recalibrate, recalibration_batches
 from raycomp.methods.adabert.settings import AdabertSettings
 from raycomp.methods.adabert.structure import parse_structure_setting
 from raycomp.methods.adabert.student import Child
 from raycomp.methods.adabert.training_tasks import read_structure
 from raycomp.methods.base import Run, logits_of
 from raycomp.storage.files import file_hash, read_json, write_json
+from raycomp.storage.revision import FIRST_REVISION
 from raycomp.storage.tensors import load_tensors, load_weights, save_tensors
 from raycomp.training.seeding import trial_seed
 
@@ -90,7 +92,7 @@ def search_structure(run: Run, data: DistillationData, trial: Trial) -> None:
 
 
 def _train_child(run: Run, data: DistillationData, trial: Trial) -> None:
-    """Train the child, or write it as the parent leaves it where it is not to be trained."""
+    """Train the child, or write it with the parent's weights if the job does not train it."""
     files = data.layout.trial(trial.name)
     if files.child.exists():
         return
@@ -98,7 +100,11 @@ def _train_child(run: Run, data: DistillationData, trial: Trial) -> None:
     if data.job.settings(AdabertSettings).child_epochs == 0:
         child = Child(data.student_shape, read_structure(files))
         trained = load_tensors(files.parent)
-        save_tensors(files.child, {key: trained[key] for key in child.state_dict()})
+        child.load_state_dict({key: trained[key] for key in child.state_dict()})
+        if data.revision != FIRST_REVISION:
+            seed = trial_seed(data.job.run.seed, trial.seed)
+            recalibrate(child, recalibration_batches(data, seed))
+        save_tensors(files.child, child.state_dict())
     else:
         run.train(f"{CHILD}.{trial.name}", _training_plan(data, trial))
 

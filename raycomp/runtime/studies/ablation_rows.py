@@ -4,7 +4,8 @@ The table is long: one row per figure. Column `kind` names the measurement:
 
 - `score`: validation score of the teacher or of a deployed model (`budget`, `method`).
 - `ranking`: score of one sampled sub-network, with inherited weights or trained on its own (`method`).
-- `agreement`: Kendall's tau of the two rankings and its p-value, over `evaluations` sub-networks.
+- `agreement`: Kendall's tau of the two rankings and its p-value, over `evaluations` sub-networks, and
+  `chance`, the score of the most frequent class.
 - `progress`: best scores of a search for `budget` after `evaluations` evaluations.
 - `cost`: wall seconds of a `stage`.
 """
@@ -15,10 +16,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from raycomp.config.study import StudyRun
 from raycomp.config.study_settings import StudySettings
+from raycomp.data.metrics import CLASSIFICATION, compute
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.context import RunContext
 from raycomp.methods.yoco.finetune import list_outcomes
@@ -155,7 +158,24 @@ def ranking_rows(run_dir: Path) -> list[Row]:
     agreement = {"kind": "agreement", "evaluations": len(networks)}
     rows.append({**agreement, "metric": "kendall_tau", "value": tau})
     rows.append({**agreement, "metric": "kendall_p", "value": p_value})
+    chance = _chance_score(run_dir, networks[0]["metric"])
+    if chance is not None:
+        rows.append({**agreement, "metric": "chance", "value": chance})
     return rows
+
+
+def _chance_score(run_dir: Path, metric: str) -> float | None:
+    """Return the score of the most frequent class on the selection split.
+
+    None for regression, for a metric of the user, and for runs that saved no labels.
+    """
+    path = RunLayout(run_dir).predictions("labels", "selection")
+    if metric not in CLASSIFICATION or not path.exists():
+        return None
+    labels = np.load(path, allow_pickle=False)
+    counts = np.bincount(labels.astype(np.int64))
+    logits = np.tile(counts.astype(np.float64), (len(labels), 1))
+    return compute([metric], labels, logits)[metric]
 
 
 def _progress_rows(context: RunContext) -> list[Row]:

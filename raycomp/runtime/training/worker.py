@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 from ray.train.collective import broadcast_from_rank_zero
 
-from raycomp.config.job import Job
 from raycomp.config.loader import parse_job
 from raycomp.data.batches import Batch, TrainPlan, collate, padding, shard, words_of
 from raycomp.errors import AllReduceError, MissingRankError, first_line
@@ -65,10 +64,10 @@ def run_worker(config: dict[str, Any]) -> None:
     reporter = TrainingReporter(task, name, run_dir, rank, world_size, start, job)
     fit(
         _with_rank_names(task),
-        _make_batches(task, job, rank, world_size, padding(device)),
+        _make_batches(task, rank, world_size, padding(device)),
         start,
         task.num_steps,
-        seed=worker_seed(job.run.seed, rank),
+        seed=worker_seed(task.data_seed, rank),
         report=reporter.report,
     )
 
@@ -146,19 +145,18 @@ def _open_attempt(
 
 
 def _make_batches(
-    task: TrainingTask, job: Job, rank: int, world_size: int, multiple: int
+    task: TrainingTask, rank: int, world_size: int, multiple: int
 ) -> Callable[[int], Batch]:
     """Return the function from a step to this rank's share of its batch.
 
     Args:
         task: The training task.
-        job: The job.
         rank: This rank.
         world_size: Number of ranks.
         multiple: Multiple of tokens to which sequences are padded.
     """
     tokens = task.tokens
-    plan = TrainPlan(tokens.lengths, task.batch_size, job.run.seed)
+    plan = TrainPlan(tokens.lengths, task.batch_size, task.data_seed)
 
     def batch_at(index: int) -> Batch:
         rows = plan.rows(index)

@@ -15,6 +15,7 @@ from raycomp.report.statistics import (
     NO_DIFFERENCE,
     break_even_budgets,
     compare_variants,
+    estimate_correlation,
     estimate_mean,
     kendall_tau,
 )
@@ -152,6 +153,22 @@ def test_kendall_tau_by_hand() -> None:
     assert p == pytest.approx(8 / 24)
     assert math.isnan(kendall_tau([1, 2, 3], [5, 5, 5])[0])
     assert math.isnan(kendall_tau([1, 2], [1, 2])[0])
+
+
+def test_the_interval_of_a_correlation_stays_inside_its_range() -> None:
+    """By hand: z = artanh(r), Student's interval of z with t = 4.3027, and tanh of both ends."""
+    taus = [0.699, 0.933, 0.919]
+    z = [0.5 * math.log((1 + tau) / (1 - tau)) for tau in taus]
+    half = 4.302653 * np.std(z, ddof=1) / math.sqrt(3)
+    result = estimate_correlation(taus)
+    assert result.mean == pytest.approx(np.mean(taus))
+    assert result.low == pytest.approx(math.tanh(np.mean(z) - half), abs=1e-6)
+    assert result.high == pytest.approx(math.tanh(np.mean(z) + half), abs=1e-6)
+
+    # Student's interval of the correlations themselves leaves the range.
+    assert estimate_mean(taus).high > 1
+    perfect = estimate_correlation([1.0, 0.8, 1.0])
+    assert -1 < perfect.low < perfect.high <= 1
 
 
 def test_break_even() -> None:

@@ -113,6 +113,21 @@ def test_a_run_that_has_not_finished_has_no_row(tmp_path: Path) -> None:
     )
 
 
+def test_tau_is_also_of_the_networks_above_chance(tmp_path: Path) -> None:
+    """Without the network at chance, whose two scores disagree, the rankings are equal."""
+    folder = write_study(tmp_path)
+    ranks = rank_table(folder)
+    assert ranks["tau_above_chance"].isna().all()
+    run = ranks.iloc[0]
+    row = {"run": "r", "study": "s", "variant": run["variant"], "task": run["task"], "seed": run["seed"]}
+    agreement = {"kind": "agreement", "metric": "chance", "value": 0.05}
+    write_rows(folder, "ablations", [row | agreement], "chance")
+    ranks = rank_table(folder)
+    assert (ranks["above_chance"][0], ranks["tau_above_chance"][0]) == (3, 1)
+    assert ranks["tau"][0] < 0.6
+    assert ranks["tau_above_chance"][1:].isna().all()
+
+
 def test_ranks_searches_and_costs(folder: Path) -> None:
     ranks = rank_table(folder)
     # 0 1 2 3 against 2 1 2 3 (tenths): of 6 pairs 4 agree, 1 does not, 1 is tied: 3 / sqrt(6 * 5).

@@ -17,6 +17,7 @@ from raycomp.methods.adabert.gumbel import Distribution, gumbel_scores, straight
 from raycomp.methods.adabert.losses import matched_layers, probe_loss, probe_weights, student_objective
 from raycomp.methods.adabert.operations import ReluConvNorm
 from raycomp.methods.adabert.structure import OPERATIONS
+from raycomp.training.objectives import prediction_loss
 
 
 @pytest.mark.parametrize(
@@ -79,9 +80,31 @@ def test_distillation_gradients() -> None:
     assert torch.autograd.gradcheck(loss, (student,), eps=1e-2, atol=1e-3, rtol=1e-2)
 
 
+def test_both_terms_of_distillation_have_the_same_gradient_at_any_temperature() -> None:
+    """A student of one probe that is its classifier, at T = 4: without T^2 the probe's term is 16 times
+    weaker."""
+    teacher = torch.tensor([[2.0, -1.0], [0.5, 1.0]])
+    gradients = []
+    for scaled in (True, False):
+        logits = torch.zeros(2, 2, requires_grad=True)
+        probe = torch.zeros(2, 1, 2, requires_grad=True)
+        prediction_loss(logits, teacher, 2, regression=False, temperature=4.0).backward()
+        probe_loss(probe, teacher[:, None], torch.ones(2, 1), 2, 4.0, scaled=scaled).backward()
+        assert logits.grad is not None
+        assert probe.grad is not None
+        gradients.append(probe.grad[:, 0] / logits.grad)
+    assert torch.allclose(gradients[0], torch.ones(2, 2))
+    assert torch.allclose(gradients[1], torch.full((2, 2), 1 / 16))
+
+    # Outputs of a regression are not divided by T.
+    student, target = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
+    assert float(probe_loss(student, target, torch.ones(1, 1), 1, 4.0)) == 1
+
+
 def test_equation_1_by_hand() -> None:
-    objective = student_objective(torch.tensor(2.0), torch.tensor(3.0), torch.tensor(0.5), 0.8, 4.0)
-    assert float(objective) == pytest.approx(0.2 * 2 + 0.8 * 3 + 4 * 0.5)
+    """Without beta L_E, which `test_mutants.py` checks in a search step."""
+    objective = student_objective(torch.tensor(2.0), torch.tensor(3.0), 0.8)
+    assert float(objective) == pytest.approx(0.2 * 2 + 0.8 * 3)
 
 
 def test_figures_of_an_operation_are_those_of_its_module() -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +19,7 @@ from raycomp.methods.context import RunContext
 from raycomp.methods.scoring import score_forward
 from raycomp.methods.yoco.finetune import finetune_network
 from raycomp.runtime.studies.ablation_rows import ablation_rows
-from raycomp.storage.files import read_array, write_json
+from raycomp.storage.files import read_array, write_array, write_json
 from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import write_rows
 from raycomp.storage.tensors import save_tensors
@@ -131,7 +132,11 @@ def test_ranked_networks_are_rows_of_their_own(run: tuple[Job, Path]) -> None:
         }  # fmt: skip
         write_json(folder / "finetune" / f"network-{i:03d}.json", outcome)
     settings = StudySettings(name="tiny", variant=[{"name": "a"}])  # type: ignore[list-item]
+    labels = np.array([0, 1, 1, 0, 1])
+    write_array(RunLayout(folder).predictions("labels", "selection"), labels)
     rows = ablation_rows(folder, settings, StudyRun("a", "t", 0, job))
+    chance = next(r for r in rows if r["metric"] == "chance")
+    assert (chance["kind"], chance["value"]) == ("agreement", pytest.approx(3 / 5))
     tau = next(r for r in rows if r["metric"] == "kendall_tau")
     assert (tau["evaluations"], tau["value"]) == (4, pytest.approx(4 / 6))
     assert [r["value"] for r in rows if r.get("method") == "alone"] == [0.6, 0.7, 0.9, 0.8]

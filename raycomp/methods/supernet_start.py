@@ -1,0 +1,50 @@
+"""The super-network before its training: start weights, with heads and neurons sorted by importance."""
+
+from __future__ import annotations
+
+from raycomp.data.batches import Batch, TrainPlan, collate
+from raycomp.encoder.elastic import ElasticEncoder
+from raycomp.encoder.importance import measure_importance, reorder_by_importance
+from raycomp.methods.context import RunContext
+from raycomp.storage.revision import FIRST_REVISION
+from raycomp.training.objectives import label_loss
+
+IMPORTANCE_BATCHES = 32
+"""Training batches that runs of revision 1 measure importance on."""
+
+IMPORTANCE_ROWS = 1024
+"""Selection rows that importance is measured on, at most."""
+
+
+def start_network(context: RunContext) -> ElasticEncoder:
+    """Return the super-network before training: the teacher or the pretrained network, reordered."""
+    job = context.job
+    model = context.teacher() if job.train.init == "teacher" else context.network()
+    if not job.space.reorder:
+        return model
+
+    teacher = context.teacher().eval()
+    importance = measure_importance(
+        teacher,
+        importance_batches(context),
+        lambda out, batch: label_loss(out, batch.labels, batch.total),
+    )
+    reorder_by_importance(model, importance)
+    return model
+
+
+def importance_batches(context: RunContext) -> list[Batch]:
+    """Return the labelled batches that the importance of heads and neurons is measured on.
+
+    They are selection rows: the teacher has memorised the training rows, so its loss and the gradients of
+    the loss are close to 0 there.
+    """
+    job = context.job
+    split, num_rows = "selection", IMPORTANCE_ROWS
+    if context.revision == FIRST_REVISION:
+        split, num_rows = "train", IMPORTANCE_BATCHES * job.train.batch_size
+
+    tokens = context.tokens(split)
+    plan = TrainPlan(tokens.lengths, job.train.batch_size, job.run.seed)
+    count = min(max(1, num_rows // job.train.batch_size), plan.steps_per_epoch)
+    return [collate(tokens, plan.rows(i), context.pad_id) for i in range(count)]

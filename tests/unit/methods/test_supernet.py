@@ -1,0 +1,42 @@
+"""Scores of the deployed sub-networks of a super-network."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from raycomp.encoder.architecture import Architecture
+from raycomp.methods import supernet
+from raycomp.search.outcome import Outcome
+from raycomp.training.evaluation import Score
+
+ARCH = Architecture(1, (2,), (16,))
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("bf16", 0.75), ("fp32", 0.8)])
+def test_selection_and_validation_have_one_precision(
+    precision: str, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search in bf16 chooses; the score of its choice is measured again in fp32, like validation."""
+    splits = []
+
+    def score(forward: Any, split: str) -> Score:
+        splits.append(split)
+        assert forward("batch") == ("batch", ARCH)
+        return Score({"accuracy": 0.75}, 0.5, 8)
+
+    def run_slice(batch: Any, arch: Architecture) -> Any:
+        return SimpleNamespace(logits=(batch, arch))
+
+    context = SimpleNamespace(primary="accuracy", chosen_precision=lambda: precision)
+    run: Any = SimpleNamespace(context=context, score=score)
+    monkeypatch.setattr(supernet, "_load_supernet", lambda context: run_slice)
+    best = Outcome("half", "params", 9.0, "sng", 0, ARCH.to_json(), 0.8, 0.4, 12, 1.0)
+    measured = supernet._best_in_fp32(run, best)
+    assert measured.value == expected
+    assert splits == (["selection"] if precision == "bf16" else [])
+
+    infeasible = Outcome("half", "params", 9.0, "sng", 0, None, 0.0, 0.0, 0, 1.0, "too small")
+    assert supernet._best_in_fp32(run, infeasible) is infeasible
