@@ -227,6 +227,63 @@ def test_head_importance_is_the_change_of_loss_when_a_head_fades() -> None:
     assert slope == pytest.approx(float(found.heads[1][2]), rel=0.02, abs=1e-4)
 
 
+def test_neuron_importance_is_the_change_of_loss_when_a_neuron_fades() -> None:
+    """|sum of w dL/dw| against a finite difference, for one neuron of each layer, and two mutants."""
+    _, elastic = make_pair()
+    batch = make_batch()
+
+    def loss(logits: torch.Tensor, b: Batch) -> torch.Tensor:
+        return label_loss(logits, b.labels, b.total)
+
+    @torch.no_grad()
+    def scaled_loss(layer: int, neuron: int, factor: float) -> float:
+        """Return the loss with all weights of a neuron scaled by a factor."""
+        ffn: Any = elastic.layers[layer]
+        saved = [w.clone() for w in (ffn.up.weight, ffn.up.bias, ffn.down.weight)]
+        ffn.up.weight[neuron] *= factor
+        ffn.up.bias[neuron] *= factor
+        ffn.down.weight[:, neuron] *= factor
+        value = float(loss(elastic(batch).logits, batch))
+        for weight, before in zip((ffn.up.weight, ffn.up.bias, ffn.down.weight), saved, strict=True):
+            weight.copy_(before)
+        return value
+
+    found = measure_importance(elastic, [batch], loss)
+    places = [(0, 3), (1, 17), (2, 40)]
+    slopes = [
+        abs(scaled_loss(*place, 1.01) - scaled_loss(*place, 0.99)) / 0.02  # d loss / d factor
+        for place in places
+    ]
+    measured = [float(found.neurons[layer][neuron]) for layer, neuron in places]
+    assert measured == pytest.approx(slopes, rel=0.05, abs=1e-5)
+
+    # Without the way down, or without the sum over the weights, the figures are others.
+    assert min(slopes) > 1e-4
+    for mutant in (without_down, sum_of_absolutes):
+        changed = [mutant(elastic, batch, loss, *place) for place in places]
+        assert changed != pytest.approx(slopes, rel=0.05, abs=1e-5)
+
+
+def _neuron_terms(
+    elastic: ElasticEncoder, batch: Batch, loss: Any, layer: int, neuron: int
+) -> list[torch.Tensor]:
+    """Return w dL/dw of a neuron's weights on the way up, of its bias, and on the way down."""
+    ffn: Any = elastic.layers[layer]
+    weights = [ffn.up.weight, ffn.up.bias, ffn.down.weight]
+    up, bias, down = torch.autograd.grad(loss(elastic(batch).logits, batch), weights)
+    products = (ffn.up.weight * up)[neuron], (ffn.up.bias * bias)[neuron]
+    return [*products, (ffn.down.weight * down)[:, neuron]]
+
+
+def without_down(*arguments: Any) -> float:
+    up, bias, _ = _neuron_terms(*arguments)
+    return float((up.sum() + bias).abs())
+
+
+def sum_of_absolutes(*arguments: Any) -> float:
+    return float(sum(term.abs().sum() for term in _neuron_terms(*arguments)))
+
+
 def test_an_architecture_that_does_not_fit_is_named() -> None:
     _, elastic = make_pair()
     with pytest.raises(UserError, match="depth 4"):

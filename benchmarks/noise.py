@@ -1,0 +1,151 @@
+"""What figures of the results pages are without any signal: the figure of a claim must differ from these.
+
+    python -m benchmarks.noise [--seeds 20]
+
+Losses are random numbers, so nothing can be learned. Prints, as mean and Student's 95% interval over
+seeds:
+
+- the controller's K and the share of exploration steps of EE-SNG, for the schedules of the study eesng;
+- the share of the encoder of networks that are drawn uniformly within a budget, and of the same draws
+  after they were grown to the limit, as all searchers of YOCO-BERT but random search once did;
+- how many of a budget's evaluations are its own where several budgets share an initial set;
+- the entropy of AdaBERT's P_alpha at the end of a search, for several numbers of steps.
+
+The space is that of MiniLM-L6. Takes half a minute, without data or models.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy import stats
+
+from benchmarks.measure import make_parser
+from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.cost import EncoderShape, layer_params
+from raycomp.methods.adabert.gumbel import Distribution, temperature_at
+from raycomp.methods.adabert.structure import OPERATIONS
+from raycomp.methods.yoco.eesng import EESNG, EESNGSettings
+from raycomp.methods.yoco.schedule import Schedule, progressive_phases
+from raycomp.search.moves import fit_to_limit
+from raycomp.search.space import SearchSpace
+
+SHAPE = EncoderShape(30522, 384, 384, 32, (12,) * 6, (1536,) * 6, 512, 2, 2)
+SPACE = SearchSpace(6, (3, 4, 5, 6), (4, 8, 12), (256, 384, 512, 1536))
+
+# Steps of each phase: the preset `small` of jobs/studies/eesng.toml, and its longer form on the page.
+SCHEDULES = {
+    104: (2, 7, 7, 7, 8, 11, 11, 17, 34),
+    520: (10, 35, 35, 35, 40, 55, 55, 85, 170),
+}
+SHARES = (0.75, 0.5)
+PROPOSALS = 160
+
+# The studies shared an initial set so large that all budgets needed 1.3 times the evaluations of one.
+SHARED_OVERHEAD = 0.3
+SEARCH_STEPS = (300, 530, 900)
+"""Steps of an AdaBERT search; 530 are those of jobs/adabert_quickstart.toml."""
+
+
+def main() -> None:
+    """Compute and print every figure."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--seeds", type=int, default=20, help="random seeds of each figure")
+    args = parser.parse_args()
+    seeds = range(args.seeds)
+    torch.set_num_threads(1)
+
+    print(f"{args.seeds} seeds; mean (95% interval of the mean)")
+    for steps, phases in SCHEDULES.items():
+        for update in ("sng", "asng"):
+            figures = np.array([controller_on_noise(update, phases, seed) for seed in seeds])
+            print(
+                f"EE-SNG, {steps} steps, update {update}: K {_format(figures[:, 0])}, "
+                f"explored {_format(figures[:, 1])}"
+            )
+    for share in SHARES:
+        sizes = np.array([proposal_shares(share, seed) for seed in seeds])
+        print(
+            f"proposals at {share:g}x: uniform within the budget {_format(sizes[:, 0])}, "
+            f"grown to the limit {_format(sizes[:, 1])}"
+        )
+    for budgets, evaluations in ((4, 40), (4, 64), (3, 64)):
+        own = math.floor(SHARED_OVERHEAD * evaluations / (budgets - 1))
+        print(f"{budgets} budgets of {evaluations} evaluations: {evaluations - own} shared, {own} own")
+    for steps in SEARCH_STEPS:
+        entropies = np.array([p_alpha_on_noise(steps, seed) for seed in seeds])
+        print(f"P_alpha after {steps} steps: entropy {_format(entropies)} of the largest")
+
+
+def _format(values: Sequence[float] | np.ndarray) -> str:
+    """Return mean and interval of the mean over seeds."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return f"{mean:.3f}"
+    error = float(stats.sem(values)) * float(stats.t.ppf(0.975, len(values) - 1))
+    return f"{mean:.3f} ({mean - error:.3f} to {mean + error:.3f})"
+
+
+def controller_on_noise(update: str, phases: tuple[int, ...], seed: int) -> tuple[float, float]:
+    """Return K at the last step and the share of steps that explored, with random losses."""
+    costs = SPACE.layer_sums(functools.partial(layer_params, SHAPE), joint=False)
+    settings = EESNGSettings(update=update, seed=seed)  # type: ignore[arg-type]
+    sampler = EESNG(SPACE, Schedule(progressive_phases(SPACE), phases), settings, costs)
+    rng = np.random.default_rng([seed, 1])
+    explored = 0
+    exploit_probability = 1.0
+    for step in range(sampler.schedule.total):
+        archs = sampler.ask(step)
+        info = sampler.info(step)
+        explored += bool(info["explored"])
+        exploit_probability = float(info["p_exploit"])
+        sampler.tell(step, rng.normal(size=len(archs)).tolist())
+    return exploit_probability, explored / sampler.schedule.total
+
+
+def proposal_shares(share: float, seed: int) -> tuple[float, float]:
+    """Return the mean share of the encoder of uniform networks within a budget, and of grown ones."""
+    rng = np.random.default_rng(seed)
+    full = encoder_params(SPACE.largest())
+    limit = share * full
+    drawn: list[float] = []
+    grown: list[float] = []
+    while len(drawn) < PROPOSALS:
+        arch = SPACE.sample_uniform(rng)
+        if encoder_params(arch) <= limit:
+            drawn.append(encoder_params(arch) / full)
+        fitted = fit_to_limit(arch, SPACE, encoder_params, limit, rng)
+        if fitted is not None and len(grown) < PROPOSALS:
+            grown.append(encoder_params(fitted) / full)
+    return float(np.mean(drawn)), float(np.mean(grown))
+
+
+def encoder_params(arch: Architecture) -> float:
+    """Return the parameters of an architecture's layers."""
+    return float(sum(layer_params(SHAPE, h, k) for h, k in zip(arch.heads, arch.ffn, strict=True)))
+
+
+def p_alpha_on_noise(steps: int, seed: int) -> float:
+    """Return the share of entropy left of P_alpha after a search whose gradients are noise.
+
+    The settings are AdaBERT's defaults: Adam with (.5, .999) at 3e-2, in the second half of the steps.
+    """
+    distribution = Distribution(8, 3, OPERATIONS)
+    optimizer = torch.optim.Adam(distribution.parameters(), lr=3e-2, betas=(0.5, 0.999))
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(steps // 2, steps):
+        sample = distribution.sample(temperature_at(step / (steps - 1)), seed * 1_000_003 + step)
+        noise = [torch.randn(y.shape, generator=generator) for y in (sample.layers, sample.operations)]
+        loss = (sample.layers * noise[0]).sum() + (sample.operations * noise[1]).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return distribution.normalised_entropy()
+
+
+if __name__ == "__main__":
+    main()
