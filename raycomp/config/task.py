@@ -31,15 +31,19 @@ class TaskSettings(Section):
     )
     validation: str | None = Field(
         None,
-        description="Your validation file. Not set: 10% of the training rows, which are then not trained "
-        "on. Set it if the model is already fine-tuned on the training file, because its score on "
-        "rows that it has seen would be too high.",
+        description="Your validation file. Not set: 10% of the training rows (at most 20,000), which "
+        "are then not trained on. Set it if the model is already fine-tuned on the training file, because "
+        "its score on rows that it has seen would be too high.",
     )
     validation_half: Literal["a", "b"] | None = Field(
         None,
-        description="Half of the validation rows to use. A hash of a row's text decides its half. Not "
-        "set: all rows. raycomp's own measurements choose defaults on half a and publish figures of "
-        "half b.",
+        description=choices(
+            "Half of the validation rows to use; a hash of a row's text decides its half. Not set: all.",
+            {
+                "a": "the half on which raycomp's own defaults are chosen",
+                "b": "the half whose figures raycomp publishes",
+            },
+        ),
     )
     text: list[str] = Field(
         [], description="Name of the text column, or of the two text columns of a pair.", max_length=2

@@ -64,9 +64,7 @@ def carve_selection(
     return carve_related(train, size, (seed, 0), "selection", is_classification=is_classification)
 
 
-def carve_limit(
-    train: pd.DataFrame, limit: int, seed: int, *, is_classification: bool
-) -> pd.DataFrame:
+def carve_limit(train: pd.DataFrame, limit: int, seed: int, *, is_classification: bool) -> pd.DataFrame:
     """Return rows of at most `limit` distinct texts.
 
     Args:
@@ -146,6 +144,7 @@ def _draw_groups(
     sizes = np.bincount(groups)
     totals = np.bincount(classes)
     room = _quotas(totals, count)
+    left = totals
     num_left = count
 
     order = np.argsort(groups, kind="stable")
@@ -159,12 +158,16 @@ def _draw_groups(
             if num_left == 0:
                 break
             needed = np.bincount(classes[rows_of[group]], minlength=len(totals))
-            fits = sizes[group] <= num_left and (not keeps_shares or bool((needed <= room).all()))
-            if not fits:
+            # The other rows keep at least one of each class.
+            is_fitting = sizes[group] <= num_left and bool((needed < left)[needed > 0].all())
+            if keeps_shares:
+                is_fitting = is_fitting and bool((needed <= room).all())
+            if not is_fitting:
                 skipped.append(int(group))
                 continue
             drawn.append(int(group))
             room = room - needed
+            left = left - needed
             num_left -= int(sizes[group])
         shuffled = np.array(skipped, np.int64)
     return np.array(drawn, np.int64)
@@ -256,7 +259,7 @@ def halve(frame: pd.DataFrame, split: str, half: str) -> pd.DataFrame:
         UserError: The half has no rows.
     """
     keys = frame["a"] + "\x00" + frame["b"]
-    bits = keys.map(lambda text: hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[0] & 1)
+    bits = keys.map(lambda text: hashlib.sha256(text.encode()).digest()[0] & 1)
     rows = frame[bits == "ab".index(half)].reset_index(drop=True)
     if rows.empty:
         raise UserError(

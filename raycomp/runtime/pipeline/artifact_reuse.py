@@ -95,7 +95,7 @@ def find_source_run(run_dir: Path, artifact: str, key: str) -> Path | None:
             continue
         # Runs of another revision have other rows. A run that has not started takes the revision of the
         # run that its teacher comes from: `inputs.json` is part of the artifact.
-        if layout.inputs.exists() and read_revision(layout) != read_revision(RunLayout(candidate)):
+        if layout.inputs.exists() and _revision(run_dir) != _revision(candidate):
             continue
         if artifact == "teacher" or _teacher_score(candidate) == _teacher_score(run_dir):
             return candidate
@@ -113,6 +113,14 @@ def _artifact_key(run_dir: Path, artifact: str) -> str | None:
     except (UserError, ValueError, OSError):
         return None
     return artifact_keys(job).get(artifact)
+
+
+def _revision(run_dir: Path) -> int | None:
+    """Return the revision of a run's rules; None if `inputs.json` is damaged."""
+    try:
+        return read_revision(RunLayout(run_dir))
+    except UserError:
+        return None
 
 
 def _teacher_score(run_dir: Path) -> bytes | None:

@@ -47,9 +47,9 @@ RUN_IDS = {
     "yoco_sst2.toml": "yoco-sst2-cdde5e19",
 }
 STUDY_IDS = {
-    "update.toml": "update-b23eecd7",
-    "search.toml": "search-8fe6922d",
-    "crosstask.toml": "crosstask-9933664a",
+    "update.toml": "update-534ec6d4",
+    "search.toml": "search-70658833",
+    "crosstask.toml": "crosstask-aa49ad6a",
 }
 """Computed before any setting was renamed; jobs that search got new names with the default searcher."""
 

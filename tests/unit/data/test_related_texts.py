@@ -49,7 +49,7 @@ LONG = "the plot of this film is so thin that even its cast seems to look for a 
         (("who is it", "it is a cat"), ("it is a cat", "who is it"), True),
         (("who came to the door", LONG), ("where did the cat go then", LONG), True),
         (("who came to the door", "a cat was there"), ("who came to the door", "no one knows it"), False),
-        (("a b c d", "e f"), ("a b c", "d e f"), False),
+        (("a b", "c"), ("a", "b c"), False),
     ],
 )
 def test_related_texts(first: str, second: str, related: bool) -> None:
@@ -201,12 +201,10 @@ def test_two_halves_are_the_validation_split(tmp_path: Path) -> None:
 
 def test_the_half_of_a_text_never_changes() -> None:
     """The halves of published figures are fixed."""
-    rows = frame("a fine film", "a dull film", ("who is it", "a cat"), "", "naïve \ud800 text").assign(
-        y=0
-    )
+    rows = frame("a fine film", "a dull film", ("who is it", "a cat"), "", "naïve text")
     halves = ["a" if text in set(halve(rows, "v", "a")["a"]) else "b" for text in rows["a"]]
     expected = [
-        "ab"[hashlib.sha256(f"{a}\x00{b}".encode("utf-8", "surrogatepass")).digest()[0] & 1]
+        "ab"[hashlib.sha256(f"{a}\x00{b}".encode()).digest()[0] & 1]
         for a, b in zip(rows["a"], rows["b"], strict=True)
     ]
     assert halves == expected

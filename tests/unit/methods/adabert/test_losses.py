@@ -61,7 +61,7 @@ def test_equation_3_and_4_by_hand() -> None:
     at_temperature_2 = float(probe_loss(student, teacher, weights, total=1, temperature=2.0))
     target = torch.softmax(teacher / 2, -1)
     layer_losses = -(target * torch.log_softmax(student / 2, -1)).sum(-1)
-    assert at_temperature_2 == pytest.approx(float((weights * layer_losses).sum()), rel=1e-6)
+    assert at_temperature_2 == pytest.approx(4 * float((weights * layer_losses).sum()), rel=1e-6)
 
     values, targets = torch.tensor([[[1.0], [2.0]]]), torch.tensor([[[3.0], [5.0]]])
     assert float(probe_loss(values, targets, weights, 1)) == pytest.approx(0.25 * 4 + 0.75 * 9)

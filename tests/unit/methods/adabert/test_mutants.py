@@ -100,7 +100,8 @@ def depth_gradients(step: SearchStep) -> tuple[list[float], list[float]]:
     gradient = [0.0] * 3 if sample.layers.grad is None else sample.layers.grad.tolist()
 
     alone = [
-        float(step.distillation.loss(logits[k], probes[: k + 1], batch, teacher)[1]) for k in range(3)
+        float(step.distillation.loss(logits[k], probes[: k + 1], batch, teacher)[1].detach())
+        for k in range(3)
     ]
     return gradient, alone
 
