@@ -13,12 +13,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from benchmarks.measure import make_parser
 from raycomp.config.task import TaskSettings
+from raycomp.data.overview import split_texts
 from raycomp.data.related_texts import contained_share, group_related
-from raycomp.data.tasks import Split, load_task
+from raycomp.data.tasks import load_task
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
             f"{shares[:, 1].max():.1%}); validation rows: {validation:.1%}"
         )
 
-        rows = make_frame(load_task(settings, 0).train)
+        rows = split_texts(load_task(settings, 0).train)
         began = time.perf_counter()
         sizes = np.bincount(group_related(rows, max(10, round(0.1 * args.selection))))
         seconds = time.perf_counter() - began
@@ -55,18 +55,12 @@ def main() -> None:
 def overlaps(settings: TaskSettings, seed: int) -> tuple[float, float, float]:
     """Return the overlap of selection for both revisions, and of the first validation split."""
     old, new = (load_task(settings, seed, revision) for revision in (1, 2))
-    train = make_frame(new.train)
+    train = split_texts(new.train)
     return (
-        contained_share(make_frame(old.selection), make_frame(old.train)),
-        contained_share(make_frame(new.selection), train),
-        contained_share(make_frame(new.validation[0]), train),
+        contained_share(split_texts(old.selection), split_texts(old.train)),
+        contained_share(split_texts(new.selection), train),
+        contained_share(split_texts(new.validation[0]), train),
     )
-
-
-def make_frame(split: Split) -> pd.DataFrame:
-    """Return the texts of a split as columns a and b."""
-    second = split.text_b or [""] * len(split)
-    return pd.DataFrame({"a": split.text_a, "b": second})
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ class TaskSettings(Section):
     validation: str | None = Field(
         None,
         description="Your validation file. Not set: 10% of the training rows (at most 20,000), which "
-        "are then not trained on. Set it if the model is already fine-tuned on the training file, because "
-        "its score on rows that it has seen would be too high.",
+        "are then not trained on. Set it if the model is already fine-tuned on the training file, "
+        "because its score on rows that it has seen would be too high.",
     )
     validation_half: Literal["a", "b"] | None = Field(
         None,

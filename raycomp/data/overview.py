@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from raycomp.config.task import TaskSettings
 from raycomp.data.metrics import uses_positive
+from raycomp.data.related_texts import contained_share
 from raycomp.data.tasks import Split, Task
 from raycomp.errors import shown
 
@@ -117,7 +119,7 @@ def describe_task(task: Task, settings: TaskSettings) -> Overview:
         figures["classes"] = {split.name: count_classes(task, split) for split in splits}
 
     overview = Overview(tuple(rows), notes=task.notes, figures=figures)
-    overview += _describe_shared_rows(task, settings)
+    overview += _describe_shared_rows(task, settings) + _describe_contained_rows(task)
     if task.kind == "classification":
         overview += _describe_classes(task, settings) + _describe_positive(task, settings)
     return overview
@@ -142,6 +144,31 @@ def _describe_shared_rows(task: Task, settings: TaskSettings) -> Overview:
     text = f"{', '.join(parts)} are also in train, compared without case and blanks"
     figures = {"shared_rows": dict(task.shared_rows)}
     return Overview((OverviewRow("shared rows", text),), tuple(warnings), (), figures)
+
+
+def _describe_contained_rows(task: Task) -> Overview:
+    """Return which share of the selection and validation rows a training row contains."""
+    train = split_texts(task.train)
+    splits = (task.selection, *task.validation)
+    shares = {split.name: contained_share(split_texts(split), train) for split in splits}
+    listed = ", ".join(f"{100 * share:.1f}% of {name}" for name, share in shares.items())
+    text = f"{listed} are part of a training row (rows of four or more words)"
+
+    warnings = []
+    if shares["selection"] >= SHARED_WARNING:
+        warnings.append(
+            f"{100 * shares['selection']:.0f}% of the selection rows are part of a training row, "
+            "therefore the run chooses models on text that they have seen. Remove repeated texts from the "
+            "training rows, or lower task.selection."
+        )
+    figures = {"contained_rows": shares}
+    return Overview((OverviewRow("contained rows", text),), tuple(warnings), (), figures)
+
+
+def split_texts(split: Split) -> pd.DataFrame:
+    """Return the texts of a split as columns a and b; b is empty if rows have one text."""
+    second = split.text_b or [""] * len(split)
+    return pd.DataFrame({"a": split.text_a, "b": second})
 
 
 def _describe_classes(task: Task, settings: TaskSettings) -> Overview:

@@ -189,3 +189,23 @@ def test_text_that_word_replacement_leaves_is_a_note(text: str, has_note: bool) 
     overview = describe_augmentation(split, make_tokenizer(), 3)
     assert bool(overview.notes) is has_note
     assert overview.figures["replaceable"] == (0.0 if has_note else 1.0)
+
+
+def test_the_overlap_that_is_left_is_told() -> None:
+    """Of two selection rows with four or more words, a training row contains one."""
+    task = make_task([[0, 1], [0, 1, 0], [1, 1]], ("bad", "good"))
+    texts = (
+        ["a truly fine film about love", "no"],
+        ["fine film about love", "a dull film about love", "no"],
+        ["x", "y"],
+    )
+    splits = [
+        dataclasses.replace(split, text_a=rows)
+        for split, rows in zip((task.train, task.selection, *task.validation), texts, strict=True)
+    ]
+    task = dataclasses.replace(task, train=splits[0], selection=splits[1], validation=(splits[2],))
+    overview = describe_task(task, SETTINGS)
+    assert overview.figures["contained_rows"] == {"selection": 0.5, "validation": 0.0}
+    assert any("50% of the selection rows are part of a training row" in w for w in overview.warnings)
+    clean = describe_task(make_task([[0, 1], [0], [1]], ("bad", "good")), SETTINGS)
+    assert not any("selection rows" in warning for warning in clean.warnings)
