@@ -158,8 +158,8 @@ def _describe_contained_rows(task: Task) -> Overview:
     if shares["selection"] >= SHARED_WARNING:
         warnings.append(
             f"{100 * shares['selection']:.0f}% of the selection rows are part of a training row, "
-            "therefore the run chooses models on text that they have seen. Remove repeated texts from the "
-            "training rows, or lower task.selection."
+            "therefore the run chooses models on text that they have seen. Remove repeated texts from "
+            "the training rows, or lower task.selection."
         )
     figures = {"contained_rows": shares}
     return Overview((OverviewRow("contained rows", text),), tuple(warnings), (), figures)

@@ -180,22 +180,24 @@ def _split_words(frame: pd.DataFrame) -> _Words:
 def _ngrams(words: _Words) -> tuple[np.ndarray, np.ndarray]:
     """Return hash and row of each distinct n-gram of each row, sorted by row.
 
-    N-grams do not reach from one text into the next. Rows of fewer than `MIN_WORDS` words have none.
+    N-grams do not reach from one text into the next. Rows of fewer than `MIN_WORDS` words are left out.
     """
     size = max(0, len(words.hashes) - NGRAM + 1)
     grams = np.zeros(size, np.uint64)
     is_whole = np.ones(size, bool)
     for i in range(NGRAM):
         part = words.hashes[i : i + size]
-        # An odd factor, so that the order of the words counts; uint64 wraps around.
+        # With the factor, the order of the words counts. It is odd, and uint64 wraps around.
         grams = grams * np.uint64(0x9E3779B97F4A7C15) + part
         is_whole &= part > 0
     rows = words.rows[:size]
     is_whole &= words.counts[rows] >= MIN_WORDS
 
-    grams, rows = grams[is_whole], rows[is_whole]
+    grams = grams[is_whole]
+    rows = rows[is_whole]
     order = np.lexsort((grams, rows))
-    grams, rows = grams[order], rows[order]
+    grams = grams[order]
+    rows = rows[order]
     is_new = np.ones(len(grams), bool)
     is_new[1:] = (grams[1:] != grams[:-1]) | (rows[1:] != rows[:-1])
     return grams[is_new], rows[is_new]
@@ -254,7 +256,8 @@ def _link_contained(words: _Words) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     grams, rows = _ngrams(words)
     _, numbers, frequencies = np.unique(grams, return_inverse=True, return_counts=True)
     is_rare = frequencies[numbers] <= COMMON_ROWS
-    rows, numbers = rows[is_rare], numbers[is_rare]
+    rows = rows[is_rare]
+    numbers = numbers[is_rare]
 
     count = len(words.counts)
     shape = (count, len(frequencies))

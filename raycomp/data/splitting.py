@@ -86,8 +86,7 @@ def carve_related(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split rows off from a frame. Rows with related texts stay together, which prevents leaks.
 
-    Groups are drawn in random order. A group that is larger than the number of rows that are still needed
-    stays with the other rows.
+    A group that is larger than the number of rows that are still needed stays with the other rows.
 
     Args:
         frame: Checked rows.
@@ -119,11 +118,9 @@ def carve_related(
     is_carved = np.isin(groups, _draw_groups(groups, classes, count, np.random.default_rng(seed)))
     if not is_carved.any():
         raise UserError(
-            f"task.{setting} = {size:g} takes {count:,} rows, but every group of related texts (equal, "
-            f"contained in one another, or nearly equal) is larger. Raise task.{setting}, or remove "
-            "repeated texts from the training rows."
+            f"task.{setting} = {size:g} takes {count:,} rows, but every group of related texts is "
+            f"larger. Raise task.{setting}, or remove repeated texts from the training rows."
         )
-
     rest = frame[~is_carved].reset_index(drop=True)
     carved = frame[is_carved].reset_index(drop=True)
     _check_classes(rest, size, setting, is_classification=is_classification)
@@ -142,35 +139,35 @@ def _draw_groups(
         rng: Random generator.
     """
     sizes = np.bincount(groups)
-    totals = np.bincount(classes)
-    room = _quotas(totals, count)
-    left = totals
-    num_left = count
-
     order = np.argsort(groups, kind="stable")
     rows_of = np.split(order, np.cumsum(sizes)[:-1])
-    drawn: list[int] = []
-    shuffled = rng.permutation(len(sizes))
+
+    num_left = np.bincount(classes)
+    quotas = _quotas(num_left, count)
+    num_needed = count
+    drawn_groups: list[int] = []
+    candidates = rng.permutation(len(sizes))
+
     # In the second round, groups may exceed the share of a class: groups of several classes leave gaps.
     for keeps_shares in (True, False):
         skipped: list[int] = []
-        for group in shuffled:
-            if num_left == 0:
+        for group in candidates:
+            if num_needed == 0:
                 break
-            needed = np.bincount(classes[rows_of[group]], minlength=len(totals))
+            size_of = np.bincount(classes[rows_of[group]], minlength=len(num_left))
             # The other rows keep at least one of each class.
-            is_fitting = sizes[group] <= num_left and bool((needed < left)[needed > 0].all())
+            is_fitting = sizes[group] <= num_needed and bool((size_of < num_left)[size_of > 0].all())
             if keeps_shares:
-                is_fitting = is_fitting and bool((needed <= room).all())
+                is_fitting = is_fitting and bool((size_of <= quotas).all())
             if not is_fitting:
                 skipped.append(int(group))
                 continue
-            drawn.append(int(group))
-            room = room - needed
-            left = left - needed
-            num_left -= int(sizes[group])
-        shuffled = np.array(skipped, np.int64)
-    return np.array(drawn, np.int64)
+            drawn_groups.append(int(group))
+            quotas = quotas - size_of
+            num_left = num_left - size_of
+            num_needed -= int(sizes[group])
+        candidates = np.array(skipped, np.int64)
+    return np.array(drawn_groups, np.int64)
 
 
 def _quotas(totals: np.ndarray, count: int) -> np.ndarray:
@@ -256,7 +253,7 @@ def halve(frame: pd.DataFrame, split: str, half: str) -> pd.DataFrame:
         half: "a" or "b".
 
     Raises:
-        UserError: The half has no rows.
+        UserError: The half lacks rows.
     """
     keys = frame["a"] + "\x00" + frame["b"]
     bits = keys.map(lambda text: hashlib.sha256(text.encode()).digest()[0] & 1)

@@ -94,8 +94,6 @@ def load_task(settings: TaskSettings, seed: int, revision: int = LATEST_REVISION
     source = sources.load(settings)
     kind: Kind = source.kind if settings.kind == "auto" else settings.kind  # type: ignore[assignment]
     is_classification = kind == "classification"
-    notes = list(source.notes)
-
     for split, frame in (("train", source.train), *source.validation.items()):
         _check_cells(frame, split)
     names = _label_names(source.train, settings.labels or source.labels, kind, settings.kind)
@@ -104,6 +102,7 @@ def load_task(settings: TaskSettings, seed: int, revision: int = LATEST_REVISION
         name: _check_rows(frame, name, kind, names) for name, frame in source.validation.items()
     }
 
+    notes = list(source.notes)
     if not validation:
         train, carved = carve_validation(train, seed, revision, is_classification=is_classification)
         validation = {"validation": carved}
@@ -111,14 +110,12 @@ def load_task(settings: TaskSettings, seed: int, revision: int = LATEST_REVISION
             f"The task lacks a validation split, therefore {len(carved):,} rows of train are used for "
             "validation. Set task.validation to use other rows."
         )
-    if settings.validation_half is not None:
-        validation = {n: halve(frame, n, settings.validation_half) for n, frame in validation.items()}
+    validation = _choose_half(validation, settings.validation_half)
     if settings.limit is not None and settings.limit < len(train):
         train = carve_limit(train, settings.limit, seed, is_classification=is_classification)
     shared_rows = _count_shared_rows(train, validation, settings)
-    train, selection = carve_selection(
-        train, settings.selection, seed, revision, is_classification=is_classification
-    )
+    size = settings.selection
+    train, selection = carve_selection(train, size, seed, revision, is_classification=is_classification)
 
     metrics = _choose_metrics(settings, source, kind)
     return Task(
@@ -134,6 +131,13 @@ def load_task(settings: TaskSettings, seed: int, revision: int = LATEST_REVISION
         notes=tuple(notes),
         shared_rows=shared_rows,
     )
+
+
+def _choose_half(validation: dict[str, pd.DataFrame], half: str | None) -> dict[str, pd.DataFrame]:
+    """Return one half of each validation split, or the splits as they are."""
+    if half is None:
+        return validation
+    return {name: halve(frame, name, half) for name, frame in validation.items()}
 
 
 def _count_shared_rows(

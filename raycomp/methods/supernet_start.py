@@ -40,9 +40,11 @@ def importance_batches(context: RunContext) -> list[Batch]:
     the loss are close to 0 there.
     """
     job = context.job
-    split, num_rows = "selection", IMPORTANCE_ROWS
+    split = "selection"
+    num_rows = IMPORTANCE_ROWS
     if context.revision == FIRST_REVISION:
-        split, num_rows = "train", IMPORTANCE_BATCHES * job.train.batch_size
+        split = "train"
+        num_rows = IMPORTANCE_BATCHES * job.train.batch_size
 
     tokens = context.tokens(split)
     plan = TrainPlan(tokens.lengths, job.train.batch_size, job.run.seed)

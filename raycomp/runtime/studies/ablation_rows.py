@@ -167,7 +167,7 @@ def ranking_rows(run_dir: Path) -> list[Row]:
 def _chance_score(run_dir: Path, metric: str) -> float | None:
     """Return the score of the most frequent class on the selection split.
 
-    None for regression, for a metric of the user, and for runs that saved no labels.
+    None if the task is a regression, the metric is the user's, or the run lacks labels.
     """
     path = RunLayout(run_dir).predictions("labels", "selection")
     if metric not in CLASSIFICATION or not path.exists():
