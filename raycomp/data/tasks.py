@@ -106,16 +106,14 @@ def load_task(settings: TaskSettings, seed: int, revision: int = LATEST_REVISION
     if not validation:
         train, carved = carve_validation(train, seed, revision, is_classification=is_classification)
         validation = {"validation": carved}
-        notes.append(
-            f"The task lacks a validation split, therefore {len(carved):,} rows of train are used for "
-            "validation. Set task.validation to use other rows."
-        )
+        notes.append(_carved_note(len(carved)))
     validation = _choose_half(validation, settings.validation_half)
     if settings.limit is not None and settings.limit < len(train):
         train = carve_limit(train, settings.limit, seed, is_classification=is_classification)
     shared_rows = _count_shared_rows(train, validation, settings)
-    size = settings.selection
-    train, selection = carve_selection(train, size, seed, revision, is_classification=is_classification)
+    train, selection = carve_selection(
+        train, settings.selection, seed, revision, is_classification=is_classification
+    )
 
     metrics = _choose_metrics(settings, source, kind)
     return Task(
@@ -130,6 +128,13 @@ def load_task(settings: TaskSettings, seed: int, revision: int = LATEST_REVISION
         validation=tuple(_make_split(name, frame, kind) for name, frame in validation.items()),
         notes=tuple(notes),
         shared_rows=shared_rows,
+    )
+
+
+def _carved_note(rows: int) -> str:
+    return (
+        f"The task lacks a validation split, therefore {rows:,} rows of train are used for validation. Set "
+        "task.validation to use other rows."
     )
 
 
