@@ -133,8 +133,8 @@ def load_task(settings: TaskSettings, seed: int, revision: int = LATEST_REVISION
 
 def _carved_note(rows: int) -> str:
     return (
-        f"The task lacks a validation split, therefore {rows:,} rows of train are used for validation. Set "
-        "task.validation to use other rows."
+        f"The task lacks a validation split, therefore {rows:,} rows of train are used for validation. "
+        "Set task.validation to use other rows."
     )
 
 
