@@ -126,7 +126,7 @@ def contained_share(rows: pd.DataFrame, others: pd.DataFrame) -> float:
 
 def _plain_texts(frame: pd.DataFrame, row: int) -> list[str]:
     """Return the words of each text of a row, with blanks around each word; empty texts are left out."""
-    texts = (frame["a"].iat[row], frame["b"].iat[row])
+    texts = (str(frame["a"].iat[row]), str(frame["b"].iat[row]))
     joined = [" ".join(_words_of(text)) for text in texts]
     return [f" {text} " for text in joined if text]
 

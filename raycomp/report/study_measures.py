@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def rank_table(study: str | Path | StudyResults) -> pd.DataFrame:
     for (variant, task, seed), rows in ranked.groupby(["variant", "task", "seed"], sort=False):
         scores = rows.pivot(index="budget", columns="method", values="value").dropna()
         tau, p = kendall_tau(scores["inherited"].tolist(), scores["alone"].tolist())
-        chance = _chance_score(results.frame, str(variant), str(task), int(seed))
+        chance = _chance_score(results.frame, variant, task, seed)
         is_above = scores["inherited"] > _lowest_above(chance, rows["examples"].iloc[0])
         above = scores[is_above]
         tau_above, _ = kendall_tau(above["inherited"].tolist(), above["alone"].tolist())
@@ -56,7 +57,7 @@ def rank_table(study: str | Path | StudyResults) -> pd.DataFrame:
     return pd.DataFrame(table, columns=[*columns, "alone_minus_inherited"])
 
 
-def _chance_score(frame: pd.DataFrame, variant: str, task: str, seed: int) -> float:
+def _chance_score(frame: pd.DataFrame, variant: Hashable, task: Hashable, seed: Hashable) -> float:
     """Return the score of the most frequent class in a run; NaN if the run did not record it."""
     is_run = (frame["variant"] == variant) & (frame["task"] == task) & (frame["seed"] == seed)
     values = frame[is_run & (frame["kind"] == "agreement") & (frame["metric"] == "chance")]["value"]
