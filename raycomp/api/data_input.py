@@ -203,9 +203,26 @@ def _select_columns(table: Any, split: str, settings: Mapping[str, Any]) -> pd.D
     frame = table.select_columns(columns).to_pandas()
     classes = _class_names(table, settings)
     if classes is not None:
-        # -1 marks a row without a label. It becomes a missing value, which the check of rows names.
-        frame[settings["label"]] = frame[settings["label"]].map(dict(enumerate(classes)))
+        label = settings["label"]
+        _check_labelled(frame[label], split)
+        frame[label] = frame[label].map(dict(enumerate(classes)))
     return frame
+
+
+def _check_labelled(labels: pd.Series[Any], split: str) -> None:
+    """Refuse rows without a label, for which datasets write -1.
+
+    Raises:
+        UserError: There are such rows.
+    """
+    is_missing = labels.isna() | (labels == -1)
+    num_missing = int(is_missing.sum())
+    if num_missing:
+        row = int(is_missing.to_numpy().argmax())
+        raise UserError(
+            f"{num_missing:,} of {len(labels):,} rows of the {split} data lack a label (-1); the first "
+            f"is row {row}. Remove them, for example with Dataset.filter."
+        )
 
 
 def _hash_rows(frame: pd.DataFrame) -> str:

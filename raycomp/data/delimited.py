@@ -143,6 +143,7 @@ class _Parser:
         self._row_names: set[str] | None = None
         self._first_place: Place | None = None
         self._num_short = 0
+        self._num_quoted = 0
         self._multi_line = MultiLineRows(layout.delimiter, label)
 
     def read(self) -> tuple[pd.DataFrame, list[str]]:
@@ -234,6 +235,8 @@ class _Parser:
             self._num_short += 1
             return None
 
+        if not self._layout.has_quotes and any(map(_is_quoted, fields)):
+            self._num_quoted += 1
         if place.last > place.first:
             self._multi_line.add(place, fields, self.names)
         return fields
@@ -275,6 +278,12 @@ class _Parser:
                 f"{len(self._multi_line.places):,} of {num_rows:,} rows have a line break inside of a "
                 f"field; the first is row {first.row} in lines {first.first} to {first.last}"
             )
+        if self._num_quoted:
+            notes.append(
+                f"{self._num_quoted:,} of {num_rows:,} rows have a text in quotes with doubled quotes "
+                "inside. Quotes have no special meaning in TSV files, therefore the texts contain them. "
+                "Write the file as CSV if they should not"
+            )
         if self._num_short:
             total = num_rows + self._num_short
             if self._num_short > max(1, MAX_SHORT_SHARE * total) and self._num_short > 2:
@@ -286,6 +295,11 @@ class _Parser:
                 "are left out"
             )
         return notes
+
+
+def _is_quoted(field: str) -> bool:
+    """Return whether a field of a TSV file was written by CSV's rules, with quotes inside of quotes."""
+    return len(field) > 3 and field[0] == field[-1] == '"' and '""' in field[1:-1]
 
 
 def _as_column(cells: list[str | None]) -> pd.Series:

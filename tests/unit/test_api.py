@@ -194,12 +194,15 @@ def test_classes_of_a_dataset_keep_their_names_and_their_order(tmp_path: Path) -
     features = datasets.Features(
         {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["worse", "better"])}
     )
-    rows = {"text": ["a", "b", "c"], "label": [0, 1, -1]}
+    rows = {"text": ["a", "b", "c"], "label": [0, 1, 0]}
     job = make_job(tmp_path, data=datasets.Dataset.from_dict(rows, features=features))
     assert job.task.labels == ["worse", "better"]
     labels = pd.read_parquet(str(job.task.train))["label"]
-    assert labels[:2].tolist() == ["worse", "better"]
-    assert labels[2:].isna().all()
+    assert labels.tolist() == ["worse", "better", "worse"]
+
+    rows["label"] = [0, 1, -1]
+    with pytest.raises(raycomp.UserError, match=r"1 of 3 rows of the train data lack a label.*row 2"):
+        make_job(tmp_path, data=datasets.Dataset.from_dict(rows, features=features))
 
 
 @pytest.mark.parametrize(

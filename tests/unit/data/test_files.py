@@ -339,6 +339,14 @@ def test_clean_files_are_read_as_pandas_reads_them(ending: str, tmp_path: Path) 
 QQP = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate"
 
 
+def test_csv_quotes_in_a_tsv_file_are_a_note(tmp_path: Path) -> None:
+    lines = ["\t".join(row) for row in rows()]
+    lines[3] = '"she called it ""superb"""\tpos'
+    task = load(write_csv(tmp_path / "t.tsv", lines, "text\tlabel"))
+    assert '"she called it ""superb"""' in all_texts(task)
+    assert any("1 of 60 rows have a text in quotes" in note for note in task.notes)
+
+
 def test_glue_rows_that_are_cut_in_two_are_left_out_and_counted(tmp_path: Path) -> None:
     def line(number: int) -> str:
         return f"{number}\t1\t2\twhy is {number}\tis it {number}\t{number % 2}"
