@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raycomp.errors import UserError
 from raycomp.storage.files import read_json
 
 if TYPE_CHECKING:
     from raycomp.api.run import Run
+
+
+TEACHER = "teacher"
+"""Name of the teacher among the deployments of a run."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Deployment:
         """Median time of one sequence on the machine of the run, in milliseconds."""
         return float(self.figures["latency_ms"])
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, **options: Any) -> Path:
         """Write the model to a new directory that plain transformers loads.
 
         The model is extracted again from the trained weights and compared with them, as by
@@ -65,6 +70,7 @@ class Deployment:
 
         Args:
             folder: New or empty directory.
+            **options: Formats to write and how to measure them, as in `export`.
 
         Returns:
             The directory.
@@ -73,27 +79,47 @@ class Deployment:
             UserError: The directory is not empty, or the data or the tokenizer of the run cannot be
                 read.
         """
-        self.export(folder)
+        self.export(folder, **options)
         return Path(folder)
 
-    def export(self, folder: str | Path) -> dict[str, Any]:
+    def export(
+        self,
+        folder: str | Path,
+        *,
+        formats: str | Sequence[str] = (),
+        batches: Sequence[int] = (),
+        lengths: Sequence[int] = (),
+        threads: int = 0,
+        limits: Sequence[str] = (),
+    ) -> dict[str, Any]:
         """Write the model as `save` does, and return the result of the comparison.
 
         Args:
             folder: New or empty directory.
+            formats: Formats to write and to measure, such as ("onnx", "int8", "plain").
+            batches: Batch sizes to time; empty is 1 and 32.
+            lengths: Tokens of a text to time; empty is the length of the task.
+            threads: Threads of one operation; 0 is all CPUs.
+            limits: Further limits, such as ["latency_ms=8"], at the first batch and length.
 
         Returns:
             `out`, `arch`, `params` counted on the model that was loaded back, and `parity`: the largest
-            difference between its logits and those of the trained network.
+            difference between its logits and those of the trained network. With formats also the other
+            figures of the model's certificate.json.
 
         Raises:
-            UserError: As `save`.
+            UserError: As `save`; or a format, batch, length or limit is not valid.
         """
+        from raycomp.deployment.format_settings import read_format_settings
         from raycomp.runtime.pipeline.reexport import export_budget
 
         # Several methods can have a budget of this name.
-        name = f"{self.method}-{self.budget}"
-        return export_budget(self.run.local_directory(), name, Path(folder))
+        name = self.budget if self.method == TEACHER else f"{self.method}-{self.budget}"
+        settings = None
+        if formats:
+            settings = read_format_settings(formats, batches, lengths, threads, limits)
+
+        return export_budget(self.run.local_directory(), name, Path(folder), settings)
 
     def load(self) -> Any:
         """Return the model as a transformers model in evaluation mode.
@@ -129,6 +155,46 @@ class Deployment:
             yield directory
 
 
+def export_all(
+    run: Run,
+    folder: str | Path | None,
+    *,
+    formats: str | Sequence[str] = (),
+    batches: Sequence[int] = (),
+    lengths: Sequence[int] = (),
+    threads: int = 0,
+    limits: Sequence[str] = (),
+    say: Callable[[str], None] = lambda line: None,
+) -> list[dict[str, Any]]:
+    """Write the teacher and the models of all budgets; see `Run.export`.
+
+    Args:
+        run: The run.
+        folder: New or empty directory; None writes `models` in the run directory.
+        formats: As in `Deployment.export`.
+        batches: As in `Deployment.export`.
+        lengths: As in `Deployment.export`.
+        threads: As in `Deployment.export`.
+        limits: As in `Deployment.export`.
+        say: Function that shows one line about each finished model.
+
+    Raises:
+        UserError: The run is on a URL and no directory is named, or as `Run.export`.
+    """
+    from raycomp.deployment.format_settings import read_format_settings
+    from raycomp.runtime.pipeline.reexport import export_family
+    from raycomp.storage.layout import RunLayout
+
+    settings = read_format_settings(formats, batches, lengths, threads, limits)
+    if folder is None and run.url is not None:
+        raise UserError(f"Run {run.url} is not on this machine. Name a directory for its models.")
+
+    run_dir = run.local_directory()
+    out = RunLayout(run_dir).models if folder is None else Path(folder)
+
+    return export_family(run_dir, out, settings, say)
+
+
 def load_export(directory: Path) -> Any:
     """Return an exported model as a transformers model in evaluation mode.
 
@@ -151,7 +217,17 @@ def load_export(directory: Path) -> Any:
     }
     model_type = read_json(directory / "config.json").get("model_type")
     model_class = classes.get(str(model_type), AutoModelForSequenceClassification)
-    return model_class.from_pretrained(str(directory), local_files_only=True).eval()  # nosec B615
+    model = model_class.from_pretrained(str(directory), local_files_only=True).eval()  # nosec B615
+    if model_type in classes:
+        # save_pretrained then writes the files with the code of the model too, under these names.
+        module = model_class.__module__.rpartition(".")[2]
+        model.config.auto_map = {
+            "AutoConfig": f"{module}.{type(model.config).__name__}",
+            "AutoModelForSequenceClassification": f"{module}.{model_class.__name__}",
+        }
+        model.config._auto_class = "AutoConfig"
+
+    return model
 
 
 def load_export_tokenizer(directory: Path) -> Any:
@@ -171,5 +247,7 @@ def load_export_tokenizer(directory: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(  # nosec B615
             copy, config=PretrainedConfig(), local_files_only=True, trust_remote_code=False
         )
+
     tokenizer.name_or_path = str(directory)
+
     return tokenizer

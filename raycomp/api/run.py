@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from raycomp.api.deployment import Deployment
+from raycomp.api.deployment import TEACHER, Deployment, export_all
 from raycomp.api.job_builder import to_plain
-from raycomp.api.tables import read_rows, require_run
+from raycomp.api.tables import explain_no_match, read_rows, require_run
 from raycomp.config.job import Job
 from raycomp.config.loader import parse_stored
 from raycomp.errors import UserError
@@ -159,14 +159,14 @@ class Run:
         # The size decides between equal scores, which are frequent on a small selection split.
         rows = rows[scores.notna()].sort_values([by, "params"], ascending=[False, True], kind="stable")
         if rows.empty:
-            raise UserError(self._explain_no_match(deployed, where))
+            raise UserError(explain_no_match(self.name, deployed, where))
         return self._make_deployment(rows.iloc[0])
 
     def deployment(self, budget: str, *, method: str | None = None) -> Deployment:
         """Return the deployment of one budget.
 
         Args:
-            budget: Name of the budget, or METHOD-BUDGET.
+            budget: Name of the budget, METHOD-BUDGET, or "teacher".
             method: Method, where several have deployed a model for this budget.
 
         Raises:
@@ -177,6 +177,8 @@ class Run:
         rows = deployed[(deployed["budget"] == budget) | (full_names == budget)]
         if method is not None:
             rows = rows[rows["method"] == method]
+        if rows.empty and budget == TEACHER and self.teacher:
+            return Deployment(self, TEACHER, TEACHER, {})
         if rows.empty:
             names = ", ".join(dict.fromkeys(deployed["budget"])) or "none yet"
             by_method = f" by method {method!r}" if method is not None else ""
@@ -191,7 +193,7 @@ class Run:
             )
         return self._make_deployment(rows.iloc[0])
 
-    def save(self, budget: str, folder: str | Path, *, method: str | None = None) -> Path:
+    def save(self, budget: str, folder: str | Path, *, method: str | None = None, **options: Any) -> Path:
         """Write the model of one budget to a new directory that plain transformers loads.
 
         The model is extracted again from the trained weights and compared with them, as by
@@ -201,6 +203,7 @@ class Run:
             budget: Name of the budget.
             folder: New or empty directory.
             method: Method, where several have deployed a model for this budget.
+            **options: Formats to write and how to measure them, as in `Deployment.export`.
 
         Returns:
             The directory.
@@ -208,7 +211,22 @@ class Run:
         Raises:
             UserError: The budget lacks a deployed model, or the directory is not empty.
         """
-        return self.deployment(budget, method=method).save(folder)
+        return self.deployment(budget, method=method).save(folder, **options)
+
+    def export(self, folder: str | Path | None = None, **options: Any) -> list[dict[str, Any]]:
+        """Write the teacher and the models of all budgets, each with a certificate, and an index page.
+
+        Args:
+            folder: New or empty directory; None writes `models` in the run directory.
+            **options: Formats to write and how to measure them, as in `Deployment.export`.
+
+        Returns:
+            The certificates; their key `out` has the folder of the model.
+
+        Raises:
+            UserError: The run has not deployed a model, or as `save`.
+        """
+        return export_all(self, folder, **options)
 
     def load(self, budget: str, *, method: str | None = None) -> Any:
         """Return the model of one budget as a transformers model in evaluation mode.
@@ -276,20 +294,6 @@ class Run:
     def _make_deployment(self, row: pd.Series[Any]) -> Deployment:
         figures: dict[str, Any] = to_plain(row.to_dict(), "deployments")
         return Deployment(self, figures["method"], figures["budget"], figures)
-
-    def _explain_no_match(self, deployed: pd.DataFrame, where: str | None) -> str:
-        if deployed.empty:
-            return f"Run {self.name} has not deployed a model yet. Wait for it, or resume it."
-        models = ", ".join(
-            f"{budget} ({params / 1e6:.1f}M parameters, {latency:.1f} ms)"
-            for budget, params, latency in zip(
-                deployed["budget"], deployed["params"], deployed["latency_ms"], strict=True
-            )
-        )
-        return (
-            f"No deployment of run {self.name} satisfies {where!r}. Relax the condition, or add a "
-            f"smaller budget. Deployments: {models}."
-        )
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: the most important columns of `deployments`."""

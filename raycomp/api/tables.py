@@ -12,6 +12,22 @@ from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import read_table
 
 
+def explain_no_match(run: str, deployed: pd.DataFrame, where: str | None) -> str:
+    """Return the message that no deployment of a run satisfies a condition."""
+    if deployed.empty:
+        return f"Run {run} has not deployed a model yet. Wait for it, or resume it."
+    models = ", ".join(
+        f"{budget} ({params / 1e6:.1f}M parameters, {latency:.1f} ms)"
+        for budget, params, latency in zip(
+            deployed["budget"], deployed["params"], deployed["latency_ms"], strict=True
+        )
+    )
+    return (
+        f"No deployment of run {run} satisfies {where!r}. Relax the condition, or add a smaller budget. "
+        f"Deployments: {models}."
+    )
+
+
 def read_rows(
     run_dir: Path, table: str, where: str | None = None, best: str | None = None
 ) -> pd.DataFrame:

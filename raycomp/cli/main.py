@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raycomp.cli.cluster import logs, status, stop, submit
+from raycomp.cli.export import export
 from raycomp.cli.options import AsJson, JobFile, Preset, RunPlace, Sets, Storage, load_work
 from raycomp.cli.output import (
     print_frame,
@@ -260,30 +261,7 @@ def report(
     print(relative_to_cwd(write_report(runs, out, growth)))
 
 
-@app.command()
-def export(
-    run: RunPlace,
-    budget: Annotated[str, typer.Option("--budget", help="Name of the budget, or METHOD-BUDGET.")],
-    out: Annotated[Path, typer.Option("--out", help="New directory for the model.")],
-    as_json: AsJson = False,
-) -> None:
-    """Write the model of one budget to a directory that plain transformers loads.
-
-    Example: raycomp export runs/quickstart-1f3a9c02 --budget half --out models/half
-    """
-    from raycomp.api.run import open_run
-
-    proof = open_run(run).deployment(budget).export(out)
-    if as_json:
-        print_json(proof)
-    else:
-        print(
-            f"{out}: {proof['params']:,} parameters. Its logits differ from the run's by at most "
-            f"{proof['parity']:.1g}."
-        )
-
-
-for command in (submit, status, logs, stop):
+for command in (export, submit, status, logs, stop):
     app.command()(command)
 
 

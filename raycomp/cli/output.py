@@ -216,6 +216,36 @@ def print_frame(frame: Any) -> None:
     Console(width=max(Console().width, 32 * len(columns))).print(table)
 
 
+def print_certificates(certificates: Sequence[dict[str, Any]]) -> None:
+    """Print what was measured of exported models: a row per file, the limits and the notes.
+
+    Args:
+        certificates: Certificates with the key `out`, the folder of the model.
+    """
+    conditions = [
+        (latency["batch"], latency["length"]) for latency in certificates[0]["files"][0]["latencies"]
+    ]
+    columns = ["model", "file", "size_mb", "memory_mb", "selection"]
+    columns += [f"p50_ms (batch {batch}, length {length})" for batch, length in conditions]
+    rows = []
+    for certificate in certificates:
+        for entry in certificate["files"]:
+            memory = "" if entry["memory_mb"] is None else f"{entry['memory_mb']:.0f}"
+            row = [str(certificate["out"]), entry["file"], f"{entry['size_mb']:.1f}", memory]
+            row += [f"{entry['selection']:.4f}"]
+            rows.append(row + [f"{latency['p50_ms']:.2f}" for latency in entry["latencies"]])
+    _print_grid(columns, rows, 2)
+
+    for certificate in certificates:
+        for limit in certificate["limits"]:
+            subject = " ".join(text for text in (str(certificate["out"]), limit["file"]) if text)
+            value = "not measured" if limit["value"] is None else f"{limit['value']:,.4g}"
+            text = f"{subject}: {limit['quantity']} {value}, limit {limit['limit']:,.4g}"
+            _print_line(limit["verdict"], text)
+        for note in certificate["notes"]:
+            _print_line("Note", f"{certificate['out']}: {note}")
+
+
 def print_json(data: Any) -> None:
     """Print JSON for scripts."""
     print(json.dumps(data, indent=1, default=str))

@@ -1,1 +1,1 @@
-"""Deployed models: latency and formats."""
+"""Deployed models: latency, formats and certificates."""

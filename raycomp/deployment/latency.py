@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -9,8 +10,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+MIN_RUNS = 10
+"""Fewest measured passes of a network, also where the time is over."""
 
-@torch.inference_mode()
+
 def measure_latencies_ms(
     forwards: Sequence[Callable[[Tensor, Tensor], object]],
     vocab_size: int,
@@ -35,13 +38,47 @@ def measure_latencies_ms(
         warmup: Passes before them, which are not measured.
         device: Device of the networks; None is the CPU.
     """
+    durations = measure_durations_ms(
+        forwards, vocab_size, length=length, batch=batch, runs=runs, warmup=warmup, device=device
+    )
+    return [statistics.median(times) for times in durations]
+
+
+@torch.inference_mode()
+def measure_durations_ms(
+    forwards: Sequence[Callable[[Tensor, Tensor], object]],
+    vocab_size: int,
+    *,
+    length: int,
+    batch: int = 1,
+    runs: int = 40,
+    warmup: int = 5,
+    seconds: float = math.inf,
+    device: torch.device | None = None,
+) -> list[list[float]]:
+    """Return the milliseconds of each forward pass of each network; see `measure_latencies_ms`.
+
+    Args:
+        forwards: As in `measure_latencies_ms`.
+        vocab_size: As in `measure_latencies_ms`.
+        length: As in `measure_latencies_ms`.
+        batch: As in `measure_latencies_ms`.
+        runs: Largest number of measured passes of each network.
+        warmup: Passes before them, which are not measured.
+        seconds: Time after which no further pass begins, once each network has `MIN_RUNS`.
+        device: As in `measure_latencies_ms`.
+    """
     device = device or torch.device("cpu")
     # Random tokens: the time of a dense encoder does not depend on their values.
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocab_size, (batch, length), generator=generator).to(device)
     mask = torch.ones_like(ids)
     durations: list[list[float]] = [[] for _ in forwards]
+    end = time.perf_counter() + seconds
+
     for i in range(warmup + runs):
+        if time.perf_counter() > end and i >= warmup + MIN_RUNS:
+            break
         for forward, times in zip(forwards, durations, strict=True):
             # A GPU runs behind Python: the clock starts when it is idle, and stops when it is done.
             _wait(device)
@@ -50,7 +87,8 @@ def measure_latencies_ms(
             _wait(device)
             if i >= warmup:
                 times.append((time.perf_counter() - began) * 1000)
-    return [statistics.median(times) for times in durations]
+
+    return durations
 
 
 def _wait(device: torch.device) -> None:

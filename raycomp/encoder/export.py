@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import shutil
 import uuid
@@ -15,14 +16,17 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from raycomp.encoder.interface import TokenBatch
+from raycomp.encoder.interface import TokenBatch, model_inputs
 from raycomp.errors import UserError, shown
 
 # Saving takes a second: a progress bar would only distract.
 transformers_logging.disable_progress_bar()
 _RELATIVE_IMPORT = re.compile(r"^from \.(\w+) import", re.MULTILINE)
 MODEL_FILES = {"static_model": "modeling_raycomp", "cnn_model": "modeling_raycomp_cnn"}
-"""Module that defines an exported class -> its name in the exported folder."""
+"""Module that defines an exported class -> its name in the exported folder.
+
+Other classes are those of transformers, which a folder needs no code for.
+"""
 
 
 def export_model(
@@ -37,7 +41,7 @@ def export_model(
     They are written next to `out` and then moved there: the folder is complete, or it is as before.
 
     Args:
-        model: The extracted network; its class is defined in one of `MODEL_FILES`.
+        model: The extracted network. Its class is one of `MODEL_FILES`, or one of transformers.
         tokenizer: Its tokenizer.
         out: The folder; replaced if it exists.
         label_names: Class names in order; empty for regression.
@@ -72,28 +76,46 @@ def _write_files(
 ) -> None:
     """Write all files of an export into an empty folder; see `export_model`."""
     source = Path(inspect.getfile(type(model)))
-    module = MODEL_FILES[source.stem]
+    module = MODEL_FILES.get(source.stem)
     config = model.config
     if label_names:
         config.id2label = dict(enumerate(map(str, label_names)))
         config.label2id = {name: i for i, name in config.id2label.items()}
     # transformers finds the classes by these entries, in the files below.
     config.architectures = [type(model).__name__]
-    config.auto_map = {
-        "AutoConfig": f"{module}.{type(config).__name__}",
-        "AutoModelForSequenceClassification": f"{module}.{type(model).__name__}",
-    }
+    code = ""
+    if module is not None:
+        config.auto_map = {
+            "AutoConfig": f"{module}.{type(config).__name__}",
+            "AutoModelForSequenceClassification": f"{module}.{type(model).__name__}",
+        }
+        code = _copy_code(source, module, folder)
     model.save_pretrained(folder)
+    _save_tokenizer(tokenizer, longest_text(config), folder)
+    (folder / "README.md").write_text(_render_card({"code": code, **card}), encoding="utf-8")
 
-    # The user's transformers runs these files; raycomp need not be installed there.
+
+def _copy_code(source: Path, module: str, folder: Path) -> str:
+    """Copy the code of a model into its export, and return the names of the files.
+
+    The user's transformers runs these files; raycomp need not be installed there.
+    """
     shutil.copyfile(source, folder / f"{module}.py")
     imported = _RELATIVE_IMPORT.findall(source.read_text(encoding="utf-8"))
     for name in imported:
         shutil.copyfile(source.with_name(f"{name}.py"), folder / f"{name}.py")
+    return " and ".join(f"`{name}.py`" for name in (module, *imported))
 
-    _save_tokenizer(tokenizer, getattr(config, "max_positions", None), folder)
-    code = " and ".join(f"`{name}.py`" for name in (module, *imported))
-    (folder / "README.md").write_text(_render_card({"code": code, **card}), encoding="utf-8")
+
+def longest_text(config: Any) -> int | None:
+    """Return the longest text that the model of a configuration reads, in tokens; None if unknown."""
+    own_limit: int | None = getattr(config, "max_positions", None)
+    rows: int | None = getattr(config, "max_position_embeddings", None)
+    if own_limit is not None or rows is None:
+        return own_limit
+    # A plain RoBERTa numbers positions from the padding id on.
+    is_roberta = str(config.model_type) in ("roberta", "xlm-roberta")
+    return rows - config.pad_token_id - 1 if is_roberta else rows
 
 
 def _save_tokenizer(tokenizer: Any, max_positions: int | None, folder: Path) -> None:
@@ -106,8 +128,12 @@ def _save_tokenizer(tokenizer: Any, max_positions: int | None, folder: Path) -> 
     """
     own_limit = tokenizer.model_max_length
     try:
-        tokenizer.model_max_length = min(own_limit, max_positions or own_limit)
+        limit = min(own_limit, max_positions or own_limit)
+        tokenizer.model_max_length = limit
         tokenizer.save_pretrained(folder)
+        # text-embeddings-inference reads the longest text from here.
+        sentence_config = {"max_seq_length": limit, "do_lower_case": False}
+        (folder / "sentence_bert_config.json").write_text(json.dumps(sentence_config), encoding="utf-8")
     finally:
         tokenizer.model_max_length = own_limit
 
@@ -127,11 +153,7 @@ def verify_export(out: Path, model: PreTrainedModel, batch: TokenBatch) -> dict[
     loaded = AutoModelForSequenceClassification.from_pretrained(  # nosec B615  # a folder of ours
         str(out), trust_remote_code=True, local_files_only=True
     ).eval()
-    tokens = {
-        "input_ids": batch.input_ids,
-        "attention_mask": batch.attention_mask,
-        "token_type_ids": batch.token_type_ids,
-    }
+    tokens = model_inputs(model.config, batch)
     difference = (loaded(**tokens).logits - model.eval()(**tokens).logits).abs().max()
     return {
         "params": sum(p.numel() for p in loaded.parameters()),

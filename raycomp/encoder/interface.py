@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -25,6 +25,19 @@ class TokenBatch(Protocol):
     def token_type_ids(self) -> Tensor:
         """0 in the first text, 1 in the second."""
         ...
+
+
+def takes_token_types(config: Any) -> bool:
+    """Return whether the model of a configuration tells the two texts of a pair apart by token types."""
+    return int(getattr(config, "type_vocab_size", 0) or 0) > 1
+
+
+def model_inputs(config: Any, batch: TokenBatch) -> dict[str, Tensor]:
+    """Return the arguments of a transformers model: token types only where the model has them."""
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    if takes_token_types(config):
+        inputs["token_type_ids"] = batch.token_type_ids
+    return inputs
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,8 @@ class RaycompConfig(DerivedSizes, PretrainedConfig):
         pad_token_id: int | None = 0,
         **kwargs: Any,
     ) -> None:
+        # Written for readers of config.json, such as text-embeddings-inference; here it is a property.
+        kwargs.pop("num_hidden_layers", None)
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.embedding_size = embedding_size or hidden_size
@@ -65,12 +67,18 @@ class RaycompConfig(DerivedSizes, PretrainedConfig):
         self.initializer_range = initializer_range
         super().__init__(pad_token_id=pad_token_id, **kwargs)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of config.json."""
+        return {**super().to_dict(), "num_hidden_layers": self.num_hidden_layers}
+
 
 class RaycompForSequenceClassification(PreTrainedModel):
     """Encoder, pooler on the first token, classifier."""
 
     config_class = RaycompConfig
     base_model_prefix = ""
+    # The layers call torch's scaled_dot_product_attention, so attn_implementation="sdpa" is accepted.
+    _supports_sdpa = True
 
     def __init__(self, config: RaycompConfig) -> None:
         super().__init__(config)

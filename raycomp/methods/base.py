@@ -22,6 +22,7 @@ from raycomp.config.budget import BudgetSettings
 from raycomp.config.search import SearchSettings
 from raycomp.config.section import MethodSettings
 from raycomp.data.batches import Batch
+from raycomp.encoder.interface import model_inputs
 from raycomp.methods.context import RunContext
 from raycomp.methods.tasks import TrainingTask
 from raycomp.search.outcome import Outcome
@@ -173,11 +174,7 @@ class Run(ABC):
 
 def logits_of(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Return the logits of a transformers model, (batch, classes)."""
-    return model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        token_type_ids=batch.token_type_ids,
-    ).logits
+    return model(**model_inputs(model.config, batch)).logits
 
 
 class Method(ABC):

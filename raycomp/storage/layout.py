@@ -252,6 +252,11 @@ class RunLayout:
         """Return the file with the row of a deployed model and the hash of its weights."""
         return self.export(method, budget) / "certificate.json"
 
+    @property
+    def models(self) -> Path:
+        """Directory of the family that `raycomp export --all-budgets` writes."""
+        return self.path / "models"
+
     # Working files. They are not part of the result.
 
     @property
@@ -292,6 +297,7 @@ class RunLayout:
             self.train_dir,
             self.tune,
             self.exports,
+            self.models,
             self.predictions_dir,
             self.progress_dir,
             self.tensorboard,

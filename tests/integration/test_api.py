@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,44 @@ def test_the_code_of_a_run_directory_is_not_executed(run: raycomp.Run) -> None:
         assert run.load("half") is not None
     finally:
         code.write_text(before)
+
+
+def test_the_family_of_a_run_in_all_formats(
+    run: raycomp.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from raycomp.deployment import formats
+
+    # A process of its own for each file takes seconds.
+    monkeypatch.setattr(formats, "measure_peak_memory", lambda *_, **__: None)
+    names = ("plain", "onnx", "int8")
+    certificates = run.export(tmp_path / "models", formats=names, batches=[1, 2], threads=1)
+    assert [certificate["out"] for certificate in certificates] == ["teacher", "yoco-half"]
+    teacher, half = certificates
+    assert teacher["limits"] == []
+    assert half["limits"][0]["quantity"] == "encoder_params"
+    assert half["limits"][0]["verdict"] == "PASS"
+    assert half["files"][0]["selection"] == pytest.approx(run.best().selection, abs=1e-6)
+    for certificate in certificates:
+        folder = tmp_path / "models" / certificate["out"]
+        assert json.loads((folder / "certificate.json").read_text())["params"] == certificate["params"]
+        assert all((folder / entry["file"]).exists() for entry in certificate["files"])
+        onnx = next(entry for entry in certificate["files"] if entry["format"] == "onnx")
+        assert abs(onnx["loss"]) < 1e-6
+        assert "Measured files" in (folder / "README.md").read_text()
+    assert list((tmp_path / "models" / "teacher").glob("*.py")) == []
+    page = (tmp_path / "models" / "index.html").read_text()
+    assert page.count("onnx/model.onnx") >= 4
+
+    # The teacher has a name of its own, too; a limit that no file meets is a failure, not an error.
+    single = run.deployment("teacher").export(
+        tmp_path / "teacher", formats="transformers", limits=["latency_ms=1e-9"], batches=[1]
+    )
+    assert single["verdict"] == "FAIL"
+    assert single["params"] == teacher["params"]
+    with pytest.raises(raycomp.UserError, match="not empty"):
+        run.export(tmp_path / "models", formats="onnx")
 
 
 def test_a_failed_run_leaves_no_actors_and_the_same_call_resumes(

@@ -91,8 +91,10 @@ def test_nothing_is_unpickled_unpacked_or_run() -> None:
         for name in names(ast.parse(path.read_text())):
             if name in FORBIDDEN or name.split(".")[0] in MODULES:
                 wrong.append(f"{path.relative_to(SOURCE)}: {name}")
-    # glibc is asked to give freed pages back: no other way exists.
-    assert [line for line in wrong if not line.startswith("runtime/cluster/memory.py: ctypes")] == []
+    # glibc is asked to give freed pages back: no other way exists. The memory of a deployed file is
+    # measured in a process of its own: this Python, this module, without a shell.
+    allowed = ("runtime/cluster/memory.py: ctypes", "deployment/peak_memory.py: subprocess")
+    assert [line for line in wrong if not line.startswith(allowed)] == []
 
 
 def test_the_check_above_sees_what_it_forbids() -> None:
@@ -110,7 +112,7 @@ def test_arrays_are_loaded_without_pickles() -> None:
 
 
 def test_code_of_models_is_trusted_by_the_setting_or_for_our_own_export() -> None:
-    ours = {"encoder/export.py", "runtime/pipeline/deploy.py"}
+    ours = {"encoder/export.py", "runtime/pipeline/deploy.py", "deployment/peak_memory.py"}
     found = {
         str(path.relative_to(SOURCE))
         for path in SOURCE.rglob("*.py")

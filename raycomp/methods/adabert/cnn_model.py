@@ -32,6 +32,9 @@ from .winograd import TransformedKernel, can_use_winograd, convolve_relu
 # from one operation to the next.
 CACHED_TOKENS = 2048
 
+# Servers such as text-embeddings-inference read these keys of an encoder from config.json.
+ENCODER_KEYS = ("hidden_size", "num_hidden_layers", "max_position_embeddings")
+
 
 class RaycompCnnConfig(PretrainedConfig):
     """Shape of a compiled CNN.
@@ -66,6 +69,8 @@ class RaycompCnnConfig(PretrainedConfig):
         exact_match: bool = False,
         **kwargs: Any,
     ) -> None:
+        for name in ENCODER_KEYS:
+            kwargs.pop(name, None)
         self.vocab_size = vocab_size
         self.width = width
         self.max_positions = max_positions
@@ -76,6 +81,11 @@ class RaycompCnnConfig(PretrainedConfig):
         self.structure = structure
         self.exact_match = exact_match
         super().__init__(pad_token_id=pad_token_id, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of config.json."""
+        sizes = (self.width, len(self.cells), self.max_positions)
+        return {**super().to_dict(), **dict(zip(ENCODER_KEYS, sizes, strict=True))}
 
 
 class CompiledCell(nn.Module):
@@ -198,6 +208,8 @@ class RaycompCnnForSequenceClassification(PreTrainedModel):
 
     config_class = RaycompCnnConfig
     base_model_prefix = ""
+    # The model lacks attention, so any implementation of it fits.
+    _supports_sdpa = True
 
     def __init__(self, config: RaycompCnnConfig) -> None:
         super().__init__(config)

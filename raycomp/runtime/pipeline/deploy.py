@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from raycomp.data.batches import collate
+from raycomp.deployment.cpu import describe_machine
 from raycomp.deployment.latency import measure_latencies_ms
 from raycomp.encoder.export import export_model, verify_export
 from raycomp.errors import UserError
@@ -208,7 +209,8 @@ def _check_parity(
 def _write_certificate(context: RunContext, row: DeploymentRow, deployable: Deployable) -> DeploymentRow:
     """Write a deployment's figures into its export, or remove the export where the job keeps none."""
     if context.job.export.enabled:
-        figures = {**row.to_row(), **deployable.certificate, "made": time.time()}
+        machine = describe_machine(torch.get_num_threads())
+        figures = {**row.to_row(), **deployable.certificate, "machine": machine, "made": time.time()}
         write_json(context.layout.certificate(context.method, deployable.budget), figures)
         return row
 

@@ -2,48 +2,106 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from raycomp.config.loader import parse_stored
+from raycomp.deployment.family_page import write_family_page
+from raycomp.deployment.format_settings import FormatSettings
 from raycomp.errors import UserError
+from raycomp.methods.base import Deployable
 from raycomp.methods.context import RunContext
 from raycomp.methods.registry import load_method_class
 from raycomp.runtime.pipeline.deploy import export_deployable
+from raycomp.runtime.pipeline.export_formats import TEACHER, export_formats, teacher_deployable
 from raycomp.storage.files import read_json
 from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import read_table
 
 
-def export_budget(run_dir: Path, budget: str, out: Path) -> dict[str, Any]:
+def export_budget(
+    run_dir: Path, budget: str, out: Path, settings: FormatSettings | None = None
+) -> dict[str, Any]:
     """Extract, verify and write the model of one budget.
 
     Args:
         run_dir: The run directory.
-        budget: Name of the budget; "METHOD-BUDGET" where several methods have a budget of this name.
+        budget: Name of the budget; "METHOD-BUDGET" where several methods have a budget of this name, or
+            "teacher".
         out: New directory for the model.
+        settings: Formats to write and to measure; None writes the folder of transformers only.
 
     Returns:
-        `out`, `arch`, `params` (counted on the loaded model) and `parity` (largest difference of a
-        logit).
+        `out`, `arch`, `params` (counted on the loaded model), `parity` (largest difference of a
+        logit), and with formats the whole certificate.
 
     Raises:
-        UserError: The budget is unknown or was not met, or `out` exists and is not empty.
+        UserError: The budget is unknown or was not met, `out` exists and is not empty, or a conversion
+            failed.
     """
+    _check_new(out)
+    row = _find_row(run_dir, budget)
+
+    return _export_row(run_dir.resolve(), row, out, settings)
+
+
+def export_family(
+    run_dir: Path, out: Path, settings: FormatSettings, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """Write the teacher and the models of all budgets, each with its certificate, and an index page.
+
+    Args:
+        run_dir: The run directory.
+        out: New directory; each model gets a folder in it.
+        settings: Formats to write and to measure.
+        say: Function that shows one line about each finished model.
+
+    Returns:
+        The certificates. Their key `out` has the folder.
+
+    Raises:
+        UserError: The run has not deployed a model, `out` exists and is not empty, or a conversion
+            failed. Folders that are complete stay.
+    """
+    _check_new(out)
+    frame = read_table(run_dir, "deployments")
+    names = [f"{row.method}-{row.budget}" for row in frame[frame["arch"].notna()].itertuples()]
+    if not names:
+        raise UserError(f"Run {run_dir.name} has not deployed a model yet. Wait for it, or resume it.")
+
+    # The teacher comes first: the other models are compared with it.
+    certificates = []
+
+    for name in [TEACHER, *names]:
+        row = _find_row(run_dir, name)
+        certificate = _export_row(run_dir.resolve(), row, out / name, settings)
+        certificates.append({**certificate, "out": name})
+        say(f"{out / name}: {certificate['verdict']}. {' '.join(certificate['notes'])}".rstrip())
+        # The page is complete for the models so far, also if a later one fails.
+        write_family_page(out, run_dir.name, certificates)
+
+    return certificates
+
+
+def _check_new(out: Path) -> None:
     if out.is_symlink():
         raise UserError(f"{out} is a symbolic link. Name a new directory.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not empty. Name a new directory.")
 
-    row = _find_row(run_dir, budget)
-    run_dir = run_dir.resolve()
-    job = parse_stored(read_json(RunLayout(run_dir).job))
-    context = RunContext(job, run_dir, method=str(row["method"]))
-    method = load_method_class(context.method)()
 
-    deployable = method.restore(context, row)
-    scores = {key: row[key] for key in ("validation", "teacher_validation")}
-    proof = export_deployable(context, deployable, out.resolve(), scores)
+def _export_row(
+    run_dir: Path, row: dict[str, Any], out: Path, settings: FormatSettings | None
+) -> dict[str, Any]:
+    context, deployable = _restore(run_dir, row)
+    figures = {key: row[key] for key in ("validation", "teacher_validation")}
+    if settings is not None:
+        certificate = export_formats(context, deployable, out.resolve(), figures, settings)
+        return {"out": str(out), **certificate}
+
+    proof = export_deployable(context, deployable, out.resolve(), figures)
+
     return {
         "out": str(out),
         "arch": row["arch"],
@@ -52,20 +110,38 @@ def export_budget(run_dir: Path, budget: str, out: Path) -> dict[str, Any]:
     }
 
 
+def _restore(run_dir: Path, row: dict[str, Any]) -> tuple[RunContext, Deployable]:
+    """Return the context and the deployable of a row."""
+    job = parse_stored(read_json(RunLayout(run_dir).job))
+    if row["method"] == TEACHER:
+        context = RunContext(job, run_dir, method=job.run.methods[0])
+        score = context.teacher_validation()
+        row |= {"validation": score, "teacher_validation": score}
+        return context, teacher_deployable(context)
+
+    context = RunContext(job, run_dir, method=str(row["method"]))
+    return context, load_method_class(context.method)().restore(context, row)
+
+
 def _find_row(run_dir: Path, budget: str) -> dict[str, Any]:
-    """Return the row of table `deployments` of a budget that was met."""
+    """Return the row of table `deployments` of a budget that was met, or a row of the teacher."""
     frame = read_table(run_dir, "deployments")
     frame = frame[frame["arch"].notna()]
     full_names = frame["method"] + "-" + frame["budget"]
     rows = frame[(frame["budget"] == budget) | (full_names == budget)]
+    # A budget of the user's that is called "teacher" comes first.
+    if rows.empty and budget == TEACHER and RunLayout(run_dir).teacher_score.exists():
+        return {"method": TEACHER, "budget": TEACHER}
     if rows.empty:
         names = ", ".join(frame["budget"]) or "none yet"
         raise UserError(
             f"Run {run_dir.name} did not deploy a model for budget {budget!r}. Deployed budgets: {names}."
         )
+
     if len(rows) > 1:
         names = ", ".join(full_names[rows.index])
         raise UserError(
             f"Several methods of run {run_dir.name} deployed a budget {budget!r}. Choose one of: {names}."
         )
+
     return {str(key): value for key, value in rows.iloc[0].to_dict().items()}

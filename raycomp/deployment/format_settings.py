@@ -1,0 +1,115 @@
+"""Which formats of a model to write, and how to measure them: the words of command line and Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from raycomp.deployment.certificate import DeploymentLimit, parse_limits
+from raycomp.deployment.cpu import describe_cpu
+from raycomp.deployment.runtimes import require_onnx
+from raycomp.errors import UserError
+
+FORMATS = ("transformers", "plain", "onnx", "int8", "torch-export")
+"""Formats that an export can have. The folder of transformers is always written."""
+
+ONNX_FILE = Path("onnx", "model.onnx")
+INT8_FILE = Path("onnx", "model_int8.onnx")
+PROGRAM_FILE = Path("torch_export", "model.pt2")
+WEIGHTS_FILE = Path("model.safetensors")
+
+BATCHES = (1, 32)
+"""Batch sizes at which files are timed, unless others are asked for."""
+
+
+@dataclass(frozen=True)
+class FormatSettings:
+    """Which formats to write, and how to measure them.
+
+    Attributes:
+        formats: Names of `FORMATS`.
+        batches: Batch sizes; limits apply to the first one.
+        lengths: Tokens of a text; limits apply to the first one. Empty: the length of the task.
+        threads: Threads of one operation; 0 is the number of CPUs that this process may use.
+        limits: Limits beyond that of the budget.
+    """
+
+    formats: tuple[str, ...]
+    batches: tuple[int, ...] = BATCHES
+    lengths: tuple[int, ...] = ()
+    threads: int = 0
+    limits: tuple[DeploymentLimit, ...] = ()
+
+    def num_threads(self) -> int:
+        """Return the number of threads."""
+        return self.threads or int(str(describe_cpu()["cpus"]))
+
+
+def parse_formats(text: str | Sequence[str]) -> tuple[str, ...]:
+    """Return format names.
+
+    Args:
+        text: Names, or one text with commas between them.
+
+    Raises:
+        UserError: A name is unknown, or a package that a format needs is missing.
+    """
+    joined = text if isinstance(text, str) else ",".join(text)
+    names = tuple(dict.fromkeys(part.strip() for part in joined.split(",") if part.strip()))
+
+    for name in names:
+        if name not in FORMATS:
+            raise UserError(f"Format {name!r} is unknown. Formats: {', '.join(FORMATS)}.")
+
+    if {"onnx", "int8"} & set(names):
+        require_onnx()
+
+    return names
+
+
+def read_format_settings(
+    formats: str | Sequence[str],
+    batches: Sequence[int] = (),
+    lengths: Sequence[int] = (),
+    threads: int = 0,
+    limits: Sequence[str] = (),
+) -> FormatSettings:
+    """Return settings from the words of the command line and of Python.
+
+    Args:
+        formats: Names, or one text with commas between them; empty writes the folder of transformers.
+        batches: Batch sizes; empty is `BATCHES`.
+        lengths: Tokens of a text; empty is the length of the task.
+        threads: Threads of one operation; 0 is all CPUs.
+        limits: Limits such as "latency_ms=8".
+
+    Raises:
+        UserError: A value is not valid, or a package that a format needs is missing.
+    """
+    # The command line checks numbers itself; these messages are for Python.
+    for name, numbers in (("batch", batches), ("length", lengths), ("number of threads", [threads])):
+        if any(number < 0 or (number == 0 and name != "number of threads") for number in numbers):
+            raise UserError(f"The {name} {min(numbers)} is not valid. Choose a number above 0.")
+
+    return FormatSettings(
+        parse_formats(formats),
+        tuple(batches) or BATCHES,
+        tuple(lengths),
+        threads,
+        tuple(parse_limits(limits)),
+    )
+
+
+def check_lengths(settings: FormatSettings, max_positions: int) -> None:
+    """Check that the model reads texts of the asked lengths.
+
+    Raises:
+        UserError: A length is above the model's limit.
+    """
+    for length in settings.lengths:
+        if not 2 <= length <= max_positions:
+            raise UserError(
+                f"The model reads texts of 2 to {max_positions} tokens, and --length is {length}. Choose "
+                "a length in this range."
+            )

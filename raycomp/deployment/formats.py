@@ -1,0 +1,258 @@
+"""Writes the formats of one exported model, and measures each file in its runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raycomp.deployment.certificate import FileFigures, Latency
+from raycomp.deployment.cpu import describe_load, needs_reduced_range
+from raycomp.deployment.format_settings import (
+    INT8_FILE,
+    ONNX_FILE,
+    PROGRAM_FILE,
+    WEIGHTS_FILE,
+    FormatSettings,
+    check_lengths,
+)
+from raycomp.deployment.int8_steps import Judgement, describe_attempts, write_int8
+from raycomp.deployment.latency import measure_durations_ms
+from raycomp.deployment.onnx_export import export_onnx, export_program, load_program
+from raycomp.deployment.peak_memory import measure_peak_memory
+from raycomp.deployment.quantisation import Calibration, count_integer_operations
+from raycomp.deployment.runtimes import (
+    TokenForward,
+    model_forward,
+    open_session,
+    session_forward,
+    torch_threads,
+)
+
+MEASURED_RUNS = 200
+MEASURED_SECONDS = 6.0
+"""Largest number of passes of each file at one batch size and length, and the time for all of them."""
+
+
+@dataclass(frozen=True)
+class ModelData:
+    """What the formats need to know about a model's task.
+
+    Attributes:
+        score: Function that returns the selection score of a forward function.
+        calibration: Training rows.
+        vocab_size: Number of tokens.
+        max_positions: Longest text, in tokens.
+        length: Length of the task's texts.
+    """
+
+    score: Callable[[TokenForward], float]
+    calibration: Calibration
+    vocab_size: int
+    max_positions: int
+    length: int
+
+
+@dataclass
+class _File:
+    """A file that was written, and the function that runs it."""
+
+    path: Path
+    format: str
+    runtime: str
+    precision: str
+    forward: TokenForward
+    selection: float
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FormatResult:
+    """What was written and measured.
+
+    Attributes:
+        files: Figures of each file; the folder of transformers is the first.
+        notes: Conversions that were refused, and why.
+    """
+
+    files: tuple[FileFigures, ...]
+    notes: tuple[str, ...]
+
+
+def write_formats(
+    network: Any, loaded: Any, folder: Path, settings: FormatSettings, data: ModelData
+) -> FormatResult:
+    """Write the formats of a model into its export, and measure each file.
+
+    Args:
+        network: The network, extracted or compiled, in evaluation mode. It is exported to other formats.
+        loaded: The model as the folder has it, in evaluation mode: the network, or its plain form.
+        folder: The export, with the files of transformers.
+        settings: Formats and conditions of the measurement.
+        data: The model's task.
+
+    Raises:
+        UserError: A conversion or a measurement failed.
+    """
+    check_lengths(settings, data.max_positions)
+    threads = settings.num_threads()
+
+    with torch_threads(threads):
+        forward = model_forward(loaded)
+        form = "transformers" if loaded is network else "plain"
+        files = [_File(WEIGHTS_FILE, form, "torch", "fp32", forward, data.score(forward))]
+        load = describe_load()
+        notes: list[str] = [] if load is None else [load]
+        if "torch-export" in settings.formats:
+            files.append(_write_program(network, folder, data))
+        if {"onnx", "int8"} & set(settings.formats):
+            files += _write_onnx(network, folder, settings, data, notes)
+        figures = _measure(files, folder, settings, data)
+
+    return FormatResult(figures, tuple(notes))
+
+
+def _write_program(model: Any, folder: Path, data: ModelData) -> _File:
+    difference = export_program(model, folder / PROGRAM_FILE, data.max_positions)
+    forward = load_program(folder / PROGRAM_FILE)
+    details = {"max_logit_difference": difference}
+    return _File(
+        PROGRAM_FILE, "torch-export", "torch", "fp32", forward, data.score(forward), details=details
+    )
+
+
+def _write_onnx(
+    model: Any, folder: Path, settings: FormatSettings, data: ModelData, notes: list[str]
+) -> list[_File]:
+    """Write the ONNX files; the file in fp32 is also the reference of the one in INT8."""
+    threads = settings.num_threads()
+    difference = export_onnx(model, folder / ONNX_FILE, data.max_positions)
+    # The session reads the file that the user gets, not the graph in memory.
+    forward = session_forward(open_session(folder / ONNX_FILE, threads))
+    details = {"max_logit_difference": difference}
+    fp32 = _File(ONNX_FILE, "onnx", "onnxruntime", "fp32", forward, data.score(forward), details=details)
+    if "int8" not in settings.formats:
+        return [fp32]
+
+    int8 = _write_int8(fp32, folder, settings, data, notes)
+    return [fp32] if int8 is None else [fp32, int8]
+
+
+def _write_int8(
+    fp32: _File, folder: Path, settings: FormatSettings, data: ModelData, notes: list[str]
+) -> _File | None:
+    """Write the INT8 file; None where no form is accurate and fast enough."""
+    threads = settings.num_threads()
+    scores: dict[Path, float] = {}
+
+    def judge(path: Path) -> Judgement:
+        forward = session_forward(open_session(path, threads))
+        scores[path] = data.score(forward)
+        plain, quantised = _time_in_turns([fp32.forward, forward], settings, data, first_only=True)[0]
+        return Judgement(fp32.selection - scores[path], plain.p50_ms / quantised.p50_ms)
+
+    target = folder / INT8_FILE
+    reduce_range = needs_reduced_range()
+    # The range belongs to the machine that measures: a certificate names both.
+    attempts = write_int8(folder / ONNX_FILE, target, data.calibration, judge, reduce_range=reduce_range)
+    if text := describe_attempts(attempts):
+        notes.append(text)
+    if not target.exists():
+        return None
+
+    details = {
+        "form": attempts[-1].form,
+        "attempts": [attempt.to_dict() for attempt in attempts],
+        "reduce_range": reduce_range,
+        "integer_operations": count_integer_operations(target),
+    }
+    forward = session_forward(open_session(target, threads))
+
+    return _File(INT8_FILE, "int8", "onnxruntime", "int8", forward, scores[target], details=details)
+
+
+def _measure(
+    files: Sequence[_File], folder: Path, settings: FormatSettings, data: ModelData
+) -> tuple[FileFigures, ...]:
+    """Time all files in turns, measure the memory of each, and remove files that nobody asked for."""
+    latencies = _time_in_turns([file.forward for file in files], settings, data)
+    by_file = list(zip(*latencies, strict=True))
+    reference = next((by_file[i][0] for i, file in enumerate(files) if file.format == "onnx"), None)
+    has_int8 = any(file.format == "int8" for file in files)
+
+    figures = []
+
+    for file, times in zip(files, by_file, strict=True):
+        # The file in fp32 stays where it replaces an INT8 file that was refused.
+        if file.format == "onnx" and "onnx" not in settings.formats and has_int8:
+            (folder / file.path).unlink()
+            continue
+        speedup = None if reference is None else reference.p50_ms / times[0].p50_ms
+        figures.append(_figures(file, folder, settings, data, speedup, times, files[0].selection))
+
+    return tuple(figures)
+
+
+def _figures(
+    file: _File,
+    folder: Path,
+    settings: FormatSettings,
+    data: ModelData,
+    speedup: float | None,
+    latencies: tuple[Latency, ...],
+    torch_selection: float,
+) -> FileFigures:
+    # torch.export's programs run in torch, whose memory the folder of transformers shows already.
+    memory: Mapping[str, float] | None = None
+    if file.format != "torch-export":
+        target = folder if file.runtime == "torch" else folder / file.path
+        memory = measure_peak_memory(
+            file.runtime,
+            target,
+            batch=settings.batches[0],
+            length=(settings.lengths or (data.length,))[0],
+            threads=settings.num_threads(),
+        )
+
+    return FileFigures(
+        file=file.path.as_posix(),
+        format=file.format,
+        runtime=file.runtime,
+        precision=file.precision,
+        size_mb=(folder / file.path).stat().st_size / 1e6,
+        memory_mb=None if memory is None else memory["memory_mb"],
+        libraries_mb=None if memory is None else memory["libraries_mb"],
+        selection=file.selection,
+        loss=torch_selection - file.selection,
+        speedup=speedup,
+        latencies=latencies,
+        details=file.details,
+    )
+
+
+def _time_in_turns(
+    forwards: Sequence[TokenForward],
+    settings: FormatSettings,
+    data: ModelData,
+    *,
+    first_only: bool = False,
+) -> list[tuple[Latency, ...]]:
+    """Return one tuple per batch and length, with the latency of each forward function."""
+    calls = [lambda ids, mask, run=forward: run(ids, mask, None) for forward in forwards]
+    lengths = settings.lengths or (data.length,)
+    conditions = [(batch, length) for batch in settings.batches for length in lengths]
+    results = []
+
+    for batch, length in conditions[:1] if first_only else conditions:
+        durations = measure_durations_ms(
+            calls,
+            data.vocab_size,
+            length=length,
+            batch=batch,
+            runs=MEASURED_RUNS,
+            seconds=MEASURED_SECONDS,
+        )
+        results.append(tuple(Latency.of_durations(batch, length, times) for times in durations))
+
+    return results

@@ -1,0 +1,97 @@
+"""Runtimes that a deployed model runs in: torch and ONNX Runtime, both on a CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raycomp.encoder.interface import takes_token_types
+from raycomp.errors import UserError
+
+TokenForward = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""Function from input_ids, attention_mask, token_type_ids (batch, length) to logits (batch, classes)."""
+
+INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+
+
+def require_onnx() -> None:
+    """Check that the packages of the formats `onnx` and `int8` are installed.
+
+    Raises:
+        UserError: One is missing.
+    """
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"The formats onnx and int8 need the package {missing[0]}, which is not installed. Run pip "
+            "install 'raycomp[onnx]', or leave these formats out."
+        )
+
+
+def open_session(path: Path, threads: int) -> Any:
+    """Return an ONNX Runtime session of a file, on the CPU.
+
+    Args:
+        path: ONNX file.
+        threads: Threads of one matrix product.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Operations of a chain cannot run side by side.
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def session_forward(session: Any) -> TokenForward:
+    """Return the forward function of a session. It feeds the inputs that the session has."""
+    names = [entry.name for entry in session.get_inputs()]
+
+    def forward(ids: Tensor, mask: Tensor, types: Tensor | None) -> Tensor:
+        values = dict(zip(INPUT_NAMES, (ids, mask, types), strict=True))
+        feeds = {name: _as_int64(values[name], ids) for name in names}
+        return torch.from_numpy(session.run(["logits"], feeds)[0])
+
+    return forward
+
+
+def model_forward(model: Any) -> TokenForward:
+    """Return the forward function of a transformers model in evaluation mode."""
+    takes_types = takes_token_types(model.config)
+
+    def forward(ids: Tensor, mask: Tensor, types: Tensor | None) -> Tensor:
+        tokens = {"input_ids": ids, "attention_mask": mask.long()}
+        if takes_types:
+            tokens["token_type_ids"] = torch.zeros_like(ids) if types is None else types
+        logits: Tensor = model(**tokens).logits
+        return logits
+
+    return forward
+
+
+@contextlib.contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Give a block this number of threads for torch's operations."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _as_int64(values: Tensor | None, ids: Tensor) -> np.ndarray:
+    """Return an input as ONNX Runtime takes it; None is all zeros."""
+    if values is None:
+        return np.zeros(tuple(ids.shape), np.int64)
+    return np.ascontiguousarray(values.numpy(), dtype=np.int64)

@@ -1,0 +1,231 @@
+"""Exports of a deployed model in several formats, each measured, with a certificate."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from raycomp.data.batches import Batch, collate
+from raycomp.deployment.certificate import (
+    MODEL_QUANTITIES,
+    DeploymentLimit,
+    build_certificate,
+    render_card_section,
+)
+from raycomp.deployment.cpu import describe_machine
+from raycomp.deployment.format_settings import FormatSettings, check_lengths
+from raycomp.deployment.formats import ModelData, write_formats
+from raycomp.deployment.quantisation import Calibration
+from raycomp.deployment.runtimes import TokenForward
+from raycomp.encoder.layers import EncoderConfig
+from raycomp.encoder.plain import PLAIN_LAYER_PREFIXES, explain_not_plain, make_plain
+from raycomp.encoder.static_model import RaycompForSequenceClassification
+from raycomp.methods.base import Deployable, Forward
+from raycomp.methods.context import RunContext
+from raycomp.methods.scoring import score_forward
+from raycomp.runtime.pipeline.deploy import export_deployable
+from raycomp.storage.files import read_json, write_error, write_json
+
+CERTIFICATE_FILE = "certificate.json"
+TEACHER = "teacher"
+"""Name under which the teacher is exported, next to the budgets."""
+
+CALIBRATION_ROWS = 128
+CALIBRATION_BATCH = 16
+
+
+def export_formats(
+    context: RunContext,
+    deployable: Deployable,
+    out: Path,
+    figures: Mapping[str, Any],
+    settings: FormatSettings,
+) -> dict[str, Any]:
+    """Write a model in several formats, measure each file, and return the certificate.
+
+    The folder is written next to `out` and then moved there: it is complete, or it does not exist.
+
+    Args:
+        context: The run's context, as the model's method has it.
+        deployable: A deployable with a model.
+        out: Directory to write; it does not exist, or it is empty.
+        figures: Further figures of the model card, such as the validation score.
+        settings: Formats and conditions of the measurement.
+
+    Raises:
+        UserError: A conversion or a measurement failed, or the folder cannot be written.
+    """
+    assert deployable.build is not None  # nosec B101 - the caller checks that there is a model
+    network, reference = deployable.build()
+    network = network.eval()
+    # The plain form has the same weights; all other formats are made from raycomp's own network.
+    loaded, note = _choose_form(network, settings)
+    data = _model_data(context, network)
+    check_lengths(settings, data.max_positions)
+
+    hidden = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
+
+    try:
+        changed = _with_form(deployable, loaded, reference, is_plain=loaded is not network)
+        proof = export_deployable(context, changed, hidden, dict(figures))
+        result = write_formats(network, loaded, hidden, settings, data)
+        certificate = build_certificate(
+            _model_figures(context, changed, proof, figures),
+            describe_machine(settings.num_threads()),
+            [*_budget_limits(deployable), *settings.limits],
+            result.files,
+            [*note, *result.notes],
+        )
+        _finish_folder(hidden, out, certificate)
+    except OSError as error:
+        raise write_error(out, error) from error
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+    return certificate
+
+
+def _finish_folder(hidden: Path, out: Path, certificate: dict[str, Any]) -> None:
+    """Write the certificate into a folder, and move the folder to its place."""
+    write_json(hidden / CERTIFICATE_FILE, certificate)
+    with (hidden / "README.md").open("a", encoding="utf-8") as card:
+        card.write(render_card_section(certificate))
+
+    # An empty directory of the user's is replaced.
+    if out.exists():
+        out.rmdir()
+    hidden.replace(out)
+
+
+def teacher_deployable(context: RunContext) -> Deployable:
+    """Return the teacher as a deployable, to be compared with the compressed models."""
+    largest = context.space.largest()
+    scores = read_json(context.layout.teacher_score)
+
+    def build() -> tuple[PreTrainedModel, Forward]:
+        teacher = context.teacher().eval()
+
+        def forward(batch: Batch) -> Tensor:
+            return teacher(batch).logits
+
+        return teacher.extract(largest), forward
+
+    return Deployable(
+        budget=TEACHER,
+        kind="none",
+        limit=float("inf"),
+        build=build,
+        arch=largest.to_json(),
+        arch_id=largest.id,
+        flops=float(context.costs.cost("flops", largest)),
+        selection=float(scores["selection"][context.primary]),
+        description="The fine-tuned teacher of the run, uncompressed.",
+    )
+
+
+def _choose_form(
+    network: PreTrainedModel, settings: FormatSettings
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """Return the model of the folder, and a note where the asked plain form does not exist."""
+    if "plain" not in settings.formats:
+        return network, ()
+    if not isinstance(network, RaycompForSequenceClassification):
+        reason: str | None = "transformers lacks a class for a CNN"
+    else:
+        reason = explain_not_plain(EncoderConfig.from_config(network.config))
+    if reason is None:
+        return make_plain(network), ()
+    return network, (
+        f"The plain form was not written: {reason}. The folder loads with trust_remote_code=True.",
+    )
+
+
+def _with_form(
+    deployable: Deployable, loaded: PreTrainedModel, reference: Forward, *, is_plain: bool
+) -> Deployable:
+    """Return the deployable that builds the model of the folder."""
+
+    def build() -> tuple[PreTrainedModel, Forward]:
+        return loaded, reference
+
+    if not is_plain:
+        return replace(deployable, build=build)
+    names = [name for name, _ in loaded.named_parameters()]
+    prefix = next(p for p in PLAIN_LAYER_PREFIXES if any(p in name for name in names))
+    return replace(deployable, build=build, encoder_prefix=prefix)
+
+
+def _model_data(context: RunContext, network: PreTrainedModel) -> ModelData:
+    """Return what the formats need to know about the task."""
+    max_positions = int(network.config.max_positions)
+
+    def score(forward: TokenForward) -> float:
+        def run(batch: Batch) -> Tensor:
+            return forward(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+
+        return score_forward(context, run, "selection").values[context.primary]
+
+    return ModelData(
+        score=score,
+        calibration=_calibration(context),
+        vocab_size=int(network.config.vocab_size),
+        max_positions=max_positions,
+        length=min(context.job.task.max_length, max_positions),
+    )
+
+
+def _calibration(context: RunContext) -> Calibration:
+    """Return batches of training rows of similar length, drawn with the seed of the run."""
+    tokens = context.tokens("train")
+    # Activations of the selection rows must not influence the file that is scored on them.
+    rng = np.random.default_rng(context.job.run.seed)
+    rows = rng.permutation(len(tokens))[:CALIBRATION_ROWS]
+    rows = rows[np.argsort(tokens.lengths[rows], kind="stable")]
+    batches = []
+    for start in range(0, len(rows), CALIBRATION_BATCH):
+        batch = collate(tokens, rows[start : start + CALIBRATION_BATCH], context.pad_id)
+        batches.append((batch.input_ids, batch.attention_mask.long(), batch.token_type_ids))
+    return batches
+
+
+def _budget_limits(deployable: Deployable) -> list[DeploymentLimit]:
+    """Return the limit of the model's budget. AdaBERT's settings are not limits."""
+    if deployable.kind not in MODEL_QUANTITIES:
+        return []
+    return [DeploymentLimit(deployable.kind, deployable.limit)]
+
+
+def _model_figures(
+    context: RunContext, deployable: Deployable, proof: Mapping[str, Any], figures: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the figures of the whole model in its certificate."""
+    assert deployable.build is not None  # nosec B101 - it was built before
+    model, _ = deployable.build()
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    encoder_params = sum(size for name, size in sizes.items() if deployable.encoder_prefix in name)
+
+    return {
+        "run": context.run_dir.name,
+        "method": context.method if deployable.budget != TEACHER else TEACHER,
+        "budget": deployable.budget,
+        "arch": deployable.arch,
+        "arch_id": deployable.arch_id,
+        "params": int(proof["params"]),
+        "encoder_params": int(encoder_params),
+        "flops": deployable.flops,
+        "flops_length": context.flops_length,
+        "metric": context.primary,
+        **{key: value for key, value in figures.items() if isinstance(value, int | float | str)},
+        **deployable.certificate,
+        "parity": float(proof["max_logit_difference"]),
+        "made": time.time(),
+    }

@@ -1,0 +1,142 @@
+"""Formats of one model: what is written, measured and removed."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raycomp.deployment import formats, peak_memory
+from raycomp.deployment.format_settings import FormatSettings, parse_formats, read_format_settings
+from raycomp.deployment.formats import ModelData, write_formats
+from raycomp.deployment.int8_steps import Judgement
+from raycomp.deployment.latency import MIN_RUNS, measure_durations_ms
+from raycomp.encoder.export import export_model
+from raycomp.errors import UserError
+from tests.conftest import make_tokenizer
+from tests.unit.encoder.test_export import CARD
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+from tests.conformance.deployed import calibration, make_encoder
+
+DATA = ModelData(
+    score=lambda forward: 0.75, calibration=calibration(), vocab_size=25, max_positions=40, length=12
+)
+
+
+def write(tmp_path: Path, names: tuple[str, ...], **changes: Any) -> tuple[Path, formats.FormatResult]:
+    network = make_encoder()
+    folder = tmp_path / "model"
+    export_model(network, make_tokenizer(), folder, ["bad", "good"], CARD)
+    settings = FormatSettings(names, batches=(1, 2), threads=1, **changes)
+    return folder, write_formats(network, network, folder, settings, DATA)
+
+
+@pytest.fixture
+def quick(encoder_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every INT8 form is fast, memory is a constant, and each file is timed for a moment."""
+
+    def copy_file(network: Any, path: Path, max_positions: int) -> float:
+        path.parent.mkdir()
+        shutil.copyfile(encoder_file, path)
+        return 0.0
+
+    monkeypatch.setattr(formats, "export_onnx", copy_file)
+    monkeypatch.setattr(formats, "describe_load", lambda: None)
+    monkeypatch.setattr(formats, "MEASURED_SECONDS", 0.0)
+    monkeypatch.setattr(Judgement, "is_fast", True)
+    figures = {"memory_mb": 20.0, "libraries_mb": 10.0}
+    monkeypatch.setattr(formats, "measure_peak_memory", lambda *_, **__: figures)
+
+
+def test_every_file_is_measured_in_its_runtime(tmp_path: Path, quick: None) -> None:
+    folder, result = write(tmp_path, ("onnx", "int8", "torch-export"))
+    rows = [(f.file, f.runtime, f.precision) for f in result.files]
+    assert rows == [
+        ("model.safetensors", "torch", "fp32"),
+        ("torch_export/model.pt2", "torch", "fp32"),
+        ("onnx/model.onnx", "onnxruntime", "fp32"),
+        ("onnx/model_int8.onnx", "onnxruntime", "int8"),
+    ]
+    for entry in result.files:
+        assert entry.size_mb == (folder / entry.file).stat().st_size / 1e6
+        assert [(x.batch, x.length) for x in entry.latencies] == [(1, 12), (2, 12)]
+        assert all(0 < x.p50_ms <= x.p95_ms <= x.p99_ms and x.runs == MIN_RUNS for x in entry.latencies)
+        assert (entry.selection, entry.loss) == (0.75, 0.0)
+    assert result.files[2].speedup == 1.0
+    assert result.files[3].details["integer_operations"] >= 10
+    assert result.notes == ()
+    assert sorted(p.name for p in (folder / "onnx").iterdir()) == ["model.onnx", "model_int8.onnx"]
+
+
+def test_int8_only_removes_its_reference(tmp_path: Path, quick: None) -> None:
+    folder, result = write(tmp_path, ("int8",), lengths=(5,))
+    assert [f.file for f in result.files] == ["model.safetensors", "onnx/model_int8.onnx"]
+    assert sorted(p.name for p in (folder / "onnx").iterdir()) == ["model_int8.onnx"]
+    assert result.files[1].latencies[0].length == 5
+
+
+def test_a_refused_int8_file_is_replaced_by_fp32_and_said(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Judgement, "is_fast", False)
+    folder, result = write(tmp_path, ("int8",))
+    assert [f.file for f in result.files] == ["model.safetensors", "onnx/model.onnx"]
+    assert sorted(p.name for p in (folder / "onnx").iterdir()) == ["model.onnx"]
+    assert "Use the file in fp32." in result.notes[0]
+
+
+def test_names_and_numbers_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse_formats("onnx, int8,onnx,") == ("onnx", "int8")
+    with pytest.raises(UserError, match=r"'onx' is unknown. Formats: transformers, plain, onnx"):
+        parse_formats("onx")
+    for name, values in (("batches", [0]), ("lengths", [-3])):
+        with pytest.raises(UserError, match="not valid"):
+            read_format_settings("onnx", **{name: values})
+    settings = read_format_settings(["onnx"], limits=["latency_ms=8"])
+    assert settings.batches == (1, 32)
+    assert settings.limits[0].limit == 8.0
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'raycomp\[onnx\]'"):
+        parse_formats("int8")
+    assert parse_formats("plain") == ("plain",)
+
+
+def test_a_length_beyond_the_positions_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="2 to 40 tokens"):
+        write(tmp_path, ("onnx",), lengths=(41,))
+
+
+def test_time_that_is_over_ends_a_measurement() -> None:
+    calls = [0]
+
+    def forward(ids: torch.Tensor, mask: torch.Tensor) -> None:
+        calls[0] += 1
+
+    (durations,) = measure_durations_ms([forward], 30, length=8, runs=500, warmup=2, seconds=0.0)
+    assert len(durations) == MIN_RUNS
+    assert calls[0] == MIN_RUNS + 2
+
+
+@pytest.mark.skipif(not peak_memory.STATUS.exists(), reason="only Linux reports the memory of a process")
+def test_the_peak_memory_of_a_process(encoder_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    shutil.copyfile(encoder_file, path)
+    small, large = (
+        peak_memory.measure_peak_memory("onnxruntime", path, batch=batch, length=40, threads=1)
+        for batch in (1, 4000)
+    )
+    assert small is not None
+    assert large is not None
+    assert 10 < small["libraries_mb"] < small["memory_mb"]
+    # 4,000 x 40 tokens of width 32 in fp32 are 20 MB, and the layers hold several such states.
+    assert large["memory_mb"] > small["memory_mb"] + 40
+    path.write_bytes(b"damaged")
+    with pytest.raises(UserError, match="cannot be measured"):
+        peak_memory.measure_peak_memory("onnxruntime", path, batch=1, length=4, threads=1)

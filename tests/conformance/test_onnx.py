@@ -1,0 +1,171 @@
+"""ONNX files and torch.export programs equal the model; INT8 files load and stay close to it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raycomp.deployment import onnx_export
+from raycomp.deployment.onnx_export import export_onnx, export_program, load_program
+from raycomp.deployment.quantisation import (
+    Int8Form,
+    count_integer_operations,
+    find_operations,
+    quantise,
+    rank_groups,
+)
+from raycomp.deployment.runtimes import open_session, session_forward
+from raycomp.errors import UserError
+from tests.conformance.deployed import CNN_SHAPES, calibration, make_cnn, make_encoder
+from tests.unit.encoder.test_elastic import make_batch
+from tests.unit.methods.adabert.builders import make_texts
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+def test_an_encoder_is_one_file_for_any_batch_and_length(encoder_file: Path) -> None:
+    session = open_session(encoder_file, 1)
+    assert [entry.name for entry in session.get_inputs()] == [
+        "input_ids",
+        "attention_mask",
+        "token_type_ids",
+    ]
+    assert [(entry.name, entry.type) for entry in session.get_outputs()] == [("logits", "tensor(float)")]
+    assert [path.name for path in encoder_file.parent.iterdir()] == ["model.onnx"]
+    forward, model = session_forward(session), make_encoder()
+    for rows, length in ((1, 2), (1, 40), (3, 11), (17, 5)):
+        batch = make_batch(rows=rows, length=max(length, 3), seed=rows)
+        tokens = (batch.input_ids, batch.attention_mask, batch.token_type_ids)
+        with torch.inference_mode():
+            names = ("input_ids", "attention_mask", "token_type_ids")
+            expected = model(**dict(zip(names, tokens, strict=True))).logits
+        assert (forward(*tokens) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["one text", "pair"])
+def test_a_cnn_is_a_file_too(kind: str, cnn_files: dict[str, Path]) -> None:
+    model = make_cnn(CNN_SHAPES[kind])
+    # Texts with separators, which the exporter's own comparison hardly has.
+    ids, real = make_texts(seed=1)
+    with torch.inference_mode():
+        expected = model(input_ids=ids, attention_mask=real).logits
+    forward = session_forward(open_session(cnn_files[kind], 1))
+    assert (forward(ids, real, None) - expected).abs().max() < 1e-4
+
+
+def test_a_file_that_computes_something_else_is_refused(
+    encoder_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Program:
+        def save(self, path: str, **_: Any) -> None:
+            shutil.copyfile(encoder_file, path)
+
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: Program())
+    assert export_onnx(make_encoder(), tmp_path / "model.onnx", 40) < 1e-4
+
+    def forward_of_another_model(session: Any) -> Any:
+        forward = session_forward(session)
+        return lambda ids, mask, types: forward(ids, torch.ones_like(mask), types)
+
+    monkeypatch.setattr(onnx_export, "session_forward", forward_of_another_model)
+    with pytest.raises(UserError, match="differ from the model's"):
+        export_onnx(make_encoder(), tmp_path / "model.onnx", 40)
+
+
+def test_a_model_that_torch_cannot_export_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a stack\n\nunsupported operator")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(UserError, match=r"cannot export this model to ONNX \(unsupported operator\)"):
+        export_onnx(make_encoder(), tmp_path / "model.onnx", 40)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_of_torch_export(tmp_path: Path) -> None:
+    model = make_encoder()
+    assert export_program(model, tmp_path / "model.pt2", 40) < 1e-5
+    batch = make_batch(rows=3, length=17)
+    tokens = (batch.input_ids, batch.attention_mask.long(), batch.token_type_ids)
+    with torch.inference_mode():
+        expected = model(*tokens).logits
+        assert (load_program(tmp_path / "model.pt2")(*tokens) - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("is_static", [False, True], ids=["dynamic", "static"])
+def test_int8_of_an_encoder(encoder_file: Path, tmp_path: Path, is_static: bool) -> None:
+    operations = find_operations(encoder_file)
+    # Two, four and six products of the layers, pooler and classifier; the embeddings are tables.
+    assert sum(o.kind in ("MatMul", "Gemm") for o in operations) == 14
+    assert any(o.kind == "Gather" for o in operations)
+    target = tmp_path / "int8.onnx"
+    form = Int8Form("form", is_static, tuple(operations))
+    quantise(encoder_file, target, form, calibration(), reduce_range=False)
+    assert count_integer_operations(target) >= 12
+    assert count_integer_operations(encoder_file) == 0
+    batch = calibration()[0]
+    expected = session_forward(open_session(encoder_file, 1))(*batch)
+    logits = session_forward(open_session(target, 1))(*batch)
+    assert 0 < (logits - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+def test_operations_left_out_stay_in_fp32(encoder_file: Path, tmp_path: Path) -> None:
+    operations = find_operations(encoder_file)
+    some = tuple(o for o in operations if o.kind == "MatMul")[:3]
+    target = tmp_path / "int8.onnx"
+    quantise(encoder_file, target, Int8Form("form", False, some), calibration(), reduce_range=False)
+    assert count_integer_operations(target) == 3
+    with pytest.raises(ValueError, match="at least one"):
+        quantise(encoder_file, target, Int8Form("form", False, ()), calibration(), reduce_range=False)
+
+
+def test_the_most_sensitive_group_comes_first(encoder_file: Path, tmp_path: Path) -> None:
+    source = tmp_path / "model.onnx"
+    operations = find_operations(encoder_file)
+    products = [operation for operation in operations if operation.kind != "Gather"]
+    # One large weight of an output neuron turns its other weights into small integers.
+    graph = onnx.load(str(encoder_file))
+    names = {node.name: node.input[-1] for node in graph.graph.node if node.op_type == "MatMul"}
+    chosen = names[products[7].name]
+    for tensor in graph.graph.initializer:
+        if tensor.name == chosen:
+            values = onnx.numpy_helper.to_array(tensor).copy()
+            values[0] += 100 * abs(values).max()
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, chosen))
+    onnx.save(graph, str(source))
+
+    groups = rank_groups(source, operations, calibration(), tmp_path, reduce_range=False)
+    assert sorted(products.index(o) for group in groups for o in group) == list(range(len(products)))
+    assert products[7] in groups[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize("kind", ["one text", "pair"])
+@pytest.mark.parametrize("is_static", [False, True], ids=["dynamic", "static"])
+def test_int8_of_a_cnn_loads(
+    kind: str, is_static: bool, cnn_files: dict[str, Path], tmp_path: Path
+) -> None:
+    source, target = cnn_files[kind], tmp_path / "int8.onnx"
+    operations = find_operations(source)
+    kinds = {operation.kind for operation in operations}
+    assert {"Conv", "Gather"} <= kinds
+    # The attentive sum multiplies by a vector: in INT8, ONNX Runtime refuses its zero point.
+    graph = onnx.load(str(source)).graph
+    vectors = {t.name for t in graph.initializer if len(t.dims) == 1}
+    names = {n.name for n in graph.node if n.op_type == "MatMul" and n.input[1] in vectors}
+    assert not names & {operation.name for operation in operations}
+
+    chosen = tuple(o for o in operations if is_static or o.kind != "Conv")
+    quantise(source, target, Int8Form("form", is_static, chosen), calibration(), reduce_range=False)
+    batch = calibration()[0]
+    expected = session_forward(open_session(source, 1))(*batch)
+    logits = session_forward(open_session(target, 1))(*batch)
+    assert (logits - expected).abs().max() < 0.2 * max(1.0, float(expected.abs().max()))

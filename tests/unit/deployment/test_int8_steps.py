@@ -1,0 +1,115 @@
+"""The order in which INT8 forms are tried, and when each is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycomp.deployment import int8_steps
+from raycomp.deployment.int8_steps import Attempt, Judgement, describe_attempts, write_int8
+from raycomp.deployment.quantisation import Int8Form, Operation
+
+ENCODER = [Operation("words", "Gather"), *(Operation(f"product{i}", "MatMul") for i in range(24))]
+CNN = [Operation("words", "Gather"), Operation("conv", "Conv"), Operation("head", "Gemm")]
+GOOD = Judgement(0.004, 1.5)
+INACCURATE = Judgement(0.006, 1.5)
+SLOW = Judgement(0.0, 0.9)
+
+
+@pytest.fixture
+def forms(monkeypatch: pytest.MonkeyPatch) -> list[Int8Form]:
+    """The forms that were written, in order; no file of ONNX is read."""
+    written: list[Int8Form] = []
+
+    def write(source: Path, target: Path, form: Int8Form, *_: Any, **__: Any) -> None:
+        written.append(form)
+        target.write_text(form.name)
+
+    def rank(source: Path, operations: list[Operation], *_: Any, **__: Any) -> list[Any]:
+        products = operations[1:]
+        return [tuple(products[i : i + 6]) for i in range(18, -1, -6)]
+
+    monkeypatch.setattr(int8_steps, "quantise", write)
+    monkeypatch.setattr(int8_steps, "rank_groups", rank)
+    return written
+
+
+def try_forms(
+    operations: list[Operation], judgements: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[Attempt]:
+    left = iter(judgements)
+
+    def judge(path: Path) -> Judgement:
+        judgement = next(left)
+        if isinstance(judgement, Exception):
+            raise judgement
+        return judgement
+
+    monkeypatch.setattr(int8_steps, "find_operations", lambda path: operations)
+    target = tmp_path / "int8.onnx"
+    attempts = write_int8(tmp_path / "model.onnx", target, [], judge, reduce_range=False)
+    assert next(left, None) is None
+    assert target.exists() == (bool(attempts) and not attempts[-1].problem)
+    return attempts
+
+
+def test_a_good_first_form_is_taken(
+    forms: list[Int8Form], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = try_forms(ENCODER, [GOOD], tmp_path, monkeypatch)
+    assert [(a.form, a.problem) for a in attempts] == [("dynamic", "")]
+    assert forms[0].operations == tuple(ENCODER)
+    assert describe_attempts(attempts) == ""
+
+
+def test_lost_accuracy_restores_layers_and_then_calibrates(
+    forms: list[Int8Form], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = try_forms(ENCODER, [INACCURATE, INACCURATE, INACCURATE, GOOD], tmp_path, monkeypatch)
+    assert [(f.is_static, len(f.operations)) for f in forms] == [
+        (False, 25),
+        (False, 19),
+        (False, 13),
+        (True, 25),
+    ]
+    # The group that rank_groups puts first is restored first.
+    assert ENCODER[-1] not in forms[1].operations
+    assert ENCODER[1] in forms[2].operations
+    text = describe_attempts(attempts)
+    assert "INT8 (dynamic) was not taken: it loses 0.60 points." in text
+    assert text.endswith("The file is INT8 (static).")
+
+
+def test_a_slow_form_is_not_made_slower(
+    forms: list[Int8Form], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = try_forms(ENCODER, [SLOW, SLOW], tmp_path, monkeypatch)
+    assert [f.name for f in forms] == ["dynamic", "static"]
+    assert "takes 1.11 times as long as fp32" in attempts[0].problem
+    assert describe_attempts(attempts).endswith("Use the file in fp32.")
+
+
+def test_a_cnn_is_calibrated_first(
+    forms: list[Int8Form], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failure = RuntimeError("MatmulInteger : b zero point is not valid")
+    attempts = try_forms(CNN, [failure, GOOD], tmp_path, monkeypatch)
+    assert [(f.is_static, len(f.operations)) for f in forms] == [(True, 3), (False, 2)]
+    assert "cannot run it: MatmulInteger" in attempts[0].problem
+    assert attempts[0].loss is None
+
+
+def test_a_model_without_products_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = try_forms([], [], tmp_path, monkeypatch)
+    assert attempts == []
+    assert "INT8 would change nothing" in describe_attempts(attempts)
+
+
+@pytest.mark.parametrize("loss", [-0.02, 0.0, 0.005])
+def test_half_a_point_is_the_limit(loss: float) -> None:
+    assert Judgement(loss, 1.0).is_accurate
+    assert Judgement(loss, 1.0).is_fast
+    assert not Judgement(0.0051, 1.0).is_accurate
+    assert not Judgement(float("nan"), 1.0).is_accurate
