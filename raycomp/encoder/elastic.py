@@ -152,7 +152,7 @@ class ElasticEncoder(nn.Module):
                 attention_states.append(layer_states)
 
         return ElasticOutput(
-            self._compute_logits(x),
+            self.compute_logits(x),
             tuple(states) if hidden else None,
             arch.layer_indices,
             tuple(attention_states) if attention else None,
@@ -179,7 +179,7 @@ class ElasticEncoder(nn.Module):
         x = self.embed(batch)
         mask = batch.attention_mask[:, None, None, :]
         paths = {number: half_layers(arch) for number, arch in enumerate(archs)}
-        logits = {number: self._compute_logits(y) for number, y in self._branches(x, mask, 0, paths)}
+        logits = {number: self.compute_logits(y) for number, y in self._branches(x, mask, 0, paths)}
         return torch.stack([logits[number] for number in range(len(archs))])
 
     def _branches(
@@ -221,7 +221,8 @@ class ElasticEncoder(nn.Module):
         )
         return y
 
-    def _compute_logits(self, x: Tensor) -> Tensor:
+    def compute_logits(self, x: Tensor) -> Tensor:
+        """Return the logits (batch, classes) of the last states (batch, length, hidden)."""
         return compute_logits(
             x[:, 0],
             self.pooler,

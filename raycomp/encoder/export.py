@@ -22,7 +22,12 @@ from raycomp.errors import UserError, shown
 # Saving takes a second: a progress bar would only distract.
 transformers_logging.disable_progress_bar()
 _RELATIVE_IMPORT = re.compile(r"^from \.(\w+) import", re.MULTILINE)
-MODEL_FILES = {"static_model": "modeling_raycomp", "cnn_model": "modeling_raycomp_cnn"}
+MODEL_FILES = {
+    "static_model": "modeling_raycomp",
+    "cnn_model": "modeling_raycomp_cnn",
+    "bilstm_model": "modeling_raycomp_bilstm",
+    "token_mean_model": "modeling_raycomp_static",
+}
 """Module that defines an exported class -> its name in the exported folder.
 
 Other classes are those of transformers, which a folder needs no code for.

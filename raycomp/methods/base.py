@@ -59,6 +59,7 @@ class Deployable:
         files: Further text files of the export, by name.
         certificate: Further figures of the export's certificate.json.
         reason: Why the budget cannot be met; empty where it can.
+        counts_nonzero: Whether its parameters count only where they are not 0 (unstructured pruning).
     """
 
     budget: str
@@ -78,6 +79,7 @@ class Deployable:
     files: Mapping[str, str] = field(default_factory=dict)
     certificate: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
+    counts_nonzero: bool = False
 
 
 class Run(ABC):

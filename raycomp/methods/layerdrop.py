@@ -96,6 +96,7 @@ class Layerdrop(StudentMethod):
         # The best rate for n of L layers, as the paper says.
         if rate is None:
             rate = 1 - arch.depth / full.depth
+
         seed = context.job.run.seed
 
         # A function of the step: all workers leave out the same layers.

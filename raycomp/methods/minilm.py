@@ -113,6 +113,7 @@ class Minilm(StudentMethod):
             self.relation_objective(context),
             settings.warmup,
         )
+
         return (distillation, settings.to_phase(label_steps, LABELS_ONLY))
 
     def find_problems(self, context: RunContext) -> list[str]:

@@ -30,6 +30,11 @@ METHODS: dict[str, tuple[str, str]] = {
         "raycomp.methods.distilbert:DistilbertSettings",
         "raycomp.methods.distilbert:Distilbert",
     ),
+    "bilstm": ("raycomp.methods.bilstm:BilstmSettings", "raycomp.methods.bilstm:Bilstm"),
+    "cofi": ("raycomp.methods.cofi:CofiSettings", "raycomp.methods.cofi:Cofi"),
+    "kwon": ("raycomp.methods.kwon:KwonSettings", "raycomp.methods.kwon:Kwon"),
+    "magnitude": ("raycomp.methods.magnitude:MagnitudeSettings", "raycomp.methods.magnitude:Magnitude"),
+    "static": ("raycomp.methods.static:StaticSettings", "raycomp.methods.static:Static"),
     "pd": ("raycomp.methods.pd:PdSettings", "raycomp.methods.pd:Pd"),
     "layerdrop": ("raycomp.methods.layerdrop:LayerdropSettings", "raycomp.methods.layerdrop:Layerdrop"),
 }

@@ -147,13 +147,18 @@ class StudentMethod(Method):
                 return arch
         return None
 
+    def choose_architecture(self, run: Run, budget: BudgetSettings) -> Architecture | None:
+        """Return the student of a budget; a method that prunes trains for it first."""
+        return self.architecture(run.context, budget)
+
     def compress(self, run: Run) -> list[Deployable]:
         """Train and score the student of every budget; finished students are not trained again."""
         context = run.context
         self.prepare(run)
         deployables = []
+
         for budget in context.job.budget:
-            arch = self.architecture(context, budget)
+            arch = self.choose_architecture(run, budget)
             if arch is None:
                 reason = self.explain_infeasible(context, budget)
                 limit = context.limit(budget)
@@ -171,6 +176,7 @@ class StudentMethod(Method):
             if not files.outcome.exists():
                 score_student(run, budget.name, arch)
             deployables.append(self._deployable(context, budget.name, arch))
+
         return deployables
 
     def _deployable(self, context: RunContext, budget: str, arch: Architecture) -> Deployable:
@@ -192,15 +198,19 @@ class StudentMethod(Method):
 
     def _describe(self, context: RunContext, budget: BudgetSettings, arch: Architecture) -> str:
         """Return the sentences of the model card, with the share of the budget that whole layers use."""
-        layers = ", ".join(str(layer) for layer in self.layers(context, arch.depth))
         text = (
-            f"{self.settings.title}: a student of {arch.depth} layers, trained by raycomp. It started "
-            f"with layers {layers} (counted from 0)."
+            f"{self.settings.title}: a student of {arch.depth} layers, trained by raycomp. "
+            f"{self.describe_start(context, arch)}"
         )
         share = float(context.costs.cost(budget.kind, arch)) / context.limit(budget)
         if share < FULL_USE:
-            text += f" It has whole layers only, and uses {share:.0%} of its budget."
+            text += f" It uses {share:.0%} of its budget, because it has whole layers."
         return text
+
+    def describe_start(self, context: RunContext, arch: Architecture) -> str:
+        """Return a sentence on the weights that a student started with."""
+        layers = ", ".join(str(layer) for layer in self.layers(context, arch.depth))
+        return f"It started with layers {layers} (counted from 0)."
 
     def restore(self, context: RunContext, row: Mapping[str, Any]) -> Deployable:
         """Return the deployable of a row, from its trained student."""
@@ -248,6 +258,7 @@ class StudentMethod(Method):
 
         students: dict[str, Any] = {}
         flops = 0.0
+
         for budget in context.job.budget:
             arch = self.architecture(context, budget)
             if arch is None:
@@ -260,4 +271,5 @@ class StudentMethod(Method):
             forward = self.forward_flops(context, arch) * context.mean_length_share()
             taught = sum(phase.steps for phase in phases if phase.objective.needs_teacher)
             flops += settings.batch_size * (steps * 3 * forward + taught * teacher)
+
         return {"students": students, "flops": flops}

@@ -174,16 +174,20 @@ class Theseus(StudentMethod):
         shape = context.shape
         heads = []
         ffn = []
+
         for is_student, layer in plan.order():
             heads.append(arch.heads[layer] if is_student else shape.layer_heads[layer])
             ffn.append(arch.ffn[layer] if is_student else shape.layer_ffn[layer])
+
         sizes = {"layer_heads": heads, "layer_ffn": ffn}
         model = ElasticEncoder(Encoder(EncoderConfig.from_config(context.config.to_dict() | sizes)))
 
         # Gradients still pass through the frozen layers to the student's layers before them.
         model.requires_grad_(False)
+
         for (is_student, _), layer_module in zip(plan.order(), model.layers, strict=True):
             layer_module.requires_grad_(is_student)
+
         return model
 
     def start_weights(self, context: RunContext, arch: Architecture) -> dict[str, Tensor]:

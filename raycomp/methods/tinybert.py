@@ -152,9 +152,11 @@ class Tinybert(StudentMethod):
         # Without a model, only the lengths of the phases are read.
         if isinstance(model, ProjectedStudent):
             project = model.project
+
         intermediate_steps = count_steps(settings.intermediate_epochs, steps_per_epoch)
         prediction_steps = count_steps(settings.epochs, steps_per_epoch)
         predictions = Objective(((1.0, Logits(per_class=settings.per_class)),))
+
         return (
             TrainingPhase(
                 intermediate_steps,

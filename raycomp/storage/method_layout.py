@@ -76,6 +76,11 @@ class StudentLayout:
         return self.path / "start.safetensors"
 
     @property
+    def pruned(self) -> Path:
+        """Architecture of a student that comes from pruning. Written last: the pruning is complete."""
+        return self.path / "pruned.json"
+
+    @property
     def network(self) -> Path:
         """Weights of the trained student."""
         return self.path / "network.safetensors"

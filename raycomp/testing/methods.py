@@ -70,7 +70,9 @@ def check_method(name: str, job: dict[str, Any], storage: Path) -> None:
     assert again.trained == [], f"{name} repeats finished trainings: {again.trained}"
 
     _check_deployment(method, context, deployables)
-    _check_resume(method, job, storage / "resumed", deployables)
+    # A method that trains nothing has nothing to resume.
+    if method.tasks:
+        _check_resume(method, job, storage / "resumed", deployables)
 
 
 def _check_settings(name: str, method: Method, job: dict[str, Any]) -> None:

@@ -136,6 +136,9 @@ def _deploy(
 def _count(model: PreTrainedModel, deployable: Deployable) -> dict[str, float]:
     """Return the cost of a loaded model per kind; FLOPs are computed, the rest is counted."""
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    if deployable.counts_nonzero:
+        sizes = {name: int(p.count_nonzero()) for name, p in model.named_parameters()}
+
     prefix = deployable.encoder_prefix
     return {
         "params": float(sum(sizes.values())),
@@ -183,7 +186,11 @@ def export_deployable(
     export_model(model, context.tokenizer, out, context.task.label_names, card)
     for name, text in deployable.files.items():
         write_text(out / name, text)
-    return _check_parity(context, model, reference, out)
+    proof = _check_parity(context, model, reference, out)
+    # The loaded model has the same weights, zeros included.
+    if deployable.counts_nonzero:
+        proof["params"] = int(_count(model, deployable)["params"])
+    return proof
 
 
 def _check_parity(
