@@ -37,6 +37,34 @@ class AttemptReplacedError(RuntimeError):
     """The caller writes files for an attempt at a training that another attempt has replaced."""
 
 
+class RankFailedError(RuntimeError):
+    """A rank of a training failed. It carries text only, so it can be sent to any process.
+
+    Attributes:
+        kind: Name of the class of the rank's error.
+        message: Message of the rank's error.
+        trace: Stack trace of the rank.
+    """
+
+    def __init__(self, kind: str, message: str, trace: str) -> None:
+        # Exceptions are pickled with these arguments.
+        super().__init__(kind, message, trace)
+        self.kind = kind
+        self.message = message
+        self.trace = trace
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class TrainingEndedError(RuntimeError):
+    """A training must not be started again; the message is the user's."""
+
+
+class EvaluatorLostError(RuntimeError):
+    """An evaluator died, or it never started."""
+
+
 def shown(text: str, limit: int = 200) -> str:
     """Return text from outside so that a message can contain it: on one line, no control characters.
 

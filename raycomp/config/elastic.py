@@ -51,7 +51,7 @@ class SpaceSettings(Section):
 class TrainSettings(Section):
     """Training of the super-network, on Ray Train.
 
-    The settings from `workers` to `barrier_seconds` apply to every training of a run.
+    The settings from `workers` to `max_failures` apply to every training of a run.
     """
 
     init: Literal["teacher", "pretrained"] = Field(
@@ -216,6 +216,13 @@ class TrainSettings(Section):
         ge=1,
         le=86_400,
         description="Seconds to wait for a worker that does not respond before it is replaced.",
+    )
+    max_failures: int = Field(
+        3,
+        ge=0,
+        le=1_000_000,
+        description="Failures of a training without a new checkpoint between them. After one more, the "
+        "run ends with a message.",
     )
 
     @field_validator("distill")

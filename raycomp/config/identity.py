@@ -15,7 +15,15 @@ if TYPE_CHECKING:
 
 NON_IDENTITY_KEYS = {
     "task": ("allow_shared_rows",),
-    "train": ("cpus", "gpus", "checkpoint_seconds", "barrier_seconds", "workers", "min_workers"),
+    "train": (
+        "cpus",
+        "gpus",
+        "checkpoint_seconds",
+        "barrier_seconds",
+        "max_failures",
+        "workers",
+        "min_workers",
+    ),
     "search": ("evaluators", "gpus", "max_tokens"),
 }
 """Settings that do not change the results of a job, such as where and how fast it runs."""

@@ -42,6 +42,8 @@ class RunLayout:
     report.html                 the report
     tensorboard/ mlflow/ wandb/ files of trackers
     progress/TRAINING.json      steps done and metrics of the last steps
+    errors/SOURCE-TIME.txt      stack traces of workers that failed
+    attempts/TRAINING.json      the attempt at a training that may write
     train/ kept/ tune/          working files of Ray Train and Ray Tune
     ```
 
@@ -269,6 +271,15 @@ class RunLayout:
         return self.progress_dir / f"{training}.json"
 
     @property
+    def errors(self) -> Path:
+        """Directory of the stack traces of workers that failed. Nothing reads them."""
+        return self.path / "errors"
+
+    def attempt(self, training: str) -> Path:
+        """Return the file that names the attempt at a training which may write."""
+        return self.path / "attempts" / f"{training}.json"
+
+    @property
     def train_dir(self) -> Path:
         """Ray Train's directory."""
         return self.path / "train"
@@ -300,6 +311,8 @@ class RunLayout:
             self.models,
             self.predictions_dir,
             self.progress_dir,
+            self.errors,
+            self.attempt("").parent,
             self.tensorboard,
             self.path / "mlflow",
             self.path / "wandb",

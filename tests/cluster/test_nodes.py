@@ -21,7 +21,7 @@ from raycomp.runtime.cluster.file_server import serve_run_files
 from raycomp.runtime.cluster.progress import Progress
 from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import read_table
-from tests.faults.conftest import assert_equal_tensors, checkpoints, finish, start
+from tests.faults.conftest import assert_equal_tensors, checkpoints, finish, start, wait_for
 
 pytestmark = pytest.mark.timeout(900)
 STEPS = 40
@@ -68,10 +68,16 @@ def job(tiny_job: dict[str, Any]) -> dict[str, Any]:
 
 
 def train_workers(raylet: int) -> list[int]:
-    """Return the process ids of Ray Train's workers on a node.
+    """Return the process ids of Ray Train's workers on a node."""
+    return find_processes_of(raylet, b"RayTrainWorker")
+
+
+def find_processes_of(raylet: int, title: bytes) -> list[int]:
+    """Return the processes of a node whose title has a word, such as the class of an actor.
 
     Args:
         raylet: Process id of the node's raylet, which starts its workers.
+        title: The word.
     """
     pids = []
     for path in Path("/proc").glob("[0-9]*"):
@@ -80,7 +86,7 @@ def train_workers(raylet: int) -> list[int]:
             command = (path / "cmdline").read_bytes()
         except OSError:
             continue
-        if parent == raylet and b"RayTrainWorker" in command:
+        if parent == raylet and title in command:
             pids.append(int(path.name))
     return pids
 
@@ -132,6 +138,40 @@ def test_a_run_on_a_node_that_dies_has_the_same_result(
     assert not rows.duplicated(["weights_id", "arch_id", "split", "precision", "metric"]).any()
 
     keys = ("budget", "arch_id", "validation")
+    models = [[row[key] for key in keys] for row in output["deployments"]]
+    assert models == [[row[key] for key in keys] for row in reference_output["deployments"]]
+
+
+@pytest.mark.slow
+def test_a_search_continues_without_a_node_that_dies(
+    nodes: Any, job: dict[str, Any], tuned_model: Path, tmp_path: Path
+) -> None:
+    """The cluster has a fixed size: the evaluators of that node can never start again."""
+    job["model"]["name"] = str(tuned_model)
+    job["train"] |= {"steps": 1, "workers": 1}
+    job["search"] = {"evaluations": 300, "batch": 8}
+    run_id = parse_job(job).run_id
+    reference_output = finish(start(job, tmp_path, tmp_path / "reference", nodes.address))
+
+    process = start(job, tmp_path, tmp_path / "killed", nodes.address)
+    layout = RunLayout(tmp_path / "killed" / run_id)
+
+    def find_victim() -> Any:
+        for node in nodes.worker_nodes:
+            if find_processes_of(raylet_of(node), b"ray::Evaluator.evaluate"):
+                return node
+        return None
+
+    victim = wait_for(find_victim, process)
+    evaluators = find_processes_of(raylet_of(victim), b"ray::Evaluator")
+    nodes.remove_node(victim, allow_graceful=False)
+    wait_until_gone(evaluators, 60)
+    assert not list(layout.method("yoco").search_outcomes()), "the search had ended before the kill"
+    output = finish(process)
+
+    rows = read_table(layout.path, "evaluations")
+    assert not rows.duplicated(["weights_id", "arch_id", "split", "precision", "metric"]).any()
+    keys = ("budget", "arch_id", "selection", "validation")
     models = [[row[key] for key in keys] for row in output["deployments"]]
     assert models == [[row[key] for key in keys] for row in reference_output["deployments"]]
 

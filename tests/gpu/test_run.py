@@ -19,6 +19,7 @@ from raycomp.errors import UserError
 from raycomp.runtime.cluster.connect import start_local_cluster
 from raycomp.runtime.cluster.progress import Progress
 from raycomp.runtime.pipeline.run import run_job
+from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import read_table
 from tests.faults.conftest import checkpoints, finish, start, steps_done, wait_for
 
@@ -76,11 +77,16 @@ def test_a_killed_run_resumes(job: dict[str, Any], tmp_path: Path) -> None:
     run_dir = tmp_path / parse_job(job).run_id
     try:
         wait_for(lambda: checkpoints(run_dir, "supernet"), process)
-        assert steps_done(run_dir) < total
+        assert steps_done(run_dir) < total, "the training had ended before the kill"
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    finish(start(job, tmp_path, tmp_path))
+    try:
+        finish(start(job, tmp_path, tmp_path))
+    except AssertionError as error:
+        # The machine with the GPU is gone after the tests, and the files of the run with it.
+        traces = [path.read_text() for path in RunLayout(run_dir).errors.glob("*.txt")]
+        raise AssertionError("\n\n".join([str(error), *traces])) from None
     steps = read_table(run_dir, "steps")
     assert sorted(steps[steps["method"] == "yoco"]["step"]) == list(range(total))
     assert len(read_table(run_dir, "deployments")) == 2

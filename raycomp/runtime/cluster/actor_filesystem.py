@@ -17,6 +17,10 @@ BLOCK_BYTES = 1 << 24
 """Most bytes of a file that one call carries."""
 
 
+Fence = tuple[str, str]
+"""A training and the attempt at it that writes; see `attempts`."""
+
+
 class FileEntry(NamedTuple):
     """A file or directory of the storage, as the file server describes it.
 
@@ -225,9 +229,10 @@ class _Reader(io.RawIOBase):
 class _Writer(io.RawIOBase):
     """A file of the run, written block by block. The server shows it when the last block has arrived."""
 
-    def __init__(self, server: Any, name: str) -> None:
+    def __init__(self, server: Any, name: str, fence: Fence | None = None) -> None:
         self._server = server
         self._name = name
+        self._fence = fence
         self._token = uuid.uuid4().hex
         self._buffer = bytearray()
         self._num_sent = 0
@@ -248,7 +253,11 @@ class _Writer(io.RawIOBase):
 
         # Until the reply arrives: if this call fails, `close` must not complete the file.
         self._is_dropped = True
-        ray.get(self._server.write_block.remote(self._name, self._token, self._num_sent, block, is_last))
+        ray.get(
+            self._server.write_block.remote(
+                self._name, self._token, self._num_sent, block, is_last, self._fence
+            )
+        )
         self._is_dropped = False
         self._num_sent += len(block)
 
@@ -262,16 +271,17 @@ class _Writer(io.RawIOBase):
         super().close()
 
 
-def send_file(server: Any, name: str, path: Path) -> None:
+def send_file(server: Any, name: str, path: Path, fence: Fence | None = None) -> None:
     """Copy a local file to the run directory. If that fails, the former file there is unchanged.
 
     Args:
         server: Actor of the file server.
         name: Path in the storage.
         path: Path of the local file.
+        fence: Training and attempt of the writer.
     """
     with path.open("rb") as source:
-        writer = _Writer(server, name)
+        writer = _Writer(server, name, fence)
         try:
             while block := source.read(BLOCK_BYTES):
                 writer.write(block)

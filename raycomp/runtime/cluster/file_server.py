@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,13 +18,15 @@ from typing import Any, NamedTuple
 
 from pyarrow import fs
 
-from raycomp.errors import AttemptReplacedError, UserError
-from raycomp.runtime.cluster.actor_filesystem import FileEntry, file_server_name
+from raycomp.errors import UserError
+from raycomp.runtime.cluster.actor_filesystem import Fence, FileEntry, file_server_name
+from raycomp.runtime.cluster.attempts import check_attempt, start_next_attempt
 from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.placement import call_on_nodes, on_driver_node
 from raycomp.runtime.cluster.progress import Progress
+from raycomp.runtime.cluster.replica_storage import remove_old_replicas, remove_replicas
 from raycomp.storage.files import write_error
-from raycomp.storage.remote import work_root
+from raycomp.storage.layout import RunLayout
 
 CACHE_DIR = ".cache"
 """Directory next to the runs; all runs of a storage share its tokens."""
@@ -61,15 +62,15 @@ class RunFileServer:
     call again changes nothing.
 
     A training may be started again while a worker of the former attempt still runs. Each attempt calls
-    `start_attempt` first, and its workers call `check_attempt` before they write. So a former attempt
-    cannot overwrite files of the current one.
+    `start_attempt` first, and each of its writes names it (`attempts`). So a former attempt cannot
+    overwrite files of the current one, also after a restart of the server.
     """
 
     def __init__(self, run_dir: str) -> None:
         self._storage = Path(run_dir).parent
         self._run = Path(run_dir).name
         self._files = fs.SubTreeFileSystem(str(self._storage), fs.LocalFileSystem())
-        self._attempts: dict[str, str] = {}
+        self._layout = RunLayout(Path(run_dir))
         self._nonce = secrets.token_hex(8)
         (Path(run_dir) / MARKER_FILE).write_text(self._nonce)
 
@@ -128,7 +129,18 @@ class RunFileServer:
             file.seek(start)
             return file.read(count)
 
-    def write_block(self, path: str, token: str, start: int, block: bytes, is_last: bool) -> None:
+    def delete_file(self, path: str, fence: Fence | None) -> None:
+        """Delete a file; a missing file is already deleted.
+
+        Raises:
+            AttemptReplacedError: Another attempt has started since.
+        """
+        self._check_fence(fence)
+        (self._storage / self._check_path(path)).unlink(missing_ok=True)
+
+    def write_block(
+        self, path: str, token: str, start: int, block: bytes, is_last: bool, fence: Fence | None = None
+    ) -> None:
         """Write a block of a file. The file appears at its path when the last block has arrived.
 
         The same call again changes nothing.
@@ -139,10 +151,13 @@ class RunFileServer:
             start: Position of the block in the file, in bytes.
             block: The bytes.
             is_last: Whether this is the last block.
+            fence: Training and attempt of the writer.
 
         Raises:
+            AttemptReplacedError: Another attempt has started since.
             UserError: The storage is full or cannot be written.
         """
+        self._check_fence(fence)
         target = self._storage / self._check_path(path)
         hidden = target.with_name(f".{target.name}.{token}.tmp")
         try:
@@ -163,18 +178,14 @@ class RunFileServer:
             hidden.unlink(missing_ok=True)
             raise write_error(target, error) from None
 
-    def start_attempt(self, training: str, attempt: str) -> None:
-        """Let an attempt write files of a training, and refuse all earlier attempts."""
-        self._attempts[training] = attempt
+    def start_attempt(self, training: str) -> str:
+        """Let a new attempt write files of a training, refuse all earlier ones, and return its name."""
+        return start_next_attempt(self._layout.attempt(training))
 
-    def check_attempt(self, training: str, attempt: str) -> None:
-        """Raise AttemptReplacedError if another attempt at the training has started since."""
-        current = self._attempts.setdefault(training, attempt)
-        if current != attempt:
-            raise AttemptReplacedError(
-                f"Attempt {attempt} at training task {training} was replaced by attempt {current}, so it "
-                "must not write any more."
-            )
+    def _check_fence(self, fence: Fence | None) -> None:
+        if fence is not None:
+            training, attempt = fence
+            check_attempt(self._layout.attempt(training), attempt)
 
     def _check_path(self, path: str) -> str:
         """Return a path, or raise PermissionError if it leads out of the run."""
@@ -225,6 +236,7 @@ def serve_run_files(run_dir: Path, progress: Progress, *, elastic: bool = False)
             "This node sends them the files of the run."
         )
 
+    call_on_nodes(remove_old_replicas, [node for node in addresses if node != driver_node])
     server = _start_server(run_dir)
     replica_name = ray.get(server.describe.remote()).replica_name
     try:
@@ -235,7 +247,7 @@ def serve_run_files(run_dir: Path, progress: Progress, *, elastic: bool = False)
         (run_dir / MARKER_FILE).unlink(missing_ok=True)
         alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
         other_nodes = [node for node in alive if node != driver_node]
-        call_on_nodes(_remove_replicas, other_nodes, replica_name)
+        call_on_nodes(remove_replicas, other_nodes, replica_name)
 
 
 def _start_server(run_dir: Path) -> Any:
@@ -276,16 +288,3 @@ def read_marker(path: str) -> str:
         return Path(path).read_text()
     except OSError:
         return ""
-
-
-def replica_root(name: str) -> Path:
-    """Return the directory with the replicas of a run on this node.
-
-    Args:
-        name: The `replica_name` of the run's file server.
-    """
-    return work_root() / "replicas" / name
-
-
-def _remove_replicas(name: str) -> None:
-    shutil.rmtree(replica_root(name), ignore_errors=True)

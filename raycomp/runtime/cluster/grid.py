@@ -12,7 +12,7 @@ from typing import Any
 from ray import tune
 from ray.tune import FailureConfig, ResultGrid, RunConfig, TuneConfig, Tuner
 
-from raycomp.errors import last_line
+from raycomp.runtime.cluster.stack_traces import describe_cause
 
 Trial = dict[str, Any]
 
@@ -31,7 +31,7 @@ class TrialResult:
     Attributes:
         trial: The trial, as it was given to `run_grid`.
         metrics: What the function returned for it; empty if the trial failed.
-        error: Last line of the error that ended the trial; empty if it finished.
+        error: Cause of the error that ended the trial; empty if it finished.
     """
 
     trial: Trial
@@ -122,7 +122,7 @@ def _read_results(grid: ResultGrid, num_trials: int) -> list[TrialResult]:
         metrics = result.metrics or {}
 
         if result.error is not None:
-            results.append(TrialResult(trial, {}, last_line(result.error)))
+            results.append(TrialResult(trial, {}, describe_cause(result.error)))
         elif metrics.get("finished"):
             results.append(TrialResult(trial, metrics, ""))
 

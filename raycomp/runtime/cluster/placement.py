@@ -12,6 +12,9 @@ from ray.util.scheduling_strategies import (
 
 from raycomp.runtime.cluster.connect import ray
 
+NODE_TIMEOUT_SECONDS = 120.0
+"""How long a node may take to start a process and to answer. The driver must not wait without limit."""
+
 
 def on_driver_node() -> NodeAffinitySchedulingStrategy:
     """Return the scheduling strategy of processes that must write to the run directory itself."""
@@ -42,7 +45,7 @@ def call_on_nodes(function: Any, nodes: list[str], *args: Any) -> dict[str, Any]
         args: Arguments of the function.
 
     Returns:
-        Results by node id. A node that has left the cluster is not in it.
+        Results by node id. A node that has left the cluster, or that does not answer, is not in it.
     """
     task = ray.remote(num_cpus=0, max_retries=0)(function)
 
@@ -56,5 +59,5 @@ def call_on_nodes(function: Any, nodes: list[str], *args: Any) -> dict[str, Any]
     for node, reference in references.items():
         # A node may leave the cluster at any moment.
         with contextlib.suppress(ray.exceptions.RayError):
-            results[node] = ray.get(reference)
+            results[node] = ray.get(reference, timeout=NODE_TIMEOUT_SECONDS)
     return results

@@ -27,12 +27,15 @@ from pyarrow import fs
 from raycomp.errors import UserError
 from raycomp.runtime.cluster.actor_filesystem import (
     ActorFileSystem,
+    Fence,
     FileEntry,
     find_file_server,
     send_file,
 )
+from raycomp.runtime.cluster.attempts import check_attempt, start_next_attempt
 from raycomp.runtime.cluster.connect import ray
-from raycomp.runtime.cluster.file_server import CACHE_DIR, MARKER_FILE, read_marker, replica_root
+from raycomp.runtime.cluster.file_server import CACHE_DIR, MARKER_FILE, read_marker
+from raycomp.runtime.cluster.replica_storage import replica_root
 from raycomp.storage.files import atomic_write, read_json
 from raycomp.storage.layout import RunLayout
 from raycomp.storage.remote import download
@@ -65,11 +68,29 @@ class LocalRunDir:
         """
         self.folder = run_dir
         self._server = server
+        self._attempt: Fence | None = None
 
-    def start_attempt(self, training: str, attempt: str) -> None:
-        """Let the file server refuse earlier attempts at a training, whose workers may be elsewhere."""
-        if self._server is not None:
-            ray.get(self._server.start_attempt.remote(training, attempt))
+    def start_attempt(self, training: str) -> str:
+        """Write for a new attempt at a training from now on, and return its name.
+
+        Earlier attempts can no longer write. Their workers may be on other nodes.
+        """
+        if self._server is None:
+            attempt = start_next_attempt(RunLayout(self.folder).attempt(training))
+        else:
+            attempt = str(ray.get(self._server.start_attempt.remote(training)))
+        self._attempt = (training, attempt)
+        return attempt
+
+    def check_attempt(self) -> None:
+        """Check that this process may still write; call it before each write.
+
+        Raises:
+            AttemptReplacedError: Another attempt at the training has replaced this one.
+        """
+        if self._attempt is not None:
+            training, attempt = self._attempt
+            check_attempt(RunLayout(self.folder).attempt(training), attempt)
 
     def request(self, extra: str) -> None:
         """Do nothing: all directories are here."""
@@ -110,20 +131,24 @@ class RunReplica:
         self._files = fs.PyFileSystem(ActorFileSystem(run))
         self._root = root
         self._extra = extra
-        self._attempt: tuple[str, str] | None = None
+        self._attempt: Fence | None = None
 
         # By path: the file of the run directory that was copied or sent, and the local file.
         self._remote_stamps: dict[str, FileStamp] = {}
         self._local_stamps: dict[str, FileStamp] = {}
 
-    def start_attempt(self, training: str, attempt: str) -> None:
-        """Write for an attempt at a training from now on. Earlier attempts can no longer write.
+    def start_attempt(self, training: str) -> str:
+        """Write for a new attempt at a training from now on, and return its name.
 
-        What they have written is copied first.
+        Earlier attempts can no longer write. What they have written is copied first.
         """
-        ray.get(self._server.start_attempt.remote(training, attempt))
+        attempt = str(ray.get(self._server.start_attempt.remote(training)))
         self._attempt = (training, attempt)
         self.pull()
+        return attempt
+
+    def check_attempt(self) -> None:
+        """Do nothing: the file server checks each file that `push` sends."""
 
     def request(self, extra: str) -> None:
         """Copy one of REPLICATED_ON_REQUEST too, from the next `pull` on."""
@@ -148,16 +173,13 @@ class RunReplica:
             AttemptReplacedError: Another attempt at the training has replaced this one.
             UserError: The storage there is full or cannot be written.
         """
-        if self._attempt is not None:
-            ray.get(self._server.check_attempt.remote(*self._attempt))
-
         root = self.folder.parent
         stamps = {str(path.relative_to(root)): stamp(path) for path in visible_files(self.folder)}
         changed = [name for name in stamps if self._local_stamps.get(name) != stamps[name]]
 
         # In an order in which an interruption leaves a state that a resumed run understands.
         for name in sorted(changed, key=copy_order):
-            send_file(self._server, name, root / name)
+            send_file(self._server, name, root / name, self._attempt)
             # `pull` must not copy the file back.
             for entry in self._describe_files([name]):
                 self._remote_stamps[name] = entry.stamp
@@ -173,9 +195,7 @@ class RunReplica:
         """
         path.unlink(missing_ok=True)
         name = str(path.relative_to(self.folder.parent))
-        # It may never have been sent.
-        with suppress(FileNotFoundError):
-            ray.get(self._server.change_files.remote("delete_file", name))
+        ray.get(self._server.delete_file.remote(name, self._attempt))
         self._local_stamps.pop(name, None)
         self._remote_stamps.pop(name, None)
 

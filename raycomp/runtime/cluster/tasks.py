@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from raycomp.errors import UserError, first_line
 from raycomp.runtime.cluster.connect import ray
+from raycomp.runtime.cluster.stack_traces import add_trace, describe_cause, save_stack_trace
+from raycomp.runtime.cluster.waiting import Resources, WaitNotice
 
 
 def run_tasks(
@@ -15,6 +18,8 @@ def run_tasks(
     resources: dict[str, Any],
     on_done: Callable[[int], None],
     max_parallel: int | None = None,
+    say: Callable[[str], None] | None = None,
+    run_dir: Path | None = None,
 ) -> None:
     """Call a function once for each tuple of arguments, each call in a Ray task.
 
@@ -25,11 +30,16 @@ def run_tasks(
         on_done: Function that is called with the number of tasks that have ended.
         max_parallel: Number of tasks that may run at the same time. If absent: as many as the cluster has
             resources for.
+        say: Function that shows a line. It says that the tasks wait for resources.
+        run_dir: Run directory that gets the stack trace of a failed task.
 
     Raises:
         UserError: A task failed, or its process died again and again. The other tasks are cancelled. The
             files of tasks that have ended stay.
     """
+    title = function.__name__.strip("_")
+    if calls and say is not None:
+        _wait_for_resources(title, resources, say)
     task = ray.remote(function).options(max_retries=3, **resources)
     max_parallel = max_parallel or len(calls)
     running = [task.remote(*call) for call in calls[:max_parallel]]
@@ -47,10 +57,40 @@ def run_tasks(
             # The user gets one message, and the cluster is free for the next command.
             for other in running:
                 ray.cancel(other, force=True)
-            # A task's own error says more than Ray's report of it.
-            cause: object = first_line(error)
-            if isinstance(error, ray.exceptions.RayTaskError):
-                cause = error.cause
-            raise UserError(f"{function.__name__.strip('_')}: {cause}") from error
+            raise UserError(f"{title}: {_describe(error, title, run_dir)}") from error
 
     on_done(len(calls))
+
+
+def _describe(error: Exception, title: str, run_dir: Path | None) -> str:
+    """Return the cause of a failed task, with the file of its stack trace."""
+    # A task's own error says more than Ray's report of it.
+    if isinstance(error, UserError):
+        return describe_cause(error)
+    cause = first_line(error)
+    if isinstance(error, ray.exceptions.RayTaskError):
+        cause = f"{type(error.cause).__name__}: {first_line(error.cause)}"
+    if run_dir is None:
+        return cause
+    return add_trace(cause, save_stack_trace(run_dir, title, error))
+
+
+def _wait_for_resources(title: str, resources: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Return when the cluster has the resources of one task. Until then, say that the run waits.
+
+    A task without work waits in Ray's queue. An autoscaler then knows what is missing.
+    """
+    needs = Resources(resources.get("num_cpus", 1.0), resources.get("num_gpus", 0.0))
+    available = ray.available_resources()
+    has_cpus = available.get("CPU", 0.0) >= needs.cpus
+    if has_cpus and available.get("GPU", 0.0) >= needs.gpus:
+        return
+
+    notice = WaitNotice(title, say)
+    probe = ray.remote(_do_nothing).options(**resources).remote()
+    while not ray.wait([probe], timeout=1)[0]:
+        notice.update(needs)
+
+
+def _do_nothing() -> None:
+    """Show by running that there are resources for a task."""

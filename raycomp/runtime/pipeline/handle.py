@@ -21,6 +21,7 @@ from raycomp.methods.scoring import score_forward
 from raycomp.runtime.cluster.actor_filesystem import find_file_server
 from raycomp.runtime.cluster.capacity import count_worker_slots, share_cpus, total_gpus
 from raycomp.runtime.cluster.connect import ray
+from raycomp.runtime.cluster.devices import check_granted_gpus
 from raycomp.runtime.cluster.grid import run_grid
 from raycomp.runtime.cluster.memory import release_memory
 from raycomp.runtime.cluster.placement import on_driver_node, schedule_outside_trial
@@ -71,6 +72,7 @@ class RayRun(Run):
                 bar,
                 method=context.method,
                 cpus=self._cpus,
+                say=self.say,
             )
 
     def tasks(
@@ -99,6 +101,7 @@ class RayRun(Run):
         method = self.context.method
 
         def call(*arguments: Any) -> None:
+            check_granted_gpus()
             with synced_run_dir(run_dir, also) as folder:
                 if not torch.cuda.is_available():
                     torch.set_num_threads(threads)
@@ -106,7 +109,15 @@ class RayRun(Run):
 
         # The name appears in the message of a failed task.
         call.__name__ = function.__name__
-        run_tasks(call, calls, resources, lambda done: update(done, len(calls), {}), max_parallel)
+        run_tasks(
+            call,
+            calls,
+            resources,
+            lambda done: update(done, len(calls), {}),
+            max_parallel,
+            say=self.say,
+            run_dir=self.context.run_dir,
+        )
 
     def sweep(self, trials: Sequence[dict[str, Any]], tasks: Sequence[str]) -> None:
         """Run trials in parallel on Ray Tune, each with trainings of its own; see `Run.sweep`."""
@@ -164,7 +175,11 @@ class RayRun(Run):
         try:
             with self.bar("search") as bar:
                 outcomes = search_budgets(
-                    context, ledger, precision, lambda done, total, best: bar(done, total, {"best": best})
+                    context,
+                    ledger,
+                    precision,
+                    lambda done, total, best: bar(done, total, {"best": best}),
+                    say=self.say,
                 )
             ray.get(ledger.flush.remote())
         finally:

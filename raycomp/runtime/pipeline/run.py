@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from pathlib import Path
 
 import torch
@@ -95,6 +96,13 @@ def _run_stages(context: RunContext, progress: Progress) -> None:
         prepare_teacher(context, progress)
         for name in job.run.methods:
             _run_method(context, name, progress)
+    _remove_working_files(context.layout)
+
+
+def _remove_working_files(layout: RunLayout) -> None:
+    """Remove what Ray Train leaves if a training is interrupted after its network was written."""
+    for folder in (layout.train_dir, layout.rescued_checkpoint("")):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run_method(context: RunContext, name: str, progress: Progress) -> None:
@@ -160,7 +168,7 @@ def _train_teacher(context: RunContext, progress: Progress) -> None:
     if not layout.teacher_start.exists():
         save_tensors(layout.teacher_start, context.network().state_dict())
     with progress.bar("teacher") as bar:
-        run_training("teacher", job, context.run_dir, {}, bar)
+        run_training("teacher", job, context.run_dir, {}, bar, say=progress.say)
     layout.teacher_start.unlink()
 
 

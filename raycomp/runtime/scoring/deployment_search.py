@@ -24,6 +24,7 @@ from raycomp.runtime.cluster.capacity import total_cpus
 from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.grid import Trial, run_grid
 from raycomp.runtime.cluster.progress import polling
+from raycomp.runtime.cluster.waiting import WaitNotice
 from raycomp.search.budget_groups import evaluation_budget
 from raycomp.search.outcome import Outcome
 from raycomp.search.search_loop import (
@@ -39,12 +40,19 @@ from raycomp.storage.layout import RunLayout
 # The evaluators have the CPUs; a trial only waits for scores.
 TRIAL_RESOURCES = {"cpu": 0.001}
 
+POOL_TIMEOUT_SECONDS = 10.0
+"""How long the driver waits for the ledger's answer about its evaluators."""
+
 SearchProgress = Callable[[int, int, dict[str, float]], None]
 """Function of evaluations done, evaluations in all, and the best score so far of each budget."""
 
 
 def search_budgets(
-    setup: SearchSetup, ledger: Any, precision: str, on_progress: SearchProgress
+    setup: SearchSetup,
+    ledger: Any,
+    precision: str,
+    on_progress: SearchProgress,
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[Outcome]:
     """Search every budget of a job. Trials that have an outcome already are not run again.
 
@@ -53,6 +61,7 @@ def search_budgets(
         ledger: Actor of the ledger.
         precision: Precision of the evaluations, such as "fp32".
         on_progress: Function that is called twice a second.
+        say: Function that shows a line. It names evaluators that are lost, and what they wait for.
 
     Returns:
         One outcome for each budget, searcher and seed, in this order.
@@ -73,7 +82,7 @@ def search_budgets(
         if not all(path.exists() for path in outcome_paths(names, searcher, seed)):
             open_trials.append(SearchTrial(group.name, searcher, seed))
     if open_trials:
-        _run_trials(setup, ledger, precision, open_trials, on_progress)
+        _run_trials(setup, ledger, precision, open_trials, on_progress, say)
 
     names = [budget.name for budget in job.budget]
     paths = [path for name in names for pair in pairs for path in outcome_paths([name], *pair)]
@@ -112,6 +121,7 @@ def _run_trials(
     precision: str,
     trials: list[SearchTrial],
     on_progress: SearchProgress,
+    say: Callable[[str], None],
 ) -> None:
     job = setup.job.model_dump(mode="json")
     run_dir = setup.run_dir
@@ -126,7 +136,13 @@ def _run_trials(
         return {"value": max(outcome.value if outcome.arch else -1.0 for outcome in outcomes)}
 
     watcher = _ProgressWatcher(setup, ledger, len(trials), on_progress)
-    with polling(watcher.update):
+    pool_watcher = _PoolWatcher(ledger, say)
+
+    def poll() -> None:
+        watcher.update()
+        pool_watcher.update()
+
+    with polling(poll):
         results = run_grid(
             [asdict(trial) for trial in trials],
             run_one,
@@ -172,7 +188,8 @@ class _ProgressWatcher:
         scores: list[tuple[str, float]] = []
         # The ledger may be restarting; its scores then come with the next call.
         with contextlib.suppress(ray.exceptions.RayError):
-            scores = ray.get(self._ledger.list_scores.remote(self._num_done))
+            reply = self._ledger.list_scores.remote(self._num_done)
+            scores = ray.get(reply, timeout=POOL_TIMEOUT_SECONDS)
 
         self._num_done += len(scores)
         for text, value in scores:
@@ -182,6 +199,28 @@ class _ProgressWatcher:
                     self._best[name] = value
 
         self._on_progress(self._num_done, max(self._num_expected, self._num_done), self._best)
+
+
+class _PoolWatcher:
+    """Names evaluators that are lost, and says that all of them wait for resources."""
+
+    def __init__(self, ledger: Any, say: Callable[[str], None]) -> None:
+        self._ledger = ledger
+        self._say = say
+        self._notice = WaitNotice("search", say)
+        self._num_losses = 0
+
+    def update(self) -> None:
+        """Ask the ledger for the state of the evaluators."""
+        # The ledger may be restarting.
+        with contextlib.suppress(ray.exceptions.RayError):
+            status = ray.get(self._ledger.describe_pool.remote(), timeout=POOL_TIMEOUT_SECONDS)
+            for cause in status.losses[self._num_losses :]:
+                self._say(
+                    f"An evaluator is lost ({cause}). The search continues with {status.num_left} others."
+                )
+            self._num_losses = len(status.losses)
+            self._notice.update(status.missing)
 
 
 def run_trial(

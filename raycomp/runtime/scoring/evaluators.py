@@ -15,14 +15,20 @@ from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
 from raycomp.runtime.cluster.capacity import count_worker_slots, share_cpus, total_gpus
 from raycomp.runtime.cluster.connect import ray
+from raycomp.runtime.cluster.devices import check_granted_gpus
 from raycomp.runtime.cluster.placement import on_driver_node
 from raycomp.runtime.cluster.replica import open_run_dir
+from raycomp.runtime.scoring.evaluation_queue import EvaluatorNeeds
 from raycomp.runtime.scoring.ledger import Ledger
 from raycomp.storage.rows import EvaluationRow
 from raycomp.training.evaluation import predict_logits, score_logits
 
 CPU_SHARE = 0.9
 """Share of the CPUs for evaluators. Trials need a little too, and would wait forever without it."""
+
+
+MAX_RESTARTS = 3
+"""How often Ray starts an evaluator again whose process died."""
 
 
 class Evaluator:
@@ -38,6 +44,7 @@ class Evaluator:
             method: Name of the method whose super-network it is.
         """
         torch.set_num_threads(threads)
+        check_granted_gpus()
         folder = open_run_dir(Path(run_dir)).folder
         self._context = RunContext(parse_job(job), folder, method=method)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -111,7 +118,8 @@ def start_scoring(
     Raises:
         UserError: No node has the GPUs that an evaluator asks for.
     """
-    settings = parse_job(job).search
+    parsed_job = parse_job(job)
+    settings = parsed_job.search
     # Evaluators use GPUs if there are any, also if the job does not say so.
     gpus = settings.gpus
     if not gpus and total_gpus():
@@ -133,15 +141,21 @@ def start_scoring(
     for _ in range(num_evaluators):
         name = f"evaluator-{run_dir.name}-{uuid.uuid4().hex[:8]}"
         options = {"name": name, "num_cpus": cpu_share, "num_gpus": gpus}
-        actor = ray.remote(Evaluator).options(**options, max_restarts=3, max_task_retries=3)
+        # Without retries by Ray: the ledger gives the work of a dead evaluator to another one at once.
+        actor = ray.remote(Evaluator).options(**options, max_restarts=MAX_RESTARTS, max_task_retries=0)
         evaluators[name] = actor.remote(job, str(run_dir), cpus, method)
 
-    ledger = _start_ledger(str(run_dir), weights_id, metric, list(evaluators), method)
+    needs = EvaluatorNeeds(cpu_share, gpus, parsed_job.train.barrier_seconds)
+    ledger = _start_ledger(str(run_dir), weights_id, metric, list(evaluators), method, needs)
     return ledger, list(evaluators.values())
 
 
-def _start_ledger(run_dir: str, weights_id: str, metric: str, evaluators: list[str], method: str) -> Any:
-    """Start the ledger on the driver node, because it writes to the run directory itself."""
+def _start_ledger(*args: Any) -> Any:
+    """Start the ledger on the driver node, because it writes to the run directory itself.
+
+    Args:
+        args: Arguments of `Ledger`.
+    """
     return (
         ray.remote(Ledger)
         .options(
@@ -152,5 +166,5 @@ def _start_ledger(run_dir: str, weights_id: str, metric: str, evaluators: list[s
             max_task_retries=3,
             scheduling_strategy=on_driver_node(),
         )
-        .remote(run_dir, weights_id, metric, evaluators, method)
+        .remote(*args)
     )

@@ -8,8 +8,8 @@ from the
    table `evaluations`.
 2. A trial calls `score`. Rows that exist are the answer. For the others the ledger collects the
 requests of
-   all trials, and gives each free evaluator a batch. A request for an architecture that is already being
-   evaluated waits for that evaluation.
+   all trials, and gives each free evaluator a batch (`evaluation_queue`). A request for an architecture
+   that is already being evaluated waits for that evaluation.
 3. An evaluator replies. The ledger adds the rows to its cache, writes new rows to the table every two
 seconds
    (before it answers), and answers all trials that wait for them.
@@ -23,18 +23,16 @@ repeated by Ray, and each trial asks for all its architectures once more before 
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import math
 import time
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from raycomp.encoder.architecture import Architecture
-from raycomp.runtime.cluster.connect import ray
+from raycomp.runtime.cluster.waiting import Resources
+from raycomp.runtime.scoring.evaluation_queue import EvaluationQueue, EvaluatorNeeds, PassKind, Row
 from raycomp.storage.files import read_json, write_json
 from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import part_files, read_table, write_rows
@@ -42,14 +40,22 @@ from raycomp.storage.tables import part_files, read_table, write_rows
 CacheKey = tuple[str, str, str, str, str]
 """What a score is a function of: weights, architecture, split, precision and metric."""
 
-PassKind = tuple[str, str]
-"""Split and precision, which all architectures of one pass over the data share."""
-
-MAX_BATCH = 64
-"""Architectures in one pass. More would share hardly more computation, and delay rows and progress."""
-
 FLUSH_SECONDS = 2.0
 FLUSH_ROWS = 256
+
+
+class PoolStatus(NamedTuple):
+    """What the driver tells the user about the evaluators.
+
+    Attributes:
+        num_left: Evaluators that are not lost.
+        missing: What the evaluators wait for; None if one of them runs.
+        losses: Why evaluators were lost, in order.
+    """
+
+    num_left: int
+    missing: Resources | None
+    losses: list[str]
 
 
 class Ledger:
@@ -68,6 +74,7 @@ class Ledger:
         metric: str,
         evaluators: list[Any],
         method: str = "yoco",
+        needs: EvaluatorNeeds | None = None,
     ) -> None:
         """Read the rows that exist.
 
@@ -78,23 +85,15 @@ class Ledger:
             evaluators: Names of the evaluator actors. Names, because the arguments of an actor must
                 outlive it: Ray uses them to start it again.
             method: Name of the method that searches.
+            needs: What an evaluator needs to start. If absent, the ledger waits without limit.
         """
         self._run_dir = Path(run_dir)
         self._metric = metric
         self._method = method
         self._weights_id = weights_id
 
-        # An evaluator is starting, busy or free.
-        self._num_evaluators = len(evaluators)
-        self._starting = list(evaluators)
-        self._free: list[Any] = []
-
-        # An architecture is waiting for an evaluator, then pending, then in the cache.
         self._cache: dict[CacheKey, dict[str, Any]] = {}
-        self._pending: dict[CacheKey, asyncio.Future[None]] = {}
-        self._waiting: dict[PassKind, list[Architecture]] = {}
-
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._queue = EvaluationQueue(self._run_dir, evaluators, self._add_rows, needs)
         self._unwritten: list[dict[str, Any]] = []
         self._scores: list[tuple[str, float]] = []
         self._flush_time = time.monotonic()
@@ -115,24 +114,27 @@ class Ledger:
 
         Returns:
             Rows in the order of `archs`. Architectures without a score are evaluated now.
+
+        Raises:
+            UserError: No evaluator is left, or two evaluators failed on one architecture.
         """
-        self._await_evaluators()
         kind = (split, precision)
         architectures = [Architecture.from_json(text) for text in archs]
         keys = [self._key_of(arch.id, kind) for arch in architectures]
-
-        # Register all requests before any of them is dispatched: batches then become as large as
-        # possible.
-        for arch, key in zip(architectures, keys, strict=True):
-            if key not in self._cache and key not in self._pending:
-                self._pending[key] = asyncio.get_running_loop().create_future()
-                self._waiting.setdefault(kind, []).append(arch)
-
-        pending = {key: self._pending[key] for key in keys if key not in self._cache}
-        self._dispatch()
-        # Shielded: if one caller is cancelled, the others must still get their answer.
-        await asyncio.gather(*(asyncio.shield(future) for future in pending.values()))
+        missing = {
+            key: arch for arch, key in zip(architectures, keys, strict=True) if key not in self._cache
+        }
+        await self._queue.score(list(missing.values()), kind)
         return [self._cache[key] for key in keys]
+
+    async def describe_pool(self) -> PoolStatus:
+        """Return how many evaluators are left, and why others are not."""
+        pool = self._queue.pool
+        needs = self._queue.needs
+        missing = None
+        if needs is not None and not pool.num_running:
+            missing = Resources(needs.cpus, needs.gpus)
+        return PoolStatus(pool.num_left, missing, list(pool.losses))
 
     async def list_scores(self, start: int = 0) -> list[tuple[str, float]]:
         """Return architecture (JSON) and score of all evaluations with these weights, in order.
@@ -165,86 +167,23 @@ class Ledger:
         path = files.search_outcome(outcome["budget"], outcome["searcher"], outcome["seed"])
         write_json(path, outcome)
 
-    def _await_evaluators(self) -> None:
-        """Use each evaluator from the moment when it has started.
+    async def _add_rows(self, archs: Sequence[Architecture], kind: PassKind, rows: Sequence[Row]) -> None:
+        """Add the columns of the run to an evaluator's rows, and put them into the cache."""
+        for arch, row in zip(archs, rows, strict=True):
+            complete_row = {
+                **row,
+                "run": self._run_dir.name,
+                "method": self._method,
+                "weights_id": self._weights_id,
+                "created_at": datetime.now(UTC),
+            }
+            self._cache[self._key_of(arch.id, kind)] = complete_row
+            self._unwritten.append(complete_row)
+            self._scores.append((str(row["arch"]), float(row["value"])))
 
-        It may have to wait until another run of a study releases its resources. The ledger must not wait
-        with it: two runs that wait for each other's evaluators would wait forever.
-        """
-        while self._starting:
-            self._start_task(self._add_evaluator(self._starting.pop()))
-
-    async def _add_evaluator(self, evaluator: Any) -> None:
-        actor = ray.get_actor(evaluator) if isinstance(evaluator, str) else evaluator
-        # If it cannot start, its first evaluation raises the error.
-        with contextlib.suppress(Exception):
-            await actor.__ray_ready__.remote()
-        self._free.append(actor)
-        # Not at once: evaluators that start at the same time share the requests.
-        asyncio.get_running_loop().call_soon(self._dispatch)
-
-    def _dispatch(self) -> None:
-        """Give each free evaluator a batch of the waiting architectures."""
-        while self._free and self._waiting:
-            kind = next(iter(self._waiting))
-            # An evaluator computes the common first layers of a batch once. In this order neighbours
-            # share the most layers.
-            waiting = sorted(self._waiting.pop(kind), key=_layer_sizes)
-            batch_size = min(MAX_BATCH, math.ceil(len(waiting) / self._num_evaluators))
-
-            while self._free and waiting:
-                batch = waiting[:batch_size]
-                waiting = waiting[batch_size:]
-                self._start_task(self._evaluate(self._free.pop(), batch, kind))
-            if waiting:
-                self._waiting[kind] = waiting
-
-    async def _evaluate(self, actor: Any, archs: list[Architecture], kind: PassKind) -> None:
-        """Let an evaluator score a batch, and answer all callers that wait for it."""
-        keys = [self._key_of(arch.id, kind) for arch in archs]
-        try:
-            rows = await actor.evaluate.remote([arch.to_json() for arch in archs], *kind)
-            for key, row in zip(keys, rows, strict=True):
-                self._add_row(key, row)
-
-            is_late = time.monotonic() - self._flush_time > FLUSH_SECONDS
-            if is_late or len(self._unwritten) >= FLUSH_ROWS:
-                # Before the answer: if the storage is full, the callers get the error.
-                await self.flush()
-
-            for key in keys:
-                self._pending[key].set_result(None)
-        except Exception as error:
-            for key in keys:
-                future = self._pending[key]
-                if not future.done():
-                    future.set_exception(error)
-                    # Read it once, or asyncio warns if no caller is left that waits for this future.
-                    future.exception()
-        finally:
-            for key in keys:
-                del self._pending[key]
-            self._free.append(actor)
-            self._dispatch()
-
-    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
-        """Start a task and keep a reference to it, because the event loop itself does not."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _add_row(self, key: CacheKey, row: dict[str, Any]) -> None:
-        """Add the columns of the run to an evaluator's row, and put it into the cache."""
-        complete_row = {
-            **row,
-            "run": self._run_dir.name,
-            "method": self._method,
-            "weights_id": self._weights_id,
-            "created_at": datetime.now(UTC),
-        }
-        self._cache[key] = complete_row
-        self._unwritten.append(complete_row)
-        self._scores.append((str(row["arch"]), float(row["value"])))
+        is_late = time.monotonic() - self._flush_time > FLUSH_SECONDS
+        if is_late or len(self._unwritten) >= FLUSH_ROWS:
+            await self.flush()
 
     def _key_of(self, arch_id: str, kind: PassKind) -> CacheKey:
         split, precision = kind
@@ -253,10 +192,6 @@ class Ledger:
 
 def _row_key(row: dict[str, Any]) -> CacheKey:
     return row["weights_id"], row["arch_id"], row["split"], row["precision"], row["metric"]
-
-
-def _layer_sizes(arch: Architecture) -> list[tuple[int, int]]:
-    return list(zip(arch.heads, arch.ffn, strict=True))
 
 
 def record_parts(run_dir: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray.train
 from ray.train import Checkpoint
@@ -13,6 +14,7 @@ from ray.train.collective import broadcast_from_rank_zero
 
 from raycomp.config.job import Job
 from raycomp.methods.tasks import TrainingTask
+from raycomp.runtime.cluster.attempts import attempt_number
 from raycomp.runtime.cluster.replica import NodeRunDir
 from raycomp.runtime.training.checkpoints import save_checkpoint
 from raycomp.storage.files import write_json
@@ -30,6 +32,36 @@ PROGRESS_SECONDS = 0.5
 """Least time between two writes of the progress file."""
 
 
+class PartName(NamedTuple):
+    """What the name of a file of rows says.
+
+    Attributes:
+        training: Name of the training task.
+        first_step: Step of its first row.
+        attempt: Attempt that wrote it; empty in files of earlier versions.
+    """
+
+    training: str
+    first_step: int
+    attempt: str
+
+
+_PART_NAME = re.compile(r"(.+)-(\d+)(?:\.(.+))?")
+
+
+def name_part(training: str, first_step: int, attempt: str) -> str:
+    """Return the name of a file of rows, without its suffix. Names are in the order of steps."""
+    return f"{training}-{first_step:09d}.{attempt}"
+
+
+def read_part_name(stem: str) -> PartName | None:
+    """Return what the name of a file of rows says; None if it is another name."""
+    match = _PART_NAME.fullmatch(stem)
+    if match is None:
+        return None
+    return PartName(match[1], int(match[2]), match[3] or "")
+
+
 class TrainingReporter:
     """Records a training task on one rank; the training loop calls `report` after each step.
 
@@ -40,7 +72,10 @@ class TrainingReporter:
     step n therefore removes the rows of steps from n on, and writes them again.
 
     Example:
-        >>> reporter = TrainingReporter(task, "supernet", run_dir, 0, 1, start, job)  # doctest: +SKIP
+        >>> attempt = run_dir.start_attempt("supernet")  # doctest: +SKIP
+        >>> reporter = TrainingReporter(
+        ...     task, "supernet", run_dir, 0, 1, start, attempt, job
+        ... )  # doctest: +SKIP
         >>> fit(step, batch_at, start, task.num_steps, seed=0, report=reporter.report)  # doctest: +SKIP
         >>> reporter.flush()  # doctest: +SKIP
         >>> reporter.checkpoint(task.num_steps)  # doctest: +SKIP
@@ -54,6 +89,7 @@ class TrainingReporter:
         rank: int,
         world_size: int,
         start: int,
+        attempt: str,
         job: Job,
     ) -> None:
         """Prepare to record, and remove the rows of steps that are repeated.
@@ -65,6 +101,7 @@ class TrainingReporter:
             rank: This rank.
             world_size: Number of ranks.
             start: First step of this attempt.
+            attempt: This attempt, from `start_attempt`.
             job: The job.
         """
         self._task = task
@@ -73,6 +110,8 @@ class TrainingReporter:
         self._layout = RunLayout(run_dir.folder)
         self._rank = rank
         self._world_size = world_size
+        self._attempt = attempt
+        self._start = start
         self._checkpoint_seconds = job.train.checkpoint_seconds
 
         # Rows of the tables `steps` and `distribution` that are not written yet.
@@ -84,7 +123,7 @@ class TrainingReporter:
         self._progress_time = 0.0
 
         if rank == 0:
-            self._remove_repeated_rows(start)
+            self._remove_rows_of_others()
             if start == 0:
                 self._theta_rows = task.distribution_rows(0)
 
@@ -126,7 +165,8 @@ class TrainingReporter:
         if not self._step_rows:
             return
 
-        part = f"{self._name}-{self._first_step:09d}"
+        self._run_dir.check_attempt()
+        part = name_part(self._name, self._first_step, self._attempt)
         next_step = self._step_rows[-1]["step"] + 1
         write_rows(self._layout.path, "steps", self._step_rows, part)
 
@@ -134,6 +174,8 @@ class TrainingReporter:
         if theta_rows:
             write_rows(self._layout.path, "distribution", theta_rows, part)
         self._run_dir.push()
+        # A worker of an earlier attempt may have written after this attempt began.
+        self._remove_rows_of_others()
 
         # After the writes: rows that could not be written are not lost.
         self._step_rows = []
@@ -168,12 +210,19 @@ class TrainingReporter:
             is_due = broadcast_from_rank_zero(is_due)
         return is_due
 
-    def _remove_repeated_rows(self, start: int) -> None:
-        """Remove the rows that an interrupted attempt wrote after its last checkpoint."""
+    def _remove_rows_of_others(self) -> None:
+        """Remove the rows that earlier attempts wrote from the first step of this attempt on.
+
+        This attempt writes them again.
+        """
         for table in ("steps", "distribution"):
             for path in part_files(self._layout.path, table):
-                training, _, first_step = path.stem.rpartition("-")
-                if training == self._name and int(first_step) >= start:
+                part = read_part_name(path.stem)
+                if part is None or part.training != self._name:
+                    continue
+                # Not the rows of later attempts: this one may have been replaced a moment ago.
+                is_earlier = attempt_number(part.attempt) < attempt_number(self._attempt)
+                if is_earlier and part.first_step >= self._start:
                     self._run_dir.remove(path)
 
     def _write_progress(self, num_done: int, metrics: dict[str, Any]) -> None:
@@ -183,6 +232,7 @@ class TrainingReporter:
             return
 
         self._progress_time = now
+        self._run_dir.check_attempt()
         progress = {"done": num_done, "total": self._task.num_steps, **metrics}
         write_json(self._layout.progress(self._name), progress)
         self._run_dir.push()

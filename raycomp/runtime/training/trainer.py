@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import shutil
 import signal
 import threading
@@ -19,18 +18,16 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from raycomp.config.job import Job
-from raycomp.errors import UserError
+from raycomp.errors import TrainingEndedError, UserError
 from raycomp.runtime.cluster.actor_filesystem import train_storage
 from raycomp.runtime.cluster.capacity import count_worker_slots, share_cpus, total_cpus, total_gpus
 from raycomp.runtime.cluster.connect import child_environment
 from raycomp.runtime.cluster.progress import polling
+from raycomp.runtime.cluster.stack_traces import add_trace, describe_cause, save_stack_trace
+from raycomp.runtime.cluster.waiting import Resources, WaitNotice
 from raycomp.runtime.training.checkpoints import rescue_checkpoint
+from raycomp.runtime.training.failures import FailureCounter
 from raycomp.storage.layout import RunLayout
-
-MAX_FAILURES = 3
-"""How often a training is started again after a failure that is not the departure of a node."""
-
-_RAYCOMP_ERROR = re.compile(r"raycomp\.[\w.]+: ")
 
 
 @dataclass(frozen=True)
@@ -64,6 +61,7 @@ def run_training(
     *,
     method: str = "yoco",
     cpus: float = 0,
+    say: Callable[[str], None] | None = None,
 ) -> None:
     """Run a training task to its end. An interrupted one resumes from its last checkpoint.
 
@@ -75,6 +73,7 @@ def run_training(
         on_progress: Function of steps done, steps in total, and metrics; called twice a second.
         method: Name of the method that the task belongs to.
         cpus: CPUs of each worker if job.train.cpus is 0. If both are 0: a fair share of the cluster.
+        say: Function that shows a line. It says that the workers wait for resources.
 
     Raises:
         UserError: The workers do not fit into the cluster, or the training failed again and again.
@@ -93,13 +92,12 @@ def run_training(
     rescue_checkpoint(layout.train(name), layout.rescued_checkpoint(name))
     trainer = _make_trainer(name, job, run_dir, group, config)
 
-    environment = _train_environment(job, group)
-    poll = _progress_reader(layout.progress(name), on_progress)
-    with child_environment(environment), polling(poll), _interruptible():
+    poll = _ProgressReader(layout.progress(name), name, on_progress, say).poll
+    with child_environment(_train_environment(job, group)), polling(poll), _interruptible():
         try:
             trainer.fit()
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
-            raise UserError(f"Training task {name} failed. {_root_cause(error)}") from error
+            raise UserError(f"Training task {name} failed. {_describe(error, run_dir, name)}") from error
 
     # The trained network is written, so its checkpoints are no longer necessary.
     for folder in (layout.train(name), layout.rescued_checkpoint(name)):
@@ -139,7 +137,7 @@ def _make_trainer(
 ) -> TorchTrainer:
     storage, files = train_storage(run_dir, "train")
     num_workers: int | tuple[int, int] = group.max_workers
-    max_failures = MAX_FAILURES
+    max_failures = job.train.max_failures
 
     if group.is_elastic:
         num_workers = (group.min_workers, group.max_workers)
@@ -162,7 +160,9 @@ def _make_trainer(
             name=name,
             storage_path=storage,
             storage_filesystem=files,
-            failure_config=FailureConfig(max_failures=max_failures),
+            # The counter ends the training, because Ray Train does not know what progress is.
+            failure_config=FailureConfig(max_failures=-1),
+            callbacks=[FailureCounter(str(run_dir), name, max_failures)],
             # Each checkpoint has all that the next step depends on.
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
@@ -171,26 +171,59 @@ def _make_trainer(
 
 def _train_environment(job: Job, group: WorkerGroup) -> dict[str, str]:
     """Return the environment variables with the time limits of Ray Train's controller."""
-    # A worker that does not answer for this long counts as hung. Ray's default is ten minutes.
-    limits = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": f"{job.train.barrier_seconds:g}"}
+    seconds = f"{job.train.barrier_seconds:g}"
+    limits = {
+        # A worker that does not answer for this long counts as hung. Ray's default is ten minutes.
+        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": seconds,
+        # A worker with a stuck thread answers, but never reaches a report. Ray would wait without limit.
+        "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": seconds,
+    }
     if group.is_elastic:
         # Ray counts a dead node for some more seconds, and waits for workers that cannot start there.
         limits["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "30"
     return limits
 
 
-def _progress_reader(
-    path: Path, on_progress: Callable[[int, int, dict[str, Any]], None]
-) -> Callable[[], None]:
-    """Return a function that reports the progress which rank 0 has written to a file."""
+class _ProgressReader:
+    """Reports the progress that rank 0 has written to a file, or that the workers cannot start."""
 
-    def read_progress() -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        on_progress: Callable[[int, int, dict[str, Any]], None],
+        say: Callable[[str], None] | None,
+    ) -> None:
+        self._path = path
+        self._on_progress = on_progress
+        self._notice = None if say is None else WaitNotice(name, say)
+        self._changed_at = 0
+        # Those of others, and of former trainings.
+        self._other_groups = set(ray.util.placement_group_table())
+
+    def poll(self) -> None:
+        """Read the file; called twice a second."""
         # The file does not exist before the first step.
         with contextlib.suppress(OSError, ValueError):
-            progress = json.loads(path.read_text())
-            on_progress(progress["done"], progress["total"], progress)
+            progress = json.loads(self._path.read_text())
+            changed_at = self._path.stat().st_mtime_ns
+            self._on_progress(progress["done"], progress["total"], progress)
+            if changed_at != self._changed_at and self._notice is not None:
+                self._changed_at = changed_at
+                self._notice.restart()
 
-    return read_progress
+        if self._notice is not None and self._notice.is_due:
+            self._notice.update(self._missing_resources())
+
+    def _missing_resources(self) -> Resources | None:
+        """Return what the workers wait for; None if they have it."""
+        for name, group in ray.util.placement_group_table().items():
+            if name not in self._other_groups and group["state"] in ("PENDING", "RESCHEDULING"):
+                bundles = group["bundles"].values()
+                cpus = sum(bundle.get("CPU", 0.0) for bundle in bundles)
+                gpus = sum(bundle.get("GPU", 0.0) for bundle in bundles)
+                return Resources(cpus, gpus)
+        return None
 
 
 @contextmanager
@@ -217,18 +250,10 @@ def _run_worker(config: dict[str, Any]) -> None:
     run_worker(config)
 
 
-def _root_cause(error: BaseException) -> str:
-    """Return the last line of the worker failure that names the cause.
-
-    If one worker hangs, several fail. The error that raycomp raises in a healthy worker says more than
-    what Ray reports about the hung one.
-    """
-    failures = getattr(error, "worker_failures", {}) or {}
-    texts = [str(failure).strip() for failure in failures.values()] or [str(error).strip()]
-    last_lines = [text.splitlines()[-1].strip() for text in texts if text]
-    if not last_lines:
-        return repr(error)
-
-    raycomp_lines = [line for line in last_lines if _RAYCOMP_ERROR.match(line)]
-    line = (raycomp_lines or last_lines)[0]
-    return _RAYCOMP_ERROR.sub("", line)
+def _describe(error: Exception, run_dir: Path, name: str) -> str:
+    """Return the message about a training that has ended with an error."""
+    # The counter's message is complete.
+    cause = getattr(error, "controller_failure", error)
+    if isinstance(cause, TrainingEndedError):
+        return str(cause)
+    return add_trace(describe_cause(error), save_stack_trace(run_dir, name, error))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,11 @@ from raycomp.errors import AllReduceError, MissingRankError, first_line
 from raycomp.methods.context import RunContext
 from raycomp.methods.registry import load_training_task
 from raycomp.methods.tasks import TrainingTask
+from raycomp.runtime.cluster.devices import check_granted_gpus
 from raycomp.runtime.cluster.replica import NodeRunDir, open_run_dir
 from raycomp.runtime.training.all_reduce import FlatAllReduce
 from raycomp.runtime.training.checkpoints import load_checkpoint
+from raycomp.runtime.training.failures import describe_failure
 from raycomp.runtime.training.recorder import TrainingReporter
 from raycomp.runtime.training.sampler_client import ActorSampler, open_attempt
 from raycomp.storage.layout import RunLayout
@@ -42,12 +43,24 @@ def run_worker(config: dict[str, Any]) -> None:
     Args:
         config: Configuration from `trainer.run_training`: the task's name ("task"), its method, the
             job, the run directory, the plan that all ranks agree on, and the threads of this process.
+
+    Raises:
+        RankFailedError: Training failed on this rank.
     """
+    try:
+        _train(config)
+    except Exception as error:
+        barrier_seconds = parse_job(config["job"]).train.barrier_seconds
+        raise describe_failure(error, barrier_seconds) from error
+
+
+def _train(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
     job = parse_job(config["job"])
     name = config["task"]
     rank = ray.train.get_context().get_world_rank()
     world_size = ray.train.get_context().get_world_size()
+    check_granted_gpus()
     device = ray.train.torch.get_device()
     run_dir = open_run_dir(Path(config["run_dir"]))
 
@@ -59,9 +72,9 @@ def run_worker(config: dict[str, Any]) -> None:
         reduce=FlatAllReduce() if world_size > 1 else None,
     )
     start, state = _load_last_checkpoint(task, RunLayout(run_dir.folder).rescued_checkpoint(name))
-    _open_attempt(task, name, run_dir, rank, world_size, start, state)
+    attempt = _open_attempt(task, name, run_dir, rank, world_size, start, state)
 
-    reporter = TrainingReporter(task, name, run_dir, rank, world_size, start, job)
+    reporter = TrainingReporter(task, name, run_dir, rank, world_size, start, attempt, job)
     fit(
         _with_rank_names(task),
         _make_batches(task, rank, world_size, padding(device)),
@@ -73,6 +86,7 @@ def run_worker(config: dict[str, Any]) -> None:
 
     if rank == 0:
         reporter.flush()
+        run_dir.check_attempt()
         task.finish()
         run_dir.push()
     # The last report of all ranks: Ray Train's controller then has a checkpoint of the very end.
@@ -119,14 +133,13 @@ def _open_attempt(
     world_size: int,
     start: int,
     state: dict[str, Any] | None,
-) -> None:
-    """Open a new attempt at the training task, under one identifier on all ranks."""
-    attempt = f"{time.time_ns():x}"
+) -> str:
+    """Open a new attempt at the training task, and return its identifier, which all ranks share."""
+    attempt = ""
+    if rank == 0:
+        attempt = run_dir.start_attempt(name)
     if world_size > 1:
         attempt = broadcast_from_rank_zero(attempt)
-
-    if rank == 0:
-        run_dir.start_attempt(name, attempt)
 
     # The plan of a task without a sampler does not name an actor.
     sampler = None
@@ -142,6 +155,7 @@ def _open_attempt(
     # No rank may ask the sampler before rank 0 has opened the attempt there.
     if world_size > 1:
         broadcast_from_rank_zero(True)
+    return attempt
 
 
 def _make_batches(

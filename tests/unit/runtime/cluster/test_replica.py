@@ -100,26 +100,49 @@ def test_files_larger_than_a_block_are_copied_completely(actor: FakeActor, run_d
 def test_a_replaced_attempt_can_no_longer_write(actor: FakeActor, run_dir: Path) -> None:
     old = open_run_dir(run_dir)
     new = open_run_dir(run_dir)
-    old.start_attempt("supernet", "1")
-    new.start_attempt("supernet", "2")
+    old.start_attempt("supernet")
+    # The old attempt has written this before the new one started.
+    write_json(run_dir / "earlier.json", {})
+    new.start_attempt("supernet")
+    assert (new.folder / "earlier.json").exists()
     write_json(old.folder / "result.json", {"by": "old"})
     write_json(new.folder / "result.json", {"by": "new"})
 
-    # The old attempt has written this before the new one started.
-    write_json(run_dir / "earlier.json", {})
-    new.start_attempt("supernet", "2")
-    assert (new.folder / "earlier.json").exists()
-
-    with pytest.raises(AttemptReplacedError, match="replaced by attempt 2"):
-        old.push()
-    assert not (run_dir / "result.json").exists()
+    # The server that has started again remembers the attempt.
+    for _ in range(2):
+        with pytest.raises(AttemptReplacedError, match="was replaced by attempt a2x"):
+            old.push()
+        with pytest.raises(AttemptReplacedError, match="was replaced by attempt a2x"):
+            old.remove(old.folder / "facts.json")
+        assert (run_dir / "facts.json").exists()
+        assert not (run_dir / "result.json").exists()
+        actor.server = file_server.RunFileServer(str(run_dir))
     new.push()
     assert "new" in (run_dir / "result.json").read_text()
 
     # An attempt at another training of the run replaces nothing.
     other = open_run_dir(run_dir)
-    other.start_attempt("teacher", "1")
+    other.start_attempt("teacher")
     new.push()
+
+
+def test_an_attempt_that_is_replaced_while_it_sends_a_file_does_not_complete_it(
+    actor: FakeActor, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = open_run_dir(run_dir)
+    old.start_attempt("supernet")
+    (old.folder / "large").write_bytes(b"x" * (BLOCK_BYTES + 1))
+    write_block = actor.server.write_block
+
+    def write_and_replace(*args: Any) -> None:
+        write_block(*args)
+        actor.server.start_attempt("supernet")
+
+    monkeypatch.setattr(actor.server, "write_block", write_and_replace)
+    with pytest.raises(AttemptReplacedError):
+        old.push()
+    gc.collect()
+    assert not (run_dir / "large").exists()
 
 
 @pytest.mark.parametrize("size", [3, BLOCK_BYTES + 5])
@@ -136,10 +159,10 @@ def test_a_full_disk_is_one_message_and_changes_no_file(
     write_block = actor.server.write_block
     failures = [OSError(28, "No space left on device")]
 
-    def fail_once(path: str, token: str, start: int, block: bytes, is_last: bool) -> None:
+    def fail_once(path: str, token: str, start: int, block: bytes, is_last: bool, fence: Any) -> None:
         if is_last and failures:
             raise file_server.write_error(run_dir / path, failures.pop())
-        write_block(path, token, start, block, is_last)
+        write_block(path, token, start, block, is_last, fence)
 
     monkeypatch.setattr(actor.server, "write_block", fail_once)
     with pytest.raises(UserError, match=r"No space left on device.*ree space"):

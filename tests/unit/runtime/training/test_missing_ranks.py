@@ -18,7 +18,6 @@ from raycomp.methods.supernet import SupernetTask
 from raycomp.methods.tasks import TrainingTask
 from raycomp.runtime.training.all_reduce import FlatAllReduce
 from raycomp.runtime.training.sampler_client import ActorSampler
-from raycomp.runtime.training.trainer import _root_cause
 from raycomp.runtime.training.worker import _with_rank_names
 from raycomp.training.loop import StepResult
 
@@ -136,18 +135,3 @@ def test_other_errors_of_a_step_are_not_changed() -> None:
     with pytest.raises(RuntimeError, match="too large") as caught:
         _with_rank_names(task)(0, NO_BATCH)
     assert not isinstance(caught.value, MissingRankError)
-
-
-def test_the_error_that_raycomp_raised_is_the_users_message() -> None:
-    hung = "Traceback (most recent call last):\n  ...\nWorkerHealthCheckTimeoutError: hanging for 8 s"
-    named = "Traceback (most recent call last):\n  ...\nraycomp.errors.MissingRankError: Step 4: rank 0"
-    user_error = "Traceback ...\nraycomp.errors.UserError: Free some space.\n"
-
-    def root_cause(failures: dict[int, str]) -> str:
-        error: Any = SimpleNamespace(worker_failures=failures)
-        return _root_cause(error)
-
-    assert root_cause({0: hung, 1: named}) == "Step 4: rank 0"
-    assert root_cause({0: hung}) == "WorkerHealthCheckTimeoutError: hanging for 8 s"
-    assert root_cause({0: user_error}) == "Free some space."
-    assert _root_cause(ValueError("another error")) == "another error"
