@@ -66,12 +66,12 @@ def make_bert_config(**changes: Any) -> BertConfig:
     return BertConfig(**settings)
 
 
-def randomise_weights(model: torch.nn.Module, seed: int = 0) -> None:
+def randomise_weights(model: torch.nn.Module, seed: int = 0, scale: float = 0.2) -> None:
     """Change all weights at random: untrained norms and biases are 1 and 0, which hides errors."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+            parameter += scale * torch.randn(parameter.shape, generator=generator)
 
 
 def make_sentences(rows: int, seed: int) -> pd.DataFrame:
@@ -89,6 +89,26 @@ def make_sentences(rows: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame({"text": texts, "label": labels})
 
 
+def fine_tune(model: torch.nn.Module, frame: pd.DataFrame, steps: int = 55) -> None:
+    """Train a classifier on sentences for a second: "bad" is output 0, "good" is output 1.
+
+    A run refuses a given teacher that does not know its task.
+    """
+    tokenizer = make_tokenizer()
+    labels = torch.tensor((frame["label"] == "good").to_numpy(int))
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    generator = torch.Generator().manual_seed(0)
+    model.train()
+    for _ in range(steps):
+        rows = torch.randint(len(frame), (16,), generator=generator)
+        texts = [frame["text"][int(row)] for row in rows]
+        tokens = tokenizer(texts, padding=True, return_tensors="pt")
+        model(**tokens, labels=labels[rows]).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of an untrained encoder and its tokenizer."""
@@ -101,11 +121,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tuned_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directory of a classifier, which a run uses as its teacher without training."""
+    """Directory of a fine-tuned classifier, which a run uses as its teacher without training."""
     folder = tmp_path_factory.mktemp("tuned-bert")
     torch.manual_seed(0)
     model = BertForSequenceClassification(make_bert_config(num_labels=2))
-    randomise_weights(model)
+    randomise_weights(model, scale=0.05)
+    fine_tune(model, make_sentences(200, 7))
     model.save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder

@@ -76,9 +76,10 @@ class TeacherSettings(Section):
         description=choices(
             "Whether the model is fine-tuned.",
             {
-                "auto": "only if it lacks a classifier for this task",
+                "auto": "only if it lacks a classifier. A classifier that does not fit the task is "
+                "refused, and so is one that is not better than chance on training rows",
                 "train": "always, with a new classifier",
-                "as-is": "never; it must have a classifier for this task",
+                "as-is": "never; it must have a classifier for this task, also one near chance",
             },
         ),
     )

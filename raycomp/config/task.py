@@ -54,7 +54,8 @@ class TaskSettings(Section):
         description="Class names in order. Not set: the labels of the training rows as they are written, "
         "sorted, numbers by value. If the "
         "model is already fine-tuned, its outputs are matched to classes by its `id2label`. If that "
-        "has other names, give the classes here in the order of the model's outputs.",
+        "has other names, give the classes here in the order of the model's outputs. A wrong order is "
+        "found on training rows before anything is trained.",
     )
     kind: Literal["auto", "classification", "regression"] = Field(
         "auto",
@@ -64,7 +65,7 @@ class TaskSettings(Section):
                 "auto": "the kind of the GLUE task; classification for other data, except that labels "
                 "with fractions are refused",
                 "classification": "labels are classes",
-                "regression": "labels are numbers",
+                "regression": "labels are numbers, in any units",
             },
         ),
     )

@@ -6,13 +6,14 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from raycomp.data.target_scaling import IDENTITY, TargetScaling
 from raycomp.data.tasks import Split
 from raycomp.storage.files import atomic_write
 
@@ -29,7 +30,9 @@ class TokenSplit:
         input_ids: Token ids, (tokens,) int32; memory-mapped if cached.
         token_types: Number of the text (0 or 1) of each token, (tokens,) int8.
         offsets: First token of each row and the end of the last row, (rows + 1,) int64.
-        labels: Classes or targets, (rows,) int64 or float32.
+        labels: Classes, or targets as training sees them, (rows,) int64 or float32.
+        scaling: Units of the targets.
+        written: Targets in the user's units, (rows,); None where `labels` have them.
     """
 
     key: str
@@ -37,6 +40,8 @@ class TokenSplit:
     token_types: np.ndarray
     offsets: np.ndarray
     labels: np.ndarray
+    scaling: TargetScaling = IDENTITY
+    written: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -45,6 +50,22 @@ class TokenSplit:
     def lengths(self) -> np.ndarray:
         """Number of tokens of each row: (rows,)."""
         return np.diff(self.offsets)
+
+    @property
+    def written_labels(self) -> np.ndarray:
+        """Classes, or targets in the user's units: (rows,)."""
+        return self.labels if self.written is None else self.written
+
+    def standardised(self, scaling: TargetScaling) -> TokenSplit:
+        """Return the same rows with standardised targets.
+
+        Args:
+            scaling: Units of the targets. The identity leaves the split as it is.
+        """
+        if scaling.is_identity:
+            return self
+        labels = scaling.standardise(self.labels)
+        return replace(self, labels=labels, scaling=scaling, written=self.labels)
 
 
 def fingerprint(tokenizer: Any) -> str:

@@ -29,6 +29,7 @@ MAX_SIZES = {
     "num_labels": 10_000,
 }
 """Largest values of the settings that sizes of tensors follow from."""
+_CLASS_PREFIXES = ("Bert", "Roberta", "XLMRoberta", "Electra", "DistilBert")
 
 
 def check_folder(folder: Path, name: str) -> None:
@@ -79,12 +80,39 @@ def _check_weight_files(folder: Path, name: str) -> None:
         return
 
     pickled = sorted(path.name for path in folder.glob("*.bin"))
-    hint = ""
-    if pickled:
-        hint = f"{pickled[0]} is a pickle and is not read: it could run code. "
+    if not pickled:
+        raise UserError(
+            f"Model folder {name} lacks a .safetensors file. Save the model with save_pretrained."
+        )
     raise UserError(
-        f"Model folder {name} lacks a .safetensors file. {hint}Save the model with save_pretrained."
+        f"Model folder {name} lacks a .safetensors file. {pickled[0]} is a pickle and is not read: it "
+        f"could run code. If you trust it, convert it: {conversion_command(name, _model_class(folder))}"
     )
+
+
+def _model_class(folder: Path) -> str:
+    """Return the class of transformers that a folder's config.json names, or the plain encoder's."""
+    names = json.loads((folder / "config.json").read_bytes()).get("architectures")
+    first = str(names[0]) if isinstance(names, list) and names else ""
+    is_known = first.isidentifier() and first.startswith(_CLASS_PREFIXES)
+    return first if is_known else "AutoModel"
+
+
+def conversion_command(name: str, model_class: str = "AutoModelForSequenceClassification") -> str:
+    """Return the command that writes a model again, in safetensors.
+
+    Args:
+        name: Folder or Hub name of the model.
+        model_class: Class of transformers that has all weights of the model.
+    """
+    source = shown(name)
+    out = f"{shown(Path(name).name)}-safetensors"
+    code = (
+        f"from transformers import {model_class} as M, AutoTokenizer as T; "
+        f"M.from_pretrained({source!r}).save_pretrained({out!r}); "
+        f"T.from_pretrained({source!r}).save_pretrained({out!r})"
+    )
+    return f'python -c "{code}", then set model.name to {out!r}.'
 
 
 def check_config(config: Any, name: str, folder: Path) -> None:

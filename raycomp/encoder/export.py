@@ -13,10 +13,11 @@ from typing import Any
 
 import jinja2
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from raycomp.encoder.interface import TokenBatch, model_inputs
+from raycomp.encoder.tokenizer_files import find_difference
 from raycomp.errors import UserError, shown
 
 # Saving takes a second: a progress bar would only distract.
@@ -96,7 +97,7 @@ def _write_files(
         }
         code = _copy_code(source, module, folder)
     model.save_pretrained(folder)
-    _save_tokenizer(tokenizer, longest_text(config), folder)
+    _save_tokenizer(tokenizer, config, folder)
     (folder / "README.md").write_text(_render_card({"code": code, **card}), encoding="utf-8")
 
 
@@ -123,24 +124,36 @@ def longest_text(config: Any) -> int | None:
     return rows - config.pad_token_id - 1 if is_roberta else rows
 
 
-def _save_tokenizer(tokenizer: Any, max_positions: int | None, folder: Path) -> None:
-    """Write a tokenizer that truncates to the longest text of the model.
+def _save_tokenizer(tokenizer: Any, config: Any, folder: Path) -> None:
+    """Write a tokenizer that truncates to the longest text of the model and sends what the model reads.
 
     Args:
         tokenizer: The tokenizer; it stays as it is.
-        max_positions: Longest text of the model, in tokens; None leaves the tokenizer's own limit.
+        config: Configuration of the model.
         folder: Where to write it.
     """
     own_limit = tokenizer.model_max_length
+    own_inputs = list(tokenizer.model_input_names)
     try:
-        limit = min(own_limit, max_positions or own_limit)
+        limit = min(own_limit, longest_text(config) or own_limit)
         tokenizer.model_max_length = limit
+        # BERT's tokenizer sends two token types; a plain RoBERTa has one, and would fail on a pair.
+        if getattr(config, "type_vocab_size", 2) <= 1:
+            _name_inputs(tokenizer, [name for name in own_inputs if name != "token_type_ids"])
         tokenizer.save_pretrained(folder)
         # text-embeddings-inference reads the longest text from here.
         sentence_config = {"max_seq_length": limit, "do_lower_case": False}
         (folder / "sentence_bert_config.json").write_text(json.dumps(sentence_config), encoding="utf-8")
     finally:
         tokenizer.model_max_length = own_limit
+        _name_inputs(tokenizer, own_inputs)
+
+
+def _name_inputs(tokenizer: Any, names: list[str]) -> None:
+    """Set the arguments of the model that a tokenizer gives."""
+    tokenizer.model_input_names = names
+    # `save_pretrained` writes these settings.
+    tokenizer.init_kwargs["model_input_names"] = names
 
 
 @torch.inference_mode()
@@ -164,6 +177,29 @@ def verify_export(out: Path, model: PreTrainedModel, batch: TokenBatch) -> dict[
         "params": sum(p.numel() for p in loaded.parameters()),
         "max_logit_difference": float(difference),
     }
+
+
+def verify_tokenizer(out: Path, tokenizer: Any, texts: Sequence[str]) -> None:
+    """Load an exported tokenizer as a user would, and compare its tokens with the run's.
+
+    Args:
+        out: The exported folder.
+        tokenizer: The tokenizer of the run.
+        texts: Texts of the task.
+
+    Raises:
+        UserError: The tokens differ.
+    """
+    loaded = AutoTokenizer.from_pretrained(  # nosec B615  # a folder of ours
+        str(out), trust_remote_code=True, local_files_only=True
+    )
+    text = find_difference(tokenizer, loaded, texts)
+    if text is not None:
+        raise UserError(
+            f"{out}: the exported tokenizer gives other tokens than the run's for '{shown(text, 60)}'. "
+            "transformers cannot save this tokenizer. Save the model's tokenizer as "
+            "PreTrainedTokenizerFast, and start a new run with it."
+        )
 
 
 def _render_card(figures: dict[str, Any]) -> str:

@@ -125,7 +125,7 @@ class Embeddings(nn.Module):
 
         Args:
             input_ids: Token ids, or row numbers of `table` where one is given.
-            token_type_ids: 0 in the first text, 1 in the second; None is 0.
+            token_type_ids: 0 in the first text, 1 in the second; None and types beyond the table are 0.
             table: Rows of the word embeddings to read instead of all of them, (rows, embedding size).
         """
         x = self.word(input_ids) if table is None else F.embedding(input_ids, table)
@@ -135,6 +135,8 @@ class Embeddings(nn.Module):
         if self.token_type is not None:
             if token_type_ids is None:
                 token_type_ids = torch.zeros_like(input_ids)
+            # A RoBERTa has one type, but BERT's tokenizer sends two: types beyond the table are 0.
+            token_type_ids = token_type_ids * (token_type_ids < self.token_type.num_embeddings)
             x = x + self.token_type(token_type_ids)
 
         x = dropout(self.norm(x), self.dropout, self.training)

@@ -7,26 +7,30 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-)
+from transformers import AutoConfig, AutoModelForMaskedLM
 from transformers.utils import logging as transformers_logging
 
-from raycomp.encoder.checks import check_config, check_folder
-from raycomp.encoder.families import FAMILIES, from_family, from_family_config, map_names
-from raycomp.encoder.label_matching import match_outputs
-from raycomp.encoder.layers import Encoder, EncoderConfig
+from raycomp.encoder.checkpoint_weights import read_network
+from raycomp.encoder.checks import check_config, check_folder, conversion_command
+from raycomp.encoder.classifier_head import check_head
+from raycomp.encoder.label_matching import match_outputs, names_match
+from raycomp.encoder.layers import Encoder
+from raycomp.encoder.tokenizer_checks import check_first_token, check_letter_case, check_vocabulary
+from raycomp.encoder.tokenizer_files import (
+    TOKENIZER_FILE,
+    LoadedTokenizer,
+    missing_tokenizer_message,
+    read_tokenizer,
+    read_tokenizer_settings,
+)
 from raycomp.errors import UserError, first_line, shown
 
 DEMO_MODEL = "demo/minilm-l6"
@@ -37,38 +41,100 @@ transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
 
 
-def load_encoder(
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as a run uses it.
+
+    Attributes:
+        network: The full-size network.
+        tokenizer: Its tokenizer, padding and truncation off.
+        is_fine_tuned: Whether `network` has the fine-tuned classifier of the checkpoint.
+        outputs: Output of the checkpoint's classifier that is each class of the task; empty without one.
+        output_names: Name of each output in the checkpoint's configuration.
+        has_named_outputs: Whether those names decided which output is which class.
+        tokenizer_note: What a user must know about the tokenizer; empty where it is as usual.
+    """
+
+    network: Encoder
+    tokenizer: Any
+    is_fine_tuned: bool
+    outputs: tuple[int, ...] = ()
+    output_names: tuple[str, ...] = ()
+    has_named_outputs: bool = False
+    tokenizer_note: str = ""
+
+
+def load_encoder(name: str, **options: Any) -> tuple[Encoder, Any, bool]:
+    """Return the network and the tokenizer of a checkpoint, and whether it has a fine-tuned classifier.
+
+    Args:
+        name: Hub name, folder, or `DEMO_MODEL`.
+        **options: As for `load_checkpoint`.
+
+    Raises:
+        UserError: As `load_checkpoint`.
+    """
+    checkpoint = load_checkpoint(name, **options)
+    return checkpoint.network, checkpoint.tokenizer, checkpoint.is_fine_tuned
+
+
+def load_checkpoint(
     name: str,
     *,
     num_labels: int,
     classes: Sequence[str] = (),
     in_order: bool = False,
+    new_classifier: bool = False,
+    texts: Sequence[str] = (),
+    is_wanted: Callable[[Any], bool] | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
-) -> tuple[Encoder, Any, bool]:
+) -> Checkpoint:
     """Load a checkpoint from the Hub, a folder, or the demo package.
 
     A fine-tuned classifier's outputs are put into the order of `classes` by their names.
 
     Args:
         name: Hub name, folder, or `DEMO_MODEL`.
-        num_labels: Outputs of the task.
+        num_labels: Outputs of the task; 1 for regression.
         classes: Names of the task's classes, in its order.
         in_order: Whether the outputs are in the order of `classes`, with any names.
+        new_classifier: Whether the network gets a new classifier, also where the checkpoint has one.
+        texts: Texts of the task, on which the tokenizer is compared with its file.
+        is_wanted: Whether a tokenizer is the one that the run began with; see `read_tokenizer`.
         revision: Revision on the Hub.
         trust_remote_code: Whether the checkpoint's own code may run.
 
-    Returns:
-        The full-size network, its tokenizer (padding and truncation off), and whether the checkpoint has
-        a fine-tuned classifier with this task's number of outputs.
-
     Raises:
-        UserError: The checkpoint is missing, damaged, in a pickle format, or not supported; or its
-            outputs cannot be matched with the classes.
+        UserError: The checkpoint is missing, damaged, in a pickle format, or not supported; its
+            tokenizer does not fit; or its classifier does not fit the task.
     """
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    with _explaining_failures(name):
+        loaded = _read_tokenizer(name, texts, is_wanted, options)
+        model, head = read_network(model_source(name), name, num_labels, new_classifier, options)
+    if head is None:
+        return Checkpoint(model, loaded.tokenizer, False, tokenizer_note=loaded.note)
+
+    check_head(head, num_labels, classes, name)
+    order = _reorder_outputs(model, name, head.output_names, classes, in_order)
+    output_names = tuple(str(head.output_names.get(i, "")) for i in range(num_labels))
+    return Checkpoint(
+        model,
+        loaded.tokenizer,
+        is_fine_tuned=True,
+        outputs=tuple(range(num_labels)) if order is None else tuple(order),
+        output_names=output_names,
+        has_named_outputs=bool(classes) and names_match(output_names, classes),
+        tokenizer_note=loaded.note,
+    )
+
+
+@contextmanager
+def _explaining_failures(name: str) -> Iterator[None]:
+    """Turn exceptions of a block that loads a checkpoint into messages for the user."""
     try:
-        model, tokenizer, id2label = _load(name, num_labels, options)
+        yield
     except UserError:
         raise
     except SafetensorError as error:
@@ -77,20 +143,30 @@ def load_encoder(
         ) from None
     # A damaged file leads transformers to exceptions of any type.
     except Exception as error:
-        raise UserError(
-            f"Model {shown(name, 1000)} cannot be loaded ({first_line(error)}). Give a Hub name such as "
-            f"google-bert/bert-base-uncased (needs a network), a local folder, or {DEMO_MODEL}."
-        ) from None
+        raise UserError(_loading_message(name, error)) from None
 
-    if id2label is not None and classes:
-        _reorder_outputs(model, name, id2label, classes, in_order)
-    return model, tokenizer, id2label is not None
+
+def _loading_message(name: str, error: Exception) -> str:
+    """Return the message about an exception of transformers or of the network."""
+    cause = first_line(error)
+    if "safetensors" in cause and not Path(name).is_dir():
+        return (
+            f"Model {shown(name, 1000)} cannot be loaded ({cause}). Only weights in safetensors are "
+            "read: a pickle such as pytorch_model.bin can run code. If you trust the model, convert it: "
+            f"{conversion_command(name)}"
+        )
+    return (
+        f"Model {shown(name, 1000)} cannot be loaded ({cause}). Give a Hub name such as "
+        f"google-bert/bert-base-uncased (needs a network), a local folder, or {DEMO_MODEL}."
+    )
 
 
 def _reorder_outputs(
-    model: Encoder, name: str, id2label: dict[int, str], classes: Sequence[str], in_order: bool
-) -> None:
-    """Put the classifier's outputs into the order of the task's classes."""
+    model: Encoder, name: str, id2label: Mapping[int, str], classes: Sequence[str], in_order: bool
+) -> list[int] | None:
+    """Put the classifier's outputs into the order of the classes; return the order if it changed."""
+    if not classes:
+        return None
     try:
         order = match_outputs(id2label, classes, in_order)
     except ValueError as error:
@@ -102,94 +178,52 @@ def _reorder_outputs(
         with torch.no_grad():
             for parameter in model.classifier.parameters():
                 parameter.copy_(parameter[order])
+    return order
 
 
-def _load(
-    name: str, num_labels: int, options: dict[str, Any]
-) -> tuple[Encoder, Any, dict[int, str] | None]:
-    """Return network, tokenizer, and the names of the outputs where a fitting classifier was loaded."""
+def _read_tokenizer(
+    name: str,
+    texts: Sequence[str],
+    is_wanted: Callable[[Any], bool] | None,
+    options: dict[str, Any],
+) -> LoadedTokenizer:
+    """Load the tokenizer of a checkpoint whose folder and configuration are as they should be."""
     source = model_source(name)
     folder = Path(source)
     if folder.is_dir():
         check_folder(folder, name)
     config = AutoConfig.from_pretrained(source, **options)  # nosec B615  # model.revision
     check_config(config, name, folder)
-    tokenizer = _load_tokenizer(source, **options)
-    _check_vocabulary(tokenizer, config, name)
 
-    is_classifier = any(a.endswith("ForSequenceClassification") for a in config.architectures or [])
-    state, missing = _load_state(source, config.model_type, is_classifier, options)
-    ours = from_family_config(config, num_labels)
-    _check_missing(missing, config.model_type, ours, name)
-
-    weights = from_family(config.model_type, ours, state)
-    head = {v for k, v in map_names(config.model_type, ours).items() if _is_head(k)}
-    is_fitting = is_classifier and weights["classifier.weight"].shape[0] == num_labels
-    is_fitting = is_fitting and not missing & head
-    if not is_fitting:
-        weights = {k: v for k, v in weights.items() if not k.startswith("classifier.")}
-    model = Encoder(ours)
-    # Not strict: a new classifier keeps the weights that `Encoder` has drawn.
-    model.load_state_dict(weights, strict=False)
-    return model, tokenizer, dict(config.id2label or {}) if is_fitting else None
+    loaded = read_tokenizer(source, name, texts=texts, is_wanted=is_wanted, **options)
+    check_vocabulary(loaded.tokenizer, config.vocab_size, name, missing_tokenizer_message(name))
+    if not (folder / TOKENIZER_FILE).exists() and "do_lower_case" not in read_tokenizer_settings(source):
+        check_letter_case(loaded.tokenizer, name)
+    check_first_token(loaded.tokenizer, name)
+    return loaded
 
 
-def _check_vocabulary(tokenizer: Any, config: Any, name: str) -> None:
-    """Refuse a tokenizer with ids beyond the embeddings, which would fail in the middle of training."""
-    if max(tokenizer.get_vocab().values(), default=-1) >= config.vocab_size:
-        raise UserError(
-            f"The tokenizer of {name} has tokens beyond the network's {config.vocab_size:,}: it is "
-            "another model's. Fetch the model again."
-        )
-
-
-def _load_state(
-    source: str, model_type: str, is_classifier: bool, options: dict[str, Any]
-) -> tuple[dict[str, Tensor], set[str]]:
-    """Return the weights under the names of a classifier, and the names that the file lacks.
-
-    transformers draws weights that the file lacks at random, and reports it only here.
-    """
-    auto_class = AutoModelForSequenceClassification if is_classifier else AutoModel
-    loaded, info = auto_class.from_pretrained(
-        source, use_safetensors=True, dtype="float32", output_loading_info=True, **options
-    )
-    prefix = "" if is_classifier else FAMILIES[model_type].prefix
-    state = {f"{prefix}{key}": value for key, value in loaded.state_dict().items()}
-    return state, {f"{prefix}{key}" for key in info["missing_keys"]}
-
-
-def _check_missing(missing: set[str], model_type: str, config: EncoderConfig, name: str) -> None:
-    """Refuse a checkpoint without weights of the encoder; only pooler and classifier may be new."""
-    names = map_names(model_type, config)
-    lacking = [theirs for ours, theirs in names.items() if theirs in missing and not _is_head(ours)]
-    if lacking:
-        listed = ", ".join(lacking[:3])
-        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-        raise UserError(
-            f"The weights of {name} lack {listed}{more}. Check that their names are those "
-            "of transformers."
-        )
-
-
-def _is_head(name: str) -> bool:
-    return name.startswith(("classifier.", "pooler."))
-
-
-def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(
+    name: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    is_wanted: Callable[[Any], bool] | None = None,
+) -> Any:
     """Load a checkpoint's tokenizer, padding and truncation off.
 
     Args:
         name: Hub name, folder, or `DEMO_MODEL`.
         revision: Revision on the Hub.
         trust_remote_code: Whether the checkpoint's own code may run.
+        is_wanted: Whether a tokenizer is the one that the run began with; see `read_tokenizer`.
 
     Raises:
         UserError: The tokenizer cannot be loaded, or is not a fast one.
     """
     source = model_source(name)
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        return _load_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
+        return read_tokenizer(source, name, is_wanted=is_wanted, **options).tokenizer
     except UserError:
         raise
     except Exception as error:
@@ -235,28 +269,6 @@ def load_masked_language_model(
             f"Model {name} cannot be loaded for word replacement ({first_line(error)}). Fetch it again."
         ) from None
     return None if set(_MASKED_HEADS) & set(info["missing_keys"]) else model.eval()
-
-
-def _load_tokenizer(source: str, **options: Any) -> Any:
-    """Load a fast tokenizer; switch baked-in padding and truncation off (MiniLM's cuts at 128)."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)  # nosec B615  # model.revision
-    except BaseException as error:
-        # The Rust library panics on a damaged file; a panic is not an `Exception`.
-        if type(error).__name__ != "PanicException":
-            raise
-        raise ValueError(f"its tokenizer.json is damaged: {first_line(error)}") from None
-
-    # A user who loads an export allows its code to run: it must only name ours.
-    tokenizer.init_kwargs.pop("auto_map", None)
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise UserError(
-            f"{type(tokenizer).__name__} is not a fast tokenizer. Use a checkpoint with tokenizer.json."
-        )
-    backend.no_padding()
-    backend.no_truncation()
-    return tokenizer
 
 
 def model_source(name: str) -> str:

@@ -137,7 +137,7 @@ def _load_candidates(data: AugmentedData) -> Candidates:
     from raycomp.encoder.pretrained import load_masked_language_model
 
     settings = data.job.augment
-    table = data.load()[0].embeddings.word.weight.detach()
+    table = data.load().network.embeddings.word.weight.detach()
     neighbours = NeighbourCandidates(table, data.tokenizer, settings.candidates)
     if settings.method == "neighbours":
         return neighbours

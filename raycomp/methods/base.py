@@ -60,6 +60,8 @@ class Deployable:
         certificate: Further figures of the export's certificate.json.
         reason: Why the budget cannot be met; empty where it can.
         counts_nonzero: Whether its parameters count only where they are not 0 (unstructured pruning).
+        has_user_units: Whether `build` returns outputs in the user's units. Methods leave it False:
+            networks of a run compute standardised outputs, and the deployment restores the units.
     """
 
     budget: str
@@ -80,6 +82,7 @@ class Deployable:
     certificate: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
     counts_nonzero: bool = False
+    has_user_units: bool = False
 
 
 class Run(ABC):

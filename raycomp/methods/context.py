@@ -5,52 +5,33 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from raycomp.data.target_scaling import IDENTITY, TargetScaling
 from raycomp.data.tasks import Split, Task, load_task
 from raycomp.data.tokens import TokenSplit, cached, fingerprint, tokenise
 from raycomp.encoder.cost import EncoderShape
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.layers import Encoder, EncoderConfig
-from raycomp.errors import UserError
+from raycomp.methods.facts import Facts, read_facts
 from raycomp.search.setup import SearchSetup
 from raycomp.storage.files import read_json, write_json
 from raycomp.storage.revision import read_revision
 from raycomp.storage.tensors import load_weights
 from raycomp.training.optimizers import resolve_precision
 
+if TYPE_CHECKING:
+    from raycomp.encoder.pretrained import Checkpoint
 
-@dataclass(frozen=True)
-class Facts:
-    """Properties of model and data that every process needs. They are written once: workers load neither.
+COMPARED_TEXTS = 200
+"""Training rows on which a tokenizer is compared with its file."""
 
-    Attributes:
-        config: An `EncoderConfig` as its `to_dict` returns it.
-        fine_tuned: Whether the model has a classifier for this task.
-        tokenizer: Fingerprint of the tokenizer.
-        sep_token_id: Token between two texts; None if the tokenizer lacks one.
-        kind: "classification" or "regression".
-        num_labels: Outputs of the classifier.
-        pair: Whether a row has two texts.
-        metrics: All metrics of the task.
-        primary: The metric by which models are chosen.
-        positive: Number of the class that F1 of two classes counts as positive.
-    """
-
-    config: dict[str, Any]
-    fine_tuned: bool
-    tokenizer: str
-    sep_token_id: int | None
-    kind: str
-    num_labels: int
-    pair: bool
-    metrics: tuple[str, ...]
-    primary: str
-    positive: int = 1
+COUNTED_TEXTS = 2000
+"""Training rows of which unknown tokens are counted."""
 
 
 class RunContext(SearchSetup):
@@ -58,7 +39,12 @@ class RunContext(SearchSetup):
 
     Every process builds its own context from the job and the run directory, so only names are sent
     between processes. See `SearchSetup` for the constructor.
+
+    Attributes:
+        tokenizer_note: What a user must know about the tokenizer; set by `facts` of a new run.
     """
+
+    tokenizer_note: str = ""
 
     def for_method(self, method: str) -> RunContext:
         """Return this context as another method has it; what is loaded is shared."""
@@ -77,24 +63,62 @@ class RunContext(SearchSetup):
         """The task with its three splits."""
         return load_task(self.job.task, self.job.run.seed, self.revision)
 
-    def load(self) -> tuple[Encoder, Any, bool]:
-        """Return the pretrained network at full size, its tokenizer, and whether it is fine-tuned.
+    def load(self) -> Checkpoint:
+        """Return the checkpoint of the job: the pretrained network at full size and its tokenizer.
 
-        The network is not kept in memory, because trained weights take its place soon.
+        The network is not kept in memory, because trained weights take its place soon. Its outputs are
+        standardised for regression, as those of every network of a run.
+
+        Raises:
+            UserError: The checkpoint, its tokenizer or its classifier does not fit the task.
         """
         # Imported here: transformers takes seconds to import, and workers never load a model.
-        from raycomp.encoder.pretrained import load_encoder
+        from raycomp.encoder.output_units import standardise_outputs
+        from raycomp.encoder.pretrained import load_checkpoint
+        from raycomp.encoder.tokenizer_checks import check_first_token
+
+        job = self.job
+        is_started = self.layout.facts.exists()
 
         # A new classifier is drawn at random.
-        torch.manual_seed(self.job.run.seed)
-        return load_encoder(
-            self.job.model.name,
+        torch.manual_seed(job.run.seed)
+        checkpoint = load_checkpoint(
+            job.model.name,
             num_labels=self.task.num_labels,
             classes=self.task.label_names,
-            in_order=self.job.task.labels is not None or self.job.teacher.mode == "train",
-            revision=self.job.model.revision,
-            trust_remote_code=self.job.model.trust_remote_code,
+            in_order=job.task.labels is not None,
+            # A run resumes with the choice that it began with.
+            new_classifier=job.teacher.mode == "train" or (is_started and not self.facts.fine_tuned),
+            texts=self.sample_texts(COMPARED_TEXTS),
+            is_wanted=self._is_recorded_tokenizer if is_started else None,
+            revision=job.model.revision,
+            trust_remote_code=job.model.trust_remote_code,
         )
+
+        if self.task.train.text_b is not None:
+            check_first_token(checkpoint.tokenizer, job.model.name, pair=True)
+        if checkpoint.is_fine_tuned:
+            scaling = self.target_scaling
+            standardise_outputs(checkpoint.network.classifier, scaling.mean, scaling.deviation)
+        return checkpoint
+
+    def sample_texts(self, rows: int) -> list[str]:
+        """Return the texts of training rows that are evenly spaced, at most `rows` of them."""
+        train = self.task.train
+        step = max(1, len(train) // rows)
+        return [*train.text_a[::step][:rows], *(train.text_b or [])[::step][:rows]]
+
+    def _is_recorded_tokenizer(self, tokenizer: Any) -> bool:
+        return fingerprint(tokenizer) == self.facts.tokenizer
+
+    @functools.cached_property
+    def target_scaling(self) -> TargetScaling:
+        """The units of a regression's targets."""
+        if self.layout.facts.exists():
+            return TargetScaling(self.facts.target_mean, self.facts.target_deviation)
+        if self.task.kind != "regression":
+            return IDENTITY
+        return TargetScaling.of(self.task.train.labels)
 
     @functools.cached_property
     def facts(self) -> Facts:
@@ -105,20 +129,17 @@ class RunContext(SearchSetup):
         """
         path = self.layout.facts
         if path.exists():
-            data = read_json(path)
-            try:
-                return Facts(**{**data, "metrics": tuple(data["metrics"])})
-            except (KeyError, TypeError) as error:
-                raise UserError(
-                    f"{path} was not written by this version of raycomp ({error}). Use the version that "
-                    "began the run, or start a new one with --set run.name=NAME."
-                ) from None
-        network, tokenizer, fine_tuned = self.load()
+            return read_facts(path)
+        checkpoint = self.load()
+        tokenizer = checkpoint.tokenizer
         self.__dict__["tokenizer"] = tokenizer
+        self.tokenizer_note = checkpoint.tokenizer_note
+        self._check_words(tokenizer)
         task = self.task
+        scaling = self.target_scaling
         return Facts(
-            config=network.config.to_dict(),
-            fine_tuned=fine_tuned,
+            config=checkpoint.network.config.to_dict(),
+            fine_tuned=checkpoint.is_fine_tuned,
             tokenizer=fingerprint(tokenizer),
             sep_token_id=tokenizer.sep_token_id,
             kind=task.kind,
@@ -127,7 +148,16 @@ class RunContext(SearchSetup):
             metrics=task.metrics,
             primary=task.primary,
             positive=task.positive,
+            target_mean=scaling.mean,
+            target_deviation=scaling.deviation,
         )
+
+    def _check_words(self, tokenizer: Any) -> None:
+        """Refuse a tokenizer that does not know the words of the training texts."""
+        from raycomp.encoder.tokenizer_checks import check_unknown_tokens, count_tokens
+
+        counts = count_tokens(tokenizer, self.sample_texts(COUNTED_TEXTS))
+        check_unknown_tokens(counts, self.job.model.name)
 
     def record_facts(self) -> None:
         """Write the properties of model and data into the run directory, once."""
@@ -145,7 +175,9 @@ class RunContext(SearchSetup):
         from raycomp.encoder.pretrained import load_tokenizer
 
         model = self.job.model
-        return load_tokenizer(model.name, model.revision, model.trust_remote_code)
+        return load_tokenizer(
+            model.name, model.revision, model.trust_remote_code, self._is_recorded_tokenizer
+        )
 
     @property
     def fine_tuned(self) -> bool:
@@ -196,13 +228,13 @@ class RunContext(SearchSetup):
             entry = read_json(key)
             tokens = cached(cache, str(entry.get("key")), int(entry.get("rows", 0)))
             if tokens is not None:
-                return tokens
+                return tokens.standardised(self.target_scaling)
 
         mark = self.facts.tokenizer
         tokens = tokenise(load_texts(), lambda: self.tokenizer, mark, self.max_tokens, cache)
         if self.run_dir.exists():
             write_json(key, {"key": tokens.key, "rows": len(tokens)})
-        return tokens
+        return tokens.standardised(self.target_scaling)
 
     @property
     def max_tokens(self) -> int:
@@ -217,7 +249,7 @@ class RunContext(SearchSetup):
     def network(self, path: Path | None = None) -> ElasticEncoder:
         """Return the full elastic network, with the weights of `path` or the pretrained ones."""
         if path is None:
-            return ElasticEncoder(self.load()[0])
+            return ElasticEncoder(self.load().network)
         model = ElasticEncoder(Encoder(self.config))
         load_weights(model, path)
         return model

@@ -21,7 +21,7 @@ def score_forward(
 
     Args:
         context: The run's context.
-        forward: Function from a batch to logits (batch, classes).
+        forward: Function from a batch to logits (batch, classes); standardised for regression.
         split: Name of the split.
         save_as: Name under which the logits are written into the run directory. Later
             comparisons example by example read them. Empty: they are not written.
@@ -36,8 +36,9 @@ def score_forward(
         device=torch.device("cpu"),
     )
     if save_as:
-        write_array(context.layout.predictions(save_as, split), logits)
-        write_array(context.layout.predictions("labels", split), np.asarray(tokens.labels))
+        # A user reads these files: they have the units of the targets as written.
+        write_array(context.layout.predictions(save_as, split), tokens.scaling.restore(logits))
+        write_array(context.layout.predictions("labels", split), np.asarray(tokens.written_labels))
     return score_logits(context.metrics, tokens, logits, context.facts.positive)
 
 

@@ -71,7 +71,7 @@ class RunLayout:
 
     @property
     def facts(self) -> Path:
-        """Properties of model and data that every process needs (`methods.context.Facts`)."""
+        """Properties of model and data that every process needs (`methods.facts.Facts`)."""
         return self.path / "facts.json"
 
     @property

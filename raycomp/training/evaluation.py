@@ -78,10 +78,15 @@ def score_logits(
     Args:
         metrics: Names of the metrics.
         tokens: The split, with its labels.
-        logits: (rows, classes), in the order of the split.
+        logits: (rows, classes), in the order of the split; standardised where the targets are.
         positive: Number of the class that F1 of two classes counts as positive.
+
+    Returns:
+        Metrics in the user's units, and the loss in those of training.
     """
     labels = torch.from_numpy(np.array(tokens.labels))
     loss = float(label_loss(torch.from_numpy(logits), labels, len(tokens)))
-    values = compute(metrics, np.asarray(tokens.labels), logits, positive=positive, allow_custom=True)
+    written = np.asarray(tokens.written_labels)
+    outputs = tokens.scaling.restore(logits)
+    values = compute(metrics, written, outputs, positive=positive, allow_custom=True)
     return Score(values, loss, len(tokens))

@@ -19,21 +19,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycomp.config.loader import load_job
+from raycomp.config.loader import load_job, parse_job
 from raycomp.config.task import TaskSettings
 from raycomp.data.overview import describe_task
 from raycomp.data.tasks import load_task
 from raycomp.encoder.cost import EncoderShape
 from raycomp.encoder.pretrained import load_encoder
+from raycomp.methods.context import RunContext
 from raycomp.methods.yoco.plan import build_sampler, train_plan
 from raycomp.report import load_tables, query
+from raycomp.runtime.pipeline.preflight import check
 from raycomp.search.budget import cheapest_architecture
 from raycomp.search.setup import SearchSetup
 from raycomp.storage.schemas import SCHEMAS
 from raycomp.storage.tables import part_files, read_table
 from tests.conftest import make_sentences
 from tests.fuzz.conftest import examples, tried
-from tests.fuzz.mutations import VALUES, mutated_bytes, mutated_value, toml
+from tests.fuzz.mutations import TEXTS, VALUES, mutated_bytes, mutated_value, toml
 from tests.unit.report.run_factory import begin_run, finish_run
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(3000)]
@@ -262,6 +264,128 @@ def test_model_folders_with_other_json(
         tried("model folders", lambda: load_encoder(str(path), num_labels=2))
     finally:
         (path / file).write_bytes(whole[file])
+
+
+OUTPUT_NAMES = st.one_of(
+    st.sampled_from(["bad", "good", "GOOD", "LABEL_0", "LABEL_1", "0", "1", "", "b a d"]), VALUES
+)
+HEAD_SETTINGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "id2label": st.one_of(
+            VALUES, st.dictionaries(st.sampled_from(["0", "1", "2", "-1", "x"]), OUTPUT_NAMES, max_size=4)
+        ),
+        "label2id": st.one_of(VALUES, st.dictionaries(TEXTS, st.integers(-1, 3), max_size=3)),
+        "problem_type": st.one_of(
+            VALUES, st.sampled_from(["regression", "single_label_classification", "multi_label_x"])
+        ),
+        "architectures": st.one_of(
+            VALUES, st.just(["BertModel"]), st.just(["BertForTokenClassification"])
+        ),
+        "num_labels": st.integers(-1, 4),
+    },
+)
+
+
+@given(
+    settings=HEAD_SETTINGS, labels=st.sampled_from([["bad", "good"], ["0", "1"], ["bad", "x", "good"]])
+)
+@examples(0.02)
+def test_classifiers_with_other_names(
+    settings: dict[str, Any], labels: list[str], model: tuple[Path, dict[str, bytes]], task: Path
+) -> None:
+    """Names, number and meaning of the outputs, up to the score of the given teacher."""
+    path, whole = model
+    config = {**json.loads(whole["config.json"]), **settings}
+    (path / "config.json").write_text(json.dumps(config))
+    try:
+        tried("classifiers", lambda: preflight(path, task, labels))
+    finally:
+        (path / "config.json").write_bytes(whole["config.json"])
+
+
+TOKEN_SETTINGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "tokenizer_class": st.one_of(
+            VALUES,
+            st.sampled_from(["BertTokenizer", "RobertaTokenizerFast", "XLMRobertaTokenizer", "Nobody"]),
+        ),
+        "do_lower_case": VALUES,
+        "model_max_length": VALUES,
+        "model_input_names": VALUES,
+        **{f"{role}_token": st.one_of(VALUES, st.just("[CLS]")) for role in ("cls", "sep", "unk", "pad")},
+    },
+)
+MODEL_TYPES = st.sampled_from(["WordLevel", "WordPiece", "BPE", "Unigram", ""])
+
+
+@given(
+    settings=TOKEN_SETTINGS,
+    parts=st.dictionaries(
+        st.sampled_from(["normalizer", "pre_tokenizer", "post_processor", "added_tokens", "decoder"]),
+        st.one_of(
+            VALUES,
+            st.just({"type": "BertNormalizer", "lowercase": True}),
+            st.just({"type": "Lowercase"}),
+            st.just({"type": "Whitespace"}),
+            st.just({"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}),
+        ),
+        max_size=2,
+    ),
+    kind=MODEL_TYPES,
+    vocabulary=st.one_of(st.none(), st.dictionaries(TEXTS, st.integers(-1, 30), max_size=8)),
+    removed=st.sampled_from(["", "", "", "tokenizer.json", "tokenizer_config.json"]),
+)
+@examples(0.02)
+def test_tokenizers_with_other_rules(
+    settings: dict[str, Any],
+    parts: dict[str, Any],
+    kind: str,
+    vocabulary: dict[str, int] | None,
+    removed: str,
+    model: tuple[Path, dict[str, bytes]],
+    task: Path,
+) -> None:
+    """Rules, class and vocabulary of a tokenizer, up to the score of the given teacher."""
+    path, whole = model
+    core = {**json.loads(whole["tokenizer.json"]), **parts}
+    if kind:
+        core["model"]["type"] = kind
+    if vocabulary is not None:
+        core["model"]["vocab"] = vocabulary
+    named = {**json.loads(whole["tokenizer_config.json"]), **settings}
+    (path / "tokenizer.json").write_text(json.dumps(core))
+    (path / "tokenizer_config.json").write_text(json.dumps(named))
+    if removed:
+        (path / removed).unlink()
+    try:
+        tried("tokenizers", lambda: preflight(path, task, ["bad", "good"]))
+    finally:
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (path / name).write_bytes(whole[name])
+
+
+@pytest.fixture(scope="module")
+def task(folder: Path) -> Path:
+    """A small file of labelled sentences."""
+    frame = make_sentences(60, 0)
+    frame.to_csv(folder / "task.csv", index=False)
+    return folder / "task.csv"
+
+
+def preflight(model: Path, data: Path, labels: list[str]) -> None:
+    """What `plan` and `run` do with a model before anything is trained."""
+    job = {
+        "task": {"train": str(data), "text": ["text"], "label": "label", "max_length": 16},
+        "model": {"name": str(model)},
+        "space": {"depth": [1, 2, 3], "heads": [1, 2, 4], "ffn": [16, 32, 64]},
+        "budget": [{"name": "half", "encoder_params": "0.5x"}],
+    }
+    if set(labels) >= {"bad", "good"}:
+        job["task"]["labels"] = labels  # type: ignore[index]
+    parsed = parse_job(job)
+    check(RunContext(parsed, data.parent / "runs" / parsed.run_id))
 
 
 @given(

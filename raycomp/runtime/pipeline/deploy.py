@@ -17,17 +17,24 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from raycomp.data.batches import collate
 from raycomp.deployment.cpu import describe_machine
 from raycomp.deployment.latency import measure_latencies_ms
-from raycomp.encoder.export import export_model, verify_export
+from raycomp.encoder.export import export_model, verify_export, verify_tokenizer
 from raycomp.errors import UserError
 from raycomp.methods.base import Deployable, Forward, ProgressUpdate, logits_of
 from raycomp.methods.context import RunContext
 from raycomp.methods.scoring import score_validation
+from raycomp.runtime.pipeline.user_units import in_user_units, standardised
 from raycomp.storage.files import write_json, write_text
 from raycomp.storage.rows import DeploymentRow
 from raycomp.storage.tables import write_rows
 
 MAX_LOGIT_DIFFERENCE = 1e-5
-"""Largest difference of a logit between the trained network and the model that was loaded back."""
+"""Largest difference of a logit between the trained network and the model that was loaded back.
+
+Outputs of a regression are compared in units of the targets' deviation.
+"""
+
+VERIFIED_TEXTS = 32
+"""Training rows on which the exported tokenizer is compared with the run's."""
 
 REPORT_BUG = "This is a bug in raycomp; please report it."
 
@@ -115,7 +122,8 @@ def _deploy(
             f"limit is {deployable.limit:,.0f}. {REPORT_BUG}"
         )
 
-    validation = score_validation(context, lambda batch: logits_of(loaded, batch), out.name)
+    forward = standardised(context, lambda batch: logits_of(loaded, batch))
+    validation = score_validation(context, forward, out.name)
     row = replace(
         row,
         arch_id=deployable.arch_id,
@@ -166,8 +174,9 @@ def export_deployable(
 
     Raises:
         UserError: The loaded model's logits differ from the reference's by more than
-            `MAX_LOGIT_DIFFERENCE`.
+            `MAX_LOGIT_DIFFERENCE`, or its tokenizer gives other tokens.
     """
+    deployable = in_user_units(context, deployable)
     assert deployable.build is not None  # nosec B101 - the caller checks that there is a model
     model, reference = deployable.build()
     card = {
@@ -184,6 +193,7 @@ def export_deployable(
         **(figures or {}),
     }
     export_model(model, context.tokenizer, out, context.task.label_names, card)
+    verify_tokenizer(out, context.tokenizer, context.sample_texts(VERIFIED_TEXTS))
     for name, text in deployable.files.items():
         write_text(out / name, text)
     proof = _check_parity(context, model, reference, out)
@@ -198,6 +208,7 @@ def _check_parity(
 ) -> dict[str, Any]:
     """Compare reference, static model and loaded model on the first rows of the selection split."""
     tokens = context.tokens("selection")
+    scaling = context.target_scaling
     batch = collate(tokens, np.arange(min(32, len(tokens))), context.pad_id)
     with torch.inference_mode():
         expected = reference(batch)
@@ -205,10 +216,15 @@ def _check_parity(
 
     proof = verify_export(out, model, batch)
     difference = max(float(proof["max_logit_difference"]), float((expected - actual).abs().max()))
-    if difference > MAX_LOGIT_DIFFERENCE:
+
+    difference /= scaling.deviation
+    # Numbers of fp32 near the mean are this far apart.
+    rounding = torch.finfo(torch.float32).eps * abs(scaling.mean) / scaling.deviation
+    allowed = MAX_LOGIT_DIFFERENCE + 2 * rounding
+    if difference > allowed:
         raise UserError(
             f"{out}: the exported model's logits differ from the trained network's by {difference:.2g} "
-            f"(allowed: {MAX_LOGIT_DIFFERENCE:g}). {REPORT_BUG}"
+            f"(allowed: {allowed:.2g}). {REPORT_BUG}"
         )
     return {**proof, "max_logit_difference": difference}
 

@@ -33,6 +33,7 @@ from raycomp.methods.base import Deployable, Forward
 from raycomp.methods.context import RunContext
 from raycomp.methods.scoring import score_forward
 from raycomp.runtime.pipeline.deploy import export_deployable
+from raycomp.runtime.pipeline.user_units import in_user_units, standardised
 from raycomp.storage.files import read_json, write_error, write_json
 
 CERTIFICATE_FILE = "certificate.json"
@@ -64,6 +65,7 @@ def export_formats(
     Raises:
         UserError: A conversion or a measurement failed, or the folder cannot be written.
     """
+    deployable = in_user_units(context, deployable)
     assert deployable.build is not None  # nosec B101 - the caller checks that there is a model
     network, reference = deployable.build()
     network = network.eval()
@@ -172,7 +174,7 @@ def _model_data(context: RunContext, network: PreTrainedModel) -> ModelData:
         def run(batch: Batch) -> Tensor:
             return forward(batch.input_ids, batch.attention_mask, batch.token_type_ids)
 
-        return score_forward(context, run, "selection").values[context.primary]
+        return score_forward(context, standardised(context, run), "selection").values[context.primary]
 
     return ModelData(
         score=score,

@@ -7,6 +7,7 @@ from raycomp.data.token_overview import describe_augmentation, describe_tokens, 
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
 from raycomp.methods.registry import load_settings
+from raycomp.methods.teacher_overview import describe_teacher
 from raycomp.runtime.cluster.progress import Progress
 from raycomp.storage.files import read_json, write_json
 
@@ -17,7 +18,8 @@ def make_overview(context: RunContext) -> Overview:
     Args:
         context: Context of the run. Nothing is trained.
     """
-    overview = describe_task(context.task, context.job.task) + _describe_tokens(context)
+    overview = describe_task(context.task, context.job.task) + describe_teacher(context)
+    overview += _describe_tokens(context)
     if _augments(context):
         train = context.task.train
         candidates = context.job.augment.candidates

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from raycomp.data.batches import smallest_batch
 from raycomp.errors import UserError
 from raycomp.methods.base import Method
 from raycomp.methods.context import RunContext
+from raycomp.methods.given_teacher import check_given_teacher, score_given_teacher
 from raycomp.methods.registry import load_method_class
+from raycomp.runtime.cluster.shadowing import find_shadowing_files
 from raycomp.runtime.pipeline.trackers import check_trackers
 
 
-def check(context: RunContext) -> None:
-    """Refuse a job that would fail later: its settings, or a budget that cannot be met.
+def check(context: RunContext, *, score_teacher: bool = True) -> None:
+    """Refuse a job that would fail later: its settings, a budget that cannot be met, or its teacher.
+
+    Args:
+        context: The run's context.
+        score_teacher: Whether a given teacher is scored. A caller that has checked a job with the same
+            task and model does not need it again.
 
     Raises:
         UserError: One line per problem, with the nearest feasible value of each budget.
@@ -20,6 +29,8 @@ def check(context: RunContext) -> None:
     problems += [reason for reason in unmet_budgets(context).values() if reason]
     if problems:
         raise UserError("\n".join(problems))
+    if score_teacher:
+        _check_teacher(context)
 
 
 def check_settings(context: RunContext) -> None:
@@ -31,6 +42,17 @@ def check_settings(context: RunContext) -> None:
     problems = _find_problems(context)
     if problems:
         raise UserError("\n".join(problems))
+    _check_teacher(context)
+
+
+def _check_teacher(context: RunContext) -> None:
+    """Refuse a given teacher that does not know the task, or whose outputs are in another order.
+
+    It comes after all other checks: it reads the weights and computes for seconds.
+    """
+    teacher = score_given_teacher(context)
+    if teacher is not None:
+        check_given_teacher(teacher, context.job.teacher.mode)
 
 
 def unmet_budgets(context: RunContext) -> dict[str, str]:
@@ -83,7 +105,7 @@ def _find_problems(context: RunContext) -> list[str]:
     job = context.job
     check_trackers(job)
 
-    problems = []
+    problems = find_shadowing_files(Path.cwd())
     if job.teacher.mode == "as-is" and not context.fine_tuned:
         problems.append(
             f"teacher.mode is 'as-is', but {job.model.name} lacks a classifier for the "

@@ -13,7 +13,8 @@ from typing import Any
 from raycomp.config.study import StudyRun, StudySpec
 from raycomp.data.tasks import Task
 from raycomp.errors import UserError
-from raycomp.methods.context import Facts, RunContext
+from raycomp.methods.context import RunContext
+from raycomp.methods.facts import Facts
 from raycomp.runtime.cluster import connect as cluster
 from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.progress import Progress, Update, polling
@@ -113,12 +114,15 @@ def _check_jobs(study_runs: list[StudyRun], folder: Path) -> None:
 
         job = study_run.job
         context = RunContext(job, StudyLayout(folder).runs / job.run_id)
-        task_and_model = json.dumps([job.task.model_dump(), job.model.model_dump()])
-        if task_and_model in loaded:
+        # The facts say whether the model's own classifier is used, which depends on the mode.
+        parts = [job.task.model_dump(), job.model.model_dump(), job.teacher.mode]
+        task_and_model = json.dumps(parts)
+        is_known = task_and_model in loaded
+        if is_known:
             context.facts, context.task = loaded[task_and_model]
 
         try:
-            check(context)
+            check(context, score_teacher=not is_known)
             loaded[task_and_model] = (context.facts, context.task)
         except UserError as error:
             prefix = f"variant {study_run.variant}, {study_run.task}"

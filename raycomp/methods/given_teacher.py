@@ -1,0 +1,220 @@
+"""A given fine-tuned model as the teacher: does it know the task, and which output is which class?
+
+It is scored on training rows before anything is trained. A model of another task, or one whose outputs
+are in another order than the classes, is refused: every compressed model would copy its faults.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from raycomp.data.agreement import Agreement, balanced_rows, measure_agreement
+from raycomp.data.tasks import Split
+from raycomp.data.tokens import tokenise
+from raycomp.encoder.elastic import ElasticEncoder
+from raycomp.errors import UserError, shown
+from raycomp.methods.context import RunContext
+from raycomp.training.evaluation import predict_logits
+
+if TYPE_CHECKING:
+    from raycomp.encoder.pretrained import Checkpoint
+
+FIRST_ROWS = 128
+"""Rows that a given teacher is scored on at first."""
+
+MAX_ROWS = 512
+"""Rows that it is scored on where the first ones leave a doubt."""
+
+MAX_SHOWN_CLASSES = 100
+"""Most classes that a message lists in the order of the outputs."""
+
+
+@dataclass(frozen=True)
+class GivenTeacher:
+    """What is known about a given fine-tuned model before a run.
+
+    Attributes:
+        model: Name of the model.
+        classes: Classes of the task; empty for regression.
+        outputs: Output of the model that is each class.
+        output_names: Name of each output in the model's configuration.
+        has_named_outputs: Whether the names decided which output is which class.
+        agreement: Its predictions against the labels; None for regression.
+        correlation: Pearson correlation with the targets; None for classification.
+        predicted_mean: Mean of its predictions, in the user's units; regression only.
+        predicted_deviation: Their deviation.
+        rows: Number of training rows that it was scored on.
+    """
+
+    model: str
+    classes: tuple[str, ...]
+    outputs: tuple[int, ...]
+    output_names: tuple[str, ...]
+    has_named_outputs: bool
+    agreement: Agreement | None
+    correlation: float | None
+    predicted_mean: float
+    predicted_deviation: float
+    rows: int
+
+
+@functools.lru_cache(maxsize=1)
+def score_given_teacher(context: RunContext) -> GivenTeacher | None:
+    """Score the given model on training rows; None where the run trains its teacher or has it already.
+
+    Args:
+        context: Context of the run. Nothing is trained or written.
+
+    Raises:
+        UserError: The checkpoint, its tokenizer or its classifier does not fit the task.
+    """
+    is_trained = context.job.teacher.mode == "train" or not context.fine_tuned
+    if is_trained or context.layout.teacher_network.exists():
+        return None
+    checkpoint = context.load()
+    return _score_regression(context, checkpoint) if context.regression else _score(context, checkpoint)
+
+
+def check_given_teacher(teacher: GivenTeacher, mode: str) -> None:
+    """Refuse a given teacher whose outputs are in another order, or that does not know the task.
+
+    Args:
+        teacher: Result of `score_given_teacher`.
+        mode: `teacher.mode` of the job. With "as-is" a teacher near chance is used: the user insists.
+
+    Raises:
+        UserError: Another order of the outputs is clearly better, or the teacher is near chance.
+    """
+    agreement = teacher.agreement
+    if agreement is None:
+        return
+    if agreement.better_order is not None:
+        raise UserError(_explain_order(teacher, agreement, agreement.better_order))
+    if agreement.is_near_chance and mode != "as-is":
+        raise UserError(
+            f"Model {teacher.model} has a classifier, but it does not know this task: on "
+            f"{agreement.rows} training rows that are balanced over the classes, its accuracy is "
+            f"{agreement.balanced:.2f} (98% interval {max(0, agreement.balanced_low):.2f} to "
+            f"{agreement.balanced_high:.2f}), and chance gives {agreement.chance:.2f}. Assumed outputs: "
+            f"{describe_outputs(teacher)}. Check model.name and the label column. To train a new "
+            "classifier set teacher.mode = 'train'; to use this one set teacher.mode = 'as-is'."
+        )
+
+
+def describe_outputs(teacher: GivenTeacher) -> str:
+    """Return which output of the model is assumed to be which class."""
+    parts = []
+    for name, output in zip(teacher.classes, teacher.outputs, strict=True):
+        label = teacher.output_names[output]
+        parts.append(f"{shown(name, 40)} = output {output} ({shown(label, 40)})")
+    if len(parts) > 10:
+        return f"{', '.join(parts[:10])}, and {len(parts) - 10} more"
+    return ", ".join(parts)
+
+
+def _score(context: RunContext, checkpoint: Checkpoint) -> GivenTeacher:
+    """Score a classifier, on more rows where the first ones leave a doubt."""
+    labels = context.task.train.labels
+    shares = np.bincount(labels, minlength=context.task.num_labels) / len(labels)
+
+    rows = balanced_rows(labels, MAX_ROWS, context.job.run.seed)
+    predicted = _predict(context, checkpoint, rows[:FIRST_ROWS]).argmax(1)
+    agreement = measure_agreement(labels[rows[:FIRST_ROWS]], predicted, shares)
+
+    # Most teachers are clear after the first rows; only a doubt is worth the time of the others.
+    if len(rows) > FIRST_ROWS and not agreement.is_above_chance:
+        more = _predict(context, checkpoint, rows[FIRST_ROWS:]).argmax(1)
+        agreement = measure_agreement(labels[rows], np.concatenate([predicted, more]), shares)
+    return _describe(context, checkpoint, agreement=agreement, rows=agreement.rows)
+
+
+def _score_regression(context: RunContext, checkpoint: Checkpoint) -> GivenTeacher:
+    """Compare a regression model's predictions with the targets, in the user's units."""
+    from raycomp.data.metrics import compute
+
+    train = context.task.train
+    rows = np.random.default_rng(context.job.run.seed).permutation(len(train))[:FIRST_ROWS]
+    outputs = context.target_scaling.restore(_predict(context, checkpoint, rows))
+    correlation = compute(["pearson"], train.labels[rows], outputs)["pearson"]
+    return _describe(
+        context,
+        checkpoint,
+        correlation=correlation,
+        predicted_mean=float(outputs.mean()),
+        predicted_deviation=float(outputs.std()),
+        rows=len(rows),
+    )
+
+
+def _describe(
+    context: RunContext,
+    checkpoint: Checkpoint,
+    *,
+    rows: int,
+    agreement: Agreement | None = None,
+    correlation: float | None = None,
+    predicted_mean: float = 0.0,
+    predicted_deviation: float = 0.0,
+) -> GivenTeacher:
+    return GivenTeacher(
+        model=context.job.model.name,
+        classes=context.task.label_names,
+        outputs=checkpoint.outputs,
+        output_names=checkpoint.output_names,
+        has_named_outputs=checkpoint.has_named_outputs,
+        agreement=agreement,
+        correlation=correlation,
+        predicted_mean=predicted_mean,
+        predicted_deviation=predicted_deviation,
+        rows=rows,
+    )
+
+
+def _predict(context: RunContext, checkpoint: Checkpoint, rows: np.ndarray) -> np.ndarray:
+    """Return the model's logits on training rows, (rows, outputs), in fp32 on the CPU."""
+    train = context.task.train
+    text_b = None if train.text_b is None else [train.text_b[row] for row in rows]
+    split = Split("train", [train.text_a[row] for row in rows], text_b, train.labels[rows])
+
+    # The run's tokens may not be written yet, and nothing may be written here.
+    limit = min(context.job.task.max_length, checkpoint.network.config.max_positions)
+    tokens = tokenise(split, lambda: checkpoint.tokenizer, "", limit, None)
+    network = ElasticEncoder(checkpoint.network).eval()
+    return predict_logits(
+        lambda batch: network(batch).logits,
+        tokens,
+        pad_id=context.pad_id,
+        max_tokens=context.job.search.max_tokens,
+        precision="fp32",
+        device=torch.device("cpu"),
+    )
+
+
+def _explain_order(teacher: GivenTeacher, agreement: Agreement, order: Sequence[int]) -> str:
+    """Return the message about outputs in another order than the classes."""
+    # `order` numbers the outputs as the classes stand; `outputs` are numbers of the model.
+    fitting = {teacher.outputs[output]: name for name, output in zip(teacher.classes, order, strict=True)}
+    names = [fitting[output] for output in range(len(fitting))]
+    quoted = [shown(json.dumps(name, ensure_ascii=False)) for name in names[:MAX_SHOWN_CLASSES]]
+    listed = ", ".join(quoted)
+    if len(names) > MAX_SHOWN_CLASSES:
+        listed += f", and {len(names) - MAX_SHOWN_CLASSES} more in the order of the model's outputs"
+
+    remedy = f"Set task.labels = [{listed}]: the classes in the order of the model's outputs."
+    if teacher.has_named_outputs:
+        remedy = (
+            "The id2label in the model's config.json names the outputs wrongly. By the labels of the "
+            f"rows, the outputs are [{listed}] in this order. Correct id2label and label2id."
+        )
+    return (
+        f"The outputs of model {teacher.model} are in another order than assumed "
+        f"({describe_outputs(teacher)}): its accuracy on {agreement.rows} training rows is "
+        f"{agreement.balanced:.2f}, and {agreement.better_accuracy:.2f} in the order that fits. {remedy}"
+    )

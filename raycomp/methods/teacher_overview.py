@@ -1,0 +1,98 @@
+"""The teacher's part of a job's overview: its score against chance, and which output is which class."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from raycomp.data.agreement import Agreement
+from raycomp.data.overview import Overview, OverviewRow
+from raycomp.methods.context import RunContext
+from raycomp.methods.given_teacher import GivenTeacher, describe_outputs, score_given_teacher
+
+MAX_UNIT_RATIO = 3.0
+"""Largest ratio of deviations of predictions and targets that have the same units."""
+
+
+def describe_teacher(context: RunContext) -> Overview:
+    """Return what is known about the teacher before anything is trained.
+
+    Args:
+        context: Context of the run.
+    """
+    teacher = score_given_teacher(context)
+    if teacher is None:
+        overview = _describe_training(context)
+    elif teacher.agreement is None:
+        overview = _describe_regression(context, teacher)
+    else:
+        overview = _describe_classifier(context, teacher, teacher.agreement)
+    notes = (context.tokenizer_note,) if context.tokenizer_note else ()
+    return overview + Overview(notes=notes)
+
+
+def _describe_training(context: RunContext) -> Overview:
+    """Describe a teacher that is fine-tuned by the run, or that the run has already."""
+    settings = context.job.teacher
+    name = context.job.model.name
+    if context.fine_tuned and settings.mode != "train":
+        return Overview((OverviewRow("teacher", f"{name} as it is, with its own classifier"),))
+
+    reason = "it lacks a classifier"
+    if settings.mode == "train":
+        reason = "teacher.mode is 'train'"
+    text = f"{name} is fine-tuned with a new classifier for {settings.epochs:g} epochs, because {reason}"
+    return Overview((OverviewRow("teacher", text),), figures={"teacher": {"is_given": False}})
+
+
+def _describe_classifier(context: RunContext, teacher: GivenTeacher, agreement: Agreement) -> Overview:
+    """Describe the score of a given classifier, and which output is which class."""
+    score = (
+        f"{teacher.model} as it is: accuracy {agreement.accuracy:.3f} on {agreement.rows} training rows "
+        f"(95% interval {agreement.low:.3f} to {agreement.high:.3f}), largest class "
+        f"{agreement.majority:.3f}"
+    )
+    rule = "by its id2label" if teacher.has_named_outputs else "by their order"
+    if not teacher.has_named_outputs and context.job.task.labels is not None:
+        rule = "by task.labels"
+    rows = (
+        OverviewRow("teacher", score),
+        OverviewRow("outputs", f"{describe_outputs(teacher)}; assigned {rule}"),
+    )
+
+    warnings: tuple[str, ...] = ()
+    if not agreement.is_above_chance:
+        warnings = (
+            f"The {agreement.rows} training rows do not show that {teacher.model} is better than chance "
+            f"(mean recall {agreement.balanced:.2f}, chance {agreement.chance:.2f}). Check model.name, "
+            "the label column and the outputs above, or set teacher.mode = 'train'.",
+        )
+    assignment = dict(zip(teacher.classes, teacher.outputs, strict=True))
+    figures: dict[str, Any] = {"is_given": True, "outputs": assignment, **asdict(agreement)}
+    return Overview(rows, warnings, figures={"teacher": figures})
+
+
+def _describe_regression(context: RunContext, teacher: GivenTeacher) -> Overview:
+    """Describe the correlation of a given regression model with the targets, and its units."""
+    scaling = context.target_scaling
+    text = (
+        f"{teacher.model} as it is: Pearson correlation {teacher.correlation:.3f} on {teacher.rows} "
+        f"training rows; predictions have mean {teacher.predicted_mean:.4g} and deviation "
+        f"{teacher.predicted_deviation:.3g}, labels {scaling.mean:.4g} and {scaling.deviation:.3g}"
+    )
+    shift = abs(teacher.predicted_mean - scaling.mean) / scaling.deviation
+    ratio = teacher.predicted_deviation / scaling.deviation
+    warnings: tuple[str, ...] = ()
+    if shift > 1 or not 1 / MAX_UNIT_RATIO < ratio < MAX_UNIT_RATIO:
+        warnings = (
+            f"The predictions of {teacher.model} and the labels seem to have different units (see "
+            "teacher). Give labels in the units of the model, or set teacher.mode = 'train'.",
+        )
+    figures = {
+        "is_given": True,
+        "pearson": teacher.correlation,
+        "rows": teacher.rows,
+        "predicted_mean": teacher.predicted_mean,
+        "predicted_deviation": teacher.predicted_deviation,
+    }
+    return Overview((OverviewRow("teacher", text),), warnings, figures={"teacher": figures})
