@@ -34,6 +34,9 @@ MEASURED_RUNS = 200
 MEASURED_SECONDS = 6.0
 """Largest number of passes of each file at one batch size and length, and the time for all of them."""
 
+TURN = 5
+"""Passes of a file before the next file has its turn."""
+
 
 @dataclass(frozen=True)
 class ModelData:
@@ -252,6 +255,7 @@ def _time_in_turns(
             batch=batch,
             runs=MEASURED_RUNS,
             seconds=MEASURED_SECONDS,
+            turn=TURN,
         )
         results.append(tuple(Latency.of_durations(batch, length, times) for times in durations))
 

@@ -54,6 +54,7 @@ def measure_durations_ms(
     runs: int = 40,
     warmup: int = 5,
     seconds: float = math.inf,
+    turn: int = 1,
     device: torch.device | None = None,
 ) -> list[list[float]]:
     """Return the milliseconds of each forward pass of each network; see `measure_latencies_ms`.
@@ -65,7 +66,9 @@ def measure_durations_ms(
         batch: As in `measure_latencies_ms`.
         runs: Largest number of measured passes of each network.
         warmup: Passes before them, which are not measured.
-        seconds: Time after which no further pass begins, once each network has `MIN_RUNS`.
+        seconds: Time after which no further turn begins, once each network has `MIN_RUNS`.
+        turn: Measured passes of a network before the next one has its turn. Above 1, a turn begins with
+            a pass that is not measured: threads of the last network's runtime may still wait actively.
         device: As in `measure_latencies_ms`.
     """
     device = device or torch.device("cpu")
@@ -76,16 +79,22 @@ def measure_durations_ms(
     durations: list[list[float]] = [[] for _ in forwards]
     end = time.perf_counter() + seconds
 
-    for i in range(warmup + runs):
-        if time.perf_counter() > end and i >= warmup + MIN_RUNS:
+    for forward in forwards:
+        for _ in range(warmup):
+            forward(ids, mask)
+
+    while len(durations[0]) < runs:
+        if time.perf_counter() > end and len(durations[0]) >= MIN_RUNS:
             break
         for forward, times in zip(forwards, durations, strict=True):
-            # A GPU runs behind Python: the clock starts when it is idle, and stops when it is done.
-            _wait(device)
-            began = time.perf_counter()
-            forward(ids, mask)
-            _wait(device)
-            if i >= warmup:
+            if turn > 1:
+                forward(ids, mask)
+            for _ in range(turn):
+                # A GPU runs behind Python: the clock starts when it is idle, and stops when it is done.
+                _wait(device)
+                began = time.perf_counter()
+                forward(ids, mask)
+                _wait(device)
                 times.append((time.perf_counter() - began) * 1000)
 
     return durations

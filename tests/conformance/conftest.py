@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,13 +20,12 @@ def encoder_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def cnn_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """ONNX files of a CNN for one text, and of one for pairs of texts with exact match."""
+@pytest.fixture(scope="session", params=["one text", pytest.param("pair", marks=pytest.mark.slow)])
+def cnn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A CNN and its ONNX file: one for one text, and one for pairs of texts with exact match."""
     from raycomp.deployment.onnx_export import export_onnx
 
-    folder = tmp_path_factory.mktemp("cnn")
-    files = {kind: folder / f"{kind}.onnx" for kind in CNN_SHAPES}
-    for kind, path in files.items():
-        export_onnx(make_cnn(CNN_SHAPES[kind]), path, 32)
-    return files
+    model = make_cnn(CNN_SHAPES[request.param])
+    path = tmp_path_factory.mktemp("cnn") / "model.onnx"
+    export_onnx(model, path, 32)
+    return model, path

