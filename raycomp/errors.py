@@ -5,12 +5,25 @@ Only UserError is meant for users. The others pass between the parts and process
 
 from __future__ import annotations
 
+import re
+
+_USER_INFO = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]{0,20}://)([^\s/@?]{1,1000})@")
+_SECRET_OPTION = re.compile(
+    r"([?&;][^=&;\s]{0,50}?(?:key|secret|token|passw|credential|signature|\bsig|\bsas)[^=&;\s]{0,50}=)"
+    r"[^&;\s'\"]+",
+    re.IGNORECASE,
+)
+
 
 class UserError(Exception):
     """An error that the user can correct. Its message states the event, the reason and the remedy.
 
-    The command line prints the message without a stack trace and ends with exit code 2.
+    The command line prints the message without a stack trace and ends with exit code 2. The message hides
+    passwords and keys of URLs.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(message))
 
 
 class DivergedError(RuntimeError):
@@ -63,6 +76,20 @@ class TrainingEndedError(RuntimeError):
 
 class EvaluatorLostError(RuntimeError):
     """An evaluator died, or it never started."""
+
+
+def redacted(text: str) -> str:
+    """Return a text without the passwords and keys of the URLs in it."""
+
+    def hide_user(match: re.Match[str]) -> str:
+        scheme, user = match[1], match[2]
+        # A name without a password is not a secret, except for the services whose user is a key.
+        is_secret = ":" in user or (
+            scheme.lower().startswith(("s3", "gs", "gcs")) and user != "anonymous"
+        )
+        return f"{scheme}***@" if is_secret else match[0]
+
+    return _SECRET_OPTION.sub(r"\1***", _USER_INFO.sub(hide_user, text))
 
 
 def shown(text: str, limit: int = 200) -> str:

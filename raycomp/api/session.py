@@ -41,7 +41,7 @@ def run_work(work: Job | StudySpec, storage: str | Path, progress: Progress) -> 
 
         for study_run in work.runs:
             check_references(study_run.job)
-        with opened(storage, work.id) as root:
+        with opened(storage, work.id, progress.say) as root:
             directory = run_study(work, root, progress)
             write_report([directory], RunLayout(directory).report)
         return directory
@@ -50,7 +50,7 @@ def run_work(work: Job | StudySpec, storage: str | Path, progress: Progress) -> 
 
     check_references(work)
     # The report is written before the run directory is copied to a URL.
-    with opened(storage, work.run_id) as root, release_actors(work.run_id):
+    with opened(storage, work.run_id, progress.say) as root, release_actors(work.run_id):
         directory = run_job(work, root, progress)
         write_report([directory], RunLayout(directory).report)
     return directory

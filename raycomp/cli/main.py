@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -53,6 +54,9 @@ def main() -> None:
 
     A `UserError` becomes one message and exit code 2; Ctrl-C becomes exit code 130.
     """
+    # The package prints nothing by itself. A command shows its warnings on standard error.
+    if logging.lastResort is not None:
+        logging.getLogger("raycomp").addHandler(logging.lastResort)
     try:
         app()
     except UserError as error:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from raycomp.errors import UserError
+from raycomp.storage.lease import Say
 from raycomp.storage.lock import held
 from raycomp.storage.mirror import Mirror
 from raycomp.storage.remote import download, listed, open_url, split_url, work_folder
@@ -36,7 +37,7 @@ def is_figure(name: str) -> bool:
 
 
 @contextmanager
-def opened(storage: str | Path, run: str) -> Iterator[Path]:
+def opened(storage: str | Path, run: str, say: Say = lambda _: None) -> Iterator[Path]:
     """Give the directory that contains the run directory.
 
     Until the context closes, new files of a run on a URL are copied to the URL.
@@ -44,6 +45,7 @@ def opened(storage: str | Path, run: str) -> Iterator[Path]:
     Args:
         storage: Path or URL.
         run: Name of the run directory.
+        say: Receiver of lines for the user, such as that this process waits for an earlier owner.
 
     Raises:
         UserError: The URL cannot be read or written, or another process owns the run.
@@ -55,8 +57,8 @@ def opened(storage: str | Path, run: str) -> Iterator[Path]:
     mirror = Mirror(str(storage), run)
     # Without the lock, a second start on this machine would count as the first one after a restart.
     lock = mirror.folder.parent / f".{run}.lock"
-    with held(lock, f"Run {run}", "Name another working directory with RAYCOMP_WORK."):
-        mirror.take()
+    with held(lock, f"Run {run}", "Name another working directory with RAYCOMP_WORK.", say):
+        mirror.take(say)
         end_copying = _repeat(mirror.copy, "mirror")
         # Its own thread, because the copy of a large file takes long.
         end_beating = _repeat(mirror.beat, "heartbeat")

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import shutil
-import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
+from pyarrow import fs
 
 from raycomp.errors import UserError, first_line
+from raycomp.storage.bucket_lease import open_lease_store
+from raycomp.storage.copied_files import CopiedFiles
 from raycomp.storage.files import atomic_write
+from raycomp.storage.lease import DEAD_SECONDS, Lease, LeaseLostError, Say
 from raycomp.storage.remote import download, listed, open_url, split_url, upload, work_folder
 from raycomp.storage.sync import FileStamp, copy_order, stamp, visible_files
 
-DEAD = 120.0
+DEAD = DEAD_SECONDS
 """Seconds without a heartbeat after which another process can take over a run."""
 
-HOLDER = "holder.json"
-"""File at the URL with the owner of the run and its last heartbeat."""
+HOLDER = "holder"
+"""First part of the names of the lease's files at the URL."""
 
 LAST_COPIES = 3
 """Largest number of copies at the end of a run. Files can still change during the first one."""
@@ -41,39 +41,55 @@ class Mirror:
 
     def __init__(self, url: str, run: str) -> None:
         self._url, options = split_url(url)
-        self._remote = open_url(f"{self._url}/{run}{options}")
+        run_url = f"{self._url}/{run}{options}"
+        self._remote = open_url(run_url)
+        store = open_lease_store(self._remote, run_url)
+        self._lease = Lease(store, HOLDER, f"Run {run} at {self._url}", dead_seconds=DEAD)
         self.folder = work_folder(url) / run
         self._attempt_file = self.folder.parent / f".{run}.attempt"
-        self._attempt = uuid.uuid4().hex
-        self._copied: dict[str, FileStamp] = {}
+        self._copied = CopiedFiles(self.folder.parent / f".{run}.copied.json")
         self._new_owner: str | None = None
         self._has_warned = False
 
-    def take(self) -> None:
+    def take(self, say: Say = lambda _: None) -> None:
         """Become the owner of the run, and update the local run directory.
+
+        Args:
+            say: Receiver of a line while this process waits for the heartbeat of an earlier owner.
 
         Raises:
             UserError: Another process owns the run, or the URL cannot be used.
         """
-        owner = self._read_owner()
-        own_attempts = self._attempt_file.read_text().split() if self._attempt_file.exists() else []
-        if owner and owner["attempt"] not in own_attempts:
-            silence = time.time() - float(owner["beat"])
-            if not owner["ended"] and silence < DEAD:
-                raise UserError(
-                    f"Run {self.folder.name} at {self._url} is locked by {owner['holder']} (last "
-                    f"heartbeat {silence:.0f} s ago). Wait until it finishes, stop it, or try again "
-                    f"when it has sent no heartbeat for {DEAD:.0f} s."
-                )
-            # Another machine has continued the run: its copy at the URL is newer.
-            shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self._download_missing_folder()
+        own_attempts = self._attempt_file.read_text().split() if self._attempt_file.exists() else []
 
-        # Until the URL has the new attempt, the old ones count too: this process may end here.
-        self._write_attempts([*own_attempts, self._attempt])
-        self._beat(ended=False)
-        self._write_attempts([self._attempt])
+        try:
+            newest = self._lease.newest_owner()
+            if newest is not None and newest.attempt not in own_attempts:
+                # Another machine has continued the run: the local run directory is old.
+                own_attempts = []
+                self._write_attempts([])
+            else:
+                # Until the URL has the new attempt, the old ones count too: this process may end here.
+                self._write_attempts([*own_attempts, self._lease.attempt])
+
+            previous = self._lease.acquire(own_attempts, say)
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(
+                f"The storage {self._url} cannot be used ({first_line(error)}). Check its name and your "
+                "credentials."
+            ) from None
+
+        try:
+            if previous is not None and previous.attempt not in own_attempts:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            self._complete_folder()
+            self._write_attempts([self._lease.attempt])
+        except BaseException:
+            # Another start need not wait for the heartbeat of this one.
+            with contextlib.suppress(OSError, pa.ArrowException, LeaseLostError):
+                self._lease.release()
+            raise
 
     def copy(self) -> bool:
         """Copy changed files. An error is logged once, and the next call tries again.
@@ -103,8 +119,10 @@ class Mirror:
         """
         # `copy` logs errors.
         with contextlib.suppress(OSError, pa.ArrowException, UserError):
-            if self._is_owner():
-                self._beat(ended=False)
+            try:
+                self._lease.renew()
+            except LeaseLostError as error:
+                self._new_owner = error.owner
         return self._new_owner is None
 
     def close(self, end_beating: Callable[[], None] = lambda: None) -> None:
@@ -123,7 +141,9 @@ class Mirror:
                 # The heartbeats continue during the copy, which can take longer than DEAD.
                 end_beating()
             if self._is_owner():
-                self._beat(ended=True)
+                self._lease.release()
+        except LeaseLostError as error:
+            self._new_owner = error.owner
         except (OSError, pa.ArrowException) as error:
             raise UserError(
                 f"The run is saved in {self.folder}, but uploading it to {self._url} failed ({error}). "
@@ -177,7 +197,7 @@ class Mirror:
             stamps[name] = stamp(path)
             if path.suffix == ".json":
                 contents[name] = path.read_bytes()
-            elif self._copied.get(name) != stamps[name]:
+            elif not self._copied.has(name, stamps[name]):
                 _link_or_copy(path, aside / name)
                 contents[name] = aside / name
         return {name: contents[name] for name in sorted(contents, key=copy_order)}, stamps
@@ -185,22 +205,24 @@ class Mirror:
     def _upload_changed(self, contents: dict[str, bytes | Path], stamps: dict[str, FileStamp]) -> bool:
         """Upload changed files; return whether this process still owns the run."""
         for name, content in contents.items():
-            # The thread of the heartbeats notices a new owner.
-            if self._new_owner is not None:
+            # The thread of the heartbeats notices a new owner. A process that was suspended asks itself.
+            if self._new_owner is not None or not (self._lease.is_fresh() or self._is_owner()):
                 return False
-            if self._copied.get(name) != stamps[name]:
+            if not self._copied.has(name, stamps[name]):
                 self._upload(name, content)
-                self._copied[name] = stamps[name]
+                self._copied.add(name, stamps[name])
         return True
 
     def _remove_others(self, names: set[str]) -> bool:
         """Remove all other files from the URL (step 4); return whether this process owns the run."""
         if not self._is_owner():
             return False
-        for name in self._list_names():
-            if name not in names and name != HOLDER:
+        copies = self._list_copies()
+        for name in copies:
+            if name not in names:
                 self._remote.delete_file(name)
-                self._copied.pop(name, None)
+                self._copied.discard(name)
+        self._copied.save(copies)
         return True
 
     def _copy_to_the_end(self) -> None:
@@ -210,59 +232,44 @@ class Mirror:
             if self.push():
                 break
 
-    def _download_missing_folder(self) -> None:
-        """Download the run if the local run directory is missing."""
-        names = [name for name in self._list_names() if name != HOLDER]
+    def _complete_folder(self) -> None:
+        """Download the run if the local run directory is missing; else find out what is copied."""
+        copies = self._list_copies()
         if self.folder.exists():
+            self._copied.load(copies)
             return
-        for name in names:
-            download(self._remote, name, self.folder / name)
-            self._copied[name] = stamp(self.folder / name)
+        if not copies:
+            return
+
+        # An incomplete download must not count as the run.
+        hidden = self.folder.parent / f".{self.folder.name}.download"
+        shutil.rmtree(hidden, ignore_errors=True)
+        for name in copies:
+            download(self._remote, name, hidden / name)
+            self._copied.add(name, stamp(hidden / name))
+
+        hidden.rename(self.folder)
+        self._copied.save(copies)
 
     def _write_attempts(self, attempts: list[str]) -> None:
         atomic_write(self._attempt_file, lambda hidden: hidden.write_text("\n".join(attempts)))
 
-    def _list_names(self) -> list[str]:
-        return list(listed(self._remote, self._url))
-
-    def _read_owner(self) -> dict[str, Any] | None:
-        """Return the content of HOLDER; None before the run has an owner."""
-        try:
-            with self._remote.open_input_stream(HOLDER) as file:
-                data = json.loads(file.read())
-            return {
-                "attempt": data["attempt"],
-                "holder": str(data["holder"]),
-                "beat": float(data["beat"]),
-                "ended": bool(data["ended"]),
-            }
-        except FileNotFoundError:
-            return None
-        except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{self._url} cannot be read ({error}). Check that it is a storage of raycomp."
-            ) from None
+    def _list_copies(self) -> dict[str, fs.FileInfo]:
+        """Return the files of the run at the URL, without those of the lease."""
+        files = listed(self._remote, self._url)
+        return {name: info for name, info in files.items() if not self._lease.is_lease_file(name)}
 
     def _is_owner(self) -> bool:
-        owner = self._read_owner()
-        if owner is not None and owner["attempt"] != self._attempt:
-            self._new_owner = owner["holder"]
+        """Return whether this process still owns the run, as the URL says."""
+        if self._new_owner is None:
+            try:
+                if self._lease.is_fresh():
+                    self._lease.check()
+                else:
+                    self._lease.renew()
+            except LeaseLostError as error:
+                self._new_owner = error.owner
         return self._new_owner is None
-
-    def _beat(self, *, ended: bool) -> None:
-        content = {
-            "attempt": self._attempt,
-            "holder": f"process {os.getpid()} on {os.uname().nodename}",
-            "beat": time.time(),
-            "ended": ended,
-        }
-        try:
-            self._upload(HOLDER, json.dumps(content).encode())
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(
-                f"The storage {self._url} cannot be written ({error}). Check its name and your "
-                "credentials."
-            ) from None
 
     def _upload(self, name: str, content: bytes | Path) -> None:
         upload(self._remote, name, content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,19 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
-from raycomp.errors import UserError
+from raycomp.errors import UserError, redacted
 from raycomp.storage.files import atomic_write
+
+CREDENTIALS = {
+    "s3": "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
+    "gs": "Set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account.",
+    "gcs": "Set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account.",
+    "abfs": "Log in with `az login`, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET.",
+    "abfss": "Log in with `az login`, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET.",
+}
+"""Where the client of a service reads its credentials."""
+
+_PASSWORD = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*://[^/@:]*:(?!\d+(?:/|$)).*@")
 
 BLOCK = 1 << 24
 """Bytes that are read at once."""
@@ -30,8 +42,36 @@ def work_folder(url: str) -> Path:
     return work_root() / hashlib.sha256(split_url(url)[0].encode()).hexdigest()[:12]
 
 
+def refuse_secrets(url: str) -> None:
+    """Refuse a URL with a password or a key: it would be in process lists, logs and job requests.
+
+    Raises:
+        UserError: The URL has one. The message does not.
+    """
+    location, _, options = url.partition("?")
+    without_secrets = redacted(url)
+    # A secret may contain "/". A port may come before a path with "@".
+    if _PASSWORD.match(location):
+        scheme, _, rest = location.partition("://")
+        without_secrets = redacted(f"{scheme}://***@{rest.rpartition('@')[2]}?{options}".rstrip("?"))
+    if without_secrets == url:
+        return
+
+    scheme = url.partition("://")[0].lower()
+    remedy = CREDENTIALS.get(scheme, "Give them as the client of this service expects them.")
+    raise UserError(
+        f"The storage {without_secrets} has credentials in its URL, which process lists and logs would "
+        f"show. Remove them from the URL. {remedy}"
+    )
+
+
 def split_url(url: str) -> tuple[str, str]:
-    """Return a URL without its options and its last "/", and the options with their "?"."""
+    """Return a URL without its options and its last "/", and the options with their "?".
+
+    Raises:
+        UserError: The URL has a password or a key.
+    """
+    refuse_secrets(url)
     location, mark, options = url.partition("?")
     return location.rstrip("/"), mark + options
 
@@ -40,8 +80,9 @@ def open_url(url: str) -> fs.SubTreeFileSystem:
     """Return the file system below a URL.
 
     Raises:
-        UserError: The URL cannot be opened.
+        UserError: The URL cannot be opened, or has a password or a key.
     """
+    refuse_secrets(url)
     try:
         base, path = fs.FileSystem.from_uri(url)
     except (pa.ArrowException, OSError, ValueError) as error:

@@ -8,7 +8,7 @@ Parquet files of users.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +75,21 @@ def read_table(run: Path, name: str) -> pd.DataFrame:
     return (pa.concat_tables(tables) if tables else SCHEMAS[name].empty_table()).to_pandas()
 
 
-def read_parts(run: Path, name: str) -> list[tuple[Path, pa.Table]]:
+def read_parts(run: Path, name: str, known: Collection[str] = ()) -> list[tuple[Path, pa.Table]]:
     """Return the files of a table with their rows. A file that disappears during the call is left out.
+
+    Args:
+        run: The run directory.
+        name: Name of the table.
+        known: Names of files without their suffix that the caller has read; they are not opened.
 
     Raises:
         UserError: A file is corrupted or not Parquet.
     """
     parts: list[tuple[Path, pa.Table]] = []
     for path in part_files(run, name):
+        if path.stem in known:
+            continue
         try:
             # An open file stays readable if its name is removed.
             with path.open("rb") as file:

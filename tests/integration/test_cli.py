@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -125,6 +126,16 @@ def test_bad_data_and_bad_weights(
     refused_here(capsys, *base, "--set", f"task.train={one}", *text, words=["one class"])
     refused_here(capsys, *base, "--set", f"task.train={empty}", *text, words=["empty"])
     write_error(*base, "--set", f"model.name={torn}", words=[str(torn)])
+
+
+def test_a_warning_appears_once_on_standard_error(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The package prints nothing by itself, so a command must show its warnings."""
+    for _ in range(2):
+        refused_here(capsys, "plan", str(tmp_path / "none.toml"), words=["none.toml"])
+    logging.getLogger("raycomp").warning("The URL cannot be written.")
+    assert capsys.readouterr().err == "The URL cannot be written.\n"
 
 
 def test_storage_that_cannot_be_written(job_file: Path, tmp_path: Path) -> None:

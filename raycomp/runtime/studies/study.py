@@ -49,7 +49,7 @@ def run_study(study: StudySpec, storage: Path, progress: Progress) -> Path:
     _check_jobs(missing, folder)
 
     is_resumed = folder.exists()
-    with lock_run(folder):
+    with lock_run(folder, progress):
         if is_resumed:
             num_runs = len(study.runs)
             progress.say(f"Resuming {study.id}: {num_runs - len(missing)} of {num_runs} runs finished")

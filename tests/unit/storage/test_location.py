@@ -7,6 +7,8 @@ import json
 import shutil
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from raycomp.errors import UserError
 from raycomp.storage import location as storage
 from raycomp.storage import mirror as module
+from raycomp.storage.lease_files import DirectoryLeaseStore
 from raycomp.storage.location import fetched, is_url, opened
 from raycomp.storage.mirror import Mirror
 from raycomp.storage.remote import open_url, upload
@@ -36,11 +39,26 @@ def put(folder: Path, name: str, text: str) -> None:
     (folder / name).write_text(text)
 
 
+@contextmanager
+def beating(mirror: Mirror) -> Iterator[None]:
+    """Send heartbeats, as the thread of a run does."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(0.02):
+            mirror.beat()
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    yield
+    stop.set()
+    thread.join()
+
+
 def there(tmp_path: Path) -> dict[str, str]:
     root = tmp_path / "bucket" / "runs" / RUN
     found = {str(p.relative_to(root)): p.read_text() for p in root.rglob("*") if p.is_file()}
-    found.pop(module.HOLDER)
-    return found
+    return {name: text for name, text in found.items() if not name.startswith(module.HOLDER)}
 
 
 def test_a_path_is_used_as_it_is(tmp_path: Path) -> None:
@@ -95,6 +113,118 @@ def test_a_killed_process_goes_on_from_its_own_folder(
     assert there(tmp_path) == {"a.json": "2"}
 
 
+def record_uploads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the list to which the name of each uploaded file is added."""
+    names: list[str] = []
+    upload = Mirror._upload
+
+    def record(self: Mirror, name: str, content: bytes | Path) -> None:
+        names.append(name)
+        upload(self, name, content)
+
+    monkeypatch.setattr(Mirror, "_upload", record)
+    return names
+
+
+def test_a_restart_uploads_only_what_changed(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine("one", tmp_path, monkeypatch)
+    first = Mirror(url, RUN)
+    first.take()
+    for name in ("weights", "tables/a.parquet", "tables/b.parquet", "a.json"):
+        put(first.folder, name, "1")
+    assert first.push()
+    put(first.folder, "tables/b.parquet", "2")  # and the process is killed
+
+    names = record_uploads(monkeypatch)
+    with opened(url, RUN) as folder:
+        put(folder / RUN, "tables/c.parquet", "3")
+    assert sorted(names) == ["tables/b.parquet", "tables/c.parquet"]
+
+    # A machine that has downloaded the run does not upload it again.
+    machine("two", tmp_path, monkeypatch)
+    names.clear()
+    with opened(url, RUN):
+        pass
+    with opened(url, RUN):
+        pass
+    assert names == []
+    # A copy that somebody else has replaced or removed is uploaded again.
+    (tmp_path / "bucket" / "runs" / RUN / "weights").write_text("other")
+    (tmp_path / "bucket" / "runs" / RUN / "a.json").unlink()
+    with opened(url, RUN):
+        pass
+    assert sorted(names) == ["a.json", "weights"]
+    assert there(tmp_path)["weights"] == "1"
+
+
+def test_a_download_that_was_interrupted_is_not_taken_for_the_run(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine("one", tmp_path, monkeypatch)
+    with opened(url, RUN) as folder:
+        put(folder / RUN, "a.json", "1")
+        put(folder / RUN, "weights", "many")
+    machine("two", tmp_path, monkeypatch)
+
+    def fail(remote: object, name: str, target: Path) -> None:
+        if name == "weights":
+            raise UserError("weights cannot be read from the storage")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("1")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "download", fail)
+        with pytest.raises(UserError, match="cannot be read"):
+            Mirror(url, RUN).take()
+    with opened(url, RUN) as folder:
+        assert (folder / RUN / "weights").read_text() == "many"
+    assert there(tmp_path) == {"a.json": "1", "weights": "many"}
+
+
+def test_an_owner_that_wakes_late_asks_before_it_writes(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was suspended inside of a copy, for longer than others wait for its heartbeat."""
+    machine("one", tmp_path, monkeypatch)
+    monkeypatch.setattr(module, "DEAD", 0.4)
+    first = Mirror(url, RUN)
+    first.take()
+    for name in ("a", "b", "c"):
+        put(first.folder, name, "1")
+    second: list[Mirror] = []
+    upload = first._upload
+
+    def suspended(name: str, content: bytes | Path) -> None:
+        upload(name, content)
+        if name == "a":
+            machine("two", tmp_path, monkeypatch)
+            second.append(Mirror(url, RUN))
+            second[0].take()
+
+    monkeypatch.setattr(first, "_upload", suspended)
+    assert not first.push()
+    assert there(tmp_path) == {"a": "1"}
+    with pytest.raises(UserError, match="was taken over by process"):
+        first.close()
+
+
+def test_a_run_of_an_earlier_version_is_continued(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had one file for its owner."""
+    root = tmp_path / "bucket" / "runs" / RUN
+    put(root, "a.json", "1")
+    owner = {"attempt": "x", "holder": "process 7 on b", "beat": time.time(), "ended": True}
+    put(root, "holder.json", json.dumps(owner))
+    machine("one", tmp_path, monkeypatch)
+    with opened(url, RUN) as folder:
+        assert (folder / RUN / "a.json").read_text() == "1"
+        assert not list((folder / RUN).glob("holder*"))
+    assert there(tmp_path) == {"a.json": "1"}
+
+
 def test_one_process_holds_a_run(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine("one", tmp_path, monkeypatch)
     first = Mirror(url, RUN)
@@ -102,11 +232,12 @@ def test_one_process_holds_a_run(url: str, tmp_path: Path, monkeypatch: pytest.M
     put(first.folder, "a.json", "1")
     first.push()
     machine("two", tmp_path, monkeypatch)
-    with pytest.raises(UserError, match=r"is locked by process \d+ on .*last heartbeat 0 s ago"):
+    monkeypatch.setattr(module, "DEAD", 0.5)
+    with beating(first), pytest.raises(UserError, match=r"is locked by process \d+ on .* heartbeat"):
         Mirror(url, RUN).take()
-    monkeypatch.setattr(module, "DEAD", 0.0)
-    second = Mirror(url, RUN)
-    second.take()
+    second, lines = Mirror(url, RUN), list[str]()
+    second.take(lines.append)
+    assert "Waiting up to" in lines[0]
     put(second.folder, "a.json", "2")
     second.push()
     put(first.folder, "a.json", "late")
@@ -144,14 +275,13 @@ def test_a_start_that_cannot_write_leaves_the_folder_the_newer_one(
     assert first.push()
     put(first.folder, "a.json", "2")  # never copied: the storage is full from here on
 
-    def full(self: Mirror, name: str, content: bytes | Path) -> None:
+    def full(self: DirectoryLeaseStore, name: str, content: bytes) -> bool:
         raise OSError("no space left")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Mirror, "_upload", full)
-        with pytest.raises(UserError, match="cannot be written"):
+        patched.setattr(DirectoryLeaseStore, "create", full)
+        with pytest.raises(UserError, match="cannot be used"):
             Mirror(url, RUN).take()
-    monkeypatch.setattr(module, "DEAD", 0.0)
     with opened(url, RUN) as folder:
         assert (folder / RUN / "a.json").read_text() == "2"
     assert there(tmp_path) == {"a.json": "2"}
