@@ -27,7 +27,7 @@ shift 2
 # raycomp's settings (raycomp/runtime/cluster/connect.py) for all processes of a node; Ray reads the first at start.
 export RAY_worker_niceness=0 RAY_USAGE_STATS_ENABLED=0 RAY_TRAIN_HEALTH_CHECK_INTERVAL_S=0.5
 export RAY_TRAIN_METRICS_ENABLED=0 RAY_CHDIR_TO_TRIAL_DIR=0 RAY_TRAIN_ENABLE_PRINT_PATCH=0
-export RAY_AIR_NEW_OUTPUT=0 TOKENIZERS_PARALLELISM=false RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0
+export RAY_AIR_NEW_OUTPUT=0 TOKENIZERS_PARALLELISM=false RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0 RAY_ENABLE_UV_RUN_RUNTIME_ENV=0
 export ONEDNN_PRIMITIVE_CACHE_CAPACITY=64
 
 # A token for this job only. It is in the storage because every node must read it; other users may not.

@@ -147,7 +147,7 @@ def print_plan(plan: dict[str, Any]) -> None:
             _print_line(name, f"{budget}: a student of {size}, {student['steps']:,} steps")
 
     _print_line("Steps", _describe_steps(plan))
-    _print_line("Memory", f"about {plan['memory_gib']:.1f} GiB for each worker")
+    _print_line("Memory", _describe_memory(plan))
     _print_line("Time", plan["time"])
     if "forecast" in plan:
         print_forecast(plan["forecast"])
@@ -164,6 +164,19 @@ def _print_overview(data: dict[str, Any]) -> None:
     print(TITLE)
     for line in format_overview(Overview.from_json(data)):
         print(line)
+
+
+def _describe_memory(plan: dict[str, Any]) -> str:
+    """Return the memory of training workers, and of the evaluators of a search."""
+    text = f"about {plan['memory_gib']:.1f} GiB for each worker"
+    size = plan["search"]
+    if size is None:
+        return text
+    noun = "evaluator" if size["evaluators"] == 1 else "evaluators"
+    return (
+        f"{text}; the search about {size['evaluator_gib']:.1f} GiB for each evaluator "
+        f"({size['evaluators']} {noun} on this machine)"
+    )
 
 
 def _describe_steps(plan: dict[str, Any]) -> str:

@@ -97,7 +97,7 @@ def collate(
         total_tokens: Number of tokens of the global batch, by default that of these rows.
         words: Token ids of the global batch, as in `Batch`.
     """
-    lengths = tokens.lengths[rows]
+    lengths = tokens.row_lengths(np.asarray(rows))
     if total is None:
         total = len(rows)
     if total_tokens is None:

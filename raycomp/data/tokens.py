@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,18 @@ class TokenSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
-        """Number of tokens of each row: (rows,)."""
+        """Number of tokens of each row: (rows,). The first access computes it for all rows."""
         return np.diff(self.offsets)
+
+    def row_lengths(self, rows: np.ndarray) -> np.ndarray:
+        """Return the number of tokens of some rows, without touching the others: (rows,).
+
+        Args:
+            rows: Row numbers.
+        """
+        return self.offsets[rows + 1] - self.offsets[rows]
 
     @property
     def written_labels(self) -> np.ndarray:

@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,12 @@ from typing import Any
 
 import jinja2
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    dynamic_module_utils,
+)
 from transformers.utils import logging as transformers_logging
 
 from raycomp.encoder.interface import TokenBatch, model_inputs
@@ -71,6 +77,24 @@ def export_model(
         ) from None
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
+
+
+def find_cache_problem() -> str | None:
+    """Return why no export could be loaded back on this machine, or None.
+
+    transformers copies the code of an export to its cache of modules before it imports the code.
+    """
+    folder = Path(dynamic_module_utils.HF_MODULES_CACHE)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return (
+            f"{folder} cannot be written ({error.strerror or error}), but transformers copies the code "
+            "of each exported model there to load it. Set HF_MODULES_CACHE to a directory that you can "
+            "write."
+        )
 
 
 def _write_files(

@@ -106,7 +106,7 @@ class LocalRun(Run):
 
         def batch_at(index: int) -> Batch:
             rows = batches.rows(index)
-            total_tokens = int(tokens.lengths[rows].sum())
+            total_tokens = int(tokens.row_lengths(rows).sum())
             return collate(tokens, rows, context.pad_id, total=len(rows), total_tokens=total_tokens)
 
         def report(index: int, result: Any, seconds: float) -> None:

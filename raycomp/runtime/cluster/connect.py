@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -24,6 +25,9 @@ RAY_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Below `uv run`, Ray would start workers by `uv run` in a copy of the working directory: it would
+    # upload data and models, and leave out ignored files.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     # oneDNN caches a compiled kernel, and its memory: one of each of the last 1,024 shapes. Slices and
     # sequence lengths have more shapes than that. benchmarks/run_memory.py compares 1,024 and 64 on the
     # demo.
@@ -43,8 +47,14 @@ for _key, _value in RAY_SETTINGS.items():
     os.environ.setdefault(_key, _value)
 
 import ray
+from ray._private import ray_constants
 
 from raycomp.errors import UserError, first_line
+from raycomp.runtime.cluster.machine_limits import usable_cpus
+
+# An application may have imported ray first, which reads this setting when it is imported.
+if os.environ.get("RAY_ENABLE_UV_RUN_RUNTIME_ENV") == "0":
+    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
 
 
 def connect(address: str | None = None) -> bool:
@@ -77,10 +87,7 @@ def connect(address: str | None = None) -> bool:
             start_local_cluster(object_store_memory=512 * 2**20, **options)
         except Exception as error:
             # Ray raises a plain Exception if a busy machine starts its processes too slowly.
-            raise UserError(
-                f"Ray did not start on this machine ({first_line(error)}). Run the same command again "
-                "when the machine is less busy, or set RAY_ADDRESS to use another cluster."
-            ) from None
+            raise UserError(_start_message(error)) from None
 
     # Their notices are about Ray, and the user of raycomp can do nothing about them.
     for name in ("ray.train", "ray.tune", "ray.data"):
@@ -94,9 +101,33 @@ def start_local_cluster(**options: Any) -> None:
     Args:
         options: Options of `ray.init`.
     """
+    # Ray counts the machine's CPUs, and does not read the affinity mask of Slurm, `taskset` or cgroup v2.
+    options.setdefault("num_cpus", usable_cpus())
     # "local": Ray would otherwise join a cluster that `ray start` has left on this machine.
     with child_environment(LOCAL_SETTINGS):
         ray.init("local", include_dashboard=False, **options)
+
+
+def _start_message(error: Exception) -> str:
+    """Return the message that says why Ray did not start on this machine."""
+    reason = first_line(error)
+    directory = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # nosec B108  # a name
+    if isinstance(error, OSError) and "AF_UNIX path length" in reason:
+        return (
+            f"Ray did not start on this machine, because the path of its temporary directory {directory} "
+            "is too long for the names of its sockets. Set RAY_TMPDIR to a short directory that you can "
+            "write, such as /tmp."
+        )
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return (
+            f"Ray did not start on this machine, because it cannot write {error.filename or directory} "
+            f"({error.strerror}). The directory may belong to another user. Set RAY_TMPDIR to a short "
+            "directory that you can write."
+        )
+    return (
+        f"Ray did not start on this machine ({reason}). Run the same command again when the machine is "
+        "less busy, or set RAY_ADDRESS to use another cluster."
+    )
 
 
 @contextmanager

@@ -170,7 +170,12 @@ class RayRun(Run):
         weights_id = file_hash(context.files.supernet_network)
 
         ledger, evaluators = start_scoring(
-            job.model_dump(mode="json"), context.run_dir, weights_id, context.primary, context.method
+            job.model_dump(mode="json"),
+            context.run_dir,
+            weights_id,
+            context.primary,
+            context.method,
+            self.say,
         )
         try:
             with self.bar("search") as bar:

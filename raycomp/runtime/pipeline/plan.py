@@ -12,6 +12,7 @@ from raycomp.config.job import Job
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
 from raycomp.methods.registry import load_method_class
+from raycomp.runtime.cluster.machine_limits import measure_limits, usable_cpus
 from raycomp.runtime.pipeline.forecast import (
     Machines,
     Rates,
@@ -21,6 +22,7 @@ from raycomp.runtime.pipeline.forecast import (
 )
 from raycomp.runtime.pipeline.overview import make_overview
 from raycomp.runtime.pipeline.preflight import check_settings, least_cost, unmet_budgets
+from raycomp.runtime.scoring.evaluator_slots import evaluator_bytes, evaluator_node, plan_evaluators
 from raycomp.search.budget_groups import evaluation_budget
 from raycomp.search.search_loop import search_groups
 from raycomp.training.optimizers import measure_matmul_flops, resolve_precision
@@ -62,6 +64,7 @@ def make_plan(job: Job, machines: Machines | None = None, runs: Path = Path("run
             "phases": len(supernet_steps),
         },
         "memory_gib": _memory(context),
+        "search": _search_size(context, methods),
         "time": _time(context, teacher_steps, methods),
         "notes": list(context.task.notes),
         "methods": {name: _without_flops(figures) for name, figures in methods.items()},
@@ -197,6 +200,18 @@ def _memory(context: RunContext) -> float:
     rows = job.train.batch_size / job.train.workers
     activations = per_token * 4 * rows * job.task.max_length
     return float((num_copies * 4 * params + activations) / 2**30 + PROCESS_GIB)
+
+
+def _search_size(context: RunContext, methods: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """Return number and memory of the evaluators on this machine; None without a search."""
+    if not any("steps" in figures for figures in methods.values()):
+        return None
+    memory = evaluator_bytes(context)
+    # A run on this machine has one node with the limits of this process.
+    node = evaluator_node("", {"CPU": usable_cpus()}, measure_limits())
+    requested = context.job.search.evaluators
+    plan = plan_evaluators([node], requested=requested, gpus=0.0, memory=memory, ray_slots=0)
+    return {"evaluators": len(plan.nodes), "evaluator_gib": memory / 2**30}
 
 
 def _time(context: RunContext, teacher_steps: int, methods: dict[str, dict[str, Any]]) -> str:

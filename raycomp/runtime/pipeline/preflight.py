@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from raycomp.data.batches import smallest_batch
+from raycomp.encoder.export import find_cache_problem
 from raycomp.errors import UserError
 from raycomp.methods.base import Method
 from raycomp.methods.context import RunContext
@@ -106,6 +107,9 @@ def _find_problems(context: RunContext) -> list[str]:
     check_trackers(job)
 
     problems = find_shadowing_files(Path.cwd())
+    cache_problem = find_cache_problem()
+    if cache_problem is not None:
+        problems.append(cache_problem)
     if job.teacher.mode == "as-is" and not context.fine_tuned:
         problems.append(
             f"teacher.mode is 'as-is', but {job.model.name} lacks a classifier for the "

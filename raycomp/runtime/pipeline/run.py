@@ -56,7 +56,7 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
     check(context)
     is_new = not run_dir.exists()
 
-    with lock_run(run_dir):
+    with lock_run(run_dir, progress):
         if not is_new:
             progress.say(f"Resuming {job.run_id}: {describe_progress(context)}.")
             repair_tables(context, progress)
@@ -172,6 +172,6 @@ def _train_teacher(context: RunContext, progress: Progress) -> None:
     layout.teacher_start.unlink()
 
 
-def lock_run(run_dir: Path) -> contextlib.AbstractContextManager[None]:
+def lock_run(run_dir: Path, progress: Progress) -> contextlib.AbstractContextManager[None]:
     """Lock a run directory. The system frees the lock when this process ends, however it ends."""
-    return held(RunLayout(run_dir).lock, f"Run {run_dir.name}")
+    return held(RunLayout(run_dir).lock, f"Run {run_dir.name}", say=progress.say)

@@ -10,6 +10,7 @@ import functools
 import json
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -18,6 +19,7 @@ from typing import Any
 
 from raycomp.config.job import Job
 from raycomp.encoder.architecture import Architecture
+from raycomp.errors import redacted
 from raycomp.methods.context import RunContext
 from raycomp.methods.yoco.schedule import progressive_phases
 from raycomp.runtime.cluster.progress import polling
@@ -96,8 +98,8 @@ class TrackingFeed:
         self._recorded: dict[str, int] | None = dict(self._sent) if state else None
         self._ids: dict[str, str] = state.get("ids", {})
 
-        # Table files whose rows are sent or in `_unsent_evaluations`.
-        self._read_files: set[tuple[str, str]] = set()
+        # Table -> names of files whose rows are sent or in `_unsent_evaluations`. A run writes thousands.
+        self._read_files: defaultdict[str, set[str]] = defaultdict(set)
         self._unsent_evaluations: list[dict[str, Any]] = []
         self._num_evaluations = 0
         self._evaluation_times: list[datetime] = []
@@ -134,7 +136,9 @@ class TrackingFeed:
 
     def _warn_once(self, error: Exception) -> None:
         if not self._has_warned:
-            _LOGGER.warning("Figures cannot be sent to a tracker: %s. The run continues.", error)
+            # The address of a tracking server may contain a password.
+            reason = redacted(str(error))
+            _LOGGER.warning("Figures cannot be sent to a tracker: %s. The run continues.", reason)
         self._has_warned = True
 
     def _send(self, series: str, step: int, values: dict[str, Any]) -> None:
@@ -152,12 +156,11 @@ class TrackingFeed:
 
     def _new_files(self, table: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         """Yield name and rows of each file of a table that was not read before."""
-        for path, rows in read_parts(self._run_dir, table):
-            if (table, path.stem) in self._read_files:
-                continue
+        read_files = self._read_files[table]
+        for path, rows in read_parts(self._run_dir, table, read_files):
             yield path.stem, rows.to_pylist()
             # After the yield: if sending fails, the next call reads the file again.
-            self._read_files.add((table, path.stem))
+            read_files.add(path.stem)
 
     def _send_steps(self) -> None:
         for stem, rows in self._new_files("steps"):

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raycomp.config.loader import parse_job
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
-from raycomp.runtime.cluster.capacity import count_worker_slots, share_cpus, total_gpus
+from raycomp.runtime.cluster.capacity import count_worker_slots, total_gpus
 from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.devices import check_granted_gpus
 from raycomp.runtime.cluster.placement import on_driver_node
 from raycomp.runtime.cluster.replica import open_run_dir
 from raycomp.runtime.scoring.evaluation_queue import EvaluatorNeeds
+from raycomp.runtime.scoring.evaluator_slots import (
+    EvaluatorPlan,
+    evaluator_bytes,
+    plan_evaluators,
+    read_nodes,
+)
 from raycomp.runtime.scoring.ledger import Ledger
 from raycomp.storage.rows import EvaluationRow
 from raycomp.training.evaluation import predict_logits, score_logits
@@ -101,9 +109,16 @@ class Evaluator:
 
 
 def start_scoring(
-    job: dict[str, Any], run_dir: Path, weights_id: str, metric: str, method: str = "yoco"
+    job: dict[str, Any],
+    run_dir: Path,
+    weights_id: str,
+    metric: str,
+    method: str = "yoco",
+    say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Any, list[Any]]:
-    """Start evaluators on all free CPUs or GPUs of the cluster, and the ledger in front of them.
+    """Start evaluators on all CPUs or GPUs of the cluster, and the ledger in front of them.
+
+    A node gets at most as many as its CPU limits and its free memory allow.
 
     Args:
         job: The job, as JSON-like values.
@@ -111,6 +126,7 @@ def start_scoring(
         weights_id: Hash of the super-network's weights.
         metric: Name of the metric.
         method: Name of the method that searches.
+        say: Receiver of a notice about limits of the nodes.
 
     Returns:
         The actor of the ledger, and the actors of the evaluators.
@@ -132,22 +148,48 @@ def start_scoring(
             "nodes with GPUs, or remove this setting."
         )
 
-    # If more evaluators are requested than fit, they share the CPUs.
-    num_evaluators = settings.evaluators or max(1, slots)
-    cpus = share_cpus(num_evaluators, gpus)
-    cpu_share = CPU_SHARE * cpus * min(1.0, slots / num_evaluators)
+    memory = evaluator_bytes(RunContext(parsed_job, run_dir, method=method))
+    plan = plan_evaluators(
+        read_nodes(), requested=settings.evaluators, gpus=gpus, memory=memory, ray_slots=slots
+    )
+    if plan.is_limited:
+        say(_limited_message(len(plan.nodes), slots, memory, gpus))
 
-    evaluators = {}
-    for _ in range(num_evaluators):
-        name = f"evaluator-{run_dir.name}-{uuid.uuid4().hex[:8]}"
-        options = {"name": name, "num_cpus": cpu_share, "num_gpus": gpus}
-        # Without retries by Ray: the ledger gives the work of a dead evaluator to another one at once.
-        actor = ray.remote(Evaluator).options(**options, max_restarts=MAX_RESTARTS, max_task_retries=0)
-        evaluators[name] = actor.remote(job, str(run_dir), cpus, method)
-
-    needs = EvaluatorNeeds(cpu_share, gpus, parsed_job.train.barrier_seconds)
+    evaluators = _start_evaluators(plan, job, run_dir, method, gpus)
+    needs = EvaluatorNeeds(CPU_SHARE * plan.cpus, gpus, parsed_job.train.barrier_seconds)
     ledger = _start_ledger(str(run_dir), weights_id, metric, list(evaluators), method, needs)
     return ledger, list(evaluators.values())
+
+
+def _start_evaluators(
+    plan: EvaluatorPlan, job: dict[str, Any], run_dir: Path, method: str, gpus: float
+) -> dict[str, Any]:
+    """Start evaluators on their nodes, and return them by name."""
+    evaluators = {}
+    for node in plan.nodes:
+        name = f"evaluator-{run_dir.name}-{uuid.uuid4().hex[:8]}"
+        actor = ray.remote(Evaluator).options(
+            name=name,
+            num_cpus=CPU_SHARE * plan.cpus,
+            num_gpus=gpus,
+            max_restarts=MAX_RESTARTS,
+            # Without retries by Ray: the ledger gives the work of a dead evaluator to another one at once.
+            max_task_retries=0,
+            # Soft: an evaluator of a lost node starts again on another one.
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),
+        )
+        evaluators[name] = actor.remote(job, str(run_dir), plan.threads, method)
+    return evaluators
+
+
+def _limited_message(number: int, slots: int, memory: int, gpus: float) -> str:
+    """Return the notice that limits of the nodes allow fewer evaluators than Ray's resources."""
+    resource = "GPUs" if gpus else "CPUs"
+    return (
+        f"The search starts {number} evaluators, although Ray's {resource} have room for {slots}: each "
+        f"needs about {memory / 2**30:.1f} GiB, and the nodes have no more free memory or CPUs for their "
+        "processes. Set search.evaluators to start another number."
+    )
 
 
 def _start_ledger(*args: Any) -> Any:

@@ -184,7 +184,7 @@ def _make_batches(
             task.context.pad_id,
             multiple=multiple,
             total=len(rows),
-            total_tokens=int(tokens.lengths[rows].sum()),
+            total_tokens=int(tokens.row_lengths(rows).sum()),
             words=words,
         )
 

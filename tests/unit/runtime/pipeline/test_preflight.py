@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from transformers import dynamic_module_utils
 
 from raycomp.config.loader import parse_job
-from raycomp.runtime.pipeline.preflight import _smallest_batches
+from raycomp.errors import UserError
+from raycomp.methods.context import RunContext
+from raycomp.runtime.pipeline.preflight import _smallest_batches, check
 
 
 @pytest.mark.parametrize(
@@ -45,3 +49,16 @@ def test_the_smallest_batch_of_each_training(
     )
     context.for_method = lambda name: context
     assert _smallest_batches(context) == expected  # type: ignore[arg-type]
+
+
+def test_a_cache_of_modules_that_cannot_be_written_is_found_before_training(
+    tiny_job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exports are loaded back after all training, and that needs the cache."""
+    context = RunContext(parse_job(tiny_job), tmp_path / "run")
+    check(context)
+    file = tmp_path / "file"
+    file.write_text("")
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(file / "modules"))
+    with pytest.raises(UserError, match=r"file/modules cannot be written .* Set HF_MODULES_CACHE"):
+        check(context)

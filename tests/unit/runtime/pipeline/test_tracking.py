@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from raycomp.config.job import Job
@@ -102,6 +103,32 @@ def test_each_row_is_sent_once_also_by_the_next_process(tiny_job: dict[str, Any]
     search = [row[2] for row in tracker.rows if row[0] == "search"]
     assert [row["best-small"] for row in search] == [0.5, 0.5, 0.6]
     assert search[2]["per_second"] == pytest.approx(1.0)
+
+
+def test_files_that_were_read_are_not_opened_again(
+    tiny_job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long run has thousands of files, and the feed looks every few seconds."""
+    tracker = RecordingTracker()
+    feed = view(job(tiny_job), tmp_path, tracker)
+    steps(tmp_path, 0, 3)
+    steps(tmp_path, 3, 6)
+    feed.send_new_rows()
+
+    opened: list[str] = []
+    read_table = pq.read_table
+
+    def record(file: Any, *args: Any, **options: Any) -> Any:
+        opened.append(Path(file.name).stem)
+        return read_table(file, *args, **options)
+
+    monkeypatch.setattr(pq, "read_table", record)
+    feed.send_new_rows()
+    assert opened == []
+    newest = steps(tmp_path, 6, 8)
+    feed.send_new_rows()
+    assert opened == [newest.stem]
+    assert [row[1] for row in tracker.rows] == list(range(8))
 
 
 def test_the_phase_goes_out_as_its_number_also_after_a_resume(

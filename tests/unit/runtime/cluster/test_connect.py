@@ -1,0 +1,58 @@
+"""Settings that Ray reads once, and the messages where Ray does not start."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import pytest
+from ray._private import ray_constants
+
+from raycomp.errors import UserError
+from raycomp.runtime.cluster import connect as module
+from raycomp.runtime.cluster.connect import connect, ray, start_local_cluster
+
+
+def test_workers_of_a_driver_below_uv_run_use_its_interpreter() -> None:
+    """With Ray's default, they would start in a copy of the working directory."""
+    assert ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV is False
+
+
+@pytest.mark.parametrize(
+    ("error", "reasons"),
+    [
+        (
+            OSError("validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: /x"),
+            ["/a/long/one is too long", "Set RAY_TMPDIR"],
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/tmp/ray/session_1"),
+            ["cannot write /tmp/ray/session_1 (Permission denied)", "another user", "Set RAY_TMPDIR"],
+        ),
+        (OSError(errno.EROFS, "Read-only file system"), ["cannot write /a/long/one", "Set RAY_TMPDIR"]),
+        (Exception("The current node timed out during startup."), ["timed out", "less busy"]),
+    ],
+)
+def test_a_ray_that_does_not_start_says_why(
+    error: Exception, reasons: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**_: Any) -> None:
+        raise error
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "/a/long/one")
+    monkeypatch.setattr(module, "start_local_cluster", fail)
+    with pytest.raises(UserError) as raised:
+        connect()
+    for reason in reasons:
+        assert reason in str(raised.value)
+
+
+def test_a_local_cluster_has_the_cpus_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(module, "usable_cpus", lambda: 3)
+    monkeypatch.setattr(ray, "init", lambda *_, **options: calls.append(options))
+    start_local_cluster()
+    start_local_cluster(num_cpus=7)
+    assert [call["num_cpus"] for call in calls] == [3, 7]
