@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import ast
 import json
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import raycomp
+from raycomp.api.job_builder import inputs_directory
+from raycomp.api.run import open_run
 from raycomp.config.loader import parse_job
+from raycomp.errors import UserError, redacted
 from raycomp.runtime.cluster import submission as submit
 from raycomp.storage.environment import describe_environment
+from raycomp.storage.location import fetched, opened
+from raycomp.storage.remote import refuse_secrets
 
 SOURCE = Path(raycomp.__file__).parent
 CANARY = "canary-6f1d0b2a"
@@ -60,8 +67,77 @@ def test_what_is_submitted_holds_no_token_no_data_and_a_constant_command(
     assert CANARY not in json.dumps(api.given)
     assert not any(CANARY.encode() in data for data in api.files.values())
     endings = {Path(name).suffix for name in api.files}
-    assert endings <= {".py", ".j2", ".json", ".typed"}
+    assert endings <= {".py", ".j2", ".json", ".sh", ".typed"}
     assert json.loads(api.files[submit.REQUEST])["storage"] == "/mnt/$(touch x);runs"
+
+
+SECRET_URLS = [
+    f"s3://AKIA1:{CANARY}@bucket/runs",
+    # Secrets of AWS contain slashes.
+    f"s3://AKIA1:ab/{CANARY}/cd@bucket/runs?region=eu-west-1",
+    f"s3://{CANARY}@bucket/runs",
+    f"s3://bucket/runs?access_key=AKIA1&secret_key={CANARY}",
+    f"s3://bucket/runs?region=eu-west-1&session_token={CANARY}",
+    f"gs://bucket/runs?access_token={CANARY}",
+    f"abfs://box:{CANARY}@account.dfs.core.windows.net/runs",
+    f"abfs://box@account.dfs.core.windows.net/runs?sig={CANARY}",
+    f"hdfs://user:{CANARY}@node:8020/runs",
+]
+
+
+@pytest.mark.parametrize("url", SECRET_URLS)
+def test_a_key_in_a_url_is_refused_and_never_printed(
+    url: str, tiny_job: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RAYCOMP_WORK", str(tmp_path))
+    api = _Api()
+    monkeypatch.setattr(submit, "connect_to_dashboard", lambda _: api)
+    job = parse_job(tiny_job)
+
+    def run() -> None:
+        with opened(url, "tiny-1"):
+            pass
+
+    uses: list[Callable[[], Any]] = [
+        run,
+        lambda: fetched(f"{url}"),
+        lambda: open_run(url),
+        lambda: inputs_directory(url),
+        lambda: submit.submit(job, url, None),
+    ]
+    for use in uses:
+        with pytest.raises(UserError) as raised:
+            use()
+        assert CANARY not in str(raised.value)
+        assert "AKIA1" not in str(raised.value)
+        assert "has credentials in its URL" in str(raised.value)
+    assert api.files == {}
+    assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://bucket/runs?region=eu-west-1&endpoint_override=localhost:9000&scheme=http",
+        "gs://anonymous@bucket/runs",
+        "hdfs://user@node:8020/a/b@c",
+        "hdfs://node:8020/a:b@c/d",
+        "abfs://box@account.dfs.core.windows.net/runs",
+        "file:///mnt/a:b@c",
+    ],
+)
+def test_a_url_without_a_key_is_used(url: str) -> None:
+    refuse_secrets(url)
+    assert redacted(url) == url
+
+
+def test_messages_hide_what_is_secret_in_any_url() -> None:
+    text = f"No answer at http://me:{CANARY}@host:8265/x?token={CANARY} and s3://{CANARY}@b"
+    assert str(UserError(text)) == "No answer at http://***@host:8265/x?token=*** and s3://***@b"
+    assert redacted("a: b@c, see https://docs.ray.io?version=2") == (
+        "a: b@c, see https://docs.ray.io?version=2"
+    )
+    assert pickle.loads(pickle.dumps(UserError("x"))).args == ("x",)
 
 
 def names(tree: ast.AST) -> list[str]:

@@ -99,7 +99,11 @@ class RunFileServer:
         )
         infos = self._files.get_file_info(selector)
         # A file may disappear while the directory is listed.
-        return [_file_entry(info) for info in infos if info.type != fs.FileType.NotFound]
+        return [
+            _file_entry(info)
+            for info in infos
+            if info.type != fs.FileType.NotFound and self._is_inside(info.path)
+        ]
 
     def change_files(self, method: str, *paths: str) -> None:
         """Create or delete a directory, or delete, move or copy a file.
@@ -192,7 +196,15 @@ class RunFileServer:
         parts = Path(path).parts
         if not parts or parts[0] not in (self._run, CACHE_DIR) or ".." in parts:
             raise PermissionError(f"{path!r} is not a file of run {self._run}")
+        if not self._is_inside(path):
+            raise PermissionError(f"{path!r} is a link that leads out of run {self._run}")
         return path
+
+    def _is_inside(self, path: str) -> bool:
+        """Return whether no link inside of the run, or of the cache, leads a path out of it."""
+        # The two directories themselves may be links of the user's.
+        root = (self._storage / Path(path).parts[0]).resolve()
+        return (self._storage / path).resolve().is_relative_to(root)
 
 
 def _file_entry(info: fs.FileInfo) -> FileEntry:

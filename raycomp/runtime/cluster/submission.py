@@ -9,29 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import os
 import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from raycomp.config.job import Job
 from raycomp.config.loader import parse_job
 from raycomp.config.study import StudySpec, parse_study
-from raycomp.errors import UserError, last_line
+from raycomp.errors import UserError
 from raycomp.runtime.cluster.connect import RAY_SETTINGS
+from raycomp.runtime.cluster.dashboard import connect_to_dashboard, explained_errors
 from raycomp.storage.location import is_url
+from raycomp.storage.remote import refuse_secrets
 from raycomp.version import VERSION
 
 REQUEST = "raycomp-request.json"
-ENTRYPOINT = "python -m raycomp.cli.main run-request"
-DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+START_SCRIPT = "start_job.sh"
+ENTRYPOINT = f"exec sh {START_SCRIPT}"
+"""Constant command of every job. `exec` makes the script a child of Ray's process, which it looks at."""
 
 END_STATES = ("SUCCEEDED", "FAILED", "STOPPED")
 POLL_SECONDS = 0.5
@@ -55,7 +54,10 @@ def submit(work: Job | StudySpec, storage: str, address: str | None, *, installe
     Raises:
         UserError: The cluster does not answer, or refuses the job.
     """
-    if not is_url(storage) and not Path(storage).is_absolute():
+    if is_url(storage):
+        # The request, which the cluster stores and shows, contains the storage.
+        refuse_secrets(storage)
+    elif not Path(storage).is_absolute():
         raise UserError(
             f"--storage {storage!r} is not an absolute path. A job on a cluster needs an absolute path "
             "on its head node, such as /mnt/shared/runs, or a URL, such as s3://bucket/runs."
@@ -67,7 +69,7 @@ def submit(work: Job | StudySpec, storage: str, address: str | None, *, installe
 
     with tempfile.TemporaryDirectory() as folder:
         _write_request(Path(folder), work, storage, installed)
-        with _explained_errors(address):
+        with explained_errors(address):
             _send_job(client, identity, folder, {"run": name, "raycomp": VERSION})
     return identity
 
@@ -103,7 +105,7 @@ def follow_job(identity: str, address: str | None, write: Callable[[str], Any]) 
         UserError: The cluster does not answer, or does not know the job.
     """
     client = connect_to_dashboard(address)
-    with _explained_errors(address):
+    with explained_errors(address):
         _check_job_exists(client, identity)
 
         async def write_output() -> None:
@@ -131,7 +133,7 @@ def read_logs(identity: str, address: str | None) -> str:
         UserError: The cluster does not answer, or does not know the job.
     """
     client = connect_to_dashboard(address)
-    with _explained_errors(address):
+    with explained_errors(address):
         _check_job_exists(client, identity)
         return str(client.get_job_logs(identity))
 
@@ -143,7 +145,7 @@ def stop_job(identity: str, address: str | None) -> str:
         UserError: The cluster does not answer, or does not know the job.
     """
     client = connect_to_dashboard(address)
-    with _explained_errors(address):
+    with explained_errors(address):
         _check_job_exists(client, identity)
         client.stop_job(identity)
         while (status := client.get_job_status(identity).value) not in END_STATES:
@@ -161,7 +163,7 @@ def list_jobs(address: str | None) -> list[dict[str, Any]]:
         UserError: The cluster does not answer.
     """
     client = connect_to_dashboard(address)
-    with _explained_errors(address):
+    with explained_errors(address):
         infos = _raycomp_jobs(client)
     infos.sort(key=lambda info: info.start_time or 0, reverse=True)
     return [
@@ -175,75 +177,6 @@ def list_jobs(address: str | None) -> list[dict[str, Any]]:
         }
         for info in infos
     ]
-
-
-def connect_to_dashboard(address: str | None) -> Any:
-    """Return a client of a cluster's job API.
-
-    Ray itself authenticates with a token: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.
-
-    Args:
-        address: URL of the dashboard. If absent: RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265.
-
-    Raises:
-        UserError: The address is not a URL, or nothing answers there.
-    """
-    url = _dashboard_url(address)
-    from ray.job_submission import JobSubmissionClient
-
-    # These loggers print what they upload.
-    for module in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk",
-                   "_private.runtime_env.packaging"):  # fmt: skip
-        logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)
-
-    # Ray would otherwise prefer the value that it finds in this variable.
-    os.environ["RAY_API_SERVER_ADDRESS"] = url
-    with _explained_errors(url):
-        return JobSubmissionClient(url)
-
-
-def _dashboard_url(address: str | None) -> str:
-    url = address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS
-    try:
-        parts = urlsplit(url)
-        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_valid = False
-    if not is_valid:
-        raise UserError(
-            f"--address {url!r} is not a dashboard's URL. It must be the URL of a cluster's dashboard, "
-            f"such as {DEFAULT_ADDRESS}."
-        )
-    return url
-
-
-@contextmanager
-def _explained_errors(address: str | None) -> Iterator[None]:
-    """Turn the errors of Ray's client into UserError."""
-    import requests
-    from ray.exceptions import AuthenticationError
-
-    url = _dashboard_url(address)
-    try:
-        yield
-    except UserError:
-        raise
-    except (ConnectionError, requests.exceptions.RequestException) as error:
-        raise UserError(
-            f"No Ray dashboard answers at {url} ({_last_text(error)}). Start one with `ray start "
-            "--head`, forward its port 8265, or give another --address."
-        ) from None
-    except AuthenticationError:
-        raise UserError(
-            f"{url} rejected the authentication token, because it is missing or wrong. Set "
-            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) to the cluster's token."
-        ) from None
-    except RuntimeError as error:
-        raise UserError(f"The cluster at {url} refused the request: {_last_text(error)}") from None
-
-
-def _last_text(error: BaseException) -> str:
-    return last_line(error)[:300]
 
 
 def _raycomp_jobs(client: Any) -> list[Any]:
@@ -269,6 +202,8 @@ def _write_request(folder: Path, work: Job | StudySpec, storage: str, installed:
     else:
         request |= {"job": work.model_dump(mode="json", exclude_unset=True)}
     (folder / REQUEST).write_text(json.dumps(request))
+    # Also for an installed raycomp: the script finds out where it is installed.
+    shutil.copyfile(Path(__file__).with_name(START_SCRIPT), folder / START_SCRIPT)
 
     if not installed:
         source = Path(__file__).parents[2]

@@ -44,6 +44,31 @@ def test_files_outside_of_the_run_can_be_neither_read_nor_written(actor: FakeAct
             getattr(actor.server, method)(*args)
 
 
+def test_a_link_that_leads_out_of_the_run_is_not_followed(
+    actor: FakeActor, run_dir: Path, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "key").write_text("canary")
+    (run_dir / "file").symlink_to(secret / "key")
+    (run_dir / "folder").symlink_to(secret)
+    (run_dir / "inner").symlink_to(run_dir / "facts.json")
+
+    for path in ("demo-0/file", "demo-0/folder/key"):
+        for method, args in (
+            ("read_block", (path, 0, 9)),
+            ("write_block", (path, "t", 0, b"x", True)),
+            ("describe_files", ([path],)),
+        ):
+            with pytest.raises(PermissionError, match="leads out"):
+                getattr(actor.server, method)(*args)
+    assert (secret / "key").read_text() == "canary"
+    listed = [entry.path for entry in actor.server.list_files("demo-0", True, False)]
+    assert not [path for path in listed if "file" in path or "folder" in path]
+    # A link to a file of the run is a file of the run.
+    assert actor.server.read_block("demo-0/inner", 0, 99) == (run_dir / "facts.json").read_bytes()
+
+
 def test_only_listed_methods_change_files(actor: FakeActor) -> None:
     with pytest.raises(ValueError, match="not an allowed change"):
         actor.server.change_files("open_input_stream", "demo-0/facts.json")
