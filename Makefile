@@ -8,7 +8,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # Options of the benchmarks: `make bench BENCH='--only steps'` measures one file.
 BENCH ?=
 
-.PHONY: demo test gpu slow bench bench-gpu check lint types imports bandit audit fuzz unit conformance integration security faults cluster
+.PHONY: demo test gpu slow bench bench-gpu check lint types imports bandit audit browser fuzz unit conformance integration security faults cluster
 .PHONY: check-cluster docs docs-check docs-build prose clean help
 .DEFAULT_GOAL := help
 
@@ -55,6 +55,9 @@ imports: $(VENV)/.installed  ## import-linter: the order of the packages in pypr
 
 bandit: $(VENV)/.installed  ## bandit: security lint
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive raycomp tools
+
+browser:  ## install Chromium and ChromeDriver for tests/browser from Debian's packages, where this user may
+	.ci/browser
 
 audit: $(VENV)/.installed  ## pip-audit: known vulnerabilities of the pinned packages, if an advisory database is reachable
 	.ci/audit $(BIN)

@@ -19,6 +19,8 @@ import torch
 from hypothesis import settings
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
+from tests.not_run import describe_not_run
+
 # The tests share the machine with Ray's processes, so an example of hypothesis has no time limit.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
@@ -173,3 +175,17 @@ def make_tiny_job(model: Path, data: Path) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """End the output with what did not run."""
+    skips = []
+    for report in terminalreporter.stats.get("skipped", []):
+        # A skipped test has (file, line, "Skipped: REASON").
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        skips.append((report.nodeid.partition("::")[0], reason.removeprefix("Skipped: ")))
+    lines = describe_not_run(skips)
+    if lines:
+        terminalreporter.section("did not run")
+    for line in lines:
+        terminalreporter.write_line(line)

@@ -48,7 +48,7 @@ def driver() -> Iterator[Any]:
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     service = shutil.which("chromedriver")
     if browser is None or service is None:
-        pytest.skip(f"no browser: needs one of {', '.join(BROWSERS)}, and chromedriver")
+        pytest.skip(f"no browser: needs one of {', '.join(BROWSERS)}, and chromedriver (`make browser`)")
     webdriver = pytest.importorskip("selenium.webdriver")
     options = webdriver.ChromeOptions()
     options.binary_location = browser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -40,12 +41,13 @@ def audit(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
     (folder / "python").symlink_to(sys.executable)
     return subprocess.run(
         [str(ROOT / ".ci" / "audit"), str(folder)], capture_output=True, text=True, check=False,
-        env={**os.environ, "AUDIT_SOURCE": source, "no_proxy": "127.0.0.1"}, timeout=60,
+        env={**os.environ, "AUDIT_SOURCE": source, "no_proxy": "127.0.0.1",
+             "AUDIT_NOTE": str(folder / "note.txt")}, timeout=60,
     )  # fmt: skip
 
 
-def finds(folder: Path, code: int) -> None:
-    (folder / "pip-audit").write_text(f"#!/bin/sh\necho looked: $*\nexit {code}\n")
+def finds(folder: Path, code: int, then: str = "") -> None:
+    (folder / "pip-audit").write_text(f"#!/bin/sh\necho looked: $*\n{then}\nexit {code}\n")
     (folder / "pip-audit").chmod(0o755)
 
 
@@ -66,4 +68,13 @@ def test_a_finding_fails(tmp_path: Path, advisories: str) -> None:
     done = audit(tmp_path, f"{advisories}/json")
     assert done.returncode == 0
     assert "looked: --requirement constraints.txt" in done.stdout
-    assert "packages were checked" in done.stdout
+    assert re.search(r"audit: (\d+) of \1 packages were checked", done.stdout)
+
+
+def test_packages_that_the_database_does_not_know_are_counted(tmp_path: Path, advisories: str) -> None:
+    """pip-audit passes although it has found out nothing."""
+    finds(tmp_path, 0, "echo torch Dependency not found on PyPI and could not be audited: torch")
+    done = audit(tmp_path, f"{advisories}/json")
+    assert done.returncode == 0
+    assert "audit: skipped: the database does not answer about 1 of" in done.stdout
+    assert "does not answer about 1 of" in (tmp_path / "note.txt").read_text()

@@ -173,7 +173,7 @@ def _start_evaluators(
             num_cpus=CPU_SHARE * plan.cpus,
             num_gpus=gpus,
             max_restarts=MAX_RESTARTS,
-            # Without retries by Ray: the ledger gives the work of a dead evaluator to another one at once.
+            # Without retries by Ray: the ledger gives the work of a dead evaluator to another one.
             max_task_retries=0,
             # Soft: an evaluator of a lost node starts again on another one.
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),
