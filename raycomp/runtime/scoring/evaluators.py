@@ -137,9 +137,7 @@ def start_scoring(
     parsed_job = parse_job(job)
     settings = parsed_job.search
     # Evaluators use GPUs if there are any, also if the job does not say so.
-    gpus = settings.gpus
-    if not gpus and total_gpus():
-        gpus = 1.0
+    gpus = settings.gpus or float(total_gpus() > 0)
 
     slots = count_worker_slots(1, gpus)
     if settings.gpus and not slots:
