@@ -15,7 +15,7 @@ import pandas as pd
 
 from raycomp.config.task import TaskSettings
 from raycomp.data.metrics import uses_positive
-from raycomp.data.related_texts import contained_share
+from raycomp.data.related_texts import contained_shares
 from raycomp.data.tasks import Split, Task
 from raycomp.errors import shown
 
@@ -150,7 +150,8 @@ def _describe_contained_rows(task: Task) -> Overview:
     """Return which share of the selection and validation rows a training row contains."""
     train = split_texts(task.train)
     splits = (task.selection, *task.validation)
-    shares = {split.name: contained_share(split_texts(split), train) for split in splits}
+    values = contained_shares([split_texts(split) for split in splits], train)
+    shares = {split.name: share for split, share in zip(splits, values, strict=True)}
     listed = ", ".join(f"{100 * share:.1f}% of {name}" for name, share in shares.items())
     text = f"{listed} are part of a training row (rows of four or more words)"
 

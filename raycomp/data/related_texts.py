@@ -89,17 +89,39 @@ def _components(edges: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> n
 def contained_share(rows: pd.DataFrame, others: pd.DataFrame) -> float:
     """Return the share of rows, of those with four or more words, that one of the others contains.
 
-    A row is contained if its words, in order and without gaps, occur in one of the other rows; each text
-    of a pair must occur in a text of the same other row.
-
     Args:
         rows: Columns a and b, such as the selection rows.
         others: Columns a and b, such as the training rows.
     """
+    return contained_shares([rows], others)[0]
+
+
+def contained_shares(splits: Sequence[pd.DataFrame], others: pd.DataFrame) -> list[float]:
+    """Return `contained_share` of several splits. The other rows are read once.
+
+    Args:
+        splits: Frames with columns a and b.
+        others: Columns a and b, such as the training rows.
+    """
+    rows = pd.concat([split[["a", "b"]] for split in splits], ignore_index=True)
+    is_long, is_contained = _find_contained(rows, others)
+    ends = np.cumsum([len(split) for split in splits])[:-1]
+    parts = zip(np.split(is_long, ends), np.split(is_contained, ends), strict=True)
+    return [float(contained[long].mean()) if long.any() else 0.0 for long, contained in parts]
+
+
+def _find_contained(rows: pd.DataFrame, others: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Find the rows that one of the other rows contains.
+
+    A row is contained if its words, in order and without gaps, occur in one of the other rows; each text
+    of a pair must occur in a text of the same other row.
+
+    Returns:
+        Whether a row has four or more words, and whether it is contained; each (rows,).
+    """
     words = _split_words(pd.concat([rows[["a", "b"]], others[["a", "b"]]], ignore_index=True))
     is_long = words.counts[: len(rows)] >= MIN_WORDS
-    if not is_long.any():
-        return 0.0
+    is_contained = np.zeros(len(rows), bool)
 
     grams, gram_rows = _ngrams(words)
     is_other = gram_rows >= len(rows)
@@ -110,7 +132,6 @@ def contained_share(rows: pd.DataFrame, others: pd.DataFrame) -> float:
     starts = np.searchsorted(other_grams, own_grams, side="left")
     ends = np.searchsorted(other_grams, own_grams, side="right")
 
-    contained = 0
     bounds = np.searchsorted(gram_rows[~is_other], np.arange(len(rows) + 1))
     for row in np.flatnonzero(is_long):
         own = slice(bounds[row], bounds[row + 1])
@@ -120,8 +141,8 @@ def contained_share(rows: pd.DataFrame, others: pd.DataFrame) -> float:
         rarest = bounds[row] + int(np.argmin(ends[own] - starts[own]))
         candidates = other_rows[starts[rarest] : ends[rarest]]
         text = _plain_texts(rows, int(row))
-        contained += any(_contains(_plain_texts(others, int(other)), text) for other in candidates)
-    return contained / int(is_long.sum())
+        is_contained[row] = any(_contains(_plain_texts(others, int(other)), text) for other in candidates)
+    return is_long, is_contained
 
 
 def _plain_texts(frame: pd.DataFrame, row: int) -> list[str]:

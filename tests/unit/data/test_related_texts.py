@@ -12,7 +12,7 @@ import pytest
 
 from raycomp.config.task import TaskSettings
 from raycomp.data import splitting
-from raycomp.data.related_texts import contained_share, group_related
+from raycomp.data.related_texts import contained_share, contained_shares, group_related
 from raycomp.data.splitting import MAX_SELECTION, carve_equal, carve_related, halve
 from raycomp.data.tasks import load_task
 from raycomp.errors import UserError
@@ -91,6 +91,8 @@ def test_the_share_of_contained_rows_counts_long_rows_only() -> None:
     assert contained_share(frame("too short"), frame("too short")) == 0
     pairs = frame(("so thin that even its cast", "a way out"), ("so thin that even its cast", "no way"))
     assert contained_share(pairs, frame((LONG, "x"))) == pytest.approx(1 / 2)
+    both = contained_shares([rows, frame("too short"), rows[:1]], frame(LONG))
+    assert both == pytest.approx([1 / 3, 0, 1])
 
 
 def treebank(sentences: int, seed: int = 0) -> pd.DataFrame:
