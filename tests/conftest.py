@@ -165,6 +165,8 @@ def make_tiny_job(model: Path, data: Path) -> dict[str, Any]:
         "space": {"depth": [1, 2, 3], "heads": [1, 2, 4], "ffn": [16, 32, 64]},
         "train": {"steps": 3, "batch_size": 16, "precision": "fp32", "interval": 2},
         "search": {"evaluations": 12, "batch": 4},
+        # Healing has tests of its own.
+        "heal": {"steps": 0},
         "budget": [
             {"name": "half", "encoder_params": "0.5x"},
             {"name": "third", "flops": "0.35x"},

@@ -62,6 +62,7 @@ PACKAGES = {
     "space": "raycomp.search",
     "train": "raycomp.methods.yoco` and `raycomp.runtime.training",
     "search": "raycomp.search` and `raycomp.runtime.scoring",
+    "heal": "raycomp.methods",
     "augment": "raycomp.data",
     "finetune": "raycomp.runtime.pipeline",
     "budget": "raycomp.search",

@@ -94,6 +94,8 @@ def print_run(run_dir: Path, as_json: bool) -> None:
         if "dearest" in search:
             num_budgets = int((tables.deployments["method"] == method).sum())
             _print_line("Search", f"{method}: {_describe_search(search, num_budgets)}")
+        if "heal" in search:
+            _print_line("Healing", f"{method}: {_describe_healing(search['heal'])}")
     _print_paths(run_dir, ("tables", "exports", "report.html"))
 
 
@@ -111,6 +113,14 @@ def _describe_search(search: dict[str, Any], num_budgets: int) -> str:
     return (
         f"{search['evaluations']} evaluations for {num_budgets} budgets (most expensive {unit}: "
         f"{search['dearest']}). The super-network was trained once."
+    )
+
+
+def _describe_healing(healing: dict[str, Any]) -> str:
+    """Return a sentence on the cost of healing."""
+    return (
+        f"{healing['networks']} networks, {healing['steps']:,} steps each, "
+        f"{_format_count(healing['tokens'])} tokens in all, {healing['seconds']:,.0f} s."
     )
 
 
@@ -145,6 +155,11 @@ def print_plan(plan: dict[str, Any]) -> None:
         for budget, student in figures.get("students", {}).items():
             size = f"{student['layers']} layers, {_format_count(student['params'])} parameters"
             _print_line(name, f"{budget}: a student of {size}, {student['steps']:,} steps")
+
+        healing = figures.get("heal")
+        if healing and healing["networks"]:
+            counts = f"up to {healing['networks']} networks, {healing['steps']:,} steps each"
+            _print_line("Healing", f"{name}: {counts}")
 
     _print_line("Steps", _describe_steps(plan))
     _print_line("Memory", _describe_memory(plan))

@@ -42,6 +42,15 @@ class BudgetSettings(Section):
         '"2G" or "0.5x". A multiply-add of a matrix product counts as two.',
     )
 
+    min_retention: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="Smallest share of the teacher's validation score that a deployed model should "
+        "keep. A model below it is still deployed, but the table, the last message of the run and the "
+        "model card say so. 0: only models at chance are marked.",
+    )
+
     @field_validator("name")
     @classmethod
     def _name(cls, value: str) -> str:

@@ -175,6 +175,22 @@ class TrainSettings(Section):
             },
         ),
     )
+    budget_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Part of the steps whose architectures cost as much as a budget allows, up to 15% "
+        "less. The others are drawn without regard to the budgets. These steps do not update the "
+        "architecture distribution.",
+    )
+    cost_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Part of the steps whose architectures have a size that is drawn uniformly from the "
+        "smallest to the largest one. Without it, few architectures are small. These steps do not "
+        "update the architecture distribution.",
+    )
     workers: int = Field(
         1, ge=1, le=4096, description="Data-parallel workers. Each trains on a part of every batch."
     )
@@ -245,6 +261,15 @@ class TrainSettings(Section):
         if not all(0 <= number <= largest for number in values):
             raise ValueError(f"each number must be from 0 to {largest:,}")
         return value
+
+    @model_validator(mode="after")
+    def _shares(self) -> TrainSettings:
+        if self.budget_share + self.cost_share > 1:
+            raise ValueError(
+                f"has budget_share = {self.budget_share:g} and cost_share = {self.cost_share:g}. Their "
+                "sum must be at most 1"
+            )
+        return self
 
     @model_validator(mode="after")
     def _elastic(self) -> TrainSettings:

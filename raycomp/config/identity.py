@@ -31,6 +31,7 @@ NON_IDENTITY_KEYS = {
 LATER_DEFAULTS: dict[str, dict[str, Any]] = {
     "task": {"positive": None, "validation_half": None},
     "search": {"smoothing": 0.0, "min_use": 0.0},
+    "train": {"budget_share": 0.0, "cost_share": 0.0},
 }
 """Settings that joined later, with the value that earlier jobs had. Identities leave out this value."""
 
@@ -48,8 +49,9 @@ def hash_job(job: Job) -> str:
 
     # Sections that no method of the job reads.
     schemas = [load_settings(name) for name in job.run.methods]
-    if not any("augment" in schema.shared_sections for schema in schemas):
-        del settings["augment"]
+    for section in ("augment", "heal"):
+        if not any(section in schema.shared_sections for schema in schemas):
+            del settings[section]
     for name in set(settings) & set(method_names()) - set(job.run.methods):
         del settings[name]
     if not job.finetune.epochs:
@@ -59,6 +61,9 @@ def hash_job(job: Job) -> str:
         settings["search"] |= {"searchers": ["sng"]}
         for key in LATER_DEFAULTS["search"]:
             settings["search"].pop(key, None)
+    # Runs without healing have the identity that they had before healing joined.
+    if not job.heal.steps:
+        settings.pop("heal", None)
 
     # Settings that joined later, where they have the value that earlier runs had.
     for schema in schemas:
@@ -91,6 +96,9 @@ def artifact_keys(job: Job) -> dict[str, str]:
             "space": settings["space"],
             "train": settings["train"],
         }
+        # Only such a super-network depends on the budgets.
+        if job.train.budget_share:
+            supernet["budget"] = settings["budget"]
         keys["supernet"] = _hash(shared | supernet)
     if "adabert" in job.run.methods:
         keys["distillation_data"] = _hash(shared | {"augment": settings["augment"]})
@@ -107,6 +115,9 @@ def _settings_that_matter(job: Job) -> dict[str, Any]:
         for key, value in defaults.items():
             if settings[section][key] == value:
                 del settings[section][key]
+    # It marks a deployed model, and changes none.
+    for budget in settings["budget"]:
+        del budget["min_retention"]
     return settings
 
 

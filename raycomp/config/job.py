@@ -16,7 +16,7 @@ from raycomp.config.budget import BudgetSettings
 from raycomp.config.elastic import SpaceSettings, TrainSettings
 from raycomp.config.general import ExportSettings, ModelSettings, RunSettings, TeacherSettings
 from raycomp.config.identity import hash_job
-from raycomp.config.search import FinetuneSettings, SearchSettings
+from raycomp.config.search import FinetuneSettings, HealSettings, SearchSettings
 from raycomp.config.section import MethodSettings, Section, find_duplicates
 from raycomp.config.task import TaskSettings
 from raycomp.methods.registry import load_settings, method_names
@@ -34,6 +34,7 @@ class Job(Section):
     space: SpaceSettings = SpaceSettings()
     train: TrainSettings = TrainSettings()
     search: SearchSettings = SearchSettings()
+    heal: HealSettings = HealSettings()
     augment: AugmentSettings = AugmentSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     budget: list[BudgetSettings] = Field([], description="Deployment targets.")

@@ -22,6 +22,9 @@ MAX_JOB_BYTES = 2**16
 LATER_SETTINGS: dict[str, dict[str, Any]] = {"adabert": {"exact_match": False}}
 """Settings that the job.json of older runs does not have, with the values of those runs."""
 
+LATER_SECTIONS: dict[str, dict[str, Any]] = {"heal": {"steps": 0}}
+"""Sections that the job.json of older runs does not have, with the settings of those runs."""
+
 
 def load_job(path: str | Path, overrides: Sequence[str] | None = None) -> Job:
     """Read a job file and apply overrides.
@@ -108,6 +111,8 @@ def parse_stored(data: dict[str, Any]) -> Job:
         # In a damaged file the section can be anything; parse_job names it.
         if isinstance(settings, dict):
             data = {**data, section: {**later, **settings}}
+    if isinstance(data, dict):
+        data = {**LATER_SECTIONS, **data}
     return parse_job(data)
 
 

@@ -1,4 +1,4 @@
-"""The sections [search] and [finetune] of a job file: the use of the trained super-network."""
+"""The sections [search], [heal] and [finetune] of a job file: the use of the trained super-network."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from raycomp.config.elastic import DISTILLATIONS
 from raycomp.config.references import check_choice
 from raycomp.config.section import Section, choices, plain_seeds
 
@@ -106,6 +107,54 @@ class SearchSettings(Section):
     @classmethod
     def _seeds(cls, value: list[int]) -> list[int]:
         return plain_seeds(value)
+
+
+class HealSettings(Section):
+    """Healing: the networks that the search chose are distilled from the teacher for a short time.
+
+    Sub-networks inherit their weights from the super-network. Small ones then lose much accuracy, which
+    a short distillation restores. The network with the best score on the selection split is deployed.
+    """
+
+    steps: int = Field(
+        230,
+        ge=0,
+        le=1_000_000,
+        description="Steps of each network. 0: no healing (the papers' form).",
+    )
+    networks: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="Networks of each budget that are healed, those with the best scores of the search. "
+        "Only one is healed where it keeps 97% of the teacher's selection score: such networks differ by "
+        "less than the noise of their scores. A network that several budgets share is healed once.",
+    )
+    batch_size: int = Field(32, ge=1, description="Texts of one step, summed over all workers.")
+    learning_rate: float = Field(
+        1e-4,
+        gt=0,
+        lt=1,
+        description="Largest learning rate. It falls linearly to 0 after a warm-up of `train.warmup`.",
+    )
+    distill: str = Field(
+        "hidden",
+        description=choices(
+            "What the networks learn from.",
+            {
+                "none": "the labels only",
+                "logits": "the labels and the teacher's predictions",
+                "hidden": "the labels, the teacher's predictions and its hidden states",
+                "module:name": "the labels and your hint, or your objective. All nodes must be able to "
+                "import the module",
+            },
+        ),
+    )
+
+    @field_validator("distill")
+    @classmethod
+    def _distill(cls, value: str) -> str:
+        return check_choice(value, DISTILLATIONS, "a hint")
 
 
 class FinetuneSettings(Section):

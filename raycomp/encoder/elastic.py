@@ -71,6 +71,11 @@ class ElasticEncoder(nn.Module):
         for layer in self._layers():
             layer.hidden_dropout = layer.attention_dropout = rate
 
+    def share_embeddings(self, other: ElasticEncoder) -> None:
+        """Use the embeddings of another network of the same width instead of own ones."""
+        self.embeddings = other.embeddings
+        self._named = dict(self.named_parameters())
+
     def use_column_major_layout(self) -> None:
         """Store matrices that are sliced by columns column by column: every slice is then contiguous."""
         for name, parameter in self._named.items():
@@ -258,16 +263,24 @@ class ElasticEncoder(nn.Module):
 
         shapes = {"layer_heads": list(arch.heads), "layer_ffn": list(arch.ffn)}
         model = RaycompForSequenceClassification(RaycompConfig(**self.config.to_dict() | shapes))
+        model.load_state_dict(self.extract_weights(arch), strict=True)
+        return cast(RaycompForSequenceClassification, model.eval())
+
+    @torch.no_grad()
+    def extract_weights(self, arch: Architecture) -> dict[str, Tensor]:
+        """Return copies of the slice's weights on the CPU, under the names of a network of its own.
+
+        Its layers are numbered from 0, whichever layers of this network they are.
+        """
         new_index = {str(layer): position for position, layer in enumerate(arch.layer_indices)}
-        state = {}
+        weights = {}
         for name, slices in self.active_parameters(arch):
             parts = name.split(".")
             # "layers.7.query.weight" becomes "layers.3.query.weight" where layer 7 is the fourth to run.
             if parts[0] == "layers":
                 parts[1] = str(new_index[parts[1]])
-            state[".".join(parts)] = self._named[name][slices].detach().cpu().clone()
-        model.load_state_dict(state, strict=True)
-        return cast(RaycompForSequenceClassification, model.eval())
+            weights[".".join(parts)] = self._named[name][slices].detach().cpu().clone()
+        return weights
 
     def check_fits(self, arch: Architecture) -> None:
         """Raise UserError when an architecture does not fit into this network."""

@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 from raycomp.encoder.interface import TokenBatch, model_inputs
 from raycomp.encoder.tokenizer_files import find_difference
 from raycomp.errors import UserError, shown
+from raycomp.storage.files import write_text
 
 # Saving takes a second: a progress bar would only distract.
 transformers_logging.disable_progress_bar()
@@ -47,7 +48,7 @@ def export_model(
     out: Path,
     label_names: Sequence[str],
     card: dict[str, Any],
-) -> None:
+) -> dict[str, Any]:
     """Write configuration, weights, tokenizer, model code and model card.
 
     They are written next to `out` and then moved there: the folder is complete, or it is as before.
@@ -59,13 +60,16 @@ def export_model(
         label_names: Class names in order; empty for regression.
         card: Figures for the model card.
 
+    Returns:
+        The figures that `write_card` takes: `card`, and the names of the files of code.
+
     Raises:
         UserError: The folder cannot be written.
     """
     hidden = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
     try:
         hidden.mkdir(parents=True)
-        _write_files(model, tokenizer, hidden, label_names, card)
+        full_card = _write_files(model, tokenizer, hidden, label_names, card)
         # The old folder stays until the new one is complete.
         if out.exists():
             shutil.rmtree(out)
@@ -77,6 +81,7 @@ def export_model(
         ) from None
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
+    return full_card
 
 
 def find_cache_problem() -> str | None:
@@ -103,7 +108,7 @@ def _write_files(
     folder: Path,
     label_names: Sequence[str],
     card: dict[str, Any],
-) -> None:
+) -> dict[str, Any]:
     """Write all files of an export into an empty folder; see `export_model`."""
     source = Path(inspect.getfile(type(model)))
     module = MODEL_FILES.get(source.stem)
@@ -122,7 +127,9 @@ def _write_files(
         code = _copy_code(source, module, folder)
     model.save_pretrained(folder)
     _save_tokenizer(tokenizer, config, folder)
-    (folder / "README.md").write_text(_render_card({"code": code, **card}), encoding="utf-8")
+    full_card = {"code": code, **card}
+    write_card(folder, full_card)
+    return full_card
 
 
 def _copy_code(source: Path, module: str, folder: Path) -> str:
@@ -146,6 +153,16 @@ def longest_text(config: Any) -> int | None:
     # A plain RoBERTa numbers positions from the padding id on.
     is_roberta = str(config.model_type) in ("roberta", "xlm-roberta")
     return rows - config.pad_token_id - 1 if is_roberta else rows
+
+
+def write_card(folder: Path, card: dict[str, Any]) -> None:
+    """Write the model card of an export.
+
+    Args:
+        folder: The folder of the export.
+        card: What `export_model` returned, with changed or further figures.
+    """
+    write_text(folder / "README.md", _render_card(card))
 
 
 def _save_tokenizer(tokenizer: Any, config: Any, folder: Path) -> None:

@@ -36,6 +36,27 @@ ProgressUpdate = Callable[[int, int, dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
+class Healing:
+    """What the short distillation before the deployment of a network changed, and its cost.
+
+    Attributes:
+        inherited: Selection score of the best network of the search, with inherited weights.
+        healed: Selection score of the best healed network.
+        networks: Networks that were healed for the budget.
+        steps: Training steps of each of them.
+        tokens: Tokens of the training text of all of them.
+        seconds: Time of their healing.
+    """
+
+    inherited: float
+    healed: float
+    networks: int
+    steps: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Deployable:
     """One compressed model, or a budget that cannot be met.
 
@@ -62,6 +83,7 @@ class Deployable:
         counts_nonzero: Whether its parameters count only where they are not 0 (unstructured pruning).
         has_user_units: Whether `build` returns outputs in the user's units. Methods leave it False:
             networks of a run compute standardised outputs, and the deployment restores the units.
+        healing: How its weights were healed; None for a network that was not healed.
     """
 
     budget: str
@@ -83,6 +105,7 @@ class Deployable:
     reason: str = ""
     counts_nonzero: bool = False
     has_user_units: bool = False
+    healing: Healing | None = None
 
 
 class Run(ABC):
@@ -134,15 +157,24 @@ class Run(ABC):
         """
 
     @abstractmethod
-    def sweep(self, trials: Sequence[dict[str, Any]], tasks: Sequence[str]) -> None:
+    def sweep(self, trials: Sequence[dict[str, Any]], tasks: Sequence[str], *, cpus: float = 1.0) -> None:
         """Run `Method.run_trial` for each trial in parallel, each with its own share of the workers.
 
         Args:
             trials: Arguments of each call; the key "name" names the trial.
             tasks: Names of the training tasks of a trial. Its progress is computed from them.
+            cpus: CPUs of each worker, where the job does not say.
 
         Raises:
             UserError: A trial failed for good.
+        """
+
+    @abstractmethod
+    def parallel_trainings(self, cpus: float) -> int:
+        """Return how many trainings of a sweep can run at the same time, at least 1.
+
+        Args:
+            cpus: CPUs of each worker, where the job does not say.
         """
 
     @abstractmethod

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from raycomp.config.budget import BudgetSettings
-from raycomp.config.search import SearchSettings
 from raycomp.data.batches import Batch
-from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder, ElasticOutput
-from raycomp.methods.base import Deployable, Forward, Run
+from raycomp.methods.base import Deployable, Run
 from raycomp.methods.context import RunContext
 from raycomp.methods.registry import SAMPLERS, import_object
 from raycomp.methods.supernet_start import start_network
 from raycomp.methods.tasks import SharedSampler, TrainingTask
 from raycomp.search.budget import cheapest_architecture
-from raycomp.search.outcome import Outcome
 from raycomp.search.search_loop import infeasible_reason
-from raycomp.storage.files import file_hash, read_json, write_json
-from raycomp.storage.tables import read_table
+from raycomp.storage.files import write_json
 from raycomp.storage.tensors import save_tensors
 from raycomp.training.finetune_step import Teacher
 from raycomp.training.hints import load_objective
@@ -187,95 +179,6 @@ def unmet_deployables(context: RunContext) -> list[Deployable]:
     return deployables
 
 
-def search_supernet(run: Run, settings: SearchSettings, description: str) -> list[Deployable]:
-    """Search every budget; return the deployable of the best architecture of each.
-
-    Args:
-        run: The method's handle.
-        settings: Searchers, seeds and number of evaluations.
-        description: Sentence of the model card.
-    """
-    context = run.context
-    outcomes = run.search(settings)
-    weights_id = file_hash(context.files.supernet_network)
-    deployables = []
-    for budget in context.job.budget:
-        trials = [outcome for outcome in outcomes if outcome.budget == budget.name]
-        best = _best_in_fp32(run, max(trials, key=lambda o: (o.arch is not None, o.value, -o.loss)))
-        deployables.append(_deployable(context, best, trials, weights_id, description))
-    return deployables
-
-
-def _best_in_fp32(run: Run, best: Outcome) -> Outcome:
-    """Return the best outcome of a budget with its scores in fp32.
-
-    Validation scores are in fp32 too. The difference of selection and validation would otherwise contain
-    the error of a search in bf16.
-    """
-    context = run.context
-    if best.arch is None or context.chosen_precision() == "fp32":
-        return best
-    arch = Architecture.from_json(best.arch)
-    supernet = _load_supernet(context)
-    score = run.score(lambda batch: supernet(batch, arch).logits, "selection")
-    return replace(best, value=score.values[context.primary], loss=score.loss)
-
-
-def _deployable(
-    context: RunContext, best: Outcome, trials: list[Outcome], weights_id: str, description: str
-) -> Deployable:
-    if best.arch is None:
-        return Deployable(
-            best.budget, best.kind, best.limit, None, searcher=best.searcher, seed=best.seed,
-            evaluations=sum(t.evaluations for t in trials), seconds=sum(t.seconds for t in trials),
-            reason=best.reason,
-        )  # fmt: skip
-
-    arch = Architecture.from_json(best.arch)
-    return Deployable(
-        budget=best.budget,
-        kind=best.kind,
-        limit=best.limit,
-        build=functools.partial(build_subnetwork, context, arch),
-        arch=best.arch,
-        arch_id=arch.id,
-        flops=float(context.costs.cost("flops", arch)),
-        selection=best.value,
-        searcher=best.searcher,
-        seed=best.seed,
-        evaluations=sum(t.evaluations for t in trials),
-        seconds=sum(t.seconds for t in trials),
-        description=description,
-        certificate={"weights_id": weights_id},
-    )
-
-
-def restore_subnetwork(context: RunContext, row: Mapping[str, Any], description: str) -> Deployable:
-    """Return the deployable of a row of table `deployments`, from the trained super-network."""
-    arch = Architecture.from_json(str(row["arch"]))
-    return Deployable(
-        budget=str(row["budget"]),
-        kind=str(row["kind"]),
-        limit=float(row["limit"]),
-        build=functools.partial(build_subnetwork, context, arch),
-        arch=arch.to_json(),
-        arch_id=arch.id,
-        flops=float(context.costs.cost("flops", arch)),
-        selection=float(row["selection"]),
-        description=description,
-    )
-
-
-def build_subnetwork(context: RunContext, arch: Architecture) -> tuple[PreTrainedModel, Forward]:
-    """Return the extracted sub-network, and the forward function of its slice of the super-network."""
-    supernet = _load_supernet(context)
-
-    def forward(batch: Batch) -> torch.Tensor:
-        return supernet(batch, arch).logits
-
-    return supernet.extract(arch), forward
-
-
 def smallest_cost(context: RunContext, kind: str) -> float:
     """Return the cost of the smallest network of the search space."""
     _, cost = cheapest_architecture(context.space, lambda arch: float(context.costs.cost(kind, arch)))
@@ -285,34 +188,3 @@ def smallest_cost(context: RunContext, kind: str) -> float:
 def explain_infeasible(context: RunContext, budget: BudgetSettings) -> str:
     """Return why no network of the search space meets a budget, and the nearest feasible limit."""
     return infeasible_reason(context, budget)
-
-
-def release_supernet() -> None:
-    """Release the super-network that `build_subnetwork` keeps in memory."""
-    _load_supernet.cache_clear()
-
-
-@functools.lru_cache(maxsize=1)
-def _load_supernet(context: RunContext) -> ElasticEncoder:
-    """Return the trained super-network; the one of the last context is kept in memory."""
-    return context.supernet().eval()
-
-
-def summarise_search(run: Run) -> dict[str, Any]:
-    """Return the number of evaluations of a super-network's search, in all and of its most expensive
-    budget.
-
-    Args:
-        run: The method's handle, after its search.
-    """
-    context = run.context
-    if not context.files.supernet_network.exists():
-        return {"evaluations": 0, "dearest": 0, "trials": 0}
-    evaluations = read_table(context.run_dir, "evaluations")
-    weights_id = file_hash(context.files.supernet_network)
-    outcomes = [read_json(path) for path in context.files.search_outcomes()]
-    return {
-        "evaluations": int((evaluations["weights_id"] == weights_id).sum()),
-        "dearest": max(outcome["evaluations"] for outcome in outcomes),
-        "trials": len(outcomes),
-    }

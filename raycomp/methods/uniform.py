@@ -4,8 +4,8 @@ Each step trains one sub-network, drawn uniformly per variable, on the labels on
 evolutionary search then chooses the sub-network of each budget. Differences from HAT: heads are removed
 instead of re-partitioned; the super-network starts from a fine-tuned encoder; the search prefers the
 better score on the selection split, then the smaller loss (HAT: validation loss only), and makes as many
-evaluations as [search] says (HAT: 30 generations of 125); the winner inherits its weights instead of
-being trained from scratch.
+evaluations as [search] says (HAT: 30 generations of 125); the winner inherits its weights and is healed
+(`heal.steps`) instead of being trained from scratch.
 
 refs: H. Wang, Z. Wu, Z. Liu, H. Cai, L. Zhu, C. Gan, S. Han. HAT: Hardware-Aware Transformers for
     Efficient
@@ -26,27 +26,34 @@ from raycomp.config.job import Job
 from raycomp.config.section import MethodSettings, choices
 from raycomp.data.batches import smallest_batch
 from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.cost import CostModel, EncoderShape
 from raycomp.methods.base import Deployable, Method, Run
 from raycomp.methods.context import RunContext
+from raycomp.methods.heal_task import HealTask
+from raycomp.methods.healing import find_lost_evaluations, heal_group, plan_healing
+from raycomp.methods.subnetworks import (
+    compress_budgets,
+    release_supernet,
+    restore_subnetwork,
+    summarise_search,
+)
 from raycomp.methods.supernet import (
     SupernetTask,
     explain_infeasible,
-    release_supernet,
-    restore_subnetwork,
-    search_supernet,
     smallest_cost,
-    summarise_search,
     train_supernet,
     unmet_deployables,
 )
 from raycomp.methods.tasks import TrainingTask
+from raycomp.search.cost_targets import CostTargets, job_targets
 from raycomp.search.distribution import ArchitectureDistribution
 from raycomp.search.space import SearchSpace
 
 DESCRIPTION = (
     "Extracted by raycomp from a super-network that was trained on uniformly sampled sub-networks (HAT, "
-    "adapted to BERT) and searched by evolution. No fine-tuning followed the extraction."
+    "adapted to BERT) and searched by evolution."
 )
+HEAL = "uniform-heal"
 
 
 class UniformSettings(MethodSettings):
@@ -54,6 +61,7 @@ class UniformSettings(MethodSettings):
 
     method: ClassVar[str] = "uniform"
     title: ClassVar[str] = "Uniform sampling with evolution (HAT, adapted to BERT)"
+    shared_sections: ClassVar[tuple[str, ...]] = ("heal",)
 
     epochs: float = Field(
         10.0, gt=0, le=10_000, description="Passes over the training split, one sub-network per step."
@@ -80,22 +88,32 @@ class UniformSettings(MethodSettings):
 class UniformSampler:
     """Draws every sub-network of a step uniformly per variable, as a function of (seed, step).
 
+    `train.budget_share` and `train.cost_share` draw some of the steps for a cost instead.
+
     All ranks therefore draw the same sub-networks without asking each other.
 
     Args:
         space: The search space.
         samples: Sub-networks per step.
         seed: Seed of the draws.
+        targets: Draws some of the steps for a cost; None leaves no step to it.
     """
 
-    def __init__(self, space: SearchSpace, samples: int, seed: int) -> None:
+    def __init__(
+        self, space: SearchSpace, samples: int, seed: int, targets: CostTargets | None = None
+    ) -> None:
         self._space = space
         self._samples = samples
         self._seed = seed
+        self._targets = targets
 
     def ask(self, step: int) -> list[Architecture]:
         """Return the sub-networks of a step."""
         rng = np.random.default_rng((self._seed, step))
+        if self._targets is not None:
+            archs = self._targets.draw(self._space, self._samples, rng)
+            if archs is not None:
+                return archs
         return [self._space.sample_uniform(rng) for _ in range(self._samples)]
 
     def tell(self, step: int, losses: Sequence[float]) -> None:
@@ -121,19 +139,23 @@ class UniformSampler:
 
 def build_sampler(job: Job, plan: dict[str, Any]) -> UniformSampler:
     """Return the sampler of a training plan."""
-    space = plan["space"]
-    return UniformSampler(
-        SearchSpace(space["layers"], tuple(space["depth"]), tuple(space["heads"]), tuple(space["ffn"])),
-        plan["sampler"]["samples"],
-        job.run.seed,
+    choices = plan["space"]
+    space = SearchSpace(
+        choices["layers"], tuple(choices["depth"]), tuple(choices["heads"]), tuple(choices["ffn"])
     )
+    costs = CostModel(EncoderShape.from_dict(plan["shape"]), plan["length"])
+    targets = job_targets(job, space, costs)
+    return UniformSampler(space, plan["sampler"]["samples"], job.run.seed, targets)
 
 
 class Uniform(Method):
     """Uniform sampling with evolution (HAT, adapted to BERT)."""
 
     settings: ClassVar[type[MethodSettings]] = UniformSettings
-    tasks: ClassVar[Mapping[str, type[TrainingTask]]] = {"uniform-supernet": SupernetTask}
+    tasks: ClassVar[Mapping[str, type[TrainingTask]]] = {
+        "uniform-supernet": SupernetTask,
+        HEAL: HealTask,
+    }
 
     def compress(self, run: Run) -> list[Deployable]:
         """Train the super-network on uniform samples, then search every budget by evolution."""
@@ -142,7 +164,11 @@ class Uniform(Method):
         job = run.context.job
         train_supernet(run, "uniform-supernet", _training_plan(run.context))
         search = job.search.model_copy(update={"searchers": ["evolution"]})
-        return search_supernet(run, search, DESCRIPTION)
+        return compress_budgets(run, search, DESCRIPTION, HEAL)
+
+    def run_trial(self, run: Run, trial: dict[str, Any]) -> None:
+        """Heal one group of networks, in a process of its own."""
+        heal_group(run, HEAL, trial)
 
     def restore(self, context: RunContext, row: Mapping[str, Any]) -> Deployable:
         """Return the deployable of a row, from the trained super-network."""
@@ -157,8 +183,11 @@ class Uniform(Method):
         return explain_infeasible(context, budget)
 
     def smallest_batches(self, context: RunContext) -> list[int]:
-        """Return the rows of the smallest batch of the super-network's training."""
-        return [smallest_batch(len(context.task.train), context.job.train.batch_size)]
+        """Return the rows of the smallest batch of the super-network's training and of healing."""
+        sizes = [context.job.train.batch_size]
+        if context.job.heal.steps:
+            sizes.append(context.job.heal.batch_size)
+        return [smallest_batch(len(context.task.train), size) for size in sizes]
 
     def plan(self, context: RunContext) -> dict[str, Any]:
         """Return the steps and the FLOPs of training (three forward passes a step)."""
@@ -167,14 +196,20 @@ class Uniform(Method):
         full, smallest = context.flops_per_row()
         teacher = full if settings.distill != "none" else 0.0
         per_row = 3 * settings.samples * (full + smallest) / 2 + teacher
-        return {"steps": [steps], "flops": steps * context.job.train.batch_size * per_row}
+        healing = plan_healing(context)
+        flops = steps * context.job.train.batch_size * per_row + healing.pop("flops")
+        return {"steps": [steps], "heal": healing, "flops": flops}
+
+    def forget_lost_results(self, context: RunContext, parts: set[str]) -> list[str]:
+        """Name the healed networks without an evaluation. It is written again."""
+        return find_lost_evaluations(context, parts)
 
     def release(self) -> None:
         """Release the super-network."""
         release_supernet()
 
     def summary(self, run: Run) -> dict[str, Any]:
-        """Return how many evaluations the search took, in all and for the most expensive budget."""
+        """Return how many evaluations the search took, and what healing cost."""
         return summarise_search(run)
 
 
@@ -192,6 +227,8 @@ def _training_plan(context: RunContext) -> dict[str, Any]:
         "phase_starts": [0],
         "distill": settings.distill,
         "sampler": {"name": "uniform", "samples": settings.samples},
+        "shape": context.shape.to_dict(),
+        "length": context.flops_length,
     }
 
 

@@ -28,9 +28,11 @@ from raycomp.report.plot import (
 TRAININGS = {
     "teacher": "teacher",
     "supernet": "super-network",
+    "heal": "healing",
     "adabert-search": "AdaBERT's search",
     "adabert-child": "AdaBERT's child",
     "uniform-supernet": "super-network with uniform sampling",
+    "uniform-heal": "healing of networks with uniform sampling",
     "pkd-student": "BERT-PKD's students",
     "first_n-student": "students with the first n layers",
 }

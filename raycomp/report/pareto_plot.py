@@ -104,7 +104,8 @@ def _explain_marks(tables: RunTables, deployed: pd.DataFrame, metric: str) -> li
         "Models further up and further left are better. The stepped line is the front: no deployed model "
         "scores higher at a lower cost.",
         f"{large}.",
-        "Small marks are architectures that the search evaluated, with their selection score. The two "
+        "Small marks are architectures that the search evaluated, with their selection score; networks "
+        "that were healed have another small mark. The two "
         "splits have different examples, so compare only marks of the same kind.",
         "The star is the teacher, and the horizontal dotted line is its score. Vertical dotted lines "
         "are the limits of the budgets.",

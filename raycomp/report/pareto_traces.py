@@ -70,8 +70,9 @@ def _trace_evaluated(evaluated: pd.DataFrame, has_several_runs: bool) -> list[di
         texts = []
         for row in rows.to_dict("records"):
             figures = f"selection {format_score(row['value'])} · {format_count(row['params'])} params"
+            kind = "healed network" if row["weights"] == "healed" else "evaluated"
             lines = [
-                f"{row['method']}, evaluated on selection",
+                f"{row['method']}, {kind} on selection",
                 f"{figures} · {format_count(row['flops'])} FLOPs",
                 *describe_architecture(row["arch"]),
             ]

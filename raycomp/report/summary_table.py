@@ -19,6 +19,7 @@ from raycomp.report.formatting import (
     is_finite_number,
 )
 from raycomp.report.loading import RunRecord, RunTables
+from raycomp.report.shortfall import describe_shortfall
 from raycomp.report.teacher_scores import derive_teacher_costs
 
 # Each column with its meaning, in the order in which every table of raycomp prints them.
@@ -33,14 +34,19 @@ COLUMN_MEANINGS = {
     "params": "parameters of the whole model, embeddings included",
     "params_ratio": "params divided by the teacher's params",
     "latency_ms": "median time of one forward pass of one sequence on a CPU, in milliseconds",
-    "selection": "score on the selection split, which the search used to choose the architecture",
+    "inherited": "selection score of the best network of the search, with the super-network's weights",
+    "healed": "selection score of the best network after healing",
+    "selection": "score of the deployed model on the selection split, which was used to choose it",
     "validation": "score on the validation split, which was never used for model selection",
     "gap": "selection minus validation; a large gap means that the selection score is optimistic",
     "retention": "validation divided by the teacher's validation score",
+    "warning": "chance: not shown to be better than a constant answer; low retention: below the smallest "
+    "retention that the budget asks for",
     "finetuned": "validation score after the extracted network was fine-tuned again; the other columns "
     "describe the network before that",
 }
-COLUMNS = tuple(name for name in COLUMN_MEANINGS if name != "finetuned")
+OPTIONAL_COLUMNS = ("inherited", "healed", "warning", "finetuned")
+COLUMNS = tuple(name for name in COLUMN_MEANINGS if name not in OPTIONAL_COLUMNS)
 TEXT_COLUMNS = ("method", "budget", "kind")
 LIMITED_KINDS = ("params", "encoder_params", "flops", "latency_ms")
 
@@ -85,10 +91,6 @@ class SummaryTable:
 
 def build_summary_table(tables: RunTables) -> SummaryTable:
     """Build the summary table of runs that have one task and one metric."""
-    columns = COLUMNS
-    if any(run.tuned for run in tables.runs):
-        columns += ("finetuned",)
-
     rows: list[SummaryRow] = []
     notes: list[str] = []
     for run in tables.runs:
@@ -101,9 +103,13 @@ def build_summary_table(tables: RunTables) -> SummaryTable:
             if not row["feasible"]:
                 reason = row["reason"] or "no architecture met the budget"
                 notes.append(f"Budget {row['budget']} was not met: {reason}.")
+            if shortfall := describe_shortfall(row, run.job):
+                notes.append(shortfall)
 
         if run_tables.deployments.empty:
             notes.append(f"Run {run.name} has not deployed a model yet.")
+    used = {name for row in rows for name in row.cells}
+    columns = tuple(name for name in COLUMN_MEANINGS if name in COLUMNS or name in used)
     return SummaryTable(columns, tuple(rows), tuple(notes))
 
 
@@ -156,6 +162,10 @@ def _deployment_cells(row: dict[Any, Any], run: RunRecord) -> dict[str, str]:
         "gap": format_signed(gap),
         "retention": format_percent(row["retention"]),
     }
+    if is_finite_number(row["healed"]):
+        cells |= {"inherited": format_score(row["inherited"]), "healed": format_score(row["healed"])}
+    if isinstance(row["warning"], str):
+        cells["warning"] = row["warning"]
     if row["method"] == "yoco" and row["budget"] in run.tuned:
         cells["finetuned"] = format_score(run.tuned[row["budget"]].get("validation"))
     return cells

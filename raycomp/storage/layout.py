@@ -32,6 +32,7 @@ class RunLayout:
     teacher/                    start, network, score
     supernet/                   start, network, sampler, snapshot
     search/                     outcomes of the deployment search
+    heal/ARCHITECTURE/          healed networks
     deployed.json               summary of YOCO-BERT's deployments
     METHOD/deployed.json        summary of the deployments of another method
     adabert/                    distillation data, and one directory per trial

@@ -1,4 +1,4 @@
-"""The paths of a method's files in a run directory: super-network, search, students and trials."""
+"""Paths of a method's files: super-network, search, healed networks, students and trials."""
 
 from __future__ import annotations
 
@@ -55,9 +55,48 @@ class MethodLayout:
         """Return the outcomes of all search trials."""
         return self.search.glob("*.*.*.json")
 
+    @property
+    def heal(self) -> Path:
+        """Directory of the healed networks."""
+        return self.path / "heal"
+
+    def healed(self, arch_id: str) -> HealedLayout:
+        """Return the paths of a healed network."""
+        return HealedLayout(self.heal / arch_id)
+
+    def healed_outcomes(self) -> Iterator[Path]:
+        """Return the outcomes of all healed networks."""
+        return self.heal.glob("*/outcome.json")
+
     def student(self, budget: str) -> StudentLayout:
         """Return the paths of the student that the method trains for a budget."""
         return StudentLayout(self.path / budget)
+
+
+@dataclass(frozen=True)
+class HealedLayout:
+    """The paths of one healed network, `<method's directory>/heal/<architecture>`.
+
+    Attributes:
+        path: Directory of the network.
+    """
+
+    path: Path
+
+    @property
+    def cost(self) -> Path:
+        """Steps and tokens of its healing, and its share of the time of a training."""
+        return self.path / "cost.json"
+
+    @property
+    def network(self) -> Path:
+        """Weights without the embeddings. Written last: the healing is complete."""
+        return self.path / "network.safetensors"
+
+    @property
+    def outcome(self) -> Path:
+        """Selection score. Written last: the network is scored."""
+        return self.path / "outcome.json"
 
 
 @dataclass(frozen=True)

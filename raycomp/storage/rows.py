@@ -32,6 +32,8 @@ class EvaluationRow:
         method: Compression method.
         weights_id: Hash of the weights that the architecture was scored with.
         created_at: Time at which the row was made, in UTC.
+        weights: "inherited" from a super-network, or "healed"; None for a network that was trained on its
+            own.
     """
 
     arch_id: str
@@ -49,6 +51,7 @@ class EvaluationRow:
     method: str | None = None
     weights_id: str | None = None
     created_at: datetime | None = None
+    weights: str | None = None
 
     def complete(self, run: str, method: str, weights_id: str) -> EvaluationRow:
         """Return the row with the fields of the run and the present time."""
@@ -92,6 +95,13 @@ class DeploymentRow:
         parity: Largest difference of a logit between the trained and the exported model.
         latency_ms: Median time of one text on one CPU thread.
         export: Directory of the exported model, relative to the run directory; None if it was removed.
+        inherited: Selection score of the best network of the search, with inherited weights.
+        healed: Selection score of the best healed network.
+        heal_networks: Networks that were healed for this budget.
+        heal_steps: Training steps of each of them.
+        heal_tokens: Tokens of the training text of all of them.
+        heal_seconds: Time of their healing.
+        warning: What is wrong with the scores, in short: "chance" or "low retention"; None if nothing is.
     """
 
     run: str
@@ -119,6 +129,13 @@ class DeploymentRow:
     parity: float | None = None
     latency_ms: float | None = None
     export: str | None = None
+    inherited: float | None = None
+    healed: float | None = None
+    heal_networks: int | None = None
+    heal_steps: int | None = None
+    heal_tokens: int | None = None
+    heal_seconds: float | None = None
+    warning: str | None = None
 
     @property
     def params_ratio(self) -> float | None:

@@ -22,7 +22,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "evaluations": _schema(
         run=_TEXT, weights_id=_TEXT, method=_TEXT, arch_id=_TEXT, arch=_TEXT, split=_TEXT,
         precision=_TEXT, metric=_TEXT, value=_REAL, loss=_REAL, examples=_INT, params=_INT,
-        flops=_REAL, seconds=_REAL, created_at=pa.timestamp("us", tz="UTC"),
+        flops=_REAL, seconds=_REAL, created_at=pa.timestamp("us", tz="UTC"), weights=_TEXT,
     ),
     "deployments": _schema(
         run=_TEXT, method=_TEXT, budget=_TEXT, kind=_TEXT, limit=_REAL, feasible=_FLAG,
@@ -30,7 +30,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         flops=_REAL, latency_ms=_REAL, selection=_REAL, validation=_REAL,
         teacher_validation=_REAL, retention=_REAL, evaluations=_INT, seconds=_REAL, export=_TEXT,
         metric=_TEXT, gap=_REAL, encoder_params=_INT, cost=_REAL, used_share=_REAL,
-        parity=_REAL, reason=_TEXT,
+        parity=_REAL, reason=_TEXT, inherited=_REAL, healed=_REAL, heal_networks=_INT, heal_steps=_INT,
+        heal_tokens=_INT, heal_seconds=_REAL, warning=_TEXT,
     ),
     "ablations": _schema(
         run=_TEXT, study=_TEXT, variant=_TEXT, task=_TEXT, seed=_INT, budget=_TEXT, metric=_TEXT,

@@ -138,10 +138,14 @@ class LocalRun(Run):
             function(self.context, *json.loads(json.dumps(arguments)))
             update(i + 1, len(calls), {})
 
-    def sweep(self, trials: Sequence[dict[str, Any]], tasks: Sequence[str]) -> None:
+    def sweep(self, trials: Sequence[dict[str, Any]], tasks: Sequence[str], *, cpus: float = 1.0) -> None:
         """Run the trials one after the other."""
         for trial in trials:
             load_method_class(self.context.method)().run_trial(self, trial)
+
+    def parallel_trainings(self, cpus: float) -> int:
+        """Return 1: this process trains one thing at a time."""
+        return 1
 
     def search(self, settings: SearchSettings) -> list[Outcome]:
         """Search every budget with the super-network in this process."""

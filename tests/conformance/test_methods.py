@@ -49,6 +49,7 @@ def job(tuned_model: Path, tiny_data: Path) -> dict[str, Any]:
     data = make_tiny_job(tuned_model, tiny_data)
     data["augment"] = {"copies": 1, "candidates": 2}
     data["search"] = {"evaluations": 4, "batch": 2}
+    data["heal"] = {"steps": 4}
     return data
 
 

@@ -24,6 +24,7 @@ from tests.conftest import make_tiny_job
 from tests.integration.test_cli import toml
 
 STEPS = 40
+HEAL_STEPS = 60
 
 RECORD_VARIABLE = "RAYCOMP_RECOVERY"
 """Environment variable with a file for recovery times, which benchmarks/recovery.py reads."""
@@ -168,6 +169,11 @@ def steps_done(run_dir: Path) -> int:
         return 0
 
 
+def heal_checkpoints(run_dir: Path) -> list[Path]:
+    """Return the directories of the checkpoints of healing."""
+    return list(RunLayout(run_dir).train_dir.glob("heal.*/checkpoint_*/"))
+
+
 def parts_done(run_dir: Path) -> int:
     """Return how many files the table `evaluations` has."""
     return len(list(RunLayout(run_dir).table("evaluations").glob("*.parquet")))
@@ -239,8 +245,16 @@ class ReferenceRun:
 
         own_steps = _sorted_rows(self.run_dir, "steps", STEP_COLUMNS)
         other_steps = _sorted_rows(run_dir, "steps", STEP_COLUMNS)
-        assert list(other_steps["step"]) == list(range(STEPS))
+        supernet_steps = other_steps[other_steps["training"] == "supernet"]
+        assert list(supernet_steps["step"]) == list(range(STEPS))
+        assert list(other_steps["step"]) == sorted([*range(STEPS), *range(HEAL_STEPS)])
         assert own_steps.equals(other_steps)
+
+        healed = {path.parent.name for path in own_files.healed_outcomes()}
+        assert healed
+        for arch_id in healed:
+            own_network = own_files.healed(arch_id).network
+            assert_equal_tensors(own_network, other_files.healed(arch_id).network)
 
         # Theta is recorded at each start of an attempt too, so only the last step is compared.
         own_theta = _sorted_rows(self.run_dir, "distribution", THETA_COLUMNS)
@@ -280,6 +294,7 @@ def make_job(model: Path, data: Path) -> dict[str, Any]:
     job = make_tiny_job(model, data)
     job["train"] |= {"steps": [0, 0, 0, 0, 0, 0, STEPS], "checkpoint_seconds": 0.01, "cpus": 1}
     job["search"] = {"evaluations": 200, "batch": 8}
+    job["heal"] = {"steps": HEAL_STEPS}
     return job
 
 

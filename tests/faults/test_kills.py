@@ -17,6 +17,7 @@ from tests.faults.conftest import (
     checkpoints,
     find_processes,
     finish,
+    heal_checkpoints,
     kill,
     kill_group,
     parts_done,
@@ -34,7 +35,7 @@ def test_a_killed_driver_resumes_with_the_same_result(reference: ReferenceRun, t
     job = reference.job
     run_dir = tmp_path / parse_job(job).run_id
 
-    # The first kill is in the training, the second one in the search.
+    # The kills are in the training, in the search, and in the healing.
     first = start(job, tmp_path, tmp_path)
     wait_for(lambda: len(checkpoints(run_dir, "supernet")) > 0, first)
     kill_group(first)
@@ -42,6 +43,9 @@ def test_a_killed_driver_resumes_with_the_same_result(reference: ReferenceRun, t
     wait_for_recovery("driver, in training", second, steps_done, run_dir)
     wait_for(lambda: parts_done(run_dir) > 0, second)
     kill_group(second)
+    third = start(job, tmp_path, tmp_path)
+    wait_for(lambda: len(heal_checkpoints(run_dir)) > 0, third)
+    kill_group(third)
     assert not RunLayout(run_dir).summary("yoco").exists(), "the run had ended before the kill"
 
     reference.assert_equal(run_dir, finish(start(job, tmp_path, tmp_path)))

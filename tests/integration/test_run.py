@@ -18,6 +18,7 @@ from raycomp.data.batches import collate
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
+from raycomp.methods.heal_task import load_healed
 from raycomp.runtime.pipeline.reexport import export_budget
 from raycomp.storage.schemas import SCHEMAS
 from raycomp.storage.tables import part_files, read_table
@@ -28,6 +29,12 @@ from tests.integration.conftest import run_silently
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def tiny_job(tiny_job: dict[str, Any]) -> dict[str, Any]:
+    tiny_job["heal"] = {"steps": 6}
+    return tiny_job
 
 
 @pytest.fixture
@@ -49,6 +56,9 @@ def test_the_run_has_every_table_and_column(run_dir: Path) -> None:
 def test_steps_are_complete_and_phases_open_in_order(run_dir: Path) -> None:
     steps = read_table(run_dir, "steps")
     yoco = steps[steps["method"] == "yoco"].sort_values("step")
+    healing = yoco["training"].str.startswith("heal.")
+    assert yoco[healing]["step"].tolist() == list(range(6))
+    yoco = yoco[~healing]
     assert yoco["step"].tolist() == list(range(21))
     assert set(yoco["training"]) == {"supernet"}
     assert yoco["phase"].drop_duplicates().tolist() == [
@@ -73,13 +83,20 @@ def test_every_deployment_is_within_its_budget_as_loaded(run_dir: Path, tiny_job
         assert sum(p.numel() for p in loaded.parameters()) == row["params"]
         batch = collate(tokens, torch.arange(len(tokens)).numpy(), context.pad_id)
         with torch.no_grad():
-            sliced = supernet(batch, Architecture.from_json(row["arch"])).logits
+            arch = Architecture.from_json(row["arch"])
+            trained = load_healed(context, supernet, arch)(batch).logits
             whole = loaded.eval()(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
                 token_type_ids=batch.token_type_ids,
             ).logits
-        assert (sliced - whole).abs().max() < 1e-5
+        assert (trained - whole).abs().max() < 1e-5
+        assert row["selection"] == row["healed"]
+        assert row["inherited"] > 0
+        assert row["heal_networks"] in (1, 2)
+        assert row["heal_steps"] == 6
+        assert row["heal_tokens"] > 0
+        assert row["heal_seconds"] > 0
         assert row["retention"] == pytest.approx(row["validation"] / row["teacher_validation"])
         assert row["gap"] == pytest.approx(row["selection"] - row["validation"])
         certificate = json.loads((folder / "certificate.json").read_text())
@@ -91,8 +108,12 @@ def test_selection_alone_is_searched_and_nothing_is_scored_twice(run_dir: Path) 
     assert set(rows["split"]) == {"selection"}
     keys = ["weights_id", "arch_id", "split", "precision", "metric"]
     assert not rows.duplicated(keys).any()
+    searched = rows[rows["weights"] == "inherited"]
+    healed = rows[rows["weights"] == "healed"]
+    assert len(searched) + len(healed) == len(rows)
+    assert 2 <= len(healed) <= 4
     dearest = read_table(run_dir, "deployments")["evaluations"].max()
-    assert len(rows) <= 1.5 * dearest
+    assert len(searched) <= 1.5 * dearest
 
 
 def test_a_second_run_finds_everything_done(
@@ -126,14 +147,19 @@ def test_a_search_that_was_cut_off_pays_only_for_what_is_missing(
     deployed = read_table(run_dir, "deployments")
     for path in ("deployed.json", "search/half.sng.0.json", "search/third.sng.0.json"):
         (run_dir / path).unlink()
-    lost = part_files(run_dir, "evaluations")[0]
-    lost.unlink()
+    parts = part_files(run_dir, "evaluations")
+    lost_search = next(part for part in parts if part.stem.startswith("ledger-"))
+    lost_healing = next(part for part in parts if part.stem.startswith("yoco-healed-"))
+    lost_search.unlink()
+    lost_healing.unlink()
+    num_steps = len(read_table(run_dir, "steps"))
     run_silently(tiny_job, storage)
     after = read_table(run_dir, "evaluations")
     assert set(after["arch_id"]) == set(before["arch_id"])
     assert not after.duplicated(["weights_id", "arch_id", "split", "precision", "metric"]).any()
     again = read_table(run_dir, "deployments")
     assert again["arch"].tolist() == deployed["arch"].tolist()
+    assert len(read_table(run_dir, "steps")) == num_steps, "a healed network was healed again"
 
 
 def test_an_export_can_be_made_again(run_dir: Path, tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.yoco.schedule import Schedule
+from raycomp.search.cost_targets import CostTargets
 from raycomp.search.distribution import ArchitectureDistribution
 from raycomp.search.space import SearchSpace
 from raycomp.search.update_rules import make_update_rule
@@ -70,6 +71,7 @@ class Draw:
         explored: Whether they were drawn from pi, not from P_theta.
         exploit_probability: K of Eq. 6.
         entropy: rho, the entropy of P_theta, in nats.
+        is_targeted: Whether they were drawn for a cost and do not update theta.
     """
 
     step: int
@@ -77,6 +79,7 @@ class Draw:
     explored: bool
     exploit_probability: float
     entropy: float
+    is_targeted: bool = False
 
 
 class EESNG:
@@ -94,9 +97,8 @@ class EESNG:
     2. The training step computes the loss of each architecture on the same batch (Alg. 1, l. 9).
     3. `tell(step, losses)` updates theta (Eq. 5; Alg. 1, l. 10). Steps are told in order.
 
-    Asking again before the step is told gives the same architectures, and telling again changes
-    nothing, so a worker may repeat a call whose answer was lost. `state_dict` may be saved between any
-    two calls: a sampler that loads it draws the same architectures.
+    A worker may repeat a call whose answer was lost: it changes nothing. `state_dict` may be saved
+    between any two calls: a sampler that loads it draws the same architectures.
 
     >>> from raycomp.methods.yoco.schedule import progressive_phases
     >>> space = SearchSpace(num_layers=3, depth=(1, 2, 3), heads=(2, 4), ffn=(16, 64))
@@ -117,6 +119,7 @@ class EESNG:
         schedule: Schedule,
         settings: EESNGSettings,
         costs: Costs | None = None,
+        targets: CostTargets | None = None,
     ) -> None:
         """Create a sampler at step 0.
 
@@ -125,6 +128,7 @@ class EESNG:
             schedule: Phases and their steps.
             settings: See EESNGSettings.
             costs: Cost of architectures, which matched pairing compares.
+            targets: Draws the architectures of some steps for a cost; None leaves no step to it.
 
         Raises:
             ValueError: A setting is out of range, or matched pairing lacks costs.
@@ -140,6 +144,7 @@ class EESNG:
         self.schedule = schedule
         self.settings = settings
         self._costs = costs
+        self._targets = targets
         self.distribution = ArchitectureDistribution(space.variables(settings.joint))
         self.update_rule = make_update_rule(settings.update, self.distribution, costs)
         # Layer of each variable; -1 for depth, which every architecture has.
@@ -167,7 +172,7 @@ class EESNG:
         """Return the step after the block that starts at `step`.
 
         Blocks end at multiples of `sampler_sync_steps` and before each phase. The first step of a phase
-        is a block of its own, because theta is recorded right after the phase's choices open.
+        is a block of its own: theta is recorded after it.
         """
         phase = self.schedule.index_at(step)
         phase_start = self.schedule.first_step(phase)
@@ -196,7 +201,7 @@ class EESNG:
             raise ValueError(f"step {step}: {len(draw.rows)} losses are expected, got {len(losses)}")
 
         # One loss cannot be ranked, and in mode "explore" theta stays uniform.
-        if len(draw.rows) > 1 and self.settings.mode != "explore":
+        if len(draw.rows) > 1 and self.settings.mode != "explore" and not draw.is_targeted:
             indices = np.array(draw.rows)
             weights = self._sample_weights(indices, draw.explored)
             values = np.array(losses, np.float64)
@@ -205,11 +210,7 @@ class EESNG:
         self._next = step + 1
 
     def info(self, step: int) -> dict[str, Any]:
-        """Return p_exploit (K of Eq. 6), entropy (nats), explored and phase of a step that was asked for.
-
-        Raises:
-            ValueError: The step was not asked for, or it is told.
-        """
+        """Return p_exploit (K of Eq. 6), entropy (nats), explored and phase of an asked step."""
         draw = self._find_draw(step)
         return {
             "p_exploit": draw.exploit_probability,
@@ -237,9 +238,7 @@ class EESNG:
             "phase": self._phase,
             "k": self._exploit_probability,
             "next": self._next,
-            "drawn": [
-                [d.step, d.rows, d.explored, d.exploit_probability, d.entropy] for d in self._draws
-            ],
+            "drawn": [list(astuple(draw)) for draw in self._draws],
             "joint": self.settings.joint,
         }
 
@@ -276,6 +275,13 @@ class EESNG:
         entropy = self.distribution.entropy()
         has_choice = self.distribution.max_entropy() > 0.0
         explored = explored and has_choice
+
+        if self._targets is not None and has_choice:
+            open_space = SearchSpace(self.space.num_layers, *self.schedule.phases[phase].dimensions)
+            archs = self._targets.draw(open_space, self.settings.samples, self._rng)
+            if archs is not None:
+                rows = [self.space.encode(arch, self.settings.joint).tolist() for arch in archs]
+                return Draw(step, rows, True, self._exploit_probability, entropy, True)
 
         rows = [self._sample_rows(1, explored)[0].tolist()]
         while len(rows) < self.settings.samples and has_choice:

@@ -16,14 +16,18 @@ from raycomp.config.section import MethodSettings
 from raycomp.data.batches import smallest_batch
 from raycomp.methods.base import Deployable, Method, Run
 from raycomp.methods.context import RunContext
+from raycomp.methods.heal_task import HealTask
+from raycomp.methods.healing import find_lost_evaluations, heal_group, plan_healing
+from raycomp.methods.subnetworks import (
+    compress_budgets,
+    release_supernet,
+    restore_subnetwork,
+    summarise_search,
+)
 from raycomp.methods.supernet import (
     SupernetTask,
     explain_infeasible,
-    release_supernet,
-    restore_subnetwork,
-    search_supernet,
     smallest_cost,
-    summarise_search,
     train_supernet,
     unmet_deployables,
 )
@@ -34,23 +38,28 @@ from raycomp.methods.yoco.settings import YocoSettings
 
 DESCRIPTION = (
     "Extracted by raycomp (YOCO-BERT) from a super-network; every layer has its own number of heads and "
-    "FFN neurons. No fine-tuning followed the extraction."
+    "FFN neurons."
 )
+HEAL = "heal"
 
 
 class Yoco(Method):
     """YOCO-BERT (Sections 3.2 to 3.4, Algorithm 1)."""
 
     settings: ClassVar[type[MethodSettings]] = YocoSettings
-    tasks: ClassVar[Mapping[str, type[TrainingTask]]] = {"supernet": SupernetTask}
+    tasks: ClassVar[Mapping[str, type[TrainingTask]]] = {"supernet": SupernetTask, HEAL: HealTask}
 
     def compress(self, run: Run) -> list[Deployable]:
-        """Train the super-network, then search every budget."""
+        """Train the super-network, search every budget, and heal the best networks."""
         context = run.context
         if unmet := unmet_deployables(context):
             return unmet
         train_supernet(run, "supernet", training_plan(context))
-        return search_supernet(run, context.job.search, DESCRIPTION)
+        return compress_budgets(run, context.job.search, DESCRIPTION, HEAL)
+
+    def run_trial(self, run: Run, trial: dict[str, Any]) -> None:
+        """Heal one group of networks, in a process of its own."""
+        heal_group(run, HEAL, trial)
 
     def restore(self, context: RunContext, row: Mapping[str, Any]) -> Deployable:
         """Return the deployable of a row, from the trained super-network."""
@@ -74,8 +83,11 @@ class Yoco(Method):
         return explain_infeasible(context, budget)
 
     def smallest_batches(self, context: RunContext) -> list[int]:
-        """Return the rows of the smallest batch of the super-network's training."""
-        return [smallest_batch(len(context.task.train), context.job.train.batch_size)]
+        """Return the rows of the smallest batch of the super-network's training and of healing."""
+        sizes = [context.job.train.batch_size]
+        if context.job.heal.steps:
+            sizes.append(context.job.heal.batch_size)
+        return [smallest_batch(len(context.task.train), size) for size in sizes]
 
     def plan(self, context: RunContext) -> dict[str, Any]:
         """Return the steps of each phase and the FLOPs of training (three forward passes a step)."""
@@ -84,14 +96,20 @@ class Yoco(Method):
         full, smallest = context.flops_per_row()
         teacher = full if job.train.distill != "none" else 0.0
         per_row = 3 * job.train.samples * (full + smallest) / 2 + teacher
-        return {"steps": steps, "flops": sum(steps) * job.train.batch_size * per_row}
+        healing = plan_healing(context)
+        flops = sum(steps) * job.train.batch_size * per_row + healing.pop("flops")
+        return {"steps": steps, "heal": healing, "flops": flops}
+
+    def forget_lost_results(self, context: RunContext, parts: set[str]) -> list[str]:
+        """Name the healed networks without an evaluation. It is written again."""
+        return find_lost_evaluations(context, parts)
 
     def release(self) -> None:
         """Release the super-network."""
         release_supernet()
 
     def summary(self, run: Run) -> dict[str, Any]:
-        """Return how many evaluations the search took, in all and for the most expensive budget."""
+        """Return how many evaluations the search took, and what healing cost."""
         return summarise_search(run)
 
     def after_deployment(self, run: Run) -> None:

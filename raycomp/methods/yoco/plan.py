@@ -11,6 +11,7 @@ from raycomp.encoder.cost import CostModel, EncoderShape
 from raycomp.errors import UserError
 from raycomp.methods.yoco.eesng import EESNG, EESNGSettings
 from raycomp.methods.yoco.schedule import Schedule, progressive_phases
+from raycomp.search.cost_targets import job_targets
 from raycomp.search.space import SearchSpace
 
 
@@ -93,4 +94,10 @@ def build_sampler(job: Job, plan: dict[str, Any]) -> EESNG:
     def layer_params(heads: int, ffn: int) -> float:
         return float(costs.cost("encoder_params", Architecture(1, (heads,), (ffn,))))
 
-    return EESNG(space, plan_schedule(plan), settings, space.layer_sums(layer_params, settings.joint))
+    return EESNG(
+        space,
+        plan_schedule(plan),
+        settings,
+        space.layer_sums(layer_params, settings.joint),
+        job_targets(job, space, costs),
+    )

@@ -29,6 +29,11 @@ class Phase:
     heads: tuple[int, ...]
     ffn: tuple[int, ...]
 
+    @property
+    def dimensions(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Open choices of depth, heads and FFN, as `SearchSpace` takes them."""
+        return self.depth, self.heads, self.ffn
+
     def open_choices(self, variables: Sequence[Variable]) -> list[np.ndarray]:
         """Return for each variable of a distribution which of its choices are open, (choices,) bool.
 

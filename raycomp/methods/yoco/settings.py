@@ -8,7 +8,8 @@ from raycomp.config.section import MethodSettings
 
 
 class YocoSettings(MethodSettings):
-    """YOCO-BERT reads [space], [train], [search], [finetune] and [[budget]]."""
+    """YOCO-BERT reads [space], [train], [search], [heal], [finetune] and [[budget]]."""
 
     method: ClassVar[str] = "yoco"
     title: ClassVar[str] = "YOCO-BERT"
+    shared_sections: ClassVar[tuple[str, ...]] = ("heal",)

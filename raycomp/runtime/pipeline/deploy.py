@@ -17,13 +17,15 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from raycomp.data.batches import collate
 from raycomp.deployment.cpu import describe_machine
 from raycomp.deployment.latency import measure_latencies_ms
-from raycomp.encoder.export import export_model, verify_export, verify_tokenizer
+from raycomp.encoder.export import export_model, verify_export, verify_tokenizer, write_card
 from raycomp.errors import UserError
-from raycomp.methods.base import Deployable, Forward, ProgressUpdate, logits_of
+from raycomp.methods.base import Deployable, Forward, Healing, ProgressUpdate, logits_of
 from raycomp.methods.context import RunContext
 from raycomp.methods.scoring import score_validation
+from raycomp.report.predictions import Predictions
+from raycomp.report.shortfall import describe_shortfall, find_min_retention, find_shortfall
 from raycomp.runtime.pipeline.user_units import in_user_units, standardised
-from raycomp.storage.files import write_json, write_text
+from raycomp.storage.files import read_array, write_json, write_text
 from raycomp.storage.rows import DeploymentRow
 from raycomp.storage.tables import write_rows
 
@@ -126,6 +128,7 @@ def _deploy(
     validation = score_validation(context, forward, out.name)
     row = replace(
         row,
+        **_healing_columns(deployable.healing),
         arch_id=deployable.arch_id,
         arch=deployable.arch,
         params=int(counts["params"]),
@@ -138,7 +141,48 @@ def _deploy(
         parity=proof["max_logit_difference"],
         export=str(out.relative_to(context.run_dir)),
     )
+    row = _judge(context, row, out.name)
+    figures = {
+        "validation": validation,
+        "teacher_validation": row.teacher_validation,
+        "warning": describe_shortfall(row.to_row(), context.job.model_dump(mode="json")),
+    }
+    write_card(out, proof["card"] | figures)
     return row, loaded
+
+
+def _judge(context: RunContext, row: DeploymentRow, model: str) -> DeploymentRow:
+    """Return the row with a warning if its model is far below the teacher."""
+    min_retention = find_min_retention(context.job.model_dump(mode="json"), row.budget)
+    predictions = _read_predictions(context, model)
+    return replace(row, warning=find_shortfall(row.metric, predictions, row.retention, min_retention))
+
+
+def _healing_columns(healing: Healing | None) -> dict[str, Any]:
+    """Return the columns of table `deployments` on the healing of a model."""
+    if healing is None:
+        return {}
+    return {
+        "inherited": healing.inherited,
+        "healed": healing.healed,
+        "heal_networks": healing.networks,
+        "heal_steps": healing.steps,
+        "heal_tokens": healing.tokens,
+        "heal_seconds": healing.seconds,
+    }
+
+
+def _read_predictions(context: RunContext, model: str) -> Predictions | None:
+    """Return the outputs of a model that was just scored on the validation splits."""
+    splits = context.validation_names()
+    labels = [read_array(context.layout.predictions("labels", split)) for split in splits]
+    logits = [read_array(context.layout.predictions(model, split)) for split in splits]
+    if any(array is None for array in (*labels, *logits)):
+        return None
+    return Predictions(
+        tuple(array for array in labels if array is not None),
+        tuple(array for array in logits if array is not None),
+    )
 
 
 def _count(model: PreTrainedModel, deployable: Deployable) -> dict[str, float]:
@@ -170,7 +214,8 @@ def export_deployable(
         figures: Further figures of the model card.
 
     Returns:
-        `params`, counted on the loaded model, and `max_logit_difference`.
+        `params`, counted on the loaded model, `max_logit_difference`, and the model card's figures as
+        `card`.
 
     Raises:
         UserError: The loaded model's logits differ from the reference's by more than
@@ -190,9 +235,10 @@ def export_deployable(
         "run": context.run_dir.name,
         "budget": deployable.budget,
         "selection": deployable.selection,
+        **_healing_columns(deployable.healing),
         **(figures or {}),
     }
-    export_model(model, context.tokenizer, out, context.task.label_names, card)
+    card = export_model(model, context.tokenizer, out, context.task.label_names, card)
     verify_tokenizer(out, context.tokenizer, context.sample_texts(VERIFIED_TEXTS))
     for name, text in deployable.files.items():
         write_text(out / name, text)
@@ -200,7 +246,7 @@ def export_deployable(
     # The loaded model has the same weights, zeros included.
     if deployable.counts_nonzero:
         proof["params"] = int(_count(model, deployable)["params"])
-    return proof
+    return {**proof, "card": card}
 
 
 def _check_parity(

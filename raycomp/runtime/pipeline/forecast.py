@@ -88,6 +88,8 @@ class Work:
         selection: Rows of the selection split.
         tokens: Mean number of tokens of a row.
         params: Parameters of the full network.
+        healing: Steps of all healed networks together, and rows of a step.
+        samples: Networks of a super-network step.
     """
 
     teacher: tuple[int, int]
@@ -96,6 +98,8 @@ class Work:
     selection: int
     tokens: float
     params: int
+    healing: tuple[int, int] = (0, 1)
+    samples: int = 1
 
 
 def find_measured_rates(runs: Path, job: Job, gpu: bool) -> Rates | None:
@@ -150,12 +154,15 @@ def _measure_rates(steps: pd.DataFrame, evaluations: pd.DataFrame, samples: int,
         samples: Number of architectures of a super-network step.
         run_dir: Run directory that `Rates.source` names.
     """
-    supernet_steps = steps[steps["method"] == "yoco"]
+    # Steps of healing have the same method, and another number of networks.
+    is_healing = steps["training"].astype("string").str.startswith("heal.").fillna(False)
+    supernet_steps = steps[(steps["method"] == "yoco") & ~is_healing.astype(bool)]
     # While only the largest architecture is open, a step trains one sub-network, and `samples` later.
     num_networks = np.where(supernet_steps["entropy"] > 0, samples, 1)
     tokens_per_network: pd.Series[float] = supernet_steps["tokens"] / num_networks
 
-    evaluations = evaluations[evaluations["method"] == "yoco"]
+    is_search = (evaluations["method"] == "yoco") & (evaluations["weights"] != "healed")
+    evaluations = evaluations[is_search]
     num_rows = float(evaluations["examples"].sum())
     evaluation = float(evaluations["seconds"].sum()) / num_rows if num_rows else None
     return Rates(
@@ -199,15 +206,19 @@ def make_forecast(work: Work, rates: Rates, machines: Machines) -> dict[str, Any
         work.teacher, rates.teacher or rates.supernet, work, machines
     )
     supernet, supernet_wait = _training_seconds(work.supernet, rates.supernet, work, machines)
+    # About as long as the share of one network of a step of the super-network.
+    heal_rate = None if rates.supernet is None else rates.supernet / work.samples
+    healing, heal_wait = _training_seconds(work.healing, heal_rate, work, machines)
     parts = {
         "teacher": teacher,
         "supernet": supernet,
         "search": _search_seconds(work, rates, machines),
+        "healing": healing,
     }
 
     seconds = sum(part for part in parts.values() if part is not None)
     hours = seconds / 3600
-    wait = teacher_wait + supernet_wait
+    wait = teacher_wait + supernet_wait + heal_wait
     cost = None if machines.price is None else hours * machines.nodes * machines.price
     return {
         "workers": machines.workers,

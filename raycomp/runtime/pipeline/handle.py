@@ -37,7 +37,7 @@ from raycomp.storage.files import file_hash
 from raycomp.storage.tables import write_rows
 from raycomp.training.evaluation import Score
 
-TITLES = {"supernet": "super-network"}
+TITLES = {"supernet": "super-network", "heal": "healing", "uniform-heal": "uniform healing"}
 """Titles of progress bars, where they differ from the task's name."""
 
 
@@ -119,14 +119,14 @@ class RayRun(Run):
             run_dir=self.context.run_dir,
         )
 
-    def sweep(self, trials: Sequence[dict[str, Any]], tasks: Sequence[str]) -> None:
+    def sweep(self, trials: Sequence[dict[str, Any]], tasks: Sequence[str], *, cpus: float = 1.0) -> None:
         """Run trials in parallel on Ray Tune, each with trainings of its own; see `Run.sweep`."""
         context = self.context
         job = self._job
         run_dir = str(context.run_dir)
         method = context.method
-        cpus = context.job.train.cpus or 1.0
-        slots = count_worker_slots(cpus, context.job.train.gpus)
+        cpus = context.job.train.cpus or cpus
+        max_parallel = self.parallel_trainings(cpus)
 
         strategy = schedule_outside_trial(find_file_server(context.run_dir.name) is None)
         remote_trial = ray.remote(num_cpus=0, max_calls=1, max_retries=0, scheduling_strategy=strategy)(
@@ -138,7 +138,8 @@ class RayRun(Run):
             return {}
 
         names = [f"{task}.{trial['name']}" for trial in trials for task in tasks]
-        with self.bar(f"{method} sweep") as bar:
+        title = TITLES.get(tasks[0], f"{method} sweep")
+        with self.bar(title) as bar:
 
             def show_progress() -> None:
                 shares = [_share_done(context.layout.progress(name)) for name in names]
@@ -150,7 +151,7 @@ class RayRun(Run):
                     run_one,
                     name=method,
                     folder=context.run_dir,
-                    max_parallel=max(1, slots // context.job.train.workers),
+                    max_parallel=max_parallel,
                     max_failures=3,
                 )
 
@@ -160,6 +161,12 @@ class RayRun(Run):
                 f"{len(errors)} of {len(results)} trials of {method} failed: {errors[0]} Run the same "
                 "command again: finished trials are not repeated."
             )
+
+    def parallel_trainings(self, cpus: float) -> int:
+        """Return how many trainings fit into the cluster; see `Run.parallel_trainings`."""
+        train = self.context.job.train
+        slots = count_worker_slots(train.cpus or cpus, train.gpus)
+        return max(1, slots // train.workers)
 
     def search(self, settings: SearchSettings) -> list[Outcome]:
         """Search the super-network through the ledger; see `Run.search`."""

@@ -171,6 +171,11 @@ def _work(context: RunContext, teacher: int, steps: list[int]) -> Work:
         selection=len(context.task.selection),
         tokens=float(context.tokens("train").lengths.mean()),
         params=int(context.costs.cost("params", context.space.largest())),
+        healing=(
+            job.heal.networks * len(job.budget) * job.heal.steps,
+            job.heal.batch_size,
+        ),
+        samples=job.train.samples,
     )
 
 

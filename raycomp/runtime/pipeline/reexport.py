@@ -13,6 +13,7 @@ from raycomp.errors import UserError
 from raycomp.methods.base import Deployable
 from raycomp.methods.context import RunContext
 from raycomp.methods.registry import load_method_class
+from raycomp.report.shortfall import describe_shortfall
 from raycomp.runtime.pipeline.deploy import export_deployable
 from raycomp.runtime.pipeline.export_formats import TEACHER, export_formats, teacher_deployable
 from raycomp.storage.files import read_json
@@ -96,6 +97,7 @@ def _export_row(
 ) -> dict[str, Any]:
     context, deployable = _restore(run_dir, row)
     figures = {key: row[key] for key in ("validation", "teacher_validation")}
+    figures["warning"] = describe_shortfall(row, context.job.model_dump(mode="json"))
     if settings is not None:
         certificate = export_formats(context, deployable, out.resolve(), figures, settings)
         return {"out": str(out), **certificate}

@@ -177,7 +177,7 @@ class TrackingFeed:
 
     def _send_evaluations(self) -> None:
         for _, rows in self._new_files("evaluations"):
-            self._unsent_evaluations += [row for row in rows if row["method"] != "adabert"]
+            self._unsent_evaluations += [row for row in rows if _is_of_search(row)]
         self._unsent_evaluations.sort(key=lambda row: row["created_at"])
 
         while self._unsent_evaluations:
@@ -230,3 +230,8 @@ def _rate(times: list[datetime]) -> float | None:
     if seconds <= 0:
         return None
     return (len(times) - 1) / seconds
+
+
+def _is_of_search(row: dict[str, Any]) -> bool:
+    """Return whether a row of `evaluations` is a score of the deployment search, which is a series."""
+    return row["method"] != "adabert" and row["weights"] != "healed"

@@ -103,6 +103,7 @@ class Evaluator:
                 params=int(context.costs.cost("params", arch)),
                 flops=float(context.costs.cost("flops", arch)),
                 seconds=seconds,
+                weights="inherited",
             )
             rows.append(row.to_row())
         return rows

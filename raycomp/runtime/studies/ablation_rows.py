@@ -190,7 +190,8 @@ def _progress_rows(context: RunContext) -> list[Row]:
         return []
 
     evaluations = read_table(context.run_dir, "evaluations")
-    evaluations = evaluations[evaluations["method"] == "yoco"].sort_values("created_at", kind="stable")
+    is_search = (evaluations["method"] == "yoco") & (evaluations["weights"] != "healed")
+    evaluations = evaluations[is_search].sort_values("created_at", kind="stable")
     budget = context.budget(job.budget[0])
     is_feasible = [budget.is_met_by(Architecture.from_json(str(arch))) for arch in evaluations["arch"]]
     scores = pd.Series(evaluations["value"].to_numpy())

@@ -131,6 +131,24 @@ def test_a_stored_job_means_what_it_meant_when_its_run_was_made(tiny_job: dict[s
     assert parse_stored(parse_job(old).model_dump(mode="json")).adabert.exact_match
 
 
+def test_a_stored_job_from_before_healing_does_not_heal(tiny_job: dict[str, Any]) -> None:
+    del tiny_job["heal"]
+    old = parse_job(tiny_job).model_dump(mode="json")
+    del old["heal"]
+    for budget in old["budget"]:
+        del budget["min_retention"]
+    stored = parse_stored(old)
+    assert stored.heal.steps == 0
+    assert stored.identity() == parse_job({**tiny_job, "heal": {"steps": 0}}).identity()
+    assert stored.identity() != parse_job(tiny_job).identity()
+
+
+def test_a_mark_does_not_change_the_identity(tiny_job: dict[str, Any]) -> None:
+    base = parse_job(tiny_job).identity()
+    tiny_job["budget"][0]["min_retention"] = 0.5
+    assert parse_job(tiny_job).identity() == base
+
+
 @pytest.mark.parametrize("damage", [[], None, "text", {"adabert": []}, {"adabert": 3}, {"adabert": None}])
 def test_a_stored_job_that_is_damaged_is_one_message(tiny_job: dict[str, Any], damage: Any) -> None:
     with pytest.raises(UserError):

@@ -21,6 +21,7 @@ EVALUATION = EvaluationRow(
     params=10,
     flops=2e3,
     seconds=0.1,
+    weights="inherited",
 )
 INFEASIBLE = DeploymentRow(
     run="r-1",

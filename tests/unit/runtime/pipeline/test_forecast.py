@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,21 @@ RATES = Rates(teacher=1e-3, supernet=2e-3, evaluation=0.1, source="made up")
 
 def test_one_worker_pays_every_row_and_no_all_reduce() -> None:
     estimate = make_forecast(WORK, RATES, Machines())
-    assert estimate["seconds"] == pytest.approx({"teacher": 64.0, "supernet": 2560.0, "search": 400.0})
+    assert estimate["seconds"] == pytest.approx(
+        {"teacher": 64.0, "supernet": 2560.0, "search": 400.0, "healing": 0.0}
+    )
     assert estimate["hours"] == pytest.approx(3024 / 3600)
     assert estimate["allreduce_ms"] == 0
     assert estimate["cost"] is None
+
+
+def test_healing_takes_the_time_of_one_network_a_step() -> None:
+    work = replace(WORK, healing=(500, 32), samples=2)
+    plain = make_forecast(WORK, RATES, Machines())
+    estimate = make_forecast(work, RATES, Machines())
+    # A step of the super-network trains two networks.
+    assert estimate["seconds"]["healing"] == pytest.approx(500 * 32 * 20 * 2e-3 / 2)
+    assert estimate["hours"] > plain["hours"]
 
 
 def test_an_all_reduce_sends_twice_the_gradients_less_a_share() -> None:
@@ -73,6 +85,7 @@ def run(tiny_job: dict[str, Any], tmp_path: Path) -> Path:
             if i > 4
             else {"method": "yoco", "phase": "largest", "tokens": 100, "entropy": 0.0},
             {"method": "adabert", "phase": "search", "tokens": 7},
+            {"method": "yoco", "training": "heal.1a2b3c4d", "tokens": 900, "seconds": 0.1},
         )
     ]
     write_rows(folder, "steps", rows, "a")

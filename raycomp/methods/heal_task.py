@@ -1,0 +1,141 @@
+"""The training task of healing: a group of sub-networks that share the teacher's forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from raycomp.data.batches import TrainPlan
+from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.elastic import ElasticEncoder
+from raycomp.encoder.layers import Encoder, EncoderConfig
+from raycomp.methods.context import RunContext
+from raycomp.methods.supernet import frozen_teacher
+from raycomp.methods.tasks import TrainingTask
+from raycomp.storage.files import write_json
+from raycomp.storage.tensors import load_tensors, save_tensors
+from raycomp.training.group_step import GroupStep, trained_parts
+from raycomp.training.hints import load_objective
+from raycomp.training.optimizers import AllReduce, JointUpdater, LinearDecay, Updater
+
+
+class HealTask(TrainingTask):
+    """Healing of a group of networks; the plan has their architectures ("archs", JSON)."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        plan: dict[str, Any],
+        *,
+        device: torch.device,
+        reduce: AllReduce | None,
+    ) -> None:
+        """Cut the networks out of the trained super-network; see `TrainingTask`."""
+        super().__init__(context, plan, device=device, reduce=reduce)
+        settings = context.job.heal
+        train = context.job.train
+        self.method = context.method
+        self._read_train_split(settings.batch_size)
+        self.num_steps = settings.steps
+
+        self._archs = [Architecture.from_json(text) for text in plan["archs"]]
+        supernet = context.supernet()
+        supernet.embeddings.requires_grad_(False)
+
+        networks = [cut_network(supernet, arch).to(device) for arch in self._archs]
+        for network in networks:
+            network.set_dropout(train.dropout)
+
+        self.model: nn.ModuleList = trained_parts(networks)
+        members = [
+            Updater(
+                part,
+                LinearDecay(settings.learning_rate, train.warmup, (0, settings.steps)),
+                weight_decay=train.weight_decay,
+                clip=train.clip,
+            )
+            for part in self.model
+        ]
+        self.updater = JointUpdater(members, reduce)
+
+        objective = load_objective(settings.distill)
+        teacher = None
+        if objective.needs_teacher:
+            teacher = frozen_teacher(
+                context, device, hidden=objective.needs_hidden, attention=objective.needs_attention
+            )
+        self.step: GroupStep = GroupStep(
+            networks,
+            self.updater,
+            objective=objective,
+            teacher=teacher,
+            precision=context.precision(device),
+            device=device,
+        )
+
+    def finish(self) -> None:
+        """Write the weights of each network, without the embeddings, which stay the super-network's."""
+        costs = self._costs()
+        for arch, part in zip(self._archs, self.model, strict=True):
+            files = self.context.files.healed(arch.id)
+            files.outcome.unlink(missing_ok=True)
+            write_json(files.cost, costs[arch])
+            # The weights come last: the network is complete.
+            save_tensors(files.network, part.state_dict())
+
+    def _costs(self) -> dict[Architecture, dict[str, Any]]:
+        """Return the cost of each network, with its share of the group's time by FLOPs."""
+        plan = TrainPlan(self.tokens.lengths, self.batch_size, self.context.job.run.seed)
+        tokens = sum(int(self.tokens.lengths[plan.rows(step)].sum()) for step in range(self.num_steps))
+        teacher = 0.0
+        if self.step.teacher is not None:
+            teacher = float(self.context.costs.cost("flops", self.context.space.largest()))
+
+        # A training step takes three times its forward pass. The networks share the teacher's.
+        flops = {
+            arch: 3 * float(self.context.costs.cost("flops", arch)) + teacher / len(self._archs)
+            for arch in self._archs
+        }
+        whole = sum(flops.values())
+
+        return {
+            arch: {
+                "training": self.plan["training"],
+                "share": flops[arch] / whole,
+                "steps": self.num_steps,
+                "tokens": tokens,
+            }
+            for arch in self._archs
+        }
+
+
+def cut_network(
+    supernet: ElasticEncoder, arch: Architecture, weights: Mapping[str, torch.Tensor] | None = None
+) -> ElasticEncoder:
+    """Return a sub-network as a network of its own that shares the super-network's embeddings.
+
+    Args:
+        supernet: The trained super-network.
+        arch: The sub-network.
+        weights: Weights that replace the inherited ones.
+    """
+    shapes = {"layer_heads": list(arch.heads), "layer_ffn": list(arch.ffn)}
+    network = ElasticEncoder(Encoder(EncoderConfig.from_config(supernet.config.to_dict() | shapes)))
+    network.load_state_dict({**supernet.extract_weights(arch), **(weights or {})})
+    network.share_embeddings(supernet)
+    return network
+
+
+def load_healed(context: RunContext, supernet: ElasticEncoder, arch: Architecture) -> ElasticEncoder:
+    """Return a healed network in eval mode.
+
+    Args:
+        context: The run's context.
+        supernet: The trained super-network, which has the network's embeddings.
+        arch: The network's architecture.
+    """
+    weights = load_tensors(context.files.healed(arch.id).network)
+    return cut_network(supernet, arch, weights).eval()

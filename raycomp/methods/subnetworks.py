@@ -1,0 +1,304 @@
+"""Sub-networks of a trained super-network: search, healing, and the models that are deployed."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from raycomp.config.budget import BudgetSettings
+from raycomp.config.search import SearchSettings
+from raycomp.data.batches import Batch
+from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.elastic import ElasticEncoder
+from raycomp.methods.base import Deployable, Forward, Healing, Run
+from raycomp.methods.context import RunContext
+from raycomp.methods.healing import HealedNetwork, heal_networks, load_healed, summarise_healing
+from raycomp.search.outcome import Outcome
+from raycomp.storage.files import file_hash, read_json
+from raycomp.storage.tables import read_table
+
+NEAR_TEACHER = 0.97
+"""Share of the teacher's selection score from which one healed network per budget is enough."""
+
+NOT_HEALED = "No fine-tuning followed the extraction."
+
+
+def compress_budgets(
+    run: Run, settings: SearchSettings, description: str, heal_task: str
+) -> list[Deployable]:
+    """Search every budget and heal the best networks; return the best deployable of each budget.
+
+    Args:
+        run: The method's handle.
+        settings: Searchers, seeds and number of evaluations.
+        description: Sentence of the model card.
+        heal_task: Name of the training task that heals.
+    """
+    context = run.context
+    outcomes = run.search(settings)
+    trials = {
+        budget.name: [outcome for outcome in outcomes if outcome.budget == budget.name]
+        for budget in context.job.budget
+    }
+    winners = {
+        name: _best_in_fp32(run, max(searched, key=lambda o: (o.arch is not None, o.value, -o.loss)))
+        for name, searched in trials.items()
+    }
+
+    candidates: dict[str, list[Architecture]] = {}
+    if context.job.heal.steps:
+        candidates = {
+            budget.name: select_candidates(context, budget, trials[budget.name])
+            for budget in context.job.budget
+        }
+    # A network that several budgets share is healed once.
+    shared = dict.fromkeys(arch for archs in candidates.values() for arch in archs)
+    healed = heal_networks(run, heal_task, list(shared)) if shared else {}
+
+    weights_id = file_hash(context.files.supernet_network)
+    deployables = []
+    for name, winner in winners.items():
+        deployable = _inherited_deployable(context, winner, trials[name], weights_id, description)
+        networks = [healed[arch] for arch in candidates.get(name, [])]
+        if networks:
+            deployable = _choose_healed(run, deployable, winner, networks, description)
+        deployables.append(deployable)
+    return deployables
+
+
+def _best_in_fp32(run: Run, best: Outcome) -> Outcome:
+    """Return the best outcome of a budget with its scores in fp32.
+
+    Validation scores are in fp32 too. The difference of selection and validation would otherwise contain
+    the error of a search in bf16.
+    """
+    context = run.context
+    if best.arch is None or context.chosen_precision() == "fp32":
+        return best
+    arch = Architecture.from_json(best.arch)
+    supernet = _load_supernet(context)
+    score = run.score(lambda batch: supernet(batch, arch).logits, "selection")
+    return replace(best, value=score.values[context.primary], loss=score.loss)
+
+
+def select_candidates(
+    context: RunContext, budget: BudgetSettings, trials: Sequence[Outcome]
+) -> list[Architecture]:
+    """Return the networks of a budget to be healed: what the searches chose, then the best scores.
+
+    There are `heal.networks` of them. It is only the best one where that is near its teacher: such
+    networks differ by less than the noise of their scores. Far below the teacher their order changes.
+
+    Args:
+        context: The run's context.
+        budget: The budget.
+        trials: Outcomes of its searches.
+    """
+    # The evaluations of other budgets count as well: their networks can meet this budget, too.
+    scores = {Architecture.from_json(o.arch): (o.value, -o.loss) for o in trials if o.arch is not None}
+
+    rows = read_table(context.run_dir, "evaluations")
+    is_inherited = (rows["method"] == context.method) & (rows["split"] == "selection")
+    if len(rows):
+        is_inherited &= rows["weights_id"] == file_hash(context.files.supernet_network)
+
+    is_met_by = context.budget(budget).is_met_by
+    for row in rows[is_inherited].to_dict("records"):
+        arch = Architecture.from_json(str(row["arch"]))
+        if is_met_by(arch):
+            scores.setdefault(arch, (float(row["value"]), -float(row["loss"])))
+
+    # The searches may choose by a smoothed score, so their winners come first.
+    winners = {Architecture.from_json(o.arch) for o in trials if o.arch is not None}
+    ranked = sorted(scores, key=lambda arch: (arch in winners, *scores[arch], arch.id), reverse=True)
+    teacher = float(read_json(context.layout.teacher_score)["selection"][context.primary])
+    is_near = bool(ranked) and scores[ranked[0]][0] >= NEAR_TEACHER * teacher
+    return ranked[: 1 if is_near else context.job.heal.networks]
+
+
+def _inherited_deployable(
+    context: RunContext, winner: Outcome, trials: list[Outcome], weights_id: str, description: str
+) -> Deployable:
+    """Return the deployable of the best network of a search, with the weights that it inherited."""
+    if winner.arch is None:
+        return Deployable(
+            winner.budget, winner.kind, winner.limit, None, searcher=winner.searcher, seed=winner.seed,
+            evaluations=sum(t.evaluations for t in trials), seconds=sum(t.seconds for t in trials),
+            reason=winner.reason,
+        )  # fmt: skip
+
+    arch = Architecture.from_json(winner.arch)
+    return Deployable(
+        budget=winner.budget,
+        kind=winner.kind,
+        limit=winner.limit,
+        build=functools.partial(build_subnetwork, context, arch),
+        arch=winner.arch,
+        arch_id=arch.id,
+        flops=float(context.costs.cost("flops", arch)),
+        selection=winner.value,
+        searcher=winner.searcher,
+        seed=winner.seed,
+        evaluations=sum(t.evaluations for t in trials),
+        seconds=sum(t.seconds for t in trials),
+        description=f"{description} {NOT_HEALED}",
+        certificate={"weights_id": weights_id},
+    )
+
+
+def _choose_healed(
+    run: Run,
+    inherited: Deployable,
+    winner: Outcome,
+    networks: Sequence[HealedNetwork],
+    description: str,
+) -> Deployable:
+    """Return the deployable of the best healed network of a budget.
+
+    The network with inherited weights remains only if its score is higher by more than chance explains.
+
+    Args:
+        run: The method's handle.
+        inherited: Deployable of the best network of the search.
+        winner: Its outcome.
+        networks: Healed networks of the budget.
+        description: Sentence of the model card.
+    """
+    context = run.context
+    best = max(networks, key=lambda network: (network.value, -network.loss))
+    healing = Healing(
+        inherited=winner.value,
+        healed=best.value,
+        networks=len(networks),
+        steps=best.steps,
+        tokens=sum(network.tokens for network in networks),
+        seconds=sum(network.seconds for network in networks),
+    )
+    # Twice the largest standard error of an accuracy. The score of the search is the best of many and
+    # therefore too high, so a smaller difference does not count.
+    if winner.value > best.value + 1 / math.sqrt(best.examples):
+        run.say(
+            f"Budget {winner.budget}: healing lowered the selection score from {winner.value:.3f} to "
+            f"{best.value:.3f}, so the network is deployed as it was. Lower heal.learning_rate."
+        )
+        return replace(inherited, healing=healing)
+
+    return replace(
+        inherited,
+        build=functools.partial(build_healed, context, best.arch),
+        arch=best.arch.to_json(),
+        arch_id=best.arch.id,
+        flops=float(context.costs.cost("flops", best.arch)),
+        selection=best.value,
+        description=describe_healed(description, best.steps),
+        certificate={"weights_id": best.weights_id},
+        healing=healing,
+    )
+
+
+def describe_healed(description: str, steps: int) -> str:
+    """Return the sentences of the model card on a healed network."""
+    return f"{description} It was then healed: distilled from its teacher for {steps:,} steps."
+
+
+def restore_subnetwork(context: RunContext, row: Mapping[str, Any], description: str) -> Deployable:
+    """Return the deployable of a row of table `deployments`, from the trained super-network."""
+    arch = Architecture.from_json(str(row["arch"]))
+    build = functools.partial(build_subnetwork, context, arch)
+    text = f"{description} {NOT_HEALED}"
+    healing = _restore_healing(row)
+
+    # Where healing lowered the score, the selection score is that of the inherited weights.
+    if healing is not None and healing.healed == row["selection"]:
+        build = functools.partial(build_healed, context, arch)
+        text = describe_healed(description, healing.steps)
+
+    return Deployable(
+        budget=str(row["budget"]),
+        kind=str(row["kind"]),
+        limit=float(row["limit"]),
+        build=build,
+        arch=arch.to_json(),
+        arch_id=arch.id,
+        flops=float(context.costs.cost("flops", arch)),
+        selection=float(row["selection"]),
+        description=text,
+        healing=healing,
+    )
+
+
+def _restore_healing(row: Mapping[str, Any]) -> Healing | None:
+    """Return what a row of table `deployments` says on healing; None where the network was not healed."""
+    # pandas has NaN in place of a missing value.
+    if row.get("healed") is None or math.isnan(row["healed"]):
+        return None
+    return Healing(
+        inherited=float(row["inherited"]),
+        healed=float(row["healed"]),
+        networks=int(row["heal_networks"]),
+        steps=int(row["heal_steps"]),
+        tokens=int(row["heal_tokens"]),
+        seconds=float(row["heal_seconds"]),
+    )
+
+
+def build_subnetwork(context: RunContext, arch: Architecture) -> tuple[PreTrainedModel, Forward]:
+    """Return the extracted sub-network, and the forward function of its slice of the super-network."""
+    supernet = _load_supernet(context)
+
+    def forward(batch: Batch) -> torch.Tensor:
+        return supernet(batch, arch).logits
+
+    return supernet.extract(arch), forward
+
+
+def build_healed(context: RunContext, arch: Architecture) -> tuple[PreTrainedModel, Forward]:
+    """Return a healed network as a static model, and its forward function."""
+    network = load_healed(context, _load_supernet(context), arch)
+
+    def forward(batch: Batch) -> torch.Tensor:
+        return network(batch).logits
+
+    return network.extract(network.largest), forward
+
+
+def release_supernet() -> None:
+    """Release the super-network that `build_subnetwork` keeps in memory."""
+    _load_supernet.cache_clear()
+
+
+@functools.lru_cache(maxsize=1)
+def _load_supernet(context: RunContext) -> ElasticEncoder:
+    """Return the trained super-network; the one of the last context is kept in memory."""
+    return context.supernet().eval()
+
+
+def summarise_search(run: Run) -> dict[str, Any]:
+    """Return how much the search of a super-network and the healing of its networks cost.
+
+    Args:
+        run: The method's handle, after its search.
+
+    Returns:
+        `evaluations` in all, those of the most expensive trial, and the number of trials; with healing,
+        `heal` has `networks`, `steps` of each, `tokens` and `seconds`.
+    """
+    context = run.context
+    if not context.files.supernet_network.exists():
+        return {"evaluations": 0, "dearest": 0, "trials": 0}
+    evaluations = read_table(context.run_dir, "evaluations")
+    weights_id = file_hash(context.files.supernet_network)
+    outcomes = [read_json(path) for path in context.files.search_outcomes()]
+    summary = {
+        "evaluations": int((evaluations["weights_id"] == weights_id).sum()),
+        "dearest": max(outcome["evaluations"] for outcome in outcomes),
+        "trials": len(outcomes),
+    }
+    healing = summarise_healing(context)
+    return {**summary, "heal": healing} if healing else summary

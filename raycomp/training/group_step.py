@@ -1,0 +1,98 @@
+"""One step of several networks that share a teacher: it runs once on each batch for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from raycomp.data.batches import Batch
+from raycomp.encoder.elastic import ElasticEncoder
+from raycomp.training.finetune_step import Teacher, check_teacher, run_teacher
+from raycomp.training.hints import Objective
+from raycomp.training.loop import StepResult
+from raycomp.training.optimizers import JointUpdater, autocast, set_training_mode
+
+
+class GroupStep:
+    """Trains networks that have one embedding module in common, which is not trained.
+
+    The networks do not depend on each other. Each of them gets the update that it would get if it was
+    trained without the others.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[ElasticEncoder],
+        updater: JointUpdater,
+        *,
+        objective: Objective,
+        teacher: Teacher | None,
+        precision: str,
+        device: torch.device,
+    ) -> None:
+        """Prepare the step.
+
+        Args:
+            networks: Networks on `device` with the same embedding module.
+            updater: Optimizer of `trained_parts(networks)`; it has one member for each network.
+            objective: Weighted hints to minimise.
+            teacher: Source of the outputs that the hints read.
+            precision: "bf16" or "fp32".
+            device: Device of the networks and of the teacher.
+
+        Raises:
+            ValueError: The objective needs a teacher, and none is given.
+        """
+        check_teacher(objective, teacher)
+        self.networks = list(networks)
+        self.updater = updater
+        self.objective = objective
+        self.teacher = teacher
+        self.precision = precision
+        self.device = device
+
+    def __call__(self, index: int, batch: Batch) -> StepResult:
+        """Train every network on one batch."""
+        tokens = int(batch.attention_mask.sum()) * len(self.networks)
+        batch = batch.to(self.device)
+        target = run_teacher(self.teacher, batch, self.precision, self.device)
+
+        for network in self.networks:
+            set_training_mode(network)
+        with torch.no_grad(), autocast(self.precision, self.device):
+            embedded = self.networks[0].embed(batch)
+
+        losses = torch.zeros(len(self.networks), device=self.device)
+        for i, network in enumerate(self.networks):
+            with autocast(self.precision, self.device):
+                output = network(
+                    batch,
+                    hidden=self.objective.needs_hidden,
+                    attention=self.objective.needs_attention,
+                    embedded=embedded,
+                )
+            loss, _ = self.objective.losses(output, target, batch)
+            loss.backward()
+            losses[i] = loss.detach()
+
+        gradients = [
+            parameter.grad
+            for member in self.updater.members
+            for parameter in member.model.parameters()
+            if parameter.grad is not None
+        ]
+        # Summed with the gradients: every worker then reports the loss of the global batch.
+        self.updater.apply(index, gradients, losses)
+        return StepResult(float(losses.mean()), tokens)
+
+
+def trained_parts(networks: Sequence[ElasticEncoder]) -> nn.ModuleList:
+    """Return the modules of each network that `GroupStep` trains: all except the embeddings."""
+    return nn.ModuleList(
+        nn.ModuleDict(
+            {"layers": network.layers, "pooler": network.pooler, "classifier": network.classifier}
+        )
+        for network in networks
+    )
