@@ -28,6 +28,7 @@ class Budget(BudgetSettings):
         name: Name of the budget, as in `run.save(name, folder)`.
         limits: Exactly one limit, such as `params="12M"`, `encoder_params="0.5x"` or `flops="2G"`. A
             value with an "x" is relative to the full model. docs/job-file.md lists all kinds.
+            `min_retention` sets the mark below which a model gets a warning.
 
     Raises:
         UserError: The name or the limit is not valid.
@@ -38,7 +39,8 @@ class Budget(BudgetSettings):
         'encoder_params'
     """
 
-    def __init__(self, name: str, **limits: float | int | str) -> None:
+    # mypy cannot tell the limits from `min_retention`, so their type is open; pydantic checks them.
+    def __init__(self, name: str, **limits: Any) -> None:
         try:
             super().__init__(name=name, **limits)
         except ValidationError:
