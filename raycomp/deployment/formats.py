@@ -29,6 +29,7 @@ from raycomp.deployment.runtimes import (
     session_forward,
     torch_threads,
 )
+from raycomp.errors import UserError
 
 MEASURED_RUNS = 200
 MEASURED_SECONDS = 6.0
@@ -96,7 +97,7 @@ def write_formats(
         data: The model's task.
 
     Raises:
-        UserError: A conversion or a measurement failed.
+        UserError: A measurement failed, or a length is beyond the model's.
     """
     check_lengths(settings, data.max_positions)
     threads = settings.num_threads()
@@ -108,12 +109,31 @@ def write_formats(
         load = describe_load()
         notes: list[str] = [] if load is None else [load]
         if "torch-export" in settings.formats:
-            files.append(_write_program(network, folder, data))
+            files += _try_format(
+                notes, folder / PROGRAM_FILE, lambda: [_write_program(network, folder, data)]
+            )
         if {"onnx", "int8"} & set(settings.formats):
-            files += _write_onnx(network, folder, settings, data, notes)
+            files += _try_format(
+                notes,
+                folder / ONNX_FILE,
+                lambda: _write_onnx(network, folder, settings, data, notes),
+            )
         figures = _measure(files, folder, settings, data)
 
     return FormatResult(figures, tuple(notes))
+
+
+def _try_format(notes: list[str], path: Path, write: Callable[[], list[_File]]) -> list[_File]:
+    """Write a format. Where torch cannot export the model, a note says so, and the file is left out.
+
+    A BiLSTM, for example, packs its texts by their lengths, which no exporter follows.
+    """
+    try:
+        return write()
+    except UserError as error:
+        path.unlink(missing_ok=True)
+        notes.append(str(error))
+        return []
 
 
 def _write_program(model: Any, folder: Path, data: ModelData) -> _File:

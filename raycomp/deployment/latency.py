@@ -90,14 +90,19 @@ def measure_durations_ms(
             if turn > 1:
                 forward(ids, mask)
             for _ in range(turn):
-                # A GPU runs behind Python: the clock starts when it is idle, and stops when it is done.
-                _wait(device)
-                began = time.perf_counter()
-                forward(ids, mask)
-                _wait(device)
-                times.append((time.perf_counter() - began) * 1000)
+                times.append(_time_ms(forward, ids, mask))
 
     return durations
+
+
+def _time_ms(forward: Callable[[Tensor, Tensor], object], ids: Tensor, mask: Tensor) -> float:
+    """Return the milliseconds of one forward pass."""
+    # A GPU runs behind Python: the clock starts when it is idle, and stops when it is done.
+    _wait(ids.device)
+    began = time.perf_counter()
+    forward(ids, mask)
+    _wait(ids.device)
+    return (time.perf_counter() - began) * 1000
 
 
 def _wait(device: torch.device) -> None:

@@ -92,6 +92,21 @@ def test_a_refused_int8_file_is_replaced_by_fp32_and_said(
     assert "Use the file in fp32." in result.notes[0]
 
 
+def test_a_model_that_cannot_be_exported_is_a_note(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(network: Any, path: Path, max_positions: int) -> float:
+        path.parent.mkdir()
+        path.write_text("a file that differs")
+        raise UserError("torch cannot export this model.")
+
+    monkeypatch.setattr(formats, "export_onnx", fail)
+    folder, result = write(tmp_path, ("onnx", "int8"))
+    assert [f.file for f in result.files] == ["model.safetensors"]
+    assert result.notes == ("torch cannot export this model.",)
+    assert list((folder / "onnx").iterdir()) == []
+
+
 def test_names_and_numbers_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_formats("onnx, int8,onnx,") == ("onnx", "int8")
     with pytest.raises(UserError, match=r"'onx' is unknown. Formats: transformers, plain, onnx"):

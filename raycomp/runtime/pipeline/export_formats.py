@@ -141,7 +141,7 @@ def _choose_form(
     if "plain" not in settings.formats:
         return network, ()
     if not isinstance(network, RaycompForSequenceClassification):
-        reason: str | None = "transformers lacks a class for a CNN"
+        reason: str | None = "transformers lacks a class for this kind of model"
     else:
         reason = explain_not_plain(EncoderConfig.from_config(network.config))
     if reason is None:
@@ -213,6 +213,9 @@ def _model_figures(
     assert deployable.build is not None  # nosec B101 - it was built before
     model, _ = deployable.build()
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    # Magnitude pruning keeps the shapes: its parameters are those that are not 0.
+    if deployable.counts_nonzero:
+        sizes = {name: int(p.count_nonzero()) for name, p in model.named_parameters()}
     encoder_params = sum(size for name, size in sizes.items() if deployable.encoder_prefix in name)
 
     return {
