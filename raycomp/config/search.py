@@ -10,7 +10,7 @@ from raycomp.config.elastic import DISTILLATIONS
 from raycomp.config.references import check_choice
 from raycomp.config.section import Section, choices, plain_seeds
 
-SEARCHERS = ("rated", "sng", "random", "evolution")
+SEARCHERS = ("rated", "sng", "random", "evolution", "hat", "coarse_to_fine", "predictor")
 """Searchers of raycomp's own."""
 
 
@@ -28,6 +28,9 @@ class SearchSettings(Section):
                 "sng": "stochastic natural gradient, from the trained architecture distribution",
                 "random": "uniform draws within the budget",
                 "evolution": "mutation and crossover of the best architectures so far",
+                "hat": "HAT's evolution: 30 rounds of 125 networks, ranked by loss",
+                "coarse_to_fine": "BigNAS' search: networks of equal layers, then mutations of the best",
+                "predictor": "OFA's search: a predictor of the score, and evolution on its predictions",
                 "module:class": "your class with `ask` and `tell`, made with (space, budget, seed). All "
                 "nodes must be able to import the module",
             },

@@ -23,6 +23,10 @@ METHODS: dict[str, tuple[str, str]] = {
     "first_n": ("raycomp.methods.first_n:FirstNSettings", "raycomp.methods.first_n:FirstN"),
     "pkd": ("raycomp.methods.pkd:PkdSettings", "raycomp.methods.pkd:Pkd"),
     "uniform": ("raycomp.methods.uniform:UniformSettings", "raycomp.methods.uniform:Uniform"),
+    "hat": ("raycomp.methods.hat:HatSettings", "raycomp.methods.hat:Hat"),
+    "ofa": ("raycomp.methods.ofa:OfaSettings", "raycomp.methods.ofa:Ofa"),
+    "sandwich": ("raycomp.methods.sandwich:SandwichSettings", "raycomp.methods.sandwich:Sandwich"),
+    "dynabert": ("raycomp.methods.dynabert:DynabertSettings", "raycomp.methods.dynabert:Dynabert"),
     "theseus": ("raycomp.methods.theseus:TheseusSettings", "raycomp.methods.theseus:Theseus"),
     "minilm": ("raycomp.methods.minilm:MinilmSettings", "raycomp.methods.minilm:Minilm"),
     "tinybert": ("raycomp.methods.tinybert:TinybertSettings", "raycomp.methods.tinybert:Tinybert"),
@@ -43,6 +47,10 @@ METHODS: dict[str, tuple[str, str]] = {
 SAMPLERS: dict[str, str] = {
     "eesng": "raycomp.methods.yoco.plan:build_sampler",
     "uniform": "raycomp.methods.uniform:build_sampler",
+    "hat": "raycomp.methods.hat:build_sampler",
+    "ofa": "raycomp.methods.ofa:build_sampler",
+    "sandwich": "raycomp.methods.sandwich:build_sampler",
+    "dynabert": "raycomp.methods.dynabert:build_sampler",
 }
 """Name of a sampler -> import path of the function (job, plan) that builds it."""
 

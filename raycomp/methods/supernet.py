@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 
@@ -30,8 +31,10 @@ class SupernetTask(TrainingTask):
 
     The plan has `num_steps`, `phase_starts` (first step of each phase), `distill` (argument of
     `load_objective`) and `sampler` ({"name": key of `SAMPLERS`, ...}). Optimizer, batch size and dropout
-    are those of [train].
+    are those of [train], except for the settings that the plan has in `train`.
     """
+
+    step_class: ClassVar[type[SupernetStep]] = SupernetStep
 
     def __init__(
         self,
@@ -43,12 +46,12 @@ class SupernetTask(TrainingTask):
     ) -> None:
         """Build the network from the method's `supernet/start.safetensors`; see `TrainingTask`."""
         super().__init__(context, plan, device=device, reduce=reduce)
-        settings = context.job.train
+        settings = context.job.train.model_copy(update=plan.get("train", {}))
         self.method = context.method
         self._read_train_split(settings.batch_size)
         self.num_steps = plan["num_steps"]
 
-        model = context.network(context.files.supernet_start).to(device)
+        model = context.network(self.start_path()).to(device)
         self.model: ElasticEncoder = model
         self.model.set_dropout(settings.dropout)
         self.model.embeddings.word.weight.requires_grad_(not settings.freeze_embeddings)
@@ -74,7 +77,7 @@ class SupernetTask(TrainingTask):
             build = import_object(SAMPLERS[self.plan["sampler"]["name"]])
             sampler = build(self.context.job, self.plan)
         self._sampler: SharedSampler = sampler
-        self.step = SupernetStep(
+        self.step = self.step_class(
             self.model,
             sampler,
             self.updater,
@@ -82,7 +85,16 @@ class SupernetTask(TrainingTask):
             objective=self._objective,
             precision=self._precision,
             device=self.device,
+            average=self.plan.get("average", True),
         )
+
+    def start_path(self) -> Path:
+        """Return the file with the weights before the training."""
+        return self.context.files.supernet_start
+
+    def teacher_path(self) -> Path:
+        """Return the file with the teacher's weights."""
+        return self.context.layout.teacher_network
 
     def _load_teacher(self) -> Teacher | None:
         if not self._objective.needs_teacher:
@@ -92,6 +104,7 @@ class SupernetTask(TrainingTask):
             self.device,
             hidden=self._objective.needs_hidden,
             attention=self._objective.needs_attention,
+            path=self.teacher_path(),
         )
 
     def checkpoint_state(self, step: int) -> dict[str, Any]:
@@ -125,7 +138,12 @@ class SupernetTask(TrainingTask):
 
 
 def frozen_teacher(
-    context: RunContext, device: torch.device, *, hidden: bool, attention: bool = False
+    context: RunContext,
+    device: torch.device,
+    *,
+    hidden: bool,
+    attention: bool = False,
+    path: Path | None = None,
 ) -> Teacher:
     """Return the teacher as a function of a batch, in eval mode and without gradients.
 
@@ -134,8 +152,10 @@ def frozen_teacher(
         device: Device of the teacher.
         hidden: Whether to return hidden states too.
         attention: Whether to return query, key and value too.
+        path: File with its weights; None is the fine-tuned teacher of the run.
     """
-    network = context.teacher().to(device).eval().requires_grad_(False)
+    network = context.network(path or context.layout.teacher_network).to(device)
+    network.eval().requires_grad_(False)
 
     def forward(batch: Batch) -> ElasticOutput:
         return network(batch, None, hidden=hidden, attention=attention)
@@ -155,11 +175,17 @@ def train_supernet(run: Run, task: str, plan: dict[str, Any]) -> None:
     if context.files.sampler.exists():
         return
 
+    write_start_network(run)
+    with run.start_sampler(plan):
+        run.train(task, plan)
+
+
+def write_start_network(run: Run) -> None:
+    """Write the weights before a super-network's training, reordered, unless they are there."""
+    context = run.context
     if not context.files.supernet_start.exists():
         with run.bar("importance"):
             save_tensors(context.files.supernet_start, start_network(context).state_dict())
-    with run.start_sampler(plan):
-        run.train(task, plan)
 
 
 def unmet_deployables(context: RunContext) -> list[Deployable]:

@@ -1,4 +1,4 @@
-"""Uniform sampling with evolution: HAT's recipe, adapted to BERT.
+"""Uniform sampling with evolution: HAT's training with this job's search; `hat.py` has HAT's search.
 
 Each step trains one sub-network, drawn uniformly per variable, on the labels only (HAT, Section 3.2). An
 evolutionary search then chooses the sub-network of each budget. Differences from HAT: heads are removed
@@ -57,10 +57,10 @@ HEAL = "uniform-heal"
 
 
 class UniformSettings(MethodSettings):
-    """Uniform sampling with evolution (HAT, adapted to BERT); [train] sets optimizer and batch size."""
+    """Uniform sampling with evolution; [train] sets optimizer and batch size. `hat` is HAT's full recipe."""
 
     method: ClassVar[str] = "uniform"
-    title: ClassVar[str] = "Uniform sampling with evolution (HAT, adapted to BERT)"
+    title: ClassVar[str] = "Uniform sampling with evolution"
     shared_sections: ClassVar[tuple[str, ...]] = ("heal",)
 
     epochs: float = Field(

@@ -19,6 +19,7 @@ from raycomp.errors import UserError
 from raycomp.search.budget import SearchBudget
 from raycomp.search.distribution import ArchitectureDistribution, load_distribution
 from raycomp.search.moves import fit_to_limit, mutate
+from raycomp.search.published_searchers import make_published
 from raycomp.search.rated_search import RatedSearch
 from raycomp.search.searcher import Searcher, SearchHistory
 from raycomp.search.space import SearchSpace
@@ -196,8 +197,8 @@ def make_searcher(
     """Return the searcher of a name.
 
     Args:
-        name: "rated", "sng", "random", "evolution", or the reference of a class of the user's, which is
-            made with (space, budget, seed).
+        name: One of `SEARCHERS` in raycomp.config.search, or the reference of a class of the user's,
+            which is made with (space, budget, seed).
         space: The search space.
         state: State of a trained EE-SNG, which "rated" and "sng" start from.
         budget: The budget.
@@ -215,6 +216,8 @@ def make_searcher(
         if name == "rated":
             return RatedSearch(space, theta, budget, seed, joint)
         return SNGSearch(space, theta, budget, seed, joint)
+    if name in ("hat", "coarse_to_fine", "predictor"):
+        return make_published(name, space, state, budget, seed)
     if is_reference(name):
         searcher: Searcher = resolve_reference(name, "search.searchers")(space, budget, seed)
         return searcher

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from raycomp.data.batches import Batch
 from raycomp.encoder.architecture import Architecture, enclosing_architecture
 from raycomp.encoder.elastic import ElasticEncoder
+from raycomp.encoder.interface import ElasticOutput
 from raycomp.encoder.slicing import SlicedGradients
 from raycomp.training.finetune_step import Teacher, check_teacher, run_teacher
 from raycomp.training.hints import Objective
@@ -61,6 +63,7 @@ class SupernetStep:
         objective: Objective,
         precision: str,
         device: torch.device,
+        average: bool = True,
     ) -> None:
         """Prepare the step; the model's memory layout changes, its function does not.
 
@@ -72,11 +75,13 @@ class SupernetStep:
             objective: Weighted hints to minimise.
             precision: "bf16" or "fp32".
             device: Device of the model and of the teacher.
+            average: Whether the gradient is the mean over the architectures; else it is their sum.
 
         Raises:
             ValueError: The objective needs a teacher, and none is given.
         """
         check_teacher(objective, teacher)
+        self.average = average
         self.model = model
         self.model.use_column_major_layout()
         self._gradients = SlicedGradients(model)
@@ -106,6 +111,7 @@ class SupernetStep:
         active = self.model.active_parameters(enclosing_architecture(archs))
         self._gradients.prepare(active, rows, extra=2 * len(archs))
         label_losses, objectives = self._gradients.extra.view(2, -1)
+        divisor = len(archs) if self.average else 1
         for i, arch in enumerate(archs):
             with autocast(self.precision, self.device):
                 output = self.model(
@@ -116,8 +122,8 @@ class SupernetStep:
                     embedded=start,
                     slices=self._gradients,
                 )
-            objective, labels = self.objective.losses(output, target, batch)
-            (objective / len(archs)).backward()
+            objective, labels = self.slice_losses(i, output, target, batch)
+            (objective / divisor).backward()
             label_losses[i] = labels
             objectives[i] = objective.detach()
         embedded.backward(start.grad)
@@ -132,3 +138,16 @@ class SupernetStep:
         )
         self._gradients.release()
         return result
+
+    def slice_losses(
+        self, position: int, output: ElasticOutput, target: ElasticOutput | None, batch: Batch
+    ) -> tuple[Tensor, Tensor]:
+        """Return the objective of one architecture (with gradients), and its label loss.
+
+        Args:
+            position: Number of the architecture in the step, from 0.
+            output: Output of its slice.
+            target: Output of the teacher; None where the objective needs none.
+            batch: The batch.
+        """
+        return self.objective.losses(output, target, batch)

@@ -12,6 +12,7 @@ from raycomp.config.identity import artifact_keys
 from raycomp.config.loader import load_job
 from raycomp.config.study import is_study_file, load_study_file, parse_study
 from raycomp.errors import UserError
+from raycomp.methods.registry import METHODS
 
 ROOT = Path(__file__).parents[3]
 READY = sorted((ROOT / "jobs" / "studies").glob("*.toml"))
@@ -212,8 +213,19 @@ def test_every_ready_study_is_valid(path: Path, preset: str) -> None:
             assert all(0 < v < 1 for v in values.values())
 
 
-def test_there_are_ten_studies() -> None:
+def test_there_are_eleven_studies() -> None:
     assert [p.stem for p in READY] == [
-        "amortise", "budgets", "crosstask", "eesng", "efficiency", "finetune", "knowledge", "ranking",
-        "search", "update",
+        "amortise", "budgets", "crosstask", "eesng", "efficiency", "finetune", "knowledge", "methods",
+        "ranking", "search", "update",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", ["", "small"])
+def test_the_comparison_has_a_variant_for_every_method(preset: str) -> None:
+    study = load_study_file(ROOT / "jobs" / "studies" / "methods.toml", None, preset)
+    methods = {run.job.run.methods[0] for run in study.runs}
+    # The plain sampler of HAT's variant is not a system of the papers.
+    assert methods == set(METHODS) - {"uniform"}
+    assert all(len(run.job.run.methods) == 1 for run in study.runs)
+    teachers = {artifact_keys(run.job)["teacher"] for run in study.runs}
+    assert len(teachers) == len({(run.task, run.seed) for run in study.runs})

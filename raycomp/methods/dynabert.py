@@ -1,0 +1,312 @@
+"""DynaBERT without data augmentation: an elastic width, then an elastic depth, with distillation.
+
+The teacher's heads and neurons are sorted by importance. In the width stage each step runs all widths m:
+the first round(m h) heads and the first m k neurons of every layer. In the depth stage it runs all pairs
+of width and depth; a depth m has the layers floor(i / m). The gradients of a step are summed. The loss of
+each network is
+
+    L = a CE_soft(teacher) + b sum_i MSE(h_i, h_T,floor(i / m))
+
+with a = 1 and b = 0.1 in the width stage, where the fine-tuned teacher teaches, and a = b = 1 in the
+depth stage, where the full network of the width stage does. No label is read. With `width_labels`, the
+width stage reads labels only, as the released code does without augmentation. Each budget gets the
+network with the best score on the selection split of those within it. Importance is measured on training
+text (the released code: on the development set).
+
+refs: L. Hou, Z. Huang, L. Shang, X. Jiang, X. Chen, Q. Liu. DynaBERT: Dynamic BERT with Adaptive Width
+and Depth. NeurIPS 2020. https://arxiv.org/abs/2004.04037
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field, field_validator
+
+from raycomp.config.budget import BudgetSettings
+from raycomp.config.job import Job
+from raycomp.config.section import MethodSettings
+from raycomp.data.batches import smallest_batch
+from raycomp.encoder.architecture import Architecture
+from raycomp.methods.base import Deployable, Method, Run
+from raycomp.methods.context import RunContext
+from raycomp.methods.elastic_method import (
+    StatelessSampler,
+    describe_space,
+    read_space,
+    steps_of_epochs,
+)
+from raycomp.methods.scored_networks import ScoredNetworks
+from raycomp.methods.subnetworks import release_supernet, restore_subnetwork
+from raycomp.methods.supernet import SupernetTask, write_start_network
+from raycomp.methods.tasks import TrainingTask
+from raycomp.search.space import SearchSpace
+from raycomp.storage.files import write_json
+from raycomp.storage.tensors import load_tensors, save_tensors
+from raycomp.training.hints import LABELS_ONLY, Hidden, Logits, Objective
+
+DESCRIPTION = (
+    "Extracted by raycomp from a super-network that was trained at every width and depth of DynaBERT "
+    "(without data augmentation)."
+)
+STAGES = ("width", "depth", "final")
+
+
+class DynabertSettings(MethodSettings):
+    """DynaBERT without data augmentation; [train] sets precision and workers."""
+
+    method: ClassVar[str] = "dynabert"
+    title: ClassVar[str] = "DynaBERT w/o DA (KD in both stages)"
+
+    epochs: float = Field(3.0, gt=0, le=1000, description="Passes over the training split in each stage.")
+    final_epochs: float = Field(
+        0.0, ge=0, le=1000, description="Passes of a third stage on the labels only. The paper's form: 3."
+    )
+    batch_size: int = Field(32, ge=1, description="Texts of one step, summed over all workers.")
+    learning_rate: float = Field(
+        2e-5, gt=0, lt=1, description="Largest learning rate. It falls linearly to 0 in each stage."
+    )
+    widths: list[float] = Field(
+        [0.25, 0.5, 0.75, 1.0], description="Parts of the heads and neurons of a layer, with 1."
+    )
+    depths: list[float] = Field([0.5, 0.75, 1.0], description="Parts of the layers, with 1.")
+    hidden_weight: float = Field(
+        0.1, ge=0, description="Weight of the hidden states in the width stage (b)."
+    )
+    width_labels: bool = Field(
+        False,
+        description="Whether the width stage learns from the labels only, as the released code does "
+        "without data augmentation.",
+    )
+
+    @field_validator("widths", "depths")
+    @classmethod
+    def _shares(cls, value: list[float]) -> list[float]:
+        if not all(0 < share <= 1 for share in value) or 1.0 not in value:
+            raise ValueError("each number must be above 0 and at most 1, and 1 must be among them")
+        return sorted(set(value), reverse=True)
+
+
+def matched_states(layers: Sequence[int], teacher_layers: int) -> list[tuple[int, int]]:
+    """Pair state i of n layers with the teacher's state floor(i L / n); the last state with the last."""
+    depth = len(layers)
+    return [(i, i * teacher_layers // depth) for i in range(depth + 1)]
+
+
+def stage_objective(stage: str, hidden_weight: float, width_labels: bool) -> Objective:
+    """Return the objective of a stage.
+
+    Args:
+        stage: One of `STAGES`.
+        hidden_weight: Weight of the hidden states in the width stage.
+        width_labels: Whether the width stage has the labels only.
+    """
+    if stage == "final" or (stage == "width" and width_labels):
+        return LABELS_ONLY
+    # Small in the width stage, where a narrow network cannot match every state.
+    weight = 1.0
+    if stage == "width":
+        weight = hidden_weight
+    states = Hidden(map=matched_states, over_layers="sum")
+    return Objective(((1.0, Logits()), (weight, states)))
+
+
+def list_networks(
+    space: SearchSpace, widths: Sequence[float], depths: Sequence[float]
+) -> list[Architecture]:
+    """Return the networks of all pairs of depth and width, largest first (12 in the paper)."""
+    networks = []
+    for depth_share in depths:
+        depth = max(1, round(depth_share * space.num_layers))
+        layers = tuple(i * space.num_layers // depth for i in range(depth))
+        for width in widths:
+            heads = max(1, round(width * space.heads[-1]))
+            ffn = max(1, round(width * space.ffn[-1]))
+            networks.append(Architecture(depth, (heads,) * depth, (ffn,) * depth, layers))
+    return list(dict.fromkeys(networks))
+
+
+class DynabertSampler(StatelessSampler):
+    """Returns all networks of a stage in every step.
+
+    Args:
+        space: The search space, of which only the full size matters.
+        networks: The networks.
+    """
+
+    def __init__(self, space: SearchSpace, networks: Sequence[Architecture]) -> None:
+        super().__init__(space)
+        self._networks = list(networks)
+
+    def ask(self, step: int) -> list[Architecture]:
+        """Return all networks."""
+        return list(self._networks)
+
+
+def build_sampler(job: Job, plan: dict[str, Any]) -> DynabertSampler:
+    """Return the sampler of a training plan."""
+    networks = [Architecture.from_json(text) for text in plan["sampler"]["networks"]]
+    return DynabertSampler(read_space(plan), networks)
+
+
+class DynabertTask(SupernetTask):
+    """One stage of DynaBERT; the plan names it ("stage")."""
+
+    def __init__(self, context: RunContext, plan: dict[str, Any], **parts: Any) -> None:
+        """Build the network as the stage before left it; see `TrainingTask`."""
+        super().__init__(context, plan, **parts)
+        settings = context.job.settings(DynabertSettings)
+        # A plan has names only; the objective of a stage depends on the job.
+        self._objective = stage_objective(plan["stage"], settings.hidden_weight, settings.width_labels)
+
+    def start_path(self) -> Path:
+        """Return the weights of the stage before."""
+        return _start_path(self.context, self.plan["stage"])
+
+    def teacher_path(self) -> Path:
+        """Return the fine-tuned teacher in the width stage, then the full network of that stage."""
+        if self.plan["stage"] == "width":
+            return super().teacher_path()
+        return self.start_path()
+
+    def finish(self) -> None:
+        """Write the stage's network."""
+        network = self.context.files.student(self.plan["stage"]).network
+        save_tensors(network, self.model.state_dict())
+
+
+class Dynabert(Method):
+    """DynaBERT without data augmentation."""
+
+    settings: ClassVar[type[MethodSettings]] = DynabertSettings
+    tasks: ClassVar[Mapping[str, type[TrainingTask]]] = {"dynabert-stage": DynabertTask}
+
+    def compress(self, run: Run) -> list[Deployable]:
+        """Train all stages, score the networks that a budget allows, and return the best of each."""
+        context = run.context
+        context.tokens("train")
+        context.tokens("selection")
+        self._train(run)
+        return ScoredNetworks(run, _networks(context, "depth"), DESCRIPTION).choose(
+            lambda budget: self.explain_infeasible(context, budget)
+        )
+
+    def _train(self, run: Run) -> None:
+        """Train the stages one after the other; finished ones are not repeated."""
+        context = run.context
+        if context.files.sampler.exists():
+            return
+        write_start_network(run)
+        # Sorted once: the stages train front slices of the same order.
+        stages = _stages(context)
+        for stage in stages:
+            if not context.files.student(stage).network.exists():
+                run.train(f"dynabert-stage.{stage}", _stage_plan(context, stage))
+        last = context.files.student(stages[-1]).network
+        save_tensors(context.files.supernet_network, load_tensors(last))
+        # It comes last: the super-network is complete.
+        write_json(context.files.sampler, DynabertSampler(context.space, []).state(0))
+
+    def restore(self, context: RunContext, row: Mapping[str, Any]) -> Deployable:
+        """Return the deployable of a row, from the trained super-network."""
+        return restore_subnetwork(context, row, DESCRIPTION)
+
+    def least_cost(self, context: RunContext, kind: str) -> float:
+        """Return the cost of the smallest network."""
+        networks = _networks(context, "depth")
+        return min(float(context.costs.cost(kind, arch)) for arch in networks)
+
+    def explain_infeasible(self, context: RunContext, budget: BudgetSettings) -> str:
+        """Return why none of the networks meets a budget."""
+        least = self.least_cost(context, budget.kind)
+        return (
+            f"Budget {budget.name}: {budget.kind} <= {context.limit(budget):,.0f} cannot be met by "
+            f"dynabert, whose smallest network has {least:,.0f}. Add smaller values to dynabert.widths "
+            "or dynabert.depths."
+        )
+
+    def smallest_batches(self, context: RunContext) -> list[int]:
+        """Return the rows of the smallest batch."""
+        size = context.job.settings(DynabertSettings).batch_size
+        return [smallest_batch(len(context.task.train), size)]
+
+    def plan(self, context: RunContext) -> dict[str, Any]:
+        """Return the steps of each stage and the FLOPs of training (three forward passes a step)."""
+        settings = context.job.settings(DynabertSettings)
+        full, _ = context.flops_per_row()
+        share = context.mean_length_share()
+        steps = []
+        flops = 0.0
+        for stage in _stages(context):
+            plan = _stage_plan(context, stage, len(context.task.train))
+            costs = [float(context.costs.cost("flops", arch)) for arch in _networks(context, stage)]
+            steps.append(plan["num_steps"])
+            flops += plan["num_steps"] * settings.batch_size * (3 * sum(costs) * share + full)
+        return {"steps": steps, "flops": flops}
+
+    def release(self) -> None:
+        """Release the super-network."""
+        release_supernet()
+
+    def summary(self, run: Run) -> dict[str, Any]:
+        """Return how many networks were trained together."""
+        return {"networks": len(_networks(run.context, "depth"))}
+
+    def forget_lost_results(self, context: RunContext, parts: set[str]) -> list[str]:
+        """Delete the scores of networks without an evaluation. They are then scored again."""
+        return ScoredNetworks.forget_lost(context, _networks(context, "depth"), parts)
+
+
+def _stages(context: RunContext) -> tuple[str, ...]:
+    """Return the names of the stages that the job has."""
+    if context.job.settings(DynabertSettings).final_epochs:
+        return STAGES
+    return STAGES[:-1]
+
+
+def _start_path(context: RunContext, stage: str) -> Path:
+    index = STAGES.index(stage)
+    if index == 0:
+        return context.files.supernet_start
+    return context.files.student(STAGES[index - 1]).network
+
+
+def _networks(context: RunContext, stage: str) -> list[Architecture]:
+    """Return the networks of a stage: all widths at full depth, or all pairs."""
+    settings = context.job.settings(DynabertSettings)
+    # The depth stage trains all pairs, so that the widths are not forgotten.
+    depths = settings.depths
+    if stage == "width":
+        depths = [1.0]
+    return list_networks(context.space, settings.widths, depths)
+
+
+def _stage_plan(context: RunContext, stage: str, num_rows: int | None = None) -> dict[str, Any]:
+    settings = context.job.settings(DynabertSettings)
+    epochs = settings.epochs
+    if stage == "final":
+        epochs = settings.final_epochs
+
+    rows = num_rows or len(context.tokens("train"))
+
+    return {
+        "stage": stage,
+        "space": describe_space(context.space),
+        "num_steps": steps_of_epochs(epochs, rows, settings.batch_size),
+        "phase_starts": [0],
+        "distill": "none",
+        "average": False,
+        "train": {
+            "batch_size": settings.batch_size,
+            "learning_rate": settings.learning_rate,
+            "warmup": 0.0,
+            "weight_decay": 0.0,
+            "schedule": "run",
+        },
+        "sampler": {
+            "name": "dynabert",
+            "networks": [arch.to_json() for arch in _networks(context, stage)],
+        },
+    }

@@ -1,0 +1,141 @@
+"""HAT, adapted to BERT: one uniform sub-network a step on the labels, then evolution on the loss.
+
+Each step trains one sub-network, drawn uniformly per variable, on the labels only (Section 3.2). An
+evolutionary search with HAT's population (125 = 25 parents + 50 mutations + 50 crossovers, 30 rounds)
+then looks for the smallest loss on the selection split. Differences from HAT: heads are removed instead
+of re-partitioned; the super-network starts from a fine-tuned encoder; the deployed network has the best
+score of all that were scored, then the smallest loss; it inherits its weights, and [heal] may tune them
+(HAT trains it from scratch).
+
+refs: H. Wang, Z. Wu, Z. Liu, H. Cai, L. Zhu, C. Gan, S. Han. HAT: Hardware-Aware Transformers for
+Efficient Natural Language Processing. ACL 2020. https://arxiv.org/abs/2005.14187
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from raycomp.config.job import Job
+from raycomp.config.search import SearchSettings
+from raycomp.config.section import MethodSettings
+from raycomp.encoder.architecture import Architecture
+from raycomp.methods.context import RunContext
+from raycomp.methods.elastic_method import (
+    PUBLISHED_CHOICE,
+    ElasticMethod,
+    StatelessSampler,
+    describe_space,
+    read_space,
+    steps_of_epochs,
+)
+from raycomp.methods.heal_task import HealTask
+from raycomp.methods.supernet import SupernetTask
+from raycomp.methods.tasks import TrainingTask
+from raycomp.search.space import SearchSpace
+
+
+class HatSettings(MethodSettings):
+    """HAT, adapted to BERT; [train] sets optimizer and batch size, [heal] the tuning of the winners."""
+
+    method: ClassVar[str] = "hat"
+    title: ClassVar[str] = "HAT (adapted to BERT)"
+    shared_sections: ClassVar[tuple[str, ...]] = ("heal",)
+
+    epochs: float = Field(
+        10.0, gt=0, le=10_000, description="Passes over the training split, one sub-network per step."
+    )
+    population: int = Field(125, ge=4, le=10_000, description="Networks of one round of the evolution.")
+    parents: int = Field(25, ge=2, description="Best networks of a round, which stay in the next one.")
+    mutations: int = Field(
+        50, ge=0, description="Mutated parents in a round. The rest of the population are crossovers."
+    )
+    mutation_rate: float = Field(
+        0.3, ge=0, le=1, description="Probability that a mutation draws a choice again."
+    )
+    generations: int = Field(30, ge=1, le=10_000, description="Rounds of the evolution.")
+
+    @model_validator(mode="after")
+    def _population(self) -> HatSettings:
+        if self.parents + self.mutations > self.population:
+            raise ValueError(
+                f"has parents = {self.parents} and mutations = {self.mutations}. Their sum must be at "
+                f"most population = {self.population}"
+            )
+        return self
+
+    @property
+    def evaluations(self) -> int:
+        """Different networks that are scored, at most: parents keep their scores."""
+        return self.population + (self.generations - 1) * (self.population - self.parents)
+
+
+class HatSampler(StatelessSampler):
+    """Draws one sub-network a step, uniformly per variable.
+
+    Args:
+        space: The search space.
+        seed: Seed of the draws.
+        evolution: Settings of the evolution, which the search reads from the sampler's state.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int, evolution: dict[str, Any]) -> None:
+        super().__init__(space)
+        self._seed = seed
+        self._evolution = evolution
+
+    def ask(self, step: int) -> list[Architecture]:
+        """Return the sub-network of a step."""
+        return [self.space.sample_uniform(np.random.default_rng((self._seed, step)))]
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Return the uniform distribution and the settings of the evolution."""
+        return {**super().state(step), "evolution": self._evolution}
+
+
+def build_sampler(job: Job, plan: dict[str, Any]) -> HatSampler:
+    """Return the sampler of a training plan."""
+    return HatSampler(read_space(plan), job.run.seed, plan["sampler"]["evolution"])
+
+
+class Hat(ElasticMethod):
+    """HAT, adapted to BERT."""
+
+    settings: ClassVar[type[MethodSettings]] = HatSettings
+    tasks: ClassVar[Mapping[str, type[TrainingTask]]] = {
+        "hat-supernet": SupernetTask,
+        "hat-heal": HealTask,
+    }
+    description: ClassVar[str] = (
+        "Extracted by raycomp from a super-network that was trained on uniformly sampled sub-networks "
+        "(HAT, adapted to BERT) and searched by evolution."
+    )
+
+    def training_plan(self, context: RunContext, num_rows: int) -> dict[str, Any]:
+        """Return the plan of the super-network's training: uniform samples, labels only."""
+        settings = context.job.settings(HatSettings)
+        evolution = settings.model_dump(
+            include={"population", "parents", "mutations", "mutation_rate", "generations"}
+        )
+        return {
+            "space": describe_space(context.space),
+            "num_steps": steps_of_epochs(settings.epochs, num_rows, context.job.train.batch_size),
+            "phase_starts": [0],
+            "distill": "none",
+            "sampler": {"name": "hat", "evolution": evolution},
+        }
+
+    def search_settings(self, context: RunContext) -> SearchSettings:
+        """Return HAT's evolution, with as many evaluations as its generations need."""
+        # Parents keep their scores, so a round costs fewer evaluations than it has networks.
+        evaluations = context.job.settings(HatSettings).evaluations
+        return context.job.search.model_copy(
+            update={"searchers": ["hat"], "evaluations": evaluations, **PUBLISHED_CHOICE}
+        )
+
+    def passes_per_step(self, context: RunContext) -> tuple[float, float]:
+        """Return the forward passes of a step: one network forward and backward, no teacher."""
+        return 0.0, 3.0

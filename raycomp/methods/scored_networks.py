@@ -1,0 +1,128 @@
+"""A fixed list of sub-networks: their scores, and the best one for each budget."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from raycomp.config.budget import BudgetSettings
+from raycomp.encoder.architecture import Architecture
+from raycomp.methods.base import Deployable, Run
+from raycomp.methods.context import RunContext
+from raycomp.methods.students import FULL_USE
+from raycomp.methods.subnetworks import NOT_HEALED, build_subnetwork
+from raycomp.storage.files import file_hash, read_json, write_json
+
+
+class ScoredNetworks:
+    """Scores a few sub-networks of a trained super-network, each once, and chooses among them.
+
+    Args:
+        run: The method's handle.
+        networks: The sub-networks.
+        description: Sentence of the model card.
+    """
+
+    def __init__(self, run: Run, networks: Sequence[Architecture], description: str) -> None:
+        self._run = run
+        self._context = run.context
+        self._networks = networks
+        self._description = description
+
+    def choose(self, explain_infeasible: Callable[[BudgetSettings], str]) -> list[Deployable]:
+        """Return one deployable per budget: the network with the best score of those within it.
+
+        Args:
+            explain_infeasible: From a budget that no network meets to the reason.
+        """
+        deployables = []
+
+        for budget in self._context.job.budget:
+            limit = self._context.limit(budget)
+            met = [a for a in self._networks if self._context.costs.cost(budget.kind, a) <= limit]
+            if met:
+                scores = {arch: self._score(arch) for arch in met}
+                best = max(met, key=lambda arch: (scores[arch]["value"], -scores[arch]["loss"]))
+                deployables.append(self._deployable(budget, best, list(scores.values())))
+            else:
+                reason = explain_infeasible(budget)
+                deployables.append(
+                    Deployable(budget.name, budget.kind, limit, None, evaluations=0, reason=reason)
+                )
+
+        return deployables
+
+    @staticmethod
+    def forget_lost(context: RunContext, networks: Sequence[Architecture], parts: set[str]) -> list[str]:
+        """Delete the scores of networks without an evaluation; see `Method.forget_lost_results`."""
+        messages = []
+        for arch in networks:
+            outcome = context.files.student(arch.id).outcome
+            if outcome.exists() and f"{context.method}-{arch.id}" not in parts:
+                messages.append(
+                    f"The evaluation of {context.method}'s network {arch.id} is missing: it is scored "
+                    "again."
+                )
+                outcome.unlink()
+        return messages
+
+    def _score(self, arch: Architecture) -> dict[str, Any]:
+        """Return the score of a network on the selection split; it is computed once."""
+        context = self._context
+        outcome = context.files.student(arch.id).outcome
+        # Several budgets share networks.
+        if outcome.exists():
+            return read_json(outcome)
+
+        began = time.perf_counter()
+        _, forward = build_subnetwork(context, arch)
+        score = self._run.score(forward, "selection")
+        row = {
+            "run": context.run_dir.name,
+            "weights_id": file_hash(context.files.supernet_network),
+            "method": context.method,
+            "arch_id": arch.id,
+            "arch": arch.to_json(),
+            "split": "selection",
+            "precision": "fp32",
+            "metric": context.primary,
+            "value": score.values[context.primary],
+            "loss": score.loss,
+            "examples": score.examples,
+            "params": int(context.costs.cost("params", arch)),
+            "flops": float(context.costs.cost("flops", arch)),
+            "seconds": time.perf_counter() - began,
+        }
+        part = f"{context.method}-{arch.id}"
+        self._run.record_evaluation(part, {**row, "created_at": datetime.now(UTC)})
+        # The outcome comes after the row: a network with an outcome is complete.
+        write_json(outcome, row)
+
+        return row
+
+    def _deployable(
+        self, budget: BudgetSettings, arch: Architecture, scores: Sequence[dict[str, Any]]
+    ) -> Deployable:
+        context = self._context
+        text = f"{self._description} {NOT_HEALED}"
+        share = float(context.costs.cost(budget.kind, arch)) / context.limit(budget)
+        if share < FULL_USE:
+            text += f" It is the best of {len(scores)} networks, and uses {share:.0%} of its budget."
+
+        return Deployable(
+            budget=budget.name,
+            kind=budget.kind,
+            limit=context.limit(budget),
+            build=functools.partial(build_subnetwork, context, arch),
+            arch=arch.to_json(),
+            arch_id=arch.id,
+            flops=float(context.costs.cost("flops", arch)),
+            selection=next(row["value"] for row in scores if row["arch_id"] == arch.id),
+            evaluations=len(scores),
+            seconds=sum(row["seconds"] for row in scores),
+            description=text,
+            certificate={"weights_id": file_hash(context.files.supernet_network)},
+        )
