@@ -57,7 +57,7 @@ HEAL = "uniform-heal"
 
 
 class UniformSettings(MethodSettings):
-    """Uniform sampling with evolution; [train] sets optimizer and batch size. `hat` is HAT's full recipe."""
+    """Uniform sampling with evolution; [train] sets the optimizer. `hat` is HAT's recipe."""
 
     method: ClassVar[str] = "uniform"
     title: ClassVar[str] = "Uniform sampling with evolution"
