@@ -208,12 +208,16 @@ def load_export(directory: Path) -> Any:
 
     from raycomp.encoder.static_model import RaycompForSequenceClassification
     from raycomp.methods.adabert.cnn_model import RaycompCnnForSequenceClassification
+    from raycomp.methods.bilstm_model import RaycompBilstmForSequenceClassification
+    from raycomp.methods.token_mean_model import RaycompStaticForSequenceClassification
 
     # The installed classes, not the copies of their code in the directory: a run directory may come from
     # somebody else, and its code is not to be trusted.
     classes: dict[str, Any] = {
         "raycomp": RaycompForSequenceClassification,
         "raycomp_cnn": RaycompCnnForSequenceClassification,
+        "raycomp_bilstm": RaycompBilstmForSequenceClassification,
+        "raycomp_static": RaycompStaticForSequenceClassification,
     }
     model_type = read_json(directory / "config.json").get("model_type")
     model_class = classes.get(str(model_type), AutoModelForSequenceClassification)

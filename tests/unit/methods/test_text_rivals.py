@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from raycomp.api.deployment import load_export
+from raycomp.encoder.export import export_model
 from raycomp.methods.bilstm import Bilstm, LogitError, principal_components
 from raycomp.methods.bilstm_model import (
     RaycompBilstmConfig,
@@ -112,3 +114,19 @@ def test_frequent_tokens_count_less(tiny_job: dict[str, Any], tuned_model: Path,
     start = Static().start_weights(context)["word.weight"]
     # Special tokens are in every text.
     assert torch.equal(start[context.tokenizer.all_special_ids], torch.zeros(5, start.shape[1]))
+
+
+@pytest.mark.parametrize("method", [Bilstm(), Static()], ids=["bilstm", "static"])
+def test_an_export_is_loaded_by_raycomp_s_own_class(
+    method: Any, tiny_job: dict[str, Any], tuned_model: Path, tmp_path: Path
+) -> None:
+    """The code in the folder is not executed: a run directory may come from somebody else."""
+    context = make_context(tiny_job, tmp_path, method.settings.method, tuned_model)
+    model = method.build_model(context).eval()
+    ids = torch.tensor([[2, 6, 11, 3]])
+    expected = model(ids).logits
+    card = {"base_model": "b", "task": "t", "method": "m"}
+    export_model(model, context.tokenizer, tmp_path / "export", ["bad", "good"], card)
+    loaded = load_export(tmp_path / "export")
+    assert type(loaded) is type(model)
+    assert torch.allclose(loaded(ids).logits, expected, atol=1e-6)
