@@ -139,8 +139,8 @@ def run(
     from raycomp.runtime.cluster.progress import Progress
     from raycomp.storage.location import is_url
 
-    # Standard output is one JSON document with --json, and a bar would be noise in a script's log.
-    progress = Progress(enabled=False) if as_json else Progress()
+    # A log gets a line every ten seconds, a terminal gets bars. With --json the output is for a program.
+    progress = Progress(enabled=False) if as_json else Progress(lines=not sys.stderr.isatty())
     directory = _run_work(work, storage, progress, as_json)
     if is_url(storage) and not as_json:
         print(f"Copied to {storage} as {directory.name}.")

@@ -108,15 +108,21 @@ def select_candidates(
     if len(rows):
         is_inherited &= rows["weights_id"] == file_hash(context.files.supernet_network)
 
-    is_met_by = context.budget(budget).is_met_by
+    limit = context.budget(budget)
     for row in rows[is_inherited].to_dict("records"):
         arch = Architecture.from_json(str(row["arch"]))
-        if is_met_by(arch):
+        if limit.is_met_by(arch):
             scores.setdefault(arch, (float(row["value"]), -float(row["loss"])))
 
-    # The searches may choose by a smoothed score, so their winners come first.
+    # The searches may choose by a smoothed score, so their winners come first. Networks that leave the
+    # limit unused come last, as in the choice without healing.
     winners = {Architecture.from_json(o.arch) for o in trials if o.arch is not None}
-    ranked = sorted(scores, key=lambda arch: (arch in winners, *scores[arch], arch.id), reverse=True)
+    least = context.job.search.min_use * min(limit.limit, limit.largest)
+    ranked = sorted(
+        scores,
+        key=lambda arch: (arch in winners, limit.cost(arch) >= least, *scores[arch], arch.id),
+        reverse=True,
+    )
     teacher = float(read_json(context.layout.teacher_score)["selection"][context.primary])
     is_near = bool(ranked) and scores[ranked[0]][0] >= NEAR_TEACHER * teacher
     return ranked[: 1 if is_near else context.job.heal.networks]
