@@ -290,7 +290,7 @@ HEAD_SETTINGS = st.fixed_dictionaries(
 @given(
     settings=HEAD_SETTINGS, labels=st.sampled_from([["bad", "good"], ["0", "1"], ["bad", "x", "good"]])
 )
-@examples(0.02)
+@examples(0.01)
 def test_classifiers_with_other_names(
     settings: dict[str, Any], labels: list[str], model: tuple[Path, dict[str, bytes]], task: Path
 ) -> None:
@@ -337,7 +337,7 @@ MODEL_TYPES = st.sampled_from(["WordLevel", "WordPiece", "BPE", "Unigram", ""])
     vocabulary=st.one_of(st.none(), st.dictionaries(TEXTS, st.integers(-1, 30), max_size=8)),
     removed=st.sampled_from(["", "", "", "tokenizer.json", "tokenizer_config.json"]),
 )
-@examples(0.02)
+@examples(0.01)
 def test_tokenizers_with_other_rules(
     settings: dict[str, Any],
     parts: dict[str, Any],
