@@ -32,6 +32,7 @@ class TargetScaling:
 
         Equal targets keep their deviation of 1: nothing could be divided by 0.
         """
+        # In fp64: the squares of large targets lose digits in fp32.
         values = np.asarray(targets, np.float64)
         return cls(float(values.mean()), float(values.std()) or 1.0)
 

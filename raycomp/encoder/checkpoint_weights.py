@@ -43,16 +43,8 @@ def read_network(
     ours = from_family_config(config, num_labels)
     _check_missing(missing, config.model_type, ours, name)
 
-    # A checkpoint with a part of its classifier is damaged; one without any gets a new classifier.
     names = map_names(config.model_type, ours)
-    head_names = {theirs for own, theirs in names.items() if _is_head(own)}
-    last_names = {theirs for own, theirs in names.items() if own.startswith("classifier.")}
-    has_head = is_classifier and not new_classifier and not last_names & missing
-    if has_head and head_names & missing:
-        raise UserError(
-            f"The classifier of {name} lacks {', '.join(sorted(head_names & missing)[:3])}. Save the "
-            f"model again with save_pretrained, or set {RETRAIN}."
-        )
+    has_head = is_classifier and not new_classifier and _has_whole_head(missing, names, name)
 
     weights = from_family(config.model_type, ours, state)
     head = read_head(config, weights["classifier.weight"].shape[0]) if has_head else None
@@ -68,6 +60,30 @@ def read_network(
     # Not strict: a new classifier keeps the weights that `Encoder` has drawn.
     model.load_state_dict(weights, strict=False)
     return model, head
+
+
+def _has_whole_head(missing: set[str], names: Mapping[str, str], name: str) -> bool:
+    """Return whether a checkpoint has its classifier.
+
+    Args:
+        missing: Names that the weights lack.
+        names: Our parameter name -> the checkpoint's.
+        name: Name of the model, used in messages.
+
+    Raises:
+        UserError: It has a part of the classifier only.
+    """
+    # A checkpoint without the last layer gets a new classifier, as an encoder does.
+    if any(theirs in missing for own, theirs in names.items() if own.startswith("classifier.")):
+        return False
+
+    lacking = sorted(theirs for own, theirs in names.items() if _is_head(own) and theirs in missing)
+    if lacking:
+        raise UserError(
+            f"The classifier of {name} lacks {', '.join(lacking[:3])}. Save the model again with "
+            f"save_pretrained, or set {RETRAIN}."
+        )
+    return True
 
 
 def _read_shapes(source: str) -> dict[str, list[int]]:

@@ -59,6 +59,7 @@ def check_head(head: ClassifierHead, num_labels: int, classes: Sequence[str], na
 
 def _find_problem(head: ClassifierHead, num_labels: int, classes: Sequence[str]) -> str:
     """Return how a classifier differs from the task, as the end of a message, or an empty text."""
+    # Sigmoid outputs do not sum to 1: the distillation's softmax would change their meaning.
     if head.problem_type == "multi_label_classification":
         return (
             "a multi-label classifier (problem_type in its config.json): each output is a separate yes "
@@ -69,6 +70,7 @@ def _find_problem(head: ClassifierHead, num_labels: int, classes: Sequence[str])
     if num_labels == 1:
         return _find_regression_problem(head)
 
+    # A yes-or-no model with one sigmoid output also looks like this.
     if head.num_outputs == 1:
         return (
             "a model with one output (regression), but the task is classification with "

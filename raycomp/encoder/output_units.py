@@ -22,6 +22,7 @@ def standardise_outputs(layer: nn.Linear, mean: float, deviation: float) -> None
         mean: Mean of the training targets.
         deviation: Deviation of the training targets.
     """
+    # In fp64: the mean can be a million times the deviation.
     weight = layer.weight.double() / deviation
     bias = (layer.bias.double() - mean) / deviation
     layer.weight.copy_(weight)
@@ -37,6 +38,7 @@ def restore_outputs(model: PreTrainedModel, mean: float, deviation: float) -> No
         mean: Mean of the training targets.
         deviation: Deviation of the training targets.
     """
+    # The last layer is linear, so the units are a factor of its weights and a shift of its bias.
     layer = model.get_submodule(OUTPUT_LAYERS[model.config.model_type])
     weight = layer.weight.double() * deviation
     bias = layer.bias.double() * deviation + mean

@@ -259,6 +259,7 @@ def _read_reference(file: str) -> Any:
 
 def _probe_words(reference: Any) -> list[str]:
     """Return words of the vocabulary, evenly spaced, without the marks of sub-words."""
+    # Evenly spaced: the first tokens of a vocabulary are special tokens and letters.
     vocabulary = sorted(reference.get_vocab(with_added_tokens=False).items(), key=lambda pair: pair[1])
     step = max(1, len(vocabulary) // MAX_PROBED_TOKENS)
     words = [token.strip("#▁Ġ") for token, _ in vocabulary[::step]]

@@ -75,6 +75,7 @@ def score_given_teacher(context: RunContext) -> GivenTeacher | None:
     Raises:
         UserError: The checkpoint, its tokenizer or its classifier does not fit the task.
     """
+    # A run that has its teacher has been checked, or began with a version that did not check.
     is_trained = context.job.teacher.mode == "train" or not context.fine_tuned
     if is_trained or context.layout.teacher_network.exists():
         return None
@@ -95,6 +96,7 @@ def check_given_teacher(teacher: GivenTeacher, mode: str) -> None:
     agreement = teacher.agreement
     if agreement is None:
         return
+    # A wrong order also looks like chance or worse, but it has a remedy of its own.
     if agreement.better_order is not None:
         raise UserError(_explain_order(teacher, agreement, agreement.better_order))
     if agreement.is_near_chance and mode != "as-is":
@@ -140,6 +142,7 @@ def _score_regression(context: RunContext, checkpoint: Checkpoint) -> GivenTeach
     from raycomp.data.metrics import compute
 
     train = context.task.train
+    # No balance is needed: a regression is never refused by its score.
     rows = np.random.default_rng(context.job.run.seed).permutation(len(train))[:FIRST_ROWS]
     outputs = context.target_scaling.restore(_predict(context, checkpoint, rows))
     correlation = compute(["pearson"], train.labels[rows], outputs)["pearson"]

@@ -47,6 +47,7 @@ def _describe_training(context: RunContext) -> Overview:
 
 def _describe_classifier(context: RunContext, teacher: GivenTeacher, agreement: Agreement) -> Overview:
     """Describe the score of a given classifier, and which output is which class."""
+    # A model that has learned nothing reaches the share of the largest class.
     score = (
         f"{teacher.model} as it is: accuracy {agreement.accuracy:.3f} on {agreement.rows} training rows "
         f"(95% interval {agreement.low:.3f} to {agreement.high:.3f}), largest class "
@@ -67,6 +68,7 @@ def _describe_classifier(context: RunContext, teacher: GivenTeacher, agreement: 
             f"(mean recall {agreement.balanced:.2f}, chance {agreement.chance:.2f}). Check model.name, "
             "the label column and the outputs above, or set teacher.mode = 'train'.",
         )
+    # Scripts read the numbers; people read the lines.
     assignment = dict(zip(teacher.classes, teacher.outputs, strict=True))
     figures: dict[str, Any] = {"is_given": True, "outputs": assignment, **asdict(agreement)}
     return Overview(rows, warnings, figures={"teacher": figures})
@@ -80,6 +82,7 @@ def _describe_regression(context: RunContext, teacher: GivenTeacher) -> Overview
         f"training rows; predictions have mean {teacher.predicted_mean:.4g} and deviation "
         f"{teacher.predicted_deviation:.3g}, labels {scaling.mean:.4g} and {scaling.deviation:.3g}"
     )
+    # Similarity models often say 0 to 1 where people labelled 0 to 5.
     shift = abs(teacher.predicted_mean - scaling.mean) / scaling.deviation
     ratio = teacher.predicted_deviation / scaling.deviation
     warnings: tuple[str, ...] = ()

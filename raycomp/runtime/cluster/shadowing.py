@@ -38,6 +38,7 @@ def find_shadowing_files(folder: Path) -> list[str]:
         folder: The working directory.
     """
     messages = []
+    # Only packages that workers import: a file json.py does no harm, because they have imported json.
     for name in sorted(_names_in(folder) & {*PACKAGES, *_imported_packages()}):
         path = folder / f"{name}.py"
         if not path.exists():
