@@ -17,10 +17,10 @@ from typing import Any
 
 from raycomp.arithmetic import ceil_div
 from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.methods.base import Run
 from raycomp.methods.context import RunContext
 from raycomp.methods.heal_task import load_healed
-from raycomp.methods.scoring import score_forward
 from raycomp.storage.files import file_hash, read_json, write_json
 from raycomp.storage.rows import EvaluationRow
 from raycomp.storage.tables import read_table
@@ -88,8 +88,11 @@ def heal_networks(
 
     not_scored = [arch for arch in archs if not context.files.healed(arch.id).outcome.exists()]
     if not_scored:
+        supernet = context.supernet().eval()
         with run.bar("healed networks") as bar:
-            run.tasks(score_healed, [(arch.to_json(),) for arch in not_scored], bar)
+            for count, arch in enumerate(not_scored, start=1):
+                _score_healed(run, supernet, arch)
+                bar(count, len(not_scored), {})
 
     steps = read_table(context.run_dir, "steps")
     seconds = {str(name): float(rows.sum()) for name, rows in steps.groupby("training")["seconds"]}
@@ -128,14 +131,14 @@ def _group_name(group: Sequence[Architecture]) -> str:
     return hashlib.sha256(" ".join(arch.id for arch in group).encode()).hexdigest()[:8]
 
 
-def score_healed(context: RunContext, arch_json: str) -> None:
+def _score_healed(run: Run, supernet: ElasticEncoder, arch: Architecture) -> None:
     """Score a healed network on the selection split, and write its outcome."""
-    arch = Architecture.from_json(arch_json)
+    context = run.context
     files = context.files.healed(arch.id)
-    network = load_healed(context, context.supernet().eval(), arch)
+    network = load_healed(context, supernet, arch)
 
     began = time.perf_counter()
-    score = score_forward(context, lambda batch: network(batch).logits, "selection")
+    score = run.score(lambda batch: network(batch).logits, "selection")
 
     row = EvaluationRow(
         arch_id=arch.id,
