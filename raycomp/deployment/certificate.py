@@ -226,8 +226,8 @@ def card_figures(certificate: Mapping[str, Any]) -> dict[str, str]:
 
     for entry in certificate["files"]:
         times = "; ".join(
-            f"batch {latency['batch']}, length {latency['length']}: p50 {latency['p50_ms']:.3g}, p95 "
-            f"{latency['p95_ms']:.3g}, p99 {latency['p99_ms']:.3g} ms"
+            f"batch {latency['batch']}, length {latency['length']}: p50 {latency['p50_ms']:.2f}, p95 "
+            f"{latency['p95_ms']:.2f}, p99 {latency['p99_ms']:.2f} ms"
             for latency in entry["latencies"]
         )
         # Memory is known on Linux only.
