@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raycomp.encoder.architecture import Architecture
-from raycomp.methods import supernet
+from raycomp.methods import subnetworks
 from raycomp.search.outcome import Outcome
 from raycomp.training.evaluation import Score
 
@@ -32,11 +32,11 @@ def test_selection_and_validation_have_one_precision(
 
     context = SimpleNamespace(primary="accuracy", chosen_precision=lambda: precision)
     run: Any = SimpleNamespace(context=context, score=score)
-    monkeypatch.setattr(supernet, "_load_supernet", lambda context: run_slice)
+    monkeypatch.setattr(subnetworks, "_load_supernet", lambda context: run_slice)
     best = Outcome("half", "params", 9.0, "sng", 0, ARCH.to_json(), 0.8, 0.4, 12, 1.0)
-    measured = supernet._best_in_fp32(run, best)
+    measured = subnetworks._best_in_fp32(run, best)
     assert measured.value == expected
     assert splits == (["selection"] if precision == "bf16" else [])
 
     infeasible = Outcome("half", "params", 9.0, "sng", 0, None, 0.0, 0.0, 0, 1.0, "too small")
-    assert supernet._best_in_fp32(run, infeasible) is infeasible
+    assert subnetworks._best_in_fp32(run, infeasible) is infeasible
