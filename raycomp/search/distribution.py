@@ -115,8 +115,8 @@ class ArchitectureDistribution:
         logs = np.where(self.open, np.log(np.maximum(self.theta, 1e-300)), 0.0)
         means = logs.sum(1, keepdims=True) / self.open.sum(1, keepdims=True)
         centred = np.where(self.open, logs - means, 0.0)
-        chosen = np.take_along_axis(centred[None], np.maximum(rows, 0)[:, :, None], axis=2)[:, :, 0]
-        ratings: np.ndarray = np.where(rows >= 0, chosen, 0.0).sum(1)
+        row_logs = np.take_along_axis(centred[None], np.maximum(rows, 0)[:, :, None], axis=2)[:, :, 0]
+        ratings: np.ndarray = np.where(rows >= 0, row_logs, 0.0).sum(1)
         return ratings
 
     def mode(self) -> np.ndarray:

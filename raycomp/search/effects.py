@@ -136,11 +136,11 @@ class PairedRegression:
 
     def forget(self, share: float) -> None:
         """Let all observations so far count less, by `share` of their weight (0 to 1)."""
-        kept = 1.0 - share
-        self.matrix *= kept
-        self.vector *= kept
-        self.total *= kept
-        self.count *= kept
+        weight = 1.0 - share
+        self.matrix *= weight
+        self.vector *= weight
+        self.total *= weight
+        self.count *= weight
 
     def fit(self) -> EffectPosterior:
         """Return the posterior of the effects at equal cost, see `fit_effects`."""
@@ -192,7 +192,7 @@ def choice_regressors(indices: np.ndarray, is_open: np.ndarray) -> np.ndarray:
     Returns:
         (samples, variables * choices).
     """
-    chosen = indices[:, :, None] == np.arange(is_open.shape[1])
+    is_choice = indices[:, :, None] == np.arange(is_open.shape[1])
     active = (indices >= 0)[:, :, None] & is_open
-    centred = chosen - 1.0 / is_open.sum(1)[:, None]
+    centred = is_choice - 1.0 / is_open.sum(1)[:, None]
     return np.where(active, centred, 0.0).reshape(len(indices), -1)

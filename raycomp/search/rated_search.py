@@ -103,13 +103,13 @@ class RatedSearch:
 
     def _add_candidates(self, count: int) -> None:
         rng = self.history.rng
-        known = set(self._candidates)
+        archs = set(self._candidates)
         for i in range(count):
             if i % 2 == 0:
                 sample = self.space.decode(self._theta.sample(rng), self._joint)
             else:
                 sample = self.space.sample_uniform(rng)
             arch = fit_to_limit(sample, self.space, self.budget.cost, self.budget.limit, rng)
-            if arch is not None and arch not in known:
-                known.add(arch)
+            if arch is not None and arch not in archs:
+                archs.add(arch)
                 self._candidates.append(arch)

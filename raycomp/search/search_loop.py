@@ -115,9 +115,9 @@ class SearchLoop:
         batch: list[Architecture] = []
         for settings in self.members:
             budget = self._setup.budget(settings)
-            wanted = min_use * min(budget.limit, budget.largest)
+            least_cost = min_use * min(budget.limit, budget.largest)
             scored = [*self.archs, *batch]
-            if any(wanted <= budget.cost(arch) <= budget.limit for arch in scored):
+            if any(least_cost <= budget.cost(arch) <= budget.limit for arch in scored):
                 continue
 
             most = max((budget.cost(a) for a in scored if budget.is_met_by(a)), default=0.0)

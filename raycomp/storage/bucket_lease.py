@@ -157,6 +157,7 @@ def _open_obstore(remote: fs.SubTreeFileSystem, url: str) -> Any:
 
     parts = urlsplit(url)
     bucket = parts.netloc.rpartition("@")[2]
+    # A start must not wait for minutes where credentials or the network are missing.
     places: dict[str, Any] = {"prefix": parts.path.strip("/")}
     places["retry_config"] = {"max_retries": 2, "retry_timeout": timedelta(seconds=RETRY_SECONDS)}
     limits: dict[str, Any] = {"timeout": f"{REQUEST_SECONDS}s", "connect_timeout": f"{REQUEST_SECONDS}s"}
@@ -173,6 +174,7 @@ def _open_obstore(remote: fs.SubTreeFileSystem, url: str) -> Any:
         config["endpoint"] = endpoint
         limits["allow_http"] = endpoint.startswith("http://")
 
+    # A provider would replace the keys.
     provider = None if keys else _boto3_credentials()
     return S3Store(bucket, config=config, client_options=limits, credential_provider=provider, **places)
 

@@ -67,6 +67,7 @@ class CopiedFiles:
             if name in copies
         }
 
+        # A run copies every few seconds, and most copies change nothing.
         text = json.dumps(entries)
         if text != self._saved:
             write_text(self._path, text)

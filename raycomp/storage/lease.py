@@ -136,6 +136,7 @@ class Lease:
 
     def is_fresh(self) -> bool:
         """Return whether the last heartbeat is so young that no other process can take over now."""
+        # Others wait for the whole time, from when they first looked: the owner doubts its lease first.
         return time.monotonic() - self._beat_time < LAPSE_SHARE * self._dead_seconds
 
     def check(self) -> None:
@@ -156,6 +157,7 @@ class Lease:
 
     def _create(self, number: int) -> bool:
         """Become the owner with a new file; return False if another process was faster."""
+        # Before the write: a slow store must not make the heartbeat look younger than it is.
         started = time.monotonic()
         if not self._store.create(self._file(number), self._record.to_json()):
             return False
@@ -215,5 +217,6 @@ class Lease:
     def _number_of(self, name: str) -> int | None:
         if name == f"{self._name}.json":
             return 0
+        # Other files of a run may begin with the same word.
         match = re.fullmatch(rf"{re.escape(self._name)}\.(\d{{6,}})\.json", name)
         return int(match[1]) if match else None

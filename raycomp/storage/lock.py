@@ -97,6 +97,7 @@ def _lock_file(file: IO[str], path: Path, what: str, remedy: str, say: Say) -> b
                 f"The storage {path.parent.parent} cannot be locked ({error.strerror}). {remedy}"
             ) from None
 
+        # The owner has written its name when it locked the file.
         file.seek(0)
         owner = file.read().strip() or "another process"
         raise UserError(f"{what} is locked by {owner}. Wait until it finishes, or stop it.") from None

@@ -314,8 +314,7 @@ class EESNG:
             return self._sample_rows(1, explored)[0].tolist()
         rows = self._sample_rows(MATCH_CANDIDATES, explored)
         costs = self._costs(np.vstack([[first], rows]))
-        is_first = (rows == first).all(1)
-        gaps = np.where(is_first, np.inf, np.abs(costs[1:] - costs[0]))
+        gaps = np.where((rows == first).all(1), np.inf, np.abs(costs[1:] - costs[0]))
         best = int(gaps.argmin())
         if math.isinf(gaps[best]):
             return first  # every candidate equals the first

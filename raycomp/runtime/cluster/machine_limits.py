@@ -82,6 +82,7 @@ def _free_bytes_of_cgroups(root: Path) -> Iterator[int]:
             if limit is None or limit >= UNLIMITED:
                 continue
 
+            # The system drops cached files before it runs out of memory.
             used = _read_number(folder / use_name) or 0
             yield limit - max(0, used - _read_statistic(folder / "memory.stat", cache_name))
 
@@ -108,6 +109,7 @@ def _cgroup_folders(root: Path, controller: str) -> Iterator[Path]:
         else:
             continue
 
+        # The limits of all parents hold too.
         parts = Path(path.lstrip("/")).parts
         for base in bases:
             for length in range(len(parts), -1, -1):

@@ -135,6 +135,7 @@ def plan_evaluators(
         memory: Bytes of each evaluator.
         ray_slots: Evaluators that fit by Ray's CPUs and GPUs.
     """
+    # Each evaluator is on one node, so the nodes are counted one by one.
     total = sum(node.count_slots(1, gpus, memory) for node in nodes)
     number = requested or max(1, total)
 
@@ -153,6 +154,7 @@ def plan_evaluators(
         largest = max(nodes, key=lambda node: (node.gpus, node.cpus, node.memory or 0))
         slots = {largest.node_id: 1}
 
+    # Also where more are requested than fit, every node is equally full.
     counts = dict.fromkeys(slots, 0)
     for _ in range(number):
         emptiest = min(counts, key=lambda node_id: (counts[node_id] + 1) / slots[node_id])
