@@ -20,6 +20,7 @@ from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
 from raycomp.methods.heal_task import load_healed
 from raycomp.runtime.pipeline.reexport import export_budget
+from raycomp.storage.layout import RunLayout
 from raycomp.storage.schemas import SCHEMAS
 from raycomp.storage.tables import part_files, read_table
 from raycomp.storage.tensors import load_tensors
@@ -145,8 +146,10 @@ def test_a_search_that_was_cut_off_pays_only_for_what_is_missing(
 ) -> None:
     before = read_table(run_dir, "evaluations")
     deployed = read_table(run_dir, "deployments")
-    for path in ("deployed.json", "search/half.sng.0.json", "search/third.sng.0.json"):
-        (run_dir / path).unlink()
+    outcomes = list(RunLayout(run_dir).method("yoco").search_outcomes())
+    assert len(outcomes) == 2
+    for path in (run_dir / "deployed.json", *outcomes):
+        path.unlink()
     parts = part_files(run_dir, "evaluations")
     lost_search = next(part for part in parts if part.stem.startswith("ledger-"))
     lost_healing = next(part for part in parts if part.stem.startswith("yoco-healed-"))
