@@ -210,7 +210,7 @@ def _select_columns(table: Any, split: str, settings: Mapping[str, Any]) -> pd.D
 
 
 def _check_labelled(labels: pd.Series[Any], split: str) -> None:
-    """Refuse rows without a label, for which datasets write -1.
+    """Refuse rows without a label. Datasets write -1 in them.
 
     Raises:
         UserError: There are such rows.

@@ -56,7 +56,7 @@ def hash_job(job: Job) -> str:
         del settings[name]
     if not job.finetune.epochs:
         del settings["finetune"]
-    # Without budgets there is no search, and its section has the values of earlier versions.
+    # Without budgets nothing is searched. The section then counts with the values of earlier versions.
     if not any(schema.needs_budget for schema in schemas):
         settings["search"] |= {"searchers": ["sng"]}
         for key in LATER_DEFAULTS["search"]:

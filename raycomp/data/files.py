@@ -107,7 +107,7 @@ def _list_parts(path: Path) -> list[Path]:
     """Return a file, or the files of a directory that Spark or another cluster program wrote.
 
     Raises:
-        UserError: The path is missing, or the directory has no data files or has subdirectories.
+        UserError: The path is missing, or the directory lacks data files or contains subdirectories.
     """
     try:
         is_file = path.is_file()

@@ -12,7 +12,7 @@ MAX_UNLABELLED = 0.5
 
 
 def class_names(dataset: Any, label: str) -> tuple[str, ...]:
-    """Return the class names of a label column in the order of their numbers; empty if it has none.
+    """Return the class names of a label column in the order of their numbers; empty without names.
 
     Args:
         dataset: A `datasets.Dataset`.

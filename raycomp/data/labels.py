@@ -52,7 +52,7 @@ def label_text(value: object) -> str:
 def find_class_names(labels: pd.Series[Any], kind: str) -> tuple[str, ...]:
     """Return the class names of the labels of train, in order.
 
-    Numbers are ordered by value, whatever type they have: as text, 10 would come before 2.
+    Numbers of every type are ordered by value: as text, 10 would come before 2.
 
     Args:
         labels: Labels of train; missing ones are ignored.
@@ -60,7 +60,7 @@ def find_class_names(labels: pd.Series[Any], kind: str) -> tuple[str, ...]:
 
     Raises:
         UserError: The labels are scores, too many, or differ only in case or blanks; or some of them
-            say that a row has no label.
+            mark rows without a label.
     """
     texts = labels.dropna().map(label_text)
     counts = Counter(texts)

@@ -276,7 +276,7 @@ def _start_path(context: RunContext, stage: str) -> Path:
 def _networks(context: RunContext, stage: str) -> list[Architecture]:
     """Return the networks of a stage: all widths at full depth, or all pairs."""
     settings = context.job.settings(DynabertSettings)
-    # The depth stage trains all pairs, so that the widths are not forgotten.
+    # The depth stage trains all pairs: otherwise it would forget the widths.
     depths = settings.depths
     if stage == "width":
         depths = [1.0]

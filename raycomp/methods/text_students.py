@@ -1,6 +1,6 @@
 """What methods share whose student is a small text model of its own size, not a part of the encoder.
 
-The student is a transformers model from the start: what is trained is what is exported. A job's budgets
+The student is a transformers model from the start, and the export is this model. A job's budgets
 do not bind it, and its row has its own number of parameters as limit. `bilstm.py` shows how.
 """
 

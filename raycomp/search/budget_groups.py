@@ -90,6 +90,6 @@ def evaluation_budget(
         return total, 0
 
     together = total * num_groups**GROWTH_EXPONENT
-    # Each search has at least one network of its own: the initial set may have none near its limit.
+    # Each search has at least one network of its own: the initial set may lack networks near its limit.
     own = max(1, math.floor((together - total) / (num_groups - 1)))
     return total, total - min(own, total)

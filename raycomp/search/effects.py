@@ -3,7 +3,7 @@
 The model is linear: the loss of an architecture on a batch is a constant of the batch, plus the effect
 of each choice, plus a slope times its cost, plus noise. The batch constant drops out of the differences
 between the architectures of one step, so a step with S architectures gives S - 1 observations. The
-effects have the prior N(0, tau^2); the slope has none, so that "larger is better" counts as cost, not as
+effects have the prior N(0, tau^2), the slope a flat one: "larger is better" counts as cost, not as
 quality.
 """
 
@@ -147,7 +147,7 @@ class PairedRegression:
         return fit_effects(*self._without_cost())
 
     def _without_cost(self) -> tuple[np.ndarray, np.ndarray, float, float]:
-        """Return the normal equations of what cost does not explain (Frisch-Waugh-Lovell)."""
+        """Return the normal equations after cost is projected out (Frisch-Waugh-Lovell)."""
         variance = float(self.matrix[-1, -1])
         if variance <= 0:
             return self.matrix[:-1, :-1], self.vector[:-1], self.total, self.count

@@ -29,7 +29,7 @@ class RatedSearch:
     """Draws hundreds of candidates, rates them by a surrogate, and proposes the best-rated.
 
     Half of the candidates are samples of theta, half are uniform; all are fitted to the limit. The rating
-    comes from `Surrogate`: from theta alone at first, then also from all networks that have a score. Each
+    comes from `Surrogate`: from theta only at first, then also from all networks that have a score. Each
     network of a batch is the best candidate under its own draw of the effects (Thompson sampling), so
     uncertain choices are tried too. The first network is the best in expectation.
     """
@@ -59,7 +59,7 @@ class RatedSearch:
         self._candidates: list[Architecture] = []
 
     def ask(self, n: int) -> list[Architecture]:
-        """Return up to n architectures within the budget that have no score."""
+        """Return up to n architectures within the budget that lack a score."""
         self._add_candidates(NUM_FURTHER_CANDIDATES if self._candidates else NUM_CANDIDATES)
         largest = max((self.budget.cost(arch) for arch in self._candidates), default=0.0)
         candidates = [

@@ -17,7 +17,7 @@ from raycomp.search.effects import EffectPosterior, choice_regressors, fit_effec
 from raycomp.search.space import SearchSpace
 
 LEAST_SCORES = 8
-"""Scored networks from which on the model is fitted; before, theta alone rates."""
+"""Scored networks from which on the model is fitted; with fewer, theta rates."""
 
 BANDWIDTH = 0.3
 """Relative distance from the limit at which a network counts about .6 of one at the limit."""
@@ -45,7 +45,7 @@ class Surrogate:
         Args:
             space: The search space.
             budget: Budget whose limit the model is centred at.
-            theta: Trained distribution; None where there is none.
+            theta: Trained distribution, or None.
             joint: Whether one variable of theta is heads and FFN of a layer together.
         """
         self.is_fitted = False
@@ -77,7 +77,7 @@ class Surrogate:
         trend, choices = self._columns(usable)
         trend, choices, target = trend * roots, choices * roots, observed[is_finite] * roots[:, 0]
 
-        # The trend has no prior: it is taken out of everything else first (Frisch-Waugh-Lovell).
+        # The prior of the trend is flat: it is taken out of everything else first (Frisch-Waugh-Lovell).
         inverse = np.linalg.pinv(trend)
         choices_left = choices - trend @ (inverse @ choices)
         target_left = target - trend @ (inverse @ target)

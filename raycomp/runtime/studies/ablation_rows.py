@@ -130,8 +130,8 @@ def _deployment_rows(run_dir: Path) -> list[Row]:
 def ranking_rows(run_dir: Path) -> list[Row]:
     """Return two scores of each sampled sub-network, and how well the two rankings agree.
 
-    Method "inherited" is the score with the super-network's weights. Method "alone" is the score after
-    training the sub-network on its own. Both are measured on the selection split.
+    Method "inherited" is the score with the super-network's weights. Method "alone"
+    is the score of the sub-network after its own training. Both are measured on the selection split.
     """
     networks = [outcome for outcome in list_outcomes(run_dir) if not outcome["deployed"]]
     if not networks:
