@@ -21,7 +21,7 @@ class RegressionRule:
     """Estimates the effect of each choice on the loss at equal cost, and sets theta from the effects.
 
     The ranked rules keep one bit of each pair of losses, and none of exploration steps. This rule keeps
-    the sizes of all differences, `raycomp.search.effects`. The probability of choice j of a variable is then
+    the sizes of all differences, `raycomp.search.effects`. The probability of choice j of a variable is
 
         theta_j = exp(-effect_j / T) / sum_k exp(-effect_k / T),
 
