@@ -37,6 +37,7 @@ def arguments(tuned_model: Path) -> dict[str, Any]:
         "task": {"max_length": 16},
         "space": {"depth": [1, 3], "heads": [2, 4], "ffn": [16, 64]},
         "train": {"distill": Hidden, "steps": 2, "batch_size": 16, "precision": "fp32", "interval": 2},
+        "heal": {"steps": 2},
         "search": {"searchers": [RandomSearch], "evaluations": 6, "batch": 3, "evaluators": 1},
         "settings": {"run.live": []},
     }

@@ -22,6 +22,7 @@ FEW_STEPS = {
     "space.heads": [2, 4],
     "space.ffn": [16, 64],
     "train.steps": 2,
+    "heal.steps": 2,
     "train.precision": "fp32",
     "search.evaluations": 6,
     "search.batch": 3,
