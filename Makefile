@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_DISABLE_TELEMETRY := 1
 
+# Tests without Ray run in two processes with one thread each. Those with Ray use all processors themselves.
+IN_PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
 # Options of the benchmarks: `make bench BENCH='--only steps'` measures one file.
 BENCH ?=
 
@@ -27,7 +30,8 @@ demo: $(VENV)/.installed  ## install, run jobs/quickstart.toml on real data, pri
 
 test: $(VENV)/.installed  ## install, then run all checks and tests of CI
 	$(MAKE) --no-print-directory check
-	$(BIN)/python -m pytest tests
+	$(IN_PARALLEL) tests/unit tests/conformance tests/security tests/fuzz
+	$(BIN)/python -m pytest tests/integration tests/faults tests/cluster tests/browser
 
 gpu: $(VENV)/.installed  ## tests that need a GPU: the core against the CPU, whole runs, a killed run
 	$(BIN)/python -m pytest -m gpu tests/gpu
@@ -86,7 +90,10 @@ docs: $(VENV)/.installed  ## write the generated pages of docs/
 fuzz: $(VENV)/.installed  ## 22,000 malformed job files, tables, data files and model folders
 	RAYCOMP_FUZZ=25000 $(BIN)/python -m pytest tests/fuzz
 
-unit conformance integration security faults cluster: $(VENV)/.installed  ## one part of the tests
+unit conformance security: $(VENV)/.installed  ## one part of the tests, without Ray
+	$(IN_PARALLEL) tests/$@
+
+integration faults cluster: $(VENV)/.installed  ## one part of the tests, with Ray
 	$(BIN)/python -m pytest tests/$@
 
 clean:  ## remove the environment and the caches; runs/ stays

@@ -73,6 +73,10 @@ def _imported_packages() -> set[str]:
 
 def _is_that_package(name: str, path: Path) -> bool:
     """Return whether this process itself imports the package from this file."""
+    # Some packages put an object in their place that lacks a spec, so the file is asked for first.
+    imported = getattr(sys.modules.get(name), "__file__", None)
+    if imported and Path(imported).resolve() == path.resolve():
+        return True
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):

@@ -38,7 +38,7 @@ def test_every_setting_and_choice_is_described(name: str, field: FieldInfo) -> N
     assert summary[0].isupper()
     assert summary.endswith(".")
     explained = {choice.partition("`: ")[0].strip("`") for choice in choices}
-    assert literals(field.annotation) <= explained
+    assert {str(value) for value in literals(field.annotation)} <= explained
 
 
 def test_the_page_lists_every_setting_and_links_terms() -> None:

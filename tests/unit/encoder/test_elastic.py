@@ -277,11 +277,11 @@ def _neuron_terms(
 
 def without_down(*arguments: Any) -> float:
     up, bias, _ = _neuron_terms(*arguments)
-    return float((up.sum() + bias).abs())
+    return float((up.sum() + bias).abs().detach())
 
 
 def sum_of_absolutes(*arguments: Any) -> float:
-    return float(sum(term.abs().sum() for term in _neuron_terms(*arguments)))
+    return float(sum(term.detach().abs().sum() for term in _neuron_terms(*arguments)))
 
 
 def test_an_architecture_that_does_not_fit_is_named() -> None:
