@@ -218,7 +218,8 @@ def assert_equal_runs(first: Path, second: Path) -> None:
         pd.testing.assert_frame_equal(*frames, obj=table)
 
 
-@pytest.mark.parametrize("all_stages", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("all_stages", [False, True])
 def test_nodes_that_share_no_directory_run_a_job_with_a_url_as_storage(
     separate_nodes: SeparateNodes, job: dict[str, Any], tmp_path: Path, all_stages: bool
 ) -> None:

@@ -65,12 +65,10 @@ def test_a_second_process_on_the_same_run_is_refused(job: dict[str, Any], tmp_pa
     kill_group(first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "title"),
-    [
-        ("training worker", b"RayTrainWorker"),
-        pytest.param("sampler actor", b"ray::SamplerActor", marks=pytest.mark.slow),
-    ],
+    [("training worker", b"RayTrainWorker"), ("sampler actor", b"ray::SamplerActor")],
 )
 def test_a_process_killed_in_training_is_replaced_with_the_same_result(
     name: str, title: bytes, reference: ReferenceRun, tmp_path: Path

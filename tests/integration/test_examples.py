@@ -28,6 +28,7 @@ def load_example(name: str) -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_the_script_compresses_and_uses_a_model(tuned_model: Path, tmp_path: Path) -> None:
     """In a process of its own: its metric is a module next to the script, which the workers import."""
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}

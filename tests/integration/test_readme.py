@@ -44,6 +44,7 @@ def workdir(tmp_path: Path, tuned_model: Path, monkeypatch: pytest.MonkeyPatch) 
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_python_examples_run(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_sentences(160, 0).to_csv(workdir / "data" / "reviews.csv", index=False)
     monkeypatch.setattr(raycomp, "compress", functools.partial(raycomp.compress, settings=FEW_STEPS))

@@ -22,6 +22,7 @@ from raycomp.storage.tables import read_table
 from raycomp.storage.tensors import load_tensors
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_one_and_two_workers_agree(tiny_job: dict[str, Any], tmp_path: Path) -> None:
     """Without dropout, on the same global batches, losses and weights are equal to 1e-5."""
