@@ -157,7 +157,8 @@ def _score_healed(run: Run, supernet: ElasticEncoder, arch: Architecture) -> Non
         weights_id=file_hash(files.network),
         weights="healed",
     )
-    write_json(files.outcome, row.to_row())
+    scored_at = datetime.now(UTC).isoformat()
+    write_json(files.outcome, {**row.to_row(), "created_at": scored_at})
 
 
 def _record_evaluation(run: Run, arch: Architecture, seconds: Mapping[str, float]) -> HealedNetwork:
@@ -172,7 +173,9 @@ def _record_evaluation(run: Run, arch: Architecture, seconds: Mapping[str, float
     files = context.files.healed(arch.id)
     row = read_json(files.outcome)
     cost = read_json(files.cost)
-    run.record_evaluation(_part_name(context, arch.id), {**row, "created_at": datetime.now(UTC)})
+    # The row is the same whenever it is written.
+    created_at = datetime.fromisoformat(row["created_at"])
+    run.record_evaluation(_part_name(context, arch.id), {**row, "created_at": created_at})
     return HealedNetwork(
         arch=arch,
         value=row["value"],

@@ -39,6 +39,7 @@ def test_a_failed_job_has_its_message_and_its_exit_code(
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_stopped_job_resumes_when_it_is_submitted_again(
     head: Head, tiny_job: dict[str, Any], tuned_model: Path, tmp_path: Path
 ) -> None:
@@ -88,6 +89,7 @@ def test_a_stopped_job_resumes_when_it_is_submitted_again(
     assert head.cli("logs", second["id"]).stdout in resumed.stdout
 
 
+@pytest.mark.slow
 def test_a_study_is_submitted_like_a_job(
     head: Head, tiny_job: dict[str, Any], tuned_model: Path, tmp_path: Path
 ) -> None:

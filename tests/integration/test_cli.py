@@ -157,6 +157,7 @@ def test_an_unreachable_cluster_is_one_message(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_says_so_and_goes_on(tiny_job: dict[str, Any], tmp_path: Path) -> None:
     tiny_job["teacher"]["epochs"] = 400
     job, storage = tmp_path / "long.toml", tmp_path / "runs"
