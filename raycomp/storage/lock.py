@@ -115,6 +115,24 @@ def _acquire_lease(path: Path, what: str, say: Say) -> Lease:
 
 
 @contextmanager
+def _obeying_interrupts() -> Iterator[None]:
+    """Let SIGINT interrupt the block also in a process that a script started in the background.
+
+    Such a process ignores SIGINT, and the loss of the lease could not end its work.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        yield
+        return
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
 def _beating(lease: Lease, what: str) -> Iterator[None]:
     """Send heartbeats while the block runs, and release the lease afterwards.
 
@@ -143,7 +161,8 @@ def _beating(lease: Lease, what: str) -> Iterator[None]:
     thread.start()
 
     try:
-        yield
+        with _obeying_interrupts():
+            yield
     except (KeyboardInterrupt, SystemExit):
         if not new_owner:
             raise

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,7 @@ ROOT = Path(__file__).parents[3]
 HOLDER = """
 import fcntl, os, sys, time
 from pathlib import Path
+from typing import Any
 from raycomp.errors import UserError
 from raycomp.storage import lease, lock
 
@@ -143,11 +145,16 @@ def test_a_crashed_owner_of_this_machine_is_replaced_at_once(path: Path) -> None
         stop(first, second)
 
 
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])
 def test_an_owner_without_heartbeat_is_replaced_and_ends(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch, handler: Any
 ) -> None:
-    """The owner was suspended: when it wakes, it finds the next owner and must not write."""
+    """The owner was suspended: when it wakes, it finds the next owner and must not write.
+
+    A process that a script starts in the background ignores SIGINT.
+    """
     fail_flock(monkeypatch, errno.ENOSYS)
+    former = signal.signal(signal.SIGINT, handler)
     monkeypatch.setattr(module, "BEAT_SECONDS", 0.05)
 
     def work() -> None:
@@ -157,8 +164,12 @@ def test_an_owner_without_heartbeat_is_replaced_and_ends(
             assert store.create(".lock.owner.000002.json", own_record().to_json())
             time.sleep(20)
 
-    with pytest.raises(UserError, match="was taken over by process"):
-        work()
+    try:
+        with pytest.raises(UserError, match="was taken over by process"):
+            work()
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 def test_of_many_that_see_a_dead_owner_one_takes_over(tmp_path: Path) -> None:
