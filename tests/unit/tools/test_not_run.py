@@ -32,7 +32,7 @@ def test_the_end_of_a_test_run_names_what_did_not_run(pytester_folder: Path) -> 
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_skipped.py"],
         cwd=pytester_folder, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""},
     )  # fmt: skip
     lines = done.stdout.splitlines()
     assert "1 test of test_skipped.py: no browser" in lines[-4:], done.stdout + done.stderr
