@@ -56,6 +56,7 @@ def test_the_python_examples_run(workdir: Path, monkeypatch: pytest.MonkeyPatch)
     assert names["model"].config.num_labels == 2  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_the_commands_run(
     workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
