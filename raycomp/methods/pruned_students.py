@@ -32,7 +32,7 @@ class PrunedMethod(StudentMethod):
 
     def prune(self, run: Run, budget: BudgetSettings) -> None:
         """Prune for a budget: write the architecture and the pruned weights with `write_pruned`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"method {self.name} does not define prune")
 
     def choose_architecture(self, run: Run, budget: BudgetSettings) -> Architecture | None:
         """Prune for a budget, unless that is done, and return the architecture."""

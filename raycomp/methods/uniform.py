@@ -7,9 +7,8 @@ better score on the selection split, then the smaller loss (HAT: validation loss
 evaluations as [search] says (HAT: 30 generations of 125); the winner inherits its weights and is healed
 (`heal.steps`) instead of being trained from scratch.
 
-refs: H. Wang, Z. Wu, Z. Liu, H. Cai, L. Zhu, C. Gan, S. Han. HAT: Hardware-Aware Transformers for
-    Efficient
-Natural Language Processing. ACL 2020. https://arxiv.org/abs/2005.14187
+Source: H. Wang, Z. Wu, Z. Liu, H. Cai, L. Zhu, C. Gan, S. Han. HAT: Hardware-Aware Transformers for
+Efficient Natural Language Processing. ACL 2020. https://arxiv.org/abs/2005.14187
 """
 
 from __future__ import annotations

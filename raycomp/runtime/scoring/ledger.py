@@ -4,15 +4,12 @@ Every score of the deployment search comes from it, so a score is paid for once,
 searcher or rerun asks first. The calls, in order:
 
 1. `start_scoring` starts the evaluators and the ledger. The ledger reads the rows of earlier starts
-from the
-   table `evaluations`.
+   from the table `evaluations`.
 2. A trial calls `score`. Rows that exist are the answer. For the others the ledger collects the
-requests of
-   all trials, and gives each free evaluator a batch (`evaluation_queue`). A request for an architecture
-   that is already being evaluated waits for that evaluation.
+   requests of all trials, and gives each free evaluator a batch (`evaluation_queue`). A request for an
+   architecture that is already being evaluated waits for that evaluation.
 3. An evaluator replies. The ledger adds the rows to its cache, writes new rows to the table every two
-seconds
-   (before it answers), and answers all trials that wait for them.
+   seconds (before it answers), and answers all trials that wait for them.
 4. A trial calls `record_outcome` when it ends. The ledger first writes all new rows, then the outcome: a
    trial with an outcome has all its rows in the table.
 5. The driver calls `flush` when the search has ended.
