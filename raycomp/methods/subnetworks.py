@@ -94,6 +94,7 @@ def select_candidates(
 
     There are `heal.networks` of them. It is only the best one where that is near its teacher: such
     networks differ by less than the noise of their scores. Far below the teacher their order changes.
+    There is none where the best one reaches `heal.skip_above`.
 
     Args:
         context: The run's context.
@@ -124,8 +125,11 @@ def select_candidates(
         reverse=True,
     )
     teacher = float(read_json(context.layout.teacher_score)["selection"][context.primary])
-    is_near = bool(ranked) and scores[ranked[0]][0] >= NEAR_TEACHER * teacher
-    return ranked[: 1 if is_near else context.job.heal.networks]
+    settings = context.job.heal
+    best = scores[ranked[0]][0] if ranked else -math.inf
+    if settings.skip_above is not None and best >= settings.skip_above * teacher:
+        return []
+    return ranked[: 1 if best >= NEAR_TEACHER * teacher else settings.networks]
 
 
 def _inherited_deployable(

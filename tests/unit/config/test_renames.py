@@ -40,7 +40,7 @@ RUN_IDS = {
     "adabert_mrpc.toml": "adabert-mrpc-a3c47f55",
     "adabert_quickstart.toml": "adabert-quickstart-3e305b17",
     "adabert_sst2.toml": "adabert-sst2-ea991055",
-    "quickstart.toml": "quickstart-5ec427e7",
+    "quickstart.toml": "quickstart-ab79d963",
     "yoco_glue.toml": "yoco-glue-2d49de38",
     "yoco_mrpc.toml": "yoco-mrpc-ba01a238",
     "yoco_paper.toml": "yoco-paper-12512be7",

@@ -74,3 +74,26 @@ def test_dropout_in_attention_drops_weights_not_values() -> None:
     dropped = attend(q, k, torch.ones_like(v), None, 0.2)
     assert float((dropped - 1).abs().mean()) > 0.03
     torch.testing.assert_close(dropped, dropped[..., :1].expand_as(dropped))
+
+
+def test_the_gradient_of_bf16_attention_is_computed_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 3, 5, 4, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+    dtypes = []
+
+    def record(query: torch.Tensor, *rest: torch.Tensor, **options: object) -> torch.Tensor:
+        dtypes.append(query.dtype)
+        return original(query, *rest, **options)  # type: ignore[arg-type]
+
+    original = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", record)
+    # Autocast alone would compute in bf16, whose kernel is slow.
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        attended = attend(*inputs, None, 0.0)
+        with torch.no_grad():
+            attend(*(x.detach() for x in inputs), None, 0.0)
+    attended.float().square().sum().backward()
+
+    assert dtypes == [torch.float32, torch.bfloat16]
+    assert attended.dtype == torch.bfloat16
+    assert all(x.grad is not None and x.grad.dtype == torch.bfloat16 for x in inputs)
