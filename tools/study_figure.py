@@ -18,11 +18,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from raycomp.report import ablation_table
+from raycomp.report import ablation_table, find_pareto_front
 from raycomp.report.predictions import TEACHER
 from raycomp.report.study_measures import search_table
 from raycomp.report.study_results import StudyResults
 
+MANY_LABELS = 8  # from which a legend is set in two columns of small type
 WIDTH = 4.2  # inches of a panel
 HEIGHT = 2.6
 MAX_COLUMNS = 2
@@ -30,6 +31,12 @@ BLUE = "#2a6fbb"
 GREY = "#888888"
 ORANGE = "#c9631c"
 LINES = (BLUE, ORANGE, "#3d8f5f", "#8a5aa8")
+MARKERS = "os^Dv<>P"
+COSTS = {
+    "params": "parameters of the whole model",
+    "flops": "FLOPs of one text",
+    "latency_ms": "milliseconds for one text, one thread",
+}
 
 Panel = Callable[[Axes], None]
 
@@ -47,7 +54,9 @@ def draw_study(study: StudyResults) -> Figure:
         axes = figure.add_subplot(num_rows, num_columns, position)
         axes.spines[["top", "right"]].set_visible(False)
         draw_panel(axes)
-        axes.legend(frameon=False, fontsize=7)
+        num_labels = len(axes.get_legend_handles_labels()[1])
+        small = num_labels > MANY_LABELS
+        axes.legend(frameon=False, fontsize=4.5 if small else 7, ncols=2 if small else 1)
     return figure
 
 
@@ -58,6 +67,7 @@ def _list_panels(study: StudyResults) -> list[Panel]:
     for _, rows in variants.groupby(["task", "budget"], sort=False):
         panels.append(partial(_draw_scores, rows=rows, table=table))
 
+    panels += _list_cost_panels(study, table)
     searches = search_table(study)
     if study.compares_searchers and searches["variant"].nunique() > 1:
         for _, rows in searches.groupby("task", sort=False):
@@ -67,6 +77,37 @@ def _list_panels(study: StudyResults) -> list[Panel]:
     for _, rows in ranked.groupby("task", sort=False):
         panels.append(partial(_draw_ranking, rows=rows))
     return panels
+
+
+def _list_cost_panels(study: StudyResults, table: pd.DataFrame) -> list[Panel]:
+    """Return the panels of scores over costs, where the study compares methods."""
+    scores = study.frame[(study.frame["kind"] == "score") & (study.frame["method"] != TEACHER)]
+    if not study.compares_methods or not scores["flops"].notna().any():
+        return []
+    panels = []
+    for task, rows in scores.groupby("task", sort=False):
+        means = rows.groupby(["variant", "budget"], sort=False)[["value", *COSTS]].mean().reset_index()
+        teachers = table[(table["budget"] == TEACHER) & (table["task"] == task)]
+        teacher = float(teachers["mean"].iloc[0]) if len(teachers) else math.nan
+        for cost in COSTS:
+            panels.append(partial(_draw_front, means=means, cost=cost, teacher=teacher, task=str(task)))
+    return panels
+
+
+def _draw_front(axes: Axes, means: pd.DataFrame, cost: str, teacher: float, task: str) -> None:
+    """Draw each variant's mean score over one cost, and the front."""
+    front = find_pareto_front(means, "value", cost).sort_values(cost)
+    axes.step(front[cost], front["value"], where="post", color=GREY, lw=0.8, label="front")
+    if not math.isnan(teacher):
+        axes.axhline(teacher, color=GREY, lw=0.8, ls=":", label="teacher")
+    for number, (variant, rows) in enumerate(means.groupby("variant", sort=False)):
+        rows = rows.sort_values(cost)
+        color, marker = LINES[number % len(LINES)], MARKERS[number // len(LINES) % len(MARKERS)]
+        axes.plot(rows[cost], rows["value"], marker, ms=3.5, color=color, label=str(variant))
+    axes.set_xscale("log")
+    axes.set_xlabel(COSTS[cost])
+    axes.set_ylabel("validation score")
+    axes.set_title(f"{task}, over {cost}", loc="left", fontsize=9)
 
 
 def _draw_scores(axes: Axes, rows: pd.DataFrame, table: pd.DataFrame) -> None:

@@ -10,15 +10,18 @@ people.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from benchmarks.run_all import ROOT, machine_name
+from raycomp.config.study import load_study_file
 from raycomp.errors import UserError
 from raycomp.report import ablation_table, load_study_results
 from raycomp.report.study_results import StudyResults
 from raycomp.report.study_sentences import build_study_sentences, format_study_heading
-from raycomp.report.study_tables import TextTable, build_study_tables
+from raycomp.report.study_tables import build_study_tables
+from raycomp.report.text_table import TextTable
 from tools.benchmark_table import replace_between_marks
 from tools.study_figure import draw_study
 
@@ -68,8 +71,13 @@ def write_page(study_dir: Path, out: Path) -> Path:
 
 def format_study(study: StudyResults) -> str:
     """Return the generated part of a page as Markdown: figure, findings, tables, and the command."""
-    preset = f" --preset {study.preset}" if study.preset else ""
-    command = f"raycomp run jobs/studies/{study.name}.toml{preset} --set task.folder=GLUE"
+    options = f" --preset {study.preset}" if study.preset else ""
+    if any(task.startswith("glue/") for task in study.tasks):
+        options += " --set task.folder=GLUE"
+    if study.lengths:
+        options += f" --set {study.lengths}"
+    options += _format_grid(study)
+    command = f"raycomp run jobs/studies/{study.name}.toml{options}"
     sentences = build_study_sentences(study)
     tables = [format_markdown(table) for table in build_study_tables(study)]
     parts = [
@@ -79,6 +87,20 @@ def format_study(study: StudyResults) -> str:
         f"{format_study_heading(study)}. Command: `{command}`, on {machine_name('cpu')}.",
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _format_grid(study: StudyResults) -> str:
+    """Return the options for the tasks and seeds that differ from those of the study file."""
+    path = ROOT / "jobs" / "studies" / f"{study.name}.toml"
+    if not path.exists():
+        return ""
+    settings = load_study_file(path, preset=study.preset).settings
+    options = ""
+    if list(study.tasks) != settings.tasks:
+        options += f" --set 'study.tasks={json.dumps(list(study.tasks))}'"
+    if list(study.seeds) != settings.seeds:
+        options += f" --set 'study.seeds={json.dumps(list(study.seeds))}'"
+    return options
 
 
 def format_markdown(table: TextTable) -> str:

@@ -121,6 +121,29 @@ class Deployment:
 
         return export_budget(self.run.local_directory(), name, Path(folder), settings)
 
+    def predict(
+        self, split: str = "test", *, data: str | Path | None = None, out: str | Path | None = None
+    ) -> list[Path]:
+        """Write the predictions for rows without labels, as TSV with the columns index and prediction.
+
+        Test splits of GLUE get the file names and labels of GLUE's server; MNLI has one file each for
+        matched, mismatched and, where its rows exist, diagnostic rows.
+
+        Args:
+            split: Name of a split of the task or of the run.
+            data: File with the text columns of the task; it replaces `split`.
+            out: Directory of the files; None writes `predicted/METHOD-BUDGET` in the run directory.
+
+        Returns:
+            The files.
+
+        Raises:
+            UserError: The split or the file does not exist, or a text is missing.
+        """
+        from raycomp.api.prediction import predict_rows
+
+        return predict_rows(self, split, data, out)
+
     def load(self) -> Any:
         """Return the model as a transformers model in evaluation mode.
 

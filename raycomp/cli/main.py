@@ -22,6 +22,7 @@ from raycomp.cli.output import (
     print_study,
     relative_to_cwd,
 )
+from raycomp.cli.predict import predict
 from raycomp.config.job import Job
 from raycomp.config.loader import load_job
 from raycomp.config.study import StudySpec
@@ -186,7 +187,8 @@ def query(
         str,
         typer.Option(
             "--table",
-            help="Table to read: deployments, evaluations, steps, distribution, or ablations of a study.",
+            help="Table to read: deployments, costs, evaluations, steps, distribution, or ablations of a "
+            "study.",
         ),
     ] = "deployments",
     limit: Annotated[int, typer.Option("--limit", help="Largest number of rows to print.", min=1)] = 50,
@@ -265,7 +267,7 @@ def report(
     print(relative_to_cwd(write_report(runs, out, growth)))
 
 
-for command in (export, submit, status, logs, stop):
+for command in (export, predict, submit, status, logs, stop):
     app.command()(command)
 
 

@@ -54,6 +54,7 @@ def print_run(run_dir: Path, as_json: bool) -> None:
     Raises:
         UserError: The directory does not contain a run, or one of its files is damaged.
     """
+    from raycomp.report.cost_table import build_cost_table
     from raycomp.report.loading import load_tables
     from raycomp.report.summary_table import TEXT_COLUMNS, build_summary_table
 
@@ -71,6 +72,7 @@ def print_run(run_dir: Path, as_json: bool) -> None:
                 **summaries,
                 "teacher": run.teacher,
                 "overview": overview,
+                "costs": json.loads(tables.costs.to_json(orient="records")),
             }
         )
         return
@@ -96,6 +98,10 @@ def print_run(run_dir: Path, as_json: bool) -> None:
             _print_line("Search", f"{method}: {_describe_search(search, num_budgets)}")
         if "heal" in search:
             _print_line("Healing", f"{method}: {_describe_healing(search['heal'])}")
+    costs = build_cost_table(tables.costs)
+    if costs is not None:
+        print(costs.title)
+        _print_grid(costs.columns, costs.rows, costs.named)
     _print_paths(run_dir, ("tables", "exports", "report.html"))
 
 

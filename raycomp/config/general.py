@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from raycomp.config.section import Section, choices, plain_name
 from raycomp.methods.registry import method_names
@@ -31,6 +31,29 @@ class RunSettings(Section):
             },
         ),
     )
+
+    equal_compute: float | None = Field(
+        None,
+        gt=0,
+        le=100_000,
+        description="Training of each method, for all budgets together, in passes: FLOPs of training the "
+        "full network for one pass over the training split. The lengths of each method are multiplied by "
+        "one number to reach it. Healing and reads of the teacher count. Not set: the methods keep their "
+        "lengths.",
+    )
+    equal_epochs: float | None = Field(
+        None,
+        gt=0,
+        le=10_000,
+        description="Passes over the training split of each network that a method trains, all its phases "
+        "together. Not set: the methods keep their lengths.",
+    )
+
+    @model_validator(mode="after")
+    def _equal(self) -> RunSettings:
+        if self.equal_compute is not None and self.equal_epochs is not None:
+            raise ValueError("has equal_compute and equal_epochs. Remove one of them")
+        return self
 
     @field_validator("name")
     @classmethod

@@ -29,6 +29,7 @@ NON_IDENTITY_KEYS = {
 """Settings that do not change the results of a job, such as where and how fast it runs."""
 
 LATER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "run": {"equal_compute": None, "equal_epochs": None},
     "task": {"positive": None, "validation_half": None},
     "search": {"smoothing": 0.0, "min_use": 0.0},
     "train": {"budget_share": 0.0, "cost_share": 0.0},
@@ -100,6 +101,10 @@ def artifact_keys(job: Job) -> dict[str, str]:
         # Only such a super-network depends on the budgets.
         if job.train.budget_share:
             supernet["budget"] = settings["budget"]
+        # Its length then depends on all that the method costs.
+        if job.run.equal_compute is not None or job.run.equal_epochs is not None:
+            lengths = (job.run.equal_compute, job.run.equal_epochs)
+            supernet |= {"lengths": lengths, "budget": settings["budget"], "heal": settings["heal"]}
         keys["supernet"] = _hash(shared | supernet)
     if "adabert" in job.run.methods:
         keys["distillation_data"] = _hash(shared | {"augment": settings["augment"]})

@@ -28,6 +28,8 @@ class MethodSettings(Section):
     Attributes:
         method: Name of the method in `run.methods`, and of its section.
         title: Name of the method in tables for people.
+        length_keys: Settings of the section that say how long the method trains. They are multiplied
+            together for `run.equal_compute` and `run.equal_epochs`.
         needs_budget: Whether a job with this method needs at least one [[budget]].
         shared_sections: Sections of the job file that only some methods read, such as "augment".
         identity_defaults: Settings that joined later, with the value that leaves the identity of a run
@@ -36,6 +38,7 @@ class MethodSettings(Section):
 
     method: ClassVar[str]
     title: ClassVar[str]
+    length_keys: ClassVar[tuple[str, ...]] = ()
     needs_budget: ClassVar[bool] = True
     shared_sections: ClassVar[tuple[str, ...]] = ()
     identity_defaults: ClassVar[dict[str, Any]] = {}

@@ -7,6 +7,7 @@ compressed with gzip. A directory of part files, as Spark writes it, is read lik
 
 from __future__ import annotations
 
+import difflib
 import gzip
 import io
 import zlib
@@ -101,6 +102,29 @@ def read_column_names(path: Path) -> tuple[str, ...]:
     if _format_suffix(parts[0]) in PARQUET_SUFFIXES:
         return _guarded(path, lambda: tuple(read_parquet_columns(parts[0])))
     return read_file(path, columns=()).columns
+
+
+def select_columns(rows: FileRows, text: list[str], label: str | None, where: str) -> pd.DataFrame:
+    """Return the text and label columns as a, b and label; without a label column, labels are missing.
+
+    Raises:
+        UserError: A column is missing. The message names the column with the most similar name.
+    """
+    frame = rows.frame
+    for column in (*text, *([label] if label is not None else [])):
+        if column not in frame.columns:
+            names = list(rows.columns)
+            near = difflib.get_close_matches(column, names, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise UserError(
+                f"{where} lacks the column '{column}'.{hint} Columns: {', '.join(names[:30])}."
+            )
+
+    second = pd.Series([None] * len(frame), dtype=object)
+    if len(text) > 1:
+        second = frame[text[1]]
+    labels = None if label is None else frame[label].array
+    return pd.DataFrame({"a": frame[text[0]].array, "b": second.array, "label": labels})
 
 
 def _list_parts(path: Path) -> list[Path]:

@@ -16,7 +16,14 @@ _STEMS = {
     "validation": ("validation", "dev"),
     "validation_matched": ("validation_matched", "dev_matched"),
     "validation_mismatched": ("validation_mismatched", "dev_mismatched"),
+    "test": ("test",),
+    "test_matched": ("test_matched",),
+    "test_mismatched": ("test_mismatched",),
+    "diagnostic": ("diagnostic", "test"),
 }
+
+# Folders of the diagnostic rows, in GLUE's archives and on the Hub.
+_DIAGNOSTIC_FOLDERS = ("diagnostic", "ax")
 
 # The Hub writes the second suffix.
 _SUFFIXES = (".parquet", "-00000-of-00001.parquet", ".tsv")
@@ -57,14 +64,34 @@ def read_glue_folder(folder: Path, task: str, splits: Sequence[str]) -> dict[str
     return {split: _read_split(task_folder, split, task) for split in splits}
 
 
+def find_diagnostic(folder: Path) -> FileRows | None:
+    """Return GLUE's diagnostic rows, which belong to MNLI; None if the folder of all tasks lacks them.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    for path in sorted(folder.iterdir()):
+        is_named = path.is_dir() and path.name.lower() in _DIAGNOSTIC_FOLDERS
+        if is_named and _find_file(path, "diagnostic") is not None:
+            return _read_split(path, "diagnostic", "mnli")
+    return None
+
+
+def _find_file(folder: Path, split: str) -> Path | None:
+    return next((path for path in _list_candidates(folder, split) if path.exists()), None)
+
+
+def _list_candidates(folder: Path, split: str) -> list[Path]:
+    return [folder / f"{stem}{suffix}" for stem in _STEMS[split] for suffix in _SUFFIXES]
+
+
 def _read_split(folder: Path, split: str, task: str) -> FileRows:
-    paths = [folder / f"{stem}{suffix}" for stem in _STEMS[split] for suffix in _SUFFIXES]
-    path = next((path for path in paths if path.exists()), None)
+    path = _find_file(folder, split)
     if path is None:
-        names = ", ".join(path.name for path in paths)
+        names = ", ".join(candidate.name for candidate in _list_candidates(folder, split))
         raise UserError(f"task.folder = {folder} lacks the split {split}. Add one of the files {names}.")
 
-    if path.suffix == ".tsv" and task == "cola":
+    if path.suffix == ".tsv" and task == "cola" and split != "test":
         # GLUE's file of this task lacks a header.
         rows = read_table(path, has_header=False)
         if len(rows.columns) == 4 and "sentence" not in rows.frame.iloc[0].tolist():

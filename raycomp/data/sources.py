@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from raycomp.config.task import TaskSettings
-from raycomp.data.files import FileRows, read_file
+from raycomp.data.files import FileRows, read_file, select_columns
 from raycomp.data.glue_files import read_glue_folder
 from raycomp.data.hub_rows import read_dataset
 from raycomp.data.labels import label_text, whole_number
@@ -121,10 +121,10 @@ def _load_glue(settings: TaskSettings) -> Source:
     if settings.folder is not None:
         raw = read_glue_folder(Path(settings.folder), short, splits)
     else:
-        raw = _from_hub("nyu-mll/glue", short, splits)
+        raw = read_hub_splits("nyu-mll/glue", short, splits)
 
     columns = list(task.text)
-    frames = {n: _select_columns(r, columns, "label", f"{settings.name} {n}") for n, r in raw.items()}
+    frames = {n: select_columns(r, columns, "label", f"{settings.name} {n}") for n, r in raw.items()}
     if task.labels:
         for name, frame in frames.items():
             frame["label"] = _glue_labels(frame["label"], task.labels, f"{settings.name} {name}")
@@ -173,14 +173,14 @@ def _load_hub(settings: TaskSettings) -> Source:
     label: str | None = settings.label
     if lists_numbers or settings.kind == "regression":
         label = None
-    raw = _from_hub(name, config or None, ["train", "validation"], label)
+    raw = read_hub_splits(name, config or None, ["train", "validation"], label)
     frames = {}
     for split, rows in raw.items():
-        frames[split] = _select_columns(rows, settings.text, settings.label, f"{settings.name} {split}")
+        frames[split] = select_columns(rows, settings.text, settings.label, f"{settings.name} {split}")
     return _own_source(str(settings.name), settings, frames, raw)
 
 
-def _from_hub(
+def read_hub_splits(
     name: str, config: str | None, splits: list[str], label: str | None = None
 ) -> dict[str, FileRows]:
     """Load splits from the Hub. A missing validation split is left out.
@@ -218,7 +218,7 @@ def _from_hub(
             "task.train)."
         ) from None
 
-    if "train" not in loaded:
+    if "train" in splits and "train" not in loaded:
         raise UserError(
             f"Dataset {name} lacks a split named train. Splits: {', '.join(loaded)}. Use another dataset."
         )
@@ -236,7 +236,7 @@ def _load_files(settings: TaskSettings) -> Source:
     raw = {}
     for split, path in paths.items():
         raw[split] = read_file(path, [*settings.text, label], label)
-        frames[split] = _select_columns(raw[split], settings.text, label, str(path))
+        frames[split] = select_columns(raw[split], settings.text, label, str(path))
     return _own_source(train.name, settings, frames, raw)
 
 
@@ -260,28 +260,6 @@ def _own_source(
         validation={split: frame for split, frame in frames.items() if split != "train"},
         notes=tuple(note for rows in raw.values() for note in rows.notes),
     )
-
-
-def _select_columns(rows: FileRows, text: list[str], label: str, where: str) -> pd.DataFrame:
-    """Return the text and label columns as a, b and label.
-
-    Raises:
-        UserError: A column is missing. The message names the column with the most similar name.
-    """
-    frame = rows.frame
-    for column in (*text, label):
-        if column not in frame.columns:
-            names = list(rows.columns)
-            near = difflib.get_close_matches(column, names, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise UserError(
-                f"{where} lacks the column '{column}'.{hint} Columns: {', '.join(names[:30])}."
-            )
-
-    second = pd.Series([None] * len(frame), dtype=object)
-    if len(text) > 1:
-        second = frame[text[1]]
-    return pd.DataFrame({"a": frame[text[0]].array, "b": second.array, "label": frame[label].array})
 
 
 def _load_demo(name: str) -> Source:

@@ -210,6 +210,23 @@ def _check_cells(frame: pd.DataFrame, split: str) -> None:
                 raise UserError(f"Split {split}, row {row}: the {_noun(column)} {fault}")
 
 
+def check_texts(frame: pd.DataFrame, split: str, *, paired: bool) -> None:
+    """Check texts without labels: columns a and b.
+
+    Raises:
+        UserError: The split is empty, or a text is missing, too long or corrupted.
+    """
+    if frame.empty:
+        raise UserError(f"Split {split} is empty. Add at least one row.")
+    _check_cells(frame, split)
+    for column in ("a", "b") if paired else ("a",):
+        bad_rows = frame[column].isna().to_numpy().nonzero()[0]
+        if len(bad_rows):
+            raise UserError(
+                f"Split {split}, row {bad_rows[0]}: the text is missing. Fill it in, or remove the row."
+            )
+
+
 def _noun(column: str) -> str:
     """Return the word for a cell of a column in messages."""
     return "label" if column == "label" else "text"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import time
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, Self, cast
@@ -20,6 +21,7 @@ from raycomp.data.tokens import TokenSplit
 from raycomp.errors import UserError
 from raycomp.methods.base import Run
 from raycomp.methods.context import RunContext
+from raycomp.methods.preparation_costs import record_preparation
 from raycomp.storage.files import write_json
 
 BLOCK = 2048
@@ -74,8 +76,8 @@ def _data_of(cls: Any, context: RunContext) -> AugmentedData:
     return cls(context.job, context.run_dir, method=context.method)
 
 
-def augment_training_text(run: Run, data: AugmentedData) -> None:
-    """Write the new sentences, unless they are there.
+def augment_training_text(run: Run, data: AugmentedData) -> float:
+    """Write the new sentences, unless they are there; return the seconds that this took.
 
     Args:
         run: The method's handle.
@@ -84,8 +86,32 @@ def augment_training_text(run: Run, data: AugmentedData) -> None:
     Raises:
         UserError: A task failed; finished blocks stay.
     """
+    if all(path.exists() for path in data.augmented_files()):
+        return 0.0
+    began = time.perf_counter()
     write_missing_files(run, data, "augmentation", write_augmented, data.augmented_files(), sources=True)
     data.__dict__.pop("augmented", None)
+
+    seconds = time.perf_counter() - began
+    tokens = _count_masked_tokens(data)
+    flops = data.token_flops() * tokens
+    record_preparation(run, "augmentation", flops=flops, seconds=seconds, tokens=tokens)
+    return seconds
+
+
+def _count_masked_tokens(data: AugmentedData) -> int:
+    """Return about how many tokens a masked language model reads; 0 where none fills the masks.
+
+    Each text is read once for each of its words, of which it has at most as many as tokens.
+    """
+    from raycomp.encoder.pretrained import load_masked_language_model
+
+    source = data.job.model
+    if data.job.augment.method == "neighbours":
+        return 0
+    if load_masked_language_model(source.name, source.revision, source.trust_remote_code) is None:
+        return 0
+    return int((data.tokens("train").lengths.astype(np.int64) ** 2).sum())
 
 
 def write_missing_files(

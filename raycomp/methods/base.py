@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from raycomp.config.budget import BudgetSettings
+from raycomp.config.job import Job
 from raycomp.config.search import SearchSettings
 from raycomp.config.section import MethodSettings
 from raycomp.data.batches import Batch
@@ -208,6 +209,10 @@ class Run(ABC):
     def record_evaluation(self, part: str, row: dict[str, Any]) -> None:
         """Write one row of table `evaluations`, as the file PART of the table."""
 
+    @abstractmethod
+    def record_cost(self, part: str, row: dict[str, Any]) -> None:
+        """Write one row of table `costs`, as the file PART of the table."""
+
 
 def logits_of(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Return the logits of a transformers model, (batch, classes)."""
@@ -245,6 +250,23 @@ class Method(ABC):
         Raises:
             UserError: The run does not have what the row names.
         """
+
+    def budget_of(self, context: RunContext, training: str) -> str | None:
+        """Return the budget that a training is for; None where all budgets share it.
+
+        A method whose trainings are not named TASK.BUDGET overrides this.
+        """
+        name = training.partition(".")[2]
+        return name if name in [budget.name for budget in context.job.budget] else None
+
+    def length_keys(self, job: Job) -> tuple[str, ...]:
+        """Return the job keys of its length, which `run.equal_compute` multiplies; none: it is fixed."""
+        return tuple(f"{self.name}.{key}" for key in self.settings.length_keys)
+
+    def training_epochs(self, context: RunContext) -> float:
+        """Return the passes over the training split of a network, all phases together."""
+        settings = context.job.settings(self.settings)
+        return float(sum(getattr(settings, key) for key in self.settings.length_keys))
 
     def find_problems(self, context: RunContext) -> list[str]:
         """Return one message per reason why the job would fail later; nothing is trained for it."""

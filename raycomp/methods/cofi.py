@@ -40,6 +40,7 @@ class CofiSettings(StudentSettings):
 
     method: ClassVar[str] = "cofi"
     title: ClassVar[str] = "CoFi"
+    length_keys: ClassVar[tuple[str, ...]] = ("epochs", "prune_epochs", "target_epochs")
 
     epochs: float = Field(
         20.0, gt=0, le=1000, description="Passes over the training split after the pruning."
@@ -104,6 +105,11 @@ class Cofi(PrunedMethod):
         predictions = Logits(temperature=settings.temperature, divergence="kl")
         terms = ((settings.logits_weight, predictions), (settings.layer_weight, Hidden()))
         return Objective(tuple((weight, hint) for weight, hint in terms if weight > 0))
+
+    def training_epochs(self, context: RunContext) -> float:
+        """Return the passes of the pruning and of the training after it."""
+        settings = context.job.settings(CofiSettings)
+        return settings.prune_epochs + settings.epochs
 
     def plan(self, context: RunContext) -> dict[str, Any]:
         """Return the students and the FLOPs, those of the pruning included."""

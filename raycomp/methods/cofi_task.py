@@ -88,6 +88,7 @@ class CofiPruneTask(TrainingTask):
         self.updater: JointUpdater = JointUpdater([weights, masks], reduce)
         self._teacher = frozen_teacher(context, device, hidden=True)
         self._precision = context.precision(device)
+        self._cost = context.step_cost()
         self.step = self._train_on
 
     def _train_on(self, index: int, batch: Batch) -> StepResult:
@@ -126,7 +127,9 @@ class CofiPruneTask(TrainingTask):
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         self.updater.apply(index, gradients, summed)
 
-        return StepResult(float(summed[0]), tokens)
+        # The masked network computes as much as the full one.
+        flops = self._cost.of_step(batch, [None], has_teacher=True)
+        return StepResult(float(summed[0]), tokens, flops=flops)
 
     def finish(self) -> None:
         """Write the remaining heads and neurons, within the budget."""

@@ -14,6 +14,7 @@ import torch
 from raycomp.data.target_scaling import IDENTITY, TargetScaling
 from raycomp.data.tasks import Split, Task, load_task
 from raycomp.data.tokens import TokenSplit, cached, fingerprint, tokenise
+from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import EncoderShape
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.layers import Encoder, EncoderConfig
@@ -23,6 +24,7 @@ from raycomp.storage.files import read_json, write_json
 from raycomp.storage.revision import read_revision
 from raycomp.storage.tensors import load_weights
 from raycomp.training.optimizers import resolve_precision
+from raycomp.training.step_cost import TRAINING_PASSES, StepCost, TokenFlops
 
 if TYPE_CHECKING:
     from raycomp.encoder.pretrained import Checkpoint
@@ -288,6 +290,27 @@ class RunContext(SearchSetup):
         largest = float(self.costs.cost("flops", self.space.largest()))
         smallest = float(self.costs.cost("flops", self.space.smallest()))
         return largest * share, smallest * share
+
+    def token_flops(self, arch: Architecture | None = None) -> float:
+        """Return the FLOPs of a forward pass, per token of text; None is the full network."""
+        network = arch or self.space.largest()
+        return float(self.costs.cost("flops", network)) / self.flops_length
+
+    def step_cost(self, network: TokenFlops | None = None) -> StepCost:
+        """Return the FLOPs of the networks of a training step.
+
+        Args:
+            network: Cost of the network that is trained; None is the full network and its parts.
+        """
+        return StepCost(network or self.token_flops, self.token_flops())
+
+    def epoch_flops(self) -> float:
+        """Return the FLOPs of training the full network for one pass over the training split.
+
+        The table `costs` has this unit.
+        """
+        num_tokens = float(self.tokens("train").lengths.sum())
+        return TRAINING_PASSES * self.token_flops() * num_tokens
 
     def validation_names(self) -> list[str]:
         """Return the names of the validation splits, in the order of the teacher's scores."""

@@ -59,6 +59,7 @@ class DynabertSettings(MethodSettings):
 
     method: ClassVar[str] = "dynabert"
     title: ClassVar[str] = "DynaBERT w/o DA (KD in both stages)"
+    length_keys: ClassVar[tuple[str, ...]] = ("epochs", "final_epochs")
 
     epochs: float = Field(3.0, gt=0, le=1000, description="Passes over the training split in each stage.")
     final_epochs: float = Field(
@@ -245,6 +246,15 @@ class Dynabert(Method):
             steps.append(plan["num_steps"])
             flops += plan["num_steps"] * settings.batch_size * (3 * sum(costs) * share + full)
         return {"steps": steps, "flops": flops}
+
+    def budget_of(self, context: RunContext, training: str) -> str | None:
+        """Return None: all budgets share every stage."""
+        return None
+
+    def training_epochs(self, context: RunContext) -> float:
+        """Return the passes of all stages."""
+        settings = context.job.settings(DynabertSettings)
+        return 2 * settings.epochs + settings.final_epochs
 
     def release(self) -> None:
         """Release the super-network."""

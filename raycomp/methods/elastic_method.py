@@ -18,6 +18,7 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.methods.base import Deployable, Method, Run
 from raycomp.methods.context import RunContext
 from raycomp.methods.healing import find_lost_evaluations, heal_group, plan_healing
+from raycomp.methods.registry import SAMPLERS, import_object
 from raycomp.methods.subnetworks import (
     compress_budgets,
     release_supernet,
@@ -26,6 +27,7 @@ from raycomp.methods.subnetworks import (
 )
 from raycomp.methods.supernet import (
     explain_infeasible,
+    plan_supernet_flops,
     smallest_cost,
     train_supernet,
     unmet_deployables,
@@ -58,10 +60,6 @@ class ElasticMethod(Method):
     @abstractmethod
     def search_settings(self, context: RunContext) -> SearchSettings:
         """Return how the super-network is searched."""
-
-    @abstractmethod
-    def passes_per_step(self, context: RunContext) -> tuple[float, float]:
-        """Return the forward passes of a step, of the largest network and of one of mean size."""
 
     def compress(self, run: Run) -> list[Deployable]:
         """Train the super-network, search every budget, and heal the best networks."""
@@ -101,13 +99,14 @@ class ElasticMethod(Method):
 
     def plan(self, context: RunContext) -> dict[str, Any]:
         """Return the steps and the FLOPs of training (three forward passes a step)."""
-        steps = self.training_plan(context, len(context.task.train))["num_steps"]
-        full, smallest = context.flops_per_row()
-        # The mean of the largest and the smallest network counts for all others.
-        largest_passes, mean_passes = self.passes_per_step(context)
-        per_row = largest_passes * full + mean_passes * (full + smallest) / 2
+        plan = self.training_plan(context, len(context.task.train))
+        sampler = import_object(SAMPLERS[plan["sampler"]["name"]])(context.job, plan)
+        steps = plan["num_steps"]
+        flops = plan_supernet_flops(
+            context, sampler.ask, steps, context.job.train.batch_size, plan["distill"]
+        )
         healing = plan_healing(context)
-        flops = steps * context.job.train.batch_size * per_row + healing.pop("flops")
+        flops += healing.pop("flops")
         return {"steps": [steps], "heal": healing, "flops": flops}
 
     def forget_lost_results(self, context: RunContext, parts: set[str]) -> list[str]:

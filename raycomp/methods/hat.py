@@ -43,6 +43,7 @@ class HatSettings(MethodSettings):
 
     method: ClassVar[str] = "hat"
     title: ClassVar[str] = "HAT (adapted to BERT)"
+    length_keys: ClassVar[tuple[str, ...]] = ("epochs",)
     shared_sections: ClassVar[tuple[str, ...]] = ("heal",)
 
     epochs: float = Field(
@@ -135,7 +136,3 @@ class Hat(ElasticMethod):
         return context.job.search.model_copy(
             update={"searchers": ["hat"], "evaluations": evaluations, **PUBLISHED_CHOICE}
         )
-
-    def passes_per_step(self, context: RunContext) -> tuple[float, float]:
-        """Return the forward passes of a step: one network forward and backward, no teacher."""
-        return 0.0, 3.0

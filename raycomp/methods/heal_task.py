@@ -74,6 +74,7 @@ class HealTask(TrainingTask):
             teacher=teacher,
             precision=context.precision(device),
             device=device,
+            cost=context.step_cost(),
         )
 
     def finish(self) -> None:

@@ -13,6 +13,7 @@ Framework for Transformers. NeurIPS 2022. https://arxiv.org/abs/2204.09656
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -30,10 +31,12 @@ from raycomp.encoder.masked import Masks, run_masked
 from raycomp.methods.base import Deployable, Run
 from raycomp.methods.context import RunContext
 from raycomp.methods.kwon_tuning import tune_masks
+from raycomp.methods.preparation_costs import record_preparation
 from raycomp.methods.pruned_students import PrunedMethod, trim_to_limit, write_pruned
 from raycomp.methods.students import StudentSettings
 from raycomp.methods.tasks import TrainingTask
 from raycomp.training.objectives import label_loss
+from raycomp.training.step_cost import TRAINING_PASSES
 
 
 class KwonSettings(StudentSettings):
@@ -41,6 +44,7 @@ class KwonSettings(StudentSettings):
 
     method: ClassVar[str] = "kwon"
     title: ClassVar[str] = "Kwon et al. (parameter-budget variant)"
+    length_keys: ClassVar[tuple[str, ...]] = ()
 
     samples: int = Field(2048, ge=1, description="Training texts that the gradients are computed on.")
     tune: bool = Field(True, description="Whether the masks are tuned by least squares.")
@@ -69,8 +73,24 @@ class Kwon(PrunedMethod):
 
     def prune(self, run: Run, budget: BudgetSettings) -> None:
         """Prune for a budget, in one task."""
+        context = run.context
+        began = time.perf_counter()
         with run.bar("pruning") as bar:
             run.tasks(prune_for_budget, [(budget.name,)], bar, teacher=True)
+
+        settings = context.job.settings(KwonSettings)
+        lengths = context.tokens("train").lengths
+        num_tokens = sum(int(lengths[rows].sum()) for rows in _list_rows(context, settings))
+        # The tuning runs both networks, and computes the features of the pruned one twice.
+        passes = TRAINING_PASSES + (3 if settings.tune else 0)
+        record_preparation(
+            run,
+            "pruning",
+            flops=passes * context.token_flops() * num_tokens,
+            seconds=time.perf_counter() - began,
+            tokens=num_tokens,
+            budget=budget.name,
+        )
 
     def plan(self, context: RunContext) -> dict[str, Any]:
         """Return the FLOPs of the gradients; no step is trained."""
@@ -116,9 +136,14 @@ def intermediate_constraint(share: float) -> float:
 
 def _read_batches(context: RunContext, settings: KwonSettings, device: torch.device) -> list[Batch]:
     tokens = context.tokens("train")
-    plan = TrainPlan(tokens.lengths, settings.batch_size, context.job.run.seed)
+    return [collate(tokens, rows, context.pad_id).to(device) for rows in _list_rows(context, settings)]
+
+
+def _list_rows(context: RunContext, settings: KwonSettings) -> list[np.ndarray]:
+    """Return the training rows of each batch."""
+    plan = TrainPlan(context.tokens("train").lengths, settings.batch_size, context.job.run.seed)
     count = min(plan.steps_per_epoch, max(1, settings.samples // settings.batch_size))
-    return [collate(tokens, plan.rows(i), context.pad_id).to(device) for i in range(count)]
+    return [plan.rows(i) for i in range(count)]
 
 
 def mask_gradients(model: ElasticEncoder, batches: Sequence[Batch]) -> tuple[list[Tensor], list[Tensor]]:

@@ -34,6 +34,7 @@ class LayerdropSettings(StudentSettings):
 
     method: ClassVar[str] = "layerdrop"
     title: ClassVar[str] = "LayerDrop-FT (fine-tuning only)"
+    length_keys: ClassVar[tuple[str, ...]] = ("epochs", "finetune_epochs")
 
     learning_rate: float = Field(
         2e-5,

@@ -40,6 +40,7 @@ class MinilmSettings(StudentSettings):
 
     method: ClassVar[str] = "minilm"
     title: ClassVar[str] = "MiniLM-style relation distillation (task data only)"
+    length_keys: ClassVar[tuple[str, ...]] = ("epochs", "relation_epochs")
 
     relations: Literal["v1", "v2"] = Field(
         "v1",

@@ -57,6 +57,7 @@ class OfaSettings(MethodSettings):
 
     method: ClassVar[str] = "ofa"
     title: ClassVar[str] = "OFA (adapted to BERT)"
+    length_keys: ClassVar[tuple[str, ...]] = ("epochs",)
     shared_sections: ClassVar[tuple[str, ...]] = ("heal",)
 
     epochs: float = Field(
@@ -220,6 +221,10 @@ class Ofa(ElasticMethod):
             "sampler": {"name": "ofa", "samples": settings.samples, "predictor": predictor},
         }
 
+    def training_epochs(self, context: RunContext) -> float:
+        """Return the passes of all phases."""
+        return context.job.settings(OfaSettings).epochs * len(plan_phases(context.space))
+
     def search_settings(self, context: RunContext) -> SearchSettings:
         """Return the evolution on predicted scores: random networks, then the finalists."""
         settings = context.job.settings(OfaSettings)
@@ -228,10 +233,3 @@ class Ofa(ElasticMethod):
         return context.job.search.model_copy(
             update={"searchers": ["predictor"], "evaluations": evaluations, **PUBLISHED_CHOICE}
         )
-
-    def passes_per_step(self, context: RunContext) -> tuple[float, float]:
-        """Return the forward passes of a step: the teacher, and the mean number of networks."""
-        settings = context.job.settings(OfaSettings)
-        samples = dict(zip(DIMENSIONS, settings.samples, strict=True))
-        phases = plan_phases(context.space)
-        return 1.0, 3.0 * sum(samples[phase.dimension] for phase in phases) / len(phases)

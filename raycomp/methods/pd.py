@@ -31,6 +31,7 @@ class PdSettings(StudentSettings):
 
     method: ClassVar[str] = "pd"
     title: ClassVar[str] = "KD, first n (PD's loss, no pre-training)"
+    length_keys: ClassVar[tuple[str, ...]] = ("epochs", "finetune_epochs")
 
     start: Literal["teacher", "pretrained"] = Field(
         "pretrained",

@@ -49,6 +49,7 @@ class SandwichSettings(MethodSettings):
 
     method: ClassVar[str] = "sandwich"
     title: ClassVar[str] = "Sandwich + in-place KD (BigNAS rule)"
+    length_keys: ClassVar[tuple[str, ...]] = ("epochs",)
     shared_sections: ClassVar[tuple[str, ...]] = ("heal",)
 
     epochs: float = Field(
@@ -140,7 +141,3 @@ class Sandwich(ElasticMethod):
     def search_settings(self, context: RunContext) -> SearchSettings:
         """Return the search from coarse to fine, with the evaluations of [search]."""
         return context.job.search.model_copy(update={"searchers": ["coarse_to_fine"], **PUBLISHED_CHOICE})
-
-    def passes_per_step(self, context: RunContext) -> tuple[float, float]:
-        """Return the forward passes of a step: the largest network, and the others of mean size."""
-        return 3.0, 3.0 * (context.job.settings(SandwichSettings).samples - 1)

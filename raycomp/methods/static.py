@@ -43,6 +43,7 @@ class StaticSettings(TextStudentSettings):
 
     method: ClassVar[str] = "static"
     title: ClassVar[str] = "Static embeddings (Model2Vec-style) + linear head"
+    length_keys: ClassVar[tuple[str, ...]] = ()
 
     learning_rate: float = Field(
         1e-2, gt=0, lt=10, description="Largest learning rate. It falls linearly to 0."
@@ -95,6 +96,10 @@ class Static(TextStudentMethod):
         importance[torch.tensor(sorted(set(context.tokenizer.all_special_ids)))] = 0.0
         weights["word.weight"] = (vectors * importance[:, None]).contiguous()
         return weights
+
+    def start_tokens(self, context: RunContext) -> int:
+        """Return the tokens of the vocabulary, each with the special tokens around it."""
+        return 3 * context.config.vocab_size
 
     def forward_flops(self, context: RunContext) -> float:
         """Return the FLOPs of the mean and of the head."""

@@ -70,6 +70,7 @@ class StudentTask(TrainingTask):
             teacher_for=TeacherSource(context, device),
             precision=context.precision(device),
             device=device,
+            cost=context.step_cost(lambda part: context.token_flops(part or arch)),
         )
 
     def finish(self) -> None:

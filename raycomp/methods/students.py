@@ -42,6 +42,8 @@ FULL_USE = 0.98
 class StudentSettings(MethodSettings):
     """How a student is trained; the settings of each student method extend these."""
 
+    length_keys: ClassVar[tuple[str, ...]] = ("epochs",)
+
     start: Literal["teacher", "pretrained"] = Field(
         "teacher",
         description=choices(

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from raycomp.config.budget import BudgetSettings
 from raycomp.data.batches import Batch
+from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder, ElasticOutput
 from raycomp.methods.base import Deployable, Run
 from raycomp.methods.context import RunContext
+from raycomp.methods.preparation_costs import record_preparation
 from raycomp.methods.registry import SAMPLERS, import_object
-from raycomp.methods.supernet_start import start_network
+from raycomp.methods.supernet_start import count_importance_tokens, start_network
 from raycomp.methods.tasks import SharedSampler, TrainingTask
 from raycomp.search.budget import cheapest_architecture
 from raycomp.search.search_loop import infeasible_reason
@@ -23,7 +28,11 @@ from raycomp.training.finetune_step import Teacher
 from raycomp.training.hints import load_objective
 from raycomp.training.optimizers import AllReduce, LinearDecay
 from raycomp.training.sliced_optimizer import SliceUpdater
+from raycomp.training.step_cost import TRAINING_PASSES
 from raycomp.training.supernet_step import SupernetStep
+
+PLANNED_STEPS = 500
+"""Steps whose architectures are drawn to plan a training."""
 
 
 class SupernetTask(TrainingTask):
@@ -86,6 +95,7 @@ class SupernetTask(TrainingTask):
             precision=self._precision,
             device=self.device,
             average=self.plan.get("average", True),
+            cost=self.context.step_cost(),
         )
 
     def start_path(self) -> Path:
@@ -183,9 +193,44 @@ def train_supernet(run: Run, task: str, plan: dict[str, Any]) -> None:
 def write_start_network(run: Run) -> None:
     """Write the weights before a super-network's training, reordered, unless they are there."""
     context = run.context
-    if not context.files.supernet_start.exists():
-        with run.bar("importance"):
-            save_tensors(context.files.supernet_start, start_network(context).state_dict())
+    if context.files.supernet_start.exists():
+        return
+    began = time.perf_counter()
+    with run.bar("importance"):
+        save_tensors(context.files.supernet_start, start_network(context).state_dict())
+    tokens = count_importance_tokens(context)
+    record_preparation(
+        run,
+        "importance",
+        flops=TRAINING_PASSES * context.token_flops() * tokens,
+        seconds=time.perf_counter() - began,
+        tokens=tokens,
+    )
+
+
+def plan_supernet_flops(
+    context: RunContext,
+    draw: Callable[[int], Sequence[Architecture]],
+    steps: int,
+    batch_size: int,
+    distill: str,
+) -> float:
+    """Return about how many FLOPs the training of a super-network takes.
+
+    Args:
+        context: The run's context.
+        draw: Function from a step to its architectures.
+        steps: Steps of the training.
+        batch_size: Texts of a step.
+        distill: Argument of `load_objective`.
+    """
+    # Evenly spaced steps count for all of a long training.
+    counted = np.unique(np.linspace(0, steps - 1, min(steps, PLANNED_STEPS)).round().astype(int))
+    mean = np.mean([sum(map(context.token_flops, draw(int(step)))) for step in counted])
+    per_token = TRAINING_PASSES * float(mean)
+    if load_objective(distill).needs_teacher:
+        per_token += context.token_flops()
+    return steps * batch_size * per_token * float(context.tokens("train").lengths.mean())
 
 
 def unmet_deployables(context: RunContext) -> list[Deployable]:

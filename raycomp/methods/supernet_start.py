@@ -33,6 +33,13 @@ def start_network(context: RunContext) -> ElasticEncoder:
     return model
 
 
+def count_importance_tokens(context: RunContext) -> int:
+    """Return the tokens of the text that importance is measured on."""
+    if not context.job.space.reorder:
+        return 0
+    return sum(batch.total_tokens for batch in importance_batches(context))
+
+
 def importance_batches(context: RunContext) -> list[Batch]:
     """Return the labelled batches that the importance of heads and neurons is measured on.
 

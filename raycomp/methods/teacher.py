@@ -41,7 +41,9 @@ class TeacherTask(TrainingTask):
             reduce=reduce,
         )
         precision = context.precision(device)
-        self.step = FinetuneStep(self.model, self.updater, precision=precision, device=device)
+        self.step = FinetuneStep(
+            self.model, self.updater, precision=precision, device=device, cost=context.step_cost()
+        )
 
     def finish(self) -> None:
         """Write the teacher's weights."""

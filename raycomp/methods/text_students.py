@@ -31,6 +31,7 @@ from raycomp.methods.augmentation import (
 )
 from raycomp.methods.base import Deployable, Forward, Method, Run, logits_of
 from raycomp.methods.context import RunContext
+from raycomp.methods.preparation_costs import record_preparation
 from raycomp.methods.registry import load_method_class
 from raycomp.methods.student_task import TeacherSource
 from raycomp.methods.tasks import TrainingTask
@@ -47,6 +48,7 @@ class TextStudentSettings(MethodSettings):
 
     needs_budget: ClassVar[bool] = False
     shared_sections: ClassVar[tuple[str, ...]] = ("augment",)
+    length_keys: ClassVar[tuple[str, ...]] = ("epochs",)
 
     epochs: float = Field(30.0, gt=0, le=1000, description="Passes over the training split.")
     batch_size: int = Field(50, ge=1, description="Texts of one step, summed over all workers.")
@@ -112,7 +114,7 @@ class TextStudentMethod(Method):
         files = context.files.student(self.deployment(context))
         if not files.network.exists():
             if not files.start.exists():
-                save_tensors(files.start, self.start_weights(context))
+                self._write_start(run)
             run.train(f"{self.name}-student", {})
 
         files.start.unlink(missing_ok=True)
@@ -120,6 +122,30 @@ class TextStudentMethod(Method):
             self._score(run)
 
         return [self._deployable(context)]
+
+    def _write_start(self, run: Run) -> None:
+        """Write the weights before training, and what they cost."""
+        context = run.context
+        name = self.deployment(context)
+        began = time.perf_counter()
+        save_tensors(context.files.student(name).start, self.start_weights(context))
+        tokens = self.start_tokens(context)
+        record_preparation(
+            run,
+            "start",
+            flops=context.token_flops() * tokens,
+            seconds=time.perf_counter() - began,
+            tokens=tokens,
+            budget=name,
+        )
+
+    def start_tokens(self, context: RunContext) -> int:
+        """Return the tokens that the teacher reads for the weights before training."""
+        return 0
+
+    def budget_of(self, context: RunContext, training: str) -> str | None:
+        """Return the only deployment."""
+        return self.deployment(context)
 
     def load_model(self, context: RunContext) -> PreTrainedModel:
         """Return the trained model, in eval mode."""
@@ -292,6 +318,7 @@ class TextStudentTask(TrainingTask):
             device=device,
             objective=objective,
             teacher=TeacherSource(context, device)(objective),
+            cost=context.step_cost(lambda part: method.forward_flops(context) / context.flops_length),
         )
 
     def finish(self) -> None:

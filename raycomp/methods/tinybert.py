@@ -52,6 +52,7 @@ class TinybertSettings(StudentSettings):
     method: ClassVar[str] = "tinybert"
     title: ClassVar[str] = "TinyBERT-TD (no GD)"
     shared_sections: ClassVar[tuple[str, ...]] = ("augment",)
+    length_keys: ClassVar[tuple[str, ...]] = ("epochs", "intermediate_epochs")
 
     learning_rate: float = Field(
         3e-5,

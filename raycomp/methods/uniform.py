@@ -39,6 +39,7 @@ from raycomp.methods.subnetworks import (
 from raycomp.methods.supernet import (
     SupernetTask,
     explain_infeasible,
+    plan_supernet_flops,
     smallest_cost,
     train_supernet,
     unmet_deployables,
@@ -60,6 +61,7 @@ class UniformSettings(MethodSettings):
 
     method: ClassVar[str] = "uniform"
     title: ClassVar[str] = "Uniform sampling with evolution"
+    length_keys: ClassVar[tuple[str, ...]] = ("epochs",)
     shared_sections: ClassVar[tuple[str, ...]] = ("heal",)
 
     epochs: float = Field(
@@ -190,13 +192,17 @@ class Uniform(Method):
 
     def plan(self, context: RunContext) -> dict[str, Any]:
         """Return the steps and the FLOPs of training (three forward passes a step)."""
-        settings = context.job.settings(UniformSettings)
-        steps = _num_steps(context, len(context.task.train))
-        full, smallest = context.flops_per_row()
-        teacher = full if settings.distill != "none" else 0.0
-        per_row = 3 * settings.samples * (full + smallest) / 2 + teacher
+        plan = _training_plan(context)
+        steps = plan["num_steps"]
+        flops = plan_supernet_flops(
+            context,
+            build_sampler(context.job, plan).ask,
+            steps,
+            context.job.train.batch_size,
+            plan["distill"],
+        )
         healing = plan_healing(context)
-        flops = steps * context.job.train.batch_size * per_row + healing.pop("flops")
+        flops += healing.pop("flops")
         return {"steps": [steps], "heal": healing, "flops": flops}
 
     def forget_lost_results(self, context: RunContext, parts: set[str]) -> list[str]:

@@ -17,7 +17,7 @@ from raycomp.storage.schemas import SCHEMAS
 from raycomp.storage.study_layout import StudyLayout, find_runs, find_studies
 from raycomp.storage.tables import read_parts
 
-NAMES = ("steps", "distribution", "evaluations", "deployments")
+NAMES = ("steps", "distribution", "evaluations", "deployments", "costs")
 MAX_HINTS = 5  # run directories that a message names
 
 
@@ -44,6 +44,7 @@ class RunTables:
         runs: Settings and teacher scores of each run, in the order of the arguments.
         ablations: One row for each figure of a study run.
         studies: The studies, in the order of the arguments.
+        costs: One row for each part of a method's work.
     """
 
     steps: pd.DataFrame
@@ -53,6 +54,7 @@ class RunTables:
     runs: tuple[RunRecord, ...]
     ablations: pd.DataFrame = field(default_factory=lambda: _empty_table("ablations"))
     studies: tuple[StudyResults, ...] = ()
+    costs: pd.DataFrame = field(default_factory=lambda: _empty_table("costs"))
 
     def of(self, *names: str) -> RunTables:
         """Return the rows and records of some runs."""
@@ -67,6 +69,7 @@ class RunTables:
             select_rows(self.deployments),
             tuple(run for run in self.runs if run.name in names),
             select_rows(self.ablations),
+            costs=select_rows(self.costs),
         )
 
 
@@ -113,6 +116,7 @@ def load_tables(*paths: str | Path) -> RunTables:
         runs=tuple(runs),
         ablations=_concatenate([study.frame for study in studies], "ablations"),
         studies=studies,
+        costs=_concatenate(frames["costs"], "costs"),
     )
 
 

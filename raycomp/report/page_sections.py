@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from raycomp.config.flatten import flatten_settings
+from raycomp.report.cost_table import COST_MEANINGS, build_cost_table
 from raycomp.report.curves import draw_loss_plots, draw_search_plots
 from raycomp.report.distribution import draw_distribution_plots
 from raycomp.report.drawings import build_drawings
@@ -62,13 +63,15 @@ def group_comparable_runs(tables: RunTables) -> list[tuple[str, RunTables]]:
 
 
 def build_group(tables: RunTables, metric: str, num_points: int, plots: PlacedPlots) -> dict[str, Any]:
-    """Return the summary table, Pareto plot and uncertainty section of comparable runs."""
+    """Return the summary table, cost table, Pareto plot and uncertainty section of comparable runs."""
     plot = draw_pareto_plot(tables, metric, num_points)
     return {
         "task": tables.runs[0].task,
         "metric": metric or "score",
         "has_several_runs": len(tables.runs) > 1,
         "summary": build_summary_table(tables),
+        "costs": build_cost_table(tables.costs),
+        "cost_meanings": COST_MEANINGS,
         "plot": plots.add(plot) if plot else None,
         "uncertainty": build_uncertainty_section(tables, metric),
     }

@@ -111,7 +111,7 @@ def cost_table(study: str | Path | StudyResults) -> pd.DataFrame:
         counted for it.
     """
     results = as_study_results(study)
-    frame = results.frame[results.frame["kind"] == "cost"]
+    frame = results.frame[(results.frame["kind"] == "cost") & (results.frame["metric"] == "seconds")]
     grouped = frame.groupby(["variant", "task", "stage"], sort=False)["value"].agg(["mean", "count"])
     return grouped.reset_index().rename(columns={"mean": "seconds", "count": "seeds"})
 

@@ -15,6 +15,9 @@ from raycomp.storage.location import fetched, is_figure
 from raycomp.storage.study_layout import StudyLayout
 from raycomp.storage.tables import read_table
 
+MANY_METHODS = 3
+"""Methods from which a study compares methods, not settings of one."""
+
 
 @dataclass(frozen=True)
 class StudyResults:
@@ -34,6 +37,8 @@ class StudyResults:
         teacher_started: Variants that fine-tune each network from the teacher's weights, without the
             super-network.
         frame: The table `ablations`.
+        lengths: "equal_compute" or "equal_epochs" with its value, where all runs have the same; else
+            empty.
     """
 
     id: str
@@ -49,6 +54,13 @@ class StudyResults:
     compares_searchers: bool
     teacher_started: frozenset[str]
     frame: pd.DataFrame
+    lengths: str = ""
+
+    @property
+    def compares_methods(self) -> bool:
+        """Whether the variants are different compression methods."""
+        scores = self.frame[(self.frame["kind"] == "score") & (self.frame["method"] != "teacher")]
+        return bool(scores["method"].nunique() >= MANY_METHODS)
 
     @property
     def num_finished(self) -> int:
@@ -103,6 +115,7 @@ def load_study_results(path: str | Path) -> StudyResults:
                 run["variant"] for run in runs if run["job"]["finetune"]["start"] == "teacher"
             ),
             frame=with_explicit_columns(read_table(path, "ablations")),
+            lengths=_describe_lengths([run["job"] for run in runs]),
         )
     except FileNotFoundError:
         raise UserError(
@@ -111,6 +124,15 @@ def load_study_results(path: str | Path) -> StudyResults:
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"File {file} cannot be read ({error}). Run the study again.") from None
+
+
+def _describe_lengths(jobs: list[dict[str, Any]]) -> str:
+    """Return the mode of equal lengths that all jobs have, as a setting."""
+    for key in ("equal_compute", "equal_epochs"):
+        values = {job.get("run", {}).get(key) for job in jobs}
+        if len(values) == 1 and None not in values:
+            return f"run.{key}={values.pop():g}"
+    return ""
 
 
 def _compares_searchers(jobs: list[dict[str, Any]]) -> bool:

@@ -6,6 +6,7 @@ import pandas as pd
 
 from raycomp.report.ablation import ablation_table
 from raycomp.report.formatting import format_score, format_signed, plural
+from raycomp.report.predictions import TEACHER
 from raycomp.report.statistics import NO_DIFFERENCE, estimate_correlation
 from raycomp.report.study_measures import BreakEven, find_break_evens, rank_table, search_table
 from raycomp.report.study_results import StudyResults
@@ -22,6 +23,8 @@ def format_study_heading(study: StudyResults) -> str:
         parts.append(f"compared with {study.paper}")
     if study.preset:
         parts.append(f"preset {study.preset}")
+    if study.lengths:
+        parts.append(study.lengths)
     if study.num_finished < study.num_runs:
         parts.append(f"{study.num_finished} of {study.num_runs} runs")
     else:
@@ -32,7 +35,7 @@ def format_study_heading(study: StudyResults) -> str:
 def build_study_sentences(study: StudyResults) -> list[str]:
     """Return the findings of a study first, and then how to read its tables."""
     table = ablation_table(study)
-    sentences = _describe_random_variants(table)
+    sentences = _describe_winners(study, table) + _describe_random_variants(table)
     sentences += _describe_rank_agreement(study)
     sentences += _describe_search_progress(study)
     sentences += [_describe_break_even(result, study.variants[0]) for result in find_break_evens(study)]
@@ -44,6 +47,32 @@ def build_study_sentences(study: StudyResults) -> list[str]:
                 f"{study.paper or 'the paper'}. The paper used its own model and data, so the tests do "
                 "not include its figures."
             )
+    return sentences
+
+
+def _describe_winners(study: StudyResults, table: pd.DataFrame) -> list[str]:
+    """Return for each budget the variant with the highest mean, and where the first variant stands."""
+    if not study.compares_methods:
+        return []
+    reference = study.variants[0]
+    sentences = []
+    for (task, budget), rows in table[table["variant"] != TEACHER].groupby(
+        ["task", "budget"], sort=False
+    ):
+        own = rows[rows["variant"] == reference]
+        if own.empty or len(rows) < 2:
+            continue
+        # The first variant comes first among equal means.
+        ranked = rows.sort_values("mean", ascending=False, kind="stable")
+        best, score = ranked.iloc[0], float(own["mean"].iloc[0])
+        place = int((rows["mean"] > score).sum()) + 1
+        text = f"{task}, {budget}: {best['variant']} has the highest mean ({format_score(best['mean'])})"
+        if best["variant"] != reference:
+            text += (
+                f"; {reference} is number {place} of {len(rows)} ({format_score(score)}), and the "
+                f"test of {best['variant']} against it says: {best['verdict']}"
+            )
+        sentences.append(f"{text}.")
     return sentences
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -18,28 +17,13 @@ from raycomp.report.formatting import (
     is_finite_number,
 )
 from raycomp.report.predictions import TEACHER
+from raycomp.report.study_costs import build_cost_tables
 from raycomp.report.study_measures import rank_table, search_table
 from raycomp.report.study_results import StudyResults
+from raycomp.report.text_table import TextTable
 
 SEARCH_SCORES = {"best10": "Mean of the ten best scores", "best": "Best score"}
 SMALLEST_P = 0.001
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """A table of short texts.
-
-    Attributes:
-        title: Title of the table.
-        columns: Names of the columns.
-        rows: Texts of each row.
-        named: Number of columns that name a row; the others are figures.
-    """
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-    named: int = 1
 
 
 def build_study_tables(study: StudyResults) -> list[TextTable]:
@@ -48,6 +32,7 @@ def build_study_tables(study: StudyResults) -> list[TextTable]:
     tables = []
     if len(table):
         tables += [_build_layout(study, table), _build_statistics(study, table)]
+    tables += build_cost_tables(study)
     return tables + _build_rank_tables(study) + _build_search_tables(study)
 
 

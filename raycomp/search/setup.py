@@ -12,6 +12,7 @@ from typing import Any
 
 from raycomp.config.budget import BudgetSettings
 from raycomp.config.job import Job
+from raycomp.config.lengths import apply_lengths
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import CostModel, EncoderShape
 from raycomp.errors import UserError
@@ -32,7 +33,7 @@ class SearchSetup:
     """A job with the shape of its network: space, costs, budgets, and one method's trained sampler.
 
     Attributes:
-        job: The job.
+        job: The job, with the lengths of training that the run chose when it began.
         run_dir: The run directory.
         method: Name of the method whose super-network, sampler and search this is about.
         layout: Paths of the run directory.
@@ -42,10 +43,13 @@ class SearchSetup:
     def __init__(
         self, job: Job, run_dir: Path, shape: EncoderShape | None = None, *, method: str = "yoco"
     ) -> None:
-        self.job = job
         self.run_dir = run_dir
         self.method = method
         self.layout = RunLayout(run_dir)
+        self.job = job
+        has_mode = job.run.equal_compute is not None or job.run.equal_epochs is not None
+        if has_mode and self.layout.lengths.exists():
+            self.job = apply_lengths(job, read_json(self.layout.lengths))
         self.files = self.layout.method(method)
         self._shape = shape
 

@@ -24,6 +24,7 @@ class RunLayout:
     overview.json               class counts, text lengths, the teacher: what a user checks first
     environment.json            versions and hardware
     precision.json              bf16 or fp32
+    lengths.json                lengths of trainings that the run chose
     live.json                   rows that trackers received
     shared.json                 artifacts taken from other runs
     stages.json                 seconds of each stage (runs of a study)
@@ -31,14 +32,14 @@ class RunLayout:
     tokens/SPLIT.json           keys into the token cache
     teacher/                    start, network, score
     supernet/                   start, network, sampler, snapshot
-    search/                     outcomes of the deployment search
-    heal/ARCHITECTURE/          healed networks
+    search/ heal/ARCHITECTURE/  outcomes of the deployment search, healed networks
     deployed.json               summary of YOCO-BERT's deployments
     METHOD/deployed.json        summary of the deployments of another method
     adabert/                    distillation data, and one directory per trial
     finetune/NAME.json          sub-networks that were fine-tuned for comparison
     exports/METHOD-BUDGET/      deployed models
     predictions/MODEL.SPLIT.npy logits of every scored model, and labels
+    predicted/METHOD-BUDGET/    predictions of `raycomp predict`
     tables/TABLE/PART.parquet   the tables of `raycomp.storage.schemas`
     report.html                 the report
     tensorboard/ mlflow/ wandb/ files of trackers
@@ -89,6 +90,11 @@ class RunLayout:
     def precision(self) -> Path:
         """The precision of all computations of the run."""
         return self.path / "precision.json"
+
+    @property
+    def lengths(self) -> Path:
+        """Job keys and values of `run.equal_compute` and `run.equal_epochs`, chosen once."""
+        return self.path / "lengths.json"
 
     @property
     def tracking(self) -> Path:
@@ -150,6 +156,10 @@ class RunLayout:
             split: Name of the split.
         """
         return self.predictions_dir / f"{model}.{split}.npy"
+
+    def predicted(self, model: str) -> Path:
+        """Return the directory of the files that `raycomp predict` writes for a model."""
+        return self.path / "predicted" / model
 
     # The teacher.
 

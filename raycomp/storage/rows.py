@@ -1,4 +1,4 @@
-"""Rows of the tables `evaluations` and `deployments` that more than one module writes."""
+"""Rows of the tables `evaluations`, `deployments` and `costs` that more than one module writes."""
 
 from __future__ import annotations
 
@@ -172,6 +172,48 @@ class DeploymentRow:
             "used_share": self.used_share,
         }
         return _columns(columns)
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """What a part of a method's work costs.
+
+    Attributes:
+        run: Name of the run directory.
+        method: Compression method, or "teacher".
+        work: "training", "healing", "preparation" or "scoring".
+        part: Name of the training, or of the work.
+        budget: Budget that it was done for; None for work that all budgets share.
+        count: Training steps, or scored networks.
+        tokens: Tokens of text that were read, once for each network that read them.
+        flops: FLOPs; None if the steps are of a version that did not count them.
+        passes: FLOPs over those of training the full network for one pass over the training split.
+        seconds: Wall time.
+    """
+
+    run: str
+    method: str
+    work: str
+    part: str
+    budget: str | None = None
+    count: float | None = None
+    tokens: float | None = None
+    flops: float | None = None
+    passes: float | None = None
+    seconds: float | None = None
+
+    def part_of(self, share: float, budget: str | None) -> CostRow:
+        """Return a share of this cost, for one budget."""
+        amounts = {
+            name: None if value is None else value * share
+            for name, value in asdict(self).items()
+            if name in ("count", "tokens", "flops", "passes", "seconds")
+        }
+        return replace(self, budget=budget, **amounts)
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the columns that have a value."""
+        return _columns(asdict(self))
 
 
 def _ratio(value: float | None, whole: float | None) -> float | None:

@@ -14,7 +14,7 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
 SCHEMAS: dict[str, pa.Schema] = {
     "steps": _schema(
         run=_TEXT, method=_TEXT, training=_TEXT, phase=_TEXT, step=_INT, epoch=_REAL, loss=_REAL,
-        p_exploit=_REAL, entropy=_REAL, explored=_FLAG, tokens=_INT, seconds=_REAL,
+        p_exploit=_REAL, entropy=_REAL, explored=_FLAG, tokens=_INT, seconds=_REAL, flops=_REAL,
     ),
     "distribution": _schema(
         run=_TEXT, step=_INT, variable=_TEXT, choice=_TEXT, probability=_REAL,
@@ -33,9 +33,13 @@ SCHEMAS: dict[str, pa.Schema] = {
         parity=_REAL, reason=_TEXT, inherited=_REAL, healed=_REAL, heal_networks=_INT, heal_steps=_INT,
         heal_tokens=_INT, heal_seconds=_REAL, warning=_TEXT,
     ),
+    "costs": _schema(
+        run=_TEXT, method=_TEXT, work=_TEXT, part=_TEXT, budget=_TEXT, count=_REAL, tokens=_REAL,
+        flops=_REAL, passes=_REAL, seconds=_REAL,
+    ),
     "ablations": _schema(
         run=_TEXT, study=_TEXT, variant=_TEXT, task=_TEXT, seed=_INT, budget=_TEXT, metric=_TEXT,
         value=_REAL, method=_TEXT, selection=_REAL, gap=_REAL, examples=_INT, params=_INT,
-        published=_REAL, kind=_TEXT, stage=_TEXT, evaluations=_INT,
+        published=_REAL, kind=_TEXT, stage=_TEXT, evaluations=_INT, flops=_REAL, latency_ms=_REAL,
     ),
 }  # fmt: skip

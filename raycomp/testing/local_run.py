@@ -109,7 +109,21 @@ class LocalRun(Run):
             total_tokens = int(tokens.row_lengths(rows).sum())
             return collate(tokens, rows, context.pad_id, total=len(rows), total_tokens=total_tokens)
 
+        step_rows: list[dict[str, Any]] = []
+
         def report(index: int, result: Any, seconds: float) -> None:
+            step_rows.append(
+                {
+                    "run": context.run_dir.name,
+                    "method": task.method,
+                    "training": name,
+                    "step": index,
+                    "loss": result.loss,
+                    "tokens": result.tokens,
+                    "flops": result.flops,
+                    "seconds": seconds,
+                }
+            )
             if self._steps_left is None:
                 return
             self._steps_left -= 1
@@ -121,6 +135,7 @@ class LocalRun(Run):
 
         seed = worker_seed(task.data_seed, rank=0)
         fit(task.step, batch_at, start, task.num_steps, seed=seed, report=report)
+        write_rows(context.run_dir, "steps", step_rows, f"{name}-{start:09d}.local")
         task.finish()
 
     def tasks(
@@ -192,6 +207,10 @@ class LocalRun(Run):
     def record_evaluation(self, part: str, row: dict[str, Any]) -> None:
         """Write one row of table `evaluations`."""
         write_rows(self.context.run_dir, "evaluations", [row], part)
+
+    def record_cost(self, part: str, row: dict[str, Any]) -> None:
+        """Write one row of table `costs`."""
+        write_rows(self.context.run_dir, "costs", [row], part)
 
 
 def _slice(supernet: ElasticEncoder, arch: Architecture) -> Forward:

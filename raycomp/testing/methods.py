@@ -20,6 +20,7 @@ import torch
 from raycomp.config.loader import parse_job
 from raycomp.methods.base import Deployable, Method
 from raycomp.methods.context import RunContext
+from raycomp.methods.costs import derive_costs
 from raycomp.methods.registry import (
     load_method_class,
     load_settings,
@@ -43,8 +44,8 @@ def check_method(name: str, job: dict[str, Any], storage: Path) -> None:
     """Check that a method does what the platform expects of it.
 
     A method must describe its settings, leave the identity of other jobs as it is, compress every
-    feasible budget, repeat nothing that is finished, resume bit for bit, and deploy models with parity
-    and complete rows within their budgets.
+    feasible budget, repeat nothing that is finished, resume bit for bit, deploy models with parity and
+    complete rows within their budgets, and count the FLOPs of its steps.
 
     Args:
         name: Name of the method in the registry.
@@ -70,6 +71,7 @@ def check_method(name: str, job: dict[str, Any], storage: Path) -> None:
     assert again.trained == [], f"{name} repeats finished trainings: {again.trained}"
 
     _check_deployment(method, context, deployables)
+    _check_costs(method, context)
     # A method that trains nothing has nothing to resume.
     if method.tasks:
         _check_resume(method, job, storage / "resumed", deployables)
@@ -153,6 +155,23 @@ def _check_deployment(method: Method, context: RunContext, deployables: list[Dep
         assert restored.arch_id == row["arch_id"], f"{method.name}: restore() returns another model"
         proof = export_deployable(context, restored, context.run_dir / "again" / str(row["budget"]))
         assert proof["params"] == row["params"]
+
+
+def _check_costs(method: Method, context: RunContext) -> None:
+    """Every part of the work has its FLOPs, and the trainings of a budget name it."""
+    derived = derive_costs(context, method)
+    recorded = read_table(context.run_dir, "costs").to_dict("records")
+    assert derived or recorded, f"{method.name} has no cost"
+
+    trainings = [row for row in derived if row["work"] in ("training", "healing")]
+    assert bool(trainings) == bool(method.tasks)
+    for row in trainings:
+        assert row.get("flops", 0) > 0, (
+            f"{method.name}: the steps of {row['part']} do not count their FLOPs. Give the step a `cost`."
+        )
+    deployed = set(read_table(context.run_dir, "deployments")["budget"])
+    budgets = {row["budget"] for row in derived if "budget" in row}
+    assert budgets <= deployed, f"{method.name}: costs of unknown budgets {budgets - deployed}"
 
 
 def _check_resume(

@@ -13,6 +13,7 @@ from raycomp.encoder.interface import ElasticOutput
 from raycomp.training.hints import LABELS_ONLY, Objective
 from raycomp.training.loop import StepResult
 from raycomp.training.optimizers import Updater, autocast, set_training_mode
+from raycomp.training.step_cost import StepCost
 
 Teacher = Callable[[Batch], ElasticOutput]
 """From a batch to the teacher's output; the caller has set eval mode."""
@@ -31,6 +32,7 @@ class FinetuneStep:
         arch: Architecture | Callable[[int], Architecture] | None = None,
         objective: Objective = LABELS_ONLY,
         teacher: Teacher | None = None,
+        cost: StepCost | None = None,
     ) -> None:
         """Prepare the step.
 
@@ -43,6 +45,7 @@ class FinetuneStep:
             arch: Slice to train, or a function from the step to the slice; None is the whole network.
             objective: Weighted hints to minimise.
             teacher: Source of the outputs that the hints read.
+            cost: FLOPs of both networks; None leaves FLOPs out of the figures of a step.
 
         Raises:
             ValueError: The objective needs a teacher, and none is given.
@@ -55,6 +58,7 @@ class FinetuneStep:
         self.arch = arch
         self.objective = objective
         self.teacher = teacher
+        self.cost = cost
 
     def __call__(self, index: int, batch: Batch) -> StepResult:
         """Train on one batch."""
@@ -62,11 +66,12 @@ class FinetuneStep:
         tokens = int(batch.attention_mask.sum())
         batch = batch.to(self.device)
         target = run_teacher(self.teacher, batch, self.precision, self.device)
+        arch = self._arch_at(index)
 
         with autocast(self.precision, self.device):
             output = self.model(
                 batch,
-                self._arch_at(index),
+                arch,
                 hidden=self.objective.needs_hidden,
                 attention=self.objective.needs_attention,
             )
@@ -79,7 +84,10 @@ class FinetuneStep:
         summed = loss.detach().reshape(1).clone()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         self.updater.apply(index, gradients, summed)
-        return StepResult(float(summed), tokens)
+        flops = None
+        if self.cost is not None:
+            flops = self.cost.of_step(batch, [arch], has_teacher=self.teacher is not None)
+        return StepResult(float(summed), tokens, flops=flops)
 
     def _arch_at(self, index: int) -> Architecture | None:
         """Return the slice that a step trains."""

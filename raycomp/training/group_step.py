@@ -13,6 +13,7 @@ from raycomp.training.finetune_step import Teacher, check_teacher, run_teacher
 from raycomp.training.hints import Objective
 from raycomp.training.loop import StepResult
 from raycomp.training.optimizers import JointUpdater, autocast, set_training_mode
+from raycomp.training.step_cost import StepCost
 
 
 class GroupStep:
@@ -31,6 +32,7 @@ class GroupStep:
         teacher: Teacher | None,
         precision: str,
         device: torch.device,
+        cost: StepCost | None = None,
     ) -> None:
         """Prepare the step.
 
@@ -41,6 +43,7 @@ class GroupStep:
             teacher: Source of the outputs that the hints read.
             precision: "bf16" or "fp32".
             device: Device of the networks and of the teacher.
+            cost: FLOPs of all networks; None leaves FLOPs out of the figures of a step.
 
         Raises:
             ValueError: The objective needs a teacher, and none is given.
@@ -52,6 +55,7 @@ class GroupStep:
         self.teacher = teacher
         self.precision = precision
         self.device = device
+        self.cost = cost
 
     def __call__(self, index: int, batch: Batch) -> StepResult:
         """Train every network on one batch."""
@@ -85,7 +89,12 @@ class GroupStep:
         ]
         # Summed with the gradients: every worker then reports the loss of the global batch.
         self.updater.apply(index, gradients, losses)
-        return StepResult(float(losses.mean()), tokens)
+        flops = None
+        if self.cost is not None:
+            archs = [network.largest for network in self.networks]
+            # The teacher runs once for all of them.
+            flops = self.cost.of_step(batch, archs, has_teacher=self.teacher is not None)
+        return StepResult(float(losses.mean()), tokens, flops=flops)
 
 
 def trained_parts(networks: Sequence[ElasticEncoder]) -> nn.ModuleList:

@@ -27,11 +27,13 @@ class StepResult:
         loss: Mean objective over the architectures and the global batch.
         tokens: Real tokens (without padding) that this rank put through the network.
         info: Further figures of the step, by column name of the table `steps`.
+        flops: FLOPs of the step over all workers; None where the task does not count them.
     """
 
     loss: float
     tokens: int
     info: dict[str, float | str | bool] = field(default_factory=dict)
+    flops: float | None = None
 
 
 class TrainStep(Protocol):

@@ -15,6 +15,7 @@ from raycomp.training.finetune_step import FinetuneStep, Teacher
 from raycomp.training.hints import LABELS_ONLY, Objective
 from raycomp.training.loop import StepResult
 from raycomp.training.optimizers import LinearDecay, Updater
+from raycomp.training.step_cost import StepCost
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class PhasedStep:
         teacher_for: Callable[[Objective], Teacher | None],
         precision: str,
         device: torch.device,
+        cost: StepCost | None = None,
     ) -> None:
         """Make the step of each phase.
 
@@ -96,6 +98,7 @@ class PhasedStep:
             teacher_for: From an objective to the teacher that it reads; None where it needs none.
             precision: "bf16" or "fp32".
             device: Device of the model and of the teacher.
+            cost: FLOPs of both networks; None leaves FLOPs out of the figures of a step.
         """
         self._schedule = PhaseSchedule(phases)
         self._steps = [
@@ -107,6 +110,7 @@ class PhasedStep:
                 arch=_shift(phase, first),
                 objective=phase.objective,
                 teacher=teacher_for(phase.objective),
+                cost=cost,
             )
             for phase, first in zip(phases, self._schedule.starts, strict=False)
         ]

@@ -18,6 +18,7 @@ from raycomp.training.hints import Objective
 from raycomp.training.loop import StepResult
 from raycomp.training.optimizers import autocast, set_training_mode
 from raycomp.training.sliced_optimizer import SliceUpdater
+from raycomp.training.step_cost import StepCost
 
 
 class Sampler(Protocol):
@@ -64,6 +65,7 @@ class SupernetStep:
         precision: str,
         device: torch.device,
         average: bool = True,
+        cost: StepCost | None = None,
     ) -> None:
         """Prepare the step; the model's memory layout changes, its function does not.
 
@@ -76,12 +78,14 @@ class SupernetStep:
             precision: "bf16" or "fp32".
             device: Device of the model and of the teacher.
             average: Whether the gradient is the mean over the architectures; else it is their sum.
+            cost: FLOPs of each architecture; None leaves FLOPs out of the figures of a step.
 
         Raises:
             ValueError: The objective needs a teacher, and none is given.
         """
         check_teacher(objective, teacher)
         self.average = average
+        self.cost = cost
         self.model = model
         self.model.use_column_major_layout()
         self._gradients = SlicedGradients(model)
@@ -133,8 +137,11 @@ class SupernetStep:
         info = self.sampler.info(index)
         self.sampler.tell(index, label_losses.tolist())
         self.updater.apply_slices(index, self._gradients.used, self._gradients.flat)
+        flops = None
+        if self.cost is not None:
+            flops = self.cost.of_step(batch, archs, has_teacher=self.teacher is not None)
         result = StepResult(
-            float(objectives.mean()), tokens, {**info, "loss": float(label_losses.mean())}
+            float(objectives.mean()), tokens, {**info, "loss": float(label_losses.mean())}, flops
         )
         self._gradients.release()
         return result

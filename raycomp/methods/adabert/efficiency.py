@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from raycomp.methods.adabert.structure import CONVOLUTIONS
+from raycomp.methods.adabert.structure import CONVOLUTIONS, Structure
+from raycomp.training.step_cost import TRAINING_PASSES
 
 # Normalisation -> divisors of parameters and of multiply-adds, before the softmax over the operations.
 COST_DIVISORS: dict[str, tuple[float, float]] = {
@@ -51,6 +52,31 @@ def operation_costs(names: Sequence[str], width: int, length: int, scale: str) -
     sizes = torch.tensor([operation_params(n, width) / params_divisor for n in names])
     macs = torch.tensor([operation_macs(n, width, length) / macs_divisor for n in names])
     return (torch.softmax(sizes, 0) + torch.softmax(macs, 0)) / 2
+
+
+def training_flops(
+    structure: Structure, width: int, candidates: Sequence[str] = (), estimator: str = "sampled"
+) -> float:
+    """Return the FLOPs of a training step, per token of text.
+
+    Args:
+        structure: Structure that is trained.
+        width: Channels of every state.
+        candidates: Operations of each edge in a search; none in the training of a child.
+        estimator: Operations that run for the gradient of P_alpha, see `estimators.plan_edges`.
+    """
+    macs = {name: operation_macs(name, width, 1) for name in (*candidates, *structure.operations)}
+    convolutions = [macs[name] for name in candidates if name in CONVOLUTIONS]
+    others = sum(macs[name] for name in candidates if name not in CONVOLUTIONS)
+
+    # The others run forward only. "contrast" draws one convolution of them, here the mean.
+    extra = 0.0
+    if estimator == "contrast" and convolutions:
+        extra = others + sum(convolutions) / len(convolutions)
+    elif estimator == "full":
+        extra = others + sum(convolutions)
+    cell = sum(TRAINING_PASSES * macs[name] + extra for name in structure.operations)
+    return 2.0 * structure.layers * cell
 
 
 def efficiency_loss(layers: Tensor, operations: Tensor, op_costs: Tensor) -> Tensor:

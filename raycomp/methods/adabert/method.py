@@ -95,6 +95,18 @@ class Adabert(Method):
             "its job.json names other trials."
         )
 
+    def budget_of(self, context: RunContext, training: str) -> str | None:
+        """Return the setting of a trial's search or training."""
+        name = training.partition(".")[2]
+        settings = {trial.name: trial.setting for trial in list_trials(context.job)}
+        return settings.get(name)
+
+    def training_epochs(self, context: RunContext) -> float:
+        """Return the passes of the search and of the child's training."""
+        settings = context.job.settings(AdabertSettings)
+        search = settings.epochs if settings.structure is None else 0.0
+        return search + settings.child_epochs
+
     def find_problems(self, context: RunContext) -> list[str]:
         """Return what AdaBERT would fail on later."""
         data = DistillationData.of(context)

@@ -7,6 +7,7 @@ again, so the teacher reads each sentence once.
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from raycomp.methods.adabert.probes import apply_probes, fit_probe, probe_featur
 from raycomp.methods.augmentation import BLOCK, augment_training_text, write_missing_files
 from raycomp.methods.base import Run
 from raycomp.methods.context import RunContext
+from raycomp.methods.preparation_costs import record_preparation
 from raycomp.storage.files import atomic_write
 from raycomp.storage.tensors import load_tensors, save_tensors
 
@@ -46,16 +48,26 @@ def prepare_distillation(run: Run, data: DistillationData) -> None:
     if data.layout.probe_logits.exists():
         return
 
+    began = time.perf_counter()
     # The splits are tokenised here once, before several tasks would each do it.
     num_rows = len(data.tokens("train"))
     features = data.block_files("features", num_rows, "safetensors")
     write_missing_files(run, data, "teacher reads", write_features, features, teacher=True)
     _fit_probes(run, data)
-    augment_training_text(run, data)
+    augmenting = augment_training_text(run, data)
 
     num_new = len(data.augmented_tokens) - num_rows
     answers = data.block_files("answers", num_new, "safetensors")
     write_missing_files(run, data, "teacher reads", write_answers, answers, teacher=True)
+    num_tokens = int(data.augmented_tokens.lengths.sum())
+    record_preparation(
+        run,
+        "teacher-reads",
+        flops=data.token_flops() * num_tokens,
+        seconds=time.perf_counter() - began - augmenting,
+        tokens=num_tokens,
+    )
+    # It comes last: the preparation is complete.
     _join_outputs(data, features, answers)
 
 

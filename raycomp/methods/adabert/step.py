@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from raycomp.data.batches import Batch
 from raycomp.methods.adabert.distillation import DistillationLoss, TeacherOutputs
-from raycomp.methods.adabert.efficiency import efficiency_loss
+from raycomp.methods.adabert.efficiency import efficiency_loss, training_flops
 from raycomp.methods.adabert.gumbel import Distribution, Sample, temperature_at
 from raycomp.methods.adabert.student import Child, Parent
 from raycomp.training.loop import StepResult
@@ -117,7 +117,22 @@ class SearchStep:
             "entropy": self.distribution.normalised_entropy(),
         }
         tokens = int(batch.attention_mask.sum())
-        return StepResult(float(objective + weighted_efficiency.detach()), tokens, info)
+        loss = float(objective + weighted_efficiency.detach())
+        return StepResult(loss, tokens, info, self._count_flops(index, batch, sample))
+
+    def _count_flops(self, index: int, batch: Batch, sample: Sample) -> float:
+        estimator = self._estimator_at(index)
+        width = self.parent.shape.width
+        per_token = training_flops(sample.structure, width, self.parent.candidates, estimator)
+        return batch.total_tokens * per_token
+
+    def _estimator_at(self, index: int) -> str:
+        """Return the estimator of a step.
+
+        P_alpha needs the outputs of operations that were not drawn. It is not trained during warm-up, so
+        these operations need not run then.
+        """
+        return "sampled" if index < self.alpha_warmup_steps else self.estimator
 
     def _sampled_forward(self, index: int, batch: Batch) -> tuple[Sample, list[Tensor], list[Tensor]]:
         """Draw the structure of a step and run it in the parent.
@@ -126,11 +141,8 @@ class SearchStep:
             The sample, and after each cell that ran the logits and the probe's logits, each
             (batch, classes).
         """
-        # P_alpha needs the outputs of operations that were not drawn. It is not trained during warm-up,
-        # so these operations need not run then.
-        warming_up = index < self.alpha_warmup_steps
-        self.distribution.requires_grad_(not warming_up)
-        estimator = "sampled" if warming_up else self.estimator
+        self.distribution.requires_grad_(index >= self.alpha_warmup_steps)
+        estimator = self._estimator_at(index)
 
         temperature = temperature_at(index / max(1, self.total_steps - 1))
         seed = (self.seed * SEED_STRIDE + index) % 2**63
@@ -240,7 +252,8 @@ class ChildStep:
             self.updater, index, batch, self.child, self.child.parameters(), (objective, label)
         )
         tokens = int(batch.attention_mask.sum())
-        return StepResult(float(objective), tokens, {"loss": float(label)})
+        flops = batch.total_tokens * training_flops(self.child.structure, self.child.shape.width)
+        return StepResult(float(objective), tokens, {"loss": float(label)}, flops)
 
 
 def cosine_rate(high: float, low: float, total: int, step: int) -> float:

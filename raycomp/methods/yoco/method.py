@@ -11,9 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
+
+from raycomp.arithmetic import ceil_div
 from raycomp.config.budget import BudgetSettings
+from raycomp.config.job import Job
 from raycomp.config.section import MethodSettings
 from raycomp.data.batches import smallest_batch
+from raycomp.encoder.architecture import Architecture
 from raycomp.methods.base import Deployable, Method, Run
 from raycomp.methods.context import RunContext
 from raycomp.methods.heal_task import HealTask
@@ -27,6 +32,7 @@ from raycomp.methods.subnetworks import (
 from raycomp.methods.supernet import (
     SupernetTask,
     explain_infeasible,
+    plan_supernet_flops,
     smallest_cost,
     train_supernet,
     unmet_deployables,
@@ -35,6 +41,7 @@ from raycomp.methods.tasks import TrainingTask
 from raycomp.methods.yoco.finetune import find_excess_networks, finetune_networks
 from raycomp.methods.yoco.plan import build_sampler, plan_schedule, train_plan
 from raycomp.methods.yoco.settings import YocoSettings
+from raycomp.search.space import SearchSpace
 
 DESCRIPTION = (
     "Extracted by raycomp (YOCO-BERT) from a super-network; every layer has its own number of heads and "
@@ -65,6 +72,16 @@ class Yoco(Method):
         """Return the deployable of a row, from the trained super-network."""
         return restore_subnetwork(context, row, DESCRIPTION)
 
+    def length_keys(self, job: Job) -> tuple[str, ...]:
+        """Return the steps or the epochs of the phases."""
+        return ("train.epochs",) if job.train.steps is None else ("train.steps",)
+
+    def training_epochs(self, context: RunContext) -> float:
+        """Return the passes of all phases."""
+        rows = len(context.task.train)
+        steps = train_plan(context.job, context.space, context.shape, rows)["steps"]
+        return float(sum(steps)) / ceil_div(rows, context.job.train.batch_size)
+
     def find_problems(self, context: RunContext) -> list[str]:
         """Check the schedule and the number of networks to fine-tune.
 
@@ -92,12 +109,21 @@ class Yoco(Method):
     def plan(self, context: RunContext) -> dict[str, Any]:
         """Return the steps of each phase and the FLOPs of training (three forward passes a step)."""
         job = context.job
-        steps = train_plan(job, context.space, context.shape, len(context.task.train))["steps"]
-        full, smallest = context.flops_per_row()
-        teacher = full if job.train.distill != "none" else 0.0
-        per_row = 3 * job.train.samples * (full + smallest) / 2 + teacher
+        schedule = plan_schedule(train_plan(job, context.space, context.shape, len(context.task.train)))
+        # In each phase, uniform draws from its open choices count for all.
+        spaces = [SearchSpace(context.space.num_layers, *phase.dimensions) for phase in schedule.phases]
+
+        def draw(step: int) -> list[Architecture]:
+            rng = np.random.default_rng((job.run.seed, step))
+            space = spaces[schedule.index_at(step)]
+            return [space.sample_uniform(rng) for _ in range(job.train.samples)]
+
+        flops = plan_supernet_flops(
+            context, draw, schedule.total, job.train.batch_size, job.train.distill
+        )
+        steps = list(schedule.steps)
         healing = plan_healing(context)
-        flops = sum(steps) * job.train.batch_size * per_row + healing.pop("flops")
+        flops += healing.pop("flops")
         return {"steps": steps, "heal": healing, "flops": flops}
 
     def forget_lost_results(self, context: RunContext, parts: set[str]) -> list[str]:

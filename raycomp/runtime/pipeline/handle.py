@@ -235,6 +235,10 @@ class RayRun(Run):
         """Write one row of table `evaluations`."""
         write_rows(self.context.run_dir, "evaluations", [row], part)
 
+    def record_cost(self, part: str, row: dict[str, Any]) -> None:
+        """Write one row of table `costs`."""
+        write_rows(self.context.run_dir, "costs", [row], part)
+
 
 def run_handle(
     context: RunContext, method: str, progress: Progress

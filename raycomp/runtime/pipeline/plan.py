@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from raycomp.config.job import Job
+from raycomp.config.lengths import apply_lengths
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
+from raycomp.methods.lengths import find_lengths
 from raycomp.methods.registry import load_method_class
 from raycomp.runtime.cluster.machine_limits import measure_limits, usable_cpus
 from raycomp.runtime.pipeline.forecast import (
@@ -49,11 +51,12 @@ def make_plan(job: Job, machines: Machines | None = None, runs: Path = Path("run
     """
     context = RunContext(job, Path("runs") / job.run_id)
     check_settings(context)
+    context.job = job = apply_lengths(job, find_lengths(context))
     methods = {name: load_method_class(name)().plan(context.for_method(name)) for name in job.run.methods}
     teacher_steps = _teacher_steps(context)
     supernet_steps = methods.get("yoco", {}).get("steps", [])
     plan = {
-        "run": job.run_id,
+        "run": context.run_dir.name,
         "task": _describe_task(context),
         "overview": make_overview(context).to_json(),
         "space": _describe_space(context),

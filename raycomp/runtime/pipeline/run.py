@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from raycomp.config.job import Job
+from raycomp.config.lengths import apply_lengths
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
+from raycomp.methods.costs import derive_costs, derive_teacher_costs
+from raycomp.methods.lengths import describe_lengths, find_lengths
 from raycomp.methods.registry import load_method_class
 from raycomp.methods.scoring import score_forward
 from raycomp.runtime.cluster import capacity
@@ -31,6 +35,7 @@ from raycomp.storage.environment import describe_environment
 from raycomp.storage.files import write_json
 from raycomp.storage.layout import RunLayout
 from raycomp.storage.lock import held
+from raycomp.storage.tables import write_rows
 from raycomp.storage.tensors import save_tensors
 
 
@@ -60,8 +65,9 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
         if not is_new:
             progress.say(f"Resuming {job.run_id}: {describe_progress(context)}.")
             repair_tables(context, progress)
-        _record_job(context)
+        _record_job(context, job)
         show_overview(context, progress)
+        _choose_lengths(context, progress)
 
         owns_cluster = cluster.connect()
         try:
@@ -72,12 +78,28 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
     return run_dir
 
 
-def _record_job(context: RunContext) -> None:
-    """Write what the run is about, before its first stage."""
+def _record_job(context: RunContext, job: Job) -> None:
+    """Write what the run is about, before its first stage: the job as it was given."""
     record_inputs(context)
-    write_json(context.layout.job, context.job.model_dump(mode="json"))
+    write_json(context.layout.job, job.model_dump(mode="json"))
     write_json(context.layout.environment, describe_environment())
     context.record_facts()
+
+
+def _choose_lengths(context: RunContext, progress: Progress) -> None:
+    """Make the methods equally long where the job asks for it; a resumed run has its choice already.
+
+    Raises:
+        UserError: A method cannot be made as long or as short as the job asks.
+    """
+    if context.layout.lengths.exists():
+        return
+    lengths = find_lengths(context)
+    for line in describe_lengths(lengths, context.job.run.methods):
+        progress.say(line)
+    if lengths:
+        write_json(context.layout.lengths, lengths)
+        context.job = apply_lengths(context.job, lengths)
 
 
 def _run_stages(context: RunContext, progress: Progress) -> None:
@@ -119,11 +141,18 @@ def _run_method(context: RunContext, name: str, progress: Progress) -> None:
         release_memory()
         with deploy_bar as update:
             latency_ms = deploy_all(run.context, deployables, update)
+        _write_costs(context, derive_costs(run.context, method), name)
         # The summary comes last: the method is complete.
         write_json(summary, {**method.summary(run), "teacher_latency_ms": latency_ms})
         method.release()
         release_memory()
     method.after_deployment(run)
+
+
+def _write_costs(context: RunContext, rows: list[dict[str, Any]], part: str) -> None:
+    """Write rows of table `costs`; a teacher that was given, for example, has none."""
+    if rows:
+        write_rows(context.run_dir, "costs", rows, part)
 
 
 def _name_idle_gpus(job: Job, progress: Progress) -> None:
@@ -147,6 +176,7 @@ def prepare_teacher(context: RunContext, progress: Progress) -> None:
     context.tokens("train")
     if not layout.teacher_network.exists():
         _train_teacher(context, progress)
+    _write_costs(context, derive_teacher_costs(context), "teacher")
 
     teacher = context.teacher().eval()
     scores = {}

@@ -7,7 +7,7 @@ The table is long: one row per figure. Column `kind` names the measurement:
 - `agreement`: Kendall's tau of the two rankings and its p-value, over `evaluations` sub-networks, and
   `chance`, the score of the most frequent class.
 - `progress`: best scores of a search for `budget` after `evaluations` evaluations.
-- `cost`: wall seconds of a `stage`.
+- `cost`: wall seconds of a `stage`; passes, tokens and seconds of a method's work (see table `costs`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from raycomp.data.metrics import CLASSIFICATION, compute
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.context import RunContext
 from raycomp.methods.yoco.finetune import list_outcomes
+from raycomp.report.cost_table import sum_costs
 from raycomp.report.statistics import kendall_tau
+from raycomp.report.study_costs import list_cost_rows
 from raycomp.runtime.studies.stage_timer import read_stage_seconds
 from raycomp.storage.files import read_json
 from raycomp.storage.layout import RunLayout
@@ -122,6 +124,8 @@ def _deployment_rows(run_dir: Path) -> list[Row]:
                 "selection": scores["selection"],
                 "gap": scores["selection"] - scores["validation"],
                 "params": int(deployment["params"]),
+                "flops": deployment["flops"],
+                "latency_ms": deployment["latency_ms"],
             }
         )
     return rows
@@ -208,8 +212,10 @@ def _progress_rows(context: RunContext) -> list[Row]:
 
 
 def _cost_rows(run_dir: Path) -> list[Row]:
-    """Return the wall seconds of each stage that this run computed itself."""
-    return [
+    """Return the wall seconds of each stage that this run computed, and the cost of each method."""
+    stages: list[Row] = [
         {"kind": "cost", "stage": stage, "metric": "seconds", "value": seconds}
         for stage, seconds in read_stage_seconds(run_dir).items()
     ]
+    costs = sum_costs(read_table(run_dir, "costs"))
+    return stages + [row for cost in costs for row in list_cost_rows(cost)]

@@ -148,6 +148,7 @@ class TrainingReporter:
                     "tokens": result.tokens,
                     "seconds": seconds,
                     "training": self._name,
+                    "flops": result.flops,
                     **metrics,
                 }
             )

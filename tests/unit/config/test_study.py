@@ -206,17 +206,17 @@ def test_every_ready_study_is_valid(path: Path, preset: str) -> None:
     study = load_study_file(path, None, preset)
     assert study.settings.name == path.stem
     assert preset or len(study.settings.seeds) >= 3
-    budgets = {b.name for c in study.runs for b in c.job.budget} | {"cnn", "teacher"}
+    budgets = {b.name for c in study.runs for b in c.job.budget} | {"cnn", "hidden150", "teacher"}
     for figures in study.settings.published.values():
         for values in figures.values():
             assert set(values) <= budgets
             assert all(0 < v < 1 for v in values.values())
 
 
-def test_there_are_eleven_studies() -> None:
+def test_there_are_twelve_studies() -> None:
     assert [p.stem for p in READY] == [
-        "amortise", "budgets", "crosstask", "eesng", "efficiency", "finetune", "knowledge", "methods",
-        "ranking", "search", "update",
+        "adabert_table1", "amortise", "budgets", "crosstask", "eesng", "efficiency", "finetune",
+        "knowledge", "methods", "ranking", "search", "update",
     ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from raycomp.errors import UserError
 from raycomp.report import ablation_table
-from raycomp.report.study_tables import TextTable
+from raycomp.report.text_table import TextTable
 from tests.unit.report.study_factory import write_study
 from tools.study_page import format_markdown, write_page
 

@@ -1,0 +1,126 @@
+"""Predictions of a deployed model on rows without labels: GLUE's submission files, or a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from raycomp.errors import UserError
+
+if TYPE_CHECKING:
+    from raycomp.api.deployment import Deployment
+    from raycomp.data.unlabelled import UnlabelledRows
+    from raycomp.methods.context import RunContext
+
+
+def predict_rows(
+    deployment: Deployment, split: str, data: str | Path | None, out: str | Path | None
+) -> list[Path]:
+    """Write the predictions of a deployed model; see `Deployment.predict`."""
+    from raycomp.methods.context import RunContext
+    from raycomp.storage.files import write_text
+    from raycomp.storage.layout import RunLayout
+
+    run = deployment.run
+    if out is None and run.url is not None:
+        raise UserError(f"Run {run.url} is not on this machine. Name a directory with --out.")
+    run_dir = run.local_directory()
+    context = RunContext(run.job, run_dir)
+    # Before the model is loaded: a split that does not exist is named at once.
+    parts = _read_parts(context, split, data)
+
+    folder = Path(out) if out is not None else RunLayout(run_dir).predicted(_model_name(deployment))
+    model = deployment.load()
+    tokenizer = deployment.load_tokenizer()
+    paths = []
+    for part in parts:
+        logits = _predict(context, model, tokenizer, part)
+        paths.append(
+            write_text(folder / _file_name(context, part), _format(context, model, part, logits))
+        )
+    return paths
+
+
+def _model_name(deployment: Deployment) -> str:
+    from raycomp.api.deployment import TEACHER
+
+    if deployment.method == TEACHER:
+        return TEACHER
+    return f"{deployment.method}-{deployment.budget}"
+
+
+def _read_parts(context: RunContext, split: str, data: str | Path | None) -> list[UnlabelledRows]:
+    """Return the rows to predict.
+
+    Raises:
+        UserError: Neither the run nor its task has the split, or the file cannot be read.
+    """
+    from raycomp.data.unlabelled import (
+        UnlabelledRows,
+        read_test_rows,
+        read_unlabelled_file,
+        unknown_split_message,
+    )
+
+    settings = context.job.task
+    if data is not None:
+        return [read_unlabelled_file(settings, Path(data))]
+
+    known = ["selection", *context.validation_names()]
+    if split in known:
+        rows = next(s for s in (context.task.selection, *context.task.validation) if s.name == split)
+        return [UnlabelledRows(split, rows, [str(number) for number in range(len(rows))])]
+    parts = read_test_rows(settings, split)
+    if parts is None:
+        name = str(settings.name or settings.train)
+        if name.startswith("glue/"):
+            known.append("test")
+        raise unknown_split_message(context.run_dir.name, name, split, known)
+    return parts
+
+
+def _predict(context: RunContext, model: Any, tokenizer: Any, part: UnlabelledRows) -> np.ndarray:
+    """Return the logits of all rows in fp32 on the CPU, (rows, classes); scores in the user's units."""
+    import torch
+
+    from raycomp.data.tokens import fingerprint, tokenise
+    from raycomp.methods.base import logits_of
+    from raycomp.training.evaluation import predict_logits
+
+    mark = fingerprint(tokenizer)
+    tokens = tokenise(part.texts, lambda: tokenizer, mark, context.max_tokens, None)
+    return predict_logits(
+        lambda batch: logits_of(model, batch),
+        tokens,
+        pad_id=context.pad_id,
+        max_tokens=context.job.search.max_tokens,
+        precision="fp32",
+        device=torch.device("cpu"),
+    )
+
+
+def _is_glue_test(context: RunContext, part: UnlabelledRows) -> bool:
+    is_glue = str(context.job.task.name).startswith("glue/")
+    return is_glue and (part.name.startswith("test") or part.name == "ax")
+
+
+def _file_name(context: RunContext, part: UnlabelledRows) -> str:
+    from raycomp.data.glue_submission import file_name
+
+    if _is_glue_test(context, part):
+        return file_name(str(context.job.task.name), part.name)
+    return f"{part.name}.tsv"
+
+
+def _format(context: RunContext, model: Any, part: UnlabelledRows, logits: np.ndarray) -> str:
+    """Return the content of the file of a split: in GLUE's form for its test splits, else class names."""
+    from raycomp.data.glue_submission import format_glue, write_tsv
+
+    if _is_glue_test(context, part):
+        return write_tsv(part.index, format_glue(str(context.job.task.name), logits))
+    if context.regression:
+        return write_tsv(part.index, [f"{score:.6g}" for score in logits[:, 0]])
+    names = model.config.id2label
+    return write_tsv(part.index, [str(names[int(number)]) for number in logits.argmax(1)])
