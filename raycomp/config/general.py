@@ -36,7 +36,7 @@ class RunSettings(Section):
         None,
         gt=0,
         le=100_000,
-        description="Training of each method, for all budgets together, in passes: FLOPs of training the "
+        description="Training of each method over all budgets together, in passes: FLOPs of training the "
         "full network for one pass over the training split. The lengths of each method are multiplied by "
         "one number to reach it. Healing and reads of the teacher count. Not set: the methods keep their "
         "lengths.",

@@ -136,6 +136,11 @@ def smallest_batch(rows: int, batch_size: int) -> int:
     return rows // ceil_div(rows, batch_size)
 
 
+def mean_batch(rows: int, batch_size: int) -> float:
+    """Return the mean number of rows in a batch of a `TrainPlan`."""
+    return rows / ceil_div(rows, batch_size)
+
+
 class TrainPlan:
     """Order in which the steps of a training use the rows.
 

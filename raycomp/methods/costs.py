@@ -81,8 +81,8 @@ def _steps_of(context: RunContext, method: Method, *, healing: bool) -> pd.DataF
     steps = read_table(context.run_dir, "steps")
     steps = steps[steps["method"] == context.method]
     heal_tasks = [name for name, task in method.tasks.items() if issubclass(task, HealTask)]
-    is_healing = steps["training"].str.partition(".")[0].isin(heal_tasks)
-    return steps[is_healing == healing]
+    kinds = steps["training"].map(lambda name: str(name).partition(".")[0])
+    return steps[kinds.isin(heal_tasks) == healing]
 
 
 def _training_rows(context: RunContext, method: Method) -> list[CostRow]:

@@ -28,7 +28,7 @@ from pydantic import Field, field_validator
 from raycomp.config.budget import BudgetSettings
 from raycomp.config.job import Job
 from raycomp.config.section import MethodSettings
-from raycomp.data.batches import smallest_batch
+from raycomp.data.batches import mean_batch, smallest_batch
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.base import Deployable, Method, Run
 from raycomp.methods.context import RunContext
@@ -238,13 +238,14 @@ class Dynabert(Method):
         settings = context.job.settings(DynabertSettings)
         full, _ = context.flops_per_row()
         share = context.mean_length_share()
+        rows = mean_batch(len(context.task.train), settings.batch_size)
         steps = []
         flops = 0.0
         for stage in _stages(context):
             plan = _stage_plan(context, stage, len(context.task.train))
             costs = [float(context.costs.cost("flops", arch)) for arch in _networks(context, stage)]
             steps.append(plan["num_steps"])
-            flops += plan["num_steps"] * settings.batch_size * (3 * sum(costs) * share + full)
+            flops += plan["num_steps"] * rows * (3 * sum(costs) * share + full)
         return {"steps": steps, "flops": flops}
 
     def budget_of(self, context: RunContext, training: str) -> str | None:

@@ -75,9 +75,9 @@ def _factor_for_compute(context: RunContext, keys: tuple[str, ...]) -> float:
     fixed = max(0.0, 2 * once - twice)
     if fixed >= target:
         raise UserError(
-            f"run.equal_compute = {context.job.run.equal_compute:g} passes are fewer than what "
-            f"{context.method} needs besides its training ({fixed / context.epoch_flops():.2g} passes of "
-            "healing, or of reads of the teacher). Raise run.equal_compute, or lower heal.steps."
+            f"run.equal_compute = {context.job.run.equal_compute:g} passes are too few. "
+            f"{context.method} needs more besides its training ({fixed / context.epoch_flops():.2g} passes "
+            "of healing, or of reads of the teacher). Raise run.equal_compute, or lower heal.steps."
         )
 
     factor = 1.0

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from raycomp.config.budget import BudgetSettings
 from raycomp.config.section import MethodSettings, choices
-from raycomp.data.batches import smallest_batch
+from raycomp.data.batches import mean_batch, smallest_batch
 from raycomp.data.tokens import TokenSplit
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.base import Deployable, Method, Run
@@ -255,6 +255,7 @@ class StudentMethod(Method):
         """Return the students' layers, parameters and steps, and FLOPs (three forward passes a step)."""
         settings = context.job.settings(self.settings)
         steps_per_epoch = math.ceil(len(context.task.train) / settings.batch_size)
+        rows = mean_batch(len(context.task.train), settings.batch_size)
         # One forward pass of the teacher for each text of a phase that reads it.
         teacher = context.flops_per_row()[0]
 
@@ -272,6 +273,6 @@ class StudentMethod(Method):
 
             forward = self.forward_flops(context, arch) * context.mean_length_share()
             taught = sum(phase.steps for phase in phases if phase.objective.needs_teacher)
-            flops += settings.batch_size * (steps * 3 * forward + taught * teacher)
+            flops += rows * (steps * 3 * forward + taught * teacher)
 
         return {"students": students, "flops": flops}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from raycomp.config.budget import BudgetSettings
-from raycomp.data.batches import Batch
+from raycomp.data.batches import Batch, mean_batch
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder, ElasticOutput
 from raycomp.methods.base import Deployable, Run
@@ -230,7 +230,9 @@ def plan_supernet_flops(
     per_token = TRAINING_PASSES * float(mean)
     if load_objective(distill).needs_teacher:
         per_token += context.token_flops()
-    return steps * batch_size * per_token * float(context.tokens("train").lengths.mean())
+    lengths = context.tokens("train").lengths
+    tokens_per_step = mean_batch(len(lengths), batch_size) * float(lengths.mean())
+    return steps * tokens_per_step * per_token
 
 
 def unmet_deployables(context: RunContext) -> list[Deployable]:

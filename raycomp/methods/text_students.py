@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from raycomp.config.section import MethodSettings
-from raycomp.data.batches import Batch, smallest_batch
+from raycomp.data.batches import Batch, mean_batch, smallest_batch
 from raycomp.data.tokens import TokenSplit
 from raycomp.encoder.interface import ElasticOutput
 from raycomp.errors import UserError
@@ -236,7 +236,8 @@ class TextStudentMethod(Method):
         per_row = 3 * self.forward_flops(context) * context.mean_length_share()
         if self.objective(context).needs_teacher:
             per_row += context.flops_per_row()[0]
-        return {"steps": [steps], "flops": steps * settings.batch_size * per_row}
+        rows = mean_batch(len(context.task.train), settings.batch_size)
+        return {"steps": [steps], "flops": steps * rows * per_row}
 
     def forget_lost_results(self, context: RunContext, parts: set[str]) -> list[str]:
         """Delete the outcome of a model without an evaluation. It is then scored again."""

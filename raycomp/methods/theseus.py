@@ -25,6 +25,7 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor, nn
 
+from raycomp.arithmetic import ceil_div
 from raycomp.config.section import choices
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
@@ -226,9 +227,7 @@ class Theseus(StudentMethod):
         # The objective lacks a teacher: the teacher's layers are in the network itself.
         steps = count_steps(settings.epochs, steps_per_epoch)
         plan = _plan_modules(context, arch)
-        schedule = ReplacementSchedule(
-            settings.base_rate, settings.replace_steps or steps / 2, settings.schedule == "constant"
-        )
+        schedule = _schedule_of(settings, steps)
         seed = context.job.run.seed
 
         def arch_at(step: int) -> Architecture:
@@ -243,8 +242,19 @@ class Theseus(StudentMethod):
 
     def forward_flops(self, context: RunContext, arch: Architecture) -> float:
         """Return the FLOPs of a path of mean length: between the teacher and the student."""
+        settings = context.job.settings(TheseusSettings)
+        steps_per_epoch = ceil_div(len(context.task.train), settings.batch_size)
+        steps = count_steps(settings.epochs, steps_per_epoch)
+        schedule = _schedule_of(settings, steps)
+        replaced = float(np.mean([schedule.rate(step) for step in range(steps)]))
         full = float(context.costs.cost("flops", context.space.largest()))
-        return (full + float(context.costs.cost("flops", arch))) / 2
+        return (1 - replaced) * full + replaced * float(context.costs.cost("flops", arch))
+
+
+def _schedule_of(settings: TheseusSettings, steps: int) -> ReplacementSchedule:
+    return ReplacementSchedule(
+        settings.base_rate, settings.replace_steps or steps / 2, settings.schedule == "constant"
+    )
 
 
 def _plan_modules(context: RunContext, arch: Architecture) -> ModulePlan:

@@ -93,7 +93,7 @@ def build_cost_table(costs: pd.DataFrame) -> TextTable | None:
 
 def _write_cost(cost: MethodCost) -> list[str]:
     if cost.method == "teacher":
-        # The teacher has no budgets.
+        # Budgets do not apply to the teacher.
         passes = [format_passes(cost.once), "", "", format_passes(cost.total), ""]
     else:
         figures = (cost.once, cost.budgets, cost.scoring, cost.total, cost.marginal)

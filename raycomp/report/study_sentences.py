@@ -51,7 +51,7 @@ def build_study_sentences(study: StudyResults) -> list[str]:
 
 
 def _describe_winners(study: StudyResults, table: pd.DataFrame) -> list[str]:
-    """Return for each budget the variant with the highest mean, and where the first variant stands."""
+    """Return for each budget the variant with the highest mean, and the place of the first variant."""
     if not study.compares_methods:
         return []
     reference = study.variants[0]

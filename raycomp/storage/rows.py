@@ -203,7 +203,7 @@ class CostRow:
     seconds: float | None = None
 
     def part_of(self, share: float, budget: str | None) -> CostRow:
-        """Return a share of this cost, for one budget."""
+        """Return a share of this cost as the cost of one budget."""
         amounts = {
             name: None if value is None else value * share
             for name, value in asdict(self).items()

@@ -161,7 +161,7 @@ def _check_costs(method: Method, context: RunContext) -> None:
     """Every part of the work has its FLOPs, and the trainings of a budget name it."""
     derived = derive_costs(context, method)
     recorded = read_table(context.run_dir, "costs").to_dict("records")
-    assert derived or recorded, f"{method.name} has no cost"
+    assert derived or recorded, f"{method.name} does not cost anything"
 
     trainings = [row for row in derived if row["work"] in ("training", "healing")]
     assert bool(trainings) == bool(method.tasks)

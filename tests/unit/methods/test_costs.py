@@ -16,6 +16,7 @@ from raycomp.methods.context import RunContext
 from raycomp.methods.costs import derive_costs
 from raycomp.methods.registry import load_method_class
 from raycomp.report.cost_table import build_cost_table, sum_costs
+from raycomp.storage.files import write_json
 from raycomp.storage.tables import read_table, write_rows
 from raycomp.training.finetune_step import FinetuneStep
 from raycomp.training.hints import DISTILLATION
@@ -40,11 +41,9 @@ def deploy_row(context: RunContext, **columns: Any) -> None:
     write_rows(context.run_dir, "deployments", [row], context.method)
 
 
-@pytest.mark.parametrize("with_teacher", [False, True])
 def test_the_flops_of_a_step_are_those_that_torch_counts(
-    with_teacher: bool, tiny_job: dict[str, Any], tuned_model: Path, tmp_path: Path
+    tiny_job: dict[str, Any], tuned_model: Path, tmp_path: Path
 ) -> None:
-    # Matrix products are nearly all FLOPs of a longer text, also in a tiny network.
     context = make_context(tiny_job, tmp_path, "first_n", tuned_model)
     tokens = context.tokens("train")
     # Texts of one length: padding is computed, but it is not counted.
@@ -59,8 +58,9 @@ def test_the_flops_of_a_step_are_those_that_torch_counts(
         Updater(model, lambda step: 1e-4, weight_decay=0.0, clip=1.0),
         precision="fp32",
         device=CPU,
-        objective=DISTILLATION["logits" if with_teacher else "none"],
-        teacher=(lambda batch: frozen(batch)) if with_teacher else None,
+        # Hidden states of the last layer are read, so it is computed for all tokens.
+        objective=DISTILLATION["hidden"],
+        teacher=lambda batch: frozen(batch, None, hidden=True),
         cost=context.step_cost(),
     )
     with FlopCounterMode(display=False) as counter:
@@ -107,6 +107,7 @@ def test_a_further_budget_of_a_super_network_is_free_unless_it_is_healed(
     tiny_job["heal"] = {"steps": heal_steps}
     tiny_job["search"] = {"evaluations": 4, "batch": 2}
     context = make_context(tiny_job, tmp_path, "sandwich", tuned_model, epochs=0.5)
+    write_json(context.layout.teacher_score, {"selection": {context.primary: 0.9}})
     compress(context)
     deploy_row(context, **({} if is_free else {"heal_tokens": 100}))
     rows = rows_of(context)
@@ -121,8 +122,6 @@ def test_networks_that_all_budgets_share_are_scored_once(
     tiny_job: dict[str, Any], tuned_model: Path, tmp_path: Path
 ) -> None:
     """Two searches of 6 networks each scored 8 in all: 4 serve both, and 2 each budget."""
-    from raycomp.storage.files import write_json
-
     context = make_context(tiny_job, tmp_path, "hat", tuned_model)
     budgets = [{"run": "run", "method": "hat", "budget": name, "feasible": True} for name in ("a", "b")]
     write_rows(context.run_dir, "deployments", budgets, "hat")
