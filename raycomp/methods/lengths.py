@@ -74,10 +74,11 @@ def _factor_for_compute(context: RunContext, keys: tuple[str, ...]) -> float:
     once, twice = _planned_flops(context, keys, 1.0), _planned_flops(context, keys, 2.0)
     fixed = max(0.0, 2 * once - twice)
     if fixed >= target:
+        passes = fixed / context.epoch_flops()
         raise UserError(
-            f"run.equal_compute = {context.job.run.equal_compute:g} passes are too few. "
-            f"{context.method} needs more besides its training ({fixed / context.epoch_flops():.2g} passes "
-            "of healing, or of reads of the teacher). Raise run.equal_compute, or lower heal.steps."
+            f"run.equal_compute = {context.job.run.equal_compute:g} passes are too few. {context.method} "
+            f"needs {passes:.2g} passes besides its training (healing, or reads of the teacher). Raise "
+            "run.equal_compute, or lower heal.steps."
         )
 
     factor = 1.0

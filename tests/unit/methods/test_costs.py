@@ -131,8 +131,8 @@ def test_networks_that_all_budgets_share_are_scored_once(
         write_json(context.files.search_outcome(name, "hat", 0), {"evaluations": 6})
 
     rows = rows_of(context)
-    counts = {row["budget"]: row["count"] for row in rows.to_dict("records")}
-    assert counts == {None: 4, "a": 2, "b": 2}
+    counts = rows.fillna({"budget": "all"}).set_index("budget")["count"].to_dict()
+    assert counts == {"all": 4, "a": 2, "b": 2}
     assert rows["seconds"].sum() == pytest.approx(8.0)
 
 
