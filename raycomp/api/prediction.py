@@ -68,16 +68,16 @@ def _read_parts(context: RunContext, split: str, data: str | Path | None) -> lis
     if data is not None:
         return [read_unlabelled_file(settings, Path(data))]
 
-    known = ["selection", *context.validation_names()]
-    if split in known:
+    splits = ["selection", *context.validation_names()]
+    if split in splits:
         rows = next(s for s in (context.task.selection, *context.task.validation) if s.name == split)
         return [UnlabelledRows(split, rows, [str(number) for number in range(len(rows))])]
     parts = read_test_rows(settings, split)
     if parts is None:
         name = str(settings.name or settings.train)
         if name.startswith("glue/"):
-            known.append("test")
-        raise unknown_split_message(context.run_dir.name, name, split, known)
+            splits.append("test")
+        raise unknown_split_message(context.run_dir.name, name, split, splits)
     return parts
 
 
@@ -89,6 +89,7 @@ def _predict(context: RunContext, model: Any, tokenizer: Any, part: UnlabelledRo
     from raycomp.methods.base import logits_of
     from raycomp.training.evaluation import predict_logits
 
+    # Not cached: the rows do not belong to the run.
     mark = fingerprint(tokenizer)
     tokens = tokenise(part.texts, lambda: tokenizer, mark, context.max_tokens, None)
     return predict_logits(
@@ -122,5 +123,6 @@ def _format(context: RunContext, model: Any, part: UnlabelledRows, logits: np.nd
         return write_tsv(part.index, format_glue(str(context.job.task.name), logits))
     if context.regression:
         return write_tsv(part.index, [f"{score:.6g}" for score in logits[:, 0]])
+    # The exported model names its outputs as the training file does.
     names = model.config.id2label
     return write_tsv(part.index, [str(names[int(number)]) for number in logits.argmax(1)])

@@ -18,11 +18,11 @@ from raycomp.cli.output import (
     print_frame,
     print_json,
     print_plan,
-    print_run,
     print_study,
     relative_to_cwd,
 )
 from raycomp.cli.predict import predict
+from raycomp.cli.run_output import print_run
 from raycomp.config.job import Job
 from raycomp.config.loader import load_job
 from raycomp.config.study import StudySpec

@@ -1,4 +1,4 @@
-"""What the command line prints: runs, studies, plans and tables, as text or as JSON."""
+"""What the command line prints: studies, plans and tables, as text or as JSON; `run_output` has runs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,6 @@ from rich.table import Table
 from raycomp.errors import shown
 
 LABEL_WIDTH = 11  # characters of the label that begins a line
-WIDE = 150  # characters of a terminal that has room for every column of the summary
-# Columns that a narrower terminal leaves out: they follow from columns that it shows.
-DERIVED_COLUMNS = ("cost", "params_ratio", "gap")
 MAX_CELL = 2000  # characters of one value of a table
 
 
@@ -41,93 +38,11 @@ def print_study(study_dir: Path, as_json: bool) -> None:
     print(format_study_heading(study))
     for table in build_study_tables(study):
         print(f"\n{table.title}")
-        _print_grid(table.columns, table.rows, table.named)
+        print_grid(table.columns, table.rows, table.named)
     print()
     for sentence in sentences:
         print(sentence)
-    _print_paths(study_dir, ("tables", "runs", "report.html"))
-
-
-def print_run(run_dir: Path, as_json: bool) -> None:
-    """Print a finished run: its teacher, a row for each deployed model, and the paths of its files.
-
-    Raises:
-        UserError: The directory does not contain a run, or one of its files is damaged.
-    """
-    from raycomp.report.cost_table import build_cost_table
-    from raycomp.report.loading import load_tables
-    from raycomp.report.summary_table import TEXT_COLUMNS, build_summary_table
-
-    tables = load_tables(run_dir)
-    (run,) = tables.runs
-    if as_json:
-        rows = json.loads(tables.deployments.to_json(orient="records"))
-        # The key of YOCO-BERT's summary is older than the other methods.
-        summaries = {"search" if name == "yoco" else name: value for name, value in run.searches.items()}
-        overview = run.overview.to_json() if run.overview is not None else None
-        print_json(
-            {
-                "run": str(run_dir),
-                "deployments": rows,
-                **summaries,
-                "teacher": run.teacher,
-                "overview": overview,
-                "costs": json.loads(tables.costs.to_json(orient="records")),
-            }
-        )
-        return
-
-    summary = build_summary_table(tables)
-    # A line of all columns is too long for most terminals.
-    columns = summary.columns
-    if Console().width < WIDE:
-        columns = tuple(name for name in columns if name not in DERIVED_COLUMNS)
-
-    print(f"{run.name}: {run.task}, {run.metric}")
-    rows = [summary.cells(row, columns) for row in summary.rows]
-    _print_grid(columns, rows, len(TEXT_COLUMNS))
-    for note in summary.notes:
-        _print_line("Note", note)
-    # A warning that was printed hours ago, before the first step, belongs to the scores too.
-    for warning in run.overview.warnings if run.overview is not None else ():
-        _print_line("Warning", shown(warning, MAX_CELL))
-    for method, search in run.searches.items():
-        # Only methods with a super-network search it for their budgets.
-        if "dearest" in search:
-            num_budgets = int((tables.deployments["method"] == method).sum())
-            _print_line("Search", f"{method}: {_describe_search(search, num_budgets)}")
-        if "heal" in search:
-            _print_line("Healing", f"{method}: {_describe_healing(search['heal'])}")
-    costs = build_cost_table(tables.costs)
-    if costs is not None:
-        print(costs.title)
-        _print_grid(costs.columns, costs.rows, costs.named)
-    _print_paths(run_dir, ("tables", "exports", "report.html"))
-
-
-def _describe_search(search: dict[str, Any], num_budgets: int) -> str:
-    """Return a sentence on how many evaluations a method's search needed.
-
-    Args:
-        search: Summary of a method's search, as in its file deployed.json.
-        num_budgets: Number of budgets that the method was searched for.
-    """
-    # A job can search each budget with several searchers or seeds. Each of those searches is a trial.
-    unit = "budget"
-    if search.get("trials", num_budgets) != num_budgets:
-        unit = "trial"
-    return (
-        f"{search['evaluations']} evaluations for {num_budgets} budgets (most expensive {unit}: "
-        f"{search['dearest']}). The super-network was trained once."
-    )
-
-
-def _describe_healing(healing: dict[str, Any]) -> str:
-    """Return a sentence on the cost of healing."""
-    return (
-        f"{healing['networks']} networks, {healing['steps']:,} steps each, "
-        f"{_format_count(healing['tokens'])} tokens in all, {healing['seconds']:,.0f} s."
-    )
+    print_paths(study_dir, ("tables", "runs", "report.html"))
 
 
 def print_plan(plan: dict[str, Any]) -> None:
@@ -136,40 +51,40 @@ def print_plan(plan: dict[str, Any]) -> None:
     Args:
         plan: What `raycomp.runtime.pipeline.plan.make_plan` returns.
     """
-    _print_line("Run", plan["run"])
-    _print_line("Task", plan["task"])
+    print_line("Run", plan["run"])
+    print_line("Task", plan["task"])
     _print_overview(plan["overview"])
-    _print_line("Space", f"{plan['space']['size']:,} architectures")
+    print_line("Space", f"{plan['space']['size']:,} architectures")
     for kind, (low, high) in plan["space"]["reach"].items():
-        _print_line("", f"{kind}: {_format_count(low)} to {_format_count(high)}")
+        print_line("", f"{kind}: {_format_count(low)} to {_format_count(high)}")
 
     for budget in plan["budgets"]:
         line = f"{budget['name']}: {budget['kind']} <= {_format_count(budget['limit'])}"
         if budget["feasible"]:
-            _print_line("Budget", f"{line} is feasible")
+            print_line("Budget", f"{line} is feasible")
         else:
-            _print_line("Budget", f"{line} cannot be met: {budget['reason']}")
+            print_line("Budget", f"{line} cannot be met: {budget['reason']}")
 
     if "adabert" in plan:
         cnn = plan["adabert"]
         low, high = map(_format_count, cnn["params"])
-        _print_line("AdaBERT", f"{cnn['structures']:,} structures with {low} to {high} parameters")
+        print_line("AdaBERT", f"{cnn['structures']:,} structures with {low} to {high} parameters")
         work = f"{cnn['search_steps']:,} search steps and {cnn['child_steps']:,} child steps"
-        _print_line("", f"{cnn['trials']} trials of {work}, up to {cnn['rows']:,} texts")
+        print_line("", f"{cnn['trials']} trials of {work}, up to {cnn['rows']:,} texts")
 
     for name, figures in plan["methods"].items():
         for budget, student in figures.get("students", {}).items():
             size = f"{student['layers']} layers, {_format_count(student['params'])} parameters"
-            _print_line(name, f"{budget}: a student of {size}, {student['steps']:,} steps")
+            print_line(name, f"{budget}: a student of {size}, {student['steps']:,} steps")
 
         healing = figures.get("heal")
         if healing and healing["networks"]:
             counts = f"up to {healing['networks']} networks, {healing['steps']:,} steps each"
-            _print_line("Healing", f"{name}: {counts}")
+            print_line("Healing", f"{name}: {counts}")
 
-    _print_line("Steps", _describe_steps(plan))
-    _print_line("Memory", _describe_memory(plan))
-    _print_line("Time", plan["time"])
+    print_line("Steps", _describe_steps(plan))
+    print_line("Memory", _describe_memory(plan))
+    print_line("Time", plan["time"])
     if "forecast" in plan:
         print_forecast(plan["forecast"])
 
@@ -232,10 +147,10 @@ def print_forecast(forecast: dict[str, Any]) -> None:
     if forecast["cost"] is not None:
         cost = f", cost {forecast['cost']:,.2f}"
 
-    _print_line("Cluster", f"{machines}: {forecast['hours']:,.2f} h{cost} ({', '.join(parts)})")
+    print_line("Cluster", f"{machines}: {forecast['hours']:,.2f} h{cost} ({', '.join(parts)})")
     line = f"{forecast['allreduce_ms']:.1f} ms for each step at {forecast['gigabits']:g} Gbit/s, "
-    _print_line("All-reduce", f"{line}{100 * forecast['allreduce_share']:.0f}% of the time")
-    _print_line("Source", forecast["source"])
+    print_line("All-reduce", f"{line}{100 * forecast['allreduce_share']:.0f}% of the time")
+    print_line("Source", forecast["source"])
 
 
 def print_frame(frame: Any) -> None:
@@ -268,16 +183,16 @@ def print_certificates(certificates: Sequence[dict[str, Any]]) -> None:
             row = [str(certificate["out"]), entry["file"], f"{entry['size_mb']:.1f}", memory]
             row += [f"{entry['selection']:.4f}"]
             rows.append(row + [f"{latency['p50_ms']:.2f}" for latency in entry["latencies"]])
-    _print_grid(columns, rows, 2)
+    print_grid(columns, rows, 2)
 
     for certificate in certificates:
         for limit in certificate["limits"]:
             subject = " ".join(text for text in (str(certificate["out"]), limit["file"]) if text)
             value = "not measured" if limit["value"] is None else f"{limit['value']:,.4g}"
             text = f"{subject}: {limit['quantity']} {value}, limit {limit['limit']:,.4g}"
-            _print_line(limit["verdict"], text)
+            print_line(limit["verdict"], text)
         for note in certificate["notes"]:
-            _print_line("Note", f"{certificate['out']}: {note}")
+            print_line("Note", f"{certificate['out']}: {note}")
 
 
 def print_json(data: Any) -> None:
@@ -290,7 +205,7 @@ def relative_to_cwd(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _print_grid(columns: Sequence[str], rows: Sequence[Sequence[str]], num_left: int) -> None:
+def print_grid(columns: Sequence[str], rows: Sequence[Sequence[str]], num_left: int) -> None:
     """Print texts as a table; the first columns are aligned at their left, the others at their right."""
     table = Table(box=None, pad_edge=False)
     for position, name in enumerate(columns):
@@ -302,17 +217,18 @@ def _print_grid(columns: Sequence[str], rows: Sequence[Sequence[str]], num_left:
     Console(width=max(200, Console().width)).print(table)
 
 
-def _print_line(label: str, text: str) -> None:
+def print_line(label: str, text: str) -> None:
+    """Print a line that begins with a label."""
     print(f"{label:<{LABEL_WIDTH}}{text}")
 
 
-def _print_paths(folder: Path, names: Sequence[str]) -> None:
+def print_paths(folder: Path, names: Sequence[str]) -> None:
     """Print those files and directories of a run or study that exist."""
     for name in names:
         # With export.enabled = false a run does not write exports.
         if (folder / name).exists():
             label = name.removesuffix(".html").capitalize()
-            _print_line(label, str(relative_to_cwd(folder / name)))
+            print_line(label, str(relative_to_cwd(folder / name)))
 
 
 def _format_cell(value: Any) -> str:

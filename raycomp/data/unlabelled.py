@@ -79,6 +79,7 @@ def read_unlabelled_file(settings: TaskSettings, path: Path) -> UnlabelledRows:
 def _read_glue(settings: TaskSettings, task: str) -> list[UnlabelledRows]:
     splits = GLUE_TEST_SPLITS.get(task, ("test",))
     text = list(GLUE[task].text)
+    # The Hub has the diagnostic rows in a configuration of their own, and archives in a folder.
     if settings.folder is None:
         raw = read_hub_splits("nyu-mll/glue", task, list(splits))
         if task == "mnli":
@@ -97,6 +98,7 @@ def _make_rows(name: str, rows: FileRows, text: list[str], where: str) -> Unlabe
     frame = select_columns(rows, text, None, where)
     check_texts(frame, name, paired=len(text) > 1)
     second = frame["b"].astype(str).tolist() if len(text) > 1 else None
+    # The labels are not read: test rows have -1, or none at all.
     texts = Split(name, frame["a"].astype(str).tolist(), second, np.zeros(len(frame), np.int64))
     return UnlabelledRows(name, texts, _row_numbers(rows.frame))
 

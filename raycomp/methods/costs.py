@@ -42,6 +42,7 @@ def derive_costs(context: RunContext, method: Method) -> list[dict[str, Any]]:
         method: The method.
     """
     deployments = read_table(context.run_dir, "deployments")
+    # A budget that was not met has no model that its share of the work could belong to.
     is_deployed = (deployments["method"] == context.method) & deployments["feasible"]
     deployments = deployments[is_deployed.astype(bool)]
     rows = [
@@ -68,6 +69,7 @@ def _reused_rows(context: RunContext, artifact: str, method: str) -> list[dict[s
     source = read_json(context.layout.reused).get(artifact)
     if source is None:
         return []
+    # The other run may be gone: its table is then empty.
     rows = read_table(context.run_dir.parent / str(source), "costs")
     is_shared = (rows["method"] == method) & rows["budget"].isna() & (rows["work"] != "scoring")
     return [
@@ -119,6 +121,7 @@ def _healing_rows(context: RunContext, method: Method, deployments: pd.DataFrame
     steps = _steps_of(context, method, healing=True)
     if steps.empty:
         return []
+    # Groups of networks share the teacher's pass, so one budget's part cannot be measured separately.
     whole = _training_row(context, "healing", "healing", steps)
     healed = deployments[deployments["heal_tokens"].fillna(0) > 0]
     total = float(healed["heal_tokens"].sum())
@@ -180,8 +183,8 @@ def _count_shared(context: RunContext, scored: int) -> float:
     """
     outcomes = [read_json(path) for path in context.files.search_outcomes()]
     if len(outcomes) > 1:
-        asked = sum(int(outcome["evaluations"]) for outcome in outcomes)
-        return float(min(scored, max(0.0, (asked - scored) / (len(outcomes) - 1))))
+        counted = sum(int(outcome["evaluations"]) for outcome in outcomes)
+        return float(min(scored, max(0.0, (counted - scored) / (len(outcomes) - 1))))
     if outcomes:
         return 0.0
     # Without a search, a super-network's scored networks are candidates of every budget.

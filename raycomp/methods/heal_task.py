@@ -48,7 +48,6 @@ class HealTask(TrainingTask):
         networks = [cut_network(supernet, arch).to(device) for arch in self._archs]
         for network in networks:
             network.set_dropout(train.dropout)
-
         self.model: nn.ModuleList = trained_parts(networks)
         members = [
             Updater(

@@ -40,6 +40,7 @@ def find_lengths(context: RunContext) -> dict[str, Any]:
     for name in run.methods:
         own = context.for_method(name)
         keys = load_method_class(name)().length_keys(own.job)
+        # Pruning without training, for example.
         if not keys:
             continue
         if run.equal_epochs is not None:
@@ -71,6 +72,7 @@ def _factor_for_compute(context: RunContext, keys: tuple[str, ...]) -> float:
     """
     assert context.job.run.equal_compute is not None  # nosec B101 - the caller checks the mode
     target = context.job.run.equal_compute * context.epoch_flops()
+    # Two plans tell what grows with the lengths from what does not.
     once, twice = _planned_flops(context, keys, 1.0), _planned_flops(context, keys, 2.0)
     fixed = max(0.0, 2 * once - twice)
     if fixed >= target:

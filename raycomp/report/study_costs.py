@@ -15,6 +15,9 @@ from raycomp.report.text_table import TextTable
 PASSES = ("once", "budgets", "scoring", "total", "marginal")
 """Columns of a cost in passes, as in `raycomp.report.cost_table.COST_MEANINGS`."""
 
+METHOD_METRICS = ("passes", "tokens", "work_seconds")
+"""Metrics of a method's cost, in table `ablations`. The other costs are those of stages."""
+
 COLUMNS = ("variant", "task", *PASSES, "tokens", "seconds", "seeds")
 
 
@@ -38,13 +41,14 @@ def method_cost_table(study: str | Path | StudyResults) -> pd.DataFrame:
     """
     results = as_study_results(study)
     frame = results.frame[(results.frame["kind"] == "cost") & (results.frame["method"] != "teacher")]
-    frame = frame[frame["metric"].isin(["passes", "tokens", "work_seconds"])]
+    frame = frame[frame["metric"].isin(METHOD_METRICS)]
     table = []
     for task in results.tasks:
         for variant in results.variants:
             rows = frame[(frame["task"] == task) & (frame["variant"] == variant)]
             if rows.empty:
                 continue
+            # One row for each seed, metric and column of the table.
             means = rows.groupby(["metric", "stage"])["value"].mean()
             passes = {name: float(means["passes", name]) for name in PASSES}
             totals = {

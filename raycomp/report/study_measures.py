@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from raycomp.report.statistics import break_even_budgets, kendall_tau
+from raycomp.report.study_costs import METHOD_METRICS
 from raycomp.report.study_results import StudyResults, as_study_results
 
 # Stages of a run that are paid for each budget, or once for the super-network.
@@ -111,7 +112,8 @@ def cost_table(study: str | Path | StudyResults) -> pd.DataFrame:
         counted for it.
     """
     results = as_study_results(study)
-    frame = results.frame[(results.frame["kind"] == "cost") & (results.frame["metric"] == "seconds")]
+    is_stage = (results.frame["kind"] == "cost") & ~results.frame["metric"].isin(METHOD_METRICS)
+    frame = results.frame[is_stage]
     grouped = frame.groupby(["variant", "task", "stage"], sort=False)["value"].agg(["mean", "count"])
     return grouped.reset_index().rename(columns={"mean": "seconds", "count": "seeds"})
 

@@ -60,6 +60,7 @@ def _describe_winners(study: StudyResults, table: pd.DataFrame) -> list[str]:
         ["task", "budget"], sort=False
     ):
         own = rows[rows["variant"] == reference]
+        # Methods that budgets do not bind have a budget of their own.
         if own.empty or len(rows) < 2:
             continue
         # The first variant comes first among equal means.

@@ -29,7 +29,7 @@ from raycomp.search.search_loop import SearchLoop, SearchTrial, search_groups
 from raycomp.storage.files import write_json
 from raycomp.storage.tables import write_rows
 from raycomp.training.evaluation import Score
-from raycomp.training.loop import fit
+from raycomp.training.loop import StepResult, fit
 from raycomp.training.seeding import worker_seed
 
 CPU = torch.device("cpu")
@@ -111,19 +111,8 @@ class LocalRun(Run):
 
         step_rows: list[dict[str, Any]] = []
 
-        def report(index: int, result: Any, seconds: float) -> None:
-            step_rows.append(
-                {
-                    "run": context.run_dir.name,
-                    "method": task.method,
-                    "training": name,
-                    "step": index,
-                    "loss": result.loss,
-                    "tokens": result.tokens,
-                    "flops": result.flops,
-                    "seconds": seconds,
-                }
-            )
+        def report(index: int, result: StepResult, seconds: float) -> None:
+            step_rows.append(_step_row(task, name, index, result, seconds))
             if self._steps_left is None:
                 return
             self._steps_left -= 1
@@ -135,7 +124,9 @@ class LocalRun(Run):
 
         seed = worker_seed(task.data_seed, rank=0)
         fit(task.step, batch_at, start, task.num_steps, seed=seed, report=report)
-        write_rows(context.run_dir, "steps", step_rows, f"{name}-{start:09d}.local")
+        # A training can have ended just before it was interrupted.
+        if step_rows:
+            write_rows(context.run_dir, "steps", step_rows, f"{name}-{start:09d}.local")
         task.finish()
 
     def tasks(
@@ -211,6 +202,22 @@ class LocalRun(Run):
     def record_cost(self, part: str, row: dict[str, Any]) -> None:
         """Write one row of table `costs`."""
         write_rows(self.context.run_dir, "costs", [row], part)
+
+
+def _step_row(
+    task: TrainingTask, name: str, index: int, result: StepResult, seconds: float
+) -> dict[str, Any]:
+    """Return the row of table `steps`, as far as the tests and the costs read it."""
+    return {
+        "run": task.context.run_dir.name,
+        "method": task.method,
+        "training": name,
+        "step": index,
+        "loss": result.loss,
+        "tokens": result.tokens,
+        "flops": result.flops,
+        "seconds": seconds,
+    }
 
 
 def _slice(supernet: ElasticEncoder, arch: Architecture) -> Forward:

@@ -94,6 +94,7 @@ def _choose_lengths(context: RunContext, progress: Progress) -> None:
     """
     if context.layout.lengths.exists():
         return
+    # The plan needs the lengths of the texts, so this comes after the tokens.
     lengths = find_lengths(context)
     for line in describe_lengths(lengths, context.job.run.methods):
         progress.say(line)

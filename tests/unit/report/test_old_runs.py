@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raycomp.cli.main import main
-from raycomp.cli.output import print_run
+from raycomp.cli.run_output import print_run
 from raycomp.report import load_tables, write_report
 from raycomp.storage.files import write_json
 from tests.unit.report.page_reader import read_page

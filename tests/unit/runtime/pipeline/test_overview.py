@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from raycomp.cli.output import print_plan, print_run
+from raycomp.cli.output import print_plan
+from raycomp.cli.run_output import print_run
 from raycomp.config.loader import parse_job
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
