@@ -73,7 +73,8 @@ def _reused_rows(context: RunContext, artifact: str, method: str) -> list[dict[s
     rows = read_table(context.run_dir.parent / str(source), "costs")
     is_shared = (rows["method"] == method) & rows["budget"].isna() & (rows["work"] != "scoring")
     return [
-        {name: value for name, value in row.items() if pd.notna(value)} | {"run": context.run_dir.name}
+        {str(name): value for name, value in row.items() if pd.notna(value)}
+        | {"run": context.run_dir.name}
         for row in rows[is_shared].to_dict("records")
     ]
 

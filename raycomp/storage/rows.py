@@ -204,7 +204,7 @@ class CostRow:
 
     def part_of(self, share: float, budget: str | None) -> CostRow:
         """Return a share of this cost as the cost of one budget."""
-        amounts = {
+        amounts: dict[str, Any] = {
             name: None if value is None else value * share
             for name, value in asdict(self).items()
             if name in ("count", "tokens", "flops", "passes", "seconds")
