@@ -22,6 +22,7 @@ from raycomp.cli.output import (
     relative_to_cwd,
 )
 from raycomp.cli.predict import predict
+from raycomp.cli.profile import profile
 from raycomp.cli.run_output import print_run
 from raycomp.config.job import Job
 from raycomp.config.loader import load_job
@@ -120,7 +121,7 @@ def plan(
         print_plan(prediction)
 
     # A script can tell an infeasible budget from an error, whose exit code is 2.
-    if not all(budget["feasible"] for budget in prediction["budgets"]):
+    if any(budget["feasible"] is False for budget in prediction["budgets"]):
         raise typer.Exit(1)
 
 
@@ -267,7 +268,7 @@ def report(
     print(relative_to_cwd(write_report(runs, out, growth)))
 
 
-for command in (export, predict, submit, status, logs, stop):
+for command in (profile, export, predict, submit, status, logs, stop):
     app.command()(command)
 
 

@@ -59,6 +59,9 @@ def print_plan(plan: dict[str, Any]) -> None:
         print_line("", f"{kind}: {_format_count(low)} to {_format_count(high)}")
 
     for budget in plan["budgets"]:
+        if budget["feasible"] is None:
+            print_line("Budget", f"{budget['name']}: {budget['reason']}")
+            continue
         line = f"{budget['name']}: {budget['kind']} <= {_format_count(budget['limit'])}"
         if budget["feasible"]:
             print_line("Budget", f"{line} is feasible")

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from raycomp.config.budget import DEVICE_DEFAULTS, width_step
 from raycomp.config.content_names import drop_directory
 from raycomp.config.renames import original_names
 from raycomp.methods.registry import load_settings, method_names
@@ -105,6 +106,9 @@ def artifact_keys(job: Job) -> dict[str, str]:
         if job.run.equal_compute is not None or job.run.equal_epochs is not None:
             lengths = (job.run.equal_compute, job.run.equal_epochs)
             supernet |= {"lengths": lengths, "budget": settings["budget"], "heal": settings["heal"]}
+        # The choices that [space] leaves open depend on it.
+        if (step := width_step(job.budget)) > 1:
+            supernet["width_step"] = step
         keys["supernet"] = _hash(shared | supernet)
     if "adabert" in job.run.methods:
         keys["distillation_data"] = _hash(shared | {"augment": settings["augment"]})
@@ -124,6 +128,9 @@ def _settings_that_matter(job: Job) -> dict[str, Any]:
     # It marks a deployed model, and changes none.
     for budget in settings["budget"]:
         del budget["min_retention"]
+        for key, value in DEVICE_DEFAULTS.items():
+            if budget[key] == value:
+                del budget[key]
     return settings
 
 

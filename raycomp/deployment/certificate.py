@@ -27,7 +27,7 @@ class Latency:
 
     Attributes:
         batch: Texts of a batch.
-        length: Tokens of each text, all real.
+        length: Tokens of each text, all real; the longest one where texts of several lengths are mixed.
         p50_ms: Median.
         p95_ms: 95th percentile.
         p99_ms: 99th percentile. With fewer than 100 passes it is close to the slowest one.

@@ -77,7 +77,7 @@ def describe_load() -> str | None:
         return None
     return (
         f"Other programs use this machine: its load is {load:.1f} on {cpus} CPUs. The measured times are "
-        "too long. End the other programs, and export again."
+        "too long. End the other programs, and measure again."
     )
 
 

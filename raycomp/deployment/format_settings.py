@@ -33,6 +33,8 @@ class FormatSettings:
         lengths: Tokens of a text; limits apply to the first one. Empty: the length of the task.
         threads: Threads of one operation; 0 is the number of CPUs that this process may use.
         limits: Limits beyond that of the budget.
+        mixed_lengths: Lengths of the texts of one application, which make up one measurement in place of
+            `lengths`; empty: each length is measured by itself.
     """
 
     formats: tuple[str, ...]
@@ -40,6 +42,7 @@ class FormatSettings:
     lengths: tuple[int, ...] = ()
     threads: int = 0
     limits: tuple[DeploymentLimit, ...] = ()
+    mixed_lengths: tuple[int, ...] = ()
 
     def num_threads(self) -> int:
         """Return the number of threads."""
@@ -107,7 +110,7 @@ def check_lengths(settings: FormatSettings, max_positions: int) -> None:
     Raises:
         UserError: A length is above the model's limit.
     """
-    for length in settings.lengths:
+    for length in (*settings.lengths, *settings.mixed_lengths):
         if not 2 <= length <= max_positions:
             raise UserError(
                 f"The model reads texts of 2 to {max_positions} tokens, and --length is {length}. Choose "

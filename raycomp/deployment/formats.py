@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from raycomp.deployment.format_settings import (
     check_lengths,
 )
 from raycomp.deployment.int8_steps import Judgement, describe_attempts, write_int8
-from raycomp.deployment.latency import measure_durations_ms
+from raycomp.deployment.latency import measure_by_length_ms
 from raycomp.deployment.onnx_export import export_onnx, export_program, load_program
 from raycomp.deployment.peak_memory import measure_peak_memory
 from raycomp.deployment.quantisation import Calibration, count_integer_operations
@@ -234,7 +235,7 @@ def _figures(
             file.runtime,
             target,
             batch=settings.batches[0],
-            length=(settings.lengths or (data.length,))[0],
+            length=max(settings.mixed_lengths, default=(settings.lengths or (data.length,))[0]),
             threads=settings.num_threads(),
         )
 
@@ -263,20 +264,23 @@ def _time_in_turns(
 ) -> list[tuple[Latency, ...]]:
     """Return one tuple per batch and length, with the latency of each forward function."""
     calls = [lambda ids, mask, run=forward: run(ids, mask, None) for forward in forwards]
-    lengths = settings.lengths or (data.length,)
-    conditions = [(batch, length) for batch in settings.batches for length in lengths]
+    groups = [(length,) for length in settings.lengths or (data.length,)]
+    if settings.mixed_lengths:
+        groups = [settings.mixed_lengths]
+    conditions = [(batch, lengths) for batch in settings.batches for lengths in groups]
     results = []
 
-    for batch, length in conditions[:1] if first_only else conditions:
-        durations = measure_durations_ms(
+    for batch, lengths in conditions[:1] if first_only else conditions:
+        durations = measure_by_length_ms(
             calls,
             data.vocab_size,
-            length=length,
+            lengths,
             batch=batch,
             runs=MEASURED_RUNS,
             seconds=MEASURED_SECONDS,
             turn=TURN,
         )
-        results.append(tuple(Latency.of_durations(batch, length, times) for times in durations))
+        mixed = [list(itertools.chain(*by_length)) for by_length in durations]
+        results.append(tuple(Latency.of_durations(batch, max(lengths), times) for times in mixed))
 
     return results

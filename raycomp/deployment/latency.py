@@ -95,6 +95,44 @@ def measure_durations_ms(
     return durations
 
 
+def measure_by_length_ms(
+    forwards: Sequence[Callable[[Tensor, Tensor], object]],
+    vocab_size: int,
+    lengths: Sequence[int],
+    *,
+    batch: int,
+    runs: int,
+    seconds: float,
+    turn: int,
+) -> list[list[list[float]]]:
+    """Return the milliseconds of each pass, by network and length: equally many for each length.
+
+    Args:
+        forwards: As in `measure_latencies_ms`.
+        vocab_size: As in `measure_latencies_ms`.
+        lengths: Tokens of a sequence, one after the other.
+        batch: As in `measure_latencies_ms`.
+        runs: Largest number of measured passes of each network at one length.
+        seconds: Time of all lengths after which no further turn begins.
+        turn: As in `measure_durations_ms`.
+    """
+    by_length = [
+        measure_durations_ms(
+            forwards,
+            vocab_size,
+            length=length,
+            batch=batch,
+            runs=runs,
+            seconds=seconds / len(lengths),
+            turn=turn,
+        )
+        for length in lengths
+    ]
+    # Long texts take more of the time. Each length counts the same in a percentile over all passes.
+    count = min(len(durations[0]) for durations in by_length)
+    return [[durations[i][:count] for durations in by_length] for i in range(len(forwards))]
+
+
 def _time_ms(forward: Callable[[Tensor, Tensor], object], ids: Tensor, mask: Tensor) -> float:
     """Return the milliseconds of one forward pass."""
     # A GPU runs behind Python: the clock starts when it is idle, and stops when it is done.

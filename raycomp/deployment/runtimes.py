@@ -28,12 +28,17 @@ def require_onnx() -> None:
     Raises:
         UserError: One is missing.
     """
-    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    missing = missing_onnx_packages()
     if missing:
         raise UserError(
             f"The formats onnx and int8 need the package {missing[0]}, which is not installed. Run pip "
             "install 'raycomp[onnx]', or leave these formats out."
         )
+
+
+def missing_onnx_packages() -> list[str]:
+    """Return the packages of ONNX that are not installed."""
+    return [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
 
 
 def open_session(path: Path, threads: int) -> Any:

@@ -6,11 +6,15 @@ Golden values (BERT-base without classifier): 24,427,776 + sum over layers of (1
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
+
+CostFunction = Callable[[Architecture], float]
+"""From an architecture to its cost; it grows with every dimension."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +112,21 @@ def other_flops(config: EncoderShape, length: int) -> int:
 class CostModel:
     """Costs of the architectures of one network, by table look-up."""
 
-    def __init__(self, config: EncoderShape, length: int) -> None:
+    def __init__(
+        self,
+        config: EncoderShape,
+        length: int,
+        functions: Callable[[], Mapping[str, CostFunction]] = dict,
+    ) -> None:
         """Prepare the costs outside of the layers.
 
         Args:
             config: Shape of the full network.
             length: Tokens of a sequence, which FLOPs depend on.
+            functions: Returns further kinds of cost, such as a latency from measured layers. It is
+                called when one of them is asked for first.
         """
+        self._functions = functions
         self._config = config
         self._length = length
         self._cache: dict[tuple[str, int, int], int] = {}
@@ -124,18 +136,22 @@ class CostModel:
             "flops": other_flops(config, length),
         }
 
-    def cost(self, kind: str, arch: Architecture) -> int:
+    def cost(self, kind: str, arch: Architecture) -> float:
         """Return the cost of an architecture, in the unit of its kind.
 
         Args:
-            kind: "params", "encoder_params" or "flops".
+            kind: "params", "encoder_params", "flops" (all whole numbers) or a key of the functions.
             arch: The architecture.
 
         Raises:
             UserError: The kind is unknown.
         """
         if kind not in self._base:
-            raise UserError(f"Budget kind {kind!r} is unknown. Use one of {', '.join(self._base)}.")
+            functions = self._functions()
+            if kind not in functions:
+                kinds = ", ".join((*self._base, *functions))
+                raise UserError(f"Budget kind {kind!r} is unknown. Use one of {kinds}.")
+            return functions[kind](arch)
         total = self._base[kind]
         for heads, ffn in zip(arch.heads, arch.ffn, strict=True):
             total += self._layer(kind, heads, ffn)

@@ -110,12 +110,27 @@ def _write_files(
     card: dict[str, Any],
 ) -> dict[str, Any]:
     """Write all files of an export into an empty folder; see `export_model`."""
-    source = Path(inspect.getfile(type(model)))
-    module = MODEL_FILES.get(source.stem)
     config = model.config
     if label_names:
         config.id2label = dict(enumerate(map(str, label_names)))
         config.label2id = {name: i for i, name in config.id2label.items()}
+    full_card = {"code": write_network(model, folder), **card}
+    _save_tokenizer(tokenizer, config, folder)
+    write_card(folder, full_card)
+    return full_card
+
+
+def write_network(model: PreTrainedModel, folder: Path) -> str:
+    """Write configuration, weights and code of a model, and return the names of the files of code.
+
+    Args:
+        model: As in `export_model`.
+        folder: Directory; it is made where it does not exist.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    source = Path(inspect.getfile(type(model)))
+    module = MODEL_FILES.get(source.stem)
+    config = model.config
     # transformers finds the classes by these entries, in the files below.
     config.architectures = [type(model).__name__]
     code = ""
@@ -126,10 +141,7 @@ def _write_files(
         }
         code = _copy_code(source, module, folder)
     model.save_pretrained(folder)
-    _save_tokenizer(tokenizer, config, folder)
-    full_card = {"code": code, **card}
-    write_card(folder, full_card)
-    return full_card
+    return code
 
 
 def _copy_code(source: Path, module: str, folder: Path) -> str:

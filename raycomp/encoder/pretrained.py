@@ -21,8 +21,9 @@ from transformers.utils import logging as transformers_logging
 from raycomp.encoder.checkpoint_weights import read_network
 from raycomp.encoder.checks import check_config, check_folder, conversion_command
 from raycomp.encoder.classifier_head import check_head
+from raycomp.encoder.families import from_family_config
 from raycomp.encoder.label_matching import match_outputs, names_match
-from raycomp.encoder.layers import Encoder
+from raycomp.encoder.layers import Encoder, EncoderConfig
 from raycomp.encoder.tokenizer_checks import check_first_token, check_letter_case, check_vocabulary
 from raycomp.encoder.tokenizer_files import (
     TOKENIZER_FILE,
@@ -128,6 +129,28 @@ def load_checkpoint(
         has_named_outputs=bool(classes) and names_match(output_names, classes),
         tokenizer_note=loaded.note,
     )
+
+
+def load_config(
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> EncoderConfig:
+    """Return the configuration of a checkpoint's network, without weights and tokenizer.
+
+    Args:
+        name: Hub name, folder, or `DEMO_MODEL`.
+        revision: Revision on the Hub.
+        trust_remote_code: Whether the checkpoint's own code may run.
+
+    Raises:
+        UserError: The configuration cannot be loaded, or is not supported.
+    """
+    with _explaining_failures(name):
+        source = model_source(name)
+        config = AutoConfig.from_pretrained(  # nosec B615  # model.revision
+            source, revision=revision, trust_remote_code=trust_remote_code
+        )
+        check_config(config, name, Path(source))
+        return from_family_config(config, EncoderConfig.num_labels)
 
 
 @contextmanager

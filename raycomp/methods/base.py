@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -80,6 +81,9 @@ class Deployable:
         description: How the model was made; a sentence of the model card.
         files: Further text files of the export, by name.
         certificate: Further figures of the export's certificate.json.
+        cost: Measured cost where the budget is for a device; None where the cost is counted.
+        verdict: Verdict of the certificate of such a budget; None for other budgets.
+        measured_files: Directory with the measured files, which become part of the export.
         reason: Why the budget cannot be met; empty where it can.
         counts_nonzero: Whether its parameters count only where they are not 0 (unstructured pruning).
         has_user_units: Whether `build` returns outputs in the user's units. Methods leave it False:
@@ -103,6 +107,9 @@ class Deployable:
     description: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     certificate: Mapping[str, Any] = field(default_factory=dict)
+    cost: float | None = None
+    verdict: str | None = None
+    measured_files: Path | None = None
     reason: str = ""
     counts_nonzero: bool = False
     has_user_units: bool = False
@@ -225,10 +232,13 @@ class Method(ABC):
     Attributes:
         settings: Its section of the job file.
         tasks: Its training tasks, by the first part of their names.
+        takes_all_limits: Whether it keeps any limit of a budget: several at once, and measured ones.
+            Other methods keep one limit on params, encoder_params or flops.
     """
 
     settings: ClassVar[type[MethodSettings]]
     tasks: ClassVar[Mapping[str, type[TrainingTask]]] = {}
+    takes_all_limits: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -277,7 +287,7 @@ class Method(ABC):
 
         Args:
             context: The run's context.
-            kind: Kind of cost: "params", "encoder_params" or "flops".
+            kind: Kind of cost, as `RunContext.cost_key` returns it, such as "params".
         """
         return None
 

@@ -53,6 +53,8 @@ class RunContext(SearchSetup):
         context = copy.copy(self)
         context.method = method
         context.files = self.layout.method(method)
+        # Each method has its own corrections.
+        context.forget_device()
         return context
 
     @functools.cached_property

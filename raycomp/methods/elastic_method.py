@@ -47,6 +47,7 @@ class ElasticMethod(Method):
     """
 
     description: ClassVar[str]
+    takes_all_limits: ClassVar[bool] = True
 
     @abstractmethod
     def training_plan(self, context: RunContext, num_rows: int) -> dict[str, Any]:

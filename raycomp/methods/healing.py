@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from raycomp.arithmetic import ceil_div
+from raycomp.config.budget import BudgetSettings
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.methods.base import Run
@@ -206,16 +207,19 @@ def plan_healing(context: RunContext) -> dict[str, Any]:
     full, _ = context.flops_per_row()
     flops = 0.0
     for budget in context.job.budget:
-        share = min(1.0, context.limit(budget) / float(_full_cost(context, budget.kind)))
-        flops += settings.networks * rows * 3 * share * full
+        flops += settings.networks * rows * 3 * _used_share(context, budget) * full
     if settings.distill != "none":
         flops += rows * full
     networks = settings.networks * len(context.job.budget)
     return {"networks": networks, "steps": settings.steps, "flops": flops}
 
 
-def _full_cost(context: RunContext, kind: str) -> float:
-    return float(context.costs.cost(kind, context.space.largest()))
+def _used_share(context: RunContext, budget: BudgetSettings) -> float:
+    """Return a limit as a share of the full network's cost; 1 where a device is not measured yet."""
+    if not context.budget_costs.is_known(budget):
+        return 1.0
+    full = float(context.costs.cost(context.cost_key(budget), context.space.largest()))
+    return min(1.0, context.limit(budget) / full)
 
 
 def summarise_healing(context: RunContext) -> dict[str, Any]:

@@ -42,7 +42,8 @@ class ScoredNetworks:
 
         for budget in self._context.job.budget:
             limit = self._context.limit(budget)
-            met = [a for a in self._networks if self._context.costs.cost(budget.kind, a) <= limit]
+            key = self._context.cost_key(budget)
+            met = [a for a in self._networks if self._context.costs.cost(key, a) <= limit]
             if met:
                 scores = {arch: self._score(arch) for arch in met}
                 best = max(met, key=lambda arch: (scores[arch]["value"], -scores[arch]["loss"]))
@@ -108,7 +109,7 @@ class ScoredNetworks:
     ) -> Deployable:
         context = self._context
         text = f"{self._description} {NOT_HEALED}"
-        share = float(context.costs.cost(budget.kind, arch)) / context.limit(budget)
+        share = float(context.costs.cost(context.cost_key(budget), arch)) / context.limit(budget)
         if share < FULL_USE:
             text += f" It is the best of {len(scores)} networks, and uses {share:.0%} of its budget."
 

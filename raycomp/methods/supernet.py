@@ -243,7 +243,7 @@ def unmet_deployables(context: RunContext) -> list[Deployable]:
     deployables = []
     for budget in context.job.budget:
         limit = context.limit(budget)
-        if smallest_cost(context, budget.kind) <= limit:
+        if smallest_cost(context, context.cost_key(budget)) <= limit:
             return []
         reason = infeasible_reason(context, budget)
         deployables.append(

@@ -157,6 +157,7 @@ class Uniform(Method):
         "uniform-supernet": SupernetTask,
         HEAL: HealTask,
     }
+    takes_all_limits: ClassVar[bool] = True
 
     def compress(self, run: Run) -> list[Deployable]:
         """Train the super-network on uniform samples, then search every budget by evolution."""

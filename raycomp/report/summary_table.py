@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from raycomp.config.budget import BUDGET_KINDS, DEVICE_KINDS, SEVERAL
 from raycomp.report.formatting import (
     format_count,
     format_number,
@@ -27,9 +28,11 @@ COLUMN_MEANINGS = {
     "method": "compression method, or the teacher",
     "budget": "name of the budget, or of the CNN's settings",
     "kind": "quantity that the budget limits; encoder_params counts the Transformer layers only; "
+    "limits: several quantities, and the cost is the largest used share; "
     "beta: AdaBERT has a size penalty instead of a limit",
     "limit": "largest cost that the budget allows",
-    "cost": "cost of the deployed model, counted on the exported model after it was loaded again",
+    "cost": "cost of the deployed model, counted on the exported model after it was loaded again, or "
+    "measured in its runtime",
     "used_share": "cost divided by limit",
     "params": "parameters of the whole model, embeddings included",
     "params_ratio": "params divided by the teacher's params",
@@ -40,15 +43,17 @@ COLUMN_MEANINGS = {
     "validation": "score on the validation split, which was never used for model selection",
     "gap": "selection minus validation; a large gap means that the selection score is optimistic",
     "retention": "validation divided by the teacher's validation score",
+    "verdict": "of a budget for a device: PASS if the measured file meets its limits; NOT CERTIFIED if "
+    "the profile is of another CPU than that of the run",
     "warning": "chance: not shown to be better than a constant answer; low retention: below the smallest "
     "retention that the budget asks for",
     "finetuned": "validation score after the extracted network was fine-tuned again; the other columns "
     "describe the network before that",
 }
-OPTIONAL_COLUMNS = ("inherited", "healed", "warning", "finetuned")
+OPTIONAL_COLUMNS = ("inherited", "healed", "verdict", "warning", "finetuned")
 COLUMNS = tuple(name for name in COLUMN_MEANINGS if name not in OPTIONAL_COLUMNS)
 TEXT_COLUMNS = ("method", "budget", "kind")
-LIMITED_KINDS = ("params", "encoder_params", "flops", "latency_ms")
+LIMITED_KINDS = (*BUDGET_KINDS, *DEVICE_KINDS, SEVERAL)
 
 
 @dataclass(frozen=True)
@@ -140,12 +145,12 @@ def _deployment_cells(row: dict[Any, Any], run: RunRecord) -> dict[str, str]:
         "kind": format_text(row["kind"]),
     }
     if row["kind"] in LIMITED_KINDS:
-        cells["limit"] = format_count(row["limit"])
+        cells["limit"] = _format_cost(row, "limit")
     if not row["feasible"]:
         return {**cells, "used_share": "not met"}
 
     if row["kind"] in LIMITED_KINDS:
-        cells["cost"] = format_count(row["cost"])
+        cells["cost"] = _format_cost(row, "cost")
         cells["used_share"] = format_number(_used_share(row), 2)
 
     gap = row["gap"]
@@ -164,11 +169,20 @@ def _deployment_cells(row: dict[Any, Any], run: RunRecord) -> dict[str, str]:
     }
     if is_finite_number(row["healed"]):
         cells |= {"inherited": format_score(row["inherited"]), "healed": format_score(row["healed"])}
+    if isinstance(row["verdict"], str):
+        cells["verdict"] = row["verdict"]
     if isinstance(row["warning"], str):
         cells["warning"] = row["warning"]
     if row["method"] == "yoco" and row["budget"] in run.tuned:
         cells["finetuned"] = format_score(run.tuned[row["budget"]].get("validation"))
     return cells
+
+
+def _format_cost(row: dict[Any, Any], column: str) -> str:
+    """Return a limit or a cost; milliseconds and megabytes have decimals."""
+    if row["kind"] in BUDGET_KINDS:
+        return format_count(row[column])
+    return format_number(row[column], 2)
 
 
 def _used_share(row: dict[Any, Any]) -> float | None:

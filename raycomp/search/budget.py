@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raycomp.encoder.architecture import Architecture
-from raycomp.search.moves import CostFunction
+from raycomp.encoder.cost import CostFunction
 from raycomp.search.reward import RewardForm, constrained_reward
 from raycomp.search.space import SearchSpace
 

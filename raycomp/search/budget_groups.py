@@ -39,6 +39,7 @@ def group_budgets(
     limit: Callable[[BudgetSettings], float],
     least: Callable[[str], float],
     full: Callable[[str], float],
+    key: Callable[[BudgetSettings], str] = lambda budget: budget.kind,
 ) -> list[BudgetGroup]:
     """Return the groups, in the order in which the job names their first members.
 
@@ -47,12 +48,13 @@ def group_budgets(
         limit: From a budget to its limit.
         least: From a kind of cost to the cost of the smallest network.
         full: From a kind of cost to the cost of the largest network.
+        key: From a budget to its kind of cost.
     """
     groups: list[list[BudgetSettings]] = []
-    for kind in dict.fromkeys(budget.kind for budget in budgets):
+    for kind in dict.fromkeys(key(budget) for budget in budgets):
         # A limit above the largest network allows what a limit at the largest network allows.
-        limits = {b.name: min(limit(b), full(kind)) for b in budgets if b.kind == kind}
-        members = sorted((b for b in budgets if b.kind == kind), key=lambda b: limits[b.name])
+        limits = {b.name: min(limit(b), full(kind)) for b in budgets if key(b) == kind}
+        members = sorted((b for b in budgets if key(b) == kind), key=lambda b: limits[b.name])
         start = 0.0
         for budget in members:
             own = limits[budget.name]

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raycomp.config.budget import BUDGET_KINDS
 from raycomp.config.job import Job
 from raycomp.encoder.architecture import Architecture
-from raycomp.encoder.cost import CostModel
-from raycomp.search.moves import CostFunction, fit_to_limit
+from raycomp.encoder.cost import CostFunction, CostModel
+from raycomp.search.moves import fit_to_limit
 from raycomp.search.space import SearchSpace
 
 BAND = 0.15
@@ -78,9 +79,11 @@ def job_targets(job: Job, space: SearchSpace, costs: CostModel) -> CostTargets |
     def cost_of(kind: str) -> CostFunction:
         return lambda arch: float(costs.cost(kind, arch))
 
-    full = {budget.kind: float(costs.cost(budget.kind, space.largest())) for budget in job.budget}
+    # Preflight refuses other budgets with `train.budget_share`.
+    budgets = [budget for budget in job.budget if budget.kind in BUDGET_KINDS]
+    full = {budget.kind: float(costs.cost(budget.kind, space.largest())) for budget in budgets}
     return CostTargets(
-        budgets=[(cost_of(b.kind), b.resolve(full[b.kind])) for b in job.budget],
+        budgets=[(cost_of(b.kind), b.resolve(full[b.kind])) for b in budgets],
         size=cost_of("encoder_params"),
         budget_share=job.train.budget_share,
         cost_share=job.train.cost_share,

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.cost import CostFunction
 from raycomp.search.space import SearchSpace
-
-CostFunction = Callable[[Architecture], float]
-"""From an architecture to its cost; it grows with every dimension."""
 
 
 def neighbours(arch: Architecture, space: SearchSpace, direction: int) -> list[Architecture]:

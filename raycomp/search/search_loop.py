@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from raycomp.config.budget import BudgetSettings
+from raycomp.config.budget import DEVICE_KINDS, BudgetSettings
 from raycomp.config.job import Job
 from raycomp.encoder.architecture import Architecture
 from raycomp.search.budget import SearchBudget, cheapest_architecture
@@ -236,6 +237,7 @@ def search_groups(setup: SearchSetup) -> list[BudgetGroup]:
         setup.limit,
         lambda kind: float(setup.costs.cost(kind, smallest)),
         lambda kind: float(setup.costs.cost(kind, largest)),
+        setup.cost_key,
     )
 
 
@@ -246,12 +248,31 @@ def infeasible_reason(setup: SearchSetup, budget: BudgetSettings) -> str:
         setup: Job with the shape of its network.
         budget: Budget of the job.
     """
-    limit = setup.limit(budget)
-    least = float(setup.costs.cost(budget.kind, setup.space.smallest()))
-    if least <= limit:
-        return ""
-    return (
-        f"Budget {budget.name}: {budget.kind} <= {limit:,.0f} cannot be met, because the smallest "
-        f"network of the space has {least:,.0f}. Nearest feasible limit: {least:,.0f}. To go lower, add "
-        "a smaller value to space.ffn, space.heads or space.depth."
-    )
+    smallest = setup.space.smallest()
+    reasons = []
+    for kind, limit in setup.budget_costs.limits(budget).items():
+        least = setup.budget_costs.cost_of_kind(budget, kind, smallest)
+        if least > limit:
+            nearest = format_cost(kind, least, round_up=True)
+            reasons.append(
+                f"Budget {budget.name}: {kind} <= {format_cost(kind, limit)} cannot be met, because the "
+                f"smallest network of the space has {nearest}. Nearest feasible limit: {nearest}. To go "
+                "lower, add a smaller value to space.ffn, space.heads or space.depth."
+            )
+    return " ".join(reasons)
+
+
+def format_cost(kind: str, value: float, *, round_up: bool = False) -> str:
+    """Return a cost for a message.
+
+    Args:
+        kind: Kind of the cost.
+        value: The cost.
+        round_up: Whether a measured cost is rounded up: as a limit, it is then feasible.
+    """
+    if kind not in DEVICE_KINDS:
+        return f"{value:,.0f}"
+    if not round_up:
+        return f"{value:,.4g}"
+    digits = 2 - math.floor(math.log10(value)) if value > 0 else 2
+    return f"{math.ceil(value * 10**digits - 1e-9) / 10**digits:,.10g}"

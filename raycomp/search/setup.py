@@ -7,19 +7,31 @@ processes starts in a second.
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from raycomp.config.budget import BudgetSettings
+from raycomp.config.budget import BUDGET_KINDS, BudgetSettings, width_step
 from raycomp.config.job import Job
 from raycomp.config.lengths import apply_lengths
 from raycomp.encoder.architecture import Architecture
-from raycomp.encoder.cost import CostModel, EncoderShape
+from raycomp.encoder.cost import CostFunction, CostModel, EncoderShape
 from raycomp.errors import UserError
 from raycomp.search.budget import SearchBudget
+from raycomp.search.device_budgets import (
+    BudgetCosts,
+    DeviceState,
+    find_named_tables,
+    find_recorded_tables,
+    read_corrections,
+)
 from raycomp.search.space import SearchSpace
 from raycomp.storage.files import read_json
 from raycomp.storage.layout import RunLayout
+
+SMALL_DEPTHS = (0, 1 / 6, 1 / 3)
+"""Further choices of depth with a budget for a device. A layer costs time however thin it is."""
 
 PAPER_PROPORTIONS = {
     "depth": (1 / 2, 2 / 3, 5 / 6, 1),
@@ -41,8 +53,24 @@ class SearchSetup:
     """
 
     def __init__(
-        self, job: Job, run_dir: Path, shape: EncoderShape | None = None, *, method: str = "yoco"
+        self,
+        job: Job,
+        run_dir: Path,
+        shape: EncoderShape | None = None,
+        *,
+        method: str = "yoco",
+        device: DeviceState | None = None,
     ) -> None:
+        """Remember the job; nothing is read.
+
+        Args:
+            job: The job.
+            run_dir: The run directory. A process that has `device` does not read it for costs.
+            shape: The full network's shape.
+            method: Name of the method.
+            device: What the driver knows about the budgets' devices; None reads it from the run
+                directory.
+        """
         self.run_dir = run_dir
         self.method = method
         self.layout = RunLayout(run_dir)
@@ -52,6 +80,7 @@ class SearchSetup:
             self.job = apply_lengths(job, read_json(self.layout.lengths))
         self.files = self.layout.method(method)
         self._shape = shape
+        self._device = device
 
     @property
     def shape(self) -> EncoderShape:
@@ -71,8 +100,46 @@ class SearchSetup:
 
     @functools.cached_property
     def costs(self) -> CostModel:
-        """The cost model of the full network."""
-        return CostModel(self.shape, self.flops_length)
+        """The cost model of the full network, with a function for each budget that needs one."""
+        return CostModel(self.shape, self.flops_length, lambda: self._budget_functions)
+
+    @functools.cached_property
+    def _budget_functions(self) -> dict[str, CostFunction]:
+        costs = self.budget_costs
+        return {
+            costs.key(budget): costs.function(budget)
+            for budget in self.job.budget
+            if budget.kind not in BUDGET_KINDS and costs.is_known(budget)
+        }
+
+    @functools.cached_property
+    def budget_costs(self) -> BudgetCosts:
+        """Keys, limits and cost functions of the job's budgets."""
+        base = CostModel(self.shape, self.flops_length)
+        return BudgetCosts(base, self.space.largest(), self.device)
+
+    @property
+    def device(self) -> DeviceState:
+        """Tables and corrections of the budgets' devices.
+
+        Raises:
+            UserError: A profile cannot be read, or does not fit its budget.
+        """
+        if not any(budget.is_for_device for budget in self.job.budget):
+            return DeviceState()
+        # The tables of a run do not change when the file of a profile does.
+        if self._device is None:
+            tables = find_recorded_tables(self.layout)
+            if tables is None:
+                tables = find_named_tables(self.job, self.shape)
+            self._device = DeviceState(tables, read_corrections(self.files))
+        return self._device
+
+    def forget_device(self) -> None:
+        """Read tables and corrections again: the run has measured."""
+        self._device = None
+        for name in ("_budget_functions", "budget_costs"):
+            self.__dict__.pop(name, None)
 
     @property
     def flops_length(self) -> int:
@@ -81,14 +148,18 @@ class SearchSetup:
 
     def limit(self, budget: BudgetSettings) -> float:
         """Return a budget's absolute limit, in the unit of its kind."""
-        full_cost = self.costs.cost(budget.kind, self.space.largest())
-        return budget.resolve(float(full_cost))
+        return self.budget_costs.limit(budget)
+
+    def cost_key(self, budget: BudgetSettings) -> str:
+        """Return the kind of cost of a budget, as `costs` knows it."""
+        return self.budget_costs.key(budget)
 
     def budget(self, settings: BudgetSettings) -> SearchBudget:
         """Return a budget of the job with its cost function and its absolute limit."""
+        key = self.cost_key(settings)
 
         def cost(arch: Architecture) -> float:
-            return float(self.costs.cost(settings.kind, arch))
+            return float(self.costs.cost(key, arch))
 
         return SearchBudget(
             cost=cost,
@@ -118,24 +189,28 @@ def make_space(job: Job, shape: EncoderShape) -> SearchSpace:
         "heads": shape.layer_heads[0],
         "ffn": shape.layer_ffn[0],
     }
-    choices = {key: _choices(job, key, full) for key, full in full_sizes.items()}
+    # A head is as wide as its vectors.
+    units = {"depth": 1, "heads": shape.head_size, "ffn": 1}
+    choices = {key: _choices(job, key, full, units[key]) for key, full in full_sizes.items()}
     return SearchSpace(full_sizes["depth"], choices["depth"], choices["heads"], choices["ffn"])
 
 
-def _choices(job: Job, key: str, full: int) -> tuple[int, ...]:
+def _choices(job: Job, key: str, full: int, unit: int) -> tuple[int, ...]:
     """Return the choices of one dimension, ascending.
 
     Args:
         job: The job.
         key: "depth", "heads" or "ffn".
         full: Size of the full network in this dimension.
+        unit: Width of one head or neuron.
 
     Raises:
-        UserError: A choice is larger than the network, or the full size is missing.
+        UserError: A choice is larger than the network, or the full size is missing; or it does not fit a
+            budget for a device.
     """
     values = getattr(job.space, key)
     if values is None:
-        values = [max(1, round(full * proportion)) for proportion in PAPER_PROPORTIONS[key]]
+        return _default_choices(job, key, full, unit)
 
     least = 1 if key == "depth" else 0
     is_valid = all(least <= value <= full for value in values)
@@ -144,4 +219,39 @@ def _choices(job: Job, key: str, full: int) -> tuple[int, ...]:
             f"space.{key} is {values}. Give numbers from {least} to {full}, with {full} (the network's "
             f"own) among them."
         )
+    _check_widths(job, key, values, full, unit)
     return tuple(sorted(set(values)))
+
+
+def _default_choices(job: Job, key: str, full: int, unit: int) -> tuple[int, ...]:
+    """Return the paper's choices of one dimension; see `_choices`."""
+    step = width_step(job.budget)
+    proportions = PAPER_PROPORTIONS[key]
+    if key == "depth":
+        if step > 1:
+            proportions = (*SMALL_DEPTHS, *proportions)
+        return tuple(sorted({max(1, round(full * proportion)) for proportion in proportions}))
+
+    # So many heads or neurons have a width that is a multiple of the step.
+    stride = step // math.gcd(step, unit)
+    values = {max(1, round(full * proportion / stride)) * stride for proportion in proportions}
+    return tuple(sorted({full, *(value for value in values if value < full)}))
+
+
+def _check_widths(job: Job, key: str, values: Sequence[int], full: int, unit: int) -> None:
+    """Refuse widths that a device computes as slowly as the next multiple of its registers.
+
+    Raises:
+        UserError: The job has a budget for a device, and a choice is not a multiple.
+    """
+    step = width_step(job.budget)
+    uneven = [value for value in values if value * unit % step and value != full]
+    if key == "depth" or not uneven:
+        return
+    stride = step // math.gcd(step, unit)
+    nearest = sorted({min(full, max(1, round(value / stride)) * stride) for value in uneven})
+    raise UserError(
+        f"space.{key} has {', '.join(map(str, uneven))}. With a budget for a device, widths must be "
+        f"multiples of {step}: a device takes as long for the widths between. Use "
+        f"{', '.join(map(str, nearest))} instead."
+    )

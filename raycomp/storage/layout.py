@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from raycomp.storage.method_layout import MethodLayout, TrialLayout
+from raycomp.storage.method_layout import DeviceLayout, MethodLayout, TrialLayout
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class RunLayout:
     facts.json                  configuration of the encoder, labels, metrics
     overview.json               class counts, text lengths, the teacher: what a user checks first
     environment.json            versions and hardware
+    device_profile.json         measured layers of the devices that budgets are for
     precision.json              bf16 or fp32
     lengths.json                lengths of trainings that the run chose
     live.json                   rows that trackers received
@@ -46,7 +47,7 @@ class RunLayout:
     progress/TRAINING.json      steps done and metrics of the last steps
     errors/SOURCE-TIME.txt      stack traces of workers that failed
     attempts/TRAINING.json      the attempt at a training that may write
-    train/ kept/ tune/          working files of Ray Train and Ray Tune
+    train/ kept/ tune/          working files of Ray Train and Ray Tune; certified/: of budgets' devices
     ```
 
     Attributes:
@@ -97,6 +98,11 @@ class RunLayout:
         return self.path / "lengths.json"
 
     @property
+    def devices(self) -> DeviceLayout:
+        """Paths of the files about the devices that budgets are for."""
+        return DeviceLayout(self.path)
+
+    @property
     def tracking(self) -> Path:
         """Rows that the trackers of `run.live` received, and the ids of the run there."""
         return self.path / "live.json"
@@ -121,8 +127,6 @@ class RunLayout:
         """The HTML report."""
         return self.path / "report.html"
 
-    # Data.
-
     @property
     def token_cache(self) -> Path:
         """Directory of tokenised splits. All runs of a storage share it."""
@@ -136,8 +140,6 @@ class RunLayout:
     def token_key(self, split: str) -> Path:
         """Return the file with the key of a tokenised split in `token_cache`."""
         return self.tokens / f"{split}.json"
-
-    # Tables and predictions.
 
     def table(self, name: str) -> Path:
         """Return the directory of a table. Its rows are in one or more Parquet files."""
@@ -198,8 +200,6 @@ class RunLayout:
     def finetune(self) -> Path:
         """Directory of the scores of fine-tuned sub-networks."""
         return self.path / "finetune"
-
-    # AdaBERT.
 
     @property
     def adabert(self) -> Path:
@@ -320,6 +320,7 @@ class RunLayout:
             self.tune,
             self.exports,
             self.models,
+            self.devices.certified,
             self.predictions_dir,
             self.progress_dir,
             self.errors,

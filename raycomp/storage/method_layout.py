@@ -56,6 +56,11 @@ class MethodLayout:
         return self.search.glob("*.*.*.json")
 
     @property
+    def device_corrections(self) -> Path:
+        """Budgets whose models failed their certificate: corrections, attempts, nearest model."""
+        return self.path / "device_corrections.json"
+
+    @property
     def heal(self) -> Path:
         """Directory of the healed networks."""
         return self.path / "heal"
@@ -71,6 +76,27 @@ class MethodLayout:
     def student(self, budget: str) -> StudentLayout:
         """Return the paths of the student that the method trains for a budget."""
         return StudentLayout(self.path / budget)
+
+
+@dataclass(frozen=True)
+class DeviceLayout:
+    """The paths of the files about the devices that the budgets of a run are for.
+
+    Attributes:
+        path: The run directory.
+    """
+
+    path: Path
+
+    @property
+    def profile(self) -> Path:
+        """Tables of measured layers: budget -> `encoder.device_table.DeviceTable`."""
+        return self.path / "device_profile.json"
+
+    @property
+    def certified(self) -> Path:
+        """Working directory of the models that are measured before the choice is final."""
+        return self.path / "certified"
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ class DeploymentRow:
         run: Name of the run directory.
         method: Compression method.
         budget: Name of the budget, or of the trial's setting.
-        kind: What the limit limits: "params", "encoder_params", "flops"; or "beta" (AdaBERT's penalty).
+        kind: What the limit limits: "params", "encoder_params", "flops", "latency_ms", "memory_mb",
+            "size_mb"; "limits" for several; or "beta" (AdaBERT's penalty).
         limit: The limit in the unit of its kind.
         feasible: Whether a model was deployed. If not, `reason` says why, and the fields below are None.
         searcher: Searcher that found the architecture.
@@ -89,7 +90,8 @@ class DeploymentRow:
         full_params: Parameters of the full network. It becomes `params_ratio`.
         encoder_params: Parameters of the Transformer layers or CNN cells.
         flops: FLOPs of one sequence.
-        cost: What the budget limits, counted on the exported model where it can be counted.
+        cost: What the budget limits, counted on the exported model or measured in its runtime. Of several
+            limits it is the largest used share.
         selection: Selection score.
         validation: Validation score of the exported model.
         parity: Largest difference of a logit between the trained and the exported model.
@@ -101,6 +103,8 @@ class DeploymentRow:
         heal_steps: Training steps of each of them.
         heal_tokens: Tokens of the training text of all of them.
         heal_seconds: Time of their healing.
+        verdict: Verdict on a budget for a device: "PASS", "FAIL" or "NOT CERTIFIED"; None for other
+            budgets.
         warning: What is wrong with the scores, in short: "chance" or "low retention"; None if nothing is.
     """
 
@@ -136,6 +140,7 @@ class DeploymentRow:
     heal_tokens: int | None = None
     heal_seconds: float | None = None
     warning: str | None = None
+    verdict: str | None = None
 
     @property
     def params_ratio(self) -> float | None:

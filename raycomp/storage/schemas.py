@@ -31,7 +31,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         teacher_validation=_REAL, retention=_REAL, evaluations=_INT, seconds=_REAL, export=_TEXT,
         metric=_TEXT, gap=_REAL, encoder_params=_INT, cost=_REAL, used_share=_REAL,
         parity=_REAL, reason=_TEXT, inherited=_REAL, healed=_REAL, heal_networks=_INT, heal_steps=_INT,
-        heal_tokens=_INT, heal_seconds=_REAL, warning=_TEXT,
+        heal_tokens=_INT, heal_seconds=_REAL, warning=_TEXT, verdict=_TEXT,
     ),
     "costs": _schema(
         run=_TEXT, method=_TEXT, work=_TEXT, part=_TEXT, budget=_TEXT, count=_REAL, tokens=_REAL,

@@ -218,7 +218,7 @@ def test_a_report_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["plan", "run", "query", "export", "report", "submit", "status", "logs", "stop"]
+    "command", ["plan", "run", "profile", "query", "export", "report", "submit", "status", "logs", "stop"]
 )
 def test_every_command_has_help_with_an_example(command: str) -> None:
     done = cli(command, "--help")

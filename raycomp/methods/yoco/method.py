@@ -55,6 +55,7 @@ class Yoco(Method):
 
     settings: ClassVar[type[MethodSettings]] = YocoSettings
     tasks: ClassVar[Mapping[str, type[TrainingTask]]] = {"supernet": SupernetTask, HEAL: HealTask}
+    takes_all_limits: ClassVar[bool] = True
 
     def compress(self, run: Run) -> list[Deployable]:
         """Train the super-network, search every budget, and heal the best networks."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from raycomp.data.batches import collate
 from raycomp.deployment.cpu import describe_machine
+from raycomp.deployment.format_settings import INT8_FILE, ONNX_FILE
 from raycomp.deployment.latency import measure_latencies_ms
+from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.export import export_model, verify_export, verify_tokenizer, write_card
 from raycomp.errors import UserError
 from raycomp.methods.base import Deployable, Forward, Healing, ProgressUpdate, logits_of
@@ -101,6 +103,7 @@ def _start_row(context: RunContext, deployable: Deployable) -> DeploymentRow:
         metric=context.primary,
         evaluations=deployable.evaluations,
         seconds=deployable.seconds,
+        verdict=deployable.verdict,
         teacher_validation=context.teacher_validation(),
         reason=deployable.reason or None,
     )
@@ -112,12 +115,13 @@ def _deploy(
     """Export one model, and return its row and the model that was loaded back."""
     out = context.layout.export(context.method, deployable.budget)
     proof = export_deployable(context, deployable, out)
+    _add_measured_files(deployable, out)
     loaded = AutoModelForSequenceClassification.from_pretrained(  # nosec B615  # raycomp's own export
         str(out), trust_remote_code=True, local_files_only=True
     ).eval()
 
     counts = _count(loaded, deployable)
-    cost = counts.get(deployable.kind, counts["params"])
+    cost = _find_cost(context, deployable, counts)
     if deployable.kind in counts and cost > deployable.limit:
         raise UserError(
             f"Budget {deployable.budget}: the exported model has {cost:,.0f} {deployable.kind}, but the "
@@ -149,6 +153,30 @@ def _deploy(
     }
     write_card(out, proof["card"] | figures)
     return row, loaded
+
+
+def _find_cost(context: RunContext, deployable: Deployable, counts: Mapping[str, float]) -> float:
+    """Return what the budget limits: counted, measured, or computed from the architecture."""
+    if deployable.kind in counts:
+        return counts[deployable.kind]
+    if deployable.cost is not None:
+        return deployable.cost
+    for budget in context.job.budget:
+        if (budget.name, budget.kind) == (deployable.budget, deployable.kind):
+            return context.budget(budget).cost(Architecture.from_json(str(deployable.arch)))
+    # AdaBERT's settings are not limits.
+    return counts["params"]
+
+
+def _add_measured_files(deployable: Deployable, out: Path) -> None:
+    """Copy the files of other runtimes that were measured into the export."""
+    if deployable.measured_files is None:
+        return
+    for file in (ONNX_FILE, INT8_FILE):
+        source = deployable.measured_files / file
+        if source.exists():
+            (out / file).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source, out / file)
 
 
 def _judge(context: RunContext, row: DeploymentRow, model: str) -> DeploymentRow:

@@ -83,7 +83,7 @@ def export_formats(
         certificate = build_certificate(
             _model_figures(context, changed, proof, figures),
             describe_machine(settings.num_threads()),
-            [*_budget_limits(deployable), *settings.limits],
+            [*_budget_limits(context, deployable), *settings.limits],
             result.files,
             [*note, *result.notes],
         )
@@ -199,11 +199,18 @@ def _calibration(context: RunContext) -> Calibration:
     return batches
 
 
-def _budget_limits(deployable: Deployable) -> list[DeploymentLimit]:
-    """Return the limit of the model's budget. AdaBERT's settings are not limits."""
-    if deployable.kind not in MODEL_QUANTITIES:
-        return []
-    return [DeploymentLimit(deployable.kind, deployable.limit)]
+def _budget_limits(context: RunContext, deployable: Deployable) -> list[DeploymentLimit]:
+    """Return the limits of the model's budget, except for times: the user chooses their conditions.
+
+    AdaBERT's settings are not limits.
+    """
+    if deployable.kind in MODEL_QUANTITIES:
+        return [DeploymentLimit(deployable.kind, deployable.limit)]
+    for budget in context.job.budget:
+        if budget.name == deployable.budget and budget.kind == deployable.kind:
+            limits = context.budget_costs.limits(budget)
+            return [DeploymentLimit(kind, v) for kind, v in limits.items() if kind != "latency_ms"]
+    return []
 
 
 def _model_figures(

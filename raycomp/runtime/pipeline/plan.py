@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from raycomp.config.budget import BudgetSettings
 from raycomp.config.job import Job
 from raycomp.config.lengths import apply_lengths
 from raycomp.errors import UserError
@@ -119,6 +120,9 @@ def _judge_budgets(context: RunContext) -> list[dict[str, Any]]:
     reasons = unmet_budgets(context)
     verdicts = []
     for budget in context.job.budget:
+        if not context.budget_costs.is_known(budget):
+            verdicts.append(_unknown_budget(budget))
+            continue
         reason = reasons[budget.name]
         limit = context.limit(budget)
         verdicts.append(
@@ -127,11 +131,25 @@ def _judge_budgets(context: RunContext) -> list[dict[str, Any]]:
                 "kind": budget.kind,
                 "limit": limit,
                 "feasible": not reason,
-                "nearest": least_cost(context, budget.kind) if reason else limit,
+                "nearest": least_cost(context, context.cost_key(budget)) if reason else limit,
                 "reason": reason,
             }
         )
     return verdicts
+
+
+def _unknown_budget(budget: BudgetSettings) -> dict[str, Any]:
+    """Return the entry of a budget whose device is not measured yet: no verdict is possible."""
+    limits = ", ".join(f"{kind} <= {limit}" for kind, limit in budget.limits.items())
+    return {
+        "name": budget.name,
+        "kind": budget.kind,
+        "limit": None,
+        "feasible": None,
+        "nearest": None,
+        "reason": f"{limits} is checked when the run has measured the layers. `raycomp profile` measures "
+        "them before.",
+    }
 
 
 def _forecast(
@@ -162,7 +180,9 @@ def _forecast(
 def _work(context: RunContext, teacher: int, steps: list[int]) -> Work:
     job = context.job
     search = job.search
-    num_groups = len(search_groups(context))
+    num_groups = len(job.budget)
+    if all(context.budget_costs.is_known(budget) for budget in job.budget):
+        num_groups = len(search_groups(context))
     total, shared = evaluation_budget(
         search.evaluations, search.shared_fraction, num_groups, context.space.num_architectures()
     )

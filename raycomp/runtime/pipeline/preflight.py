@@ -12,6 +12,7 @@ from raycomp.methods.context import RunContext
 from raycomp.methods.given_teacher import check_given_teacher, score_given_teacher
 from raycomp.methods.registry import load_method_class
 from raycomp.runtime.cluster.shadowing import find_shadowing_files
+from raycomp.runtime.pipeline.device_checks import find_device_problems
 from raycomp.runtime.pipeline.trackers import check_trackers
 
 
@@ -32,6 +33,16 @@ def check(context: RunContext, *, score_teacher: bool = True) -> None:
         raise UserError("\n".join(problems))
     if score_teacher:
         _check_teacher(context)
+
+
+def check_budgets(context: RunContext) -> None:
+    """Refuse budgets that no method of the job meets.
+
+    Raises:
+        UserError: One line per budget, with the nearest feasible value.
+    """
+    if reasons := [reason for reason in unmet_budgets(context).values() if reason]:
+        raise UserError("\n".join(reasons))
 
 
 def check_settings(context: RunContext) -> None:
@@ -60,8 +71,11 @@ def unmet_budgets(context: RunContext) -> dict[str, str]:
     """Return for each budget why no method of the job meets it; an empty text where one does."""
     reasons = {}
     for budget in context.job.budget:
-        method, least = _smallest_method(context, budget.kind)
         reasons[budget.name] = ""
+        # The run measures the layers first, and asks again.
+        if not context.budget_costs.is_known(budget):
+            continue
+        method, least = _smallest_method(context, context.cost_key(budget))
         if method is not None and least > context.limit(budget):
             reasons[budget.name] = method.explain_infeasible(context, budget)
     return reasons
@@ -105,6 +119,9 @@ def _smallest_batches(context: RunContext) -> list[int]:
 def _find_problems(context: RunContext) -> list[str]:
     job = context.job
     check_trackers(job)
+    # The checks of a method ask for costs that it may not know.
+    if problems := find_device_problems(context):
+        return problems
 
     problems = find_shadowing_files(Path.cwd())
     cache_problem = find_cache_problem()

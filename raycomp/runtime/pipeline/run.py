@@ -12,6 +12,7 @@ import torch
 from raycomp.config.job import Job
 from raycomp.config.lengths import apply_lengths
 from raycomp.errors import UserError
+from raycomp.methods.base import Deployable, Method
 from raycomp.methods.context import RunContext
 from raycomp.methods.costs import derive_costs, derive_teacher_costs
 from raycomp.methods.lengths import describe_lengths, find_lengths
@@ -24,10 +25,12 @@ from raycomp.runtime.cluster.file_server import serve_run_files
 from raycomp.runtime.cluster.memory import release_memory
 from raycomp.runtime.cluster.progress import Progress
 from raycomp.runtime.pipeline.deploy import deploy_all
-from raycomp.runtime.pipeline.handle import run_handle
+from raycomp.runtime.pipeline.device_certificates import certify_budgets, certify_file, list_verdicts
+from raycomp.runtime.pipeline.device_profiles import record_profiles
+from raycomp.runtime.pipeline.handle import RayRun, run_handle
 from raycomp.runtime.pipeline.inputs import record_inputs
 from raycomp.runtime.pipeline.overview import show_overview
-from raycomp.runtime.pipeline.preflight import check
+from raycomp.runtime.pipeline.preflight import check, check_budgets
 from raycomp.runtime.pipeline.resume import describe_progress, repair_tables
 from raycomp.runtime.pipeline.tracking import track_run
 from raycomp.runtime.training.trainer import run_training
@@ -104,13 +107,15 @@ def _choose_lengths(context: RunContext, progress: Progress) -> None:
 
 
 def _run_stages(context: RunContext, progress: Progress) -> None:
-    """Train the teacher, then run every method of the job."""
+    """Measure the devices of budgets, train the teacher, then run every method of the job."""
     job = context.job
     _name_idle_gpus(job, progress)
     # With GPUs, the first training worker chooses the precision on its device.
     if not job.train.gpus:
         context.precision(torch.device("cpu"))
 
+    record_profiles(context, progress)
+    check_budgets(context)
     is_elastic = 0 < job.train.min_workers < job.train.workers
     with (
         serve_run_files(context.run_dir, progress, elastic=is_elastic),
@@ -123,8 +128,8 @@ def _run_stages(context: RunContext, progress: Progress) -> None:
 
 
 def _remove_working_files(layout: RunLayout) -> None:
-    """Remove what Ray Train leaves if a training is interrupted after its network was written."""
-    for folder in (layout.train_dir, layout.rescued_checkpoint("")):
+    """Remove what Ray Train leaves if a training is interrupted, and models that were measured."""
+    for folder in (layout.train_dir, layout.rescued_checkpoint(""), layout.devices.certified):
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -135,7 +140,7 @@ def _run_method(context: RunContext, name: str, progress: Progress) -> None:
     summary = context.layout.summary(name)
 
     if not summary.exists():
-        deployables = method.compress(run)
+        deployables = _compress(run.context, method, progress)
         for deployable in deployables:
             if deployable.reason:
                 progress.say(deployable.reason)
@@ -154,6 +159,18 @@ def _write_costs(context: RunContext, rows: list[dict[str, Any]], part: str) -> 
     """Write rows of table `costs`. A teacher that the user gives, for example, costs nothing."""
     if rows:
         write_rows(context.run_dir, "costs", rows, part)
+
+
+def _compress(context: RunContext, method: Method, progress: Progress) -> list[Deployable]:
+    """Return the models of a method; those for devices are measured, and searched again if they fail."""
+
+    def compress(narrowed: RunContext) -> list[Deployable]:
+        return method.compress(RayRun(narrowed, progress))
+
+    deployables = certify_budgets(context, compress, certify_file, progress.say)
+    for line in list_verdicts(deployables):
+        progress.say(line)
+    return deployables
 
 
 def _name_idle_gpus(job: Job, progress: Progress) -> None:

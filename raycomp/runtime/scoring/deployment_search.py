@@ -26,6 +26,7 @@ from raycomp.runtime.cluster.grid import Trial, run_grid
 from raycomp.runtime.cluster.progress import polling
 from raycomp.runtime.cluster.waiting import WaitNotice
 from raycomp.search.budget_groups import evaluation_budget
+from raycomp.search.device_budgets import DeviceState
 from raycomp.search.outcome import Outcome
 from raycomp.search.search_loop import (
     SearchLoop,
@@ -128,10 +129,13 @@ def _run_trials(
     method = setup.method
     shape = setup.shape.to_dict()
     theta = setup.sampler_state()
+    device = setup.device.to_dict()
 
     def run_one(trial: Trial) -> dict[str, Any]:
         network = EncoderShape.from_dict(shape)
-        remote_setup = SearchSetup(parse_job(job), run_dir, network, method=method)
+        remote_setup = SearchSetup(
+            parse_job(job), run_dir, network, method=method, device=DeviceState.from_dict(device)
+        )
         outcomes = run_trial(remote_setup, theta, ledger, precision, SearchTrial(**trial))
         return {"value": max(outcome.value if outcome.arch else -1.0 for outcome in outcomes)}
 

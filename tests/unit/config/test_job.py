@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raycomp.config.budget import parse_quantity
+from raycomp.config.budget import DEVICE_DEFAULTS, parse_quantity
+from raycomp.config.identity import artifact_keys
 from raycomp.config.loader import load_job, parse_job, parse_stored
 from raycomp.errors import UserError
 
@@ -63,7 +65,16 @@ def test_wrong_overrides_are_named(tmp_path: Path, override: str, words: list[st
         ("encoder_params = -1", "finite"),
         ("encoder_params = 0", "above 0"),
         ('encoder_params = "0.5y"', "0.5x"),
-        ("encoder_params = 1e6\nflops = 1e9", "exactly one"),
+        ('params = "0.5x encoder"\nencoder_params = 1e6', "two limits on encoder_params"),
+        ("min_retention = 0.5", "0 limits"),
+        ('latency_ms = "8M"', "a number, or"),
+        ("latency_ms = -8", "above 0"),
+        ("params = 1e6\nthreads = 2", "has threads, but no limit that is measured"),
+        ("latency_ms = 8\npercentile = 90", "percentile"),
+        ('latency_ms = 8\nruntime = "openvino"', "runtime.*onnxruntime-int8"),
+        ('latency_ms = 8\ndevice = "npu"', "device"),
+        ('latency_ms = 8\nlength = 8\nlengths = "a.txt"', "length and lengths"),
+        ('latency_ms = 8\nnode = "edge"\nprofile = "a.json"', "node and profile"),
     ],
 )
 def test_wrong_budgets_are_named(tmp_path: Path, line: str, word: str) -> None:
@@ -141,6 +152,25 @@ def test_a_stored_job_from_before_healing_does_not_heal(tiny_job: dict[str, Any]
     assert stored.heal.steps == 0
     assert stored.identity() == parse_job({**tiny_job, "heal": {"steps": 0}}).identity()
     assert stored.identity() != parse_job(tiny_job).identity()
+
+
+def test_settings_of_devices_count_only_in_budgets_for_devices(tiny_job: dict[str, Any]) -> None:
+    base = parse_job(tiny_job)
+    spelled_out = copy.deepcopy(tiny_job)
+    spelled_out["budget"][0] |= DEVICE_DEFAULTS
+    assert parse_job(spelled_out).identity() == base.identity()
+    assert "latency_ms" in base.model_dump()["budget"][0]
+
+    ids = {base.identity()}
+    keys = set()
+    for changes in ({}, {"latency_ms": 9}, {"threads": 2}, {"percentile": 95}, {"profile": "a.json"}):
+        job = {**tiny_job, "budget": [{"name": "half", "latency_ms": 8, **changes}]}
+        ids.add(parse_job(job).identity())
+        keys.add(artifact_keys(parse_job(job))["supernet"])
+    assert len(ids) == 6
+    # The space of such a job has other default widths, so it shares no super-network with other jobs.
+    assert len(keys) == 1
+    assert artifact_keys(base)["supernet"] not in keys
 
 
 def test_a_mark_does_not_change_the_identity(tiny_job: dict[str, Any]) -> None:

@@ -1,0 +1,290 @@
+"""Models of budgets for devices, measured as files before the choice is final.
+
+A model whose file is over a limit makes its budget's predictions larger by the measured ratio. The search
+then continues: its scores are in the evaluation cache, and the network that failed is over the limit.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from raycomp.config.budget import BUDGET_KINDS, SEVERAL, BudgetSettings
+from raycomp.deployment.certificate import FAIL, PASS, DeploymentLimit
+from raycomp.deployment.cpu import describe_machine
+from raycomp.deployment.format_settings import FormatSettings
+from raycomp.encoder.architecture import Architecture
+from raycomp.errors import UserError
+from raycomp.methods.base import Deployable
+from raycomp.methods.context import RunContext
+from raycomp.runtime.pipeline.device_profiles import same_cpu
+from raycomp.runtime.pipeline.export_formats import CERTIFICATE_FILE, export_formats
+from raycomp.search.device_budgets import quantity_of
+from raycomp.search.search_loop import budget_settings
+from raycomp.storage.files import read_json, write_json
+
+MAX_TIGHTENINGS = 3
+"""How often the search of a budget continues after a model that failed."""
+
+NOT_CERTIFIED = "NOT CERTIFIED"
+"""Verdict of a model for a device that this machine is not."""
+
+FORMATS = {"onnxruntime": ("onnx",), "onnxruntime-int8": ("onnx", "int8"), "torch": ("transformers",)}
+"""Formats that a runtime needs. The INT8 file needs the one in fp32 as its reference."""
+
+Certify = Callable[[RunContext, Deployable], dict[str, Any]]
+"""Function that measures a model as a file, and returns the content of its certificate."""
+
+Compress = Callable[[RunContext], list[Deployable]]
+"""Function that searches the budgets of a context's job, and returns their deployables."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The measured limits of a model.
+
+    Attributes:
+        certificate: Content of its certificate.
+        values: Measured value of each limit, by kind; None where it was not measured.
+        verdict: "PASS", "FAIL" or "NOT CERTIFIED".
+    """
+
+    certificate: dict[str, Any]
+    values: dict[str, float | None]
+    verdict: str
+
+
+def certify_budgets(
+    context: RunContext, compress: Compress, certify: Certify, say: Callable[[str], None]
+) -> list[Deployable]:
+    """Compress for every budget; models for devices are measured, and searched again where they fail.
+
+    Args:
+        context: The run's context, as the method has it.
+        compress: The method. It is called again with a job of the failed budgets only.
+        certify: See `Certify`.
+        say: Function that shows a line.
+    """
+    deployables = {entry.budget: entry for entry in compress(context)}
+    order = list(deployables)
+    open_budgets = [budget for budget in context.job.budget if budget.is_for_device]
+
+    while open_budgets:
+        failed = []
+        for budget in open_budgets:
+            deployable = deployables[budget.name]
+            if deployable.build is None:
+                continue
+            measurement = _measure(context, budget, deployable, certify)
+            if measurement.verdict == FAIL:
+                if _tighten(context, budget, deployable, measurement, say):
+                    failed.append(budget)
+                else:
+                    deployables[budget.name] = _give_up(context, budget, deployable)
+            else:
+                deployables[budget.name] = _with_measurement(context, budget, deployable, measurement)
+
+        open_budgets = failed
+        if failed:
+            job = context.job.model_copy(update={"budget": failed})
+            # A new context: its costs have the corrections.
+            narrowed = RunContext(job, context.run_dir, method=context.method)
+            deployables |= {entry.budget: entry for entry in compress(narrowed)}
+
+    return [deployables[name] for name in order]
+
+
+def certify_file(context: RunContext, deployable: Deployable) -> dict[str, Any]:
+    """Write the files of a model in its budget's runtime, measure them, and return the certificate.
+
+    A model that was measured before an interruption is not measured again.
+    """
+    budget = budget_settings(context.job, deployable.budget)
+    folder = context.layout.devices.certified / f"{context.method}-{budget.name}"
+    path = folder / CERTIFICATE_FILE
+    weights_id = deployable.certificate.get("weights_id")
+
+    # A run that was interrupted between two budgets.
+    if path.exists():
+        earlier = read_json(path)
+        if (earlier.get("arch_id"), earlier.get("weights_id")) == (deployable.arch_id, weights_id):
+            return earlier
+    shutil.rmtree(folder, ignore_errors=True)
+
+    return export_formats(context, deployable, folder, {}, _format_settings(context, budget))
+
+
+def _format_settings(context: RunContext, budget: BudgetSettings) -> FormatSettings:
+    conditions = context.device.tables[budget.name].conditions
+    limits = context.budget_costs.limits(budget)
+    return FormatSettings(
+        FORMATS[conditions.runtime],
+        batches=(conditions.batch,),
+        mixed_lengths=conditions.lengths,
+        threads=conditions.threads,
+        limits=tuple(
+            DeploymentLimit(quantity_of(budget, kind), limit)
+            for kind, limit in limits.items()
+            if kind == "latency_ms"
+        ),
+    )
+
+
+def _measure(
+    context: RunContext, budget: BudgetSettings, deployable: Deployable, certify: Certify
+) -> Measurement:
+    """Return the measured limits of a model, and whether it meets them."""
+    certificate = certify(context, deployable)
+    table = context.device.tables[budget.name]
+    limits = context.budget_costs.limits(budget)
+    file = _find_file(certificate, table.conditions.runtime)
+    values: dict[str, float | None] = {}
+
+    for kind in limits:
+        if kind in BUDGET_KINDS:
+            values[kind] = float(certificate[kind])
+        else:
+            values[kind] = _read_value(file, quantity_of(budget, kind))
+
+    # A limit that could not be measured must not pass.
+    is_met = all(value is not None and value <= limits[kind] for kind, value in values.items())
+    verdict = PASS if is_met else FAIL
+    if not same_cpu(table, describe_machine(table.conditions.threads)):
+        verdict = NOT_CERTIFIED
+    return Measurement(certificate, values, verdict)
+
+
+def _find_file(certificate: dict[str, Any], runtime: str) -> dict[str, Any]:
+    """Return the figures of the file that runs in a runtime; that in fp32 where INT8 was refused."""
+    name = "torch" if runtime == "torch" else "onnxruntime"
+    files = [entry for entry in certificate["files"] if entry["runtime"] == name]
+    if not files:
+        notes = " ".join(certificate["notes"]) or "torch cannot export it."
+        raise UserError(
+            f"The model {certificate['arch_id']} lacks a file for {runtime}: {notes} Choose another "
+            "runtime for the budget."
+        )
+    precision = "int8" if runtime.endswith("int8") else "fp32"
+    return next((entry for entry in files if entry["precision"] == precision), files[0])
+
+
+def _read_value(file: dict[str, Any], quantity: str) -> float | None:
+    if quantity in ("memory_mb", "size_mb"):
+        return None if file[quantity] is None else float(file[quantity])
+    name = "p50_ms" if quantity == "latency_ms" else quantity
+    return float(file["latencies"][0][name])
+
+
+def _tighten(
+    context: RunContext,
+    budget: BudgetSettings,
+    deployable: Deployable,
+    measurement: Measurement,
+    say: Callable[[str], None],
+) -> bool:
+    """Record that a model is over its limits; return whether the search may continue.
+
+    The recorded factors make the predictions of its budget as large as the measured values.
+    """
+    path = context.files.device_corrections
+    entries = read_json(path) if path.exists() else {}
+    entry = entries.get(budget.name, {"factors": {}, "attempts": 0, "nearest": None})
+    limits = context.budget_costs.limits(budget)
+    arch = Architecture.from_json(str(deployable.arch))
+
+    for kind, value in measurement.values.items():
+        if kind not in BUDGET_KINDS and value is not None and value > limits[kind]:
+            quantity = quantity_of(budget, kind)
+            predicted = context.budget_costs.cost_of_kind(budget, kind, arch)
+            factor = float(entry["factors"].get(quantity, 1.0))
+            entry["factors"][quantity] = factor * value / predicted
+
+    # After the last attempt, the user gets the model that came closest, not the last one.
+    excess = _excess(measurement.values, limits)
+    nearest = entry["nearest"]
+    if nearest is None or excess < nearest["excess"]:
+        values = dict(measurement.values)
+        entry["nearest"] = {"arch": deployable.arch, "excess": excess, "values": values}
+    entry["attempts"] += 1
+    write_json(path, {**entries, budget.name: entry})
+
+    can_continue = entry["attempts"] <= MAX_TIGHTENINGS
+    if can_continue:
+        say(
+            f"Budget {budget.name}: the measured file has {_list_values(measurement.values)}, over the "
+            f"limit of {_list_values(limits)}. The search continues with tighter predictions (attempt "
+            f"{entry['attempts']} of {MAX_TIGHTENINGS})."
+        )
+        # Without its outcome, a budget is searched again; its scores stay in the evaluation cache.
+        for outcome in context.files.search_outcomes():
+            if outcome.name.startswith(f"{budget.name}."):
+                outcome.unlink()
+    return can_continue
+
+
+def _give_up(context: RunContext, budget: BudgetSettings, deployable: Deployable) -> Deployable:
+    """Return the deployable without a model that names the nearest model."""
+    nearest = read_json(context.files.device_corrections)[budget.name]["nearest"]
+    limits = context.budget_costs.limits(budget)
+    reason = (
+        f"Budget {budget.name}: no model met {_list_values(limits)} in {MAX_TIGHTENINGS + 1} "
+        f"measurements. The nearest one has {_list_values(nearest['values'])}: {nearest['arch']}. Raise "
+        "the limit, or profile the device again while no other program runs."
+    )
+    return replace(deployable, build=None, arch=None, arch_id=None, verdict=FAIL, reason=reason)
+
+
+def _with_measurement(
+    context: RunContext, budget: BudgetSettings, deployable: Deployable, measurement: Measurement
+) -> Deployable:
+    """Return the deployable with its certificate, and its cost as it was measured."""
+    certificate = {
+        key: measurement.certificate[key] for key in ("files", "limits", "passing_files", "notes")
+    }
+    limits = context.budget_costs.limits(budget)
+    if measurement.verdict == NOT_CERTIFIED:
+        # Figures of another CPU say nothing about the device.
+        arch = Architecture.from_json(str(deployable.arch))
+        cost = context.budget(budget).cost(arch)
+        machine = context.device.tables[budget.name].machine.get("model", "another CPU")
+        note = (
+            f"The cost is predicted from the profile of {machine}. The figures of the files are of the "
+            "machine of the run. Certify the model on the device with `raycomp export`."
+        )
+        certificate["notes"] = [*certificate["notes"], note]
+    elif budget.kind == SEVERAL:
+        cost = _excess(measurement.values, limits)
+    else:
+        cost = float(measurement.values[budget.kind] or 0.0)
+
+    return replace(
+        deployable,
+        cost=cost,
+        verdict=measurement.verdict,
+        certificate={**deployable.certificate, **certificate, "verdict": measurement.verdict},
+        measured_files=context.layout.devices.certified / f"{context.method}-{budget.name}",
+    )
+
+
+def _excess(values: dict[str, float | None], limits: dict[str, float]) -> float:
+    """Return the largest measured share of a limit; a value that was not measured is over its limit."""
+    shares = [2.0 if value is None else value / limits[kind] for kind, value in values.items()]
+    return max(shares)
+
+
+def _list_values(values: Any) -> str:
+    parts = [
+        f"{kind} {'not measured' if value is None else f'{value:,.4g}'}" for kind, value in values.items()
+    ]
+    return ", ".join(parts)
+
+
+def list_verdicts(deployables: Sequence[Deployable]) -> list[str]:
+    """Return the verdict of each model for a device, as lines for the user."""
+    return [
+        f"Budget {entry.budget}: {entry.verdict}, {entry.kind} {entry.cost:,.4g} of {entry.limit:,.4g}."
+        for entry in deployables
+        if entry.verdict is not None and entry.cost is not None
+    ]

@@ -1,0 +1,81 @@
+"""What a job with budgets for devices would fail on later."""
+
+from __future__ import annotations
+
+from raycomp.config.budget import BUDGET_KINDS, BudgetSettings
+from raycomp.deployment.cpu import describe_cpu
+from raycomp.deployment.peak_memory import STATUS
+from raycomp.deployment.runtimes import missing_onnx_packages
+from raycomp.methods.context import RunContext
+from raycomp.methods.registry import load_method_class, load_settings
+from raycomp.search.device_budgets import conditions_of
+
+
+def find_device_problems(context: RunContext) -> list[str]:
+    """Return one message per budget whose limits a method or this machine does not support.
+
+    Args:
+        context: The run's context.
+    """
+    budgets = [budget for budget in context.job.budget if budget.kind not in BUDGET_KINDS]
+    problems = [problem for budget in budgets for problem in _find_method_problems(context, budget)]
+    for budget in budgets:
+        if budget.is_for_device:
+            problems += _find_runtime_problems(context, budget)
+    return problems
+
+
+def _find_method_problems(context: RunContext, budget: BudgetSettings) -> list[str]:
+    problems = [
+        f"Budget {budget.name} has {_list_limits(budget)}, which method {name} cannot keep. Use a method "
+        "that searches a super-network, such as yoco or hat, or a budget of params, encoder_params or "
+        "flops."
+        for name in context.job.run.methods
+        if load_settings(name).needs_budget and not load_method_class(name).takes_all_limits
+    ]
+    if context.job.train.budget_share:
+        problems.append(
+            f"train.budget_share draws architectures for one limit on parameters or FLOPs, and budget "
+            f"{budget.name} has {_list_limits(budget)}. Set train.budget_share = 0; train.cost_share "
+            "works with every budget."
+        )
+    return problems
+
+
+def _find_runtime_problems(context: RunContext, budget: BudgetSettings) -> list[str]:
+    problems = []
+    missing = missing_onnx_packages() if budget.runtime != "torch" else []
+    if missing:
+        problems.append(
+            f"Budget {budget.name}: the runtime {budget.runtime} needs the package {missing[0]}, which "
+            "is not installed. Run pip install 'raycomp[onnx]', or set runtime = \"torch\"."
+        )
+
+    longest = max(conditions_of(context.job, budget).lengths)
+    if longest > context.config.max_positions:
+        problems.append(
+            f"Budget {budget.name} is measured with {longest} tokens, and the model reads at most "
+            f"{context.config.max_positions}. Set length to this number or less."
+        )
+
+    # The node of a cluster is checked when the run has connected.
+    cpus = int(str(describe_cpu()["cpus"]))
+    is_local = budget.node is None and budget.profile is None
+    if is_local and budget.threads > cpus:
+        problems.append(
+            f"Budget {budget.name} has threads = {budget.threads}, and this machine has {cpus} CPUs. Set "
+            "threads to this number or less, or profile the device and set profile."
+        )
+    if is_local and budget.memory_mb is not None and not STATUS.exists():
+        problems.append(
+            f"Budget {budget.name} limits memory_mb, which only Linux reports. Leave the limit out, or "
+            "profile a device with Linux and set profile."
+        )
+    return problems
+
+
+def _list_limits(budget: BudgetSettings) -> str:
+    limits = [f"{kind} = {limit}" for kind, limit in budget.limits.items()]
+    if len(limits) == 1:
+        return f"the limit {limits[0]}"
+    return f"the limits {', '.join(limits)}"

@@ -1,0 +1,211 @@
+"""Profiles of the devices that budgets are for: made on this machine, on a node, or read from a file."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raycomp.config.budget import BudgetSettings
+from raycomp.config.job import Job
+from raycomp.deployment.cpu import describe_machine
+from raycomp.deployment.network_bench import NetworkBench
+from raycomp.deployment.profile import choose_networks, measure_table
+from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.cost import EncoderShape
+from raycomp.encoder.device_table import Conditions, DeviceTable, Layer, describe_encoder
+from raycomp.encoder.layers import EncoderConfig
+from raycomp.errors import UserError
+from raycomp.methods.context import RunContext
+from raycomp.runtime.cluster.progress import Progress
+from raycomp.search.device_budgets import conditions_of, find_named_tables
+from raycomp.search.setup import make_space
+from raycomp.storage.files import write_json
+
+RANDOM_NETWORKS = 8
+"""Random networks of the space that the correction is fitted on, next to the smallest and the largest."""
+
+MEMORY_NETWORKS = 4
+"""Networks whose memory is measured, each in a process of its own."""
+
+Update = Callable[[int, int], None]
+"""Function of networks done and networks in all."""
+
+
+@dataclass(frozen=True)
+class ProfileTask:
+    """What is measured for budgets with the same conditions; it can be sent to another machine.
+
+    Attributes:
+        config: Shapes of the full network.
+        conditions: Where and how to measure.
+        layers: Kinds of layers of the search space.
+        networks: Whole networks of the search space.
+        memory: Those of them whose memory is measured.
+    """
+
+    config: EncoderConfig
+    conditions: Conditions
+    layers: tuple[Layer, ...]
+    networks: tuple[Architecture, ...]
+    memory: tuple[Architecture, ...]
+
+    def measure(self, update: Update = lambda done, total: None) -> DeviceTable:
+        """Return the table of this machine.
+
+        Raises:
+            UserError: A file cannot be written or run.
+        """
+        encoder = describe_encoder(EncoderShape.from_config(self.config))
+        machine = describe_machine(self.conditions.threads)
+        bench = NetworkBench(self.config, self.conditions, update)
+        return measure_table(
+            bench, self.conditions, encoder, machine, self.layers, self.networks, self.memory
+        )
+
+
+def plan_profiles(
+    job: Job, config: EncoderConfig, budgets: Sequence[BudgetSettings]
+) -> dict[tuple[str | None, Conditions], ProfileTask]:
+    """Return what to measure, by node and conditions.
+
+    Args:
+        job: The job.
+        config: Shapes of the full network.
+        budgets: Budgets of the job whose devices are not known.
+    """
+    space = make_space(job, EncoderShape.from_config(config))
+    rng = np.random.default_rng(0)
+    networks = choose_networks(
+        space.smallest(),
+        space.largest(),
+        functools.partial(space.sample_uniform, rng),
+        RANDOM_NETWORKS,
+    )
+
+    # Budgets of one device share its table, however many there are.
+    groups: dict[tuple[str | None, Conditions], list[BudgetSettings]] = {}
+    for budget in budgets:
+        groups.setdefault((budget.node, conditions_of(job, budget)), []).append(budget)
+
+    tasks = {}
+    for (node, conditions), members in groups.items():
+        has_memory = any(budget.memory_mb is not None for budget in members)
+        tasks[node, conditions] = ProfileTask(
+            config,
+            conditions,
+            tuple((heads, ffn) for heads in space.heads for ffn in space.ffn),
+            tuple(networks),
+            tuple(networks[:MEMORY_NETWORKS]) if has_memory else (),
+        )
+    return tasks
+
+
+def profile_job(
+    job: Job, config: EncoderConfig, update: Callable[[Conditions], Update]
+) -> list[DeviceTable]:
+    """Return a table of this machine for each kind of device that the job's budgets are for.
+
+    Args:
+        job: The job.
+        config: Shapes of the full network.
+        update: From conditions to the progress function of their measurement.
+
+    Raises:
+        UserError: No budget is for a device, or a measurement failed.
+    """
+    budgets = [budget for budget in job.budget if budget.is_for_device]
+    if not budgets:
+        raise UserError(
+            "No budget of the job limits latency_ms, memory_mb or size_mb, so a profile is not needed. "
+            "Add such a limit to a [[budget]]."
+        )
+    # Here, the node of a budget is this machine.
+    tasks = {task.conditions: task for task in plan_profiles(job, config, budgets).values()}
+    return [task.measure(update(conditions)) for conditions, task in tasks.items()]
+
+
+def write_profile(path: Path, tables: Sequence[DeviceTable]) -> None:
+    """Write the file that a budget's setting `profile` names."""
+    write_json(path, {"tables": [table.to_dict() for table in tables]})
+
+
+def measure_task(task: ProfileTask, node: str | None, update: Update) -> DeviceTable:
+    """Return the table of this machine, or of a node with a resource.
+
+    Raises:
+        UserError: No node has the resource, or the measurement failed.
+    """
+    if node is None:
+        return task.measure(update)
+    # Imported here: `raycomp profile` works without a cluster.
+    from raycomp.runtime.cluster.node_tasks import run_on_node
+
+    return run_on_node(node, task.conditions.threads, _measure_remotely, task)
+
+
+def _measure_remotely(task: ProfileTask) -> DeviceTable:
+    return task.measure()
+
+
+Measure = Callable[[ProfileTask, str | None, Update], DeviceTable]
+
+
+def record_profiles(context: RunContext, progress: Progress, measure: Measure = measure_task) -> None:
+    """Measure the devices that are not known yet, and record the tables of all budgets in the run.
+
+    Args:
+        context: The run's context. Its costs use the new tables.
+        progress: Shows a bar per device.
+        measure: Function of a task, a node or None, and a progress function.
+
+    Raises:
+        UserError: A profile has changed since the run began, a node is missing, or a measurement failed.
+    """
+    budgets = [budget for budget in context.job.budget if budget.is_for_device]
+    path = context.layout.devices.profile
+    if not budgets:
+        return
+    if path.exists():
+        _check_unchanged(context)
+        return
+
+    tables = dict(context.device.tables)
+    open_budgets = [budget for budget in budgets if budget.name not in tables]
+    for (node, conditions), task in plan_profiles(context.job, context.config, open_budgets).items():
+        with progress.bar("profile") as bar:
+            table = measure(task, node, lambda done, total, bar=bar: bar(done, total, {}))
+        errors = np.percentile(table.errors("latency_ms"), (50, 100))
+        progress.say(
+            f"Profile of {conditions.describe()}: {len(table.layers)} kinds of layers. The correction "
+            f"fits {len(table.networks)} networks to {errors[0]:.1%} (median), {errors[1]:.1%} (worst)."
+        )
+        for budget in open_budgets:
+            if (budget.node, conditions_of(context.job, budget)) == (node, conditions):
+                tables[budget.name] = table
+
+    write_json(path, {name: table.to_dict() for name, table in tables.items()})
+    context.forget_device()
+
+
+def _check_unchanged(context: RunContext) -> None:
+    """Refuse to resume with another profile than the run began with."""
+    named = [budget for budget in context.job.budget if budget.profile is not None]
+    # On another machine the file may be missing: the run has its content.
+    if not all(Path(str(budget.profile)).exists() for budget in named):
+        return
+    for name, table in find_named_tables(context.job, context.shape).items():
+        if table.to_dict() != context.device.tables[name].to_dict():
+            raise UserError(
+                f"Budget {name}: its profile has changed since the run began. Restore the file, or "
+                "choose another run.name for a new run."
+            )
+
+
+def same_cpu(table: DeviceTable, machine: Mapping[str, Any]) -> bool:
+    """Return whether a table was measured on the kind of CPU that a machine has."""
+    return all(table.machine.get(key) == machine.get(key) for key in ("model", "instruction_sets"))

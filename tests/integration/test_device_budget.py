@@ -1,0 +1,66 @@
+"""A whole run whose budgets limit what is measured in a runtime."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycomp.config.loader import parse_job
+from raycomp.encoder.architecture import Architecture
+from raycomp.errors import UserError
+from raycomp.methods.context import RunContext
+from raycomp.runtime.cluster.node_tasks import require_node
+from raycomp.storage.layout import RunLayout
+from raycomp.storage.tables import read_table
+from tests.integration.conftest import run_silently
+
+
+@pytest.mark.slow
+def test_a_run_measures_searches_certifies_and_ships_the_files(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    device = {"latency_ms": 500, "percentile": 95, "threads": 1}
+    tiny_job["space"] = {"depth": [1, 2, 3], "heads": [4], "ffn": [32, 64]}
+    tiny_job["budget"] = [
+        {"name": "edge", **device, "size_mb": "0.9x", "memory_mb": 4000},
+        {"name": "torch", "size_mb": "0.7x", "runtime": "torch"},
+        {"name": "impossible", **device, "size_mb": "0.001x"},
+    ]
+    with pytest.raises(UserError, match=r"Budget impossible: size_mb <= .* Nearest feasible limit"):
+        run_silently(tiny_job, tmp_path)
+    del tiny_job["budget"][2]
+    run_dir = run_silently(tiny_job, tmp_path)
+
+    rows = read_table(run_dir, "deployments").set_index("budget")
+    context = RunContext(parse_job(tiny_job), run_dir)
+    assert rows["verdict"].tolist() == ["PASS", "PASS"]
+    assert rows["kind"].to_dict() == {"edge": "limits", "torch": "size_mb"}
+    assert (rows["cost"] <= rows["limit"]).all()
+
+    export = context.layout.export("yoco", "edge")
+    certificate = json.loads((export / "certificate.json").read_text())
+    assert certificate["verdict"] == "PASS"
+    file = next(entry for entry in certificate["files"] if entry["format"] == "onnx")
+    assert (export / "onnx" / "model.onnx").stat().st_size / 1e6 == file["size_mb"]
+    arch = Architecture.from_json(rows.loc["edge", "arch"])
+    predicted = context.device.tables["edge"].predict("size_mb", arch)
+    assert predicted == pytest.approx(file["size_mb"], rel=0.03)
+
+    weights = context.layout.export("yoco", "torch") / "model.safetensors"
+    assert weights.stat().st_size / 1e6 == rows.loc["torch", "cost"]
+    assert not RunLayout(run_dir).devices.certified.exists()
+
+    # Again, nothing is measured.
+    written = context.layout.devices.profile.stat().st_mtime_ns
+    run_silently(tiny_job, tmp_path)
+    assert context.layout.devices.profile.stat().st_mtime_ns == written
+
+
+def test_a_node_that_the_cluster_lacks_is_named() -> None:
+    with pytest.raises(UserError, match=r"No node .* has the resource 'edge'.*leave node out"):
+        require_node("edge", 1)
+    with pytest.raises(UserError, match="has 2 CPUs, and its budget has threads = 64"):
+        require_node("CPU", 64)

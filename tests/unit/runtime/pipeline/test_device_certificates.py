@@ -1,0 +1,207 @@
+"""Models for a device are measured before the choice is final; a model that fails tightens the search."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycomp.config.loader import parse_job
+from raycomp.deployment.cpu import describe_machine
+from raycomp.encoder.architecture import Architecture
+from raycomp.errors import UserError
+from raycomp.methods.base import Deployable
+from raycomp.methods.context import RunContext
+from raycomp.runtime.pipeline.device_certificates import MAX_TIGHTENINGS, certify_budgets
+from raycomp.search.setup import make_space
+from tests.unit.invented_device import InventedBench, make_table
+
+SPACE = {"depth": [1, 2, 3], "heads": [2, 4], "ffn": [32, 64]}
+
+
+def make_context(
+    tiny_job: dict[str, Any],
+    tmp_path: Path,
+    budgets: list[dict[str, Any]],
+    machine: dict[str, Any] | None = None,
+) -> RunContext:
+    data = copy.deepcopy(tiny_job)
+    data |= {"space": SPACE, "budget": budgets}
+    job = parse_job(data)
+    context = RunContext(job, tmp_path / "run")
+    context.run_dir.mkdir()
+    space = make_space(job, context.shape)
+    table = make_table(space, context.shape, machine=machine or describe_machine(1))
+    tables = {budget.name: table.to_dict() for budget in job.budget if budget.is_for_device}
+    context.layout.devices.profile.write_text(json.dumps(tables))
+    return context
+
+
+class Method:
+    """Deploys the slowest network within each budget."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def compress(self, context: RunContext) -> list[Deployable]:
+        self.asked.append([budget.name for budget in context.job.budget])
+        return [self._deployable(context, budget) for budget in context.job.budget]
+
+    def _deployable(self, context: RunContext, budget: Any) -> Deployable:
+        limit = context.budget(budget)
+        archs = [
+            Architecture(d, (h,) * d, (k,) * d)
+            for d in context.space.depth
+            for h in context.space.heads
+            for k in context.space.ffn
+        ]
+        met = [arch for arch in archs if limit.is_met_by(arch)]
+        if not met:
+            return Deployable(budget.name, budget.kind, limit.limit, None, reason="too small")
+        arch = max(met, key=limit.cost)
+        return Deployable(
+            budget.name, budget.kind, limit.limit, lambda: pytest.fail("not built"),
+            arch=arch.to_json(), arch_id=arch.id,
+        )  # fmt: skip
+
+
+def certifier(slowdown: Callable[[Architecture], float]) -> Callable[..., dict[str, Any]]:
+    """Return a function that measures files on a device that is slower than its profile said."""
+
+    def certify(context: RunContext, deployable: Deployable) -> dict[str, Any]:
+        arch = Architecture.from_json(str(deployable.arch))
+        bench = InventedBench()
+        time = bench.time(arch) * slowdown(arch)
+        file = {
+            "file": "onnx/model.onnx", "runtime": "onnxruntime", "precision": "fp32",
+            "size_mb": bench.size(arch), "memory_mb": 50.0,
+            "latencies": [{"p50_ms": time, "p95_ms": 1.2 * time}],
+        }  # fmt: skip
+        return {
+            "files": [file], "limits": [], "passing_files": [], "notes": [], "arch_id": arch.id,
+            "params": context.costs.cost("params", arch), "flops": deployable.flops,
+        }  # fmt: skip
+
+    return certify
+
+
+def run(
+    context: RunContext, slowdown: Callable[[Architecture], float]
+) -> tuple[list[Deployable], list[list[str]], list[str]]:
+    method = Method()
+    said: list[str] = []
+    deployables = certify_budgets(context, method.compress, certifier(slowdown), said.append)
+    return deployables, method.asked, said
+
+
+def test_a_model_that_passes_is_measured_once_and_has_its_measured_cost(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    context = make_context(tiny_job, tmp_path, [{"name": "edge", "latency_ms": 7}])
+    (edge,), asked, said = run(context, lambda arch: 0.99)
+    assert (edge.verdict, asked, said) == ("PASS", [["edge"]], [])
+    time = InventedBench().time(Architecture.from_json(str(edge.arch)))
+    assert edge.cost == pytest.approx(0.99 * time)
+    assert edge.certificate["verdict"] == "PASS"
+
+
+def test_a_model_that_fails_tightens_the_bound_by_the_measured_ratio(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    budgets = [{"name": "edge", "latency_ms": 7}, {"name": "half", "encoder_params": "0.5x"}]
+    context = make_context(tiny_job, tmp_path, budgets)
+    first = Method().compress(context)[0]
+    deployables, asked, said = run(context, lambda arch: 1.3)
+
+    edge, half = deployables
+    assert asked == [["edge", "half"], ["edge"]], "only the failed budget is searched again"
+    assert edge.verdict == "PASS"
+    assert edge.cost is not None
+    assert edge.cost <= 7
+    assert edge.arch != first.arch
+    assert half.verdict is None
+    corrections = json.loads(context.files.device_corrections.read_text())
+    assert corrections["edge"]["factors"]["latency_ms"] == pytest.approx(1.3)
+    assert "attempt 1 of 3" in said[0]
+
+
+def test_the_outcomes_of_a_failed_budget_are_searched_again_and_no_others(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    budgets = [{"name": "edge", "latency_ms": 7}, {"name": "edge2", "latency_ms": 100}]
+    context = make_context(tiny_job, tmp_path, budgets)
+    for name in ("edge", "edge2"):
+        path = context.files.search_outcome(name, "rated", 0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    run(context, lambda arch: 1.3)
+    names = [path.name for path in context.files.search_outcomes()]
+    assert names == ["edge2.rated.0.json"]
+
+
+def test_after_three_corrections_the_nearest_model_is_named_and_not_deployed(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    context = make_context(tiny_job, tmp_path, [{"name": "edge", "latency_ms": 7}])
+    ratios = iter([1.8, 1.6, 2.0, 2.5, 9.0])
+    measured: list[tuple[float, str]] = []
+
+    def slowdown(arch: Architecture) -> float:
+        # The faster a network is predicted, the slower it proves: no correction is ever enough.
+        time = 7 * next(ratios)
+        measured.append((time, arch.to_json()))
+        return time / InventedBench().time(arch)
+
+    (edge,), asked, _ = run(context, slowdown)
+    assert edge.build is None
+    if edge.verdict == "FAIL":
+        assert len(asked) == MAX_TIGHTENINGS + 1
+        time, arch = min(measured)
+        assert f"The nearest one has latency_ms {time:,.4g}: {arch}" in edge.reason
+    assert "edge" in edge.reason or edge.reason == "too small"
+
+
+def test_a_limit_on_the_95th_percentile_is_held_to_it(tiny_job: dict[str, Any], tmp_path: Path) -> None:
+    budgets = [{"name": "edge", "latency_ms": 7, "percentile": 95}]
+    context = make_context(tiny_job, tmp_path, budgets)
+    (edge,), asked, _ = run(context, lambda arch: 1.0)
+    assert len(asked) == 2, "the profile has no noise, and the 95th percentile is 1.2 times the median"
+    time = InventedBench().time(Architecture.from_json(str(edge.arch)))
+    assert edge.cost == pytest.approx(1.2 * time)
+    assert edge.verdict == "PASS"
+
+
+def test_every_limit_of_a_budget_is_measured(tiny_job: dict[str, Any], tmp_path: Path) -> None:
+    limits = {"latency_ms": 100, "memory_mb": 49, "size_mb": 100}
+    context = make_context(tiny_job, tmp_path, [{"name": "edge", **limits}])
+    (edge,), _, _ = run(context, lambda arch: 1.0)
+    assert edge.build is None, "each file needs 50 MB"
+
+
+def test_a_model_for_another_cpu_is_deployed_with_its_prediction(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    machine = {"model": "a phone", "instruction_sets": ["asimddp"]}
+    context = make_context(tiny_job, tmp_path, [{"name": "edge", "latency_ms": 7}], machine)
+    (edge,), asked, _ = run(context, lambda arch: 50.0)
+    assert (edge.verdict, len(asked)) == ("NOT CERTIFIED", 1)
+    time = InventedBench().time(Architecture.from_json(str(edge.arch)))
+    assert edge.cost == pytest.approx(time)
+    assert "predicted from the profile of a phone" in edge.certificate["notes"][-1]
+
+
+def test_a_model_without_a_file_for_its_runtime_is_one_message(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    context = make_context(tiny_job, tmp_path, [{"name": "edge", "latency_ms": 7}])
+
+    def certify(context: RunContext, deployable: Deployable) -> dict[str, Any]:
+        notes = ["torch cannot export this model."]
+        return {"files": [], "limits": [], "passing_files": [], "notes": notes, "arch_id": "x"}
+
+    with pytest.raises(UserError, match="lacks a file for onnxruntime: torch cannot export"):
+        certify_budgets(context, Method().compress, certify, print)

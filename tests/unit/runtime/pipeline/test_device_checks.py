@@ -1,0 +1,139 @@
+"""What a job with budgets for devices would fail on later is said before anything is spent."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycomp.config.loader import parse_job
+from raycomp.deployment.profile import measure_table
+from raycomp.encoder.device_table import DeviceTable, describe_encoder
+from raycomp.errors import UserError
+from raycomp.methods.context import RunContext
+from raycomp.runtime.cluster.progress import Progress
+from raycomp.runtime.pipeline import device_checks
+from raycomp.runtime.pipeline.device_profiles import ProfileTask, Update, record_profiles
+from raycomp.runtime.pipeline.plan import make_plan
+from raycomp.runtime.pipeline.preflight import check, check_budgets
+from raycomp.search.setup import make_space
+from tests.unit.invented_device import InventedBench, make_table
+
+SPACE = {"depth": [1, 2, 3], "heads": [2, 4], "ffn": [32, 64]}
+
+
+def make_context(
+    tiny_job: dict[str, Any], run_dir: Path, *budgets: dict[str, Any], **sections: Any
+) -> RunContext:
+    data = copy.deepcopy(tiny_job)
+    data |= {"space": SPACE, "budget": [{"name": f"b{i}", **b} for i, b in enumerate(budgets)]}
+    for name, values in sections.items():
+        data[name] = {**data.get(name, {}), **values}
+    return RunContext(parse_job(data), run_dir)
+
+
+@pytest.mark.parametrize(
+    ("budget", "sections", "message"),
+    [
+        ({"latency_ms": 5}, {"run": {"methods": ["pkd"]}}, "limit latency_ms = 5, which method pkd"),
+        (
+            {"params": "1M", "flops": "0.9x"},
+            {"run": {"methods": ["first_n"]}},
+            "limits params = 1M, flops",
+        ),
+        ({"latency_ms": 5}, {"train": {"budget_share": 0.2}}, "Set train.budget_share = 0"),
+        ({"latency_ms": 5, "length": 41}, {}, "measured with 41 tokens.*at most 40"),
+        ({"latency_ms": 5, "threads": 1000}, {}, "threads = 1000, and this machine has"),
+    ],
+)
+def test_a_budget_that_cannot_be_kept_or_measured_is_one_message(
+    tiny_job: dict[str, Any],
+    tmp_path: Path,
+    budget: dict[str, Any],
+    sections: dict[str, Any],
+    message: str,
+) -> None:
+    context = make_context(tiny_job, tmp_path / "run", budget, **sections)
+    with pytest.raises(UserError, match=message):
+        check(context)
+
+
+def test_a_runtime_that_is_not_installed_is_named(
+    tiny_job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_checks, "missing_onnx_packages", lambda: ["onnxruntime"])
+    context = make_context(tiny_job, tmp_path / "run", {"latency_ms": 5})
+    with pytest.raises(UserError, match=r"needs the package onnxruntime.*pip install 'raycomp\[onnx\]'"):
+        check(context)
+    check(make_context(tiny_job, tmp_path / "run", {"latency_ms": 5, "runtime": "torch"}))
+
+
+def record(context: RunContext) -> list[str]:
+    """Record the profiles of a run on an invented device; return the conditions that were measured."""
+    measured = []
+
+    def measure(task: ProfileTask, node: str | None, update: Update) -> DeviceTable:
+        measured.append(f"{node}: {task.conditions.describe()}")
+        encoder = describe_encoder(context.shape)
+        return measure_table(
+            InventedBench(), task.conditions, encoder, {}, task.layers, task.networks, task.memory
+        )
+
+    context.run_dir.mkdir(exist_ok=True)
+    record_profiles(context, Progress(enabled=False), measure)
+    return measured
+
+
+def test_a_run_measures_each_device_once(tiny_job: dict[str, Any], tmp_path: Path) -> None:
+    budgets = ({"latency_ms": 5}, {"latency_ms": 3}, {"size_mb": 9, "batch": 8}, {"params": "0.9x"})
+    context = make_context(tiny_job, tmp_path / "run", *budgets)
+    check(context)
+    assert record(context) == [
+        "None: onnxruntime, 1 thread, batch 1, length 16",
+        "None: onnxruntime, 1 thread, batch 8, length 16",
+    ]
+    assert context.limit(context.job.budget[0]) == 5
+    check_budgets(context)
+    # A resumed run reads the tables.
+    again = make_context(tiny_job, tmp_path / "run", *budgets)
+    assert record(again) == []
+
+
+def test_budgets_that_no_network_meets_are_said_after_the_measurement(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    context = make_context(tiny_job, tmp_path / "run", {"latency_ms": 1.2})
+    check(context)
+    record(context)
+    with pytest.raises(UserError, match=r"latency_ms <= 1.2 cannot be met.*Nearest feasible limit"):
+        check_budgets(context)
+
+
+def test_a_profile_that_changes_during_a_run_is_refused(tiny_job: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "edge.json"
+    context = make_context(tiny_job, tmp_path / "run", {"latency_ms": 5, "profile": str(path)})
+    space = make_space(context.job, context.shape)
+    table = make_table(space, context.shape)
+    path.write_text(json.dumps({"tables": [table.to_dict()]}))
+    check(context)
+    assert record(context) == [], "a named profile is not measured again"
+
+    slower = make_table(space, context.shape, InventedBench(lambda layer: 9.0))
+    path.write_text(json.dumps({"tables": [slower.to_dict()]}))
+    again = make_context(tiny_job, tmp_path / "run", {"latency_ms": 5, "profile": str(path)})
+    with pytest.raises(UserError, match="Budget b0: its profile has changed since the run began"):
+        record(again)
+
+
+def test_a_plan_says_which_budgets_wait_for_a_measurement(
+    tiny_job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = make_context(tiny_job, tmp_path, {"latency_ms": 5}, {"encoder_params": "0.5x"}).job
+    waiting, known = make_plan(job)["budgets"]
+    assert (waiting["feasible"], waiting["limit"]) == (None, None)
+    assert "latency_ms <= 5 is checked when the run has measured the layers" in waiting["reason"]
+    assert known["feasible"]
