@@ -22,11 +22,11 @@ from raycomp.storage.remote import work_folder
 
 
 class Budget(BudgetSettings):
-    """One deployment target: a name and one limit.
+    """One deployment target: a name and its limits.
 
     Args:
         name: Name of the budget, as in `run.save(name, folder)`.
-        limits: Exactly one limit, such as `params="12M"`, `encoder_params="0.5x"` or `flops="2G"`. A
+        limits: One or more limits, such as `params="12M"`, `encoder_params="0.5x"` or `latency_ms=8`. A
             value with an "x" is relative to the full model. docs/job-file.md lists all kinds.
             `min_retention` sets the mark below which a model gets a warning.
 

@@ -163,6 +163,7 @@ class BudgetSettings(Section):
             )
         if self.length is not None and self.lengths is not None:
             raise ValueError("has length and lengths. Set one of them")
+        # The run would not know which of them the limit refers to.
         if self.node is not None and self.profile is not None:
             raise ValueError("has node and profile, but a profile is measured already. Set one of them")
         return self

@@ -264,7 +264,7 @@ def _time_in_turns(
 ) -> list[tuple[Latency, ...]]:
     """Return one tuple per batch and length, with the latency of each forward function."""
     calls = [lambda ids, mask, run=forward: run(ids, mask, None) for forward in forwards]
-    groups = [(length,) for length in settings.lengths or (data.length,)]
+    groups: list[tuple[int, ...]] = [(length,) for length in settings.lengths or (data.length,)]
     if settings.mixed_lengths:
         groups = [settings.mixed_lengths]
     conditions = [(batch, lengths) for batch in settings.batches for lengths in groups]

@@ -249,6 +249,7 @@ def _check_widths(job: Job, key: str, values: Sequence[int], full: int, unit: in
     if key == "depth" or not uneven:
         return
     stride = step // math.gcd(step, unit)
+    # Two choices can have the same nearest multiple.
     nearest = sorted({min(full, max(1, round(value / stride)) * stride) for value in uneven})
     raise UserError(
         f"space.{key} has {', '.join(map(str, uneven))}. With a budget for a device, widths must be "

@@ -142,7 +142,7 @@ def test_mistakes_are_one_message(arguments: dict[str, Any], words: list[str], t
 
 
 def test_a_budget_is_checked_when_it_is_made() -> None:
-    for limits in ({}, {"params": "x"}, {"params": 1, "flops": 2}, {"watts": 3}):
+    for limits in ({}, {"params": "x"}, {"params": 1, "threads": 2}, {"watts": 3}):
         with pytest.raises(raycomp.UserError):
             raycomp.Budget("phone", **limits)  # type: ignore[arg-type]
     with pytest.raises(raycomp.UserError, match="letters, digits"):

@@ -32,6 +32,7 @@ def require_node(label: str, cpus: int) -> None:
             f"No node of the cluster has the resource {label!r}, which a budget's setting node asks for. "
             f"Start the node with `ray start --resources='{{\"{label}\": 1}}'`, or leave node out."
         )
+    # A call that asks for more CPUs than a node has would wait forever.
     most = max(int(resources.get("CPU", 0)) for resources in labelled)
     if most < cpus:
         raise UserError(

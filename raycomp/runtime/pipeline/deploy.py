@@ -172,6 +172,7 @@ def _add_measured_files(deployable: Deployable, out: Path) -> None:
     """Copy the files of other runtimes that were measured into the export."""
     if deployable.measured_files is None:
         return
+    # The file that was measured is the one that is deployed: it is not converted again.
     for file in (ONNX_FILE, INT8_FILE):
         source = deployable.measured_files / file
         if source.exists():

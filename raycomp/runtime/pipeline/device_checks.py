@@ -44,6 +44,7 @@ def _find_method_problems(context: RunContext, budget: BudgetSettings) -> list[s
 
 def _find_runtime_problems(context: RunContext, budget: BudgetSettings) -> list[str]:
     problems = []
+    # An export without ONNX would fail after all training.
     missing = missing_onnx_packages() if budget.runtime != "torch" else []
     if missing:
         problems.append(

@@ -79,6 +79,7 @@ def plan_profiles(
         budgets: Budgets of the job whose devices are not known.
     """
     space = make_space(job, EncoderShape.from_config(config))
+    # The same networks on every device: two profiles of one job can be compared.
     rng = np.random.default_rng(0)
     networks = choose_networks(
         space.smallest(),
@@ -174,11 +175,12 @@ def record_profiles(context: RunContext, progress: Progress, measure: Measure = 
         _check_unchanged(context)
         return
 
+    # Budgets that name a profile have their tables already.
     tables = dict(context.device.tables)
     open_budgets = [budget for budget in budgets if budget.name not in tables]
     for (node, conditions), task in plan_profiles(context.job, context.config, open_budgets).items():
         with progress.bar("profile") as bar:
-            table = measure(task, node, lambda done, total, bar=bar: bar(done, total, {}))
+            table = measure(task, node, _without_metrics(bar))
         errors = np.percentile(table.errors("latency_ms"), (50, 100))
         progress.say(
             f"Profile of {conditions.describe()}: {len(table.layers)} kinds of layers. The correction "
@@ -190,6 +192,10 @@ def record_profiles(context: RunContext, progress: Progress, measure: Measure = 
 
     write_json(path, {name: table.to_dict() for name, table in tables.items()})
     context.forget_device()
+
+
+def _without_metrics(bar: Callable[[int, int, dict[str, Any]], None]) -> Update:
+    return lambda done, total: bar(done, total, {})
 
 
 def _check_unchanged(context: RunContext) -> None:
