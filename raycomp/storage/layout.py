@@ -163,8 +163,6 @@ class RunLayout:
         """Return the directory of the files that `raycomp predict` writes for a model."""
         return self.path / "predicted" / model
 
-    # The teacher.
-
     @property
     def teacher_start(self) -> Path:
         """Weights before the teacher is fine-tuned."""
