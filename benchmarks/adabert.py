@@ -8,19 +8,19 @@ Searches and trains children in this process, with the steps and the loop of a r
 finished run. Scores them on the selection split, which settings are chosen on. Appends one JSON line per
 seed to OUT/adabert.jsonl. Augmented text and the teacher's outputs are kept in OUT.
 
-`--random N` also trains N random structures of the searched depth and the searched structure, all from
-scratch. `--validate` also scores on the validation split: for reports, not for the choice of a setting.
+`--validate` also scores on the validation split: for reports, not for the choice of a setting.
+`benchmarks/random_cells.py` compares searched structures with random ones.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import shutil
 import statistics
 import time
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +28,31 @@ import torch
 
 from raycomp.config.job import Job
 from raycomp.config.loader import load_job
-from raycomp.data.batches import Batch, TrainPlan, collate
+from raycomp.data.batches import TrainPlan, collate
+from raycomp.methods.adabert.candidates import load_distribution
 from raycomp.methods.adabert.compiler import compile_child
 from raycomp.methods.adabert.distillation_data import DistillationData
+from raycomp.methods.adabert.finalists import choose_structure
 from raycomp.methods.adabert.preparation import prepare_distillation
+from raycomp.methods.adabert.search_task import AdabertSearchTask
 from raycomp.methods.adabert.settings import AdabertSettings
-from raycomp.methods.adabert.structure import Structure, cell_edges
-from raycomp.methods.adabert.training_tasks import AdabertChildTask, AdabertSearchTask
-from raycomp.methods.adabert.trials import Trial, list_trials, load_child
+from raycomp.methods.adabert.student import Child
+from raycomp.methods.adabert.training_tasks import read_structure
+from raycomp.methods.adabert.trials import (
+    CHILD,
+    Trial,
+    list_trials,
+    search_structure,
+    training_plan,
+)
 from raycomp.methods.base import logits_of
 from raycomp.methods.scoring import score_forward
 from raycomp.runtime.cluster import connect as cluster
 from raycomp.runtime.cluster.progress import Progress
 from raycomp.runtime.pipeline.handle import RayRun
 from raycomp.storage.files import write_json
-from raycomp.training.loop import StepResult, fit
-from raycomp.training.seeding import worker_seed
+from raycomp.storage.tensors import load_weights
+from raycomp.testing.local_run import LocalRun
 
 CPU = torch.device("cpu")
 
@@ -51,32 +60,46 @@ CPU = torch.device("cpu")
 def main() -> None:
     """Prepare the data; then search, train and score one child per seed and trial."""
     args = _parse_arguments()
-    job = load_job(args.job, ['run.methods=["adabert"]', *args.overrides])
-    run_dir = _copy_teacher(job, args.teacher, args.out)
+    data, preparing_seconds = prepare_data(args.job, args.overrides, args.teacher, args.out)
+    if args.cost:
+        time_estimators(data, args.cost)
+        return
+    for seed in args.seeds:
+        for trial in list_trials(data.job):
+            seeded = Trial(trial.gamma, trial.beta, trial.layers, seed)
+            row = search_and_train(data, seeded, args.validate)
+            row |= {"preparing": round(preparing_seconds, 1)}
+            row |= {"job": args.job, "set": args.overrides, "note": args.note}
+            write_line(args.out / "adabert.jsonl", row)
+
+
+def prepare_data(
+    job_file: str, overrides: Sequence[str], teacher_run: Path, out: Path
+) -> tuple[DistillationData, float]:
+    """Return the data of a job with the teacher of a finished run, and the seconds of its preparation.
+
+    Args:
+        job_file: Job file.
+        overrides: Settings, KEY=VALUE.
+        teacher_run: Directory of the finished run.
+        out: Directory that keeps augmented text and the teacher's outputs.
+    """
+    job = load_job(job_file, ['run.methods=["adabert"]', *overrides])
+    run_dir = _copy_teacher(job, teacher_run, out)
     data = DistillationData(job, run_dir, method="adabert")
     began = time.perf_counter()
     if not data.layout.probe_logits.exists():
         cluster.connect()
         prepare_distillation(RayRun(data, Progress()), data)
         cluster.ray.shutdown()
-    preparing_seconds = time.perf_counter() - began
+    return data, time.perf_counter() - began
 
-    if args.cost:
-        time_estimators(data, args.cost)
-        return
-    for seed in args.seeds:
-        for trial in list_trials(job):
-            seeded = Trial(trial.gamma, trial.beta, trial.layers, seed)
-            row = search_and_train(data, seeded, args.validate)
-            row["preparing"] = round(preparing_seconds, 1)
-            if args.random:
-                row["random"] = train_random_structures(
-                    data, seeded, args.random, row["layers"], args.validate
-                )
-            row |= {"job": args.job, "set": args.overrides, "note": args.note}
-            with (args.out / "adabert.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            print(json.dumps(row))
+
+def write_line(path: Path, row: dict[str, Any]) -> None:
+    """Append a row to a file of JSON lines, and print it."""
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    print(json.dumps(row), flush=True)
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -94,7 +117,6 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0], help="Seeds of searches and children."
     )
-    parser.add_argument("--random", type=int, default=0, help="Number of random structures to train.")
     parser.add_argument("--validate", action="store_true", help="Also score the validation split.")
     parser.add_argument("--cost", type=int, default=0, help="Only time this number of search steps.")
     parser.add_argument("--note", default="", help="Text for the column `note`.")
@@ -118,7 +140,13 @@ def time_estimators(data: DistillationData, steps: int) -> None:
     seconds: dict[str, list[float]] = {}
     for name in ("sampled", "contrast", "full"):
         # Without warm-up: during it all estimators run the sampled operation only.
-        changes = {"estimator": name, "alpha_warmup": 0.0, "share_kernels": name != "full"}
+        # P_alpha learns in the pass of the weights, as in the paper's form.
+        changes = {
+            "estimator": name,
+            "alpha_warmup": 0.0,
+            "share_kernels": name != "full",
+            "alpha_updates": 0,
+        }
         settings = data.job.settings(AdabertSettings).model_copy(update=changes)
         job = data.job.model_copy(update={"adabert": settings})
         plan = {"trial": "cost", "gamma": 0.8, "beta": 4.0, "layers": 8, "seed": 0}
@@ -149,26 +177,24 @@ def time_estimators(data: DistillationData, steps: int) -> None:
 
 
 def search_and_train(data: DistillationData, trial: Trial, validate: bool) -> dict[str, Any]:
-    """Search a structure, train its child, and return the figures of both."""
+    """Search a structure, choose one, train its child, and return the figures of each part."""
     shutil.rmtree(data.layout.adabert / trial.name, ignore_errors=True)
-    plan = {
-        "trial": trial.name,
-        "gamma": trial.gamma,
-        "beta": trial.beta,
-        "layers": trial.layers,
-        "seed": trial.seed,
-    }
+    run = LocalRun(data)
     began = time.perf_counter()
-    search = AdabertSearchTask(data, plan, device=CPU, reduce=None)
-    search_loss = _fit(search, data)
+    search_structure(run, data, trial)
     search_seconds = time.perf_counter() - began
 
-    distribution = search.model.distribution
+    began = time.perf_counter()
+    plan = training_plan(data, trial)
+    choose_structure(run, data, plan)
+    choice_seconds = time.perf_counter() - began
+
+    distribution = load_distribution(data, data.layout.trial(trial.name), trial.layers)
     depths = [round(p, 3) for variable, _, p in distribution.probabilities() if variable == "layers"]
     return {
-        **train_child(data, trial, plan, validate),
+        **train_child(data, trial.name, plan, validate),
         "search_seconds": round(search_seconds, 1),
-        "search_loss": search_loss,
+        "choice_seconds": round(choice_seconds, 1),
         "gamma": trial.gamma,
         "beta": trial.beta,
         "k_max": trial.layers,
@@ -179,13 +205,23 @@ def search_and_train(data: DistillationData, trial: Trial, validate: bool) -> di
 
 
 def train_child(
-    data: DistillationData, trial: Trial, plan: dict[str, Any], validate: bool
+    data: DistillationData, name: str, plan: dict[str, Any], validate: bool
 ) -> dict[str, Any]:
-    """Train the child of the structure in the trial's directory, and return its figures."""
+    """Train the child whose structure is in a trial's directory, and return its figures.
+
+    Args:
+        data: Data and settings.
+        name: Name of the directory.
+        plan: Plan of the training.
+        validate: Whether the validation splits are scored too.
+    """
     began = time.perf_counter()
-    child = AdabertChildTask(data, plan, device=CPU, reduce=None)
-    loss = _fit(child, data)
-    model = compile_child(load_child(data, trial))
+    LocalRun(data).train(f"{CHILD}.{name}", {**plan, "trial": name})
+    seconds = time.perf_counter() - began
+    files = data.layout.trial(name)
+    child = Child(data.student_shape, read_structure(files))
+    load_weights(child, files.child)
+    model = compile_child(child.eval())
 
     splits = ["selection"]
     if validate:
@@ -197,50 +233,10 @@ def train_child(
     return {
         **scores,
         "params": sum(p.numel() for p in model.parameters()),
-        "layers": child.model.structure.layers,
-        "operations": list(child.model.structure.operations),
-        "child_seconds": round(time.perf_counter() - began, 1),
-        "child_loss": loss,
+        "layers": child.structure.layers,
+        "operations": list(child.structure.operations),
+        "child_seconds": round(seconds, 1),
     }
-
-
-def train_random_structures(
-    data: DistillationData, trial: Trial, count: int, layers: int, validate: bool
-) -> list[dict[str, Any]]:
-    """Train the searched structure and `count` random ones from scratch; the searched one is first."""
-    rng = random.Random(trial.seed)  # nosec B311  # no secret depends on it
-    settings = data.job.settings(AdabertSettings)
-    folder = data.layout.adabert / trial.name
-    structures = [(folder / "structure.json").read_text()]
-    for _ in range(count):
-        operations = tuple(rng.choice(settings.operations) for _ in cell_edges(settings.nodes))
-        structures.append(Structure(layers, operations, settings.nodes).to_json())
-
-    changed = settings.model_copy(update={"child": "scratch"})
-    job = data.job.model_copy(update={"adabert": changed})
-    from_scratch = DistillationData(job, data.run_dir, method="adabert")
-    rows = []
-    for text in structures:
-        (folder / "structure.json").write_text(text)
-        plan = {"trial": trial.name, "gamma": trial.gamma, "seed": trial.seed}
-        rows.append(train_child(from_scratch, trial, plan, validate))
-    return rows
-
-
-def _fit(task: AdabertSearchTask | AdabertChildTask, data: DistillationData) -> float:
-    """Run a training task, write its results, and return the mean loss of its last 50 steps."""
-    batches = TrainPlan(task.tokens.lengths, task.batch_size, task.data_seed)
-    losses: list[float] = []
-
-    def batch_at(index: int) -> Batch:
-        return collate(task.tokens, batches.rows(index), task.context.pad_id)
-
-    def report(index: int, result: StepResult, seconds: float) -> None:
-        losses.append(float(result.info["loss"]))
-
-    fit(task.step, batch_at, 0, task.num_steps, seed=worker_seed(task.data_seed, rank=0), report=report)
-    task.finish()
-    return round(statistics.fmean(losses[-50:]), 4)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ from scipy import stats
 from benchmarks.measure import make_parser
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import EncoderShape, layer_params
-from raycomp.methods.adabert.gumbel import Distribution, temperature_at
+from raycomp.methods.adabert.gumbel import temperature_at
+from raycomp.methods.adabert.noise_band import AlphaUpdates, entropy_on_noise
 from raycomp.methods.adabert.structure import OPERATIONS
 from raycomp.methods.yoco.eesng import EESNG, EESNGSettings
 from raycomp.methods.yoco.schedule import Schedule, progressive_phases
@@ -77,7 +78,7 @@ def main() -> None:
         own = math.floor(SHARED_OVERHEAD * evaluations / (budgets - 1))
         print(f"{budgets} budgets of {evaluations} evaluations: {evaluations - own} shared, {own} own")
     for steps in SEARCH_STEPS:
-        entropies = np.array([p_alpha_on_noise(steps, seed) for seed in seeds])
+        entropies = p_alpha_on_noise(steps, args.seeds)
         print(f"P_alpha after {steps} steps: entropy {_format(entropies)} of the largest")
 
 
@@ -129,22 +130,21 @@ def encoder_params(arch: Architecture) -> float:
     return float(sum(layer_params(SHAPE, h, k) for h, k in zip(arch.heads, arch.ffn, strict=True)))
 
 
-def p_alpha_on_noise(steps: int, seed: int) -> float:
-    """Return the share of entropy left of P_alpha after a search whose gradients are noise.
+def p_alpha_on_noise(steps: int, seeds: int) -> np.ndarray:
+    """Return the share of entropy left of P_alpha after searches whose gradients are noise, (seeds,).
 
-    The settings are AdaBERT's defaults: Adam with (.5, .999) at 3e-2, in the second half of the steps.
+    The settings are those of the paper's form: one update in each step of the second half.
     """
-    distribution = Distribution(8, 3, OPERATIONS)
-    optimizer = torch.optim.Adam(distribution.parameters(), lr=3e-2, betas=(0.5, 0.999))
-    generator = torch.Generator().manual_seed(seed)
-    for step in range(steps // 2, steps):
-        sample = distribution.sample(temperature_at(step / (steps - 1)), seed * 1_000_003 + step)
-        noise = [torch.randn(y.shape, generator=generator) for y in (sample.layers, sample.operations)]
-        loss = (sample.layers * noise[0]).sum() + (sample.operations * noise[1]).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return distribution.normalised_entropy()
+    updates = AlphaUpdates(
+        layers=8,
+        nodes=3,
+        candidates=OPERATIONS,
+        structures=1,
+        estimator="contrast",
+        learning_rate=3e-2,
+        temperatures=tuple(temperature_at(step / (steps - 1)) for step in range(steps // 2, steps)),
+    )
+    return entropy_on_noise(updates, seeds)[-1]
 
 
 if __name__ == "__main__":

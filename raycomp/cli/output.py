@@ -72,7 +72,8 @@ def print_plan(plan: dict[str, Any]) -> None:
         cnn = plan["adabert"]
         low, high = map(_format_count, cnn["params"])
         print_line("AdaBERT", f"{cnn['structures']:,} structures with {low} to {high} parameters")
-        work = f"{cnn['search_steps']:,} search steps and {cnn['child_steps']:,} child steps"
+        work = f"{cnn['search_steps']:,} search steps, {cnn['candidates']} candidates, "
+        work += f"{sum(cnn['round_steps']):,} steps of finalists and {cnn['child_steps']:,} child steps"
         print_line("", f"{cnn['trials']} trials of {work}, up to {cnn['rows']:,} texts")
 
     for name, figures in plan["methods"].items():

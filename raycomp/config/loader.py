@@ -19,7 +19,9 @@ from raycomp.errors import UserError
 Model = TypeVar("Model", bound=BaseModel)
 MAX_JOB_BYTES = 2**16
 
-LATER_SETTINGS: dict[str, dict[str, Any]] = {"adabert": {"exact_match": False}}
+LATER_SETTINGS: dict[str, dict[str, Any]] = {
+    "adabert": {"exact_match": False, "alpha_updates": 0, "candidates": 0}
+}
 """Settings that the job.json of older runs does not have, with the values of those runs."""
 
 LATER_SECTIONS: dict[str, dict[str, Any]] = {"heal": {"steps": 0}}

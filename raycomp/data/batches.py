@@ -149,17 +149,35 @@ class TrainPlan:
     `batch_size`, and shuffles the batches. Rows of similar length share a batch, which saves padding.
     """
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int, pool: int = 50) -> None:
-        self._lengths = np.asarray(lengths)
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        batch_size: int,
+        seed: int,
+        pool: int = 50,
+        only: np.ndarray | None = None,
+    ) -> None:
+        """Create a plan.
+
+        Args:
+            lengths: (rows,) numbers of tokens.
+            batch_size: Largest number of rows of a batch.
+            seed: Seed of the order.
+            pool: Batches that are sorted by length together.
+            only: Row numbers that the training uses, by default all.
+        """
+        self._only = only
+        self._lengths = np.asarray(lengths if only is None else np.asarray(lengths)[only])
         self._seed = seed
         self._pool = pool
-        self.steps_per_epoch = ceil_div(len(lengths), batch_size)
+        self.steps_per_epoch = ceil_div(len(self._lengths), batch_size)
         self._epoch = lru_cache(maxsize=2)(self._order_epoch)
 
     def rows(self, step: int) -> np.ndarray:
         """Return the row numbers of the global batch of a step."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        return self._epoch(epoch)[position]
+        rows = self._epoch(epoch)[position]
+        return rows if self._only is None else self._only[rows]
 
     def _order_epoch(self, epoch: int) -> list[np.ndarray]:
         rng = np.random.default_rng([self._seed, epoch])

@@ -40,7 +40,7 @@ class AugmentedData(RunContext):
     def augmented(self) -> Split:
         """The training split, then its new sentences, each with the label of its source row."""
         train = self.task.train
-        rows = [row for path in self.augmented_files() for row in json.loads(path.read_text())]
+        rows = self._new_rows()
 
         labels = np.concatenate([train.labels, train.labels[[source for source, _ in rows]]])
         first = [*train.text_a, *(texts[0] for _, texts in rows)]
@@ -48,6 +48,16 @@ class AugmentedData(RunContext):
         if train.text_b is not None:
             second = [*train.text_b, *(texts[1] for _, texts in rows)]
         return Split("augmented", first, second, labels.astype(train.labels.dtype))
+
+    @functools.cached_property
+    def sources(self) -> np.ndarray:
+        """Row of the training split that each row of the augmented split comes from, (rows,)."""
+        new_sources = np.array([source for source, _ in self._new_rows()], dtype=np.int64)
+        return np.concatenate([np.arange(len(self.tokens("train"))), new_sources])
+
+    def _new_rows(self) -> list[Any]:
+        """Return the new sentences: (source row, texts)."""
+        return [row for path in self.augmented_files() for row in json.loads(path.read_text())]
 
     def augmented_files(self) -> list[Path]:
         """Return the files of new sentences, in order; none where augmentation is off."""
@@ -118,13 +128,14 @@ def write_missing_files(
     run: Run,
     data: AugmentedData,
     title: str,
-    function: Callable[[RunContext, int, str], None],
+    function: Callable[..., None],
     files: list[Path],
+    leading: tuple[Any, ...] = (),
     **options: Any,
 ) -> None:
-    """Call `function(context, index, path)` for each file that is missing; see `Run.tasks`."""
+    """Call `function(context, *leading, index, path)` for each file that is missing; see `Run.tasks`."""
     missing = [i for i, path in enumerate(files) if not path.exists()]
-    calls = [(i, str(files[i].relative_to(data.run_dir))) for i in missing]
+    calls = [(*leading, i, str(files[i].relative_to(data.run_dir))) for i in missing]
     num_done = len(files) - len(missing)
 
     with run.bar(title) as bar:

@@ -213,8 +213,12 @@ class Run(ABC):
         """Score a forward function on a split ("selection"), in fp32 on the CPU."""
 
     @abstractmethod
+    def record_evaluations(self, part: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Write rows of table `evaluations`, as the file PART of the table."""
+
     def record_evaluation(self, part: str, row: dict[str, Any]) -> None:
         """Write one row of table `evaluations`, as the file PART of the table."""
+        self.record_evaluations(part, [row])
 
     @abstractmethod
     def record_cost(self, part: str, row: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from raycomp.data.batches import TrainPlan
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.layers import Encoder, EncoderConfig
@@ -88,7 +87,7 @@ class HealTask(TrainingTask):
 
     def _costs(self) -> dict[Architecture, dict[str, Any]]:
         """Return the cost of each network, with its share of the group's time by FLOPs."""
-        plan = TrainPlan(self.tokens.lengths, self.batch_size, self.context.job.run.seed)
+        plan = self.batch_plan()
         tokens = sum(int(self.tokens.lengths[plan.rows(step)].sum()) for step in range(self.num_steps))
         teacher = 0.0
         if self.step.teacher is not None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from raycomp.data.batches import TrainPlan
 from raycomp.data.tokens import TokenSplit
 from raycomp.methods.context import RunContext
 from raycomp.training.loop import TrainStep
@@ -95,6 +96,10 @@ class TrainingTask(ABC):
         self.tokens = self.context.tokens("train")
         self.batch_size = batch_size
         self.steps_per_epoch = math.ceil(len(self.tokens) / batch_size)
+
+    def batch_plan(self) -> TrainPlan:
+        """Return the plan of the rows of each step."""
+        return TrainPlan(self.tokens.lengths, self.batch_size, self.data_seed)
 
     def begin(self, rank: int, world: int, sampler: SharedSampler | None) -> None:
         """Start an attempt.

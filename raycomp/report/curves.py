@@ -30,6 +30,7 @@ TRAININGS = {
     "supernet": "super-network",
     "heal": "healing",
     "adabert-search": "AdaBERT's search",
+    "adabert-round": "AdaBERT's finalists",
     "adabert-child": "AdaBERT's child",
     "uniform-supernet": "super-network with uniform sampling",
     "uniform-heal": "healing of networks with uniform sampling",
@@ -212,6 +213,37 @@ def _draw_controller(rows: pd.DataFrame, most: int) -> Plot:
     return Plot("Entropy and exploit probability: super-network", summary, figure)
 
 
+def _add_noise_band(figure: go.Figure, rows: pd.DataFrame, index: int, most: int) -> None:
+    """Shade the band of the entropy on noise, in the colour of the training's curve."""
+    rows = rows[rows["noise_low"].notna()]
+    if rows.empty:
+        return
+    positions = spaced_positions(len(rows), most)
+    steps = round_values(rows["step"].iloc[positions], 9)
+    for column, fill in (("noise_low", None), ("noise_high", "tonexty")):
+        figure.add_scatter(
+            x=steps,
+            y=round_values(rows[column].iloc[positions]),
+            mode="lines",
+            line={"width": 0, "color": curve_style(index)["color"]},
+            fill=fill,
+            opacity=0.2,
+            hoverinfo="skip",
+            showlegend=False,
+        )
+
+
+def _describe_noise(rows: pd.DataFrame) -> str:
+    """Return how the last entropy compares with that of noise; empty where the run does not know it."""
+    last = rows.iloc[-1]
+    if pd.isna(last["noise_low"]):
+        return ""
+    band = f"noise gives {last['noise_low']:.3g} to {last['noise_high']:.3g}"
+    if last["entropy"] < last["noise_low"]:
+        return f" ({band}: below it)"
+    return f" ({band}: not below it)"
+
+
 def _draw_entropies(rows: pd.DataFrame, name: str, most: int) -> Plot:
     parts = list(dict.fromkeys(rows["part"]))
     layout = base_layout(320, xaxis=build_axis("step"), yaxis=build_axis("entropy / largest entropy"))
@@ -228,13 +260,19 @@ def _draw_entropies(rows: pd.DataFrame, name: str, most: int) -> Plot:
             line=curve_style(index),
             showlegend=True,
         )
-        last_values.append(f"{part} {part_rows['entropy'].iloc[-1]:.3g}")
+        last_values.append(f"{part} {part_rows['entropy'].iloc[-1]:.3g}{_describe_noise(part_rows)}")
+        _add_noise_band(figure, part_rows, index, most)
 
     summary = (
         "Entropy of the distribution over CNN structures, P_alpha, divided by the largest possible "
         "entropy. It is 1 if every choice is equally likely, and falls as the search decides. Last "
         f"value of each training: {'; '.join(last_values)}."
     )
+    if rows["noise_low"].notna().any():
+        summary += (
+            " A shaded band is the entropy of searches of the same length whose losses are random "
+            "numbers (95% of 20 repetitions): inside it, the search is not shown to have learned."
+        )
     if len(last_values) < len(parts):
         summary += f" The plot shows {len(last_values)} of {len(parts)} trainings."
     return Plot(f"Entropy: {describe_training(name)}", summary, figure)

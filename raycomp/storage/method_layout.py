@@ -172,9 +172,36 @@ class TrialLayout:
         return self.path / "parent.safetensors"
 
     @property
+    def p_alpha(self) -> Path:
+        """Logits of the architecture distribution after the search."""
+        return self.path / "p_alpha.safetensors"
+
+    @property
     def structure(self) -> Path:
-        """The structure that the search chose. Written last: the search is complete."""
+        """The most probable structure. Written last: the search is complete."""
         return self.path / "structure.json"
+
+    @property
+    def candidates(self) -> Path:
+        """The structures that are scored after the search."""
+        return self.path / "candidates.json"
+
+    def candidate_scores(self, block: int) -> Path:
+        """Return the file with the scores of a block of candidates."""
+        return self.path / "candidates" / f"{block:05d}.json"
+
+    def finalist(self, number: int, arch_id: str) -> Path:
+        """Return the weights of a finalist after a round."""
+        return self.path / f"round-{number}" / f"{arch_id}.safetensors"
+
+    def round_scores(self, number: int) -> Path:
+        """Return the file with the scores of a round's finalists. Written last: the round is complete."""
+        return self.path / f"round-{number}" / "scores.json"
+
+    @property
+    def choice(self) -> Path:
+        """The candidate that the child has, and the file with its weights before the last training."""
+        return self.path / "choice.json"
 
     @property
     def child(self) -> Path:

@@ -32,8 +32,8 @@ class EvaluationRow:
         method: Compression method.
         weights_id: Hash of the weights that the architecture was scored with.
         created_at: Time at which the row was made, in UTC.
-        weights: "inherited" from a super-network, or "healed"; None for a network that was trained on its
-            own.
+        weights: "inherited" from a super-network, "healed", or "finalist" after a round of AdaBERT's
+            finalists; None for a network that was trained on its own.
     """
 
     arch_id: str
@@ -61,6 +61,18 @@ class EvaluationRow:
     def to_row(self) -> dict[str, Any]:
         """Return the columns that have a value."""
         return _columns(asdict(self))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the columns that have a value, as JSON values."""
+        row = self.to_row()
+        if self.created_at is not None:
+            row["created_at"] = self.created_at.isoformat()
+        return row
+
+
+def row_of_json(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns of a row that `EvaluationRow.to_json` returned."""
+    return {**row, "created_at": datetime.fromisoformat(row["created_at"])}
 
 
 @dataclass(frozen=True)

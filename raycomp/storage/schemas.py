@@ -15,6 +15,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "steps": _schema(
         run=_TEXT, method=_TEXT, training=_TEXT, phase=_TEXT, step=_INT, epoch=_REAL, loss=_REAL,
         p_exploit=_REAL, entropy=_REAL, explored=_FLAG, tokens=_INT, seconds=_REAL, flops=_REAL,
+        noise_low=_REAL, noise_high=_REAL,
     ),
     "distribution": _schema(
         run=_TEXT, step=_INT, variable=_TEXT, choice=_TEXT, probability=_REAL,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from raycomp.config.search import SearchSettings
-from raycomp.data.batches import Batch, TrainPlan, collate
+from raycomp.data.batches import Batch, collate
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.methods.base import Forward, ProgressUpdate, Run
@@ -102,7 +102,7 @@ class LocalRun(Run):
 
         task.begin(0, 1, _restore_sampler(context, plan, state))
         tokens = task.tokens
-        batches = TrainPlan(tokens.lengths, task.batch_size, task.data_seed)
+        batches = task.batch_plan()
 
         def batch_at(index: int) -> Batch:
             rows = batches.rows(index)
@@ -195,9 +195,9 @@ class LocalRun(Run):
         """Score a forward function on a split."""
         return score_forward(self.context, forward, split)
 
-    def record_evaluation(self, part: str, row: dict[str, Any]) -> None:
-        """Write one row of table `evaluations`."""
-        write_rows(self.context.run_dir, "evaluations", [row], part)
+    def record_evaluations(self, part: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Write rows of table `evaluations`."""
+        write_rows(self.context.run_dir, "evaluations", rows, part)
 
     def record_cost(self, part: str, row: dict[str, Any]) -> None:
         """Write one row of table `costs`."""

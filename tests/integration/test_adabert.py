@@ -28,6 +28,7 @@ from tests.integration.conftest import run_silently
 
 SMALL = {
     "layers": 3, "width": 16, "embedding": 8, "epochs": 1, "child_epochs": 1, "batch_size": 32,
+    "candidates": 2, "finalists": 2, "finalist_epochs": 0.2,
 }  # fmt: skip
 
 
@@ -78,8 +79,10 @@ def test_a_cnn_is_searched_compiled_and_deployed(cnn_job: dict[str, Any], storag
             loaded(**tokenizer(long, return_tensors="pt"))
     ElementTree.fromstring((folder / "structure.svg").read_text())
     steps = read_table(run_dir, "steps")
-    names = {f"adabert-search.{list_trials(job)[0].name}", f"adabert-child.{list_trials(job)[0].name}"}
-    assert set(steps["training"]) == names
+    trial = list_trials(job)[0].name
+    trainings = {f"adabert-search.{trial}", f"adabert-round.{trial}-r0", f"adabert-child.{trial}"}
+    assert set(steps["training"]) == trainings
+    _candidates_are_recorded(run_dir, row)
     theta = read_table(run_dir, "distribution")
     sums = theta.groupby(["step", "variable"])["probability"].sum()
     assert np.allclose(sums, 1)
@@ -101,6 +104,19 @@ def test_a_cnn_is_searched_compiled_and_deployed(cnn_job: dict[str, Any], storag
     assert run_silently(cnn_job, storage) == run_dir
     pd.testing.assert_frame_equal(before, read_table(run_dir, "evaluations"))
     _only_what_is_missing_is_done_again(cnn_job, run_dir)
+
+
+def _candidates_are_recorded(run_dir: Path, deployed: pd.Series) -> None:
+    """Five candidates, two finalists and the child have a row, and the entropy has its noise band."""
+    scored = read_table(run_dir, "evaluations")
+    counts = scored["weights"].fillna("own").value_counts().to_dict()
+    assert counts == {"inherited": 5, "finalist": 2, "own": 1}
+    assert deployed["evaluations"] == 7
+    assert deployed["arch"] in set(scored[scored["weights"] == "finalist"]["arch"])
+    steps = read_table(run_dir, "steps")
+    search = steps[steps["training"].str.startswith("adabert-search")].sort_values("step")
+    assert search["noise_low"].isna().tolist()[0]
+    assert search["noise_low"].iloc[-1] < search["noise_high"].iloc[-1] <= 1
 
 
 def _only_what_is_missing_is_done_again(cnn_job: dict[str, Any], run_dir: Path) -> None:

@@ -55,7 +55,11 @@ def operation_costs(names: Sequence[str], width: int, length: int, scale: str) -
 
 
 def training_flops(
-    structure: Structure, width: int, candidates: Sequence[str] = (), estimator: str = "sampled"
+    structure: Structure,
+    width: int,
+    candidates: Sequence[str] = (),
+    estimator: str = "sampled",
+    passes: int = TRAINING_PASSES,
 ) -> float:
     """Return the FLOPs of a training step, per token of text.
 
@@ -64,6 +68,7 @@ def training_flops(
         width: Channels of every state.
         candidates: Operations of each edge in a search; none in the training of a child.
         estimator: Operations that run for the gradient of P_alpha, see `estimators.plan_edges`.
+        passes: Cost of a trained operation in forward passes; 2 where its weights have no gradient.
     """
     macs = {name: operation_macs(name, width, 1) for name in (*candidates, *structure.operations)}
     convolutions = [macs[name] for name in candidates if name in CONVOLUTIONS]
@@ -75,7 +80,7 @@ def training_flops(
         extra = others + sum(convolutions) / len(convolutions)
     elif estimator == "full":
         extra = others + sum(convolutions)
-    cell = sum(TRAINING_PASSES * macs[name] + extra for name in structure.operations)
+    cell = sum(passes * macs[name] + extra for name in structure.operations)
     return 2.0 * structure.layers * cell
 
 

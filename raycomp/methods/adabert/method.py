@@ -13,22 +13,22 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from raycomp.config.section import MethodSettings
 from raycomp.data.batches import Batch, smallest_batch
 from raycomp.errors import UserError
-from raycomp.methods.adabert.cnn_model import RaycompCnnForSequenceClassification
-from raycomp.methods.adabert.compiler import compile_child, compiled_config
+from raycomp.methods.adabert.compiler import compile_child
 from raycomp.methods.adabert.distillation_data import DistillationData
 from raycomp.methods.adabert.drawing import draw_structure
-from raycomp.methods.adabert.efficiency import operation_macs, operation_params
+from raycomp.methods.adabert.finalists import ROUND
+from raycomp.methods.adabert.planning import plan_sweep
 from raycomp.methods.adabert.preparation import prepare_distillation
+from raycomp.methods.adabert.search_task import AdabertSearchTask
 from raycomp.methods.adabert.settings import AdabertSettings
-from raycomp.methods.adabert.structure import Structure, cell_edges, parse_structure_setting
-from raycomp.methods.adabert.training_tasks import AdabertChildTask, AdabertSearchTask
+from raycomp.methods.adabert.structure import Structure, parse_structure_setting
+from raycomp.methods.adabert.training_tasks import AdabertChildTask, AdabertRoundTask
 from raycomp.methods.adabert.trials import (
     CHILD,
     SEARCH,
@@ -55,6 +55,7 @@ class Adabert(Method):
     settings: ClassVar[type[MethodSettings]] = AdabertSettings
     tasks: ClassVar[Mapping[str, type[TrainingTask]]] = {
         SEARCH: AdabertSearchTask,
+        ROUND: AdabertRoundTask,
         CHILD: AdabertChildTask,
     }
 
@@ -96,16 +97,18 @@ class Adabert(Method):
         )
 
     def budget_of(self, context: RunContext, training: str) -> str | None:
-        """Return the setting of a trial's search or training."""
-        name = training.partition(".")[2]
+        """Return the setting of a trial's search, rounds or training."""
+        task, _, name = training.partition(".")
+        if task == ROUND:
+            name = name.rpartition("-r")[0]
         settings = {trial.name: trial.setting for trial in list_trials(context.job)}
         return settings.get(name)
 
     def training_epochs(self, context: RunContext) -> float:
-        """Return the passes of the search and of the child's training."""
+        """Return the passes of the search, and of the child's rounds and training."""
         settings = context.job.settings(AdabertSettings)
-        search = settings.epochs if settings.structure is None else 0.0
-        return search + settings.child_epochs
+        search = settings.epochs if settings.has_search else 0.0
+        return search + settings.finalist_epochs * len(round_sizes(settings)) + settings.child_epochs
 
     def find_problems(self, context: RunContext) -> list[str]:
         """Return what AdaBERT would fail on later."""
@@ -120,18 +123,21 @@ class Adabert(Method):
 
     def smallest_batches(self, context: RunContext) -> list[int]:
         """Return the rows of the smallest batch, with and without augmentation."""
-        num_rows = len(context.task.train)
-        size = context.job.settings(AdabertSettings).batch_size
-        batches = [smallest_batch(num_rows, size)]
+        settings = context.job.settings(AdabertSettings)
+        size = settings.batch_size
+        sizes = [len(context.task.train)]
+        if settings.alpha_updates:
+            # The weights do not read the rows of P_alpha during the search.
+            sizes.append(max(1, math.floor((1 - settings.alpha_share) * sizes[0])))
         if context.job.augment.copies:
             # Equal copies are left out, so the number of rows is not known; the worst case has one row
             # over.
-            batches.append(smallest_batch(math.ceil(num_rows / size) * size + 1, size))
-        return batches
+            sizes += [math.ceil(rows / size) * size + 1 for rows in sizes]
+        return [smallest_batch(rows, size) for rows in sizes]
 
     def plan(self, context: RunContext) -> dict[str, Any]:
         """Return trials, steps, rows of text, sizes of the student, and FLOPs of training."""
-        return _plan_sweep(context)
+        return plan_sweep(context)
 
     def summary(self, run: Run) -> dict[str, Any]:
         """Return the number of trials."""
@@ -147,6 +153,10 @@ class Adabert(Method):
                     f"The evaluation of AdaBERT's trial {trial} is missing: it is scored again."
                 )
                 outcome.unlink()
+            choice = context.layout.trial(trial).choice
+            if choice.exists() and f"adabert-{trial}-candidates" not in parts:
+                # The scores are in files of the trial: only the rows are written again.
+                choice.unlink()
         return messages
 
 
@@ -157,12 +167,14 @@ def _best_children(data: DistillationData, trials: list[Trial]) -> list[Deployab
     for setting in dict.fromkeys(trial.setting for trial in trials):
         seeds = [trial for trial in trials if trial.setting == setting]
         best = max(seeds, key=lambda trial: (outcomes[trial]["value"], -outcomes[trial]["loss"]))
-        deployables.append(_deployable(data, best, outcomes[best], len(seeds)))
+        # Runs without candidates scored one structure for each seed.
+        num_scored = sum(outcomes[trial].get("evaluations", 1) for trial in seeds)
+        deployables.append(_deployable(data, best, outcomes[best], num_scored))
     return deployables
 
 
 def _deployable(
-    data: DistillationData, trial: Trial, outcome: dict[str, Any], num_seeds: int
+    data: DistillationData, trial: Trial, outcome: dict[str, Any], num_scored: int
 ) -> Deployable:
     is_searched = data.job.settings(AdabertSettings).structure is None
     structure = Structure.from_json(outcome["arch"])
@@ -177,7 +189,7 @@ def _deployable(
         selection=outcome["value"],
         searcher="gumbel" if is_searched else "given",
         seed=trial.seed,
-        evaluations=num_seeds,
+        evaluations=num_scored,
         encoder_prefix="cells.",
         description=DESCRIPTION,
         files={"structure.svg": draw_structure(structure)},
@@ -207,7 +219,7 @@ def _structure_problems(settings: AdabertSettings) -> list[str]:
         return []
 
     problems = []
-    if settings.child_epochs == 0:
+    if settings.child_epochs == 0 and settings.child == "scratch":
         problems.append(
             "adabert.structure is set and adabert.child_epochs is 0, so nothing would be trained. Raise "
             "child_epochs."
@@ -243,60 +255,3 @@ def _model_problems(context: RunContext) -> list[str]:
             "at least one."
         )
     return problems + find_augmentation_problems(context)
-
-
-def _plan_sweep(context: RunContext) -> dict[str, Any]:
-    job = context.job
-    settings = job.settings(AdabertSettings)
-    trials = list_trials(job)
-    num_rows = len(context.task.train)
-    steps_per_epoch = math.ceil(num_rows / settings.batch_size)
-    is_searched = settings.structure is None
-    max_layers = max(trial.layers for trial in trials)
-    candidates = len(settings.operations) ** len(cell_edges(settings.nodes))
-    return {
-        "structures": candidates * max_layers,
-        "params": _student_sizes(context, settings, max_layers),
-        "trials": len(trials),
-        "search_steps": round(settings.epochs * steps_per_epoch) if is_searched else 0,
-        "child_steps": round(settings.child_epochs * steps_per_epoch),
-        "rows": num_rows * (1 + job.augment.copies),
-        "flops": _training_flops(context, settings, trials),
-    }
-
-
-def _student_sizes(context: RunContext, settings: AdabertSettings, max_layers: int) -> list[int]:
-    """Return the number of parameters of the smallest and of the largest student."""
-    shape = DistillationData.of(context).student_shape
-    sizes = []
-    for layers, choose in ((1, min), (max_layers, max)):
-        operation = choose(settings.operations, key=lambda o: operation_params(o, settings.width))
-        edges = cell_edges(settings.nodes)
-        structure = Structure(layers, (operation,) * len(edges), settings.nodes)
-        # Shapes are enough, so no memory is taken.
-        with torch.device("meta"):
-            model = RaycompCnnForSequenceClassification(compiled_config(shape, structure))
-        sizes.append(sum(p.numel() for p in model.parameters()))
-    return sizes
-
-
-def _training_flops(context: RunContext, settings: AdabertSettings, trials: list[Trial]) -> float:
-    """Return about how many FLOPs the teacher's outputs, search and children take.
-
-    A step takes three times its forward pass. A sampled structure and the child count as the mean over
-    operations and depths.
-    """
-    full, _ = context.flops_per_row()
-    length = context.flops_length
-    macs = [operation_macs(operation, settings.width, length) for operation in settings.operations]
-    cell = 2 * sum(macs) / len(macs) * len(cell_edges(settings.nodes)) * context.mean_length_share()
-
-    extra = {"sampled": 0.0, "contrast": 1.0, "full": len(settings.operations) - 1.0}
-    per_epoch = 3 + extra[settings.estimator] * (1 - settings.alpha_warmup)
-    search = settings.epochs * per_epoch if settings.structure is None else 0.0
-
-    num_rows = len(context.task.train)
-    total = full * num_rows * (1 + context.job.augment.copies)
-    for trial in trials:
-        total += num_rows * cell * (trial.layers + 1) / 2 * (search + 3 * settings.child_epochs)
-    return total

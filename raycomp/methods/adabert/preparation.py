@@ -27,6 +27,7 @@ from raycomp.methods.context import RunContext
 from raycomp.methods.preparation_costs import record_preparation
 from raycomp.storage.files import atomic_write
 from raycomp.storage.tensors import load_tensors, save_tensors
+from raycomp.training.optimizers import autocast
 
 MAX_PROBE_ROWS = 20_000
 """Rows that a probe is fitted on."""
@@ -52,13 +53,15 @@ def prepare_distillation(run: Run, data: DistillationData) -> None:
     # The splits are tokenised here once, before several tasks would each do it.
     num_rows = len(data.tokens("train"))
     features = data.block_files("features", num_rows, "safetensors")
-    write_missing_files(run, data, "teacher reads", write_features, features, teacher=True)
+    title = "teacher reads training text"
+    write_missing_files(run, data, title, write_features, features, teacher=True)
     _fit_probes(run, data)
     augmenting = augment_training_text(run, data)
 
     num_new = len(data.augmented_tokens) - num_rows
     answers = data.block_files("answers", num_new, "safetensors")
-    write_missing_files(run, data, "teacher reads", write_answers, answers, teacher=True)
+    title = "teacher reads new sentences"
+    write_missing_files(run, data, title, write_answers, answers, teacher=True)
     num_tokens = int(data.augmented_tokens.lengths.sum())
     record_preparation(
         run,
@@ -102,6 +105,7 @@ def _read_with_teacher(
         last: Row after the last one.
     """
     model, device = _load_teacher(data)
+    precision = data.precision(device)
     multiple = padding(device)
     max_tokens = tokens_at_once(data.job.search.max_tokens, device)
     order: list[np.ndarray] = []
@@ -110,7 +114,7 @@ def _read_with_teacher(
 
     for rows in eval_batches(tokens.lengths[first:last], max_tokens, multiple):
         batch = collate(tokens, rows + first, data.pad_id, multiple=multiple).to(device)
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast(precision, device):
             out = model(batch, None, hidden=True)
             features.append(probe_features(out.hidden[1:], batch.attention_mask).cpu())
             logits.append(out.logits.float().cpu())

@@ -48,15 +48,18 @@ def recalibrate(child: Child, batches: Iterable[Batch]) -> None:
         buffer.copy_(total / num_batches)
 
 
-def recalibration_batches(data: DistillationData, seed: int) -> list[Batch]:
+def recalibration_batches(
+    data: DistillationData, seed: int, most: int = RECALIBRATION_BATCHES
+) -> list[Batch]:
     """Return batches of the training text that `recalibrate` reads.
 
     Args:
         data: The run's distillation data.
         seed: Seed of the order of rows.
+        most: Largest number of batches.
     """
     tokens = data.augmented_tokens
     batch_size = data.job.settings(AdabertSettings).batch_size
     plan = TrainPlan(tokens.lengths, batch_size, seed)
-    count = min(RECALIBRATION_BATCHES, plan.steps_per_epoch)
+    count = min(most, plan.steps_per_epoch)
     return [collate(tokens, plan.rows(i), data.pad_id) for i in range(count)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from raycomp.config.section import MethodSettings, choices, find_duplicates, plain_seeds
 
@@ -25,7 +25,16 @@ class AdabertSettings(MethodSettings):
     length_keys: ClassVar[tuple[str, ...]] = ("epochs", "child_epochs")
     needs_budget: ClassVar[bool] = False
     shared_sections: ClassVar[tuple[str, ...]] = ("augment",)
-    identity_defaults: ClassVar[dict[str, Any]] = {"structure": None, "exact_match": False}
+    identity_defaults: ClassVar[dict[str, Any]] = {
+        "structure": None,
+        "exact_match": False,
+        "alpha_updates": 0,
+        "alpha_structures": 4,
+        "alpha_share": 0.2,
+        "candidates": 0,
+        "finalists": 4,
+        "finalist_epochs": 1.0,
+    }
 
     layers: int | list[int] = Field(
         8, description="Largest number of cells of the CNN (K_max in the paper). A list is swept."
@@ -114,9 +123,10 @@ class AdabertSettings(MethodSettings):
     )
     structure: str | None = Field(
         None,
-        description="Structure to train instead of a search: its JSON (column `arch` of "
-        "`deployments`), or "
-        '"random:N" for the N-th random structure. It needs child = "scratch".',
+        description="Structure to train instead of the searched one: its JSON (column `arch` of "
+        '`deployments`), or "random:N" for the N-th random structure. With child = "scratch" nothing is '
+        "searched. Otherwise the parent graph is trained as in a search, and the structure inherits its "
+        "weights.",
     )
     child: Literal["inherited", "scratch"] = Field(
         "inherited",
@@ -176,6 +186,55 @@ class AdabertSettings(MethodSettings):
         1e-3, ge=0, lt=1, description="Weight decay of the probabilities of operations (P_o)."
     )
 
+    alpha_updates: int = Field(
+        2,
+        ge=0,
+        le=100,
+        description="Updates of the architecture distribution for each step of the weights, on rows "
+        "that the weights do not see. 0 is the paper's form: it learns with the weights, on their rows.",
+    )
+    alpha_structures: int = Field(
+        4,
+        ge=1,
+        le=64,
+        description="Structures of an update on held-out rows. They share the rows of a step, and their "
+        "gradients are averaged.",
+    )
+    alpha_share: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="Part of the training rows that only the architecture distribution reads during the "
+        "search. The child is trained on all rows.",
+    )
+    candidates: int = Field(
+        32,
+        ge=0,
+        le=10_000,
+        description="Structures that are drawn from the architecture distribution after the search; as "
+        "many are drawn uniformly. All are scored on the selection split with inherited weights. 0 is "
+        "the paper's form: the child is the most probable structure.",
+    )
+    finalists: int = Field(
+        4,
+        ge=1,
+        le=64,
+        description="Candidates that are trained. Each round trains them, and keeps the better half, "
+        "until one is left.",
+    )
+    finalist_epochs: float = Field(
+        1.0,
+        gt=0,
+        le=10_000,
+        description="Length of a round in passes over the training split. The last finalist is then "
+        "trained for `child_epochs`.",
+    )
+
+    @property
+    def has_search(self) -> bool:
+        """Whether a parent graph is trained."""
+        return self.structure is None or self.child == "inherited"
+
     @field_validator("layers", "gamma", "beta")
     @classmethod
     def _ranges(cls, value: Any, info: ValidationInfo) -> Any:
@@ -191,15 +250,6 @@ class AdabertSettings(MethodSettings):
     @classmethod
     def _seeds(cls, value: list[int]) -> list[int]:
         return plain_seeds(value)
-
-    @model_validator(mode="after")
-    def _structure_needs_scratch(self) -> AdabertSettings:
-        if self.structure is not None and self.child == "inherited":
-            raise ValueError(
-                "has a structure, so AdaBERT does not search and the child cannot inherit weights. Set "
-                'child = "scratch"'
-            )
-        return self
 
     @field_validator("operations")
     @classmethod

@@ -1,20 +1,21 @@
-"""The two training steps of AdaBERT: the search of the parent, and the training of a child."""
+"""The training step of AdaBERT's search: the weights of the parent, and P_alpha."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from raycomp.data.batches import Batch
+from raycomp.methods.adabert.child_step import reduce_and_update, to_device
 from raycomp.methods.adabert.distillation import DistillationLoss, TeacherOutputs
 from raycomp.methods.adabert.efficiency import efficiency_loss, training_flops
 from raycomp.methods.adabert.gumbel import Distribution, Sample, temperature_at
-from raycomp.methods.adabert.student import Child, Parent
+from raycomp.methods.adabert.held_out import HeldOutUpdates
+from raycomp.methods.adabert.student import Parent
 from raycomp.training.loop import StepResult
-from raycomp.training.optimizers import JointUpdater, Updater, autocast, set_training_mode
+from raycomp.training.optimizers import JointUpdater, autocast, set_training_mode
 
 # Eq. 4 sums over the rows of a batch, and the published beta of 4 belongs to sums over 128 rows.
 # Losses here are means over rows, so beta is divided by the rows that it was published for.
@@ -25,16 +26,22 @@ PAPER_BATCH = 128
 SEED_STRIDE = 7_368_787
 
 
+HELD_OUT_DRAWS = SEED_STRIDE // 2
+"""Added to the seeds of the structures that P_alpha learns from on held-out rows."""
+
+
 class SearchStep:
-    """Trains the parent's weights and P_alpha together on one sampled structure (Section 2.5.2).
+    """Trains the parent's weights and P_alpha (Section 2.5.2).
 
     The training loop calls `step(index, batch)`. A call does, in this order:
 
     1. It draws a structure of K cells (Eq. 6), the same on every worker, and runs it in the parent.
     2. It computes the distillation loss at each depth that ran (Eqs. 1, 3 and 4).
-    3. It adds beta times the efficiency loss (Eq. 5), and computes the gradients of the weights and of
-       P_alpha in one backward pass.
+    3. It adds beta times the efficiency loss (Eq. 5), and computes the gradients of the weights and, in
+       the paper's form, of P_alpha in one backward pass.
     4. It sums gradients, losses and running statistics over the workers, and updates both.
+
+    With `held_out`, P_alpha learns before that, in updates of its own (`HeldOutUpdates`).
 
     Source: AdaBERT (Chen et al., 2020), Sections 2.3 to 2.5.
     """
@@ -56,6 +63,7 @@ class SearchStep:
         seed: int,
         precision: str,
         device: torch.device,
+        held_out: HeldOutUpdates | None = None,
     ) -> None:
         """Set up the search.
 
@@ -75,9 +83,14 @@ class SearchStep:
             seed: Seed of the sampled structures.
             precision: "fp32" or "bf16".
             device: Device of parent and distribution.
+            held_out: Updates of P_alpha on held-out rows. None: it learns from the rows of the weights,
+                in the same pass.
         """
         self.parent = parent
         self.distribution = distribution
+        self.held_out = held_out
+        # The entropy that noise gives after each step of P_alpha; the training task sets it.
+        self.noise_band: Sequence[tuple[float, float]] = ()
         self.updater = updater
         self.teacher_outputs = teacher_outputs
         self.distillation = distillation
@@ -93,8 +106,17 @@ class SearchStep:
 
     def __call__(self, index: int, batch: Batch) -> StepResult:
         """Train on one batch; the same index, batch and state give the same update on every worker."""
+        alpha_flops = 0.0
+        if self.held_out is not None and index >= self.alpha_warmup_steps:
+            alpha_flops = self.held_out.run(
+                index - self.alpha_warmup_steps,
+                self.temperature(index),
+                self._draw_seed(HELD_OUT_DRAWS),
+                self.held_out_loss,
+            )
+
         batch = batch.to(self.device)
-        teacher = _to_device(self.teacher_outputs.rows(batch.index), self.device)
+        teacher = to_device(self.teacher_outputs.rows(batch.index), self.device)
         sample, logits, probes = self._sampled_forward(index, batch)
         label, objectives = self._depth_objectives(
             logits, probes, batch, teacher, sample.structure.layers
@@ -109,16 +131,20 @@ class SearchStep:
 
         sampled_objective = objectives[sample.structure.layers - 1]
         parameters = [*self.parent.parameters(), *self.distribution.parameters()]
-        objective, label_mean = _reduce_and_update(
+        objective, label_mean = reduce_and_update(
             self.updater, index, batch, self.parent, parameters, (sampled_objective, label)
         )
         info: dict[str, float | str | bool] = {
             "loss": float(label_mean),
             "entropy": self.distribution.normalised_entropy(),
         }
+        if self.noise_band and index >= self.alpha_warmup_steps:
+            low, high = self.noise_band[index - self.alpha_warmup_steps]
+            info |= {"noise_low": low, "noise_high": high}
         tokens = int(batch.attention_mask.sum())
         loss = float(objective + weighted_efficiency.detach())
-        return StepResult(loss, tokens, info, self._count_flops(index, batch, sample))
+        flops = alpha_flops + self._count_flops(index, batch, sample)
+        return StepResult(loss, tokens, info, flops)
 
     def _count_flops(self, index: int, batch: Batch, sample: Sample) -> float:
         estimator = self._estimator_at(index)
@@ -126,13 +152,42 @@ class SearchStep:
         per_token = training_flops(sample.structure, width, self.parent.candidates, estimator)
         return batch.total_tokens * per_token
 
-    def _estimator_at(self, index: int) -> str:
-        """Return the estimator of a step.
+    def _trains_alpha(self, index: int) -> bool:
+        """Return whether the pass of the weights also trains P_alpha."""
+        return self.held_out is None and index >= self.alpha_warmup_steps
 
-        P_alpha needs the outputs of operations that were not drawn. It is not trained during warm-up, so
-        these operations need not run then.
+    def _estimator_at(self, index: int) -> str:
+        """Return the estimator of the pass of the weights.
+
+        P_alpha needs the outputs of operations that were not drawn. Where this pass does not train it,
+        these operations need not run.
         """
-        return "sampled" if index < self.alpha_warmup_steps else self.estimator
+        return self.estimator if self._trains_alpha(index) else "sampled"
+
+    def held_out_loss(self, sample: Sample, batch: Batch, seed: int) -> Tensor:
+        """Return the loss of a structure that P_alpha learns from: value L_K + beta L_E, a scalar.
+
+        Args:
+            sample: Draw from P_alpha.
+            batch: Held-out rows.
+            seed: Seed of the random choices of `estimators.plan_edges`.
+        """
+        teacher = to_device(self.teacher_outputs.rows(batch.index), self.device)
+        with autocast(self.precision, self.device):
+            logits, probes = self.parent(
+                batch.input_ids, batch.attention_mask, sample, self.estimator, seed
+            )
+        _, objectives = self._depth_objectives(logits, probes, batch, teacher, sample.structure.layers)
+        sampled = objectives[sample.structure.layers - 1]
+        efficiency = efficiency_loss(sample.layers, sample.operations, self.op_costs)
+        return _add_depth_gradient(sampled, sample, objectives) + self.beta / PAPER_BATCH * efficiency
+
+    def temperature(self, index: int) -> float:
+        """Return tau of Eq. 6 at a step."""
+        return temperature_at(index / max(1, self.total_steps - 1))
+
+    def _draw_seed(self, number: int) -> int:
+        return (self.seed * SEED_STRIDE + number) % 2**63
 
     def _sampled_forward(self, index: int, batch: Batch) -> tuple[Sample, list[Tensor], list[Tensor]]:
         """Draw the structure of a step and run it in the parent.
@@ -141,12 +196,11 @@ class SearchStep:
             The sample, and after each cell that ran the logits and the probe's logits, each
             (batch, classes).
         """
-        self.distribution.requires_grad_(index >= self.alpha_warmup_steps)
+        self.distribution.requires_grad_(self._trains_alpha(index))
         estimator = self._estimator_at(index)
 
-        temperature = temperature_at(index / max(1, self.total_steps - 1))
-        seed = (self.seed * SEED_STRIDE + index) % 2**63
-        sample = self.distribution.sample(temperature, seed)
+        seed = self._draw_seed(index)
+        sample = self.distribution.sample(self.temperature(index), seed)
 
         set_training_mode(self.parent)
         with autocast(self.precision, self.device):
@@ -206,100 +260,19 @@ class SearchStep:
         else:
             trained = sampled
 
-        run_values = torch.stack([objective.detach() for objective in objectives])
-        missing_values = sampled.detach().expand(len(sample.layers) - len(objectives))
-        values = torch.cat([run_values, missing_values])  # l_k
-        return trained + (sample.layers * values).sum() - values[depth - 1]
+        return _add_depth_gradient(trained, sample, objectives)
 
 
-class ChildStep:
-    """Trains a child on labels and on the teacher's outputs; the training loop calls it.
-
-    Source: AdaBERT (Chen et al., 2020), Eq. 1 without the efficiency term, which a fixed structure
-    does not change.
-    """
-
-    def __init__(
-        self,
-        child: Child,
-        updater: Updater,
-        *,
-        teacher_outputs: TeacherOutputs,
-        distillation: DistillationLoss,
-        precision: str,
-        device: torch.device,
-    ) -> None:
-        """Set up the training; the arguments are those of `SearchStep`."""
-        self.child = child
-        self.updater = updater
-        self.teacher_outputs = teacher_outputs
-        self.distillation = distillation
-        self.precision = precision
-        self.device = device
-
-    def __call__(self, index: int, batch: Batch) -> StepResult:
-        """Train on one batch."""
-        batch = batch.to(self.device)
-        teacher = _to_device(self.teacher_outputs.rows(batch.index), self.device)
-        set_training_mode(self.child)
-        with autocast(self.precision, self.device):
-            logits, probes = self.child(batch.input_ids, batch.attention_mask)
-
-        label, objective = self.distillation.loss(logits, probes.unbind(1), batch, teacher)
-        objective.backward()
-
-        objective, label = _reduce_and_update(
-            self.updater, index, batch, self.child, self.child.parameters(), (objective, label)
-        )
-        tokens = int(batch.attention_mask.sum())
-        flops = batch.total_tokens * training_flops(self.child.structure, self.child.shape.width)
-        return StepResult(float(objective), tokens, {"loss": float(label)}, flops)
-
-
-def cosine_rate(high: float, low: float, total: int, step: int) -> float:
-    """Return the learning rate of a step, which falls from `high` to `low` along half a cosine."""
-    return low + (high - low) * (1 + math.cos(math.pi * step / max(1, total))) / 2
-
-
-def _to_device(pair: tuple[Tensor, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
-    return pair[0].to(device), pair[1].to(device)
-
-
-def _reduce_and_update(
-    updater: Updater | JointUpdater,
-    index: int,
-    batch: Batch,
-    model: nn.Module,
-    parameters: Iterable[nn.Parameter],
-    losses: Sequence[Tensor],
-) -> Tensor:
-    """Sum gradients, losses and running statistics over the workers, and update the parameters.
+def _add_depth_gradient(trained: Tensor, sample: Sample, objectives: Sequence[Tensor]) -> Tensor:
+    """Return L + sum_k y^K_k l_k - l_K, whose value is L; see `SearchStep._depth_surrogate`.
 
     Args:
-        updater: Optimizer of the parameters.
-        index: Number of the step.
-        batch: Rows of this worker, which knows the rows of the global batch.
-        model: Network whose buffers are the running statistics of batch normalisation.
-        parameters: Parameters with the gradients that this worker computed.
-        losses: Scalars, each a sum over this worker's rows divided by the rows of the global batch.
-
-    Returns:
-        The losses over the global batch, (len(losses),).
+        trained: L, a scalar.
+        sample: The sampled structure.
+        objectives: Loss at each depth that ran.
     """
-    loss_sums = torch.stack([loss.detach() for loss in losses])
-
-    # Each worker normalises its own rows. The sum of the weighted statistics is their mean over the
-    # global batch; without an all-reduce the buffers hold that already.
-    statistics: list[Tensor] = []
-    if updater.reduce:
-        batch_share = len(batch.labels) / batch.total
-        statistics = [buffer.detach() * batch_share for buffer in model.buffers()]
-
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    updater.apply(index, [*gradients, *statistics], loss_sums)
-
-    if statistics:
-        with torch.no_grad():
-            for buffer, mean in zip(model.buffers(), statistics, strict=True):
-                buffer.copy_(mean)
-    return loss_sums
+    sampled_depth = sample.structure.layers
+    run_values = torch.stack([objective.detach() for objective in objectives])
+    missing = len(sample.layers) - len(objectives)
+    values = torch.cat([run_values, run_values[sampled_depth - 1].expand(missing)])  # l_k
+    return trained + (sample.layers * values).sum() - values[sampled_depth - 1]

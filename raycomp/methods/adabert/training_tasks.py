@@ -1,42 +1,36 @@
-"""AdaBERT's two training tasks: the search of the parent graph, and the training of the child."""
+"""AdaBERT's training tasks of children: a round of finalists, and the child that is deployed."""
 
 from __future__ import annotations
 
 import functools
 import json
 import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from raycomp.data.batches import Batch
+from raycomp.methods.adabert.child_step import ChildStep, cosine_rate
 from raycomp.methods.adabert.distillation_data import DistillationData
-from raycomp.methods.adabert.efficiency import operation_costs
-from raycomp.methods.adabert.gumbel import Distribution
 from raycomp.methods.adabert.settings import AdabertSettings
-from raycomp.methods.adabert.step import ChildStep, SearchStep, cosine_rate
 from raycomp.methods.adabert.structure import Structure
-from raycomp.methods.adabert.student import Child, Parent, Student
+from raycomp.methods.adabert.student import Child, Student
 from raycomp.methods.context import RunContext
 from raycomp.methods.tasks import TrainingTask
-from raycomp.storage.files import write_json
+from raycomp.storage.files import read_json
 from raycomp.storage.method_layout import TrialLayout
 from raycomp.storage.revision import FIRST_REVISION
-from raycomp.storage.tensors import load_tensors, save_tensors
+from raycomp.storage.tensors import load_tensors, load_weights, save_tensors
+from raycomp.training.loop import StepResult
 from raycomp.training.optimizers import AllReduce, JointUpdater, Updater
 
 
-class SearchedGraph(nn.Module):
-    """The parent's weights and P_alpha as one module. One checkpoint then has both."""
-
-    def __init__(self, parent: Parent, distribution: Distribution) -> None:
-        super().__init__()
-        self.parent = parent
-        self.distribution = distribution
-
-
-class _StudentTask(TrainingTask):
-    """What both tasks share: the augmented text, the teacher's outputs, and the paths of one trial."""
+class CnnTask(TrainingTask):
+    """What the tasks share: the augmented text, the teacher's outputs, and the paths of one trial."""
 
     def __init__(
         self,
@@ -66,7 +60,7 @@ class _StudentTask(TrainingTask):
             return super().data_seed
         return int(self.plan["seed"])
 
-    def _factorise_embedding(self, student: Student) -> None:
+    def factorise_embedding(self, student: Student) -> None:
         """Start the student's embedding from a low-rank factorisation of the teacher's."""
         embeddings = self.data.teacher().embeddings
         offset = self.data.config.position_offset
@@ -74,9 +68,39 @@ class _StudentTask(TrainingTask):
             embeddings.word.weight.detach(), embeddings.position.weight.detach()[offset:]
         )
 
+    def _start_child(self, structure: Structure, weights: Path | None) -> Child:
+        """Return a child before its training.
 
-class AdabertSearchTask(_StudentTask):
-    """The weights and P_alpha of the parent graph, trained together."""
+        Args:
+            structure: Its structure.
+            weights: File with its weights after an earlier training. None: the weights are the parent's,
+                or new ones where the job says so.
+        """
+        child = Child(self.data.student_shape, structure)
+        if weights is not None:
+            load_weights(child, weights)
+        elif self.settings.child == "inherited":
+            trained = load_tensors(self.trial.parent)
+            child.load_state_dict({key: trained[key] for key in child.state_dict()})
+        else:
+            self.factorise_embedding(child)
+        child.dropout = self.settings.dropout
+        return child.to(self.device)
+
+    def _child_step(self, child: Child, num_steps: int, reduce: AllReduce | None) -> ChildStep:
+        """Return the training step of a child, whose learning rate falls over `num_steps`."""
+        return ChildStep(
+            child,
+            weights_updater(child, self.settings, num_steps, reduce),
+            teacher_outputs=self.data.teacher_outputs,
+            distillation=self.data.distillation_loss(self.plan["gamma"]),
+            precision=self.data.precision(self.device),
+            device=self.device,
+        )
+
+
+class AdabertRoundTask(CnnTask):
+    """A round of finalists: each is a network of its own, and all read the same batches."""
 
     def __init__(
         self,
@@ -86,69 +110,47 @@ class AdabertSearchTask(_StudentTask):
         device: torch.device,
         reduce: AllReduce | None,
     ) -> None:
-        """Build the parent of one trial; the plan has trial, seed, gamma, beta and layers."""
+        """Build the finalists; the plan has trial, seed, gamma, round, and their structures ("archs")."""
         super().__init__(context, plan, device=device, reduce=reduce)
-        settings = self.settings
-        shape = self.data.student_shape
-        self.num_steps = max(1, round(settings.epochs * self.steps_per_epoch))
+        self.num_steps = max(1, round(self.settings.finalist_epochs * self.steps_per_epoch))
+        number = int(plan["round"])
 
-        parent = Parent(
-            shape, plan["layers"], settings.nodes, settings.operations, settings.share_kernels
-        )
-        parent.dropout = settings.dropout
-        self._factorise_embedding(parent)
-        distribution = Distribution(plan["layers"], settings.nodes, settings.operations)
-        self.model = SearchedGraph(parent, distribution).to(device)
-        self._parent = parent
-        self._distribution = distribution
-
-        alpha = Updater(
-            distribution,
-            lambda step: settings.alpha_learning_rate,
-            weight_decay=settings.alpha_weight_decay,
-            clip=float("inf"),
-            optimizer=functools.partial(torch.optim.Adam, betas=(0.5, 0.999)),
-        )
-        weights = weights_updater(parent, settings, self.num_steps)
-        self.updater = JointUpdater([weights, alpha], reduce)
-
-        costs = operation_costs(
-            settings.operations, shape.width, shape.max_positions, settings.normalisation
-        )
-        self.step = SearchStep(
-            parent,
-            distribution,
-            self.updater,
-            teacher_outputs=self.data.teacher_outputs,
-            distillation=self.data.distillation_loss(plan["gamma"]),
-            op_costs=costs.to(device),
-            beta=plan["beta"],
-            estimator=settings.estimator,
-            supervised_depths=settings.supervise,
-            alpha_warmup_steps=math.ceil(settings.alpha_warmup * self.num_steps),
-            total_steps=self.num_steps,
-            seed=plan["seed"],
-            precision=self.data.precision(device),
-            device=device,
-        )
-
-    def distribution_rows(self, step: int) -> list[dict[str, Any]]:
-        """Return P_alpha as rows."""
-        run = self.context.run_dir.name
-        return [
-            {"run": run, "step": step, "variable": variable, "choice": choice, "probability": share}
-            for variable, choice, share in self._distribution.probabilities()
-        ]
+        self._children = []
+        for text in plan["archs"]:
+            structure = Structure.from_json(text)
+            weights = self.trial.finalist(number - 1, structure.id) if number else None
+            self._children.append(self._start_child(structure, weights))
+        self.model = nn.ModuleList(self._children)
+        steps = [self._child_step(child, self.num_steps, reduce) for child in self._children]
+        self.updater = JointUpdater([step.updater for step in steps])
+        self.step = RoundStep(steps)
 
     def finish(self) -> None:
-        """Write the parent's weights, and the argmax of P_alpha."""
-        save_tensors(self.trial.parent, self._parent.unshared_weights())
-        best = self._distribution.most_likely()
-        write_json(self.trial.structure, json.loads(best.to_json()))
+        """Write the weights of each finalist."""
+        for child in self._children:
+            path = self.trial.finalist(int(self.plan["round"]), child.structure.id)
+            save_tensors(path, child.state_dict())
 
 
-class AdabertChildTask(_StudentTask):
-    """The structure that the search chose, trained as a network of its own."""
+class RoundStep:
+    """The step of several children on one batch, one after the other."""
+
+    def __init__(self, steps: Sequence[ChildStep]) -> None:
+        self.steps = list(steps)
+
+    def __call__(self, index: int, batch: Batch) -> StepResult:
+        """Train each child on the batch; the losses are means over the children."""
+        results = [step(index, batch) for step in self.steps]
+        label_loss = statistics.fmean(float(result.info["loss"]) for result in results)
+        return StepResult(
+            statistics.fmean(result.loss for result in results),
+            sum(result.tokens for result in results),
+            {"loss": label_loss},
+        )
+
+
+class AdabertChildTask(CnnTask):
+    """The structure that the trial chose, trained as a network of its own."""
 
     def __init__(
         self,
@@ -160,27 +162,10 @@ class AdabertChildTask(_StudentTask):
     ) -> None:
         """Build the child of one trial; the plan has trial, seed and gamma."""
         super().__init__(context, plan, device=device, reduce=reduce)
-        settings = self.settings
-        self.num_steps = max(1, round(settings.child_epochs * self.steps_per_epoch))
-
-        self.model = Child(self.data.student_shape, read_structure(self.trial))
-        if settings.child == "inherited":
-            trained = load_tensors(self.trial.parent)
-            self.model.load_state_dict({key: trained[key] for key in self.model.state_dict()})
-        else:
-            self._factorise_embedding(self.model)
-        self.model.dropout = settings.dropout
-        self.model.to(device)
-
-        self.updater = weights_updater(self.model, settings, self.num_steps, reduce)
-        self.step = ChildStep(
-            self.model,
-            self.updater,
-            teacher_outputs=self.data.teacher_outputs,
-            distillation=self.data.distillation_loss(plan["gamma"]),
-            precision=self.data.precision(device),
-            device=device,
-        )
+        self.num_steps = max(1, round(self.settings.child_epochs * self.steps_per_epoch))
+        self.model = self._start_child(read_structure(self.trial), read_finalist(self.trial))
+        self.step = self._child_step(self.model, self.num_steps, reduce)
+        self.updater = self.step.updater
 
     def finish(self) -> None:
         """Write the child's weights."""
@@ -188,8 +173,18 @@ class AdabertChildTask(_StudentTask):
 
 
 def read_structure(trial: TrialLayout) -> Structure:
-    """Return the structure that a trial's search chose."""
+    """Return the structure that a trial chose: a candidate, or the most probable one."""
+    if trial.choice.exists():
+        return Structure.from_json(json.dumps(read_json(trial.choice)["structure"]))
     return Structure.from_json(trial.structure.read_text())
+
+
+def read_finalist(trial: TrialLayout) -> Path | None:
+    """Return the file with the weights of the finalist that a trial chose; None without rounds."""
+    if not trial.choice.exists():
+        return None
+    weights = read_json(trial.choice)["weights"]
+    return None if weights is None else trial.path / weights
 
 
 def weights_updater(

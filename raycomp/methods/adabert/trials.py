@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from raycomp.config.job import Job
-from raycomp.methods.adabert.compiler import compile_child, compiled_macs
+from raycomp.methods.adabert.child_scores import score_child
 from raycomp.methods.adabert.distillation_data import DistillationData
+from raycomp.methods.adabert.finalists import choose_structure
 from raycomp.methods.adabert.recalibration import recalibrate, recalibration_batches
 from raycomp.methods.adabert.settings import AdabertSettings
 from raycomp.methods.adabert.structure import parse_structure_setting
 from raycomp.methods.adabert.student import Child
 from raycomp.methods.adabert.training_tasks import read_structure
-from raycomp.methods.base import Run, logits_of
+from raycomp.methods.base import Run
 from raycomp.storage.files import file_hash, read_json, write_json
 from raycomp.storage.revision import FIRST_REVISION
+from raycomp.storage.rows import row_of_json
 from raycomp.storage.tensors import load_tensors, load_weights, save_tensors
 from raycomp.training.seeding import trial_seed
 
@@ -68,27 +68,28 @@ def list_trials(job: Job) -> list[Trial]:
 
 
 def run_trial(run: Run, data: DistillationData, trial: Trial) -> None:
-    """Search, train and score one trial; finished parts are not repeated."""
+    """Search, choose, train and score one trial; finished parts are not repeated."""
     search_structure(run, data, trial)
+    choose_structure(run, data, training_plan(data, trial))
     _train_child(run, data, trial)
     if not data.layout.trial(trial.name).outcome.exists():
         _score_child(run, data, trial)
 
 
 def search_structure(run: Run, data: DistillationData, trial: Trial) -> None:
-    """Search the structure, or write the one that the job names."""
+    """Train the parent graph and search, or write the structure that the job names."""
     files = data.layout.trial(trial.name)
     if files.structure.exists():
         return
 
     settings = data.job.settings(AdabertSettings)
-    if settings.structure is not None:
+    if settings.structure is not None and not settings.has_search:
         structure = parse_structure_setting(
             settings.structure, trial.layers, settings.nodes, settings.operations
         )
         write_json(files.structure, json.loads(structure.to_json()))
     else:
-        run.train(f"{SEARCH}.{trial.name}", _training_plan(data, trial))
+        run.train(f"{SEARCH}.{trial.name}", training_plan(data, trial))
 
 
 def _train_child(run: Run, data: DistillationData, trial: Trial) -> None:
@@ -106,10 +107,11 @@ def _train_child(run: Run, data: DistillationData, trial: Trial) -> None:
             recalibrate(child, recalibration_batches(data, seed))
         save_tensors(files.child, child.state_dict())
     else:
-        run.train(f"{CHILD}.{trial.name}", _training_plan(data, trial))
+        run.train(f"{CHILD}.{trial.name}", training_plan(data, trial))
 
 
-def _training_plan(data: DistillationData, trial: Trial) -> dict[str, Any]:
+def training_plan(data: DistillationData, trial: Trial) -> dict[str, Any]:
+    """Return the plan of a trial's trainings."""
     seed = trial_seed(data.job.run.seed, trial.seed)
     return {"trial": trial.name, **asdict(trial), "seed": seed}
 
@@ -124,30 +126,16 @@ def load_child(data: DistillationData, trial: Trial) -> Child:
 
 def _score_child(run: Run, data: DistillationData, trial: Trial) -> None:
     """Score a trial's child on the selection split, and write its row and its outcome."""
-    began = time.perf_counter()
     files = data.layout.trial(trial.name)
-    model = compile_child(load_child(data, trial))
-    score = run.score(lambda batch: logits_of(model, batch), "selection")
-    structure = read_structure(files)
-    row = {
-        "run": data.run_dir.name,
-        "weights_id": file_hash(files.child),
-        "method": "adabert",
-        "arch_id": structure.id,
-        "arch": structure.to_json(),
-        "split": "selection",
-        "precision": "fp32",
-        "metric": data.primary,
-        "value": score.values[data.primary],
-        "loss": score.loss,
-        "examples": score.examples,
-        "params": sum(p.numel() for p in model.parameters()),
-        "flops": 2.0 * compiled_macs(model.config, data.flops_length),
-        "seconds": time.perf_counter() - began,
-    }
-    run.record_evaluation(f"adabert-{trial.name}", {**row, "created_at": datetime.now(UTC)})
+    row = score_child(data, load_child(data, trial), file_hash(files.child)).to_json()
+    run.record_evaluation(f"adabert-{trial.name}", row_of_json(row))
+
+    num_scored = 1
+    if files.choice.exists():
+        num_scored = read_json(files.choice)["evaluations"]
     # The outcome comes after the row: a trial with an outcome is complete.
-    write_json(files.outcome, {**row, **asdict(trial), "setting": trial.setting})
+    outcome = {**row, **asdict(trial), "setting": trial.setting, "evaluations": num_scored}
+    write_json(files.outcome, outcome)
 
 
 def read_trial_outcome(data: DistillationData, trial: Trial) -> dict[str, Any]:

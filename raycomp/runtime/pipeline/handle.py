@@ -37,7 +37,12 @@ from raycomp.storage.files import file_hash
 from raycomp.storage.tables import write_rows
 from raycomp.training.evaluation import Score
 
-TITLES = {"supernet": "super-network", "heal": "healing", "uniform-heal": "uniform healing"}
+TITLES = {
+    "supernet": "super-network",
+    "heal": "healing",
+    "uniform-heal": "uniform healing",
+    "adabert-round": "adabert finalists",
+}
 """Titles of progress bars, where they differ from the task's name."""
 
 
@@ -231,9 +236,9 @@ class RayRun(Run):
         """Score a forward function in this process; see `Run.score`."""
         return score_forward(self.context, forward, split)
 
-    def record_evaluation(self, part: str, row: dict[str, Any]) -> None:
-        """Write one row of table `evaluations`."""
-        write_rows(self.context.run_dir, "evaluations", [row], part)
+    def record_evaluations(self, part: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Write rows of table `evaluations`."""
+        write_rows(self.context.run_dir, "evaluations", rows, part)
 
     def record_cost(self, part: str, row: dict[str, Any]) -> None:
         """Write one row of table `costs`."""

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from ray.train.collective import broadcast_from_rank_zero
 
 from raycomp.config.loader import parse_job
-from raycomp.data.batches import Batch, TrainPlan, collate, padding, shard, words_of
+from raycomp.data.batches import Batch, collate, padding, shard, words_of
 from raycomp.errors import AllReduceError, MissingRankError, first_line
 from raycomp.methods.context import RunContext
 from raycomp.methods.registry import load_training_task
@@ -170,7 +170,7 @@ def _make_batches(
         multiple: Multiple of tokens to which sequences are padded.
     """
     tokens = task.tokens
-    plan = TrainPlan(tokens.lengths, task.batch_size, task.data_seed)
+    plan = task.batch_plan()
 
     def batch_at(index: int) -> Batch:
         rows = plan.rows(index)

@@ -142,6 +142,21 @@ def test_a_stored_job_means_what_it_meant_when_its_run_was_made(tiny_job: dict[s
     assert parse_stored(parse_job(old).model_dump(mode="json")).adabert.exact_match
 
 
+def test_a_stored_search_from_before_candidates_stays_in_the_paper_s_form(
+    tiny_job: dict[str, Any],
+) -> None:
+    tiny_job["run"]["methods"] = ["adabert"]
+    job = parse_job(tiny_job)
+    assert job.adabert.alpha_updates > 0
+    assert job.adabert.candidates > 0
+    old = job.model_dump(mode="json")
+    for key in ("alpha_updates", "alpha_structures", "alpha_share", "candidates", "finalists"):
+        del old["adabert"][key]
+    stored = parse_stored(old)
+    assert stored.adabert.alpha_updates == stored.adabert.candidates == 0
+    assert stored.identity() != job.identity()
+
+
 def test_a_stored_job_from_before_healing_does_not_heal(tiny_job: dict[str, Any]) -> None:
     del tiny_job["heal"]
     old = parse_job(tiny_job).model_dump(mode="json")

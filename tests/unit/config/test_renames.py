@@ -54,6 +54,14 @@ STUDY_IDS = {
 """Computed before any setting was renamed; jobs that search got new names with the default searcher,
 and when healing joined."""
 
+NAMES_WITHOUT_CANDIDATES = {
+    "adabert_glue.toml": "adabert-glue-0cc748da",
+    "adabert_mrpc.toml": "adabert-mrpc-a3c47f55",
+    "adabert_quickstart.toml": "adabert-quickstart-3e305b17",
+    "adabert_sst2.toml": "adabert-sst2-ea991055",
+}
+"""The names of these runs before AdaBERT scored candidates."""
+
 NAMES_WITHOUT_HEALING = {
     "yoco_glue.toml": "yoco-glue-2f3491f1",
     "yoco_mrpc.toml": "yoco-mrpc-8058277a",
@@ -83,6 +91,12 @@ def test_runs_keep_their_names(file: str, run_id: str) -> None:
 @pytest.mark.parametrize(("file", "run_id"), NAMES_WITHOUT_HEALING.items())
 def test_a_run_without_healing_has_the_name_that_it_had_before(file: str, run_id: str) -> None:
     assert load_job(ROOT / "jobs" / file, ["heal.steps=0"]).run_id == run_id
+
+
+@pytest.mark.parametrize(("file", "run_id"), NAMES_WITHOUT_CANDIDATES.items())
+def test_a_search_in_the_paper_s_form_has_the_name_that_it_had_before(file: str, run_id: str) -> None:
+    overrides = ["adabert.alpha_updates=0", "adabert.candidates=0"]
+    assert load_job(ROOT / "jobs" / file, overrides).run_id == run_id
 
 
 @pytest.mark.parametrize(("file", "study_id"), STUDY_IDS.items())

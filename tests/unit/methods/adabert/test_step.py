@@ -10,9 +10,10 @@ import torch
 
 from benchmarks.claims.adabert_step import one_by_one
 from raycomp.data.batches import Batch
+from raycomp.methods.adabert.child_step import ChildStep, cosine_rate
 from raycomp.methods.adabert.distillation import DistillationLoss
 from raycomp.methods.adabert.gumbel import Distribution
-from raycomp.methods.adabert.step import SEED_STRIDE, ChildStep, SearchStep, cosine_rate
+from raycomp.methods.adabert.step import SEED_STRIDE, SearchStep
 from raycomp.methods.adabert.structure import CONVOLUTIONS, OPERATIONS, Structure
 from raycomp.methods.adabert.student import Parent
 from raycomp.training.objectives import label_loss, prediction_loss
