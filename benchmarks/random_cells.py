@@ -5,8 +5,8 @@
         --teacher runs/quickstart-A runs/quickstart-B --random 10
 
 Each finished run gives a teacher and `run.seed`, so the repetitions differ in split, teacher and all
-draws. In each, AdaBERT searches and chooses a structure. This structure and random ones, of the same depth
-and of parameters within 10%, are then trained equally long in two ways:
+draws. In each, AdaBERT searches and chooses a structure. This structure and random ones, of the same
+depth and of parameters within 10%, are then trained equally long in two ways:
 
 - `inherited`: all start from the weights of the same parent graph;
 - `scratch`: all start from new weights.

@@ -7,6 +7,7 @@ about which structure generalises, as in other differentiable searches (DARTS, L
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -71,10 +72,13 @@ class HeldOutBatches:
     pad_id: int
     device: torch.device
 
+    @functools.cached_property
+    def _plan(self) -> TrainPlan:
+        return TrainPlan(self.tokens.lengths, self.batch_size, self.seed, only=self.rows)
+
     def parts(self, update: int) -> list[Batch]:
         """Return one batch for each structure of an update; fewer if the rows do not suffice."""
-        plan = TrainPlan(self.tokens.lengths, self.batch_size, self.seed, only=self.rows)
-        rows = plan.rows(update)
+        rows = self._plan.rows(update)
         count = min(self.structures, len(rows))
         parts = [shard(rows, number, count) for number in range(count)]
         multiple = padding(self.device)

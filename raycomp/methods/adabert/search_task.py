@@ -78,7 +78,7 @@ class AdabertSearchTask(CnnTask):
         costs = operation_costs(
             settings.operations, shape.width, shape.max_positions, settings.normalisation
         )
-        self.step = SearchStep(
+        self.step: SearchStep = SearchStep(
             parent,
             distribution,
             self.updater,

@@ -163,8 +163,8 @@ class AdabertChildTask(CnnTask):
         """Build the child of one trial; the plan has trial, seed and gamma."""
         super().__init__(context, plan, device=device, reduce=reduce)
         self.num_steps = max(1, round(self.settings.child_epochs * self.steps_per_epoch))
-        self.model = self._start_child(read_structure(self.trial), read_finalist(self.trial))
-        self.step = self._child_step(self.model, self.num_steps, reduce)
+        self.model: Child = self._start_child(read_structure(self.trial), read_finalist(self.trial))
+        self.step: ChildStep = self._child_step(self.model, self.num_steps, reduce)
         self.updater = self.step.updater
 
     def finish(self) -> None:

@@ -142,7 +142,7 @@ def test_a_stored_job_means_what_it_meant_when_its_run_was_made(tiny_job: dict[s
     assert parse_stored(parse_job(old).model_dump(mode="json")).adabert.exact_match
 
 
-def test_a_stored_search_from_before_candidates_stays_in_the_paper_s_form(
+def test_a_stored_search_from_before_candidates_has_none(
     tiny_job: dict[str, Any],
 ) -> None:
     tiny_job["run"]["methods"] = ["adabert"]

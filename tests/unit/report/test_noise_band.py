@@ -10,7 +10,7 @@ from raycomp.report.curves import draw_search_plots
 
 
 def steps_of_search(last_entropy: float, *, has_band: bool) -> pd.DataFrame:
-    """Return 20 steps: ten of warm-up, then an entropy that falls to a value, and a band from .9 to .95."""
+    """Return ten steps of warm-up, and ten in which the entropy falls; the band is .9 to .95."""
     steps = np.arange(20)
     entropy = np.where(steps < 10, 1.0, 1 + (last_entropy - 1) * (steps - 9) / 10)
     band = (steps >= 10) & has_band
