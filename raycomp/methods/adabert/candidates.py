@@ -111,11 +111,11 @@ def score_candidates(
         Rows of table `evaluations`, which are also written there.
     """
     trial = data.layout.trial(name)
-    write_json(trial.candidates, [structure.to_json() for structure in structures])
+    write_json(trial.candidates, {"structures": [structure.to_json() for structure in structures]})
     files = [trial.candidate_scores(block) for block in range(ceil_div(len(structures), BLOCK))]
     write_missing_files(run, data, "candidates", write_scores, files, leading=(name,))
 
-    rows = [row for path in files for row in read_json(path)]
+    rows = [row for path in files for row in read_json(path)["rows"]]
     run.record_evaluations(f"adabert-{name}-candidates", [row_of_json(row) for row in rows])
     return rows
 
@@ -124,7 +124,7 @@ def write_scores(context: RunContext, name: str, block: int, path: str) -> None:
     """Score one block of candidates."""
     data = DistillationData.of(context)
     trial = data.layout.trial(name)
-    texts = read_json(trial.candidates)[block * BLOCK : (block + 1) * BLOCK]
+    texts = read_json(trial.candidates)["structures"][block * BLOCK : (block + 1) * BLOCK]
     parent = load_tensors(trial.parent)
     weights_id = file_hash(trial.parent)
     batches = recalibration_batches(data, data.job.run.seed, CANDIDATE_BATCHES)
@@ -135,7 +135,7 @@ def write_scores(context: RunContext, name: str, block: int, path: str) -> None:
         child.load_state_dict({key: parent[key] for key in child.state_dict()})
         recalibrate(child, batches)
         rows.append(score_child(data, child, weights_id, "inherited").to_json())
-    write_json(data.run_dir / path, rows)
+    write_json(data.run_dir / path, {"rows": rows})
 
 
 def best_rows(

@@ -108,14 +108,12 @@ def _train_round(
     if not scores.exists():
         round_plan = {**plan, "round": number, "archs": list(archs)}
         run.train(f"{ROUND}.{name}-r{number}", round_plan)
-        rows = [
-            _score_finalist(data, files.finalist(number, Structure.from_json(a).id), a) for a in archs
-        ]
-        write_json(scores, rows)
+        scored = [_score_finalist(data, files, number, arch) for arch in archs]
+        write_json(scores, {"rows": scored})
 
-    rows = read_json(scores)
+    rows: list[dict[str, Any]] = read_json(scores)["rows"]
     run.record_evaluations(f"adabert-{name}-round-{number}", [row_of_json(row) for row in rows])
-    return list(rows)
+    return rows
 
 
 def _score_finalist(data: DistillationData, files: TrialLayout, number: int, arch: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from raycomp.errors import UserError
 from raycomp.methods.adabert.compiler import compile_child
 from raycomp.methods.adabert.distillation_data import DistillationData
 from raycomp.methods.adabert.drawing import draw_structure
-from raycomp.methods.adabert.finalists import ROUND
+from raycomp.methods.adabert.finalists import ROUND, round_sizes
 from raycomp.methods.adabert.planning import plan_sweep
 from raycomp.methods.adabert.preparation import prepare_distillation
 from raycomp.methods.adabert.search_task import AdabertSearchTask

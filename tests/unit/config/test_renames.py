@@ -36,11 +36,11 @@ VALUES: dict[str, Any] = {
 """Values that are not the defaults."""
 
 RUN_IDS = {
-    "adabert_glue.toml": "adabert-glue-0cc748da",
-    "adabert_mrpc.toml": "adabert-mrpc-a3c47f55",
-    "adabert_quickstart.toml": "adabert-quickstart-3e305b17",
-    "adabert_sst2.toml": "adabert-sst2-ea991055",
-    "quickstart.toml": "quickstart-ab79d963",
+    "adabert_glue.toml": "adabert-glue-b5a2a9d1",
+    "adabert_mrpc.toml": "adabert-mrpc-a12fa64c",
+    "adabert_quickstart.toml": "adabert-quickstart-2447249e",
+    "adabert_sst2.toml": "adabert-sst2-be8c3d9b",
+    "quickstart.toml": "quickstart-1886f531",
     "yoco_glue.toml": "yoco-glue-2d49de38",
     "yoco_mrpc.toml": "yoco-mrpc-ba01a238",
     "yoco_paper.toml": "yoco-paper-12512be7",
@@ -52,7 +52,7 @@ STUDY_IDS = {
     "crosstask.toml": "crosstask-aa49ad6a",
 }
 """Computed before any setting was renamed; jobs that search got new names with the default searcher,
-and when healing joined."""
+when healing joined, and when AdaBERT scored candidates."""
 
 NAMES_WITHOUT_CANDIDATES = {
     "adabert_glue.toml": "adabert-glue-0cc748da",
