@@ -146,6 +146,7 @@ class RoundStep:
             statistics.fmean(result.loss for result in results),
             sum(result.tokens for result in results),
             {"loss": label_loss},
+            sum(result.flops or 0.0 for result in results),
         )
 
 
