@@ -46,6 +46,28 @@ class SpaceSettings(Section):
         description="Whether heads and neurons are sorted by importance before the training. Smaller "
         "sub-networks then keep the most important ones. The paper's form is false.",
     )
+    plain: bool = Field(
+        False,
+        description="Whether only networks are searched that are ordinary models of transformers: all "
+        "heads, and one FFN width for all layers. Exports then load without code "
+        "(`BertForSequenceClassification`). It applies to `yoco`, `uniform`, `hat`, `ofa` and "
+        "`sandwich`; `heads` and `joint` are then left out.",
+    )
+
+    @model_validator(mode="after")
+    def _plain(self) -> SpaceSettings:
+        if not self.plain:
+            return self
+        if self.heads is not None and len(self.heads) > 1:
+            raise ValueError(
+                f"has plain = true and heads = {self.heads}. A plain network has all heads; leave heads "
+                "out"
+            )
+        if self.joint:
+            raise ValueError("has plain = true and joint = true. Leave joint out")
+        if self.ffn is not None and 0 in self.ffn:
+            raise ValueError("has plain = true and 0 in ffn. A plain network has an FFN in each layer")
+        return self
 
 
 class TrainSettings(Section):

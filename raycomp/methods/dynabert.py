@@ -30,12 +30,11 @@ from raycomp.config.job import Job
 from raycomp.config.section import MethodSettings
 from raycomp.data.batches import mean_batch, smallest_batch
 from raycomp.encoder.architecture import Architecture
+from raycomp.errors import UserError
 from raycomp.methods.base import Deployable, Method, Run
 from raycomp.methods.context import RunContext
 from raycomp.methods.elastic_method import (
     StatelessSampler,
-    describe_space,
-    read_space,
     steps_of_epochs,
 )
 from raycomp.methods.scored_networks import ScoredNetworks
@@ -149,7 +148,7 @@ class DynabertSampler(StatelessSampler):
 def build_sampler(job: Job, plan: dict[str, Any]) -> DynabertSampler:
     """Return the sampler of a training plan."""
     networks = [Architecture.from_json(text) for text in plan["sampler"]["networks"]]
-    return DynabertSampler(read_space(plan), networks)
+    return DynabertSampler(SearchSpace.from_dict(plan["space"]), networks)
 
 
 class DynabertTask(SupernetTask):
@@ -286,6 +285,11 @@ def _start_path(context: RunContext, stage: str) -> Path:
 
 def _networks(context: RunContext, stage: str) -> list[Architecture]:
     """Return the networks of a stage: all widths at full depth, or all pairs."""
+    if context.space.is_plain:
+        raise UserError(
+            "space.plain does not fit method dynabert, whose networks have a part of the heads. Leave "
+            "one of them out."
+        )
     settings = context.job.settings(DynabertSettings)
     # The depth stage trains all pairs: otherwise it would forget the widths.
     depths = settings.depths
@@ -304,7 +308,7 @@ def _stage_plan(context: RunContext, stage: str, num_rows: int | None = None) ->
 
     return {
         "stage": stage,
-        "space": describe_space(context.space),
+        "space": context.space.to_dict(),
         "num_steps": steps_of_epochs(epochs, rows, settings.batch_size),
         "phase_starts": [0],
         "distill": "none",

@@ -154,22 +154,6 @@ class StatelessSampler:
         return []
 
 
-def describe_space(space: SearchSpace) -> dict[str, Any]:
-    """Return a search space as a part of a training plan, JSON-able."""
-    return {
-        "layers": space.num_layers,
-        "depth": list(space.depth),
-        "heads": list(space.heads),
-        "ffn": list(space.ffn),
-    }
-
-
-def read_space(plan: Mapping[str, Any]) -> SearchSpace:
-    """Return the search space of a training plan."""
-    space = plan["space"]
-    return SearchSpace(space["layers"], tuple(space["depth"]), tuple(space["heads"]), tuple(space["ffn"]))
-
-
 def steps_of_epochs(epochs: float, num_rows: int, batch_size: int) -> int:
     """Return the steps of some passes over the training split, at least 1."""
     return max(1, round(epochs * math.ceil(num_rows / batch_size)))

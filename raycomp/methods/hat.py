@@ -28,8 +28,6 @@ from raycomp.methods.elastic_method import (
     PUBLISHED_CHOICE,
     ElasticMethod,
     StatelessSampler,
-    describe_space,
-    read_space,
     steps_of_epochs,
 )
 from raycomp.methods.heal_task import HealTask
@@ -99,7 +97,7 @@ class HatSampler(StatelessSampler):
 
 def build_sampler(job: Job, plan: dict[str, Any]) -> HatSampler:
     """Return the sampler of a training plan."""
-    return HatSampler(read_space(plan), job.run.seed, plan["sampler"]["evolution"])
+    return HatSampler(SearchSpace.from_dict(plan["space"]), job.run.seed, plan["sampler"]["evolution"])
 
 
 class Hat(ElasticMethod):
@@ -122,7 +120,7 @@ class Hat(ElasticMethod):
             include={"population", "parents", "mutations", "mutation_rate", "generations"}
         )
         return {
-            "space": describe_space(context.space),
+            "space": context.space.to_dict(),
             "num_steps": steps_of_epochs(settings.epochs, num_rows, context.job.train.batch_size),
             "phase_starts": [0],
             "distill": "none",

@@ -38,8 +38,6 @@ from raycomp.methods.elastic_method import (
     PUBLISHED_CHOICE,
     ElasticMethod,
     StatelessSampler,
-    describe_space,
-    read_space,
     steps_of_epochs,
 )
 from raycomp.methods.heal_task import HealTask
@@ -159,7 +157,7 @@ def build_sampler(job: Job, plan: dict[str, Any]) -> OfaSampler:
     """Return the sampler of a training plan."""
     sampler = plan["sampler"]
     return OfaSampler(
-        read_space(plan),
+        SearchSpace.from_dict(plan["space"]),
         plan["phase_starts"],
         sampler["samples"],
         job.run.seed,
@@ -173,7 +171,7 @@ class OfaTask(SupernetTask):
     def begin(self, rank: int, world: int, sampler: SharedSampler | None) -> None:
         """Make the step; see `SupernetTask.begin`."""
         super().begin(rank, world, sampler)
-        phases = plan_phases(read_space(self.plan))
+        phases = plan_phases(SearchSpace.from_dict(self.plan["space"]))
         train_step = self.step
 
         def step(index: int, batch: Batch) -> StepResult:
@@ -211,7 +209,7 @@ class Ofa(ElasticMethod):
         }
 
         return {
-            "space": describe_space(context.space),
+            "space": context.space.to_dict(),
             "num_steps": steps * len(phases),
             "phase_starts": [steps * i for i in range(len(phases))],
             "distill": "raycomp.methods.ofa:OBJECTIVE",

@@ -40,7 +40,7 @@ def plan_phases(space: SearchSpace) -> list[OfaPhase]:
         choices = getattr(space, name)
         for count in range(2, len(choices) + 1):
             largest[name] = choices[-count:]
-            phases.append(OfaPhase(name, SearchSpace(space.num_layers, **largest)))
+            phases.append(OfaPhase(name, space.narrowed(**largest)))
     # A space of one network has nothing to open.
     return phases or [OfaPhase("depth", space)]
 

@@ -31,8 +31,6 @@ from raycomp.methods.elastic_method import (
     PUBLISHED_CHOICE,
     ElasticMethod,
     StatelessSampler,
-    describe_space,
-    read_space,
     steps_of_epochs,
 )
 from raycomp.methods.heal_task import HealTask
@@ -86,7 +84,7 @@ class SandwichSampler(StatelessSampler):
 
 def build_sampler(job: Job, plan: dict[str, Any]) -> SandwichSampler:
     """Return the sampler of a training plan."""
-    return SandwichSampler(read_space(plan), plan["sampler"]["samples"], job.run.seed)
+    return SandwichSampler(SearchSpace.from_dict(plan["space"]), plan["sampler"]["samples"], job.run.seed)
 
 
 class SandwichStep(SupernetStep):
@@ -130,7 +128,7 @@ class Sandwich(ElasticMethod):
         """Return the plan of the super-network's training; no other teacher is read."""
         settings = context.job.settings(SandwichSettings)
         return {
-            "space": describe_space(context.space),
+            "space": context.space.to_dict(),
             "num_steps": steps_of_epochs(settings.epochs, num_rows, context.job.train.batch_size),
             "phase_starts": [0],
             "distill": "none",

@@ -140,10 +140,7 @@ class UniformSampler:
 
 def build_sampler(job: Job, plan: dict[str, Any]) -> UniformSampler:
     """Return the sampler of a training plan."""
-    choices = plan["space"]
-    space = SearchSpace(
-        choices["layers"], tuple(choices["depth"]), tuple(choices["heads"]), tuple(choices["ffn"])
-    )
+    space = SearchSpace.from_dict(plan["space"])
     costs = CostModel(EncoderShape.from_dict(plan["shape"]), plan["length"])
     targets = job_targets(job, space, costs)
     return UniformSampler(space, plan["sampler"]["samples"], job.run.seed, targets)
@@ -221,14 +218,8 @@ class Uniform(Method):
 
 def _training_plan(context: RunContext) -> dict[str, Any]:
     settings = context.job.settings(UniformSettings)
-    space = context.space
     return {
-        "space": {
-            "layers": space.num_layers,
-            "depth": list(space.depth),
-            "heads": list(space.heads),
-            "ffn": list(space.ffn),
-        },
+        "space": context.space.to_dict(),
         "num_steps": _num_steps(context, len(context.tokens("train"))),
         "phase_starts": [0],
         "distill": settings.distill,

@@ -158,7 +158,8 @@ class HatEvolution:
 
         heads = tuple(redraw(h, self.space.heads) for h in gene.heads)
         ffn = tuple(redraw(k, self.space.ffn) for k in gene.ffn)
-        return Gene(redraw(gene.depth, self.space.depth), heads, ffn).decode()
+        depth = redraw(gene.depth, self.space.depth)
+        return self.space.equalised(Gene(depth, heads, ffn).decode())
 
     def _cross(self, genes: list[Gene]) -> Architecture:
         """Take each choice from one of two different parents, with equal probability."""
@@ -173,4 +174,5 @@ class HatEvolution:
 
         heads = tuple(pick(a, b) for a, b in zip(first.heads, second.heads, strict=True))
         ffn = tuple(pick(a, b) for a, b in zip(first.ffn, second.ffn, strict=True))
-        return Gene(pick(first.depth, second.depth), heads, ffn).decode()
+        depth = pick(first.depth, second.depth)
+        return self.space.equalised(Gene(depth, heads, ffn).decode())

@@ -16,13 +16,15 @@ def neighbours(arch: Architecture, space: SearchSpace, direction: int) -> list[A
     if depth is not None:
         moved.append(_with_depth(arch, depth))
 
-    for i in range(arch.depth):
+    # In a plain space, the first layer decides for all.
+    for i in range(1 if space.is_plain else arch.depth):
         heads = _shift(space.heads, arch.heads[i], direction)
         if heads is not None:
             moved.append(Architecture(arch.depth, _replace(arch.heads, i, heads), arch.ffn))
         ffn = _shift(space.ffn, arch.ffn[i], direction)
         if ffn is not None:
-            moved.append(Architecture(arch.depth, arch.heads, _replace(arch.ffn, i, ffn)))
+            changed = Architecture(arch.depth, arch.heads, _replace(arch.ffn, i, ffn))
+            moved.append(space.equalised(changed))
     return moved
 
 
@@ -77,7 +79,7 @@ def mutate(arch: Architecture, space: SearchSpace, rate: float, rng: np.random.G
         arch = _with_depth(arch, int(rng.choice(space.depth)))
     heads = [int(rng.choice(space.heads)) if rng.random() < rate else h for h in arch.heads]
     ffn = [int(rng.choice(space.ffn)) if rng.random() < rate else k for k in arch.ffn]
-    return Architecture(arch.depth, tuple(heads), tuple(ffn))
+    return space.equalised(Architecture(arch.depth, tuple(heads), tuple(ffn)))
 
 
 def _shift(choices: tuple[int, ...], value: int, direction: int) -> int | None:

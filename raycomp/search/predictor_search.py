@@ -219,6 +219,7 @@ class PredictorSearch:
     def _fit(self, arch: Architecture) -> Architecture | None:
         """Return an architecture within the budget; a larger one is shrunk."""
         rng = self.history.rng
+        arch = self.space.equalised(arch)
         return shrink_to_limit(arch, self.space, self.budget.cost, self.budget.limit, rng)
 
 

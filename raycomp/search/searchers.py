@@ -122,7 +122,7 @@ class EvolutionSearch:
             sources = [parent for parent in (a, b) if i < parent.depth]
             heads.append(sources[int(rng.integers(len(sources)))].heads[i])
             ffn.append(sources[int(rng.integers(len(sources)))].ffn[i])
-        return Architecture(depth, tuple(heads), tuple(ffn))
+        return self.space.equalised(Architecture(depth, tuple(heads), tuple(ffn)))
 
 
 class SNGSearch:

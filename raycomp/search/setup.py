@@ -192,7 +192,10 @@ def make_space(job: Job, shape: EncoderShape) -> SearchSpace:
     # A head is as wide as its vectors.
     units = {"depth": 1, "heads": shape.head_size, "ffn": 1}
     choices = {key: _choices(job, key, full, units[key]) for key, full in full_sizes.items()}
-    return SearchSpace(full_sizes["depth"], choices["depth"], choices["heads"], choices["ffn"])
+    if job.space.plain:
+        # The classes of transformers have all heads of the hidden width.
+        choices["heads"] = (full_sizes["heads"],)
+    return SearchSpace(full_sizes["depth"], **choices, is_plain=job.space.plain)
 
 
 def _choices(job: Job, key: str, full: int, unit: int) -> tuple[int, ...]:

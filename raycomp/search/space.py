@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,8 @@ class Variable:
     Attributes:
         name: "depth", "heads.0", "ffn.0", ..., or "layer.0" for a joint (heads, ffn) choice.
         choices: Values in ascending order; pairs (heads, ffn) for a joint variable.
-        layer: Index of the layer that it belongs to; None for depth.
+        layer: Index of the layer that it belongs to; None for depth, and for the FFN width that all
+            layers of a plain space share.
     """
 
     name: str
@@ -35,12 +37,15 @@ class SearchSpace:
         depth: Numbers of layers, from 1.
         heads: Attention heads of a layer; 0 leaves its attention out.
         ffn: FFN neurons of a layer; 0 leaves its FFN out.
+        is_plain: Whether all layers have the same widths, as the classes of transformers need it. The
+            space then has one choice of heads, and its variables are depth and one FFN width.
     """
 
     num_layers: int
     depth: tuple[int, ...]
     heads: tuple[int, ...]
     ffn: tuple[int, ...]
+    is_plain: bool = False
 
     def __post_init__(self) -> None:
         for name in ("depth", "heads", "ffn"):
@@ -51,14 +56,49 @@ class SearchSpace:
                     f"space.{name} is {list(values)}. Give different numbers from {least} up, in "
                     "ascending order."
                 )
+        if self.is_plain and (len(self.heads) != 1 or 0 in (*self.heads, *self.ffn)):
+            raise UserError(
+                f"space.plain needs one number of heads and FFN widths above 0, and the space has heads "
+                f"{list(self.heads)} and ffn {list(self.ffn)}."
+            )
         if max(self.depth) > self.num_layers:
             raise UserError(
                 f"space.depth contains {max(self.depth)}, but the network has {self.num_layers} layers. "
                 "Give smaller numbers."
             )
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SearchSpace:
+        """Return the space that `to_dict` described."""
+        depth, heads, ffn = (tuple(data[name]) for name in ("depth", "heads", "ffn"))
+        return cls(data["layers"], depth, heads, ffn, bool(data.get("plain", False)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-able values, as training plans have them."""
+        choices = {name: list(getattr(self, name)) for name in ("depth", "heads", "ffn")}
+        # Plans of runs from before plain spaces lack the key, and their hashes must stay.
+        plain = {"plain": True} if self.is_plain else {}
+        return {"layers": self.num_layers, **choices, **plain}
+
+    def narrowed(
+        self, depth: tuple[int, ...], heads: tuple[int, ...], ffn: tuple[int, ...]
+    ) -> SearchSpace:
+        """Return the same space with some of its choices."""
+        return replace(self, depth=depth, heads=heads, ffn=ffn)
+
+    def equalised(self, arch: Architecture) -> Architecture:
+        """Return an architecture with the first layer's widths in all layers, if the space is plain.
+
+        Crossovers and mutations change layers one by one.
+        """
+        if not self.is_plain:
+            return arch
+        return replace(arch, heads=arch.heads[:1] * arch.depth, ffn=arch.ffn[:1] * arch.depth)
+
     def num_architectures(self) -> int:
         """Return the exact number of architectures."""
+        if self.is_plain:
+            return len(self.depth) * len(self.ffn)
         return sum((len(self.heads) * len(self.ffn)) ** d for d in self.depth)
 
     def contains(self, arch: Architecture) -> bool:
@@ -68,6 +108,7 @@ class SearchSpace:
             and arch.depth in self.depth
             and set(arch.heads) <= set(self.heads)
             and set(arch.ffn) <= set(self.ffn)
+            and self.equalised(arch) == arch
         )
 
     def largest(self) -> Architecture:
@@ -83,6 +124,8 @@ class SearchSpace:
     def sample_uniform(self, rng: np.random.Generator) -> Architecture:
         """Draw every variable uniformly (the exploration distribution pi)."""
         depth = int(rng.choice(self.depth))
+        if self.is_plain:
+            return Architecture(depth, self.heads * depth, (int(rng.choice(self.ffn)),) * depth)
         heads = tuple(int(h) for h in rng.choice(self.heads, depth))
         ffn = tuple(int(k) for k in rng.choice(self.ffn, depth))
         return Architecture(depth, heads, ffn)
@@ -94,6 +137,8 @@ class SearchSpace:
             joint: Whether heads and ffn of a layer are one variable.
         """
         variables = [Variable("depth", self.depth, None)]
+        if self.is_plain:
+            return (*variables, Variable("ffn", self.ffn, None))
         pairs = tuple((h, k) for h in self.heads for k in self.ffn)
         for i in range(self.num_layers):
             if joint:
@@ -117,6 +162,8 @@ class SearchSpace:
             raise UserError(f"{arch.to_json()} is not in the search space. Use values of [space].")
 
         indices = [self.depth.index(arch.depth)]
+        if self.is_plain:
+            return np.array([*indices, self.ffn.index(arch.ffn[0])], np.int64)
         for heads, ffn in zip(arch.heads, arch.ffn, strict=True):
             heads_index = self.heads.index(heads)
             ffn_index = self.ffn.index(ffn)
@@ -137,6 +184,8 @@ class SearchSpace:
             joint: Whether heads and ffn of a layer are one variable.
         """
         depth = self.depth[int(indices[0])]
+        if self.is_plain:
+            return Architecture(depth, self.heads * depth, (self.ffn[int(indices[1])],) * depth)
         heads: list[int] = []
         ffn: list[int] = []
         for i in range(depth):
@@ -162,6 +211,10 @@ class SearchSpace:
             Function from (samples, variables), as `encode` returns them, to (samples,).
         """
         table = np.array([[cost(h, k) for k in self.ffn] for h in self.heads])
+
+        if self.is_plain:
+            depths = np.array(self.depth)
+            return lambda rows: depths[rows[:, 0]] * table[0, rows[:, 1]]
 
         def sum_costs(rows: np.ndarray) -> np.ndarray:
             if joint:

@@ -147,7 +147,7 @@ class EESNG:
         self._targets = targets
         self.distribution = ArchitectureDistribution(space.variables(settings.joint))
         self.update_rule = make_update_rule(settings.update, self.distribution, costs)
-        # Layer of each variable; -1 for depth, which every architecture has.
+        # Layer of each variable; -1 for those that every architecture has.
         self._layers = np.array([-1 if v.layer is None else v.layer for v in self.distribution.variables])
         self._rng = np.random.default_rng(settings.seed)
         self._phase = -1
@@ -277,7 +277,7 @@ class EESNG:
         explored = explored and has_choice
 
         if self._targets is not None and has_choice:
-            open_space = SearchSpace(self.space.num_layers, *self.schedule.phases[phase].dimensions)
+            open_space = self.space.narrowed(*self.schedule.phases[phase].dimensions)
             archs = self._targets.draw(open_space, self.settings.samples, self._rng)
             if archs is not None:
                 rows = [self.space.encode(arch, self.settings.joint).tolist() for arch in archs]

@@ -28,12 +28,7 @@ def train_plan(job: Job, space: SearchSpace, shape: EncoderShape, rows: int) -> 
         UserError: A list of epochs or steps does not fit the number of phases.
     """
     return {
-        "space": {
-            "layers": space.num_layers,
-            "depth": list(space.depth),
-            "heads": list(space.heads),
-            "ffn": list(space.ffn),
-        },
+        "space": space.to_dict(),
         "steps": _steps_of_phases(job, space, rows),
         "sampler": {"name": "eesng"},
         "shape": shape.to_dict(),
@@ -66,8 +61,7 @@ def _steps_of_phases(job: Job, space: SearchSpace, rows: int) -> list[int]:
 
 def plan_space(plan: dict[str, Any]) -> SearchSpace:
     """Return the search space of a plan."""
-    space = plan["space"]
-    return SearchSpace(space["layers"], tuple(space["depth"]), tuple(space["heads"]), tuple(space["ffn"]))
+    return SearchSpace.from_dict(plan["space"])
 
 
 def plan_schedule(plan: dict[str, Any]) -> Schedule:

@@ -50,7 +50,7 @@ class Phase:
         return masks
 
     def _is_open(self, variable: Variable, choice: int | tuple[int, int]) -> bool:
-        if variable.layer is None:
+        if variable.name == "depth":
             return choice in self.depth
         if isinstance(choice, tuple):
             heads, ffn = choice

@@ -26,6 +26,7 @@ from raycomp.methods.context import RunContext
 from raycomp.methods.scoring import score_validation
 from raycomp.report.predictions import Predictions
 from raycomp.report.shortfall import describe_shortfall, find_min_retention, find_shortfall
+from raycomp.runtime.pipeline.plain_form import in_plain_form
 from raycomp.runtime.pipeline.user_units import in_user_units, standardised
 from raycomp.storage.files import read_array, write_json, write_text
 from raycomp.storage.rows import DeploymentRow
@@ -63,6 +64,7 @@ def deploy_all(context: RunContext, deployables: list[Deployable], update: Progr
     networks: list[PreTrainedModel] = [context.teacher().extract(context.space.largest())]
     for i, deployable in enumerate(deployables):
         row = _start_row(context, deployable)
+        deployable = in_plain_form(context, deployable)
         if deployable.build is not None:
             row, loaded = _deploy(context, deployable, row)
             networks.append(loaded)

@@ -6,7 +6,6 @@ import shutil
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,13 @@ from raycomp.deployment.certificate import (
 from raycomp.deployment.cpu import describe_machine
 from raycomp.deployment.format_settings import FormatSettings, check_lengths
 from raycomp.deployment.formats import ModelData, write_formats
-from raycomp.deployment.quantisation import Calibration
-from raycomp.deployment.runtimes import TokenForward
-from raycomp.encoder.layers import EncoderConfig
-from raycomp.encoder.plain import PLAIN_LAYER_PREFIXES, explain_not_plain, make_plain
-from raycomp.encoder.static_model import RaycompForSequenceClassification
+from raycomp.deployment.runtimes import Calibration, TokenForward
+from raycomp.encoder.plain import make_plain
 from raycomp.methods.base import Deployable, Forward
 from raycomp.methods.context import RunContext
 from raycomp.methods.scoring import score_forward
 from raycomp.runtime.pipeline.deploy import export_deployable
+from raycomp.runtime.pipeline.plain_form import explain_no_plain_form, with_model
 from raycomp.runtime.pipeline.user_units import in_user_units, standardised
 from raycomp.storage.files import read_json, write_error, write_json
 
@@ -70,14 +67,14 @@ def export_formats(
     network, reference = deployable.build()
     network = network.eval()
     # The plain form has the same weights; all other formats are made from raycomp's own network.
-    loaded, note = _choose_form(network, settings)
+    loaded, note = _choose_form(context, network, settings)
     data = _model_data(context, network)
     check_lengths(settings, data.max_positions)
 
     hidden = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
 
     try:
-        changed = _with_form(deployable, loaded, reference, is_plain=loaded is not network)
+        changed = with_model(deployable, loaded, reference)
         proof = export_deployable(context, changed, hidden, dict(figures))
         result = write_formats(network, loaded, hidden, settings, data)
         certificate = build_certificate(
@@ -135,35 +132,17 @@ def teacher_deployable(context: RunContext) -> Deployable:
 
 
 def _choose_form(
-    network: PreTrainedModel, settings: FormatSettings
+    context: RunContext, network: PreTrainedModel, settings: FormatSettings
 ) -> tuple[PreTrainedModel, tuple[str, ...]]:
     """Return the model of the folder, and a note where the asked plain form does not exist."""
-    if "plain" not in settings.formats:
+    if "plain" not in settings.formats and not context.job.space.plain:
         return network, ()
-    if not isinstance(network, RaycompForSequenceClassification):
-        reason: str | None = "transformers lacks a class for this kind of model"
-    else:
-        reason = explain_not_plain(EncoderConfig.from_config(network.config))
+    reason = explain_no_plain_form(network)
     if reason is None:
         return make_plain(network), ()
     return network, (
         f"The plain form was not written: {reason}. The folder loads with trust_remote_code=True.",
     )
-
-
-def _with_form(
-    deployable: Deployable, loaded: PreTrainedModel, reference: Forward, *, is_plain: bool
-) -> Deployable:
-    """Return the deployable that builds the model of the folder."""
-
-    def build() -> tuple[PreTrainedModel, Forward]:
-        return loaded, reference
-
-    if not is_plain:
-        return replace(deployable, build=build)
-    names = [name for name, _ in loaded.named_parameters()]
-    prefix = next(p for p in PLAIN_LAYER_PREFIXES if any(p in name for name in names))
-    return replace(deployable, build=build, encoder_prefix=prefix)
 
 
 def _model_data(context: RunContext, network: PreTrainedModel) -> ModelData:
