@@ -22,8 +22,9 @@ from raycomp.deployment.int8_steps import Judgement, describe_attempts, write_in
 from raycomp.deployment.latency import measure_by_length_ms
 from raycomp.deployment.onnx_export import export_onnx, export_program, load_program
 from raycomp.deployment.peak_memory import measure_peak_memory
-from raycomp.deployment.quantisation import Calibration, count_integer_operations
+from raycomp.deployment.quantisation import count_integer_operations
 from raycomp.deployment.runtimes import (
+    Calibration,
     TokenForward,
     model_forward,
     open_session,

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from raycomp.deployment.quantisation import (
-    Calibration,
     Int8Form,
     Operation,
     find_operations,
     quantise,
     rank_groups,
 )
+from raycomp.deployment.runtimes import Calibration
 from raycomp.errors import first_line
 
 MAX_LOSS = 0.005
@@ -138,6 +138,9 @@ def _list_forms(
                 yield Int8Form(name, False, remaining)
 
     yield Int8Form("static", True, everything)
+    # Smoothing adds nodes: it restores accuracy and never speed.
+    if _lost_accuracy_only(attempts[-1]):
+        yield Int8Form("static, smoothed", True, everything, is_smoothed=True)
 
 
 def _lost_accuracy_only(attempt: Attempt) -> bool:

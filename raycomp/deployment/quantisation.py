@@ -18,10 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raycomp.deployment.runtimes import INPUT_NAMES, open_session, session_forward
-
-Calibration = Sequence[tuple[Tensor, Tensor, Tensor]]
-"""Batches of training rows: input_ids, attention_mask and token_type_ids, each (batch, length)."""
+from raycomp.deployment.runtimes import Calibration, open_session, session_feeds, session_forward
+from raycomp.deployment.smoothing import smooth_products
 
 INTEGER_OPERATIONS = frozenset({"MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv"})
 
@@ -47,11 +45,13 @@ class Int8Form:
         name: What the certificate calls it.
         is_static: Whether activations have fixed ranges, from calibration rows.
         operations: Nodes that become INT8. All others stay in fp32.
+        is_smoothed: Whether outliers of the inputs are moved into the weights first.
     """
 
     name: str
     is_static: bool
     operations: tuple[Operation, ...]
+    is_smoothed: bool = False
 
 
 def find_operations(path: Path) -> list[Operation]:
@@ -92,7 +92,7 @@ def quantise(
         source: ONNX file in fp32.
         target: File to write.
         form: How it is quantised; at least one operation.
-        calibration: Training rows, which a static form takes the ranges from.
+        calibration: Training rows, which a static or smoothed form takes the ranges from.
         reduce_range: Whether weights have 7 bits; see `cpu.needs_reduced_range`.
     """
     if not form.operations:
@@ -101,11 +101,18 @@ def quantise(
     kinds = sorted({operation.kind for operation in form.operations})
     names = [operation.name for operation in form.operations]
 
-    with _quiet():
-        if form.is_static:
-            _quantise_static(source, target, kinds, names, calibration, reduce_range)
-        else:
-            _quantise_dynamic(source, target, kinds, names, reduce_range)
+    smoothed = target.with_suffix(".smoothed.onnx")
+    try:
+        if form.is_smoothed:
+            smooth_products(source, smoothed, names, calibration)
+            source = smoothed
+        with _quiet():
+            if form.is_static:
+                _quantise_static(source, target, kinds, names, calibration, reduce_range)
+            else:
+                _quantise_dynamic(source, target, kinds, names, reduce_range)
+    finally:
+        smoothed.unlink(missing_ok=True)
 
 
 def _quantise_dynamic(
@@ -160,7 +167,7 @@ def _reader(source: Path, calibration: Calibration) -> Any:
     """Return the calibration rows as ONNX Runtime reads them."""
     from onnxruntime.quantization import CalibrationDataReader
 
-    inputs = [entry.name for entry in open_session(source, 1).get_inputs()]
+    session = open_session(source, 1)
 
     class Reader(CalibrationDataReader):  # type: ignore[misc, unused-ignore]
         """The batches, one after another."""
@@ -173,8 +180,7 @@ def _reader(source: Path, calibration: Calibration) -> Any:
             batch = next(self._batches, None)
             if batch is None:
                 return None
-            values = dict(zip(INPUT_NAMES, batch, strict=True))
-            return {name: values[name].numpy().astype(np.int64) for name in inputs}
+            return session_feeds(session, *batch)
 
     return Reader()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from raycomp.errors import UserError
 
 TokenForward = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Function from input_ids, attention_mask, token_type_ids (batch, length) to logits (batch, classes)."""
+
+Calibration = Sequence[tuple[Tensor, Tensor, Tensor]]
+"""Batches of training rows: input_ids, attention_mask and token_type_ids, each (batch, length)."""
 
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
@@ -60,14 +63,24 @@ def open_session(path: Path, threads: int) -> Any:
 
 def session_forward(session: Any) -> TokenForward:
     """Return the forward function of a session. It feeds the inputs that the session has."""
-    names = [entry.name for entry in session.get_inputs()]
 
     def forward(ids: Tensor, mask: Tensor, types: Tensor | None) -> Tensor:
-        values = dict(zip(INPUT_NAMES, (ids, mask, types), strict=True))
-        feeds = {name: _as_int64(values[name], ids) for name in names}
-        return torch.from_numpy(session.run(["logits"], feeds)[0])
+        return torch.from_numpy(session.run(["logits"], session_feeds(session, ids, mask, types))[0])
 
     return forward
+
+
+def session_feeds(session: Any, ids: Tensor, mask: Tensor, types: Tensor | None) -> dict[str, np.ndarray]:
+    """Return the inputs that a session has, as it takes them.
+
+    Args:
+        session: The session.
+        ids: input_ids (batch, length).
+        mask: attention_mask (batch, length).
+        types: token_type_ids (batch, length); None is all zeros.
+    """
+    values = dict(zip(INPUT_NAMES, (ids, mask, types), strict=True))
+    return {entry.name: _as_int64(values[entry.name], ids) for entry in session.get_inputs()}
 
 
 def model_forward(model: Any) -> TokenForward:

@@ -82,6 +82,14 @@ def test_lost_accuracy_restores_layers_and_then_calibrates(
     assert text.endswith("The file is INT8 (static).")
 
 
+def test_a_static_form_that_loses_accuracy_is_smoothed(
+    forms: list[Int8Form], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = try_forms(ENCODER, [SLOW, INACCURATE, GOOD], tmp_path, monkeypatch)
+    assert [(f.is_static, f.is_smoothed) for f in forms] == [(False, False), (True, False), (True, True)]
+    assert describe_attempts(attempts).endswith("The file is INT8 (static, smoothed).")
+
+
 def test_a_slow_form_is_not_made_slower(
     forms: list[Int8Form], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
