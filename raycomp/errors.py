@@ -1,6 +1,7 @@
 """The exceptions of raycomp, and helpers that make text from outside fit for their messages.
 
-Only UserError is meant for users. The others pass between the parts and processes of a training.
+Only UserError and RequestError are meant for users. The others pass between the parts and processes of a
+training.
 """
 
 from __future__ import annotations
@@ -76,6 +77,23 @@ class TrainingEndedError(RuntimeError):
 
 class EvaluatorLostError(RuntimeError):
     """An evaluator died, or it never started."""
+
+
+class RequestError(Exception):
+    """A request to a server that is refused.
+
+    Attributes:
+        status: Status of HTTP, from 400.
+        message: One sentence for the client.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(status, message)
+        self.status = status
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 def redacted(text: str) -> str:

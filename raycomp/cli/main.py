@@ -24,6 +24,7 @@ from raycomp.cli.output import (
 from raycomp.cli.predict import predict
 from raycomp.cli.profile import profile
 from raycomp.cli.run_output import print_run
+from raycomp.cli.serve import serve
 from raycomp.config.job import Job
 from raycomp.config.loader import load_job
 from raycomp.config.study import StudySpec
@@ -268,7 +269,7 @@ def report(
     print(relative_to_cwd(write_report(runs, out, growth)))
 
 
-for command in (profile, export, predict, submit, status, logs, stop):
+for command in (profile, export, predict, serve, submit, status, logs, stop):
     app.command()(command)
 
 

@@ -319,6 +319,7 @@ class RunLayout:
             self.exports,
             self.models,
             self.devices.certified,
+            self.devices.served,
             self.predictions_dir,
             self.progress_dir,
             self.errors,

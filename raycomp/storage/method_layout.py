@@ -98,6 +98,20 @@ class DeviceLayout:
         """Working directory of the models that are measured before the choice is final."""
         return self.path / "certified"
 
+    @property
+    def served(self) -> Path:
+        """Directory of the models that `raycomp serve` writes."""
+        return self.path / "served"
+
+    def served_model(self, runtime: str, model: str) -> Path:
+        """Return the directory that `raycomp serve` writes for a model and a runtime.
+
+        Args:
+            runtime: Runtime, such as "onnxruntime-int8".
+            model: METHOD-BUDGET, or "teacher".
+        """
+        return self.served / runtime / model
+
 
 @dataclass(frozen=True)
 class HealedLayout:

@@ -16,6 +16,7 @@ from raycomp.methods.registry import load_method_class
 from raycomp.report.shortfall import describe_shortfall
 from raycomp.runtime.pipeline.deploy import export_deployable
 from raycomp.runtime.pipeline.export_formats import TEACHER, export_formats, teacher_deployable
+from raycomp.runtime.pipeline.plain_form import in_plain_form
 from raycomp.storage.files import read_json
 from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import read_table
@@ -42,7 +43,7 @@ def export_budget(
             failed.
     """
     _check_new(out)
-    row = _find_row(run_dir, budget)
+    row = find_row(run_dir, budget)
 
     return _export_row(run_dir.resolve(), row, out, settings)
 
@@ -66,16 +67,10 @@ def export_family(
             failed. Folders that are complete stay.
     """
     _check_new(out)
-    frame = read_table(run_dir, "deployments")
-    names = [f"{row.method}-{row.budget}" for row in frame[frame["arch"].notna()].itertuples()]
-    if not names:
-        raise UserError(f"Run {run_dir.name} has not deployed a model yet. Wait for it, or resume it.")
-
-    # The teacher comes first: the other models are compared with it.
     certificates = []
 
-    for name in [TEACHER, *names]:
-        row = _find_row(run_dir, name)
+    for name in list_models(run_dir):
+        row = find_row(run_dir, name)
         certificate = _export_row(run_dir.resolve(), row, out / name, settings)
         certificates.append({**certificate, "out": name})
         say(f"{out / name}: {certificate['verdict']}. {' '.join(certificate['notes'])}".rstrip())
@@ -83,6 +78,21 @@ def export_family(
         write_family_page(out, run_dir.name, certificates)
 
     return certificates
+
+
+def list_models(run_dir: Path) -> list[str]:
+    """Return "teacher", and the METHOD-BUDGET of each deployed model.
+
+    Raises:
+        UserError: The run has not deployed a model.
+    """
+    frame = read_table(run_dir, "deployments")
+    names = [f"{row.method}-{row.budget}" for row in frame[frame["arch"].notna()].itertuples()]
+    if not names:
+        raise UserError(f"Run {run_dir.name} has not deployed a model yet. Wait for it, or resume it.")
+
+    # The teacher comes first: the other models are compared with it.
+    return [TEACHER, *names]
 
 
 def _check_new(out: Path) -> None:
@@ -102,7 +112,7 @@ def _export_row(
         certificate = export_formats(context, deployable, out.resolve(), figures, settings)
         return {"out": str(out), **certificate}
 
-    proof = export_deployable(context, deployable, out.resolve(), figures)
+    proof = export_deployable(context, in_plain_form(context, deployable), out.resolve(), figures)
 
     return {
         "out": str(out),
@@ -125,8 +135,16 @@ def _restore(run_dir: Path, row: dict[str, Any]) -> tuple[RunContext, Deployable
     return context, load_method_class(context.method)().restore(context, row)
 
 
-def _find_row(run_dir: Path, budget: str) -> dict[str, Any]:
-    """Return the row of table `deployments` of a budget that was met, or a row of the teacher."""
+def find_row(run_dir: Path, budget: str) -> dict[str, Any]:
+    """Return the row of table `deployments` of a budget that was met, or a row of the teacher.
+
+    Args:
+        run_dir: The run directory.
+        budget: As in `export_budget`.
+
+    Raises:
+        UserError: The budget lacks a model, or several methods have one.
+    """
     frame = read_table(run_dir, "deployments")
     frame = frame[frame["arch"].notna()]
     full_names = frame["method"] + "-" + frame["budget"]

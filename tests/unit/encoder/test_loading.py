@@ -16,24 +16,29 @@ from transformers import (
     pipeline,
 )
 
-from raycomp.api.deployment import load_export
-from raycomp.encoder.export import export_model
+from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.export import export_model, longest_text
+from raycomp.encoder.plain import make_plain
 from raycomp.methods.adabert.compiler import compile_child
 from raycomp.methods.adabert.structure import Structure
 from raycomp.methods.adabert.student import Child
+from raycomp.methods.exported_models import load_export
 from tests.conftest import make_tokenizer
+from tests.unit.encoder.test_elastic import make_pair
 from tests.unit.encoder.test_export import CARD, make_export
 from tests.unit.methods.adabert.builders import ONE_TEXT, perturb
 
 TEXTS = ["a fine film", "the plot was dull and the cast weak"]
-KINDS = ("encoder", "cnn")
+KINDS = ("encoder", "plain", "cnn")
 
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """An extracted encoder and a compiled CNN, exported."""
+    """An extracted encoder, one in the plain form, and a compiled CNN, exported."""
     folder = tmp_path_factory.mktemp("exports")
     make_export(folder / "encoder")
+    plain = make_plain(make_pair()[1].extract(Architecture(2, (4, 4), (32, 32))))
+    export_model(plain, make_tokenizer(), folder / "plain", ["bad", "good"], CARD)
     child = Child(ONE_TEXT, Structure(2, ("std_conv_5", "max_pool_3", "skip") * 3)).eval()
     perturb(child)
     export_model(compile_child(child), make_tokenizer(), folder / "cnn", ["a", "b", "c"], CARD)
@@ -41,8 +46,10 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def load_model(folder: Path, **options: Any) -> Any:
+    # A plain export has no code to trust.
+    trusted = folder.name != "plain"
     return AutoModelForSequenceClassification.from_pretrained(
-        folder, trust_remote_code=True, **options
+        folder, trust_remote_code=trusted, **options
     ).eval()
 
 
@@ -61,7 +68,9 @@ def export(request: pytest.FixtureRequest, exports: dict[str, Path]) -> Path:
 def test_attention_implementations(export: Path, implementation: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(export, trust_remote_code=False)
     model = load_model(export, attn_implementation=implementation)
-    assert torch.equal(run_model(model, tokenizer), run_model(load_model(export), tokenizer))
+    assert model.config._attn_implementation == implementation
+    expected = run_model(load_model(export), tokenizer)
+    assert (run_model(model, tokenizer) - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -75,7 +84,8 @@ def test_half_precision(export: Path, dtype: torch.dtype) -> None:
 
 
 def test_a_pipeline(export: Path) -> None:
-    classify = pipeline("text-classification", model=str(export), trust_remote_code=True, device="cpu")
+    trusted = export.name != "plain"
+    classify = pipeline("text-classification", model=str(export), trust_remote_code=trusted, device="cpu")
     answers = classify(TEXTS)
     model = load_model(export)
     logits = run_model(model, AutoTokenizer.from_pretrained(export, trust_remote_code=False))
@@ -84,7 +94,8 @@ def test_a_pipeline(export: Path) -> None:
 
 def test_a_cross_encoder(export: Path) -> None:
     sentence_transformers = pytest.importorskip("sentence_transformers")
-    encoder = sentence_transformers.CrossEncoder(str(export), trust_remote_code=True, device="cpu")
+    trusted = export.name != "plain"
+    encoder = sentence_transformers.CrossEncoder(str(export), trust_remote_code=trusted, device="cpu")
     pairs = [(TEXTS[0], TEXTS[1]), (TEXTS[1], TEXTS[0])]
     scores = encoder.predict(pairs, activation_fn=torch.nn.Identity(), convert_to_tensor=True)
     batch = encoder.tokenizer(pairs, padding=True, truncation=True, return_tensors="pt")
@@ -123,5 +134,5 @@ def test_servers_find_the_sizes_of_the_model(export: Path) -> None:
     assert config["num_hidden_layers"] == 2
     assert config["architectures"][0].endswith("ForSequenceClassification")
     limit = json.loads((export / "sentence_bert_config.json").read_text())["max_seq_length"]
-    assert limit == loaded.max_positions
+    assert limit == longest_text(loaded)
     assert limit == AutoTokenizer.from_pretrained(export, trust_remote_code=False).model_max_length

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from raycomp.api.deployment import load_export
 from raycomp.encoder.export import export_model
 from raycomp.methods.bilstm import Bilstm, LogitError, principal_components
 from raycomp.methods.bilstm_model import (
     RaycompBilstmConfig,
     RaycompBilstmForSequenceClassification,
 )
+from raycomp.methods.exported_models import load_export
 from raycomp.methods.static import Static, sif_weights
 from raycomp.methods.text_inputs import join_texts, split_texts
 from raycomp.storage.tensors import load_tensors

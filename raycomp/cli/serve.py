@@ -1,0 +1,58 @@
+"""The command `raycomp serve`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from raycomp.cli.options import RunPlace
+
+
+def serve(
+    run: RunPlace,
+    budgets: Annotated[
+        str,
+        typer.Option(
+            "--budgets",
+            metavar="NAMES",
+            help="Models to serve, with commas: budgets, METHOD-BUDGET, or teacher. Default: the teacher "
+            "and all budgets.",
+        ),
+    ] = "",
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="onnxruntime-int8, onnxruntime or torch.")
+    ] = "onnxruntime-int8",
+    p95_ms: Annotated[
+        float | None,
+        typer.Option(
+            "--p95-ms",
+            help="Largest 95th percentile of the answer times in milliseconds. Under load, smaller "
+            "networks answer to keep it. Default: the most accurate network answers.",
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port to listen on.", min=1, max=65_535)] = 8000,
+    replicas: Annotated[
+        int, typer.Option("--replicas", help="Processes that answer, each with all models.", min=1)
+    ] = 1,
+    threads: Annotated[
+        int,
+        typer.Option(
+            "--threads", help="CPU threads of a replica. 0: an equal share of this machine.", min=0
+        ),
+    ] = 0,
+) -> None:
+    """Answer HTTP requests with the models of a run, on Ray Serve. Ctrl-C stops the server.
+
+    Example: raycomp serve runs/quickstart-1f3a9c02 --budgets teacher,half --p95-ms 50
+    """
+    from raycomp.api.run import open_run
+    from raycomp.deployment.serving.settings import read_serve_settings
+    from raycomp.runtime.serving.server import serve_run
+
+    settings = read_serve_settings(budgets, runtime, p95_ms, host, port, replicas, threads)
+    run_dir = open_run(run).local_directory()
+    # A pipe gets each line when it is said.
+    answered = serve_run(run_dir, settings, lambda line: print(line, flush=True))
+    print(f"Stopped. All {answered:,} accepted requests were answered.")

@@ -1,0 +1,1 @@
+"""A family of networks behind Ray Serve: files, replicas, and the command's life cycle."""

@@ -1,0 +1,156 @@
+"""The networks that a server answers with: which models of a run, in which files."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raycomp.deployment.format_settings import (
+    INT8_FILE,
+    ONNX_FILE,
+    WEIGHTS_FILE,
+    read_format_settings,
+)
+from raycomp.deployment.serving.settings import ServeSettings
+from raycomp.runtime.pipeline.export_formats import CERTIFICATE_FILE, TEACHER
+from raycomp.runtime.pipeline.reexport import export_budget, find_row, list_models
+from raycomp.storage.files import read_json
+from raycomp.storage.layout import RunLayout
+
+FORMAT_OF_RUNTIME = {"onnxruntime-int8": "int8", "onnxruntime": "onnx", "torch": "transformers"}
+FILE_OF_RUNTIME = {"onnxruntime-int8": INT8_FILE, "onnxruntime": ONNX_FILE, "torch": WEIGHTS_FILE}
+"""Format and file of each runtime. A model without the file of one uses the next one."""
+
+
+@dataclass(frozen=True)
+class FamilyMember:
+    """One network of a server.
+
+    Attributes:
+        name: Name that requests give as their budget.
+        full_name: "METHOD-BUDGET", or "teacher". Requests may give it too.
+        folder: The export.
+        runtime: Runtime of the file.
+        selection: Score on the selection split in this runtime.
+        params: Number of parameters.
+    """
+
+    name: str
+    full_name: str
+    folder: Path
+    runtime: str
+    selection: float
+    params: int
+
+
+def prepare_family(
+    run_dir: Path, settings: ServeSettings, say: Callable[[str], None]
+) -> list[FamilyMember]:
+    """Return the networks to serve. Files that the run does not have yet are written and measured.
+
+    Args:
+        run_dir: The run directory.
+        settings: Budgets, runtime and threads.
+        say: Function that shows one line.
+
+    Raises:
+        UserError: A budget is unknown, the run has not deployed a model, or a conversion failed.
+    """
+    # Two names of one model, such as half and yoco-half, are one network.
+    names = list(settings.budgets) or list_models(run_dir)
+    rows = {_full_name(row): row for row in (find_row(run_dir, name) for name in names)}
+    budgets = [str(row["budget"]) for row in rows.values()]
+    members = []
+
+    for full_name, row in rows.items():
+        folder = _find_folder(run_dir, full_name, row, settings.runtime)
+        if folder is None:
+            say(f"Writing {full_name} for {settings.runtime}")
+            folder = _write_folder(run_dir, full_name, settings)
+        # Two methods can have a budget of the same name.
+        is_unique = budgets.count(str(row["budget"])) == 1
+        name = str(row["budget"]) if is_unique else full_name
+        members.append(_make_member(name, full_name, folder, settings.runtime, say))
+
+    return members
+
+
+def _full_name(row: dict[str, Any]) -> str:
+    return TEACHER if row["method"] == TEACHER else f"{row['method']}-{row['budget']}"
+
+
+def _find_folder(run_dir: Path, full_name: str, row: dict[str, Any], runtime: str) -> Path | None:
+    """Return an export of the model that has the runtime's file, or that could not have it."""
+    layout = RunLayout(run_dir)
+    # A folder that was written for this runtime without its file says that the file was refused.
+    if _is_current(layout.devices.served_model(runtime, full_name), row):
+        return layout.devices.served_model(runtime, full_name)
+    family = layout.models / full_name
+    if _is_current(family, row) and (family / FILE_OF_RUNTIME[runtime]).exists():
+        return family
+    return None
+
+
+def _is_current(folder: Path, row: dict[str, Any]) -> bool:
+    """Return whether a folder is complete, and has the architecture that the run deployed last."""
+    path = folder / CERTIFICATE_FILE
+    if not path.exists():
+        return False
+    certificate = read_json(path)
+    return "files" in certificate and row.get("arch_id") in (None, certificate.get("arch_id"))
+
+
+def _write_folder(run_dir: Path, full_name: str, settings: ServeSettings) -> Path:
+    # A start that was interrupted leaves no folder, and one of another architecture is replaced.
+    folder = RunLayout(run_dir).devices.served_model(settings.runtime, full_name)
+    shutil.rmtree(folder, ignore_errors=True)
+    formats = read_format_settings(
+        FORMAT_OF_RUNTIME[settings.runtime], batches=(1,), threads=settings.threads
+    )
+    export_budget(run_dir, full_name, folder, formats)
+    return folder
+
+
+def _make_member(
+    name: str, full_name: str, folder: Path, runtime: str, say: Callable[[str], None]
+) -> FamilyMember:
+    """Return the member with the first runtime, from the asked one on, whose file exists."""
+    runtimes = list(FILE_OF_RUNTIME)
+    candidates = runtimes[runtimes.index(runtime) :]
+    own = next(entry for entry in candidates if (folder / FILE_OF_RUNTIME[entry]).exists())
+    certificate = read_json(folder / CERTIFICATE_FILE)
+    if own != runtime:
+        reasons = " ".join(certificate["notes"])
+        say(f"{name} runs in {own}: its file for {runtime} was not written. {reasons}".rstrip())
+
+    file = FILE_OF_RUNTIME[own].as_posix()
+    figures = next(entry for entry in certificate["files"] if entry["file"] == file)
+    return FamilyMember(
+        name=name,
+        full_name=full_name,
+        folder=folder,
+        runtime=own,
+        selection=float(figures["selection"]),
+        params=int(certificate["params"]),
+    )
+
+
+def choose_ladder(members: Sequence[FamilyMember], batch_ms: Sequence[float]) -> list[FamilyMember]:
+    """Return the members that a policy chooses from, the slowest and most accurate first.
+
+    A network that is slower than another and not more accurate is left out: it only answers requests
+    that name it.
+
+    Args:
+        members: The networks.
+        batch_ms: Measured time of each.
+    """
+    ladder: list[FamilyMember] = []
+    fastest_first = sorted(zip(batch_ms, range(len(members)), strict=True))
+    for _, index in fastest_first:
+        if not ladder or members[index].selection > ladder[-1].selection:
+            ladder.append(members[index])
+    return ladder[::-1]

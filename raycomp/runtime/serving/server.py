@@ -1,0 +1,241 @@
+"""The life cycle of `raycomp serve`: start Ray Serve, wait for a signal, answer what waits, stop."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from raycomp.config.loader import parse_stored
+from raycomp.deployment.serving.settings import ServeSettings
+from raycomp.errors import UserError, first_line, last_line
+from raycomp.methods.facts import read_facts
+from raycomp.runtime.cluster.connect import connect, ray
+from raycomp.runtime.serving.family import FamilyMember, prepare_family
+from raycomp.storage.files import read_json
+from raycomp.storage.layout import RunLayout
+
+APPLICATION = "raycomp"
+
+SERVE_PACKAGES = ("fastapi", "grpc_reflection", "starlette", "uvicorn", "watchfiles")
+"""Packages of ray[serve] that Ray Serve cannot do without."""
+
+MAX_ONGOING = 4096
+"""Requests that one replica has at a time. They must wait in the replica, where the policy sees them."""
+
+LAST_ANSWER_SECONDS = 0.5
+"""Time from the last answer of a replica until the proxy stops."""
+
+DRAIN_SECONDS = 60.0
+"""Time for the answers that are missing when the server is stopped."""
+
+
+def require_serve() -> None:
+    """Check that the packages of Ray Serve are installed.
+
+    Raises:
+        UserError: One is missing.
+    """
+    missing = [name for name in SERVE_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"raycomp serve needs the package {missing[0]}, which is not installed. Run pip install "
+            "'raycomp[serve]'."
+        )
+
+
+def serve_run(run_dir: Path, settings: ServeSettings, say: Callable[[str], None]) -> int:
+    """Serve the models of a run until Ctrl-C or SIGTERM, then answer the requests that wait.
+
+    Args:
+        run_dir: The run directory.
+        settings: What to serve, and where.
+        say: Function that shows one line.
+
+    Returns:
+        The number of answered requests.
+
+    Raises:
+        UserError: A package or a model is missing, the port is in use, or the cluster cannot be used.
+    """
+    require_serve()
+    _check_port_is_free(settings.host, settings.port)
+    run_dir = run_dir.resolve()
+    members = prepare_family(run_dir, settings, say)
+
+    has_connected = connect()
+    owns_serve = False
+    try:
+        _check_cpus(settings)
+        _check_serve_is_new()
+        owns_serve = True
+        # Ray has its own handlers of signals, which end this process before the answers are sent.
+        with stop_signals() as stop:
+            return _serve_until(stop, run_dir, members, settings, say)
+    finally:
+        with _silence():
+            if owns_serve:
+                _stop_serve()
+            if has_connected:
+                ray.shutdown()
+
+
+def _serve_until(
+    stop: threading.Event,
+    run_dir: Path,
+    members: list[FamilyMember],
+    settings: ServeSettings,
+    say: Callable[[str], None],
+) -> int:
+    """Start the application on the connected cluster, wait for the event, and stop it."""
+    from ray import serve
+
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    try:
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": settings.host, "port": settings.port},
+            logging_config={"log_level": "WARNING", "enable_access_log": False},
+        )
+        handle = serve.run(
+            _make_application(run_dir, members, settings), name=APPLICATION, route_prefix="/"
+        )
+        names = ", ".join(member.name for member in members)
+        say(f"Serving {names} on http://{settings.host}:{settings.port}. Ctrl-C stops the server.")
+        while not stop.wait(1.0):
+            pass
+
+        # A client that comes from now on learns from the replicas that the server is shutting down.
+        answered = sum(handle.broadcast("drain").results(timeout_s=DRAIN_SECONDS))
+        # The last answers are on their way through the proxy.
+        time.sleep(LAST_ANSWER_SECONDS)
+        return int(answered)
+    except RuntimeError as error:
+        raise UserError(
+            f"Ray Serve did not start the models of {run_dir.name}: {last_line(error)}"
+        ) from None
+
+
+def _stop_serve() -> None:
+    """Stop replicas and proxy."""
+    from ray import serve
+
+    serve.shutdown()
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep Ray's notices about actors that Ray Serve has stopped from the user's screen."""
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+    ):
+        yield
+
+
+def _make_application(run_dir: Path, members: list[FamilyMember], settings: ServeSettings) -> Any:
+    """Return the Serve application of a family."""
+    from ray import serve
+
+    from raycomp.runtime.serving.app import FamilyApp
+
+    layout = RunLayout(run_dir)
+    facts = read_facts(layout.facts)
+    job = parse_stored(read_json(layout.job))
+    deployment = serve.deployment(
+        FamilyApp,
+        name="family",
+        num_replicas=settings.replicas,
+        max_ongoing_requests=MAX_ONGOING,
+        max_constructor_retry_count=1,
+        ray_actor_options={"num_cpus": settings.threads},
+        graceful_shutdown_wait_loop_s=0.1,
+        graceful_shutdown_timeout_s=DRAIN_SECONDS,
+        # A line per request would cost more than a small network.
+        logging_config={"log_level": "WARNING", "enable_access_log": False},
+    )
+    return deployment.bind(
+        members,
+        takes_pairs=facts.pair,
+        is_regression=facts.kind == "regression",
+        max_length=job.task.max_length,
+        threads=settings.threads,
+        p95_ms=settings.p95_ms,
+    )
+
+
+def _check_port_is_free(host: str, port: int) -> None:
+    """Check that this machine can listen at an address, before minutes are spent on the models.
+
+    Raises:
+        UserError: It cannot.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+    except OSError as error:
+        raise UserError(
+            f"The server cannot listen on {host}:{port} ({first_line(error)}). Choose another address "
+            "with --host and --port."
+        ) from None
+
+
+def _check_cpus(settings: ServeSettings) -> None:
+    """Check that the cluster has the CPUs of all replicas: Ray Serve would wait for them for ever.
+
+    Raises:
+        UserError: It does not.
+    """
+    cpus = int(ray.cluster_resources().get("CPU", 0))
+    needed = settings.replicas * settings.threads
+    if needed > cpus:
+        raise UserError(
+            f"{settings.replicas} replicas with {settings.threads} threads need {needed} CPUs, and the "
+            f"cluster has {cpus}. Choose smaller numbers with --replicas and --threads."
+        )
+
+
+def _check_serve_is_new() -> None:
+    """Check that the cluster does not run Ray Serve: its HTTP address cannot be changed.
+
+    Raises:
+        UserError: It does.
+    """
+    try:
+        ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    except ValueError:
+        return
+    raise UserError(
+        "Ray Serve already runs on this cluster, and its HTTP address cannot be changed. Stop it with "
+        "`serve shutdown`, or unset RAY_ADDRESS to serve on this machine."
+    )
+
+
+@contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """Give an event that Ctrl-C and SIGTERM set. A second Ctrl-C interrupts at once."""
+    stop = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def request_stop(number: int, frame: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    try:
+        for number in before:
+            signal.signal(number, request_stop)
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

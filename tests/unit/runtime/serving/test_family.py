@@ -1,0 +1,177 @@
+"""Which files a server takes, writes, or does without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycomp.deployment.format_settings import FormatSettings
+from raycomp.deployment.serving.settings import ServeSettings, read_serve_settings
+from raycomp.errors import UserError
+from raycomp.runtime.serving import family
+from raycomp.runtime.serving.family import FamilyMember, choose_ladder, prepare_family
+from raycomp.storage.files import write_json
+from raycomp.storage.layout import RunLayout
+
+FILES = {
+    "transformers": "model.safetensors",
+    "onnx": "onnx/model.onnx",
+    "int8": "onnx/model_int8.onnx",
+}
+
+
+def write_export(
+    folder: Path, formats: tuple[str, ...], arch_id: str, notes: tuple[str, ...] = ()
+) -> None:
+    files = [FILES[name] for name in ("transformers", *formats)]
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("weights")
+    entries = [{"file": file, "selection": 0.8} for file in files]
+    certificate = {"files": entries, "arch_id": arch_id, "params": 7, "notes": list(notes)}
+    write_json(folder / "certificate.json", certificate)
+
+
+class FakeRun:
+    """A run with a teacher and the models of two methods; exports are written by the test."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.path = path
+        self.written: list[tuple[str, FormatSettings]] = []
+        self.formats: dict[str, tuple[str, ...]] = {}
+        self.said: list[str] = []
+        rows = {
+            "teacher": {"method": "teacher", "budget": "teacher"},
+            "yoco-half": {"method": "yoco", "budget": "half", "arch_id": "a"},
+            "yoco-third": {"method": "yoco", "budget": "third", "arch_id": "b"},
+            "pkd-half": {"method": "pkd", "budget": "half", "arch_id": "c"},
+        }
+        monkeypatch.setattr(family, "list_models", lambda run_dir: list(rows))
+        monkeypatch.setattr(
+            family,
+            "find_row",
+            lambda run_dir, name: next(
+                row for full, row in rows.items() if name in (full, row["budget"])
+            ),
+        )
+
+        def export(run_dir: Path, name: str, out: Path, settings: FormatSettings) -> None:
+            self.written.append((name, settings))
+            arch_id = str(rows[name].get("arch_id", "t"))
+            notes = ("INT8 (dynamic) was not taken.",) if name in self.formats else ()
+            write_export(out, self.formats.get(name, settings.formats), arch_id, notes)
+
+        monkeypatch.setattr(family, "export_budget", export)
+
+    def prepare(self, **settings: Any) -> list[FamilyMember]:
+        return prepare_family(self.path, ServeSettings(**settings), self.said.append)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRun:
+    return FakeRun(tmp_path, monkeypatch)
+
+
+def test_all_models_are_written_once(run: FakeRun) -> None:
+    members = run.prepare(threads=3)
+
+    # Two methods have a budget "half": only a budget of its own name is short.
+    assert [member.name for member in members] == ["teacher", "yoco-half", "third", "pkd-half"]
+    assert [member.full_name for member in members] == ["teacher", "yoco-half", "yoco-third", "pkd-half"]
+    assert {member.runtime for member in members} == {"onnxruntime-int8"}
+    assert [name for name, _ in run.written] == ["teacher", "yoco-half", "yoco-third", "pkd-half"]
+    assert {(s.formats, s.batches, s.threads) for _, s in run.written} == {(("int8",), (1,), 3)}
+    # The second start writes nothing.
+    assert run.prepare() == members
+    assert len(run.written) == 4
+    # Another runtime has files of its own.
+    assert run.prepare(runtime="torch", budgets=("third",))[0].runtime == "torch"
+    assert len(run.written) == 5
+
+
+def test_an_exported_family_is_used(run: FakeRun) -> None:
+    models = RunLayout(run.path).models
+    write_export(models / "yoco-third", ("onnx", "int8"), "b")
+    # This model was exported before the run deployed another architecture.
+    write_export(models / "yoco-half", ("int8",), "old")
+
+    members = run.prepare(budgets=("third", "yoco-half"))
+
+    assert [name for name, _ in run.written] == ["yoco-half"]
+    assert members[0].folder == models / "yoco-third"
+    # The family has no file for another runtime: this one is written.
+    write_export(models / "pkd-half", ("int8",), "c")
+    run.prepare(budgets=("pkd-half",), runtime="onnxruntime")
+    assert [name for name, _ in run.written] == ["yoco-half", "pkd-half"]
+
+
+@pytest.mark.parametrize(
+    ("formats", "runtime"), [(("onnx",), "onnxruntime"), ((), "torch")], ids=["refused", "not exported"]
+)
+def test_a_model_without_the_file_runs_in_the_next_runtime_and_says_so(
+    run: FakeRun, formats: tuple[str, ...], runtime: str
+) -> None:
+    run.formats["yoco-third"] = formats
+
+    for _ in range(2):
+        (member,) = run.prepare(budgets=("third",))
+        assert member.runtime == runtime
+
+    # The file was refused once; it is not tried again with each start.
+    assert len(run.written) == 1
+    assert run.said[-1] == (
+        f"third runs in {runtime}: its file for onnxruntime-int8 was not written. INT8 (dynamic) was not "
+        "taken."
+    )
+
+
+def make_member(name: str, selection: float) -> FamilyMember:
+    return FamilyMember(name, name, Path(name), "torch", selection, 1)
+
+
+@pytest.mark.parametrize(
+    ("figures", "ladder"),
+    [
+        # name: time, selection score
+        (
+            {"teacher": (10.0, 0.9), "half": (5.0, 0.85), "third": (3.0, 0.8)},
+            ["teacher", "half", "third"],
+        ),
+        # The teacher is slower than half and not better.
+        ({"teacher": (10.0, 0.85), "half": (5.0, 0.85), "third": (3.0, 0.8)}, ["half", "third"]),
+        ({"teacher": (10.0, 0.8), "half": (5.0, 0.85), "third": (6.0, 0.84)}, ["half"]),
+        ({"only": (10.0, 0.5)}, ["only"]),
+    ],
+)
+def test_the_ladder_has_no_network_that_is_slower_and_not_better(
+    figures: dict[str, tuple[float, float]], ladder: list[str]
+) -> None:
+    members = [make_member(name, selection) for name, (_, selection) in figures.items()]
+    times = [time for time, _ in figures.values()]
+    assert [member.name for member in choose_ladder(members, times)] == ladder
+
+
+def test_settings_of_the_command() -> None:
+    settings = read_serve_settings("teacher, half,teacher", "torch", 50.0, "127.0.0.1", 8000, 10_000, 0)
+    assert settings.budgets == ("teacher", "half")
+    # More replicas than CPUs still have a thread each.
+    assert settings.threads == 1
+    assert read_serve_settings("", "torch", None, "::", 1, 1, 5).threads == 5
+
+
+@pytest.mark.parametrize(
+    ("budgets", "runtime", "p95_ms", "words"),
+    [
+        ("", "tensorrt", None, "'tensorrt' is unknown. Runtimes: onnxruntime-int8, onnxruntime, torch"),
+        ("", "torch", 0.0, "--p95-ms"),
+        ("", "torch", float("nan"), "--p95-ms"),
+        ("teacher,,half", "torch", None, "--budgets has an empty name"),
+    ],
+)
+def test_bad_settings_are_one_message(
+    budgets: str, runtime: str, p95_ms: float | None, words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        read_serve_settings(budgets, runtime, p95_ms, "127.0.0.1", 8000, 1, 0)

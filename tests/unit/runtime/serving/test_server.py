@@ -1,0 +1,149 @@
+"""The HTTP paths of a replica, and what stops a server before it starts; Ray is not started."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import BertForSequenceClassification
+
+from raycomp.deployment.serving.requests import MAX_BODY_BYTES
+from raycomp.deployment.serving.settings import ServeSettings
+from raycomp.errors import UserError
+from raycomp.runtime.serving import server
+from raycomp.runtime.serving.family import FamilyMember
+from raycomp.runtime.serving.server import require_serve, serve_run, stop_signals
+from tests.conftest import make_tokenizer
+
+pytest.importorskip("starlette")
+
+
+@pytest.fixture(scope="module")
+def app(tuned_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A replica with one network, in torch."""
+    from raycomp.runtime.serving.app import FamilyApp
+
+    folder = tmp_path_factory.mktemp("export")
+    model = BertForSequenceClassification.from_pretrained(tuned_model)
+    model.config.id2label = {0: "bad", 1: "good"}
+    model.save_pretrained(folder)
+    tokenizer = make_tokenizer()
+    tokenizer.model_max_length = 40
+    tokenizer.save_pretrained(folder)
+    member = FamilyMember("half", "yoco-half", folder, "torch", 0.8, 100)
+    return FamilyApp(
+        [member], takes_pairs=False, is_regression=False, max_length=16, threads=1, p95_ms=50.0
+    )
+
+
+def send(app: Any, *requests: tuple[str, str, bytes]) -> list[tuple[int, Any]]:
+    """Return status and body of each response; all requests belong to one event loop."""
+    from starlette.requests import Request
+
+    async def send_one(method: str, path: str, body: bytes) -> tuple[int, Any]:
+        half = len(body) // 2
+        parts = [body[:half], body[half:]]
+
+        async def receive() -> dict[str, Any]:
+            part = parts.pop(0)
+            return {"type": "http.request", "body": part, "more_body": bool(parts)}
+
+        scope = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": []}
+        response = await app(Request(scope, receive))
+        return response.status_code, json.loads(response.body)
+
+    async def send_all() -> list[tuple[int, Any]]:
+        app._service = None
+        responses = [await send_one(*request) for request in requests]
+        await app.drain()
+        return responses
+
+    return asyncio.run(send_all())
+
+
+def test_the_paths_of_a_replica(app: Any) -> None:
+    body = json.dumps({"texts": ["a fine film", "the plot was dull"], "budget": "yoco-half"}).encode()
+    (predicted, models, health) = send(
+        app, ("POST", "/predict", body), ("GET", "/models", b""), ("GET", "/health", b"")
+    )
+
+    assert predicted[0] == 200
+    assert predicted[1]["network"] == "half"
+    assert [set(result["scores"]) for result in predicted[1]["results"]] == [{"bad", "good"}] * 2
+    assert predicted[1]["results"][0]["label"] == "good"
+    assert models[1]["models"][0]["name"] == "half"
+    assert models[1]["models"][0]["single_ms"] > 0
+    # Paths of the server are not told to clients.
+    assert "/" not in models[1]["models"][0]["folder"]
+    assert health == (200, {**health[1], "status": "ok", "network": "half", "answered_requests": 1})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", "/", b"", 404),
+        ("GET", "/predict", b"", 405),
+        ("POST", "/health", b"", 405),
+        ("POST", "/predict", b"no JSON", 400),
+        ("POST", "/predict", b'{"text": "a", "budget": "teacher"}', 400),
+        ("POST", "/predict", b" " * (MAX_BODY_BYTES + 2), 413),
+    ],
+)
+def test_bad_requests_get_one_sentence(
+    app: Any, method: str, path: str, body: bytes, status: int
+) -> None:
+    ((code, content),) = send(app, (method, path, body))
+    assert code == status
+    assert list(content) == ["error"]
+    assert content["error"].endswith(".")
+
+
+def test_a_failure_does_not_show_the_inside_of_the_server(
+    app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("/secret/path")
+
+    monkeypatch.setattr(app, "_get_service", fail)
+    from starlette.requests import Request
+
+    scope = {"type": "http", "method": "GET", "path": "/health", "query_string": b"", "headers": []}
+    response = asyncio.run(app(Request(scope)))
+    assert response.status_code == 500
+    assert b"secret" not in response.body
+
+
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "SERVE_PACKAGES", ("json", "no_such_package"))
+    with pytest.raises(UserError, match=r"no_such_package.*raycomp\[serve\]"):
+        require_serve()
+
+
+def test_a_port_in_use_stops_the_server_before_models_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "require_serve", lambda: None)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        with pytest.raises(UserError, match=rf"cannot listen on 127\.0\.0\.1:{port}"):
+            serve_run(tmp_path, ServeSettings(port=port), print)
+        with pytest.raises(UserError, match=r"cannot listen on no\.such\.host"):
+            serve_run(tmp_path, ServeSettings(host="no.such.host.invalid"), print)
+
+
+def test_signals_stop_the_server_and_a_second_one_interrupts() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stop_signals() as stop:
+        assert not stop.is_set()
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.wait(1)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
