@@ -35,7 +35,6 @@ LATER_DEFAULTS: dict[str, dict[str, Any]] = {
     "search": {"smoothing": 0.0, "min_use": 0.0},
     "space": {"plain": False},
     "train": {"budget_share": 0.0, "cost_share": 0.0},
-    "heal": {"skip_above": None},
 }
 """Settings that joined later, with the value that earlier jobs had. Identities leave out this value."""
 

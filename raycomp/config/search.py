@@ -133,13 +133,6 @@ class HealSettings(Section):
         "Only one is healed where it keeps 97% of the teacher's selection score: such networks differ by "
         "less than the noise of their scores. A network that several budgets share is healed once.",
     )
-    skip_above: float | None = Field(
-        None,
-        gt=0,
-        le=2,
-        description="A budget is not healed if the search found a network with this share of the "
-        "teacher's selection score. Not set: every budget is healed.",
-    )
     batch_size: int = Field(32, ge=1, description="Texts of one step, summed over all workers.")
     learning_rate: float = Field(
         1e-4,

@@ -41,7 +41,7 @@ class HealTask(TrainingTask):
         self.num_steps = settings.steps
 
         self._archs = [Architecture.from_json(text) for text in plan["archs"]]
-        supernet = context.supernet()
+        supernet = self.load_source()
         supernet.embeddings.requires_grad_(False)
 
         networks = [cut_network(supernet, arch).to(device) for arch in self._archs]
@@ -74,6 +74,10 @@ class HealTask(TrainingTask):
             device=device,
             cost=context.step_cost(),
         )
+
+    def load_source(self) -> ElasticEncoder:
+        """Return the network that the networks are cut out of: the trained super-network."""
+        return self.context.supernet()
 
     def finish(self) -> None:
         """Write the weights of each network, without the embeddings, which stay the super-network's."""

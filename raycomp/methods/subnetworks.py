@@ -94,7 +94,6 @@ def select_candidates(
 
     There are `heal.networks` of them. It is only the best one where that is near its teacher: such
     networks differ by less than the noise of their scores. Far below the teacher their order changes.
-    There is none where the best one reaches `heal.skip_above`.
 
     Args:
         context: The run's context.
@@ -125,11 +124,8 @@ def select_candidates(
         reverse=True,
     )
     teacher = float(read_json(context.layout.teacher_score)["selection"][context.primary])
-    settings = context.job.heal
-    best = scores[ranked[0]][0] if ranked else -math.inf
-    if settings.skip_above is not None and best >= settings.skip_above * teacher:
-        return []
-    return ranked[: 1 if best >= NEAR_TEACHER * teacher else settings.networks]
+    is_near = bool(ranked) and scores[ranked[0]][0] >= NEAR_TEACHER * teacher
+    return ranked[: 1 if is_near else context.job.heal.networks]
 
 
 def _inherited_deployable(

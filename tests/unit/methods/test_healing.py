@@ -254,17 +254,6 @@ def test_candidates_are_the_best_networks_that_meet_the_budget(
     assert select_candidates(context, half, [outcome(best, 0.88)]) == [best]
 
 
-@pytest.mark.parametrize(("skip_above", "is_healed"), [(0.85, False), (0.95, True), (None, True)])
-def test_a_budget_that_keeps_enough_is_not_healed(
-    skip_above: float | None, is_healed: bool, make_context: Callable[..., RunContext]
-) -> None:
-    context = make_context(skip_above=skip_above)
-    half = context.job.budget[0]
-    best = Architecture(1, (2,), (32,))
-    # The teacher has .9: this network keeps 89%.
-    assert bool(select_candidates(context, half, [outcome(best, 0.8)])) == is_healed
-
-
 def healed_network(arch: Architecture, value: float, loss: float = 0.4) -> HealedNetwork:
     return HealedNetwork(arch, value, loss, 100, "id", 12, 500, 2.0)
 

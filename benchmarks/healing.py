@@ -1,0 +1,204 @@
+"""Healed networks of a finished run beside the same networks distilled without a super-network.
+
+    python -m benchmarks.healing RUN_DIR [--method yoco] [--steps 460] [--half b]
+
+A healed network has inherited its weights from the super-network, and was then distilled for `heal.steps`
+steps. Here each of them is also distilled alone: it starts from the teacher's weights, with heads and
+neurons in the order of their importance, and learns for `--steps` steps, with the batch size, objective
+and learning rate of healing. Without `--steps`, it is as many steps as the super-network and its healing
+took together.
+
+Prints for each network its validation score with inherited weights, healed and alone, each as a share of
+the teacher's, and the difference healed - alone with its 95% bootstrap interval over the rows. `--half`
+takes one half of the validation rows: defaults are chosen on a, figures come from b.
+
+The last lines compare the seconds of training: those of the super-network and of all healing, from the
+table `steps` of the run, and those of the networks alone. The networks alone share the teacher's pass
+here, which separate trainings would not. Run both on the same machine, with nothing else on it.
+
+Writes runs/benchmarks/healing.parquet. Takes as long as the trainings alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from benchmarks.measure import make_parser
+from raycomp.config.loader import parse_stored
+from raycomp.data.batches import Batch, TrainPlan, collate
+from raycomp.data.splitting import halve
+from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.elastic import ElasticEncoder
+from raycomp.methods.base import Forward
+from raycomp.methods.context import RunContext
+from raycomp.methods.heal_task import HealTask, load_healed
+from raycomp.report.bootstrap import bootstrap_replicates, percentile_interval
+from raycomp.report.predictions import Predictions
+from raycomp.storage.files import read_json
+from raycomp.storage.layout import RunLayout
+from raycomp.storage.tables import read_table
+from raycomp.training.evaluation import predict_logits
+from raycomp.training.loop import StepResult, fit
+from raycomp.training.seeding import worker_seed
+
+CPU = torch.device("cpu")
+OUTPUT = Path("runs/benchmarks/healing.parquet")
+
+
+class AloneTask(HealTask):
+    """The training of healing, from the super-network's weights before its training."""
+
+    def load_source(self) -> ElasticEncoder:
+        """Return the teacher with sorted heads and neurons."""
+        return self.context.network(self.context.files.supernet_start)
+
+
+def main() -> None:
+    """Train, score, print and write."""
+    parser = make_parser(__doc__)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--method", default="yoco")
+    parser.add_argument("--steps", type=int, default=0)
+    parser.add_argument("--half", choices=("a", "b"))
+    args = parser.parse_args()
+
+    job = parse_stored(read_json(RunLayout(args.run_dir).job))
+    context = RunContext(job, args.run_dir, method=args.method)
+    archs = [
+        Architecture.from_json(read_json(path)["arch"])
+        for path in sorted(context.files.healed_outcomes())
+    ]
+    if not archs:
+        raise SystemExit(f"{args.run_dir} has no healed networks. Run the job with heal.steps above 0.")
+
+    steps = args.steps or supernet_steps(context) + job.heal.steps
+    alone, seconds = train_alone(context, archs, steps)
+    rows = compare(context, archs, alone, args.half)
+    table = pd.DataFrame(rows)
+    print(table.to_string(index=False, float_format="{:.4f}".format))
+    print()
+    print_costs(context, seconds)
+
+    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(OUTPUT)
+
+
+def supernet_steps(context: RunContext) -> int:
+    """Return the number of steps of the super-network's training."""
+    steps = read_table(context.run_dir, "steps")
+    return int(steps[steps["training"] == "supernet"]["step"].max()) + 1
+
+
+def train_alone(
+    context: RunContext, archs: list[Architecture], steps: int
+) -> tuple[list[ElasticEncoder], float]:
+    """Return the networks, distilled from the teacher's own weights, and the seconds of the steps."""
+    heal = context.job.heal.model_copy(update={"steps": steps})
+    longer = RunContext(
+        context.job.model_copy(update={"heal": heal}), context.run_dir, method=context.method
+    )
+    plan = {"training": "alone", "archs": [arch.to_json() for arch in archs]}
+    task = AloneTask(longer, plan, device=CPU, reduce=None)
+    task.begin(0, 1, None)
+    batches = TrainPlan(task.tokens.lengths, task.batch_size, task.data_seed)
+
+    def batch_at(index: int) -> Batch:
+        return collate(task.tokens, batches.rows(index), context.pad_id)
+
+    durations: list[float] = []
+
+    def report(index: int, result: StepResult, seconds: float) -> None:
+        durations.append(seconds)
+        if index % 50 == 0:
+            print(f"alone {index}/{steps}  loss {result.loss:.3f}  {seconds:.2f} s", flush=True)
+
+    fit(task.step, batch_at, 0, steps, seed=worker_seed(task.data_seed, rank=0), report=report)
+    return [network.eval() for network in task.step.networks], sum(durations)
+
+
+def compare(
+    context: RunContext, archs: list[Architecture], alone: list[ElasticEncoder], half: str | None
+) -> list[dict[str, Any]]:
+    """Return one row per network with its scores on the validation rows."""
+    rows = kept_rows(context, half)
+    supernet = context.supernet().eval()
+    teacher = context.network(context.layout.teacher_network).eval()
+    teacher_value = predict(context, _whole(teacher), rows).value(context.primary)
+    full = float(context.costs.cost("encoder_params", context.space.largest()))
+
+    figures = []
+    for arch, own in zip(archs, alone, strict=True):
+        healed = load_healed(context, supernet, arch)
+        predictions = {
+            "inherited": predict(context, _slice(supernet, arch), rows),
+            "healed": predict(context, _whole(healed), rows),
+            "alone": predict(context, _whole(own), rows),
+        }
+        replicates = {
+            name: bootstrap_replicates(context.primary, [outputs])
+            for name, outputs in predictions.items()
+        }
+        low, high = percentile_interval(replicates["healed"] - replicates["alone"])
+        values = {name: outputs.value(context.primary) for name, outputs in predictions.items()}
+        figures.append(
+            {
+                "share": float(context.costs.cost("encoder_params", arch)) / full,
+                **{name: value / teacher_value for name, value in values.items()},
+                "healed_minus_alone": values["healed"] - values["alone"],
+                "low": low,
+                "high": high,
+                "teacher": teacher_value,
+                "rows": len(rows),
+                "arch": arch.to_json(),
+            }
+        )
+    return sorted(figures, key=lambda row: -row["share"])
+
+
+def kept_rows(context: RunContext, half: str | None) -> np.ndarray:
+    """Return the numbers of the validation rows of a half; None is all rows."""
+    name = context.validation_names()[0]
+    count = len(context.tokens(name))
+    if half is None:
+        return np.arange(count)
+
+    split = next(split for split in context.task.validation if split.name == name)
+    second = split.text_b or [""] * count
+    frame = pd.DataFrame({"a": split.text_a, "b": second, "row": np.arange(count)})
+    return halve(frame, name, half)["row"].to_numpy()
+
+
+def predict(context: RunContext, forward: Forward, rows: np.ndarray) -> Predictions:
+    """Return the outputs of a network on rows of the validation split."""
+    tokens = context.tokens(context.validation_names()[0])
+    logits = predict_logits(
+        forward, tokens, pad_id=context.pad_id, max_tokens=None, precision="fp32", device=CPU
+    )
+    outputs = tokens.scaling.restore(logits)
+    return Predictions((np.asarray(tokens.written_labels)[rows],), (outputs[rows],))
+
+
+def _whole(network: ElasticEncoder) -> Forward:
+    return lambda batch: network(batch).logits
+
+
+def _slice(supernet: ElasticEncoder, arch: Architecture) -> Forward:
+    return lambda batch: supernet(batch, arch).logits
+
+
+def print_costs(context: RunContext, alone_seconds: float) -> None:
+    """Print the seconds of the run's training beside those of the networks alone."""
+    seconds = read_table(context.run_dir, "steps").groupby("training")["seconds"].sum()
+    supernet = float(seconds["supernet"])
+    healing = float(seconds[seconds.index.str.startswith("heal.")].sum())
+    print(f"super-network {supernet:.0f} s, healing {healing:.0f} s, alone {alone_seconds:.0f} s")
+    print(f"(super-network + healing) / alone: {(supernet + healing) / alone_seconds:.2f}")
+
+
+if __name__ == "__main__":
+    main()
