@@ -40,7 +40,7 @@ RUN_IDS = {
     "adabert_mrpc.toml": "adabert-mrpc-a12fa64c",
     "adabert_quickstart.toml": "adabert-quickstart-2447249e",
     "adabert_sst2.toml": "adabert-sst2-be8c3d9b",
-    "quickstart.toml": "quickstart-1886f531",
+    "quickstart.toml": "quickstart-c9c35a51",
     "yoco_glue.toml": "yoco-glue-2d49de38",
     "yoco_mrpc.toml": "yoco-mrpc-ba01a238",
     "yoco_paper.toml": "yoco-paper-12512be7",
@@ -107,7 +107,7 @@ def test_studies_keep_their_names(file: str, study_id: str) -> None:
 def test_parts_that_runs_share_keep_their_keys() -> None:
     assert artifact_keys(load_job(ROOT / "jobs" / "quickstart.toml")) == {
         "distillation_data": "24a6065aeb03a2f1",
-        "supernet": "6c5bf8b407696420",
+        "supernet": "bf593be84983d828",
         "teacher": "ba717022286e5809",
     }
 
