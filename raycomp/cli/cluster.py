@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from raycomp.cli.options import Address, AsJson, JobFile, JobId, Preset, Sets, load_work
+from raycomp.cli.options import Address, AsJson, JobId, Preset, Sets, WorkFile, load_work
 from raycomp.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def submit(
-    job: JobFile,
+    job: WorkFile,
     storage: Annotated[
         str,
         typer.Option("--storage", help="Absolute directory on the head node for the runs, or a URL."),

@@ -13,7 +13,7 @@ import typer
 
 from raycomp.cli.cluster import logs, status, stop, submit
 from raycomp.cli.export import export
-from raycomp.cli.options import AsJson, JobFile, Preset, RunPlace, Sets, Storage, load_work
+from raycomp.cli.options import AsJson, JobFile, Preset, RunPlace, Sets, Storage, WorkFile, load_work
 from raycomp.cli.output import (
     print_frame,
     print_json,
@@ -128,7 +128,7 @@ def plan(
 
 @app.command()
 def run(
-    job: JobFile,
+    job: WorkFile,
     sets: Sets = None,
     storage: Storage = "runs",
     as_json: AsJson = False,

@@ -12,7 +12,8 @@ from raycomp.config.loader import load_job
 from raycomp.config.study import StudySpec, is_study_file, load_study_file
 from raycomp.errors import UserError
 
-JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file or study file (TOML).")]
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (TOML).")]
+WorkFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file or study file (TOML).")]
 Sets = Annotated[
     list[str] | None,
     typer.Option(

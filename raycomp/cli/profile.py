@@ -29,7 +29,7 @@ def profile(
 ) -> None:
     """Measure the layers of a job's search space on this device. It needs neither Ray nor data.
 
-    Example: raycomp profile jobs/device.toml --out edge.json
+    Example: raycomp profile edge.toml --out edge.json
     """
     from raycomp.encoder.pretrained import load_config
     from raycomp.runtime.pipeline.device_profiles import profile_job, write_profile

@@ -1,4 +1,8 @@
-"""The certificate of an exported model: what was measured of each file, and which limits it meets."""
+"""The certificate of an exported model: what was measured of each file, and which limits it meets.
+
+The budget of a run is checked in `raycomp.runtime.pipeline`: counted sizes of the exported model in
+`deploy`, and limits on measured figures in `device_certificates`.
+"""
 
 from __future__ import annotations
 

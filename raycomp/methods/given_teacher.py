@@ -202,7 +202,7 @@ def _predict(context: RunContext, checkpoint: Checkpoint, rows: np.ndarray) -> n
 
 def _explain_order(teacher: GivenTeacher, agreement: Agreement, order: Sequence[int]) -> str:
     """Return the message about outputs in another order than the classes."""
-    # `order` numbers the outputs as the classes stand; `outputs` are numbers of the model.
+    # `order` has the outputs in the order of the classes; `outputs` are numbers of the model.
     fitting = {teacher.outputs[output]: name for name, output in zip(teacher.classes, order, strict=True)}
     names = [fitting[output] for output in range(len(fitting))]
     quoted = [shown(json.dumps(name, ensure_ascii=False)) for name in names[:MAX_SHOWN_CLASSES]]

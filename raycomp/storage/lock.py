@@ -1,4 +1,4 @@
-"""Locks of files: one process at a time. The system releases a lock when its process ends.
+"""The lock of a run directory: one process at a time. The system releases it when the process ends.
 
 Some file systems lack such locks (Lustre without `flock`, some NFS and FUSE mounts). There a lease
 takes their place: files next to the lock file, with a heartbeat.

@@ -1,4 +1,4 @@
-"""EE-SNG, the sampler of YOCO-BERT: which architectures each training step trains (Alg. 1).
+"""EE-SNG, the sampler of YOCO-BERT (Alg. 1): the entropy controller, and the architectures of each step.
 
 Source: YOCO-BERT (Zhang et al., 2021), Section 3.3. The distribution and the update rules, which the
 search uses too, are in `raycomp.search`.

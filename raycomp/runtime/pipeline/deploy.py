@@ -1,4 +1,4 @@
-"""Deployment, the same for all methods: export, load back, check, score, time, and write the row."""
+"""Deployment, the same for all methods: export, load back, check logits and budget, score, and time."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def _run_method(context: RunContext, name: str, progress: Progress) -> None:
 
 
 def _write_costs(context: RunContext, rows: list[dict[str, Any]], part: str) -> None:
-    """Write rows of table `costs`. A teacher that the user gives, for example, costs nothing."""
+    """Write rows of table `costs`. A teacher that the user gives costs nothing."""
     if rows:
         write_rows(context.run_dir, "costs", rows, part)
 
