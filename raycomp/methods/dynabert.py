@@ -33,10 +33,7 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 from raycomp.methods.base import Deployable, Method, Run
 from raycomp.methods.context import RunContext
-from raycomp.methods.elastic_method import (
-    StatelessSampler,
-    steps_of_epochs,
-)
+from raycomp.methods.elastic_method import StatelessSampler, steps_of_epochs
 from raycomp.methods.scored_networks import ScoredNetworks
 from raycomp.methods.subnetworks import release_supernet, restore_subnetwork
 from raycomp.methods.supernet import SupernetTask, write_start_network

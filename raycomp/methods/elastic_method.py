@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from raycomp.config.budget import BudgetSettings
@@ -35,12 +35,12 @@ from raycomp.methods.supernet import (
 from raycomp.search.distribution import ArchitectureDistribution
 from raycomp.search.space import SearchSpace
 
-PUBLISHED_CHOICE: dict[str, Any] = {"shared_fraction": 0.0, "min_use": 0.0, "smoothing": 0.0}
-"""Settings of [search] with which the network with the best score wins, as in the papers."""
+Draw = Callable[[int], list[Architecture]]
+"""Function from a step to the networks that it trains."""
 
 
 class ElasticMethod(Method):
-    """A method with one super-network. Its training tasks are "NAME-supernet" and "NAME-heal".
+    """A method with one super-network; its training tasks train it, and heal networks of it.
 
     Attributes:
         description: Sentence of the model card.
@@ -68,16 +68,22 @@ class ElasticMethod(Method):
         if unmet := unmet_deployables(context):
             return unmet
         self.train(run)
-        return compress_budgets(run, self.search_settings(context), self.description, f"{self.name}-heal")
+        return compress_budgets(
+            run, self.search_settings(context), self.description, self.task_name("heal")
+        )
 
     def train(self, run: Run) -> None:
         """Train the super-network, unless it is trained."""
         plan = self.training_plan(run.context, len(run.context.tokens("train")))
-        train_supernet(run, f"{self.name}-supernet", plan)
+        train_supernet(run, self.task_name("supernet"), plan)
+
+    def task_name(self, kind: str) -> str:
+        """Return the key in `tasks` of a kind of training, "supernet" or "heal"."""
+        return f"{self.name}-{kind}"
 
     def run_trial(self, run: Run, trial: dict[str, Any]) -> None:
         """Heal one group of networks, in a process of its own."""
-        heal_group(run, f"{self.name}-heal", trial)
+        heal_group(run, self.task_name("heal"), trial)
 
     def restore(self, context: RunContext, row: Mapping[str, Any]) -> Deployable:
         """Return the deployable of a row, from the trained super-network."""
@@ -99,16 +105,32 @@ class ElasticMethod(Method):
         return [smallest_batch(len(context.task.train), size) for size in sizes]
 
     def plan(self, context: RunContext) -> dict[str, Any]:
-        """Return the steps and the FLOPs of training (three forward passes a step)."""
+        """Return the steps of each phase and the FLOPs of training (three forward passes a step)."""
         plan = self.training_plan(context, len(context.task.train))
-        sampler = import_object(SAMPLERS[plan["sampler"]["name"]])(context.job, plan)
-        steps = plan["num_steps"]
         flops = plan_supernet_flops(
-            context, sampler.ask, steps, context.job.train.batch_size, plan["distill"]
+            context,
+            self.plan_draws(context, plan),
+            plan["num_steps"],
+            context.job.train.batch_size,
+            plan["distill"],
         )
         healing = plan_healing(context)
         flops += healing.pop("flops")
-        return {"steps": [steps], "heal": healing, "flops": flops}
+        return {"steps": self.phase_steps(plan), "heal": healing, "flops": flops}
+
+    def phase_steps(self, plan: dict[str, Any]) -> list[int]:
+        """Return the steps of each phase of a training plan: one phase."""
+        return [plan["num_steps"]]
+
+    def plan_draws(self, context: RunContext, plan: dict[str, Any]) -> Draw:
+        """Return a function from a step to the networks that count as its draws in `raycomp plan`.
+
+        Args:
+            context: The run's context.
+            plan: The training plan.
+        """
+        ask: Draw = import_object(SAMPLERS[plan["sampler"]["name"]])(context.job, plan).ask
+        return ask
 
     def forget_lost_results(self, context: RunContext, parts: set[str]) -> list[str]:
         """Name the healed networks without an evaluation. It is written again."""
@@ -152,6 +174,39 @@ class StatelessSampler:
     def missing(self, step: int) -> list[int]:
         """Return no ranks: the sampler hears of none."""
         return []
+
+
+def plan_one_phase(
+    context: RunContext, sampler: dict[str, Any], *, epochs: float, num_rows: int, distill: str = "none"
+) -> dict[str, Any]:
+    """Return the plan of `SupernetTask` for a training without phases.
+
+    Args:
+        context: The run's context.
+        sampler: The plan's value of `sampler`.
+        epochs: Passes over the training split.
+        num_rows: Rows of the training split.
+        distill: The plan's value of `distill`.
+    """
+    return {
+        "space": context.space.to_dict(),
+        "num_steps": steps_of_epochs(epochs, num_rows, context.job.train.batch_size),
+        "phase_starts": [0],
+        "distill": distill,
+        "sampler": sampler,
+    }
+
+
+def search_as_published(context: RunContext, searcher: str, **changes: Any) -> SearchSettings:
+    """Return [search] with one searcher, where the network with the best score wins, as in the papers.
+
+    Args:
+        context: The run's context.
+        searcher: Name of the searcher.
+        **changes: Further settings of [search].
+    """
+    published = {"searchers": [searcher], "shared_fraction": 0.0, "min_use": 0.0, "smoothing": 0.0}
+    return context.job.search.model_copy(update=published | changes)
 
 
 def steps_of_epochs(epochs: float, num_rows: int, batch_size: int) -> int:

@@ -25,10 +25,10 @@ from raycomp.config.section import MethodSettings
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.context import RunContext
 from raycomp.methods.elastic_method import (
-    PUBLISHED_CHOICE,
     ElasticMethod,
     StatelessSampler,
-    steps_of_epochs,
+    plan_one_phase,
+    search_as_published,
 )
 from raycomp.methods.heal_task import HealTask
 from raycomp.methods.supernet import SupernetTask
@@ -119,18 +119,11 @@ class Hat(ElasticMethod):
         evolution = settings.model_dump(
             include={"population", "parents", "mutations", "mutation_rate", "generations"}
         )
-        return {
-            "space": context.space.to_dict(),
-            "num_steps": steps_of_epochs(settings.epochs, num_rows, context.job.train.batch_size),
-            "phase_starts": [0],
-            "distill": "none",
-            "sampler": {"name": "hat", "evolution": evolution},
-        }
+        sampler = {"name": "hat", "evolution": evolution}
+        return plan_one_phase(context, sampler, epochs=settings.epochs, num_rows=num_rows)
 
     def search_settings(self, context: RunContext) -> SearchSettings:
         """Return HAT's evolution, with as many evaluations as its generations need."""
         # Parents keep their scores, so a round costs fewer evaluations than it has networks.
         evaluations = context.job.settings(HatSettings).evaluations
-        return context.job.search.model_copy(
-            update={"searchers": ["hat"], "evaluations": evaluations, **PUBLISHED_CHOICE}
-        )
+        return search_as_published(context, "hat", evaluations=evaluations)

@@ -35,9 +35,9 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.interface import ElasticOutput
 from raycomp.methods.context import RunContext
 from raycomp.methods.elastic_method import (
-    PUBLISHED_CHOICE,
     ElasticMethod,
     StatelessSampler,
+    search_as_published,
     steps_of_epochs,
 )
 from raycomp.methods.heal_task import HealTask
@@ -228,6 +228,4 @@ class Ofa(ElasticMethod):
         settings = context.job.settings(OfaSettings)
         # The random networks do not depend on the budget, so all budgets share their scores.
         evaluations = settings.predictor_samples + settings.finalists
-        return context.job.search.model_copy(
-            update={"searchers": ["predictor"], "evaluations": evaluations, **PUBLISHED_CHOICE}
-        )
+        return search_as_published(context, "predictor", evaluations=evaluations)

@@ -28,10 +28,10 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.interface import ElasticOutput
 from raycomp.methods.context import RunContext
 from raycomp.methods.elastic_method import (
-    PUBLISHED_CHOICE,
     ElasticMethod,
     StatelessSampler,
-    steps_of_epochs,
+    plan_one_phase,
+    search_as_published,
 )
 from raycomp.methods.heal_task import HealTask
 from raycomp.methods.supernet import SupernetTask
@@ -84,7 +84,8 @@ class SandwichSampler(StatelessSampler):
 
 def build_sampler(job: Job, plan: dict[str, Any]) -> SandwichSampler:
     """Return the sampler of a training plan."""
-    return SandwichSampler(SearchSpace.from_dict(plan["space"]), plan["sampler"]["samples"], job.run.seed)
+    space = SearchSpace.from_dict(plan["space"])
+    return SandwichSampler(space, plan["sampler"]["samples"], job.run.seed)
 
 
 class SandwichStep(SupernetStep):
@@ -127,15 +128,10 @@ class Sandwich(ElasticMethod):
     def training_plan(self, context: RunContext, num_rows: int) -> dict[str, Any]:
         """Return the plan of the super-network's training; no other teacher is read."""
         settings = context.job.settings(SandwichSettings)
-        return {
-            "space": context.space.to_dict(),
-            "num_steps": steps_of_epochs(settings.epochs, num_rows, context.job.train.batch_size),
-            "phase_starts": [0],
-            "distill": "none",
-            "average": False,
-            "sampler": {"name": "sandwich", "samples": settings.samples},
-        }
+        sampler = {"name": "sandwich", "samples": settings.samples}
+        plan = plan_one_phase(context, sampler, epochs=settings.epochs, num_rows=num_rows)
+        return plan | {"average": False}
 
     def search_settings(self, context: RunContext) -> SearchSettings:
         """Return the search from coarse to fine, with the evaluations of [search]."""
-        return context.job.search.model_copy(update={"searchers": ["coarse_to_fine"], **PUBLISHED_CHOICE})
+        return search_as_published(context, "coarse_to_fine")

@@ -13,47 +13,24 @@ Efficient Natural Language Processing. ACL 2020. https://arxiv.org/abs/2005.1418
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from raycomp.config.budget import BudgetSettings
 from raycomp.config.job import Job
+from raycomp.config.search import SearchSettings
 from raycomp.config.section import MethodSettings, choices
-from raycomp.data.batches import smallest_batch
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import CostModel, EncoderShape
-from raycomp.methods.base import Deployable, Method, Run
 from raycomp.methods.context import RunContext
+from raycomp.methods.elastic_method import ElasticMethod, StatelessSampler, plan_one_phase
 from raycomp.methods.heal_task import HealTask
-from raycomp.methods.healing import find_lost_evaluations, heal_group, plan_healing
-from raycomp.methods.subnetworks import (
-    compress_budgets,
-    release_supernet,
-    restore_subnetwork,
-    summarise_search,
-)
-from raycomp.methods.supernet import (
-    SupernetTask,
-    explain_infeasible,
-    plan_supernet_flops,
-    smallest_cost,
-    train_supernet,
-    unmet_deployables,
-)
+from raycomp.methods.supernet import SupernetTask
 from raycomp.methods.tasks import TrainingTask
 from raycomp.search.cost_targets import CostTargets, job_targets
-from raycomp.search.distribution import ArchitectureDistribution
 from raycomp.search.space import SearchSpace
-
-DESCRIPTION = (
-    "Extracted by raycomp from a super-network that was trained on uniformly sampled sub-networks (HAT, "
-    "adapted to BERT) and searched by evolution."
-)
-HEAL = "uniform-heal"
 
 
 class UniformSettings(MethodSettings):
@@ -86,12 +63,10 @@ class UniformSettings(MethodSettings):
     )
 
 
-class UniformSampler:
-    """Draws every sub-network of a step uniformly per variable, as a function of (seed, step).
+class UniformSampler(StatelessSampler):
+    """Draws every sub-network of a step uniformly per variable.
 
     `train.budget_share` and `train.cost_share` draw some of the steps for a cost instead.
-
-    All ranks therefore draw the same sub-networks without asking each other.
 
     Args:
         space: The search space.
@@ -103,7 +78,7 @@ class UniformSampler:
     def __init__(
         self, space: SearchSpace, samples: int, seed: int, targets: CostTargets | None = None
     ) -> None:
-        self._space = space
+        super().__init__(space)
         self._samples = samples
         self._seed = seed
         self._targets = targets
@@ -112,30 +87,10 @@ class UniformSampler:
         """Return the sub-networks of a step."""
         rng = np.random.default_rng((self._seed, step))
         if self._targets is not None:
-            archs = self._targets.draw(self._space, self._samples, rng)
+            archs = self._targets.draw(self.space, self._samples, rng)
             if archs is not None:
                 return archs
-        return [self._space.sample_uniform(rng) for _ in range(self._samples)]
-
-    def tell(self, step: int, losses: Sequence[float]) -> None:
-        """Ignore the losses: the distribution stays uniform."""
-
-    def info(self, step: int) -> dict[str, Any]:
-        """Return the columns of table `steps`: nothing exploits what was learnt."""
-        return {"p_exploit": 0.0, "explored": True}
-
-    def state(self, step: int) -> dict[str, Any]:
-        """Return the uniform distribution, in the form that the deployment search reads."""
-        distribution = ArchitectureDistribution(self._space.variables(joint=False))
-        return {"joint": False, "dist": distribution.state_dict()}
-
-    def probabilities(self, step: int) -> list[tuple[str, str, float]]:
-        """Return no rows: the distribution never changes."""
-        return []
-
-    def missing(self, step: int) -> list[int]:
-        """Return no ranks: the sampler hears of none."""
-        return []
+        return [self.space.sample_uniform(rng) for _ in range(self._samples)]
 
 
 def build_sampler(job: Job, plan: dict[str, Any]) -> UniformSampler:
@@ -146,89 +101,29 @@ def build_sampler(job: Job, plan: dict[str, Any]) -> UniformSampler:
     return UniformSampler(space, plan["sampler"]["samples"], job.run.seed, targets)
 
 
-class Uniform(Method):
+class Uniform(ElasticMethod):
     """Uniform sampling with evolution (HAT, adapted to BERT)."""
 
     settings: ClassVar[type[MethodSettings]] = UniformSettings
     tasks: ClassVar[Mapping[str, type[TrainingTask]]] = {
         "uniform-supernet": SupernetTask,
-        HEAL: HealTask,
+        "uniform-heal": HealTask,
     }
-    takes_all_limits: ClassVar[bool] = True
+    description: ClassVar[str] = (
+        "Extracted by raycomp from a super-network that was trained on uniformly sampled sub-networks "
+        "(HAT, adapted to BERT) and searched by evolution."
+    )
 
-    def compress(self, run: Run) -> list[Deployable]:
-        """Train the super-network on uniform samples, then search every budget by evolution."""
-        if unmet := unmet_deployables(run.context):
-            return unmet
-        job = run.context.job
-        train_supernet(run, "uniform-supernet", _training_plan(run.context))
-        search = job.search.model_copy(update={"searchers": ["evolution"]})
-        return compress_budgets(run, search, DESCRIPTION, HEAL)
-
-    def run_trial(self, run: Run, trial: dict[str, Any]) -> None:
-        """Heal one group of networks, in a process of its own."""
-        heal_group(run, HEAL, trial)
-
-    def restore(self, context: RunContext, row: Mapping[str, Any]) -> Deployable:
-        """Return the deployable of a row, from the trained super-network."""
-        return restore_subnetwork(context, row, DESCRIPTION)
-
-    def least_cost(self, context: RunContext, kind: str) -> float:
-        """Return the cost of the smallest network of the search space."""
-        return smallest_cost(context, kind)
-
-    def explain_infeasible(self, context: RunContext, budget: BudgetSettings) -> str:
-        """Return why no network of the search space meets a budget."""
-        return explain_infeasible(context, budget)
-
-    def smallest_batches(self, context: RunContext) -> list[int]:
-        """Return the rows of the smallest batch of the super-network's training and of healing."""
-        sizes = [context.job.train.batch_size]
-        if context.job.heal.steps:
-            sizes.append(context.job.heal.batch_size)
-        return [smallest_batch(len(context.task.train), size) for size in sizes]
-
-    def plan(self, context: RunContext) -> dict[str, Any]:
-        """Return the steps and the FLOPs of training (three forward passes a step)."""
-        plan = _training_plan(context)
-        steps = plan["num_steps"]
-        flops = plan_supernet_flops(
-            context,
-            build_sampler(context.job, plan).ask,
-            steps,
-            context.job.train.batch_size,
-            plan["distill"],
+    def training_plan(self, context: RunContext, num_rows: int) -> dict[str, Any]:
+        """Return the plan of the super-network's training: uniform samples."""
+        settings = context.job.settings(UniformSettings)
+        sampler = {"name": "uniform", "samples": settings.samples}
+        plan = plan_one_phase(
+            context, sampler, epochs=settings.epochs, num_rows=num_rows, distill=settings.distill
         )
-        healing = plan_healing(context)
-        flops += healing.pop("flops")
-        return {"steps": [steps], "heal": healing, "flops": flops}
+        # The sampler may draw networks of a given cost.
+        return plan | {"shape": context.shape.to_dict(), "length": context.flops_length}
 
-    def forget_lost_results(self, context: RunContext, parts: set[str]) -> list[str]:
-        """Name the healed networks without an evaluation. It is written again."""
-        return find_lost_evaluations(context, parts)
-
-    def release(self) -> None:
-        """Release the super-network."""
-        release_supernet()
-
-    def summary(self, run: Run) -> dict[str, Any]:
-        """Return how many evaluations the search took, and what healing cost."""
-        return summarise_search(run)
-
-
-def _training_plan(context: RunContext) -> dict[str, Any]:
-    settings = context.job.settings(UniformSettings)
-    return {
-        "space": context.space.to_dict(),
-        "num_steps": _num_steps(context, len(context.tokens("train"))),
-        "phase_starts": [0],
-        "distill": settings.distill,
-        "sampler": {"name": "uniform", "samples": settings.samples},
-        "shape": context.shape.to_dict(),
-        "length": context.flops_length,
-    }
-
-
-def _num_steps(context: RunContext, num_rows: int) -> int:
-    epochs = context.job.settings(UniformSettings).epochs
-    return max(1, round(epochs * math.ceil(num_rows / context.job.train.batch_size)))
+    def search_settings(self, context: RunContext) -> SearchSettings:
+        """Return the job's search, by evolution."""
+        return context.job.search.model_copy(update={"searchers": ["evolution"]})

@@ -12,8 +12,7 @@ import torch
 
 from raycomp.config.loader import parse_job
 from raycomp.methods.context import RunContext
-from raycomp.methods.supernet import train_supernet
-from raycomp.methods.yoco.method import training_plan
+from raycomp.methods.yoco.method import Yoco
 from raycomp.runtime.cluster.progress import Progress
 from raycomp.runtime.pipeline.handle import RayRun
 from raycomp.runtime.pipeline.run import prepare_teacher
@@ -44,8 +43,7 @@ def test_one_and_two_workers_agree(tiny_job: dict[str, Any], tmp_path: Path) -> 
     shutil.rmtree(two.run_dir / "teacher")
     shutil.copytree(one.run_dir / "teacher", two.run_dir / "teacher")
     for context in (one, two):
-        run = RayRun(context, Progress(enabled=False))
-        train_supernet(run, "supernet", training_plan(context))
+        Yoco().train(RayRun(context, Progress(enabled=False)))
     assert_equal_training(one, two, "supernet")
 
 

@@ -59,14 +59,10 @@ def _steps_of_phases(job: Job, space: SearchSpace, rows: int) -> list[int]:
     return [round(value * steps_per_epoch) for value in values]
 
 
-def plan_space(plan: dict[str, Any]) -> SearchSpace:
-    """Return the search space of a plan."""
-    return SearchSpace.from_dict(plan["space"])
-
-
 def plan_schedule(plan: dict[str, Any]) -> Schedule:
     """Return the phases of a plan with their steps."""
-    return Schedule(progressive_phases(plan_space(plan)), tuple(plan["steps"]))
+    space = SearchSpace.from_dict(plan["space"])
+    return Schedule(progressive_phases(space), tuple(plan["steps"]))
 
 
 def build_sampler(job: Job, plan: dict[str, Any]) -> EESNG:
@@ -83,7 +79,7 @@ def build_sampler(job: Job, plan: dict[str, Any]) -> EESNG:
         sampler_sync_steps=job.train.sampler_sync_steps,
         seed=job.run.seed,
     )
-    space = plan_space(plan)
+    space = SearchSpace.from_dict(plan["space"])
 
     def layer_params(heads: int, ffn: int) -> float:
         return float(costs.cost("encoder_params", Architecture(1, (heads,), (ffn,))))
