@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,6 @@ from raycomp.data.batches import Batch
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.masked import run_masked
 from raycomp.methods.cofi_masks import HardConcreteMasks, penalty, ramp_target
-from raycomp.methods.context import RunContext
 from raycomp.methods.pruned_students import trim_to_limit, write_pruned
 from raycomp.methods.supernet import frozen_teacher
 from raycomp.methods.tasks import TrainingTask
@@ -22,7 +20,6 @@ from raycomp.training.hints import Logits, required_output
 from raycomp.training.loop import StepResult
 from raycomp.training.objectives import label_loss, squared_error
 from raycomp.training.optimizers import (
-    AllReduce,
     JointUpdater,
     LinearDecay,
     Updater,
@@ -48,16 +45,9 @@ class PrunedNetwork(nn.Module):
 class CofiPruneTask(TrainingTask):
     """Pruning for one budget; the plan has budget, num_steps, target_steps and sparsity."""
 
-    def __init__(
-        self,
-        context: RunContext,
-        plan: dict[str, Any],
-        *,
-        device: torch.device,
-        reduce: AllReduce | None,
-    ) -> None:
-        """Start from the teacher, with all masks open; see `TrainingTask`."""
-        super().__init__(context, plan, device=device, reduce=reduce)
+    def build(self) -> None:
+        """Start from the teacher, with all masks open."""
+        context = self.context
         # The method's module imports this one.
         from raycomp.methods.cofi import CofiSettings
 
@@ -65,13 +55,15 @@ class CofiPruneTask(TrainingTask):
         self.method = context.method
         self._settings = settings
         self._read_train_split(settings.batch_size)
-        self.num_steps = plan["num_steps"]
+        self.num_steps = self.plan["num_steps"]
 
         network = context.teacher()
         # As in the released code: only the layers, pooler and classifier are trained.
         network.embeddings.requires_grad_(False)
         network.set_dropout(context.job.teacher.dropout)
-        self.model: PrunedNetwork = PrunedNetwork(network, HardConcreteMasks(context.shape)).to(device)
+        self.model: PrunedNetwork = PrunedNetwork(network, HardConcreteMasks(context.shape)).to(
+            self.device
+        )
         weights = Updater(
             nn.ModuleList([self.model.network, self.model.project]),
             LinearDecay(settings.learning_rate, settings.warmup, (0, self.num_steps)),
@@ -85,9 +77,9 @@ class CofiPruneTask(TrainingTask):
             clip=float("inf"),
             optimizer=functools.partial(torch.optim.Adam, lr=settings.mask_learning_rate),
         )
-        self.updater: JointUpdater = JointUpdater([weights, masks], reduce)
-        self._teacher = frozen_teacher(context, device, hidden=True)
-        self._precision = context.precision(device)
+        self.updater: JointUpdater = JointUpdater([weights, masks], self.reduce)
+        self._teacher = frozen_teacher(context, self.device, hidden=True)
+        self._precision = context.precision(self.device)
         self._cost = context.step_cost()
         self.step = self._train_on
 

@@ -151,12 +151,14 @@ def build_sampler(job: Job, plan: dict[str, Any]) -> DynabertSampler:
 class DynabertTask(SupernetTask):
     """One stage of DynaBERT; the plan names it ("stage")."""
 
-    def __init__(self, context: RunContext, plan: dict[str, Any], **parts: Any) -> None:
-        """Build the network as the stage before left it; see `TrainingTask`."""
-        super().__init__(context, plan, **parts)
-        settings = context.job.settings(DynabertSettings)
+    def build(self) -> None:
+        """Build the network as the stage before left it."""
+        super().build()
+        settings = self.context.job.settings(DynabertSettings)
         # A plan has names only; the objective of a stage depends on the job.
-        self._objective = stage_objective(plan["stage"], settings.hidden_weight, settings.width_labels)
+        self._objective = stage_objective(
+            self.plan["stage"], settings.hidden_weight, settings.width_labels
+        )
 
     def start_path(self) -> Path:
         """Return the weights of the stage before."""

@@ -18,33 +18,26 @@ from raycomp.storage.files import write_json
 from raycomp.storage.tensors import load_tensors, save_tensors
 from raycomp.training.group_step import GroupStep, trained_parts
 from raycomp.training.hints import load_objective
-from raycomp.training.optimizers import AllReduce, JointUpdater, LinearDecay, Updater
+from raycomp.training.optimizers import JointUpdater, LinearDecay, Updater
 
 
 class HealTask(TrainingTask):
     """Healing of a group of networks; the plan has their architectures ("archs", JSON)."""
 
-    def __init__(
-        self,
-        context: RunContext,
-        plan: dict[str, Any],
-        *,
-        device: torch.device,
-        reduce: AllReduce | None,
-    ) -> None:
-        """Cut the networks out of the trained super-network; see `TrainingTask`."""
-        super().__init__(context, plan, device=device, reduce=reduce)
+    def build(self) -> None:
+        """Cut the networks out of the trained super-network."""
+        context = self.context
         settings = context.job.heal
         train = context.job.train
         self.method = context.method
         self._read_train_split(settings.batch_size)
         self.num_steps = settings.steps
 
-        self._archs = [Architecture.from_json(text) for text in plan["archs"]]
+        self._archs = [Architecture.from_json(text) for text in self.plan["archs"]]
         supernet = self.load_source()
         supernet.embeddings.requires_grad_(False)
 
-        networks = [cut_network(supernet, arch).to(device) for arch in self._archs]
+        networks = [cut_network(supernet, arch).to(self.device) for arch in self._archs]
         for network in networks:
             network.set_dropout(train.dropout)
         self.model: nn.ModuleList = trained_parts(networks)
@@ -57,21 +50,21 @@ class HealTask(TrainingTask):
             )
             for part in self.model
         ]
-        self.updater = JointUpdater(members, reduce)
+        self.updater = JointUpdater(members, self.reduce)
 
         objective = load_objective(settings.distill)
         teacher = None
         if objective.needs_teacher:
             teacher = frozen_teacher(
-                context, device, hidden=objective.needs_hidden, attention=objective.needs_attention
+                context, self.device, hidden=objective.needs_hidden, attention=objective.needs_attention
             )
         self.step: GroupStep = GroupStep(
             networks,
             self.updater,
             objective=objective,
             teacher=teacher,
-            precision=context.precision(device),
-            device=device,
+            precision=context.precision(self.device),
+            device=self.device,
             cost=context.step_cost(),
         )
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -16,39 +14,32 @@ from raycomp.methods.tasks import TrainingTask
 from raycomp.storage.tensors import load_weights, save_tensors
 from raycomp.training.finetune_step import Teacher
 from raycomp.training.hints import Objective
-from raycomp.training.optimizers import AllReduce, Updater
+from raycomp.training.optimizers import Updater
 from raycomp.training.phases import PhasedStep, PhaseSchedule
 
 
 class StudentTask(TrainingTask):
     """Training of one student; the plan has the name of its budget."""
 
-    def __init__(
-        self,
-        context: RunContext,
-        plan: dict[str, Any],
-        *,
-        device: torch.device,
-        reduce: AllReduce | None,
-    ) -> None:
-        """Build the network from its `start.safetensors`; see `TrainingTask`."""
-        super().__init__(context, plan, device=device, reduce=reduce)
+    def build(self) -> None:
+        """Build the network from its `start.safetensors`."""
+        context = self.context
         self._student: StudentMethod = load_method_class(context.method)()
         settings = context.job.settings(self._student.settings)
-        budget = next(b for b in context.job.budget if b.name == plan["budget"])
+        budget = next(b for b in context.job.budget if b.name == self.plan["budget"])
         arch = self._student.architecture(context, budget)
         assert arch is not None  # nosec B101 - only feasible budgets are trained
 
         self.method = context.method
         self._arch = arch
-        self._files = context.files.student(plan["budget"])
+        self._files = context.files.student(self.plan["budget"])
         # An epoch is one pass over the given rows, however many rows augmentation adds.
         self._read_train_split(settings.batch_size)
         self.tokens = self._student.training_tokens(context)
 
         self.model = self._student.trained_network(context, arch)
         load_weights(self.model, self._files.start)
-        self.model.to(device)
+        self.model.to(self.device)
         _set_dropout(self.model, context.job.teacher.dropout)
 
         # Moments of one objective would mislead the next: each phase starts with a new optimizer.
@@ -61,15 +52,15 @@ class StudentTask(TrainingTask):
             weight_decay=settings.weight_decay,
             clip=1.0,
             reset_at=schedule.starts[1:-1],
-            reduce=reduce,
+            reduce=self.reduce,
         )
         self.step = PhasedStep(
             phases,
             self.model,
             self.updater,
-            teacher_for=TeacherSource(context, device),
-            precision=context.precision(device),
-            device=device,
+            teacher_for=TeacherSource(context, self.device),
+            precision=context.precision(self.device),
+            device=self.device,
             cost=context.step_cost(lambda part: context.token_flops(part or arch)),
         )
 

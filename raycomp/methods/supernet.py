@@ -26,7 +26,7 @@ from raycomp.storage.files import write_json
 from raycomp.storage.tensors import save_tensors
 from raycomp.training.finetune_step import Teacher
 from raycomp.training.hints import load_objective
-from raycomp.training.optimizers import AllReduce, LinearDecay
+from raycomp.training.optimizers import LinearDecay
 from raycomp.training.sliced_optimizer import SliceUpdater
 from raycomp.training.step_cost import TRAINING_PASSES
 from raycomp.training.supernet_step import SupernetStep
@@ -45,39 +45,32 @@ class SupernetTask(TrainingTask):
 
     step_class: ClassVar[type[SupernetStep]] = SupernetStep
 
-    def __init__(
-        self,
-        context: RunContext,
-        plan: dict[str, Any],
-        *,
-        device: torch.device,
-        reduce: AllReduce | None,
-    ) -> None:
-        """Build the network from the method's `supernet/start.safetensors`; see `TrainingTask`."""
-        super().__init__(context, plan, device=device, reduce=reduce)
-        settings = context.job.train.model_copy(update=plan.get("train", {}))
+    def build(self) -> None:
+        """Build the network from the method's `supernet/start.safetensors`."""
+        context = self.context
+        settings = context.job.train.model_copy(update=self.plan.get("train", {}))
         self.method = context.method
         self._read_train_split(settings.batch_size)
-        self.num_steps = plan["num_steps"]
+        self.num_steps = self.plan["num_steps"]
 
-        model = context.network(self.start_path()).to(device)
+        model = context.network(self.start_path()).to(self.device)
         self.model: ElasticEncoder = model
         self.model.set_dropout(settings.dropout)
         self.model.embeddings.word.weight.requires_grad_(not settings.freeze_embeddings)
 
         decay_from: tuple[int, ...] = (0, self.num_steps)
         if settings.schedule == "phase":
-            decay_from = tuple(sorted({*plan["phase_starts"], self.num_steps}))
+            decay_from = tuple(sorted({*self.plan["phase_starts"], self.num_steps}))
         self.updater: SliceUpdater = SliceUpdater(
             self.model,
             LinearDecay(settings.learning_rate, settings.warmup, decay_from),
             weight_decay=settings.weight_decay,
             clip=settings.clip,
             reset_at=decay_from if settings.schedule == "phase" else (),
-            reduce=reduce,
+            reduce=self.reduce,
         )
-        self._objective = load_objective(plan["distill"])
-        self._precision = context.precision(device)
+        self._objective = load_objective(self.plan["distill"])
+        self._precision = context.precision(self.device)
 
     def begin(self, rank: int, world: int, sampler: SharedSampler | None) -> None:
         """Take the shared sampler, or build one that is a function of (seed, step); make the step."""
@@ -121,13 +114,9 @@ class SupernetTask(TrainingTask):
         """Return the sampler's state at this step."""
         return {"sampler": self._sampler.state(step)}
 
-    def distribution_rows(self, step: int) -> list[dict[str, Any]]:
-        """Return the architecture distribution before this step as rows."""
-        run = self.context.run_dir.name
-        return [
-            {"run": run, "step": step, "variable": variable, "choice": choice, "probability": share}
-            for variable, choice, share in self._sampler.probabilities(step)
-        ]
+    def probabilities(self, step: int) -> list[tuple[str, str, float]]:
+        """Return the architecture distribution before this step."""
+        return self._sampler.probabilities(step)
 
     def is_phase_start(self, step: int) -> bool:
         """Return whether a phase begins with a step."""

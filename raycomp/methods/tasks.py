@@ -41,11 +41,14 @@ class SharedSampler(Sampler, Protocol):
 class TrainingTask(ABC):
     """One thing to train, on one rank.
 
-    A subclass sets the attributes in its constructor, whose arguments are those of this class.
+    A subclass sets the attributes in `build`.
 
     Attributes:
         method: Value of the column `method` in the table `steps`.
-        context: Job, data and networks of the run.
+        context: Job, data and networks of the run on this rank.
+        plan: Values that all ranks must agree on, as the method passed them to `Run.train`.
+        device: Device to train on.
+        reduce: Sum over the ranks, in place; None for a single rank.
         step: One update of the training loop. A task that needs a sampler makes it in `begin`.
         tokens: The training text.
         batch_size: Rows of a step, over all ranks.
@@ -83,8 +86,13 @@ class TrainingTask(ABC):
         self.context = context
         self.plan = plan
         self.device = device
+        self.reduce = reduce
         self._rank = 0
         self._world = 1
+        self.build()
+
+    def build(self) -> None:  # noqa: B027 - a task may have nothing to build
+        """Make model, updater and data; the constructor calls this."""
 
     @property
     def data_seed(self) -> int:
@@ -116,9 +124,17 @@ class TrainingTask(ABC):
         """Return what a checkpoint at `step` holds besides weights and optimizer, JSON-able."""
         return {}
 
-    def distribution_rows(self, step: int) -> list[dict[str, Any]]:
-        """Return the rows of table `distribution` before `step`; none where nothing is sampled."""
+    def probabilities(self, step: int) -> list[tuple[str, str, float]]:
+        """Return (variable, choice, probability) before `step`; none where nothing is sampled."""
         return []
+
+    def distribution_rows(self, step: int) -> list[dict[str, Any]]:
+        """Return the rows of table `distribution` before `step`."""
+        run = self.context.run_dir.name
+        return [
+            {"run": run, "step": step, "variable": variable, "choice": choice, "probability": share}
+            for variable, choice, share in self.probabilities(step)
+        ]
 
     def is_phase_start(self, step: int) -> bool:
         """Return whether a phase begins with `step`: its distribution is recorded."""

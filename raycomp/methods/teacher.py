@@ -2,47 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-
-from raycomp.methods.context import RunContext
 from raycomp.methods.tasks import TrainingTask
 from raycomp.storage.tensors import save_tensors
 from raycomp.training.finetune_step import FinetuneStep
-from raycomp.training.optimizers import AllReduce, LinearDecay, Updater
+from raycomp.training.optimizers import LinearDecay, Updater
 
 
 class TeacherTask(TrainingTask):
     """Fine-tuning of the full network."""
 
-    def __init__(
-        self,
-        context: RunContext,
-        plan: dict[str, Any],
-        *,
-        device: torch.device,
-        reduce: AllReduce | None,
-    ) -> None:
-        """Build the network from `teacher/start.safetensors`; see `TrainingTask`."""
-        super().__init__(context, plan, device=device, reduce=reduce)
+    def build(self) -> None:
+        """Build the network from `teacher/start.safetensors`."""
+        context = self.context
         settings = context.job.teacher
         self.method = "teacher"
         self._read_train_split(settings.batch_size)
         self.num_steps = max(1, round(settings.epochs * self.steps_per_epoch))
 
-        self.model = context.network(context.layout.teacher_start).to(device)
+        self.model = context.network(context.layout.teacher_start).to(self.device)
         self.model.set_dropout(settings.dropout)
         self.updater = Updater(
             self.model,
             LinearDecay(settings.learning_rate, settings.warmup, (0, self.num_steps)),
             weight_decay=settings.weight_decay,
             clip=1.0,
-            reduce=reduce,
+            reduce=self.reduce,
         )
-        precision = context.precision(device)
+        precision = context.precision(self.device)
         self.step = FinetuneStep(
-            self.model, self.updater, precision=precision, device=device, cost=context.step_cost()
+            self.model, self.updater, precision=precision, device=self.device, cost=context.step_cost()
         )
 
     def finish(self) -> None:

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -39,7 +38,7 @@ from raycomp.storage.files import file_hash, read_json, write_json
 from raycomp.storage.tensors import load_weights, save_tensors
 from raycomp.training.finetune_step import FinetuneStep
 from raycomp.training.hints import Objective
-from raycomp.training.optimizers import AllReduce, Updater
+from raycomp.training.optimizers import Updater
 from raycomp.training.phases import PhaseSchedule, TrainingPhase, count_steps
 
 
@@ -275,16 +274,9 @@ class TextStudent(nn.Module):
 class TextStudentTask(TrainingTask):
     """Training of a small text model."""
 
-    def __init__(
-        self,
-        context: RunContext,
-        plan: dict[str, Any],
-        *,
-        device: torch.device,
-        reduce: AllReduce | None,
-    ) -> None:
-        """Build the model from its `start.safetensors`; see `TrainingTask`."""
-        super().__init__(context, plan, device=device, reduce=reduce)
+    def build(self) -> None:
+        """Build the model from its `start.safetensors`."""
+        context = self.context
         method: TextStudentMethod = load_method_class(context.method)()
         settings = context.job.settings(method.settings)
         objective = method.objective(context)
@@ -297,7 +289,7 @@ class TextStudentTask(TrainingTask):
         # Start weights come from the driver: workers may lack the tokenizer.
         model = method.build_model(context)
         load_weights(model, self._files.start)
-        self._student = TextStudent(model.to(device))
+        self._student = TextStudent(model.to(self.device))
         self.model = self._student
         # One phase: the objective stays the same.
         steps = count_steps(settings.epochs, self.steps_per_epoch)
@@ -308,7 +300,7 @@ class TextStudentTask(TrainingTask):
             PhaseSchedule([phase]),
             weight_decay=settings.weight_decay,
             clip=1.0,
-            reduce=reduce,
+            reduce=self.reduce,
             optimizer=method.optimizer(context),
         )
         # In fp32: cuDNN's LSTM and a table look-up gain nothing from bf16 at these sizes.
@@ -316,9 +308,9 @@ class TextStudentTask(TrainingTask):
             self.model,
             self.updater,
             precision="fp32",
-            device=device,
+            device=self.device,
             objective=objective,
-            teacher=TeacherSource(context, device)(objective),
+            teacher=TeacherSource(context, self.device)(objective),
             cost=context.step_cost(lambda part: method.forward_flops(context) / context.flops_length),
         )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +18,10 @@ from raycomp.methods.adabert.noise_band import AlphaUpdates, noise_band
 from raycomp.methods.adabert.step import SearchStep
 from raycomp.methods.adabert.student import Parent
 from raycomp.methods.adabert.training_tasks import CnnTask, weights_updater
-from raycomp.methods.context import RunContext
 from raycomp.methods.tasks import SharedSampler
 from raycomp.storage.files import write_json
 from raycomp.storage.tensors import save_tensors
-from raycomp.training.optimizers import AllReduce, JointUpdater, Updater
+from raycomp.training.optimizers import JointUpdater, Updater
 
 
 class SearchedGraph(nn.Module):
@@ -38,27 +36,20 @@ class SearchedGraph(nn.Module):
 class AdabertSearchTask(CnnTask):
     """The weights and P_alpha of the parent graph, trained together."""
 
-    def __init__(
-        self,
-        context: RunContext,
-        plan: dict[str, Any],
-        *,
-        device: torch.device,
-        reduce: AllReduce | None,
-    ) -> None:
+    def build(self) -> None:
         """Build the parent of one trial; the plan has trial, seed, gamma, beta and layers."""
-        super().__init__(context, plan, device=device, reduce=reduce)
+        super().build()
         settings = self.settings
         shape = self.data.student_shape
         self.num_steps = max(1, round(settings.epochs * self.steps_per_epoch))
 
         parent = Parent(
-            shape, plan["layers"], settings.nodes, settings.operations, settings.share_kernels
+            shape, self.plan["layers"], settings.nodes, settings.operations, settings.share_kernels
         )
         parent.dropout = settings.dropout
         self.factorise_embedding(parent)
-        distribution = Distribution(plan["layers"], settings.nodes, settings.operations)
-        self.model = SearchedGraph(parent, distribution).to(device)
+        distribution = Distribution(self.plan["layers"], settings.nodes, settings.operations)
+        self.model = SearchedGraph(parent, distribution).to(self.device)
         self._parent = parent
         self._distribution = distribution
 
@@ -67,11 +58,11 @@ class AdabertSearchTask(CnnTask):
             lambda step: settings.alpha_learning_rate,
             weight_decay=settings.alpha_weight_decay,
             clip=float("inf"),
-            reduce=reduce,
+            reduce=self.reduce,
             optimizer=functools.partial(torch.optim.Adam, betas=(0.5, 0.999)),
         )
         weights = weights_updater(parent, settings, self.num_steps)
-        self.updater = JointUpdater([weights, alpha], reduce)
+        self.updater = JointUpdater([weights, alpha], self.reduce)
         self._weight_rows: np.ndarray | None = None
         held_out = self._hold_out(alpha) if settings.alpha_updates else None
 
@@ -83,16 +74,16 @@ class AdabertSearchTask(CnnTask):
             distribution,
             self.updater,
             teacher_outputs=self.data.teacher_outputs,
-            distillation=self.data.distillation_loss(plan["gamma"]),
-            op_costs=costs.to(device),
-            beta=plan["beta"],
+            distillation=self.data.distillation_loss(self.plan["gamma"]),
+            op_costs=costs.to(self.device),
+            beta=self.plan["beta"],
             estimator=settings.estimator,
             supervised_depths=settings.supervise,
             alpha_warmup_steps=math.ceil(settings.alpha_warmup * self.num_steps),
             total_steps=self.num_steps,
-            seed=plan["seed"],
-            precision=self.data.precision(device),
-            device=device,
+            seed=self.plan["seed"],
+            precision=self.data.precision(self.device),
+            device=self.device,
             held_out=held_out,
         )
 
@@ -149,13 +140,9 @@ class AdabertSearchTask(CnnTask):
         )
         return noise_band(updates)[per_step - 1 :: per_step]
 
-    def distribution_rows(self, step: int) -> list[dict[str, Any]]:
-        """Return P_alpha as rows."""
-        run = self.context.run_dir.name
-        return [
-            {"run": run, "step": step, "variable": variable, "choice": choice, "probability": share}
-            for variable, choice, share in self._distribution.probabilities()
-        ]
+    def probabilities(self, step: int) -> list[tuple[str, str, float]]:
+        """Return P_alpha."""
+        return self._distribution.probabilities()
 
     def finish(self) -> None:
         """Write the parent's weights, P_alpha, and its argmax."""

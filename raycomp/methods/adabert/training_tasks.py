@@ -8,7 +8,6 @@ import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +18,6 @@ from raycomp.methods.adabert.distillation_data import DistillationData
 from raycomp.methods.adabert.settings import AdabertSettings
 from raycomp.methods.adabert.structure import Structure
 from raycomp.methods.adabert.student import Child, Student
-from raycomp.methods.context import RunContext
 from raycomp.methods.tasks import TrainingTask
 from raycomp.storage.files import read_json
 from raycomp.storage.method_layout import TrialLayout
@@ -32,26 +30,18 @@ from raycomp.training.optimizers import AllReduce, JointUpdater, Updater
 class CnnTask(TrainingTask):
     """What the tasks share: the augmented text, the teacher's outputs, and the paths of one trial."""
 
-    def __init__(
-        self,
-        context: RunContext,
-        plan: dict[str, Any],
-        *,
-        device: torch.device,
-        reduce: AllReduce | None,
-    ) -> None:
-        """Read the data; see `TrainingTask`. The plan has trial, seed and gamma."""
-        super().__init__(context, plan, device=device, reduce=reduce)
+    def build(self) -> None:
+        """Read the data. The plan has trial, seed and gamma."""
         self.method = "adabert"
-        self.data = DistillationData.of(context)
-        self.trial = self.data.layout.trial(plan["trial"])
-        self.settings = context.job.settings(AdabertSettings)
+        self.data = DistillationData.of(self.context)
+        self.trial = self.data.layout.trial(self.plan["trial"])
+        self.settings = self.context.job.settings(AdabertSettings)
         self.tokens = self.data.augmented_tokens
         self.batch_size = self.settings.batch_size
         # An epoch is one pass over the given rows, however many rows augmentation adds. Runs with and
         # without augmentation then take the same number of steps.
         self.steps_per_epoch = math.ceil(len(self.data.tokens("train")) / self.batch_size)
-        torch.manual_seed(plan["seed"])
+        torch.manual_seed(self.plan["seed"])
 
     @property
     def data_seed(self) -> int:
@@ -87,11 +77,11 @@ class CnnTask(TrainingTask):
         child.dropout = self.settings.dropout
         return child.to(self.device)
 
-    def _child_step(self, child: Child, num_steps: int, reduce: AllReduce | None) -> ChildStep:
-        """Return the training step of a child, whose learning rate falls over `num_steps`."""
+    def _child_step(self, child: Child) -> ChildStep:
+        """Return the training step of a child, whose learning rate falls over all steps."""
         return ChildStep(
             child,
-            weights_updater(child, self.settings, num_steps, reduce),
+            weights_updater(child, self.settings, self.num_steps, self.reduce),
             teacher_outputs=self.data.teacher_outputs,
             distillation=self.data.distillation_loss(self.plan["gamma"]),
             precision=self.data.precision(self.device),
@@ -102,26 +92,19 @@ class CnnTask(TrainingTask):
 class AdabertRoundTask(CnnTask):
     """A round of finalists: each is a network of its own, and all read the same batches."""
 
-    def __init__(
-        self,
-        context: RunContext,
-        plan: dict[str, Any],
-        *,
-        device: torch.device,
-        reduce: AllReduce | None,
-    ) -> None:
+    def build(self) -> None:
         """Build the finalists; the plan has trial, seed, gamma, round, and their structures ("archs")."""
-        super().__init__(context, plan, device=device, reduce=reduce)
+        super().build()
         self.num_steps = max(1, round(self.settings.finalist_epochs * self.steps_per_epoch))
-        number = int(plan["round"])
+        number = int(self.plan["round"])
 
         self._children = []
-        for text in plan["archs"]:
+        for text in self.plan["archs"]:
             structure = Structure.from_json(text)
             weights = self.trial.finalist(number - 1, structure.id) if number else None
             self._children.append(self._start_child(structure, weights))
         self.model = nn.ModuleList(self._children)
-        steps = [self._child_step(child, self.num_steps, reduce) for child in self._children]
+        steps = [self._child_step(child) for child in self._children]
         self.updater = JointUpdater([step.updater for step in steps])
         self.step = RoundStep(steps)
 
@@ -153,19 +136,12 @@ class RoundStep:
 class AdabertChildTask(CnnTask):
     """The structure that the trial chose, trained as a network of its own."""
 
-    def __init__(
-        self,
-        context: RunContext,
-        plan: dict[str, Any],
-        *,
-        device: torch.device,
-        reduce: AllReduce | None,
-    ) -> None:
+    def build(self) -> None:
         """Build the child of one trial; the plan has trial, seed and gamma."""
-        super().__init__(context, plan, device=device, reduce=reduce)
+        super().build()
         self.num_steps = max(1, round(self.settings.child_epochs * self.steps_per_epoch))
         self.model: Child = self._start_child(read_structure(self.trial), read_finalist(self.trial))
-        self.step: ChildStep = self._child_step(self.model, self.num_steps, reduce)
+        self.step: ChildStep = self._child_step(self.model)
         self.updater = self.step.updater
 
     def finish(self) -> None:
