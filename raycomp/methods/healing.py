@@ -22,8 +22,8 @@ from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.methods.base import Run
 from raycomp.methods.context import RunContext
 from raycomp.methods.heal_task import load_healed
-from raycomp.storage.files import file_hash, read_json, write_json
-from raycomp.storage.rows import EvaluationRow
+from raycomp.methods.selection_scores import ScoredModel, score_model
+from raycomp.storage.files import read_json, write_json
 from raycomp.storage.tables import read_table
 
 GROUP_PARAMS = 250_000_000
@@ -139,27 +139,10 @@ def _score_healed(run: Run, supernet: ElasticEncoder, arch: Architecture) -> Non
     network = load_healed(context, supernet, arch)
 
     began = time.perf_counter()
-    score = run.score(lambda batch: network(batch).logits, "selection")
-
-    row = EvaluationRow(
-        arch_id=arch.id,
-        arch=arch.to_json(),
-        split="selection",
-        precision="fp32",
-        metric=context.primary,
-        value=score.values[context.primary],
-        loss=score.loss,
-        examples=score.examples,
-        params=int(context.costs.cost("params", arch)),
-        flops=float(context.costs.cost("flops", arch)),
-        seconds=time.perf_counter() - began,
-        run=context.run_dir.name,
-        method=context.method,
-        weights_id=file_hash(files.network),
-        weights="healed",
-    )
-    scored_at = datetime.now(UTC).isoformat()
-    write_json(files.outcome, {**row.to_row(), "created_at": scored_at})
+    scored = ScoredModel.of_network(context, arch, lambda batch: network(batch).logits, files.network)
+    row = score_model(run, scored, began)
+    created_at = datetime.now(UTC).isoformat()
+    write_json(files.outcome, {**row, "weights": "healed", "created_at": created_at})
 
 
 def _record_evaluation(run: Run, arch: Architecture, seconds: Mapping[str, float]) -> HealedNetwork:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from raycomp.config.budget import BudgetSettings
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.base import Deployable, Run
 from raycomp.methods.context import RunContext
+from raycomp.methods.selection_scores import ScoredModel, forget_outcome, record_outcome, score_model
 from raycomp.methods.students import FULL_USE
 from raycomp.methods.subnetworks import NOT_HEALED, build_subnetwork
-from raycomp.storage.files import file_hash, read_json, write_json
+from raycomp.storage.files import file_hash, read_json
 
 
 class ScoredNetworks:
@@ -62,12 +62,8 @@ class ScoredNetworks:
         messages = []
         for arch in networks:
             outcome = context.files.student(arch.id).outcome
-            if outcome.exists() and f"{context.method}-{arch.id}" not in parts:
-                messages.append(
-                    f"The evaluation of {context.method}'s network {arch.id} is missing: it is scored "
-                    "again."
-                )
-                outcome.unlink()
+            subject = f"{context.method}'s network {arch.id}"
+            messages += forget_outcome(outcome, f"{context.method}-{arch.id}", parts, subject)
         return messages
 
     def _score(self, arch: Architecture) -> dict[str, Any]:
@@ -80,28 +76,9 @@ class ScoredNetworks:
 
         began = time.perf_counter()
         _, forward = build_subnetwork(context, arch)
-        score = self._run.score(forward, "selection")
-        row = {
-            "run": context.run_dir.name,
-            "weights_id": file_hash(context.files.supernet_network),
-            "method": context.method,
-            "arch_id": arch.id,
-            "arch": arch.to_json(),
-            "split": "selection",
-            "precision": "fp32",
-            "metric": context.primary,
-            "value": score.values[context.primary],
-            "loss": score.loss,
-            "examples": score.examples,
-            "params": int(context.costs.cost("params", arch)),
-            "flops": float(context.costs.cost("flops", arch)),
-            "seconds": time.perf_counter() - began,
-        }
-        part = f"{context.method}-{arch.id}"
-        self._run.record_evaluation(part, {**row, "created_at": datetime.now(UTC)})
-        # The outcome comes after the row: a network with an outcome is complete.
-        write_json(outcome, row)
-
+        model = ScoredModel.of_network(context, arch, forward, context.files.supernet_network)
+        row = score_model(self._run, model, began)
+        record_outcome(self._run, f"{context.method}-{arch.id}", outcome, row)
         return row
 
     def _deployable(

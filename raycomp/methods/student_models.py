@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -15,7 +14,7 @@ from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.layers import Encoder, EncoderConfig
 from raycomp.methods.base import Forward, Run
 from raycomp.methods.context import RunContext
-from raycomp.storage.files import file_hash, write_json
+from raycomp.methods.selection_scores import ScoredModel, record_outcome, score_model
 from raycomp.storage.tensors import load_weights
 
 
@@ -86,23 +85,9 @@ def score_student(run: Run, budget: str, arch: Architecture) -> None:
     began = time.perf_counter()
     files = context.files.student(budget)
     student = load_student(context, budget, arch)
-    score = run.score(lambda batch: student(batch).logits, "selection")
-    row = {
-        "run": context.run_dir.name,
-        "weights_id": file_hash(files.network),
-        "method": context.method,
-        "arch_id": arch.id,
-        "arch": arch.to_json(),
-        "split": "selection",
-        "precision": "fp32",
-        "metric": context.primary,
-        "value": score.values[context.primary],
-        "loss": score.loss,
-        "examples": score.examples,
-        "params": int(context.costs.cost("params", arch)),
-        "flops": float(context.costs.cost("flops", arch)),
-        "seconds": time.perf_counter() - began,
-    }
-    run.record_evaluation(f"{context.method}-{budget}", {**row, "created_at": datetime.now(UTC)})
-    # The outcome comes after the row: a student with an outcome is complete.
-    write_json(files.outcome, row)
+
+    def forward(batch: Batch) -> Tensor:
+        return student(batch).logits
+
+    row = score_model(run, ScoredModel.of_network(context, arch, forward, files.network), began)
+    record_outcome(run, f"{context.method}-{budget}", files.outcome, row)

@@ -23,6 +23,7 @@ from raycomp.data.tokens import TokenSplit
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.base import Deployable, Method, Run
 from raycomp.methods.context import RunContext
+from raycomp.methods.selection_scores import forget_outcome
 from raycomp.methods.student_models import (
     build_student,
     load_source,
@@ -223,12 +224,8 @@ class StudentMethod(Method):
         messages = []
         for budget in context.job.budget:
             outcome = context.files.student(budget.name).outcome
-            if outcome.exists() and f"{self.name}-{budget.name}" not in parts:
-                messages.append(
-                    f"The evaluation of {self.name}'s student {budget.name} is missing: it is scored "
-                    "again."
-                )
-                outcome.unlink()
+            part = f"{self.name}-{budget.name}"
+            messages += forget_outcome(outcome, part, parts, f"{self.name}'s student {budget.name}")
         return messages
 
     def least_cost(self, context: RunContext, kind: str) -> float:

@@ -11,7 +11,6 @@ import math
 import time
 from abc import abstractmethod
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -32,9 +31,10 @@ from raycomp.methods.base import Deployable, Forward, Method, Run, logits_of
 from raycomp.methods.context import RunContext
 from raycomp.methods.preparation_costs import record_preparation
 from raycomp.methods.registry import load_method_class
+from raycomp.methods.selection_scores import ScoredModel, forget_outcome, record_outcome, score_model
 from raycomp.methods.student_task import TeacherSource
 from raycomp.methods.tasks import TrainingTask
-from raycomp.storage.files import file_hash, read_json, write_json
+from raycomp.storage.files import read_json
 from raycomp.storage.tensors import load_weights, save_tensors
 from raycomp.training.finetune_step import FinetuneStep
 from raycomp.training.hints import Objective
@@ -189,26 +189,16 @@ class TextStudentMethod(Method):
         name = self.deployment(context)
         files = context.files.student(name)
         model = self.load_model(context)
-        score = run.score(lambda batch: logits_of(model, batch), "selection")
-        row = {
-            "run": context.run_dir.name,
-            "weights_id": file_hash(files.network),
-            "method": context.method,
-            "arch_id": f"{context.method}-{name}",
-            "arch": f'{{"model":"{context.method}","size":"{name}"}}',
-            "split": "selection",
-            "precision": "fp32",
-            "metric": context.primary,
-            "value": score.values[context.primary],
-            "loss": score.loss,
-            "examples": score.examples,
-            "params": sum(p.numel() for p in model.parameters()),
-            "flops": self.forward_flops(context),
-            "seconds": time.perf_counter() - began,
-        }
-        run.record_evaluation(f"{context.method}-{name}", {**row, "created_at": datetime.now(UTC)})
-        # The outcome comes after the row: a model with an outcome is complete.
-        write_json(files.outcome, row)
+        scored = ScoredModel(
+            forward=lambda batch: logits_of(model, batch),
+            weights=files.network,
+            arch_id=f"{context.method}-{name}",
+            arch=f'{{"model":"{context.method}","size":"{name}"}}',
+            params=sum(p.numel() for p in model.parameters()),
+            flops=self.forward_flops(context),
+        )
+        row = score_model(run, scored, began)
+        record_outcome(run, f"{context.method}-{name}", files.outcome, row)
 
     def find_problems(self, context: RunContext) -> list[str]:
         """Return what the training would fail on later."""
@@ -242,10 +232,7 @@ class TextStudentMethod(Method):
         """Delete the outcome of a model without an evaluation. It is then scored again."""
         name = self.deployment(context)
         outcome = context.files.student(name).outcome
-        if not outcome.exists() or f"{self.name}-{name}" in parts:
-            return []
-        outcome.unlink()
-        return [f"The evaluation of {self.name}'s model {name} is missing: it is scored again."]
+        return forget_outcome(outcome, f"{self.name}-{name}", parts, f"{self.name}'s model {name}")
 
 
 def _build(method: TextStudentMethod, context: RunContext) -> tuple[PreTrainedModel, Forward]:

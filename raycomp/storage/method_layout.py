@@ -114,14 +114,24 @@ class DeviceLayout:
 
 
 @dataclass(frozen=True)
-class HealedLayout:
-    """The paths of one healed network, `<method's directory>/heal/<architecture>`.
+class ModelLayout:
+    """The paths of one trained model of a method.
 
     Attributes:
-        path: Directory of the network.
+        path: Directory of the model.
     """
 
     path: Path
+
+    @property
+    def outcome(self) -> Path:
+        """Selection score and size. Written last: the model is complete."""
+        return self.path / "outcome.json"
+
+
+@dataclass(frozen=True)
+class HealedLayout(ModelLayout):
+    """The paths of one healed network, `<method's directory>/heal/<architecture>`."""
 
     @property
     def cost(self) -> Path:
@@ -133,21 +143,10 @@ class HealedLayout:
         """Weights without the embeddings. Written last: the healing is complete."""
         return self.path / "network.safetensors"
 
-    @property
-    def outcome(self) -> Path:
-        """Selection score. Written last: the network is scored."""
-        return self.path / "outcome.json"
-
 
 @dataclass(frozen=True)
-class StudentLayout:
-    """The paths of one student, `<run directory>/<method>/<budget>`.
-
-    Attributes:
-        path: Directory of the student.
-    """
-
-    path: Path
+class StudentLayout(ModelLayout):
+    """The paths of one student, `<run directory>/<method>/<budget>`."""
 
     @property
     def start(self) -> Path:
@@ -164,21 +163,10 @@ class StudentLayout:
         """Weights of the trained student."""
         return self.path / "network.safetensors"
 
-    @property
-    def outcome(self) -> Path:
-        """Selection score and size of the student. Written last: the student is complete."""
-        return self.path / "outcome.json"
-
 
 @dataclass(frozen=True)
-class TrialLayout:
-    """The paths of one AdaBERT trial, `<run directory>/adabert/<trial>`.
-
-    Attributes:
-        path: Directory of the trial.
-    """
-
-    path: Path
+class TrialLayout(ModelLayout):
+    """The paths of one AdaBERT trial, `<run directory>/adabert/<trial>`."""
 
     @property
     def parent(self) -> Path:
@@ -221,8 +209,3 @@ class TrialLayout:
     def child(self) -> Path:
         """Weights of the trained child. Written last: the child's training is complete."""
         return self.path / "child.safetensors"
-
-    @property
-    def outcome(self) -> Path:
-        """Selection score and size of the child. Written last: the trial is complete."""
-        return self.path / "outcome.json"

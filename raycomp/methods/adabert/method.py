@@ -41,6 +41,7 @@ from raycomp.methods.adabert.trials import (
 from raycomp.methods.augmentation import find_augmentation_problems
 from raycomp.methods.base import Deployable, Forward, Method, Run
 from raycomp.methods.context import RunContext
+from raycomp.methods.selection_scores import forget_outcome
 from raycomp.methods.tasks import TrainingTask
 
 DESCRIPTION = (
@@ -148,11 +149,7 @@ class Adabert(Method):
         messages = []
         for outcome in context.layout.trial_outcomes():
             trial = outcome.parent.name
-            if f"adabert-{trial}" not in parts:
-                messages.append(
-                    f"The evaluation of AdaBERT's trial {trial} is missing: it is scored again."
-                )
-                outcome.unlink()
+            messages += forget_outcome(outcome, f"adabert-{trial}", parts, f"AdaBERT's trial {trial}")
             choice = context.layout.trial(trial).choice
             if choice.exists() and f"adabert-{trial}-candidates" not in parts:
                 # The scores are in files of the trial: only the rows are written again.
