@@ -8,17 +8,15 @@ https://arxiv.org/abs/2003.11142
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import Any
 
 from raycomp.encoder.architecture import Architecture
 from raycomp.search.budget import SearchBudget
-from raycomp.search.moves import mutate, shrink_to_limit
-from raycomp.search.searcher import SearchHistory
+from raycomp.search.moves import mutate
+from raycomp.search.searcher import HistorySearcher
 from raycomp.search.space import SearchSpace
 
 
-class CoarseToFine:
+class CoarseToFine(HistorySearcher):
     """Scores every network of equal layers within the budget, then mutates the best network.
 
     Args:
@@ -31,9 +29,7 @@ class CoarseToFine:
     def __init__(
         self, space: SearchSpace, budget: SearchBudget, seed: int, mutation_rate: float = 0.2
     ) -> None:
-        self.space = space
-        self.budget = budget
-        self.history = SearchHistory(seed)
+        super().__init__(space, budget, seed)
         self._rate = mutation_rate
         self._grid = [arch for arch in equal_layers(space) if budget.is_met_by(arch)]
 
@@ -44,20 +40,6 @@ class CoarseToFine:
             return waiting[:n]
         return self.history.draw_new(n, self._draw)
 
-    def tell(
-        self, archs: Sequence[Architecture], values: Sequence[float], losses: Sequence[float]
-    ) -> None:
-        """Remember scores."""
-        self.history.record(archs, values, losses)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return generator and scores."""
-        return self.history.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state that `state_dict` returned."""
-        self.history.load_state_dict(state)
-
     def _draw(self) -> Architecture | None:
         """Return a mutation of the best network within the budget."""
         scores = self.history.scores
@@ -66,9 +48,7 @@ class CoarseToFine:
         if not met:
             return None
         best = max(met, key=lambda arch: (scores[arch][0], -scores[arch][1]))
-        rng = self.history.rng
-        child = mutate(best, self.space, self._rate, rng)
-        return shrink_to_limit(child, self.space, self.budget.cost, self.budget.limit, rng)
+        return self.shrink(mutate(best, self.space, self._rate, self.history.rng))
 
 
 def equal_layers(space: SearchSpace) -> list[Architecture]:

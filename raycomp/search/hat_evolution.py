@@ -6,14 +6,13 @@ Section 3.3, and its code (evolution.py). https://arxiv.org/abs/2005.14187
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from raycomp.encoder.architecture import Architecture
 from raycomp.search.budget import SearchBudget
-from raycomp.search.moves import shrink_to_limit
-from raycomp.search.searcher import MAX_DRAWS, SearchHistory
+from raycomp.search.searcher import MAX_DRAWS, HistorySearcher
 from raycomp.search.space import SearchSpace
 
 
@@ -42,7 +41,7 @@ class Gene:
         return Architecture(self.depth, self.heads[: self.depth], self.ffn[: self.depth])
 
 
-class HatEvolution:
+class HatEvolution(HistorySearcher):
     """Evolution in rounds. A round is scored whole before the next one is made.
 
     The first round is random. Each later one has the parents (the networks of the round before with the
@@ -70,9 +69,7 @@ class HatEvolution:
         mutation_rate: float = 0.3,
         generations: int = 30,
     ) -> None:
-        self.space = space
-        self.budget = budget
-        self.history = SearchHistory(seed)
+        super().__init__(space, budget, seed)
         self.round = 0
         self._population = population
         self._num_parents = parents
@@ -91,20 +88,14 @@ class HatEvolution:
             waiting = self._waiting()
         return waiting[:n]
 
-    def tell(
-        self, archs: Sequence[Architecture], values: Sequence[float], losses: Sequence[float]
-    ) -> None:
-        """Remember scores, from which the next round's parents are chosen."""
-        self.history.record(archs, values, losses)
-
     def state_dict(self) -> dict[str, Any]:
         """Return generator, scores and the members of the round."""
         members = [arch.to_json() for arch in self._members]
-        return {**self.history.state_dict(), "members": members, "round": self.round}
+        return {**super().state_dict(), "members": members, "round": self.round}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state that `state_dict` returned."""
-        self.history.load_state_dict(state)
+        super().load_state_dict(state)
         self._members = [Architecture.from_json(text) for text in state["members"]]
         self.round = state["round"]
 
@@ -139,8 +130,7 @@ class HatEvolution:
                     break
                 arch = draw()
             if arch is not None and not self.budget.is_met_by(arch):
-                limit = self.budget.limit
-                arch = shrink_to_limit(arch, self.space, self.budget.cost, limit, self.history.rng)
+                arch = self.shrink(arch)
             if arch is not None:
                 networks.append(arch)
         return networks

@@ -1,4 +1,4 @@
-"""Small changes of an architecture: shrink, grow, mutate, and fit to a limit."""
+"""Changes of an architecture: shrink, grow, mutate, cross, and fit to a limit."""
 
 from __future__ import annotations
 
@@ -71,6 +71,20 @@ def fit_to_limit(
             return fitted
         fitted = grown
     return None
+
+
+def cross(
+    first: Architecture, second: Architecture, space: SearchSpace, rng: np.random.Generator
+) -> Architecture:
+    """Take each choice of a layer from one of two parents; a layer that one lacks from the other."""
+    depth = (first, second)[int(rng.integers(2))].depth
+    heads: list[int] = []
+    ffn: list[int] = []
+    for layer in range(depth):
+        sources = [parent for parent in (first, second) if layer < parent.depth]
+        heads.append(sources[int(rng.integers(len(sources)))].heads[layer])
+        ffn.append(sources[int(rng.integers(len(sources)))].ffn[layer])
+    return space.equalised(Architecture(depth, tuple(heads), tuple(ffn)))
 
 
 def mutate(arch: Architecture, space: SearchSpace, rate: float, rng: np.random.Generator) -> Architecture:

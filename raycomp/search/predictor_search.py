@@ -15,8 +15,8 @@ import numpy as np
 
 from raycomp.encoder.architecture import Architecture
 from raycomp.search.budget import SearchBudget
-from raycomp.search.moves import mutate, shrink_to_limit
-from raycomp.search.searcher import SearchHistory
+from raycomp.search.moves import cross, mutate
+from raycomp.search.searcher import HistorySearcher
 from raycomp.search.space import SearchSpace
 
 TRAINING_STEPS = 400
@@ -108,7 +108,7 @@ class AccuracyPredictor:
         return [*weights, *biases]
 
 
-class PredictorSearch:
+class PredictorSearch(HistorySearcher):
     """Scores random networks, fits the predictor, and proposes the winners of an evolution on it.
 
     Args:
@@ -133,9 +133,7 @@ class PredictorSearch:
         parent_share: float = 0.25,
         mutation_rate: float = 0.1,
     ) -> None:
-        self.space = space
-        self.budget = budget
-        self.history = SearchHistory(seed)
+        super().__init__(space, budget, seed)
         self._seed = seed
         self._population = population
         self._rounds = rounds
@@ -158,22 +156,16 @@ class PredictorSearch:
             self._winners = self._evolve()
         return [arch for arch in self._winners if arch not in self.history.scores][:n]
 
-    def tell(
-        self, archs: Sequence[Architecture], values: Sequence[float], losses: Sequence[float]
-    ) -> None:
-        """Remember scores, which the predictor is fitted to."""
-        self.history.record(archs, values, losses)
-
     def state_dict(self) -> dict[str, Any]:
         """Return generator, scores and the winners of the evolution."""
         winners = None
         if self._winners is not None:
             winners = [arch.to_json() for arch in self._winners]
-        return {**self.history.state_dict(), "winners": winners}
+        return {**super().state_dict(), "winners": winners}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state that `state_dict` returned."""
-        self.history.load_state_dict(state)
+        super().load_state_dict(state)
         self._winners = None
         if state["winners"] is not None:
             self._winners = [Architecture.from_json(text) for text in state["winners"]]
@@ -186,7 +178,7 @@ class PredictorSearch:
         predictor.fit(list(scores), [value for value, _ in scores.values()])
 
         random_networks = [
-            self._fit(self.space.sample_uniform(self.history.rng)) for _ in range(self._population)
+            self.shrink(self.space.sample_uniform(self.history.rng)) for _ in range(self._population)
         ]
         population = [arch for arch in random_networks if arch is not None]
         parents: list[Architecture] = []
@@ -211,25 +203,7 @@ class PredictorSearch:
             parent = parents[int(rng.integers(len(parents)))]
             if i % 2:
                 other = parents[int(rng.integers(len(parents)))]
-                children.append(self._fit(_cross(parent, other, rng)))
+                children.append(self.shrink(cross(parent, other, self.space, rng)))
             else:
-                children.append(self._fit(mutate(parent, self.space, self._rate, rng)))
+                children.append(self.shrink(mutate(parent, self.space, self._rate, rng)))
         return [child for child in children if child is not None]
-
-    def _fit(self, arch: Architecture) -> Architecture | None:
-        """Return an architecture within the budget; a larger one is shrunk."""
-        rng = self.history.rng
-        arch = self.space.equalised(arch)
-        return shrink_to_limit(arch, self.space, self.budget.cost, self.budget.limit, rng)
-
-
-def _cross(first: Architecture, second: Architecture, rng: np.random.Generator) -> Architecture:
-    """Take each choice of a layer from one of two parents; a layer that one lacks from the other."""
-    depth = (first, second)[int(rng.integers(2))].depth
-    heads: list[int] = []
-    ffn: list[int] = []
-    for layer in range(depth):
-        sources = [parent for parent in (first, second) if layer < parent.depth]
-        heads.append(sources[int(rng.integers(len(sources)))].heads[layer])
-        ffn.append(sources[int(rng.integers(len(sources)))].ffn[layer])
-    return Architecture(depth, tuple(heads), tuple(ffn))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,7 @@ import numpy as np
 from raycomp.encoder.architecture import Architecture
 from raycomp.search.budget import SearchBudget
 from raycomp.search.distribution import ArchitectureDistribution
-from raycomp.search.moves import fit_to_limit
-from raycomp.search.searcher import SearchHistory
+from raycomp.search.searcher import ThetaSearcher
 from raycomp.search.space import SearchSpace
 from raycomp.search.surrogate import Surrogate
 
@@ -25,7 +23,7 @@ LEAST_USE = 0.95
 """Least cost of a candidate that is rated, as a share of the most expensive candidate's."""
 
 
-class RatedSearch:
+class RatedSearch(ThetaSearcher):
     """Draws hundreds of candidates, rates them by a surrogate, and proposes the best-rated.
 
     Half of the candidates are samples of theta, half are uniform; all are fitted to the limit. The rating
@@ -42,20 +40,8 @@ class RatedSearch:
         seed: int,
         joint: bool,
     ) -> None:
-        """Start without scores.
-
-        Args:
-            space: The search space.
-            theta: Trained distribution with all choices open.
-            budget: The budget.
-            seed: int of the random draws.
-            joint: Whether one variable of theta is heads and FFN of a layer together.
-        """
-        self.space = space
-        self.budget = budget
-        self.history = SearchHistory(seed)
-        self._theta = theta
-        self._joint = joint
+        """Start without scores; see `ThetaSearcher`."""
+        super().__init__(space, theta, budget, seed, joint)
         self._candidates: list[Architecture] = []
 
     def ask(self, n: int) -> list[Architecture]:
@@ -70,7 +56,7 @@ class RatedSearch:
         if not candidates:
             return []
 
-        surrogate = Surrogate(self.space, self.budget, self._theta, self._joint)
+        surrogate = Surrogate(self.space, self.budget, self.theta, self.joint)
         scores = self.history.scores
         surrogate.fit(list(scores), [loss for _, loss in scores.values()])
         ratings = np.vstack(
@@ -85,31 +71,22 @@ class RatedSearch:
             batch.append(candidates[index])
         return batch
 
-    def tell(
-        self, archs: Sequence[Architecture], values: Sequence[float], losses: Sequence[float]
-    ) -> None:
-        """Remember scores, which the surrogate is fitted to at the next `ask`."""
-        self.history.record(archs, values, losses)
-
     def state_dict(self) -> dict[str, Any]:
         """Return generator, scores and candidates."""
         candidates = [arch.to_json() for arch in self._candidates]
-        return {**self.history.state_dict(), "candidates": candidates}
+        return {**super().state_dict(), "candidates": candidates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state that `state_dict` returned."""
-        self.history.load_state_dict(state)
+        super().load_state_dict(state)
         self._candidates = [Architecture.from_json(text) for text in state["candidates"]]
 
     def _add_candidates(self, count: int) -> None:
         rng = self.history.rng
         archs = set(self._candidates)
         for i in range(count):
-            if i % 2 == 0:
-                sample = self.space.decode(self._theta.sample(rng), self._joint)
-            else:
-                sample = self.space.sample_uniform(rng)
-            arch = fit_to_limit(sample, self.space, self.budget.cost, self.budget.limit, rng)
+            is_uniform = i % 2 == 1
+            arch = self.fit(self.space.sample_uniform(rng) if is_uniform else self.sample())
             if arch is not None and arch not in archs:
                 archs.add(arch)
                 self._candidates.append(arch)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from raycomp.encoder.architecture import Architecture
+from raycomp.search.budget import SearchBudget
+from raycomp.search.distribution import ArchitectureDistribution
+from raycomp.search.moves import fit_to_limit, shrink_to_limit
+from raycomp.search.space import SearchSpace
 
 MAX_DRAWS = 50
 """Draws per architecture until one is new (or feasible)."""
@@ -98,3 +103,80 @@ class SearchHistory:
         """Restore the state that `state_dict` returned."""
         self.rng.bit_generator.state = state["rng"]
         self.scores = {Architecture.from_json(text): (value, loss) for text, value, loss in state["told"]}
+
+
+class HistorySearcher(ABC):
+    """A searcher that proposes from the scores it was told. A subclass adds `ask`, and state of its own.
+
+    Attributes:
+        space: The search space.
+        budget: The budget.
+        history: Scores and random generator.
+    """
+
+    def __init__(self, space: SearchSpace, budget: SearchBudget, seed: int) -> None:
+        """Start without scores.
+
+        Args:
+            space: The search space.
+            budget: The budget.
+            seed: Seed of the random draws.
+        """
+        self.space = space
+        self.budget = budget
+        self.history = SearchHistory(seed)
+
+    @abstractmethod
+    def ask(self, n: int) -> list[Architecture]:
+        """Return up to n architectures; see `Searcher.ask`."""
+
+    def tell(
+        self, archs: Sequence[Architecture], values: Sequence[float], losses: Sequence[float]
+    ) -> None:
+        """Remember scores, which later proposals depend on."""
+        self.history.record(archs, values, losses)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return generator and scores."""
+        return self.history.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state that `state_dict` returned."""
+        self.history.load_state_dict(state)
+
+    def fit(self, arch: Architecture) -> Architecture | None:
+        """Return an architecture shrunk until it meets the budget, and grown while it still does."""
+        return fit_to_limit(arch, self.space, self.budget.cost, self.budget.limit, self.history.rng)
+
+    def shrink(self, arch: Architecture) -> Architecture | None:
+        """Return an architecture shrunk until it meets the budget."""
+        return shrink_to_limit(arch, self.space, self.budget.cost, self.budget.limit, self.history.rng)
+
+
+class ThetaSearcher(HistorySearcher):
+    """A searcher that draws from the trained distribution. A subclass adds `ask`."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        theta: ArchitectureDistribution,
+        budget: SearchBudget,
+        seed: int,
+        joint: bool,
+    ) -> None:
+        """Start without scores.
+
+        Args:
+            space: The search space.
+            theta: Trained distribution with all choices open.
+            budget: The budget.
+            seed: Seed of the random draws.
+            joint: Whether one variable of theta is heads and FFN of a layer together.
+        """
+        super().__init__(space, budget, seed)
+        self.theta = theta
+        self.joint = joint
+
+    def sample(self) -> Architecture:
+        """Draw an architecture from theta."""
+        return self.space.decode(self.theta.sample(self.history.rng), self.joint)

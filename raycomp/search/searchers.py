@@ -18,47 +18,26 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 from raycomp.search.budget import SearchBudget
 from raycomp.search.distribution import ArchitectureDistribution, load_distribution
-from raycomp.search.moves import fit_to_limit, mutate
+from raycomp.search.moves import cross, mutate
 from raycomp.search.published_searchers import make_published
 from raycomp.search.rated_search import RatedSearch
-from raycomp.search.searcher import Searcher, SearchHistory
+from raycomp.search.searcher import HistorySearcher, Searcher, ThetaSearcher
 from raycomp.search.space import SearchSpace
 from raycomp.search.updates import ASNG
 
 
-class RandomSearch:
+class RandomSearch(HistorySearcher):
     """Uniform samples of the space, fitted to the limit like the proposals of the other searchers."""
-
-    def __init__(self, space: SearchSpace, budget: SearchBudget, seed: int) -> None:
-        self.space = space
-        self.budget = budget
-        self.history = SearchHistory(seed)
 
     def ask(self, n: int) -> list[Architecture]:
         """Return n architectures that meet the budget."""
         return self.history.draw_new(n, self._draw)
 
-    def tell(
-        self, archs: Sequence[Architecture], values: Sequence[float], losses: Sequence[float]
-    ) -> None:
-        """Remember scores: an architecture that has one is not proposed again."""
-        self.history.record(archs, values, losses)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return generator and scores."""
-        return self.history.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state that `state_dict` returned."""
-        self.history.load_state_dict(state)
-
     def _draw(self) -> Architecture | None:
-        rng = self.history.rng
-        arch = self.space.sample_uniform(rng)
-        return fit_to_limit(arch, self.space, self.budget.cost, self.budget.limit, rng)
+        return self.fit(self.space.sample_uniform(self.history.rng))
 
 
-class EvolutionSearch:
+class EvolutionSearch(HistorySearcher):
     """Evolution as in HAT and OFA: half of the children are mutations, half are crossovers.
 
     Attributes:
@@ -68,11 +47,6 @@ class EvolutionSearch:
 
     parent_share = 0.25
     mutation_rate = 0.2
-
-    def __init__(self, space: SearchSpace, budget: SearchBudget, seed: int) -> None:
-        self.space = space
-        self.budget = budget
-        self.history = SearchHistory(seed)
 
     def ask(self, n: int) -> list[Architecture]:
         """Return n children within the budget; random ones while fewer than two parents exist."""
@@ -86,20 +60,6 @@ class EvolutionSearch:
         parents = ranked[:count]
         return self.history.draw_new(n, lambda: self._draw_child(parents))
 
-    def tell(
-        self, archs: Sequence[Architecture], values: Sequence[float], losses: Sequence[float]
-    ) -> None:
-        """Remember scores, from which `ask` chooses parents."""
-        self.history.record(archs, values, losses)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return generator and scores."""
-        return self.history.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state that `state_dict` returned."""
-        self.history.load_state_dict(state)
-
     def _draw_child(self, parents: list[Architecture]) -> Architecture | None:
         rng = self.history.rng
         if len(parents) < 2:
@@ -109,23 +69,11 @@ class EvolutionSearch:
             child = mutate(parent, self.space, self.mutation_rate, rng)
         else:
             first, second = rng.choice(len(parents), 2, replace=False)
-            child = self._cross(parents[int(first)], parents[int(second)])
-        return fit_to_limit(child, self.space, self.budget.cost, self.budget.limit, rng)
-
-    def _cross(self, a: Architecture, b: Architecture) -> Architecture:
-        """Take each choice from either parent; a layer that one lacks comes from the other."""
-        rng = self.history.rng
-        depth = (a, b)[int(rng.integers(2))].depth
-        heads: list[int] = []
-        ffn: list[int] = []
-        for i in range(depth):
-            sources = [parent for parent in (a, b) if i < parent.depth]
-            heads.append(sources[int(rng.integers(len(sources)))].heads[i])
-            ffn.append(sources[int(rng.integers(len(sources)))].ffn[i])
-        return self.space.equalised(Architecture(depth, tuple(heads), tuple(ffn)))
+            child = cross(parents[int(first)], parents[int(second)], self.space, rng)
+        return self.fit(child)
 
 
-class SNGSearch:
+class SNGSearch(ThetaSearcher):
     """Stochastic natural gradient on the reward, from the trained theta (YOCO-BERT, Section 3.4).
 
     Samples of theta are fitted to the limit (shrunk until they meet it, grown while they still do): an
@@ -141,20 +89,8 @@ class SNGSearch:
         seed: int,
         joint: bool,
     ) -> None:
-        """Start from a distribution, which the search changes.
-
-        Args:
-            space: The search space.
-            theta: Trained distribution with all choices open.
-            budget: The budget.
-            seed: int of the random draws.
-            joint: Whether one variable is heads and FFN of a layer together.
-        """
-        self.space = space
-        self.budget = budget
-        self.history = SearchHistory(seed)
-        self._theta = theta
-        self._joint = joint
+        """Start without scores; see `ThetaSearcher`."""
+        super().__init__(space, theta, budget, seed, joint)
         self._rule = ASNG(theta)
 
     def ask(self, n: int) -> list[Architecture]:
@@ -169,26 +105,24 @@ class SNGSearch:
         if len(archs) < 2:
             return
         rewards = [self.budget.reward(a, v) for a, v in zip(archs, values, strict=True)]  # Eq. 7
-        indices = np.stack([self.space.encode(arch, self._joint) for arch in archs])
+        indices = np.stack([self.space.encode(arch, self.joint) for arch in archs])
         self._rule.update(
-            self._theta, indices, losses=-np.array(rewards, np.float64), weights=np.ones(len(archs))
+            self.theta, indices, losses=-np.array(rewards, np.float64), weights=np.ones(len(archs))
         )
 
     def state_dict(self) -> dict[str, Any]:
         """Return generator, scores, theta and the step size."""
-        own = {"dist": self._theta.state_dict(), "rule": self._rule.state_dict()}
-        return {**self.history.state_dict(), **own}
+        own = {"dist": self.theta.state_dict(), "rule": self._rule.state_dict()}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state that `state_dict` returned."""
-        self.history.load_state_dict(state)
-        self._theta.load_state_dict(state["dist"])
+        super().load_state_dict(state)
+        self.theta.load_state_dict(state["dist"])
         self._rule.load_state_dict(state["rule"])
 
     def _draw(self) -> Architecture | None:
-        rng = self.history.rng
-        arch = self.space.decode(self._theta.sample(rng), self._joint)
-        return fit_to_limit(arch, self.space, self.budget.cost, self.budget.limit, rng)
+        return self.fit(self.sample())
 
 
 def make_searcher(
