@@ -8,8 +8,9 @@ imported when a job names the method. Methods of other packages register an entr
 
 from __future__ import annotations
 
+import functools
 import importlib
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 ENTRY_POINT_GROUP = "raycomp.methods"
@@ -57,8 +58,17 @@ SAMPLERS: dict[str, str] = {
 
 def method_names() -> list[str]:
     """Return the names of all methods: raycomp's own in the order above, then those of other packages."""
-    external = sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))
-    return [*METHODS, *(name for name in external if name not in METHODS)]
+    return [*METHODS, *(name for name in sorted(external_methods()) if name not in METHODS)]
+
+
+@functools.cache
+def external_methods() -> dict[str, EntryPoint]:
+    """Return the methods of other packages by name.
+
+    Each call of `entry_points` reads a file of every installed package, which takes longer than the
+    check of a job file. A process therefore does it once.
+    """
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
 
 
 def load_settings(name: str) -> Any:
@@ -81,10 +91,7 @@ def load_method_class(name: str) -> Any:
     if name in METHODS:
         return import_object(METHODS[name][1])
 
-    points = [point for point in entry_points(group=ENTRY_POINT_GROUP) if point.name == name]
-    if not points:
-        raise KeyError(name)
-    return points[0].load()
+    return external_methods()[name].load()
 
 
 def load_training_task(method: str, task: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, ClassVar
@@ -89,10 +90,14 @@ class LastN(FirstN):
 
 
 @pytest.fixture
-def _external(monkeypatch: pytest.MonkeyPatch) -> None:
+def _external(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     point = EntryPoint("last_n", f"{__name__}:LastN", registry.ENTRY_POINT_GROUP)
     monkeypatch.setattr(EntryPoint, "load", lambda self: LastN)
     monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    # A process reads the entry points once.
+    registry.external_methods.cache_clear()
+    yield
+    registry.external_methods.cache_clear()
 
 
 @pytest.mark.usefixtures("_external")

@@ -10,6 +10,7 @@ from raycomp.config.budget import DEVICE_DEFAULTS, parse_quantity
 from raycomp.config.identity import artifact_keys
 from raycomp.config.loader import load_job, parse_job, parse_stored
 from raycomp.errors import UserError
+from raycomp.methods import registry
 
 ROOT = Path(__file__).parents[3]
 JOB = """
@@ -211,3 +212,21 @@ def test_override_of_the_task_replaces_the_other_source(tmp_path: Path, tiny_dat
 def test_encoder_budget_has_two_spellings(tmp_path: Path) -> None:
     text = JOB.replace('encoder_params = "0.5x"', 'params = "0.5x encoder"')
     assert load_job(write(tmp_path, text)).budget[0].kind == "encoder_params"
+
+
+def test_a_process_reads_the_packages_with_methods_once(
+    tiny_job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading them takes ten times as long as the check of a job, and a study checks hundreds of jobs."""
+    groups: list[str] = []
+
+    def record(group: str) -> list[Any]:
+        groups.append(group)
+        return []
+
+    monkeypatch.setattr(registry, "entry_points", record)
+    registry.external_methods.cache_clear()
+    for _ in range(3):
+        assert parse_job(tiny_job).identity()
+    registry.external_methods.cache_clear()
+    assert groups == [registry.ENTRY_POINT_GROUP]
