@@ -29,7 +29,7 @@ demo: $(VENV)/.installed  ## install, run jobs/quickstart.toml on real data, pri
 	$(BIN)/raycomp run jobs/quickstart.toml
 
 test: $(VENV)/.installed  ## install, then run all checks and tests of CI
-	$(MAKE) --no-print-directory check
+	$(MAKE) --no-print-directory --jobs 2 --output-sync check
 	$(IN_PARALLEL) tests/unit tests/conformance tests/security tests/fuzz
 	$(BIN)/python -m pytest tests/integration tests/faults tests/cluster tests/browser
 
@@ -75,11 +75,10 @@ docs-check: $(VENV)/.installed  ## the generated pages of docs/ are current
 	$(BIN)/python -m tools.import_order --check
 
 docs-build: $(VENV)/.installed  ## build the documentation site in build/docs, with warnings as errors, and run its examples
-	$(BIN)/sphinx-build -q -W --keep-going -b html -c docs . build/docs
-	$(BIN)/sphinx-build -q -W --keep-going -b doctest -c docs . build/doctest
+	$(BIN)/sphinx-build -q -W --keep-going -b html -d build/doctrees -c docs . build/docs
+	$(BIN)/sphinx-build -q -W --keep-going -b doctest -d build/doctrees -c docs . build/doctest
 
 check-cluster: $(VENV)/.installed  ## the files of cluster/: schemas of Ray and KubeRay, bash -n, rules of this project
-	$(BIN)/mypy tools/check_cluster.py
 	$(BIN)/python -m tools.check_cluster
 
 docs: $(VENV)/.installed  ## write the generated pages of docs/

@@ -34,13 +34,7 @@ def make_export(out: Path, arch: Architecture = ARCH) -> None:
     export_model(elastic.extract(arch), make_tokenizer(), out, ["bad", "good"], CARD)
 
 
-@pytest.mark.parametrize("arch", [ARCH, SPARSE])
-def test_it_loads_without_raycomp(tmp_path: Path, arch: Architecture) -> None:
-    out = tmp_path / "model"
-    make_export(out, arch)
-    _, elastic = make_pair()
-    batch = make_batch()
-    script = f"""
+LOADER = """
 import json, sys
 class Blocker:
     def find_spec(self, name, path=None, target=None):
@@ -49,29 +43,39 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 import torch
 from transformers import AutoModelForSequenceClassification
-model = AutoModelForSequenceClassification.from_pretrained({str(out)!r}, trust_remote_code=True)
-model.eval()
-batch = json.load(sys.stdin)
-with torch.no_grad():
-    logits = model(**{{k: torch.tensor(v) for k, v in batch.items()}}).logits
-print(json.dumps([logits.tolist(), sum(p.numel() for p in model.parameters()), model.config.id2label]))
+batch = {key: torch.tensor(value) for key, value in json.load(sys.stdin).items()}
+for folder in sys.argv[1:]:
+    model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True).eval()
+    with torch.no_grad():
+        logits = model(**batch).logits
+    params = sum(p.numel() for p in model.parameters())
+    print(json.dumps([logits.tolist(), params, model.config.id2label]))
 """
-    given = json.dumps(
-        {
-            "input_ids": batch.input_ids.tolist(),
-            "attention_mask": batch.attention_mask.long().tolist(),
-            "token_type_ids": batch.token_type_ids.tolist(),
-        }
-    )
+
+
+def test_they_load_without_raycomp(tmp_path: Path) -> None:
+    """Both in one process, because transformers takes seconds to import."""
+    archs = {"whole": ARCH, "sparse": SPARSE}
+    for name, arch in archs.items():
+        make_export(tmp_path / name, arch)
+    batch = make_batch()
+    tokens = {
+        "input_ids": batch.input_ids.tolist(),
+        "attention_mask": batch.attention_mask.long().tolist(),
+        "token_type_ids": batch.token_type_ids.tolist(),
+    }
     done = subprocess.run(
-        [sys.executable, "-c", script], input=given, capture_output=True, text=True, check=False,
-        cwd=tmp_path,
+        [sys.executable, "-c", LOADER, *archs],
+        input=json.dumps(tokens), capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    logits, params, labels = json.loads(done.stdout.splitlines()[-1])
-    assert (torch.tensor(logits) - elastic(batch, arch).logits).abs().max() < 1e-6
-    assert params == sum(p.numel() for p in elastic.extract(arch).parameters())
-    assert labels == {"0": "bad", "1": "good"}
+
+    _, elastic = make_pair()
+    for arch, line in zip(archs.values(), done.stdout.splitlines()[-2:], strict=True):
+        logits, params, labels = json.loads(line)
+        assert (torch.tensor(logits) - elastic(batch, arch).logits).abs().max() < 1e-6
+        assert params == sum(p.numel() for p in elastic.extract(arch).parameters())
+        assert labels == {"0": "bad", "1": "good"}
 
 
 def test_verify_counts_and_compares(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,12 +21,22 @@ LAYOUT_MODULES = [layout, method_layout, study_layout]
 MAX_PATH_LITERALS = 2
 
 
+@functools.cache
+def read_module(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@functools.cache
+def package_figures() -> dict[str, float]:
+    return count_files([ROOT / "raycomp"]).figures()
+
+
 def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
 def imported_packages(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(read_module(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
@@ -47,8 +58,7 @@ def layout_file_names() -> set[str]:
 
 
 def path_literals(path: Path, names: set[str]) -> Iterator[str]:
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
+    for node in ast.walk(read_module(path)):
         if isinstance(node, ast.Constant) and node.value in names:
             yield f"{relative(path)}:{node.lineno} {node.value}"
 
@@ -59,7 +69,7 @@ def test_no_module_has_more_than_330_lines() -> None:
 
 
 def test_the_median_module_is_short_and_not_a_fragment() -> None:
-    assert 80 <= count_files([ROOT / "raycomp"]).figures()["median module, lines"] <= 180
+    assert 80 <= package_figures()["median module, lines"] <= 180
 
 
 def test_ray_is_imported_only_below_runtime() -> None:
@@ -81,7 +91,7 @@ def test_file_names_of_a_run_directory_are_in_the_layout_modules() -> None:
 
 @pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: limit.figure)
 def test_a_figure_of_style_is_within_its_limit(limit: Limit) -> None:
-    figures = count_files([ROOT / "raycomp"]).figures()
+    figures = package_figures()
     assert limit.is_met_by(figures[limit.figure]), figures
 
 
