@@ -16,7 +16,7 @@ from raycomp.methods.bilstm_model import (
 )
 from raycomp.methods.exported_models import load_export
 from raycomp.methods.static import Static, sif_weights
-from raycomp.methods.text_inputs import join_texts, split_texts
+from raycomp.methods.text_model import join_texts, split_texts
 from raycomp.storage.tensors import load_tensors
 from raycomp.training.hints import LABELS_ONLY, Objective
 from tests.unit.methods.golden import compress, make_context
