@@ -14,10 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from raycomp.config.budget import BudgetSettings
 from raycomp.config.job import Job
@@ -29,6 +28,10 @@ from raycomp.methods.context import RunContext
 from raycomp.methods.tasks import TrainingTask
 from raycomp.search.outcome import Outcome
 from raycomp.training.evaluation import Score
+
+if TYPE_CHECKING:
+    # Workers of a training need no class of transformers, whose import takes seconds.
+    from transformers import PreTrainedModel
 
 Forward = Callable[[Batch], Tensor]
 """Function from a batch to logits (batch, classes)."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from raycomp.data.batches import Batch
 from raycomp.encoder.architecture import Architecture
@@ -16,6 +16,10 @@ from raycomp.methods.base import Forward, Run
 from raycomp.methods.context import RunContext
 from raycomp.methods.selection_scores import ScoredModel, record_outcome, score_model
 from raycomp.storage.tensors import load_weights
+
+if TYPE_CHECKING:
+    # Workers of a training need no class of transformers, whose import takes seconds.
+    from transformers import PreTrainedModel
 
 
 def student_network(context: RunContext, arch: Architecture) -> ElasticEncoder:

@@ -6,10 +6,9 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
 
 from raycomp.config.budget import BudgetSettings
 from raycomp.config.search import SearchSettings
@@ -22,6 +21,10 @@ from raycomp.methods.healing import HealedNetwork, heal_networks, load_healed, s
 from raycomp.search.outcome import Outcome
 from raycomp.storage.files import file_hash, read_json
 from raycomp.storage.tables import read_table
+
+if TYPE_CHECKING:
+    # Workers of a training need no class of transformers, whose import takes seconds.
+    from transformers import PreTrainedModel
 
 NEAR_TEACHER = 0.97
 """Share of the teacher's selection score from which one healed network per budget is enough."""

@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -43,29 +44,45 @@ def cli(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]
     )  # fmt: skip
 
 
-def write_error(*args: str, words: list[str]) -> None:
-    done = cli(*args)
-    assert done.returncode not in (0, 1), done
-    assert "Traceback" not in done.stderr + done.stdout
-    assert done.stderr.startswith("Error: ")
-    for word in words:
-        assert word in done.stderr
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended in this process, where nothing is imported again."""
+
+    code: Any
+    out: str
+    err: str
 
 
-def refused_here(capsys: pytest.CaptureFixture[str], *args: str, words: list[str]) -> None:
-    """As `write_error`, in this process: nothing is imported anew."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["raycomp", *args])
+class CommandLine(Protocol):
+    def __call__(self, *args: str) -> Ended: ...
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+    """The command line in this process."""
+
+    def call(*args: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["raycomp", *args])
         with pytest.raises(SystemExit) as ended:
             main()
-    assert ended.value.code not in (0, 1, None)
-    said = capsys.readouterr().err
-    assert said.startswith("Error: ")
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return Ended(ended.value.code, out, err)
+
+    return call
+
+
+def check_refused(here: CommandLine, *args: str, words: list[str]) -> None:
+    ended = here(*args)
+    assert ended.code not in (0, 1, None), ended
+    assert ended.err.startswith("Error: ")
     for word in words:
-        assert word in said
+        assert word in ended.err
 
 
-def test_plan_says_what_would_be(job_file: Path, tmp_path: Path) -> None:
+def test_plan_says_what_would_be(
+    job_file: Path, tmp_path: Path, here: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done = cli("plan", str(job_file), "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
@@ -73,10 +90,11 @@ def test_plan_says_what_would_be(job_file: Path, tmp_path: Path) -> None:
     assert all(b["feasible"] for b in plan["budgets"])
     assert plan["steps"]["supernet"] == 21
     assert not list(tmp_path.rglob("steps*"))
-    text = cli("plan", str(job_file), "--set", "budget.half.encoder_params=0.01x", cwd=tmp_path)
-    assert text.returncode == 1
-    assert "cannot be met" in text.stdout
-    assert "Nearest" in text.stdout
+    monkeypatch.chdir(tmp_path)
+    text = here("plan", str(job_file), "--set", "budget.half.encoder_params=0.01x")
+    assert text.code == 1
+    assert "cannot be met" in text.out
+    assert "Nearest" in text.out
 
 
 @pytest.mark.parametrize(
@@ -95,21 +113,17 @@ def test_plan_says_what_would_be(job_file: Path, tmp_path: Path) -> None:
     ids=lambda v: v[0] if isinstance(v, list) else None,
 )
 def test_mistakes_are_one_message(
-    job_file: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    overrides: list[str],
-    words: list[str],
+    job_file: Path, tmp_path: Path, here: CommandLine, overrides: list[str], words: list[str]
 ) -> None:
     sets = [part for o in overrides for part in ("--set", o)]
     storage = tmp_path / "runs"
-    refused_here(capsys, "run", str(job_file), *sets, "--storage", str(storage), words=words)
+    check_refused(here, "run", str(job_file), *sets, "--storage", str(storage), words=words)
     left = [p for p in storage.rglob("*") if p.is_file() and ".cache" not in p.parts]
     assert left == []
 
 
 def test_bad_data_and_bad_weights(
-    job_file: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    job_file: Path, tiny_model: Path, tmp_path: Path, here: CommandLine
 ) -> None:
     one = tmp_path / "one.csv"
     make_sentences(40, 0).assign(label="good").to_csv(one, index=False)
@@ -123,29 +137,29 @@ def test_bad_data_and_bad_weights(
     weights.write_bytes(weights.read_bytes()[:500])
     base = ["run", str(job_file), "--storage", str(tmp_path / "runs")]
     text = ["--set", 'task.text=["text"]', "--set", "task.label=label"]
-    refused_here(capsys, *base, "--set", f"task.train={one}", *text, words=["one class"])
-    refused_here(capsys, *base, "--set", f"task.train={empty}", *text, words=["empty"])
-    write_error(*base, "--set", f"model.name={torn}", words=[str(torn)])
+    check_refused(here, *base, "--set", f"task.train={one}", *text, words=["one class"])
+    check_refused(here, *base, "--set", f"task.train={empty}", *text, words=["empty"])
+    check_refused(here, *base, "--set", f"model.name={torn}", words=[str(torn)])
 
 
 def test_a_warning_appears_once_on_standard_error(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, here: CommandLine
 ) -> None:
     """The package prints nothing by itself, so a command must show its warnings."""
     for _ in range(2):
-        refused_here(capsys, "plan", str(tmp_path / "none.toml"), words=["none.toml"])
+        check_refused(here, "plan", str(tmp_path / "none.toml"), words=["none.toml"])
     logging.getLogger("raycomp").warning("The URL cannot be written.")
     assert capsys.readouterr().err == "The URL cannot be written.\n"
 
 
-def test_storage_that_cannot_be_written(job_file: Path, tmp_path: Path) -> None:
+def test_storage_that_cannot_be_written(job_file: Path, tmp_path: Path, here: CommandLine) -> None:
     (tmp_path / "file").write_text("x")
-    write_error("run", str(job_file), "--storage", str(tmp_path / "file" / "runs"), words=["storage"])
+    storage = str(tmp_path / "file" / "runs")
+    check_refused(here, "run", str(job_file), "--storage", storage, words=["storage"])
 
 
-def test_an_unreachable_cluster_is_one_message(
-    job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreachable_cluster_is_one_message(job_file: Path, tmp_path: Path) -> None:
+    """In a process of its own: this one is connected to Ray."""
     given = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
     given["RAY_gcs_rpc_server_reconnect_timeout_s"] = "2"
     done = subprocess.run(
@@ -180,30 +194,30 @@ def test_an_interrupted_run_says_so_and_goes_on(tiny_job: dict[str, Any], tmp_pa
     assert not list(storage.glob("*/teacher/network.safetensors"))
 
 
-def test_query_filters_and_explains(tmp_path: Path) -> None:
+def test_query_filters_and_explains(tmp_path: Path, here: CommandLine) -> None:
     rows = [
         {"run": "r", "method": "yoco", "budget": b, "params": p, "feasible": f, "validation": v}
         for b, p, f, v in [("a", 10, True, 0.8), ("b", 12, True, 0.9), ("c", 5, False, None)]
     ]
     (tmp_path / "job.json").write_text("{}")
     write_rows(tmp_path, "deployments", rows, "yoco")
-    done = cli(
-        "query", str(tmp_path), "--where", "params < 20 and feasible", "--best", "validation", "--json"
-    )
-    assert [r["budget"] for r in json.loads(done.stdout)] == ["b"]
-    shown = cli("query", str(tmp_path), "--where", "params < 11").stdout.splitlines()
-    assert [line.split()[2] for line in shown[1:]] == ["a", "c"]
-    write_error("query", str(tmp_path), "--where", "parms < 1", words=["parms", "params"])
-    write_error("query", str(tmp_path), "--where", "__import__('os')", words=["--where"])
-    write_error("query", str(tmp_path), "--best", "arch", words=["arch"])
-    write_error("query", str(tmp_path / "none"), words=["none"])
-    write_error("query", str(tmp_path), "--table", "speeds", words=["speeds", "deployments"])
+    query = ["query", str(tmp_path)]
+    where = ["--where", "params < 20 and feasible"]
+    best = here(*query, *where, "--best", "validation", "--json")
+    assert [r["budget"] for r in json.loads(best.out)] == ["b"]
+    lines = here(*query, "--where", "params < 11").out.splitlines()
+    assert [line.split()[2] for line in lines[1:]] == ["a", "c"]
+    check_refused(here, *query, "--where", "parms < 1", words=["parms", "params"])
+    check_refused(here, *query, "--where", "__import__('os')", words=["--where"])
+    check_refused(here, *query, "--best", "arch", words=["arch"])
+    check_refused(here, "query", str(tmp_path / "none"), words=["none"])
+    check_refused(here, *query, "--table", "speeds", words=["speeds", "deployments"])
     torn = write_rows(tmp_path, "deployments", rows, "zz")
     torn.write_bytes(b"PAR1")
-    write_error("query", str(tmp_path), words=["zz.parquet"])
+    check_refused(here, *query, words=["zz.parquet"])
 
 
-def test_a_report_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_is_one_message(tmp_path: Path, here: CommandLine) -> None:
     (tmp_path / "one").mkdir()
     cases = {
         "does not exist": ["report", str(tmp_path / "none")],
@@ -211,16 +225,15 @@ def test_a_report_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
         "Name it with --out": ["report", str(tmp_path), str(tmp_path / "one")],
     }
     for message, arguments in cases.items():
-        done = cli(*arguments)
-        assert done.returncode == 2
-        assert message in done.stderr
-        assert "Traceback" not in done.stderr
+        ended = here(*arguments)
+        assert ended.code == 2
+        assert message in ended.err
 
 
 @pytest.mark.parametrize(
     "command", ["plan", "run", "profile", "query", "export", "report", "submit", "status", "logs", "stop"]
 )
-def test_every_command_has_help_with_an_example(command: str) -> None:
-    done = cli(command, "--help")
-    assert done.returncode == 0
-    assert f"raycomp {command}" in done.stdout
+def test_every_command_has_help_with_an_example(command: str, here: CommandLine) -> None:
+    ended = here(command, "--help")
+    assert ended.code == 0
+    assert f"raycomp {command}" in ended.out
