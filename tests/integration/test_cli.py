@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -9,15 +10,17 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
-from raycomp.cli.main import main
 from raycomp.storage.tables import write_rows
+from tests.command_line import Ended, call_command
 from tests.conftest import make_sentences
+
+CommandLine = Callable[..., Ended]
 
 
 def toml(job: dict[str, Any]) -> str:
@@ -44,32 +47,10 @@ def cli(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended in this process, where nothing is imported again."""
-
-    code: Any
-    out: str
-    err: str
-
-
-class CommandLine(Protocol):
-    def __call__(self, *args: str) -> Ended: ...
-
-
 @pytest.fixture
-def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+def here(capsys: pytest.CaptureFixture[str]) -> CommandLine:
     """The command line in this process."""
-
-    def call(*args: str) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["raycomp", *args])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return Ended(ended.value.code, out, err)
-
-    return call
+    return functools.partial(call_command, capsys)
 
 
 def check_refused(here: CommandLine, *args: str, words: list[str]) -> None:

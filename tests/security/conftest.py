@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raycomp.cli import main as cli
+from tests.command_line import call_command
 from tests.integration.test_cli import toml
 
 Refused = Callable[..., str]
 
 
 @pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
     """Call a command; check that it is refused as users are, and return its message."""
 
     def call(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["raycomp", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert ended.value.code == 2, out + err
-        assert "Traceback" not in out + err
-        lines = err.splitlines()
-        assert len(lines) == 1, err
+        ended = call_command(capsys, *arguments)
+        assert ended.code == 2, ended
+        lines = ended.err.splitlines()
+        assert len(lines) == 1, ended.err
         assert lines[0].startswith("Error: ")
         assert lines[0].isprintable()
         assert len(lines[0]) < 4200
