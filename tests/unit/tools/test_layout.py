@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from raycomp.methods.registry import METHODS
 from raycomp.storage import layout, method_layout, study_layout
 from tools.style_figures import LIMITS, ROOT, Limit, count_files, exceeded_limits
+
+# Their students are models of transformers from the start.
+TEXT_MODELS = {"adabert", "bilstm", "static"}
 
 MODULES = sorted((ROOT / "raycomp").rglob("*.py"))
 LAYOUT_MODULES = [layout, method_layout, study_layout]
@@ -41,6 +45,35 @@ def imported_packages(path: Path) -> Iterator[str]:
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             yield node.module.partition(".")[0]
+
+
+def imported_with(path: Path) -> Iterator[str]:
+    """Names of the modules that a module imports at once: not in functions, and not for types only."""
+    statements: list[ast.stmt] = list(read_module(path).body)
+    while statements:
+        node = statements.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.unparse(node.test):
+            statements += [*node.body, *node.orelse]
+
+
+def loaded_packages(module: str) -> set[str]:
+    """Names of all packages, and of raycomp's modules, that a process loads with a module."""
+    loaded: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = ROOT / f"{name.replace('.', '/')}.py"
+        if name in loaded or not name.startswith("raycomp"):
+            loaded.add(name.partition(".")[0])
+        elif path.exists():
+            loaded.add(name)
+            waiting += imported_with(path)
+    return loaded
 
 
 def layout_file_names() -> set[str]:
@@ -79,6 +112,15 @@ def test_ray_is_imported_only_below_runtime() -> None:
         if "ray" in imported_packages(path) and not relative(path).startswith("raycomp/runtime/")
     ]
     assert importers == []
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in TEXT_MODELS])
+def test_a_worker_of_a_training_leaves_transformers_out(method: str) -> None:
+    """Each worker of each training would pay for its import, which takes seconds."""
+    path, _ = METHODS[method][1].split(":")
+    packages = loaded_packages(path) | loaded_packages("raycomp.runtime.training.worker")
+    assert {"torch", "raycomp.methods.tasks"} <= packages
+    assert "transformers" not in packages
 
 
 def test_file_names_of_a_run_directory_are_in_the_layout_modules() -> None:
