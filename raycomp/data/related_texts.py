@@ -23,8 +23,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 
 NGRAM = 3
 """Words of an n-gram."""
@@ -80,6 +78,10 @@ def group_related(frame: pd.DataFrame, largest: int) -> np.ndarray:
 
 def _components(edges: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
     """Return the connected component of each row: (count,)."""
+    # Imported here, as below: training workers and evaluators relate no rows.
+    from scipy import sparse
+    from scipy.sparse.csgraph import connected_components
+
     sources = np.concatenate([edge[0] for edge in edges])
     targets = np.concatenate([edge[1] for edge in edges])
     graph = sparse.coo_matrix((np.ones(len(sources), np.int8), (sources, targets)), (count, count))
@@ -274,6 +276,8 @@ def _link_contained(words: _Words) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Returns:
         Row, other row, and the share of the row's n-grams that the other row has; each (edges,).
     """
+    from scipy import sparse
+
     grams, rows = _ngrams(words)
     _, numbers, frequencies = np.unique(grams, return_inverse=True, return_counts=True)
     is_rare = frequencies[numbers] <= COMMON_ROWS
