@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 from pydantic import Field
@@ -61,12 +61,13 @@ class MagnitudeSettings(StudentSettings):
 class MagnitudeTask(StudentTask):
     """Training of one network, whose smallest weights become 0 after each step."""
 
-    def __init__(self, context: RunContext, plan: dict[str, Any], **parts: Any) -> None:
-        """Build the network; see `StudentTask`."""
-        super().__init__(context, plan, **parts)
-        settings = context.job.settings(MagnitudeSettings)
-        budget = next(b for b in context.job.budget if b.name == plan["budget"])
-        final_share = remaining_share(context, budget)
+    def build(self) -> None:
+        """Build the network, and the step that prunes it."""
+        super().build()
+        job = self.context.job
+        settings = job.settings(MagnitudeSettings)
+        budget = next(b for b in job.budget if b.name == self.plan["budget"])
+        final_share = remaining_share(self.context, budget)
         assert final_share is not None  # nosec B101 - only feasible budgets are trained
         warmup = max(1, round(settings.warmup * self.num_steps))
         last = round(settings.final_warmups * warmup)
