@@ -29,6 +29,7 @@ import torch
 from raycomp.config.job import Job
 from raycomp.config.loader import load_job
 from raycomp.data.batches import TrainPlan, collate
+from raycomp.encoder.interface import logits_of
 from raycomp.methods.adabert.candidates import load_distribution
 from raycomp.methods.adabert.compiler import compile_child
 from raycomp.methods.adabert.distillation_data import DistillationData
@@ -45,7 +46,6 @@ from raycomp.methods.adabert.trials import (
     search_structure,
     training_plan,
 )
-from raycomp.methods.base import logits_of
 from raycomp.methods.scoring import score_forward
 from raycomp.runtime.cluster import connect as cluster
 from raycomp.runtime.cluster.progress import Progress

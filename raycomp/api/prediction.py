@@ -86,7 +86,7 @@ def _predict(context: RunContext, model: Any, tokenizer: Any, part: UnlabelledRo
     import torch
 
     from raycomp.data.tokens import fingerprint, tokenise
-    from raycomp.methods.base import logits_of
+    from raycomp.encoder.interface import logits_of
     from raycomp.training.evaluation import predict_logits
 
     # Not cached: the rows do not belong to the run.

@@ -40,6 +40,12 @@ def model_inputs(config: Any, batch: TokenBatch) -> dict[str, Tensor]:
     return inputs
 
 
+def logits_of(model: Any, batch: TokenBatch) -> Tensor:
+    """Return the logits of a transformers model, (batch, classes)."""
+    logits: Tensor = model(**model_inputs(model.config, batch)).logits
+    return logits
+
+
 @dataclass(frozen=True)
 class AttentionStates:
     """Query, key and value of one layer, each (batch, heads, length, head size)."""

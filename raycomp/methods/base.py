@@ -23,7 +23,6 @@ from raycomp.config.job import Job
 from raycomp.config.search import SearchSettings
 from raycomp.config.section import MethodSettings
 from raycomp.data.batches import Batch
-from raycomp.encoder.interface import model_inputs
 from raycomp.methods.context import RunContext
 from raycomp.methods.tasks import TrainingTask
 from raycomp.search.outcome import Outcome
@@ -226,11 +225,6 @@ class Run(ABC):
     @abstractmethod
     def record_cost(self, part: str, row: dict[str, Any]) -> None:
         """Write one row of table `costs`, as the file PART of the table."""
-
-
-def logits_of(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Return the logits of a transformers model, (batch, classes)."""
-    return model(**model_inputs(model.config, batch)).logits
 
 
 class Method(ABC):

@@ -20,14 +20,14 @@ from transformers import PreTrainedModel
 from raycomp.config.section import MethodSettings
 from raycomp.data.batches import Batch, mean_batch, smallest_batch
 from raycomp.data.tokens import TokenSplit
-from raycomp.encoder.interface import ElasticOutput
+from raycomp.encoder.interface import ElasticOutput, logits_of
 from raycomp.errors import UserError
 from raycomp.methods.augmentation import (
     AugmentedData,
     augment_training_text,
     find_augmentation_problems,
 )
-from raycomp.methods.base import Deployable, Forward, Method, Run, logits_of
+from raycomp.methods.base import Deployable, Forward, Method, Run
 from raycomp.methods.context import RunContext
 from raycomp.methods.preparation_costs import record_preparation
 from raycomp.methods.registry import load_method_class

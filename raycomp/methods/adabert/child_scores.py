@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from raycomp.encoder.interface import logits_of
 from raycomp.methods.adabert.compiler import compile_child, compiled_macs
 from raycomp.methods.adabert.distillation_data import DistillationData
 from raycomp.methods.adabert.efficiency import operation_costs
@@ -12,7 +13,6 @@ from raycomp.methods.adabert.settings import AdabertSettings
 from raycomp.methods.adabert.step import PAPER_BATCH
 from raycomp.methods.adabert.structure import Structure
 from raycomp.methods.adabert.student import Child
-from raycomp.methods.base import logits_of
 from raycomp.methods.scoring import score_forward
 from raycomp.storage.rows import EvaluationRow
 

@@ -20,8 +20,9 @@ from raycomp.deployment.format_settings import INT8_FILE, ONNX_FILE
 from raycomp.deployment.latency import measure_latencies_ms
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.export import export_model, verify_export, verify_tokenizer, write_card
+from raycomp.encoder.interface import logits_of
 from raycomp.errors import UserError
-from raycomp.methods.base import Deployable, Forward, Healing, ProgressUpdate, logits_of
+from raycomp.methods.base import Deployable, Forward, Healing, ProgressUpdate
 from raycomp.methods.context import RunContext
 from raycomp.methods.scoring import score_validation
 from raycomp.report.predictions import Predictions
