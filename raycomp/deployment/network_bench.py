@@ -41,6 +41,9 @@ RUNS = 100
 SECONDS = 12.0
 """Largest number of passes of each network at one length, and the time for a chunk of networks."""
 
+SHORTEST_CHECK = 16
+"""Fewest tokens of the longest text on which an exported file is compared with its network."""
+
 TURN = 5
 """Passes of a network before the next network has its turn."""
 
@@ -111,6 +114,7 @@ class NetworkBench:
     def _write(self, arch: Architecture, folder: Path) -> tuple[TokenForward, Path]:
         """Write a network as a file of the runtime; return its forward function and the file."""
         model = _random_model(self._config, arch)
+
         if self._conditions.runtime == "torch":
             write_network(model, folder)
             return model_forward(model), folder / WEIGHTS_FILE
@@ -118,12 +122,16 @@ class NetworkBench:
         path = folder / ONNX_FILE
         path.parent.mkdir(parents=True)
         # The export compares the file with the model, and longer texts than those timed only take longer.
-        export_onnx(model, path, min(self._config.max_positions, max(self._conditions.lengths)))
+        longest = max(SHORTEST_CHECK, *self._conditions.lengths)
+        export_onnx(model, path, min(self._config.max_positions, longest))
+
+        # The first form that an export tries. If it loses too much there, the certificate shows it.
         if self._conditions.runtime == "onnxruntime-int8":
             target = folder / INT8_FILE
             form = Int8Form("dynamic", False, tuple(find_operations(path)))
             quantise(path, target, form, (), reduce_range=needs_reduced_range())
             path = target
+
         return session_forward(open_session(path, self._conditions.threads)), path
 
     def _measure_memory(self, path: Path) -> float | None:

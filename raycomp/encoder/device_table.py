@@ -168,6 +168,7 @@ class DeviceTable:
     def _sum(self, quantity: str, arch: Architecture) -> float:
         single, added = self._sums[quantity]
         layers = list(zip(arch.heads, arch.ffn, strict=True))
+
         missing = [layer for layer in layers if layer not in single]
         if missing:
             heads, ffn = missing[0]
@@ -175,6 +176,7 @@ class DeviceTable:
                 f"The profile lacks a layer of {heads} heads and {ffn} neurons. Run `raycomp profile` "
                 "again with this job."
             )
+
         # The last layer computes one token only, so its time has a column of its own.
         return single[layers[-1]] + sum(added[layer] for layer in layers[:-1])
 
@@ -203,9 +205,11 @@ class DeviceTable:
             KeyError, TypeError, ValueError: It is not a table.
         """
         networks = []
+
         for entry in data["networks"]:
             measured = {name: float(entry[name]) for name in QUANTITIES if name in entry}
             networks.append(NetworkFigures(Architecture.from_json(entry["arch"]), measured))
+
         return cls(
             Conditions(
                 str(data["runtime"]),
@@ -244,6 +248,7 @@ def fit_line(sums: Sequence[float], measured: Sequence[float]) -> Line:
     """
     x = np.array(sums, np.float64)
     y = np.array(measured, np.float64)
+
     if len(x) >= LINE_NETWORKS:
         # Each row is divided by the measured value: small networks count as much as large ones.
         rows = np.stack([1 / y, x / y], axis=1)
@@ -251,6 +256,8 @@ def fit_line(sums: Sequence[float], measured: Sequence[float]) -> Line:
         # A falling line would make larger networks look faster, and the search would never stop growing.
         if scale > 0:
             return Line(offset, scale)
+
+    # Two points fix a line that a third one would refute.
     return Line(0.0, float(np.median(y / x)))
 
 

@@ -77,8 +77,11 @@ class BudgetCosts:
         """Return the name of a budget's cost function. Budgets with the same name can form a group."""
         if budget.kind in BUDGET_KINDS:
             return budget.kind
+
+        # Limits of several kinds are not comparable: such budgets are not searched together.
         if budget.kind == SEVERAL or not self.is_known(budget):
             return f"{budget.kind} of {budget.name}"
+
         # A corrected budget has a key of its own: its predictions are larger than those of the others.
         quantity = quantity_of(budget, budget.kind)
         conditions = self._state.tables[budget.name].conditions.describe()
@@ -106,6 +109,8 @@ class BudgetCosts:
         """
         if budget.kind != SEVERAL:
             return lambda arch: self.cost_of_kind(budget, budget.kind, arch)
+
+        # At most 1 where every limit is met, and like each cost it grows with every dimension.
         limits = self.limits(budget)
         return lambda arch: max(
             self.cost_of_kind(budget, kind, arch) / limit for kind, limit in limits.items()
@@ -118,6 +123,7 @@ class BudgetCosts:
     def _cost_of_kind(self, budget: BudgetSettings, kind: str, arch: Architecture) -> float:
         if kind in BUDGET_KINDS:
             return float(self._base.cost(kind, arch))
+
         table = self._state.tables.get(budget.name)
         if table is None:
             raise UserError(
@@ -165,11 +171,13 @@ def read_lengths(path: Path, name: str) -> tuple[int, ...]:
             f"Budget {name}: the file of lengths {path} cannot be read ({first_line(error)}). Write one "
             "number of tokens per line."
         ) from None
+
     if not lengths or lengths[0] < 2:
         raise UserError(
             f"Budget {name}: the file of lengths {path} must have numbers of tokens above 1, one per "
             "line."
         )
+
     # Evenly spaced in the sorted lines, each number stands for as many texts.
     places = (np.arange(min(MAX_LENGTHS, len(lengths))) + 0.5) * len(lengths)
     return tuple(lengths[int(place // min(MAX_LENGTHS, len(lengths)))] for place in places)
@@ -186,6 +194,7 @@ def read_profile(path: Path) -> list[DeviceTable]:
             f"The profile {path} does not exist. Make it on the device with `raycomp profile JOB --out "
             f"{path}`, or leave the setting profile out: the run then measures this machine."
         )
+
     data = read_json(path)
     try:
         return [DeviceTable.from_dict(table) for table in data["tables"]]
@@ -205,6 +214,8 @@ def find_recorded_tables(layout: RunLayout) -> dict[str, DeviceTable] | None:
     path = layout.devices.profile
     if not path.exists():
         return None
+
+    # Another version of raycomp may have written it.
     data = read_json(path)
     try:
         return {str(name): DeviceTable.from_dict(table) for name, table in data.items()}
@@ -251,9 +262,12 @@ def match_table(
             f"Budget {budget.name}: the profile {budget.profile} is of another encoder. Make it again "
             "with `raycomp profile` and this job."
         )
+
+    # Times at other conditions say nothing about these: they are not scaled.
     for table in own:
         if table.conditions == conditions:
             return table
+
     present = "; ".join(table.conditions.describe() for table in own)
     raise UserError(
         f"Budget {budget.name} is for {conditions.describe()}, and the profile {budget.profile} has "

@@ -251,6 +251,7 @@ def _check_widths(job: Job, key: str, values: Sequence[int], full: int, unit: in
     uneven = [value for value in values if value * unit % step and value != full]
     if key == "depth" or not uneven:
         return
+
     stride = step // math.gcd(step, unit)
     # Two choices can have the same nearest multiple.
     nearest = sorted({min(full, max(1, round(value / stride)) * stride) for value in uneven})

@@ -311,7 +311,8 @@ def _write_certificate(context: RunContext, row: DeploymentRow, deployable: Depl
     """Write a deployment's figures into its export, or remove the export where the job keeps none."""
     if context.job.export.enabled:
         machine = describe_machine(torch.get_num_threads())
-        figures = {**row.to_row(), **deployable.certificate, "machine": machine, "made": time.time()}
+        # A measured model was measured with the threads of its budget.
+        figures = {**row.to_row(), "machine": machine, **deployable.certificate, "made": time.time()}
         write_json(context.layout.certificate(context.method, deployable.budget), figures)
         return row
 

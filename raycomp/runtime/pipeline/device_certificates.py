@@ -34,6 +34,9 @@ NOT_CERTIFIED = "NOT CERTIFIED"
 FORMATS = {"onnxruntime": ("onnx",), "onnxruntime-int8": ("onnx", "int8"), "torch": ("transformers",)}
 """Formats that a runtime needs. The INT8 file needs the one in fp32 as its reference."""
 
+SHIPPED_KEYS = ("machine", "files", "limits", "passing_files", "notes")
+"""Keys of the certificate that the export of a model gets."""
+
 Certify = Callable[[RunContext, Deployable], dict[str, Any]]
 """Function that measures a model as a file, and returns the content of its certificate."""
 
@@ -111,8 +114,8 @@ def certify_file(context: RunContext, deployable: Deployable) -> dict[str, Any]:
         earlier = read_json(path)
         if (earlier.get("arch_id"), earlier.get("weights_id")) == (deployable.arch_id, weights_id):
             return earlier
-    shutil.rmtree(folder, ignore_errors=True)
 
+    shutil.rmtree(folder, ignore_errors=True)
     return export_formats(context, deployable, folder, {}, _format_settings(context, budget))
 
 
@@ -151,6 +154,8 @@ def _measure(
     # A limit that could not be measured must not pass.
     is_met = all(value is not None and value <= limits[kind] for kind, value in values.items())
     verdict = PASS if is_met else FAIL
+
+    # The times of this machine say nothing about the device.
     if not same_cpu(table, describe_machine(table.conditions.threads)):
         verdict = NOT_CERTIFIED
     return Measurement(certificate, values, verdict)
@@ -166,6 +171,8 @@ def _find_file(certificate: dict[str, Any], runtime: str) -> dict[str, Any]:
             f"The model {certificate['arch_id']} lacks a file for {runtime}: {notes} Choose another "
             "runtime for the budget."
         )
+
+    # Where INT8 loses too much accuracy, the file in fp32 is deployed, and it must meet the limit.
     precision = "int8" if runtime.endswith("int8") else "fp32"
     return next((entry for entry in files if entry["precision"] == precision), files[0])
 
@@ -188,6 +195,7 @@ def _tighten(
 
     The recorded factors make the predictions of its budget as large as the measured values.
     """
+
     path = context.files.device_corrections
     entries = read_json(path) if path.exists() else {}
     entry = entries.get(budget.name, {"factors": {}, "attempts": 0, "nearest": None})
@@ -240,9 +248,7 @@ def _with_measurement(
     context: RunContext, budget: BudgetSettings, deployable: Deployable, measurement: Measurement
 ) -> Deployable:
     """Return the deployable with its certificate, and its cost as it was measured."""
-    certificate = {
-        key: measurement.certificate[key] for key in ("files", "limits", "passing_files", "notes")
-    }
+    certificate = {key: measurement.certificate[key] for key in SHIPPED_KEYS}
     limits = context.budget_costs.limits(budget)
     if measurement.verdict == NOT_CERTIFIED:
         # Figures of another CPU say nothing about the device.

@@ -82,8 +82,8 @@ def certifier(slowdown: Callable[[Architecture], float]) -> Callable[..., dict[s
             "latencies": [{"p50_ms": time, "p95_ms": 1.2 * time}],
         }  # fmt: skip
         return {
-            "files": [file], "limits": [], "passing_files": [], "notes": [], "arch_id": arch.id,
-            "params": context.costs.cost("params", arch), "flops": deployable.flops,
+            "machine": {}, "files": [file], "limits": [], "passing_files": [], "notes": [],
+            "arch_id": arch.id, "params": context.costs.cost("params", arch), "flops": deployable.flops,
         }  # fmt: skip
 
     return certify
