@@ -19,6 +19,7 @@ from tests.integration.conftest import run_silently
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_measures_searches_certifies_and_ships_the_files(
     tiny_job: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -32,6 +33,14 @@ def test_a_run_measures_searches_certifies_and_ships_the_files(
     with pytest.raises(UserError, match=r"Budget impossible: size_mb <= .* Nearest feasible limit"):
         run_silently(tiny_job, tmp_path)
     del tiny_job["budget"][2]
+
+    # The second run takes the measured layers of the first one, as from a file of `raycomp profile`.
+    (measured,) = tmp_path.glob("*/device_profile.json")
+    profile = tmp_path / "profile.json"
+    tables = json.loads(measured.read_text())
+    profile.write_text(json.dumps({"tables": [tables["edge"], tables["torch"]]}))
+    for budget in tiny_job["budget"]:
+        budget["profile"] = str(profile)
     run_dir = run_silently(tiny_job, tmp_path)
 
     rows = read_table(run_dir, "deployments").set_index("budget")
