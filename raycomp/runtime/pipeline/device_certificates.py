@@ -72,7 +72,10 @@ def certify_budgets(
     """
     deployables = {entry.budget: entry for entry in compress(context)}
     order = list(deployables)
-    open_budgets = [budget for budget in context.job.budget if budget.is_for_device]
+    # AdaBERT's models have settings in place of budgets, and no limit to be measured.
+    open_budgets = [
+        budget for budget in context.job.budget if budget.is_for_device and budget.name in deployables
+    ]
 
     while open_budgets:
         failed = []
@@ -205,9 +208,9 @@ def _tighten(
     for kind, value in measurement.values.items():
         if kind not in BUDGET_KINDS and value is not None and value > limits[kind]:
             quantity = quantity_of(budget, kind)
-            predicted = context.budget_costs.cost_of_kind(budget, kind, arch)
-            factor = float(entry["factors"].get(quantity, 1.0))
-            entry["factors"][quantity] = factor * value / predicted
+            # Larger than an earlier factor: with that one, the prediction was within the limit.
+            predicted = context.device.tables[budget.name].predict(quantity, arch)
+            entry["factors"][quantity] = value / predicted
 
     # After the last attempt, the user gets the model that came closest, not the last one.
     excess = _excess(measurement.values, limits)

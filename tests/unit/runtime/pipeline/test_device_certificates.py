@@ -129,6 +129,24 @@ def test_a_model_that_fails_tightens_the_bound_by_the_measured_ratio(
     assert "attempt 1 of 3" in said[0]
 
 
+def test_a_second_failure_replaces_the_correction_of_the_first(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    context = make_context(tiny_job, tmp_path, [{"name": "edge", "latency_ms": 7}])
+    ratios = iter([1.1, 2.0, 0.5])
+    (edge,), asked, _ = run(context, lambda arch: next(ratios))
+    assert len(asked) == 3
+    assert edge.verdict == "PASS"
+    corrections = json.loads(context.files.device_corrections.read_text())
+    assert corrections["edge"]["factors"]["latency_ms"] == pytest.approx(2.0)
+
+
+def test_a_method_without_budgets_is_left_as_it_is(tiny_job: dict[str, Any], tmp_path: Path) -> None:
+    context = make_context(tiny_job, tmp_path, [{"name": "edge", "latency_ms": 7}])
+    model = Deployable("k1-beta1", "beta", 1.0, lambda: pytest.fail("not built"))
+    assert certify_budgets(context, lambda narrowed: [model], certifier(lambda arch: 1), print) == [model]
+
+
 def test_the_outcomes_of_a_failed_budget_are_searched_again_and_no_others(
     tiny_job: dict[str, Any], tmp_path: Path
 ) -> None:
