@@ -1,6 +1,6 @@
 """Compress a model for two budgets from Python, in about a minute on two CPU cores.
 
-    pip install 'raycomp[demo]'
+    pip install -e '.[demo]'
     python examples/compress.py
 
 The data are sentences that the script makes, so that it needs no download: a real task has more rows, and

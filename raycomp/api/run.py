@@ -97,6 +97,11 @@ class Run:
         return self.table("deployments")
 
     @property
+    def costs(self) -> pd.DataFrame:
+        """What each method cost: one row per training, scoring and other work."""
+        return self.table("costs")
+
+    @property
     def evaluations(self) -> pd.DataFrame:
         """One row per architecture that was scored on the selection split."""
         return self.table("evaluations")

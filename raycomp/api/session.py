@@ -65,6 +65,7 @@ def check_references(job: Job) -> None:
     settings = [
         ("task.metric", job.task.metric or ""),
         ("train.distill", job.train.distill),
+        ("heal.distill", job.heal.distill),
         *(("search.searchers", name) for name in job.search.searchers),
     ]
     for setting, value in settings:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from raycomp.config.references import is_reference, resolve_reference
+from raycomp.config.search import SEARCHERS
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 from raycomp.search.budget import SearchBudget
@@ -155,4 +156,4 @@ def make_searcher(
     if is_reference(name):
         searcher: Searcher = resolve_reference(name, "search.searchers")(space, budget, seed)
         return searcher
-    raise UserError(f"Searcher {name!r} is unknown. Use rated, sng, random or evolution.")
+    raise UserError(f"Searcher {name!r} is unknown. Use {', '.join(SEARCHERS)}.")

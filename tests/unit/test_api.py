@@ -396,9 +396,11 @@ def test_searchers_and_hints_are_named_by_their_modules(tmp_path: Path) -> None:
     check_references(job)
     plain = make_job(tmp_path, data="glue/sst2")
     assert plain.run_id != job.run_id
-    missing = make_job(tmp_path, data="glue/sst2", train={"distill": "no_such_module:Hint"})
-    with pytest.raises(raycomp.UserError, match="no_such_module"):
-        check_references(missing)
+    for section in ("train", "heal"):
+        settings = {section: {"distill": "no_such_module:Hint"}}
+        missing = make_job(tmp_path, data="glue/sst2", **settings)
+        with pytest.raises(raycomp.UserError, match=rf"{section}\.distill.*no_such_module"):
+            check_references(missing)
 
     class Local:
         pass

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from raycomp.config.budget import SEVERAL
 from raycomp.data.batches import collate
 from raycomp.deployment.cpu import describe_machine
 from raycomp.deployment.format_settings import INT8_FILE, ONNX_FILE
@@ -29,6 +30,7 @@ from raycomp.report.predictions import Predictions
 from raycomp.report.shortfall import describe_shortfall, find_min_retention, find_shortfall
 from raycomp.runtime.pipeline.plain_form import in_plain_form
 from raycomp.runtime.pipeline.user_units import in_user_units, standardised
+from raycomp.search.search_loop import budget_settings
 from raycomp.storage.files import read_array, write_json, write_text
 from raycomp.storage.rows import DeploymentRow
 from raycomp.storage.tables import write_rows
@@ -125,11 +127,7 @@ def _deploy(
 
     counts = _count(loaded, deployable)
     cost = _find_cost(context, deployable, counts)
-    if deployable.kind in counts and cost > deployable.limit:
-        raise UserError(
-            f"Budget {deployable.budget}: the exported model has {cost:,.0f} {deployable.kind}, but the "
-            f"limit is {deployable.limit:,.0f}. {REPORT_BUG}"
-        )
+    _check_counts(context, deployable, counts)
 
     forward = standardised(context, lambda batch: logits_of(loaded, batch))
     validation = score_validation(context, forward, out.name)
@@ -156,6 +154,23 @@ def _deploy(
     }
     write_card(out, proof["card"] | figures)
     return row, loaded
+
+
+def _check_counts(context: RunContext, deployable: Deployable, counts: Mapping[str, float]) -> None:
+    """Check each limit on parameters or FLOPs on the model that was loaded back.
+
+    Raises:
+        UserError: The model has more than a limit allows.
+    """
+    limits = {deployable.kind: deployable.limit}
+    if deployable.kind == SEVERAL:
+        limits = context.budget_costs.limits(budget_settings(context.job, deployable.budget))
+    for kind, limit in limits.items():
+        if kind in counts and counts[kind] > limit:
+            raise UserError(
+                f"Budget {deployable.budget}: the exported model has {counts[kind]:,.0f} {kind}, but the "
+                f"limit is {limit:,.0f}. {REPORT_BUG}"
+            )
 
 
 def _find_cost(context: RunContext, deployable: Deployable, counts: Mapping[str, float]) -> float:
