@@ -52,24 +52,26 @@ def draw_candidates(distribution: Distribution, count: int, seed: int) -> list[S
     rng = np.random.default_rng([seed, CANDIDATE_STREAM])
     most_likely = distribution.most_likely()
     structures = {most_likely.id: most_likely}
-    max_layers = len(distribution.layers)
 
-    for is_uniform in (False, True):
-        wanted = len(structures) + count
+    for draw in (_draw_from, _draw_uniformly):
+        limit = len(structures) + count
         # A certain P_alpha draws the same structure again and again.
         for _ in range(20 * count):
-            if len(structures) >= wanted:
+            if len(structures) >= limit:
                 break
-            if is_uniform:
-                draw = int(rng.integers(2**31))
-                structure = random_structure(
-                    max_layers, distribution.nodes, distribution.candidates, draw
-                )
-            else:
-                structure = _draw_from(distribution, rng)
+
+            structure = draw(distribution, rng)
             if set(structure.operations) != {"zero"}:
                 structures.setdefault(structure.id, structure)
+
     return list(structures.values())
+
+
+def _draw_uniformly(distribution: Distribution, rng: np.random.Generator) -> Structure:
+    """Return a structure of the space of P_alpha, each with the same probability."""
+    max_layers = len(distribution.layers)
+    seed = int(rng.integers(2**31))
+    return random_structure(max_layers, distribution.nodes, distribution.candidates, seed)
 
 
 @torch.no_grad()
@@ -77,6 +79,7 @@ def _draw_from(distribution: Distribution, rng: np.random.Generator) -> Structur
     """Return a structure drawn from P_alpha."""
     depths = torch.softmax(distribution.layers.double(), -1).numpy()
     edges = torch.softmax(distribution.operations.double(), -1).numpy()
+
     layers = 1 + int(rng.choice(len(depths), p=depths))
     names = tuple(distribution.candidates[int(rng.choice(len(edge), p=edge))] for edge in edges)
     return Structure(layers, names, distribution.nodes)
@@ -112,6 +115,7 @@ def score_candidates(
     """
     trial = data.layout.trial(name)
     write_json(trial.candidates, {"structures": [structure.to_json() for structure in structures]})
+
     files = [trial.candidate_scores(block) for block in range(ceil_div(len(structures), BLOCK))]
     write_missing_files(run, data, "candidates", write_scores, files, leading=(name,))
 

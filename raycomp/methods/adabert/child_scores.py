@@ -62,8 +62,10 @@ def selection_objective(data: DistillationData, row: dict[str, Any], beta: float
     """
     settings = data.job.settings(AdabertSettings)
     shape = data.student_shape
+
     costs = operation_costs(settings.operations, shape.width, shape.max_positions, settings.normalisation)
     cost_of = dict(zip(settings.operations, costs.tolist(), strict=True))
+
     structure = Structure.from_json(row["arch"])
     efficiency = structure.layers / layers * sum(cost_of[name] for name in structure.operations)  # Eq. 5
     return float(row["loss"]) + beta / PAPER_BATCH * efficiency

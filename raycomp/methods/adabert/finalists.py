@@ -65,10 +65,10 @@ def choose_structure(run: Run, data: DistillationData, plan: Mapping[str, Any]) 
         return
 
     if settings.structure is not None and settings.child == "inherited":
-        given = parse_structure_setting(
+        structure = parse_structure_setting(
             settings.structure, plan["layers"], settings.nodes, settings.operations
         )
-        _write_choice(files, given.to_json(), None, 1)
+        _write_choice(files, structure.to_json(), None, 1)
     elif settings.candidates and settings.structure is None:
         _choose_among_candidates(run, data, plan)
 
@@ -76,6 +76,7 @@ def choose_structure(run: Run, data: DistillationData, plan: Mapping[str, Any]) 
 def _choose_among_candidates(run: Run, data: DistillationData, plan: Mapping[str, Any]) -> None:
     settings = data.job.settings(AdabertSettings)
     files = data.layout.trial(plan["trial"])
+
     distribution = load_distribution(data, files, plan["layers"])
     structures = draw_candidates(distribution, settings.candidates, plan["seed"])
     rows = score_candidates(run, data, plan["trial"], structures)
@@ -88,8 +89,10 @@ def _choose_among_candidates(run: Run, data: DistillationData, plan: Mapping[str
         num_scored += len(rows)
 
     best = best_rows(data, rows, 1, plan["beta"], plan["layers"])[0]
+
     if sizes := round_sizes(settings):
         weights = files.finalist(len(sizes) - 1, best["arch_id"])
+
     _write_choice(files, best["arch"], weights, num_scored)
     _remove_losers(files, weights)
 
@@ -105,9 +108,11 @@ def _train_round(
     name = plan["trial"]
     files = data.layout.trial(name)
     scores = files.round_scores(number)
+
     if not scores.exists():
         round_plan = {**plan, "round": number, "archs": list(archs)}
         run.train(f"{ROUND}.{name}-r{number}", round_plan)
+
         scored = [_score_finalist(data, files, number, arch) for arch in archs]
         write_json(scores, {"rows": scored})
 
@@ -133,8 +138,8 @@ def _write_choice(files: TrialLayout, arch: str, weights: Path | None, num_score
     write_json(files.choice, choice)
 
 
-def _remove_losers(files: TrialLayout, kept: Path | None) -> None:
+def _remove_losers(files: TrialLayout, winner: Path | None) -> None:
     """Remove the weights of the finalists that were not chosen."""
     for path in files.path.glob("round-*/*.safetensors"):
-        if path != kept:
+        if path != winner:
             path.unlink()

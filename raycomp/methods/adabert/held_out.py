@@ -80,6 +80,7 @@ class HeldOutBatches:
         """Return one batch for each structure of an update; fewer if the rows do not suffice."""
         rows = self._plan.rows(update)
         count = min(self.structures, len(rows))
+
         parts = [shard(rows, number, count) for number in range(count)]
         multiple = padding(self.device)
         return [collate(self.tokens, part, self.pad_id, multiple=multiple) for part in parts]
@@ -137,9 +138,11 @@ class HeldOutUpdates:
         self.distribution.requires_grad_(True)
         self.parent.requires_grad_(False)
         set_training_mode(self.parent)
+
         for number in range(self.updates):
             update = step * self.updates + number
             parts = self.batches.parts(update)
+
             for i, part in enumerate(parts):
                 # Every structure of the search has a draw of its own, also with several workers.
                 draw = seed + update * self.batches.structures + i
@@ -148,7 +151,9 @@ class HeldOutUpdates:
                 if i % self.world == self.rank:
                     loss = loss_of(sample, part.to(self.batches.device), draw)
                     (loss / len(parts)).backward()
+
             self.updater.apply(step, self._gradients())
+
         self.parent.requires_grad_(True)
         return flops
 

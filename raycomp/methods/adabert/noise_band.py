@@ -69,6 +69,7 @@ def entropy_on_noise(updates: AlphaUpdates, seeds: int = SEEDS, seed: int = 0) -
             operations.detach(), temperature, updates, generator, updates.estimator
         )
         optimizer.step()
+
         entropies[number] = _shares(layers.detach(), operations.detach())
     return entropies
 
@@ -95,11 +96,13 @@ def _noise_gradient(
     drawn_logits = logits.expand(updates.structures, *logits.shape)
     scores = gumbel_scores(drawn_logits, temperature, generator)
     noise = torch.randn(scores.shape, generator=generator)
+
     if estimator == "contrast":
         scores = scores.masked_fill(~_contrasted(scores, updates.candidates, generator), float("-inf"))
     if estimator == "sampled":
         # Only the sampled operation has an output.
         noise = noise * torch.nn.functional.one_hot(scores.argmax(-1), scores.shape[-1])
+
     p = torch.softmax(scores, -1)
     gradients = p * (noise - (p * noise).sum(-1, keepdim=True)) / temperature
     return gradients.mean(0)
@@ -108,8 +111,8 @@ def _noise_gradient(
 def _contrasted(scores: Tensor, candidates: tuple[str, ...], generator: torch.Generator) -> Tensor:
     """Return which operations a step compares: the drawn one, those without weights, one convolution."""
     is_convolution = torch.tensor([name in CONVOLUTIONS for name in candidates])
-    drawn = scores.argmax(-1, keepdim=True)
-    compared = (~is_convolution).expand(scores.shape).clone().scatter_(-1, drawn, True)
+    sampled = scores.argmax(-1, keepdim=True)
+    compared = (~is_convolution).expand(scores.shape).clone().scatter_(-1, sampled, True)
     luck = torch.rand(scores.shape, generator=generator).masked_fill_(compared, -1.0)
     best_luck, rival = luck.max(-1, keepdim=True)
     # Without another convolution the rival is compared already.
@@ -120,10 +123,12 @@ def _shares(layers: Tensor, operations: Tensor) -> np.ndarray:
     """Return the entropy of each repetition divided by its largest value, (seeds,)."""
     entropy = torch.zeros(len(layers), dtype=torch.float64)
     largest = 0.0
+
     for logits in (layers, operations):
         p = torch.softmax(logits.double(), -1)
         entropy -= (p * p.clamp(min=1e-300).log()).sum((1, 2))
         largest += logits.shape[1] * math.log(logits.shape[2])
+
     return (entropy / largest).numpy() if largest else np.zeros(len(layers))
 
 
