@@ -9,6 +9,7 @@ from raycomp.encoder.export import find_cache_problem
 from raycomp.errors import UserError
 from raycomp.methods.base import Method
 from raycomp.methods.context import RunContext
+from raycomp.methods.lengths import find_lengths
 from raycomp.methods.given_teacher import check_given_teacher, score_given_teacher
 from raycomp.methods.registry import load_method_class
 from raycomp.runtime.cluster.shadowing import find_shadowing_files
@@ -17,7 +18,7 @@ from raycomp.runtime.pipeline.trackers import check_trackers
 
 
 def check(context: RunContext, *, score_teacher: bool = True) -> None:
-    """Refuse a job that would fail later: its settings, a budget that cannot be met, or its teacher.
+    """Refuse a job that would fail later: settings, a budget that cannot be met, lengths, or its teacher.
 
     Args:
         context: The run's context.
@@ -31,6 +32,9 @@ def check(context: RunContext, *, score_teacher: bool = True) -> None:
     problems += [reason for reason in unmet_budgets(context).values() if reason]
     if problems:
         raise UserError("\n".join(problems))
+    # A resumed run has chosen its lengths.
+    if not context.layout.lengths.exists():
+        find_lengths(context)
     if score_teacher:
         _check_teacher(context)
 
