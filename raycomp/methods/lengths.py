@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,8 +21,14 @@ from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
 from raycomp.methods.registry import load_method_class
 
-REFINEMENTS = 3
-"""Times that the number is corrected: steps are whole numbers, so FLOPs are not quite linear in it."""
+SMALLEST_FACTOR = 1e-6
+"""Multiple of a method's lengths at which it trains for one step only."""
+
+WIDTH = 4.0
+"""Ratio of the ends of the interval in which the number is looked for."""
+
+HALVINGS = 14
+"""Times that this interval is halved: the number is then exact to .01%."""
 
 
 def find_lengths(context: RunContext) -> dict[str, Any]:
@@ -70,24 +77,30 @@ def _factor_for_compute(context: RunContext, keys: tuple[str, ...]) -> float:
     Raises:
         UserError: What does not depend on the lengths, such as healing, takes more already.
     """
-    assert context.job.run.equal_compute is not None  # nosec B101 - the caller checks the mode
-    target = context.job.run.equal_compute * context.epoch_flops()
-    # Two plans tell what grows with the lengths from what does not.
-    once, twice = _planned_flops(context, keys, 1.0), _planned_flops(context, keys, 2.0)
-    fixed = max(0.0, 2 * once - twice)
-    if fixed >= target:
-        passes = fixed / context.epoch_flops()
+    passes = context.job.run.equal_compute
+    assert passes is not None  # nosec B101 - the caller checks the mode
+    target = passes * context.epoch_flops()
+    least = _planned_flops(context, keys, SMALLEST_FACTOR)
+    if least >= target:
         raise UserError(
-            f"run.equal_compute = {context.job.run.equal_compute:g} passes are too few. {context.method} "
-            f"needs {passes:.2g} passes besides its training (healing, or reads of the teacher). Raise "
-            "run.equal_compute, or lower heal.steps."
+            f"run.equal_compute = {passes:g} passes are too few. {context.method} needs at least "
+            f"{least / context.epoch_flops():.2g} (one step of training, healing, reads of the teacher). "
+            "Raise run.equal_compute, or lower heal.steps."
         )
 
-    factor = 1.0
-    for _ in range(REFINEMENTS):
-        planned = _planned_flops(context, keys, factor) - fixed
-        factor *= (target - fixed) / planned
-    return factor
+    low, high = 1.0 / WIDTH, 1.0
+    while _planned_flops(context, keys, high) < target:
+        low, high = high, high * WIDTH
+    while _planned_flops(context, keys, low) >= target:
+        low, high = low / WIDTH, low
+    # Halving the interval needs no slope: steps are whole numbers, and draws of networks vary.
+    for _ in range(HALVINGS):
+        middle = math.sqrt(low * high)
+        if _planned_flops(context, keys, middle) < target:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def _planned_flops(context: RunContext, keys: tuple[str, ...], factor: float) -> float:

@@ -9,8 +9,8 @@ from raycomp.encoder.export import find_cache_problem
 from raycomp.errors import UserError
 from raycomp.methods.base import Method
 from raycomp.methods.context import RunContext
-from raycomp.methods.lengths import find_lengths
 from raycomp.methods.given_teacher import check_given_teacher, score_given_teacher
+from raycomp.methods.lengths import find_lengths
 from raycomp.methods.registry import load_method_class
 from raycomp.runtime.cluster.shadowing import find_shadowing_files
 from raycomp.runtime.pipeline.device_checks import find_device_problems

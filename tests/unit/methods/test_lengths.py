@@ -39,15 +39,32 @@ def test_the_planned_training_of_every_method_meets_the_given_passes(
     assert planned == pytest.approx(40.0, rel=0.07)
 
 
-@pytest.mark.parametrize("method", ["hat", "sandwich", "pkd", "layerdrop", "dynabert", "theseus", "yoco"])
+def test_lengths_below_one_step_can_be_raised(
+    tiny_job: dict[str, Any], tuned_model: Path, tmp_path: Path
+) -> None:
+    """Plans of 0.01 and 0.02 epochs are equal: each has one step."""
+    context = make_context(equal(tiny_job, equal_compute=20.0), tmp_path, "hat", tuned_model, epochs=0.01)
+    context.job = apply_lengths(context.job, find_lengths(context))
+    planned = load_method_class("hat")().plan(context)["flops"] / context.epoch_flops()
+    assert planned == pytest.approx(20.0, rel=0.05)
+
+
+SEARCH = {"population": 4, "parents": 2, "mutations": 1, "generations": 1}
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [("hat", SEARCH), ("pkd", {}), ("layerdrop", {}), ("dynabert", {}), ("theseus", {}), ("yoco", {})],
+)
 def test_a_run_trains_for_about_the_passes_that_it_planned(
-    method: str, tiny_job: dict[str, Any], tuned_model: Path, tmp_path: Path
+    method: str, settings: dict[str, Any], tiny_job: dict[str, Any], tuned_model: Path, tmp_path: Path
 ) -> None:
     """The FLOPs that the steps count are those of the plan, on which the length depends."""
     tiny_job["search"] = {"evaluations": 4, "batch": 2}
     # A smaller batch: more steps, over which the random draws even out.
     tiny_job["train"] = {**tiny_job["train"], "batch_size": 8, "sampler_sync_steps": 1}
-    context = make_context(equal(tiny_job, equal_compute=6.0), tmp_path, method, tuned_model)
+    job = equal(tiny_job, equal_compute=6.0)
+    context = make_context(job, tmp_path, method, tuned_model, **settings)
     context.job = apply_lengths(context.job, find_lengths(context))
     compress(context)
     steps = read_table(context.run_dir, "steps")
@@ -100,7 +117,7 @@ def test_fewer_passes_than_healing_takes_is_one_message(
 ) -> None:
     tiny_job["heal"] = {"steps": 500}
     context = make_context(equal(tiny_job, equal_compute=0.5), tmp_path, "hat", tuned_model)
-    with pytest.raises(UserError, match=r"too few\. hat needs .* lower heal\.steps"):
+    with pytest.raises(UserError, match=r"too few\. hat needs at least .* lower heal\.steps"):
         find_lengths(context)
 
 
