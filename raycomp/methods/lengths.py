@@ -6,7 +6,6 @@ a run begins, and written into the run directory: every process and every resume
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections.abc import Mapping
@@ -104,14 +103,24 @@ def _factor_for_compute(context: RunContext, keys: tuple[str, ...]) -> float:
 
 
 def _planned_flops(context: RunContext, keys: tuple[str, ...], factor: float) -> float:
-    """Return the FLOPs that a method plans, with its lengths multiplied by a number."""
-    scaled = copy.copy(context)
-    data = context.job.model_dump(mode="json")
-    for key, value in _scaled(context.job, keys, factor).items():
+    """Return the FLOPs that a method plans, with its lengths multiplied by a number.
+
+    Args:
+        context: A context of the caller only: its job is another one for a moment. A copy would read the
+            model and the texts again.
+        keys: Job keys of the lengths.
+        factor: The number.
+    """
+    job = context.job
+    data = job.model_dump(mode="json")
+    for key, value in _scaled(job, keys, factor).items():
         put(data, key, value, key)
     # Not checked: the number of the answer may still be within the limits.
-    scaled.job = _unchecked(context.job, data)
-    return float(load_method_class(context.method)().plan(scaled)["flops"])
+    context.job = _unchecked(job, data)
+    try:
+        return float(load_method_class(context.method)().plan(context)["flops"])
+    finally:
+        context.job = job
 
 
 def _unchecked(job: Job, data: Mapping[str, Any]) -> Job:

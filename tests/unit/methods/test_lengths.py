@@ -63,12 +63,12 @@ def test_a_run_trains_for_about_the_passes_that_it_planned(
     tiny_job["search"] = {"evaluations": 4, "batch": 2}
     # A smaller batch: more steps, over which the random draws even out.
     tiny_job["train"] = {**tiny_job["train"], "batch_size": 8, "sampler_sync_steps": 1}
-    job = equal(tiny_job, equal_compute=6.0)
+    job = equal(tiny_job, equal_compute=3.0)
     context = make_context(job, tmp_path, method, tuned_model, **settings)
     context.job = apply_lengths(context.job, find_lengths(context))
     compress(context)
     steps = read_table(context.run_dir, "steps")
-    assert steps["flops"].sum() / context.epoch_flops() == pytest.approx(6.0, rel=0.12)
+    assert steps["flops"].sum() / context.epoch_flops() == pytest.approx(3.0, rel=0.15)
 
 
 @pytest.mark.parametrize("method", ["ofa", "cofi", "minilm", "yoco", "adabert", "dynabert"])
