@@ -31,11 +31,13 @@ from raycomp.report import load_tables, query
 from raycomp.runtime.pipeline.preflight import check
 from raycomp.search.budget import cheapest_architecture
 from raycomp.search.setup import SearchSetup
+from raycomp.search.space import SearchSpace
 from raycomp.storage.schemas import SCHEMAS
 from raycomp.storage.tables import part_files, read_table
 from tests.conftest import make_sentences
 from tests.fuzz.conftest import examples, tried
 from tests.fuzz.mutations import TEXTS, VALUES, mutated_bytes, mutated_value, toml
+from tests.unit.invented_device import make_table
 from tests.unit.report.run_factory import begin_run, finish_run
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(3000)]
@@ -49,12 +51,16 @@ JOB: dict[str, Any] = {
     "task": {"name": "demo/polarity", "max_length": 16, "selection": 0.1},
     "model": {"name": "demo/minilm-l6"},
     "teacher": {"epochs": 1.0, "mode": "auto"},
-    "space": {"depth": [1, 2, 3], "heads": [1, 2, 4], "ffn": [16, 32, 64]},
+    "space": {"depth": [1, 2, 3], "heads": [1, 2, 4], "ffn": [16, 32, 64], "plain": False},
     "train": {"steps": 3, "batch_size": 16, "precision": "fp32", "samples": 2, "epochs": [1.0] * 7},
     "search": {"evaluations": 12, "batch": 4, "seeds": [0], "alpha": 2.0},
     "augment": {"copies": 1},
     "adabert": {"layers": [2, 3], "beta": 4.0, "operations": ["skip", "zero"]},
-    "budget": [{"name": "half", "encoder_params": "0.5x"}, {"name": "b", "flops": 1e6}],
+    "budget": [
+        {"name": "half", "encoder_params": "0.5x"},
+        {"name": "b", "flops": 1e6, "params": "0.9x"},
+        {"name": "c", "size_mb": 1.0, "percentile": 95, "runtime": "torch", "threads": 1, "length": 16},
+    ],
 }
 TITLES = {"text": "text", "label": "label"}
 LABELS = st.one_of(
@@ -79,12 +85,12 @@ def folder() -> Iterator[Path]:
 def read_job(path: Path) -> None:
     """What `plan` and `run` do with a job before they look at data."""
     job = load_job(path)
+    assert job.run_id.replace("-", "").replace("_", "").isalnum()
     place = SearchSetup(job, path.parent, SHAPE)
     build_sampler(job, train_plan(job, place.space, SHAPE, 500)).ask(0)
     for budget in job.budget:
         place.limit(budget)
         cheapest_architecture(place.space, place.budget(budget).cost)
-    assert job.run_id.replace("-", "").replace("_", "").isalnum()
 
 
 @given(value=mutated_value(JOB))
@@ -106,6 +112,30 @@ def test_job_files_with_other_bytes(data: bytes, folder: Path) -> None:
 def test_random_toml_and_overrides(value: Any, override: str, folder: Path) -> None:
     (folder / "job.toml").write_bytes(toml(value).encode("utf-8", "surrogatepass"))
     tried("job files", lambda: load_job(folder / "job.toml", [f"train.epochs={override}", override]))
+
+
+@pytest.fixture(scope="module")
+def profile(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """A profile of a device for the space of JOB, and its content."""
+    table = make_table(SearchSpace(3, (1, 2, 3), (1, 2, 4), (16, 32, 64)), SHAPE)
+    path = folder / "device.json"
+    content = {"tables": [table.to_dict()]}
+    path.write_text(json.dumps(content))
+    return path, content
+
+
+@given(data=st.data())
+@examples(0.05)
+def test_profiles_with_other_values(
+    data: st.DataObject, profile: tuple[Path, dict[str, Any]], folder: Path
+) -> None:
+    """A job with limits on a device, whose profile somebody has changed."""
+    path, content = profile
+    limits = {"latency_ms": "0.8x", "size_mb": "0.9x", "length": 16, "profile": str(path)}
+    job = {**JOB, "run": {"name": "x", "methods": ["yoco"]}, "budget": [{"name": "device", **limits}]}
+    path.write_text(json.dumps(data.draw(mutated_value(content))))
+    (folder / "device.toml").write_text(toml(job))
+    tried("profiles", lambda: read_job(folder / "device.toml"))
 
 
 @given(
