@@ -117,15 +117,15 @@ def _regression_metric(name: str, labels: np.ndarray, predicted: np.ndarray) -> 
 def _classification_metric(
     name: str, labels: np.ndarray, predicted: np.ndarray, num_classes: int, positive: int
 ) -> float:
-    # Imported here for the same reason as scipy above.
+    accuracy = float(np.mean(labels == predicted))
+    if name == "accuracy":
+        return accuracy
+
+    # Imported here for the same reason as scipy above: most tasks have accuracy.
     from sklearn import metrics
 
     if name == "matthews":
         return float(metrics.matthews_corrcoef(labels, predicted))
-
-    accuracy = float(metrics.accuracy_score(labels, predicted))
-    if name == "accuracy":
-        return accuracy
 
     if num_classes == 2:
         f1 = metrics.f1_score(labels, predicted, average="binary", pos_label=positive, zero_division=0.0)

@@ -9,14 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from raycomp.data.target_scaling import IDENTITY, TargetScaling
-from raycomp.data.tasks import Split
 from raycomp.storage.files import atomic_write
+
+if TYPE_CHECKING:
+    # Evaluators read tokens only: pandas takes half a second to import.
+    from raycomp.data.tasks import Split
 
 # Rows that are tokenised in one call.
 BLOCK = 4096

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from raycomp.data.target_scaling import IDENTITY, TargetScaling
-from raycomp.data.tasks import Split, Task, load_task
 from raycomp.data.tokens import TokenSplit, cached, fingerprint, tokenise
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import EncoderShape
@@ -27,6 +26,7 @@ from raycomp.training.optimizers import resolve_precision
 from raycomp.training.step_cost import TRAINING_PASSES, StepCost, TokenFlops
 
 if TYPE_CHECKING:
+    from raycomp.data.tasks import Split, Task
     from raycomp.encoder.pretrained import Checkpoint
 
 COMPARED_TEXTS = 200
@@ -65,6 +65,9 @@ class RunContext(SearchSetup):
     @functools.cached_property
     def task(self) -> Task:
         """The task with its three splits."""
+        # Imported here: workers and evaluators read tokens, and pandas takes half a second to import.
+        from raycomp.data.tasks import load_task
+
         return load_task(self.job.task, self.job.run.seed, self.revision)
 
     def load(self) -> Checkpoint:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,6 +20,10 @@ from raycomp.storage.files import atomic_write
 from raycomp.storage.layout import RunLayout
 from raycomp.storage.old_columns import add_missing_columns
 from raycomp.storage.schemas import SCHEMAS
+
+if TYPE_CHECKING:
+    # Evaluators and the ledger start sooner without it.
+    import pandas as pd
 
 REWRITTEN_TABLES = ("evaluations", "deployments")
 """Tables whose rows a run writes again if a file is missing. The others record work that is done once."""

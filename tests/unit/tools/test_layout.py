@@ -123,6 +123,12 @@ def test_a_worker_of_a_training_imports_only_what_it_needs(method: str) -> None:
     assert packages.isdisjoint({"transformers", "scipy", "sklearn", "plotly", "datasets"})
 
 
+def test_an_evaluator_imports_only_what_it_needs() -> None:
+    packages = loaded_packages("raycomp.runtime.scoring.evaluators")
+    assert {"torch", "raycomp.data.tokens"} <= packages
+    assert packages.isdisjoint({"pandas", "transformers", "scipy", "sklearn", "plotly", "datasets"})
+
+
 def test_file_names_of_a_run_directory_are_in_the_layout_modules() -> None:
     names = layout_file_names()
     assert {"job.json", "study.json", "sampler.json", "structure.json"} <= names
