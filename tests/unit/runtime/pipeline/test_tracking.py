@@ -276,6 +276,7 @@ def test_mlflow_holds_the_figures_in_one_run(
     assert client.get_run(identity).data.params["train.steps"] == "3"
 
 
+@pytest.mark.slow  # its service takes seconds to start
 def test_wandb_works_offline(
     tiny_job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

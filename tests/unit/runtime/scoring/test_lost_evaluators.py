@@ -231,7 +231,7 @@ def test_evaluators_that_fit_on_no_node_end_the_search(
 
     # A node has room in principle, so the search waits.
     needs = EvaluatorNeeds(0.9, 1.0, 0.1)
-    assert isinstance(score_for(2, tmp_path / "a", lost_evaluator(), needs), TimeoutError)
+    assert isinstance(score_for(0.5, tmp_path / "a", lost_evaluator(), needs), TimeoutError)
 
     slots = 0
     reply = score_for(5, tmp_path / "b", lost_evaluator(), needs)
