@@ -62,7 +62,8 @@ def print_plan(plan: dict[str, Any]) -> None:
         if budget["feasible"] is None:
             print_line("Budget", f"{budget['name']}: {budget['reason']}")
             continue
-        line = f"{budget['name']}: {budget['kind']} <= {_format_count(budget['limit'])}"
+        limits = [f"{kind} <= {_format_count(limit)}" for kind, limit in budget["limits"].items()]
+        line = f"{budget['name']}: {', '.join(limits)}"
         if budget["feasible"]:
             print_line("Budget", f"{line} is feasible")
         else:

@@ -145,12 +145,12 @@ def _deployment_cells(row: dict[Any, Any], run: RunRecord) -> dict[str, str]:
         "kind": format_text(row["kind"]),
     }
     if row["kind"] in LIMITED_KINDS:
-        cells["limit"] = _format_cost(row, "limit")
+        cells["limit"] = format_count(row["limit"])
     if not row["feasible"]:
         return {**cells, "used_share": "not met"}
 
     if row["kind"] in LIMITED_KINDS:
-        cells["cost"] = _format_cost(row, "cost")
+        cells["cost"] = format_count(row["cost"])
         cells["used_share"] = format_number(_used_share(row), 2)
 
     gap = row["gap"]
@@ -176,13 +176,6 @@ def _deployment_cells(row: dict[Any, Any], run: RunRecord) -> dict[str, str]:
     if row["method"] == "yoco" and row["budget"] in run.tuned:
         cells["finetuned"] = format_score(run.tuned[row["budget"]].get("validation"))
     return cells
-
-
-def _format_cost(row: dict[Any, Any], column: str) -> str:
-    """Return a limit or a cost; milliseconds and megabytes have decimals."""
-    if row["kind"] in BUDGET_KINDS:
-        return format_count(row[column])
-    return format_number(row[column], 2)
 
 
 def _used_share(row: dict[Any, Any]) -> float | None:

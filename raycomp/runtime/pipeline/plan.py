@@ -130,6 +130,7 @@ def _judge_budgets(context: RunContext) -> list[dict[str, Any]]:
                 "name": budget.name,
                 "kind": budget.kind,
                 "limit": limit,
+                "limits": context.budget_costs.limits(budget),
                 "feasible": not reason,
                 "nearest": least_cost(context, context.cost_key(budget)) if reason else limit,
                 "reason": reason,
@@ -145,6 +146,7 @@ def _unknown_budget(budget: BudgetSettings) -> dict[str, Any]:
         "name": budget.name,
         "kind": budget.kind,
         "limit": None,
+        "limits": None,
         "feasible": None,
         "nearest": None,
         "reason": f"{limits} is checked when the run has measured the layers. `raycomp profile` measures "

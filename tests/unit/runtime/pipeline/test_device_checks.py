@@ -132,8 +132,9 @@ def test_a_plan_says_which_budgets_wait_for_a_measurement(
     tiny_job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    job = make_context(tiny_job, tmp_path, {"latency_ms": 5}, {"encoder_params": "0.5x"}).job
+    job = make_context(tiny_job, tmp_path, {"latency_ms": 5}, {"params": 1e6, "flops": 1e9}).job
     waiting, known = make_plan(job)["budgets"]
     assert (waiting["feasible"], waiting["limit"]) == (None, None)
     assert "latency_ms <= 5 is checked when the run has measured the layers" in waiting["reason"]
     assert known["feasible"]
+    assert known["limits"] == {"params": 1e6, "flops": 1e9}
