@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 from raycomp.config.job import schema_of
+from raycomp.errors import UserError
 from raycomp.methods import registry
 from raycomp.methods.first_n import FirstN
 from raycomp.methods.registry import METHODS
@@ -66,6 +68,25 @@ def test_a_method_conforms(name: str, job: dict[str, Any], tmp_path: Path) -> No
     if name in SMALL:
         job[name] = SMALL[name]
     check_method(name, job, tmp_path)
+
+
+def test_a_plain_space_exports_models_that_load_without_code(job: dict[str, Any], tmp_path: Path) -> None:
+    job["space"] = {"depth": [1, 2, 3], "ffn": [16, 32, 64], "plain": True}
+
+    check_method("yoco", job, tmp_path)
+
+    exports = [path.parent for path in tmp_path.rglob("exports/*/config.json")]
+    assert len({export.name for export in exports}) == 2
+    for export in exports:
+        assert list(export.glob("*.py")) == []
+        model = AutoModelForSequenceClassification.from_pretrained(export)
+        assert type(model) is BertForSequenceClassification
+
+
+def test_a_plain_space_does_not_fit_dynabert(job: dict[str, Any], tmp_path: Path) -> None:
+    job["space"] = {"plain": True}
+    with pytest.raises(UserError, match=r"space.plain does not fit method dynabert"):
+        check_method("dynabert", job, tmp_path)
 
 
 class LastNSettings(StudentSettings):
