@@ -76,6 +76,7 @@ def export_onnx(model: Any, path: Path, max_positions: int) -> float:
             verbose=False,
         )
         assert program is not None  # nosec B101 - only dynamo=False returns None
+        _remove_traces(program)
         program.save(str(target), external_data=False)
 
     with _silence(), torch.no_grad():
@@ -85,6 +86,14 @@ def export_onnx(model: Any, path: Path, max_positions: int) -> float:
     _require_equal(path, difference)
 
     return difference
+
+
+def _remove_traces(program: Any) -> None:
+    """Remove the exporter's notes: each node names lines of code and directories of this machine."""
+    for node in program.model.graph:
+        node.metadata_props.clear()
+    for value in (*program.model.graph.inputs, *program.model.graph.outputs):
+        value.metadata_props.clear()
 
 
 def export_program(model: Any, path: Path, max_positions: int) -> float:

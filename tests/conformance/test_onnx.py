@@ -48,6 +48,12 @@ def test_an_encoder_is_one_file_for_any_batch_and_length(encoder_file: Path) -> 
         assert (forward(*tokens) - expected).abs().max() < 1e-4
 
 
+def test_a_file_does_not_name_the_directories_of_the_machine(encoder_file: Path) -> None:
+    content = encoder_file.read_bytes()
+    assert b"stack_trace" not in content
+    assert str(Path(__file__).parents[2]).encode() not in content
+
+
 def test_a_cnn_is_a_file_too(cnn: tuple[Any, Path]) -> None:
     model, path = cnn
     # Texts with separators, which the exporter's own comparison hardly has.
