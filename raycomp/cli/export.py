@@ -30,7 +30,7 @@ Formats = Annotated[
         "--formats",
         metavar="NAMES",
         help="Formats to write and to measure, with commas: transformers (always written), plain, onnx, "
-        "int8, torch-export.",
+        "int8, torch-export, openvino, openvino-int8.",
     ),
 ]
 Batches = Annotated[

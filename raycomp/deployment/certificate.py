@@ -58,8 +58,8 @@ class FileFigures:
 
     Attributes:
         file: Path in the folder of the export.
-        format: "transformers", "plain", "onnx", "int8" or "torch-export".
-        runtime: "torch" or "onnxruntime".
+        format: "transformers", "plain", "onnx", "int8", "torch-export", "openvino" or "openvino-int8".
+        runtime: "torch", "onnxruntime" or "openvino".
         precision: "fp32" or "int8".
         size_mb: Size on disk in MB (10^6 bytes), without tokenizer.
         memory_mb: Peak memory of a process that loads the file and computes a batch; None if unknown.

@@ -29,7 +29,7 @@ INT8_DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 Without them, ONNX Runtime adds pairs of products in 16 bits, where they can overflow.
 """
 
-VERSIONS = ("torch", "transformers", "onnxruntime", "onnx", "onnxscript")
+VERSIONS = ("torch", "transformers", "onnxruntime", "onnx", "onnxscript", "openvino", "nncf")
 """Packages whose versions measured figures depend on."""
 
 _X86 = frozenset({"x86_64", "amd64", "i686", "i386"})

@@ -8,16 +8,23 @@ from pathlib import Path
 
 from raycomp.deployment.certificate import DeploymentLimit, parse_limits
 from raycomp.deployment.cpu import describe_cpu
+from raycomp.deployment.openvino_files import require_openvino
 from raycomp.deployment.runtimes import require_onnx
 from raycomp.errors import UserError
 
-FORMATS = ("transformers", "plain", "onnx", "int8", "torch-export")
+FORMATS = ("transformers", "plain", "onnx", "int8", "torch-export", "openvino", "openvino-int8")
 """Formats that an export can have. The folder of transformers is always written."""
 
 ONNX_FILE = Path("onnx", "model.onnx")
 INT8_FILE = Path("onnx", "model_int8.onnx")
+OPENVINO_FILE = Path("openvino", "openvino_model.xml")
+OPENVINO_INT8_FILE = Path("openvino", "openvino_model_int8.xml")
 PROGRAM_FILE = Path("torch_export", "model.pt2")
 WEIGHTS_FILE = Path("model.safetensors")
+
+OPENVINO_FORMATS = frozenset({"openvino", "openvino-int8"})
+ONNX_FORMATS = frozenset({"onnx", "int8"}) | OPENVINO_FORMATS
+"""Formats that are made from the ONNX file in fp32."""
 
 BATCHES = (1, 32)
 """Batch sizes at which files are timed, unless others are asked for."""
@@ -65,8 +72,10 @@ def parse_formats(text: str | Sequence[str]) -> tuple[str, ...]:
         if name not in FORMATS:
             raise UserError(f"Format {name!r} is unknown. Formats: {', '.join(FORMATS)}.")
 
-    if {"onnx", "int8"} & set(names):
+    if ONNX_FORMATS & set(names):
         require_onnx()
+    if OPENVINO_FORMATS & set(names):
+        require_openvino(set(names))
 
     return names
 

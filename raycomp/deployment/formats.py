@@ -13,6 +13,10 @@ from raycomp.deployment.cpu import describe_load, needs_reduced_range
 from raycomp.deployment.format_settings import (
     INT8_FILE,
     ONNX_FILE,
+    ONNX_FORMATS,
+    OPENVINO_FILE,
+    OPENVINO_FORMATS,
+    OPENVINO_INT8_FILE,
     PROGRAM_FILE,
     WEIGHTS_FILE,
     FormatSettings,
@@ -21,6 +25,12 @@ from raycomp.deployment.format_settings import (
 from raycomp.deployment.int8_steps import Judgement, describe_attempts, write_int8
 from raycomp.deployment.latency import measure_by_length_ms
 from raycomp.deployment.onnx_export import export_onnx, export_program, load_program
+from raycomp.deployment.openvino_files import (
+    convert_to_openvino,
+    measure_size_mb,
+    openvino_forward,
+    quantise_openvino,
+)
 from raycomp.deployment.peak_memory import measure_peak_memory
 from raycomp.deployment.quantisation import count_integer_operations
 from raycomp.deployment.runtimes import (
@@ -114,12 +124,15 @@ def write_formats(
             files += _try_format(
                 notes, folder / PROGRAM_FILE, lambda: [_write_program(network, folder, data)]
             )
-        if {"onnx", "int8"} & set(settings.formats):
+        if ONNX_FORMATS & set(settings.formats):
             files += _try_format(
                 notes,
                 folder / ONNX_FILE,
                 lambda: _write_onnx(network, folder, settings, data, notes),
             )
+        # Without the ONNX file, a note says why, and OpenVINO has nothing to convert.
+        if OPENVINO_FORMATS & set(settings.formats) and (folder / ONNX_FILE).exists():
+            files += _write_openvino(folder, settings, data, notes)
         figures = _measure(files, folder, settings, data)
 
     return FormatResult(figures, tuple(notes))
@@ -197,6 +210,32 @@ def _write_int8(
     return _File(INT8_FILE, "int8", "onnxruntime", "int8", forward, scores[target], details=details)
 
 
+def _write_openvino(
+    folder: Path, settings: FormatSettings, data: ModelData, notes: list[str]
+) -> list[_File]:
+    """Write the OpenVINO files; the one in INT8 is refused as that of ONNX Runtime is."""
+    threads = settings.num_threads()
+    convert_to_openvino(folder / ONNX_FILE, folder / OPENVINO_FILE)
+    forward = openvino_forward(folder / OPENVINO_FILE, threads)
+    fp32 = _File(OPENVINO_FILE, "openvino", "openvino", "fp32", forward, data.score(forward))
+    if "openvino-int8" not in settings.formats:
+        return [fp32]
+
+    target = folder / OPENVINO_INT8_FILE
+    quantise_openvino(folder / OPENVINO_FILE, target, data.calibration)
+    forward = openvino_forward(target, threads)
+    selection = data.score(forward)
+    plain, quantised = _time_in_turns([fp32.forward, forward], settings, data, first_only=True)[0]
+    judgement = Judgement(fp32.selection - selection, plain.p50_ms / quantised.p50_ms)
+    if judgement.problem:
+        notes.append(f"OpenVINO INT8 was not taken: {judgement.problem}. Use the file in fp32.")
+        target.unlink()
+        target.with_suffix(".bin").unlink()
+        return [fp32]
+
+    return [fp32, _File(OPENVINO_INT8_FILE, "openvino-int8", "openvino", "int8", forward, selection)]
+
+
 def _measure(
     files: Sequence[_File], folder: Path, settings: FormatSettings, data: ModelData
 ) -> tuple[FileFigures, ...]:
@@ -204,13 +243,14 @@ def _measure(
     latencies = _time_in_turns([file.forward for file in files], settings, data)
     by_file = list(zip(*latencies, strict=True))
     reference = next((by_file[i][0] for i, file in enumerate(files) if file.format == "onnx"), None)
-    has_int8 = any(file.format == "int8" for file in files)
+    written = {file.format for file in files}
+    is_missed = "int8" in settings.formats and "int8" not in written
 
     figures = []
 
     for file, times in zip(files, by_file, strict=True):
         # The file in fp32 stays where it replaces an INT8 file that was refused.
-        if file.format == "onnx" and "onnx" not in settings.formats and has_int8:
+        if file.format == "onnx" and "onnx" not in settings.formats and not is_missed:
             (folder / file.path).unlink()
             continue
         speedup = None if reference is None else reference.p50_ms / times[0].p50_ms
@@ -245,7 +285,7 @@ def _figures(
         format=file.format,
         runtime=file.runtime,
         precision=file.precision,
-        size_mb=(folder / file.path).stat().st_size / 1e6,
+        size_mb=measure_size_mb(folder / file.path),
         memory_mb=None if memory is None else memory["memory_mb"],
         libraries_mb=None if memory is None else memory["libraries_mb"],
         selection=file.selection,

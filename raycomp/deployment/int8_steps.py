@@ -47,6 +47,16 @@ class Judgement:
         """Whether the file is at least as fast as in fp32."""
         return self.speedup >= 1.0
 
+    @property
+    def problem(self) -> str:
+        """Why the file is not taken; empty where it is."""
+        problems = []
+        if not self.is_accurate:
+            problems.append(f"it loses {self.loss * 100:.2f} points")
+        if not self.is_fast:
+            problems.append(f"it takes {1 / self.speedup:.2f} times as long as fp32")
+        return " and ".join(problems)
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -162,13 +172,7 @@ def _try_form(
     except Exception as error:
         return Attempt(form.name, None, None, f"ONNX Runtime cannot run it: {first_line(error)}")
 
-    problems = []
-    if not judgement.is_accurate:
-        problems.append(f"it loses {judgement.loss * 100:.2f} points")
-    if not judgement.is_fast:
-        problems.append(f"it takes {1 / judgement.speedup:.2f} times as long as fp32")
-
-    return Attempt(form.name, judgement.loss, judgement.speedup, " and ".join(problems))
+    return Attempt(form.name, judgement.loss, judgement.speedup, judgement.problem)
 
 
 def describe_attempts(attempts: Sequence[Attempt]) -> str:

@@ -24,7 +24,8 @@ def measure_peak_memory(
     """Return `memory_mb`, the peak of a process with the model, and `libraries_mb`, that without it.
 
     Args:
-        kind: "torch" for a folder of transformers, "onnxruntime" for an ONNX file.
+        kind: "torch" for a folder of transformers, "onnxruntime" for an ONNX file, "openvino" for a file
+            of OpenVINO.
         path: The folder or file.
         batch: Texts of the batch.
         length: Tokens of each text.
@@ -69,8 +70,8 @@ def main(arguments: list[str]) -> None:
     kind, path = arguments[:2]
     batch, length, threads = (int(text) for text in arguments[2:])
     # The peak is read after the run; it never falls.
-    before = _run_onnx if kind == "onnxruntime" else _run_torch
-    libraries = before(Path(path), batch, length, threads)
+    run = {"onnxruntime": _run_onnx, "openvino": _run_openvino}.get(kind, _run_torch)
+    libraries = run(Path(path), batch, length, threads)
     peak = _read_status("VmHWM")
     print(json.dumps({"memory_mb": peak, "libraries_mb": libraries}))
 
@@ -93,6 +94,24 @@ def _run_onnx(path: Path, batch: int, length: int, threads: int) -> float:
 
     for _ in range(3):
         session.run(None, feeds)
+
+    return libraries
+
+
+def _run_openvino(path: Path, batch: int, length: int, threads: int) -> float:
+    """Run a file of OpenVINO; return the memory after the imports, in MB."""
+    import numpy as np
+    import openvino
+
+    libraries = _read_status("VmRSS")
+    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_NUM_THREADS": threads})
+    feeds = {
+        port.get_any_name(): np.full((batch, length), int(port.get_any_name() != "token_type_ids"))
+        for port in compiled.inputs
+    }
+
+    for _ in range(3):
+        compiled(feeds)
 
     return libraries
 

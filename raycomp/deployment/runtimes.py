@@ -1,4 +1,4 @@
-"""Runtimes that a deployed model runs in: torch and ONNX Runtime, both on a CPU."""
+"""Runtimes that a deployed model runs in, on a CPU: torch and ONNX Runtime. OpenVINO is elsewhere."""
 
 from __future__ import annotations
 
@@ -79,8 +79,15 @@ def session_feeds(session: Any, ids: Tensor, mask: Tensor, types: Tensor | None)
         mask: attention_mask (batch, length).
         types: token_type_ids (batch, length); None is all zeros.
     """
+    return named_inputs([entry.name for entry in session.get_inputs()], ids, mask, types)
+
+
+def named_inputs(
+    names: Sequence[str], ids: Tensor, mask: Tensor, types: Tensor | None
+) -> dict[str, np.ndarray]:
+    """Return the inputs of these names as int64 arrays; see `session_feeds`."""
     values = dict(zip(INPUT_NAMES, (ids, mask, types), strict=True))
-    return {entry.name: _as_int64(values[entry.name], ids) for entry in session.get_inputs()}
+    return {name: _as_int64(values[name], ids) for name in names}
 
 
 def model_forward(model: Any) -> TokenForward:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from raycomp.deployment import formats, peak_memory
+from raycomp.deployment import formats, openvino_files, peak_memory
 from raycomp.deployment.format_settings import FormatSettings, parse_formats, read_format_settings
 from raycomp.deployment.formats import ModelData, write_formats
 from raycomp.deployment.int8_steps import Judgement
@@ -73,6 +73,68 @@ def test_every_file_is_measured_in_its_runtime(tmp_path: Path, quick: None) -> N
     assert result.files[3].details["integer_operations"] >= 10
     assert result.notes == ()
     assert sorted(p.name for p in (folder / "onnx").iterdir()) == ["model.onnx", "model_int8.onnx"]
+
+
+def test_openvino_files_equal_the_model_and_are_measured(tmp_path: Path, quick: None) -> None:
+    pytest.importorskip("openvino", reason="the extra raycomp[openvino] is not installed")
+    pytest.importorskip("nncf", reason="the extra raycomp[openvino] is not installed")
+    folder, result = write(tmp_path, ("openvino", "openvino-int8"))
+
+    assert [(f.file, f.runtime, f.precision) for f in result.files] == [
+        ("model.safetensors", "torch", "fp32"),
+        ("openvino/openvino_model.xml", "openvino", "fp32"),
+        ("openvino/openvino_model_int8.xml", "openvino", "int8"),
+    ]
+    assert result.notes == ()
+    # The ONNX file, from which they are made, was not asked for.
+    assert list((folder / "onnx").iterdir()) == []
+    fp32, int8 = (openvino_files.openvino_forward(folder / f.file, 1) for f in result.files[1:])
+    weights = (folder / result.files[1].file).with_suffix(".bin")
+    assert result.files[1].size_mb > weights.stat().st_size / 1e6
+    assert openvino_files.count_quantised_operations(folder / result.files[2].file) > 5
+    assert openvino_files.count_quantised_operations(folder / result.files[1].file) == 0
+
+    network = make_encoder()
+    for batch in calibration():
+        with torch.inference_mode():
+            ids, mask, types = batch
+            logits = network(input_ids=ids, attention_mask=mask, token_type_ids=types).logits
+        assert (fp32(*batch) - logits).abs().max() < 1e-4
+        assert 0 < (int8(*batch) - logits).abs().max() < 0.1 * logits.abs().max()
+
+
+def test_an_openvino_int8_file_that_is_slow_is_refused(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO itself is replaced: the rule is that of ONNX Runtime's INT8."""
+
+    def write_file(source: Path, target: Path, *_: Any) -> None:
+        target.parent.mkdir(exist_ok=True)
+        target.write_text("graph")
+        target.with_suffix(".bin").write_text("weights")
+
+    monkeypatch.setattr(formats, "convert_to_openvino", write_file)
+    monkeypatch.setattr(formats, "quantise_openvino", write_file)
+    monkeypatch.setattr(formats, "openvino_forward", lambda path, threads: lambda *_: torch.zeros(1, 2))
+    monkeypatch.setattr(Judgement, "is_fast", False)
+    folder, result = write(tmp_path, ("onnx", "openvino-int8"))
+
+    files = ["model.safetensors", "onnx/model.onnx", "openvino/openvino_model.xml"]
+    assert [f.file for f in result.files] == files
+    assert result.files[2].size_mb == len("graphweights") / 1e6
+    assert sorted(p.name for p in (folder / "openvino").iterdir()) == [
+        "openvino_model.bin",
+        "openvino_model.xml",
+    ]
+    assert result.notes[0].startswith("OpenVINO INT8 was not taken: it takes ")
+
+
+def test_a_missing_openvino_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    missing = ("openvino", "nncf")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else find(name))
+    with pytest.raises(UserError, match=r"package openvino, which.*raycomp\[openvino\]"):
+        parse_formats("onnx,openvino-int8")
 
 
 def test_int8_only_removes_its_reference(tmp_path: Path, quick: None) -> None:

@@ -1,0 +1,128 @@
+"""OpenVINO files of a model, in fp32 and in INT8 by NNCF. Both packages are optional."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import logging
+import os
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raycomp.deployment.runtimes import Calibration, TokenForward, named_inputs
+from raycomp.errors import UserError
+
+PACKAGES = {"openvino": "openvino", "openvino-int8": "nncf"}
+"""Package that each format needs. NNCF writes files of OpenVINO and needs it too."""
+
+
+def require_openvino(formats: set[str]) -> None:
+    """Check that the packages of the asked formats of OpenVINO are installed.
+
+    Args:
+        formats: Names of formats; others are ignored.
+
+    Raises:
+        UserError: A package is missing.
+    """
+    names = ["openvino", *(PACKAGES[name] for name in sorted(formats & set(PACKAGES)))]
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"The formats openvino and openvino-int8 need the package {missing[0]}, which is not "
+            "installed. Run pip install 'raycomp[openvino]', or leave these formats out."
+        )
+
+
+def convert_to_openvino(source: Path, target: Path) -> None:
+    """Write the OpenVINO form of an ONNX file, in fp32.
+
+    Args:
+        source: ONNX file.
+        target: File to write (.xml). The weights are next to it (.bin).
+    """
+    import openvino
+
+    # `convert_model` would report the use to OpenVINO's makers.
+    _save(openvino.Core().read_model(str(source)), target)
+
+
+def quantise_openvino(source: Path, target: Path, calibration: Calibration) -> None:
+    """Write the INT8 form of an OpenVINO file, by NNCF's static quantisation with SmoothQuant.
+
+    Args:
+        source: File in fp32 (.xml).
+        target: File to write (.xml).
+        calibration: Training rows, which the ranges come from.
+    """
+    # NNCF otherwise reports its use to its makers. It reads this once.
+    os.environ.setdefault("NNCF_CI", "1")
+    import nncf
+    import openvino
+
+    model = openvino.Core().read_model(str(source))
+    names = [port.get_any_name() for port in model.inputs]
+    rows = [named_inputs(names, *batch) for batch in calibration]
+    # Bars and advice are not for the user of raycomp.
+    nncf.set_log_level(logging.ERROR)
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        quantised = nncf.quantize(
+            model,
+            nncf.Dataset(rows),
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(rows),
+        )
+    _save(quantised, target)
+
+
+def openvino_forward(path: Path, threads: int) -> TokenForward:
+    """Return the forward function of an OpenVINO file, on the CPU.
+
+    Args:
+        path: The file (.xml).
+        threads: Threads of one matrix product.
+    """
+    import openvino
+
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        # On CPUs with bf16, OpenVINO would otherwise round a file in fp32 to bf16.
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    names = [port.get_any_name() for port in compiled.inputs]
+
+    def forward(ids: Tensor, mask: Tensor, types: Tensor | None) -> Tensor:
+        return torch.from_numpy(compiled(named_inputs(names, ids, mask, types))[0].copy())
+
+    return forward
+
+
+def count_quantised_operations(path: Path) -> int:
+    """Return the number of activations of a file that are rounded to INT8."""
+    import openvino
+
+    operations = openvino.Core().read_model(str(path)).get_ops()
+    return sum(operation.get_type_name() == "FakeQuantize" for operation in operations)
+
+
+def measure_size_mb(path: Path) -> float:
+    """Return the size of a file in MB (10^6 bytes), with the weights that OpenVINO has next to it."""
+    weights = path.with_suffix(".bin")
+    size = path.stat().st_size
+    if weights.exists():
+        size += weights.stat().st_size
+    return size / 1e6
+
+
+def _save(model: Any, target: Path) -> None:
+    import openvino
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # By default, OpenVINO rounds weights to fp16.
+    openvino.save_model(model, str(target), compress_to_fp16=False)
