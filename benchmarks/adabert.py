@@ -47,9 +47,6 @@ from raycomp.methods.adabert.trials import (
     training_plan,
 )
 from raycomp.methods.scoring import score_forward
-from raycomp.runtime.cluster import connect as cluster
-from raycomp.runtime.cluster.progress import Progress
-from raycomp.runtime.pipeline.handle import RayRun
 from raycomp.storage.files import write_json
 from raycomp.storage.tensors import load_weights
 from raycomp.testing.local_run import LocalRun
@@ -89,9 +86,7 @@ def prepare_data(
     data = DistillationData(job, run_dir, method="adabert")
     began = time.perf_counter()
     if not data.layout.probe_logits.exists():
-        cluster.connect()
-        prepare_distillation(RayRun(data, Progress()), data)
-        cluster.ray.shutdown()
+        prepare_distillation(LocalRun(data), data)
     return data, time.perf_counter() - began
 
 
