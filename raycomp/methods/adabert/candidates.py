@@ -32,7 +32,7 @@ from raycomp.storage.tensors import load_tensors, load_weights
 BLOCK = 8
 """Candidates that one task scores."""
 
-CANDIDATE_BATCHES = 8
+CANDIDATE_BATCHES = 4
 """Training batches that the running statistics of a candidate are measured on."""
 
 CANDIDATE_STREAM = 2

@@ -40,7 +40,7 @@ RUN_IDS = {
     "adabert_mrpc.toml": "adabert-mrpc-a12fa64c",
     "adabert_quickstart.toml": "adabert-quickstart-2447249e",
     "adabert_sst2.toml": "adabert-sst2-be8c3d9b",
-    "quickstart.toml": "quickstart-c9c35a51",
+    "quickstart.toml": "quickstart-3ba75197",
     "yoco_glue.toml": "yoco-glue-2d49de38",
     "yoco_mrpc.toml": "yoco-mrpc-ba01a238",
     "yoco_paper.toml": "yoco-paper-12512be7",
