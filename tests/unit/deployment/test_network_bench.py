@@ -1,0 +1,67 @@
+"""Networks with random weights are written and timed in turns; no test here depends on a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from raycomp.deployment import network_bench
+from raycomp.deployment.network_bench import NetworkBench
+from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.cost import CostModel, EncoderShape
+from raycomp.encoder.device_table import Conditions
+from raycomp.encoder.layers import EncoderConfig
+
+CONFIG = EncoderConfig(
+    vocab_size=30, hidden_size=16, embedding_size=16, head_size=8, layer_heads=(2,), layer_ffn=(32,),
+    max_position_embeddings=20,
+)  # fmt: skip
+ARCHS = [Architecture(d, (h,) * d, (32,) * d) for d in (1, 2, 3, 4, 5) for h in (1, 2)]
+
+
+def invent_clock(monkeypatch: pytest.MonkeyPatch, slow_chunk: int) -> list[int]:
+    """Let each pass take 1 ms, and 3 ms in one chunk; return the number of networks of each chunk."""
+    chunks: list[int] = []
+
+    def measure(forwards: Sequence[Any], vocab_size: int, lengths: Sequence[int], **_: Any) -> Any:
+        chunks.append(len(forwards))
+        time = 3.0 if len(chunks) - 1 == slow_chunk else 1.0
+        return [[[time] * 4 for _ in lengths] for _ in forwards]
+
+    monkeypatch.setattr(network_bench, "measure_by_length_ms", measure)
+    return chunks
+
+
+def test_a_chunk_on_a_slow_machine_is_scaled_by_its_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks = invent_clock(monkeypatch, slow_chunk=1)
+    bench = NetworkBench(CONFIG, Conditions("torch", 1, 1, (4, 9)))
+    times = bench.measure(ARCHS)
+    assert chunks == [9, 3], "eight networks and the reference, then the two others"
+    assert all(entry.durations == ((1.0,) * 4, (1.0,) * 4) for entry in times)
+
+
+def test_files_have_the_weights_of_their_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    invent_clock(monkeypatch, slow_chunk=-1)
+    done: list[int] = []
+    bench = NetworkBench(CONFIG, Conditions("torch", 1, 1, (4,)), lambda count, total: done.append(count))
+    costs = CostModel(EncoderShape.from_config(CONFIG), 4)
+    for arch, entry in zip(ARCHS[:3], bench.measure(ARCHS[:3]), strict=True):
+        # safetensors writes the shapes too, a few kB.
+        weights = 4 * costs.cost("params", arch) / 1e6
+        assert weights < entry.size_mb < weights + 0.02
+        assert entry.memory_mb is None
+    assert done == [3]
+
+
+def test_each_length_counts_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from raycomp.deployment import latency
+
+    def measure(forwards: Sequence[Any], vocab_size: int, *, length: int, **_: Any) -> list[list[float]]:
+        # A time limit leaves fewer passes of long texts.
+        return [[float(length)] * (40 // length) for _ in forwards]
+
+    monkeypatch.setattr(latency, "measure_durations_ms", measure)
+    times = latency.measure_by_length_ms([print, print], 30, (2, 8), batch=1, runs=40, seconds=1, turn=1)
+    assert times == [[[2.0] * 5, [8.0] * 5]] * 2
