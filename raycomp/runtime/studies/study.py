@@ -44,11 +44,12 @@ def run_study(study: StudySpec, storage: Path, progress: Progress) -> Path:
             second case the rows of the other runs are written, and the same call executes the rest.
     """
     folder = storage.resolve() / study.id
+    # Before the checks, which can fill the cache of tokens there.
+    is_resumed = folder.exists()
     finished = finished_runs(folder)
     missing = [study_run for study_run in study.runs if study_run.name not in finished]
     _check_jobs(missing, folder)
 
-    is_resumed = folder.exists()
     with lock_run(folder, progress):
         if is_resumed:
             num_runs = len(study.runs)
