@@ -166,7 +166,8 @@ def scale_steps(value: int | list[int], factor: float) -> int | list[int]:
 
 def describe_lengths(lengths: Mapping[str, Any], methods: list[str]) -> list[str]:
     """Return one line per scaled setting, and one on the methods that keep their lengths."""
-    lines = [f"Length: {key} = {_show(value)}" for key, value in lengths.items()]
+    # A phase that the method does not have stays at 0.
+    lines = [f"Length: {key} = {_show(value)}" for key, value in lengths.items() if value]
     scaled = {key.partition(".")[0] for key in lengths}
     # The lengths of yoco are in [train].
     same = [name for name in methods if name not in scaled and not (name == "yoco" and "train" in scaled)]

@@ -87,7 +87,9 @@ def test_methods_without_a_length_keep_it_and_the_user_reads_so(
 ) -> None:
     context = make_context(equal(tiny_job, equal_compute=5.0), tmp_path, "kwon", tuned_model)
     assert find_lengths(context) == {}
-    lines = describe_lengths({"pkd.epochs": 2.5, "train.steps": [1, 2]}, ["yoco", "pkd", "kwon"])
+    lines = describe_lengths(
+        {"pkd.epochs": 2.5, "pd.x": 0.0, "train.steps": [1, 2]}, ["yoco", "pkd", "kwon"]
+    )
     assert lines == [
         "Length: pkd.epochs = 2.5",
         "Length: train.steps = [1, 2]",
