@@ -165,7 +165,15 @@ def _random_model(config: EncoderConfig, arch: Architecture) -> Any:
     from raycomp.encoder.static_model import RaycompConfig, RaycompForSequenceClassification
 
     shapes = {"layer_heads": list(arch.heads), "layer_ffn": list(arch.ffn)}
-    return RaycompForSequenceClassification(RaycompConfig(**config.to_dict() | shapes)).eval()
+    model = RaycompForSequenceClassification(RaycompConfig(**config.to_dict() | shapes)).eval()
+
+    # New biases are 0 and new norms 1 in every layer. An ONNX file has equal tensors once: too small.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter += config.initializer_range * torch.randn_like(parameter)
+
+    return model
 
 
 def _remove_drift(

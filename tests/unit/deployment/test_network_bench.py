@@ -55,6 +55,13 @@ def test_files_have_the_weights_of_their_networks(monkeypatch: pytest.MonkeyPatc
     assert done == [3]
 
 
+def test_no_two_layers_share_their_weights() -> None:
+    """An ONNX file has equal tensors once, and trained layers have none."""
+    model = network_bench._random_model(CONFIG, ARCHS[-1])
+    tensors = {tuple(parameter.flatten().tolist()) for parameter in model.parameters()}
+    assert len(tensors) == len(list(model.parameters()))
+
+
 def test_each_length_counts_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     from raycomp.deployment import latency
 
