@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raycomp.deployment.serving.requests import (
@@ -99,6 +99,7 @@ JSON = st.recursive(
 FIELDS = st.dictionaries(st.sampled_from(["text", "texts", "text_pair", "budget", "latency_ms"]), JSON)
 
 
+@settings(max_examples=60)
 @given(body=st.binary(max_size=60) | FIELDS.map(lambda fields: json.dumps(fields).encode()))
 def test_any_body_is_a_request_or_a_request_error(body: bytes) -> None:
     with contextlib.suppress(RequestError):
