@@ -26,12 +26,12 @@ from raycomp.errors import UserError
 from raycomp.methods.base import Deployable, Forward, Healing, ProgressUpdate
 from raycomp.methods.context import RunContext
 from raycomp.methods.scoring import score_validation
-from raycomp.report.predictions import Predictions
-from raycomp.report.shortfall import describe_shortfall, find_min_retention, find_shortfall
+from raycomp.report.shortfall import describe_shortfall
 from raycomp.runtime.pipeline.plain_form import in_plain_form
+from raycomp.runtime.pipeline.score_warning import add_score_warning
 from raycomp.runtime.pipeline.user_units import in_user_units, standardised
 from raycomp.search.search_loop import budget_settings
-from raycomp.storage.files import read_array, write_json, write_text
+from raycomp.storage.files import write_json, write_text
 from raycomp.storage.rows import DeploymentRow
 from raycomp.storage.tables import write_rows
 
@@ -146,7 +146,7 @@ def _deploy(
         parity=proof["max_logit_difference"],
         export=str(out.relative_to(context.run_dir)),
     )
-    row = _judge(context, row, out.name)
+    row = add_score_warning(context, row, out.name)
     figures = {
         "validation": validation,
         "teacher_validation": row.teacher_validation,
@@ -198,13 +198,6 @@ def _add_measured_files(deployable: Deployable, out: Path) -> None:
             shutil.copyfile(source, out / file)
 
 
-def _judge(context: RunContext, row: DeploymentRow, model: str) -> DeploymentRow:
-    """Return the row with a warning if its model is far below the teacher."""
-    min_retention = find_min_retention(context.job.model_dump(mode="json"), row.budget)
-    predictions = _read_predictions(context, model)
-    return replace(row, warning=find_shortfall(row.metric, predictions, row.retention, min_retention))
-
-
 def _healing_columns(healing: Healing | None) -> dict[str, Any]:
     """Return the columns of table `deployments` on the healing of a model."""
     if healing is None:
@@ -217,19 +210,6 @@ def _healing_columns(healing: Healing | None) -> dict[str, Any]:
         "heal_tokens": healing.tokens,
         "heal_seconds": healing.seconds,
     }
-
-
-def _read_predictions(context: RunContext, model: str) -> Predictions | None:
-    """Return the outputs of a model that was just scored on the validation splits."""
-    splits = context.validation_names()
-    labels = [read_array(context.layout.predictions("labels", split)) for split in splits]
-    logits = [read_array(context.layout.predictions(model, split)) for split in splits]
-    if any(array is None for array in (*labels, *logits)):
-        return None
-    return Predictions(
-        tuple(array for array in labels if array is not None),
-        tuple(array for array in logits if array is not None),
-    )
 
 
 def _count(model: PreTrainedModel, deployable: Deployable) -> dict[str, float]:
