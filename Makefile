@@ -86,8 +86,8 @@ docs: $(VENV)/.installed  ## write the generated pages of docs/
 	$(BIN)/python -m tools.cli_reference docs/reference/cli.md
 	$(BIN)/python -m tools.import_order
 
-fuzz: $(VENV)/.installed  ## 25,000 malformed job files, profiles, tables, data files and model folders
-	RAYCOMP_FUZZ=25000 $(BIN)/python -m pytest tests/fuzz
+fuzz: $(VENV)/.installed  ## 22,000 malformed job files, profiles, tables, data files and model folders
+	RAYCOMP_FUZZ=18000 $(BIN)/python -m pytest tests/fuzz
 
 unit conformance security: $(VENV)/.installed  ## one part of the tests, without Ray
 	$(IN_PARALLEL) tests/$@

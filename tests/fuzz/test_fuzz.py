@@ -1,6 +1,6 @@
 """Thousands of inputs that nobody would write: each is read, or refused with a message, in time.
 
-`make fuzz` tries 24,000 of them; the tests as such a few hundred, always the same.
+`make fuzz` tries 22,000 of them; the tests as such a few hundred, always the same.
 """
 
 from __future__ import annotations
