@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 from raycomp.encoder.interface import logits_of
-from raycomp.methods.adabert.compiler import compile_child, compiled_macs
 from raycomp.methods.adabert.distillation_data import DistillationData
 from raycomp.methods.adabert.efficiency import operation_costs
 from raycomp.methods.adabert.settings import AdabertSettings
@@ -28,6 +27,9 @@ def score_child(
         weights_id: Hash of the file that its weights come from.
         weights: Value of the column `weights`.
     """
+    # Imported here: transformers takes seconds, and training workers compile no child.
+    from raycomp.methods.adabert.compiler import compile_child, compiled_macs
+
     began = time.perf_counter()
     model = compile_child(child)
     score = score_forward(data, lambda batch: logits_of(model, batch), "selection")

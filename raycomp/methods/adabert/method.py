@@ -11,15 +11,13 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from raycomp.config.section import MethodSettings
 from raycomp.data.batches import Batch, smallest_batch
 from raycomp.errors import UserError
-from raycomp.methods.adabert.compiler import compile_child
 from raycomp.methods.adabert.distillation_data import DistillationData
 from raycomp.methods.adabert.drawing import draw_structure
 from raycomp.methods.adabert.finalists import ROUND, round_sizes
@@ -43,6 +41,9 @@ from raycomp.methods.base import Deployable, Forward, Method, Run
 from raycomp.methods.context import RunContext
 from raycomp.methods.selection_scores import forget_outcome
 from raycomp.methods.tasks import TrainingTask
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 DESCRIPTION = (
     "A small CNN, searched and trained by raycomp (AdaBERT) under the guidance of the teacher, then "
@@ -195,6 +196,9 @@ def _deployable(
 
 def _build_child(data: DistillationData, trial: Trial) -> tuple[PreTrainedModel, Forward]:
     """Return the compiled child, and the forward function of the child as it was trained."""
+    # Imported here, like transformers: training workers compile no child.
+    from raycomp.methods.adabert.compiler import compile_child
+
     child = load_child(data, trial)
 
     def forward(batch: Batch) -> Tensor:

@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 
-from raycomp.methods.adabert.cnn_model import RaycompCnnForSequenceClassification
-from raycomp.methods.adabert.compiler import compiled_config
 from raycomp.methods.adabert.distillation_data import DistillationData
 from raycomp.methods.adabert.efficiency import operation_macs, operation_params
 from raycomp.methods.adabert.finalists import round_sizes
@@ -44,6 +42,10 @@ def plan_sweep(context: RunContext) -> dict[str, Any]:
 
 def _student_sizes(context: RunContext, settings: AdabertSettings, max_layers: int) -> list[int]:
     """Return the number of parameters of the smallest and of the largest student."""
+    # Imported here: transformers takes seconds, and training workers compile no child.
+    from raycomp.methods.adabert.cnn_model import RaycompCnnForSequenceClassification
+    from raycomp.methods.adabert.compiler import compiled_config
+
     shape = DistillationData.of(context).student_shape
     sizes = []
     for layers, choose in ((1, min), (max_layers, max)):

@@ -16,7 +16,7 @@ from raycomp.storage import layout, method_layout, study_layout
 from tools.style_figures import LIMITS, ROOT, Limit, count_files, exceeded_limits
 
 # Their students are models of transformers from the start.
-TEXT_MODELS = {"adabert", "bilstm", "static"}
+TEXT_MODELS = {"bilstm", "static"}
 
 MODULES = sorted((ROOT / "raycomp").rglob("*.py"))
 LAYOUT_MODULES = [layout, method_layout, study_layout]
