@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import settings
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
 from tests.not_run import describe_not_run
-
-# The tests share the machine with Ray's processes, so an example of hypothesis has no time limit.
-settings.register_profile("shared", deadline=None)
-settings.load_profile("shared")
 
 GOOD = ["fine", "great", "lovely", "superb", "warm"]
 BAD = ["poor", "awful", "dull", "weak", "cold"]
@@ -172,6 +169,18 @@ def make_tiny_job(model: Path, data: Path) -> dict[str, Any]:
             {"name": "third", "flops": "0.35x"},
         ],
     }
+
+
+_folder_numbers = itertools.count()
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty directory. pytest's own fixture lists those of all earlier tests."""
+    name = re.sub(r"\W", "_", request.node.name)[:30]
+    path = tmp_path_factory.getbasetemp() / f"{name}{next(_folder_numbers)}"
+    path.mkdir(mode=0o700)
+    return path
 
 
 @pytest.fixture(autouse=True)

@@ -140,6 +140,7 @@ def test_a_ring_sends_each_byte_nearly_twice() -> None:
     assert Network(8, 1000).all_reduce_seconds(1e9, 1) == 0
 
 
+@pytest.mark.filterwarnings("ignore:.* found in sys.modules:RuntimeWarning")
 def test_every_benchmark_has_a_help_text(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,7 +53,7 @@ for folder in sys.argv[1:]:
 """
 
 
-def test_they_load_without_raycomp(tmp_path: Path) -> None:
+def test_it_loads_without_raycomp(tmp_path: Path) -> None:
     """Both in one process, because transformers takes seconds to import."""
     archs = {"whole": ARCH, "sparse": SPARSE}
     for name, arch in archs.items():

@@ -123,7 +123,7 @@ def test_methods_deploy_in_the_users_units(name: str, tmp_path: Path) -> None:
     model = write_regressor(tmp_path / "model", mean, deviation)
     job = regression_job(model, write_data(tmp_path / "data", mean, deviation))
     job["augment"] = {"copies": 1, "candidates": 2}
-    small = {"layers": 2, "width": 8, "embedding": 4, "epochs": 0.5, "child_epochs": 0.5}
+    small = {"layers": 2, "width": 8, "embedding": 4, "epochs": 0.5, "child_epochs": 0.5, "candidates": 0}
     job[name] = small | {"batch_size": 32} if name == "adabert" else {"epochs": 2}
     check_method(name, job, tmp_path / "runs")
     export = next((tmp_path / "runs" / "whole").glob("*/exports/*"))

@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raycomp.errors import UserError
@@ -16,6 +16,7 @@ from raycomp.report import find_pareto_front
 figures = st.sampled_from([0.0, 1.0, 2.0, 3.0, math.inf, -math.inf, math.nan])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(figures, figures), max_size=12))
 def test_the_front_has_exactly_the_rows_that_no_other_dominates(rows: list[tuple[float, float]]) -> None:
     frame = pd.DataFrame(rows, columns=["validation", "params"], dtype=float)

@@ -99,7 +99,7 @@ JSON = st.recursive(
 FIELDS = st.dictionaries(st.sampled_from(["text", "texts", "text_pair", "budget", "latency_ms"]), JSON)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(body=st.binary(max_size=60) | FIELDS.map(lambda fields: json.dumps(fields).encode()))
 def test_any_body_is_a_request_or_a_request_error(body: bytes) -> None:
     with contextlib.suppress(RequestError):
