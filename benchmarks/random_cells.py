@@ -24,7 +24,7 @@ import json
 import os
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -86,8 +86,8 @@ def _parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def compare(data: DistillationData, count: int) -> list[dict[str, Any]]:
-    """Search one structure, and train it and random ones of equal size; one row for each training."""
+def compare(data: DistillationData, count: int) -> Iterator[dict[str, Any]]:
+    """Search a structure, train it and random ones of equal size, and yield a row per training."""
     (trial, *_) = list_trials(data.job)
     run = LocalRun(data)
     plan = training_plan(data, trial)
@@ -102,7 +102,6 @@ def compare(data: DistillationData, count: int) -> list[dict[str, Any]]:
         structures[f"random-{number}"] = draw_equal_size(searched, settings, rng)
 
     epochs = settings.child_epochs + settings.finalist_epochs * len(round_sizes(settings))
-    rows = []
     for start in STARTS:
         equal = settings.model_copy(update={"child": start, "child_epochs": epochs})
         job = data.job.model_copy(update={"adabert": equal})
@@ -113,8 +112,7 @@ def compare(data: DistillationData, count: int) -> list[dict[str, Any]]:
             figures = train_child(context, folder, {**plan, **asdict(trial)}, validate=True)
             names = ["selection", *(split.name for split in data.task.validation)]
             scores = {split: figures.pop(split) for split in names}
-            rows.append({"name": name, "start": start, "scores": scores, **figures})
-    return rows
+            yield {"name": name, "start": start, "scores": scores, **figures}
 
 
 def _place_structure(data: DistillationData, source: str, target: str, structure: Structure) -> None:
