@@ -268,17 +268,12 @@ def classify_batch(
 
 
 def compute_logits(
-    first_state: Tensor,
-    pooler: nn.Linear,
-    classifier: nn.Linear,
-    act: Any,
-    rate: float,
-    drop_before_pooler: bool,
+    x: Tensor, pooler: nn.Linear, classifier: nn.Linear, act: Any, rate: float, drop_before_pooler: bool
 ) -> Tensor:
-    """Map the first token's state (batch, hidden) to logits (batch, classes). Rate 0 drops none."""
+    """Map the first token's state, (batch, hidden), to logits (batch, classes). Rate 0 drops none."""
     if drop_before_pooler:
-        first_state = dropout(first_state, rate, rate > 0)
-    pooled = act(pooler(first_state))
+        x = dropout(x, rate, rate > 0)
+    pooled = act(pooler(x))
     return classifier(dropout(pooled, rate, rate > 0))
 
 
@@ -322,15 +317,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rate:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate)
 
     # Autocast would convert the numbers back to bf16.
+    dtype = query.dtype
     with torch.autocast("cpu", enabled=False):
+        query, key, value = query.float(), key.float(), value.float()
         if rate == 0.0:
-            attended = F.scaled_dot_product_attention(
-                query.float(), key.float(), value.float(), attn_mask=mask
-            )
-            return attended.to(query.dtype)
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).to(dtype)
 
-        scores = query.float() @ key.float().transpose(-1, -2) * query.shape[-1] ** -0.5
+        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))
         weights = dropout(torch.softmax(scores, dim=-1), rate, True)
-        return (weights @ value.float()).to(query.dtype)
+        return (weights @ value).to(dtype)
