@@ -45,7 +45,7 @@ def run_dir(tiny_job: dict[str, Any], storage: Path) -> Path:
 
 
 def test_the_run_has_every_table_and_column(run_dir: Path) -> None:
-    for name in ("steps", "distribution", "evaluations", "deployments"):
+    for name in ("steps", "distribution", "evaluations", "deployments", "costs"):
         frame = read_table(run_dir, name)
         assert len(frame)
         assert list(frame.columns) == SCHEMAS[name].names
