@@ -22,7 +22,7 @@ class AdabertSettings(MethodSettings):
 
     method: ClassVar[str] = "adabert"
     title: ClassVar[str] = "AdaBERT"
-    length_keys: ClassVar[tuple[str, ...]] = ("epochs", "child_epochs")
+    length_keys: ClassVar[tuple[str, ...]] = ("epochs", "child_epochs", "finalist_epochs")
     needs_budget: ClassVar[bool] = False
     shared_sections: ClassVar[tuple[str, ...]] = ("augment",)
     identity_defaults: ClassVar[dict[str, Any]] = {
