@@ -25,8 +25,8 @@ from raycomp.runtime.pipeline.preflight import _smallest_batches, check
             {"train": {"batch_size": 8}, "teacher": {"batch_size": 32, "mode": "train"}},
             [31, 7],
         ),
-        # 1,000 rows and at most as many copies: 1,995 of both make batches of 7. A search holds out a fifth
-        # of the rows.
+        # 1,000 rows and at most as many copies: 1,995 of both make batches of 7. A search leaves out a
+        # fifth of the rows.
         (
             1000,
             True,
