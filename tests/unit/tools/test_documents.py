@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs" / "equations.md").read_text()
+SECURITY = (ROOT / "docs" / "security.md").read_text()
 LOADERS = (ROOT / "docs" / "how-to" / "formats.md").read_text().partition("## Where an export loads")[2]
 
 
@@ -22,7 +23,11 @@ def test_functions_stand_in_their_files() -> None:
         assert re.search(rf"\b(def|class) {name}\b", source), f"{path} has no {name}"
 
 
-@pytest.mark.parametrize(("text", "least"), [(TEXT, 30), (LOADERS, 12)], ids=["equations", "loaders"])
+@pytest.mark.parametrize(
+    ("text", "least"),
+    [(TEXT, 30), (LOADERS, 12), (SECURITY, 30)],
+    ids=["equations", "loaders", "security"],
+)
 def test_tests_stand_in_the_suite(text: str, least: int) -> None:
     source = "\n".join(p.read_text() for p in (ROOT / "tests").rglob("test_*.py"))
     names = re.findall(r"\b(test_\w+?)(?:_\.\.\.|`)", text)
