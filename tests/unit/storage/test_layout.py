@@ -6,19 +6,21 @@ from pathlib import Path
 
 from raycomp.storage.files import write_json
 from raycomp.storage.layout import RunLayout
-from raycomp.storage.method_layout import TrialLayout
+from raycomp.storage.method_layout import DeviceLayout, TrialLayout
 from raycomp.storage.study_layout import StudyLayout, find_runs, find_studies
 
 RUN = Path("runs/r-0123abcd")
 
 
-def properties(layout: RunLayout | TrialLayout | StudyLayout) -> dict[str, Path]:
+def properties(layout: RunLayout | TrialLayout | StudyLayout | DeviceLayout) -> dict[str, Path]:
+    """Return the paths that a layout names; those of a part of it are the part's own."""
     members = inspect.getmembers(type(layout), lambda member: isinstance(member, property))
-    return {name: getattr(layout, name) for name, _ in members}
+    values = {name: getattr(layout, name) for name, _ in members}
+    return {name: value for name, value in values.items() if isinstance(value, Path)}
 
 
 def test_every_path_is_in_its_directory_and_has_one_name() -> None:
-    for layout in (RunLayout(RUN), TrialLayout(RUN), StudyLayout(RUN)):
+    for layout in (RunLayout(RUN), TrialLayout(RUN), StudyLayout(RUN), DeviceLayout(RUN)):
         paths = properties(layout)
         outside = {name for name, path in paths.items() if not path.is_relative_to(RUN)}
         assert outside <= {"token_cache"}

@@ -185,10 +185,7 @@ def test_a_given_structure_takes_the_place_of_the_search(
 ) -> None:
     structure = Structure(2, ("skip",) * 9)
     tiny_job["run"]["methods"] = ["adabert"]
-    tiny_job["adabert"] = {"structure": structure.to_json()}
-    with pytest.raises(UserError, match="scratch"):
-        parse_job(tiny_job)
-    tiny_job["adabert"]["child"] = "scratch"
+    tiny_job["adabert"] = {"structure": structure.to_json(), "child": "scratch"}
     job = parse_job(tiny_job)
     trial = list_trials(job)[0]
     no_run: Any = None  # the structure is given, so nothing is trained
