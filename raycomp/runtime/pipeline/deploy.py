@@ -17,9 +17,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from raycomp.config.budget import SEVERAL
 from raycomp.data.batches import collate
 from raycomp.deployment.cpu import describe_machine
-from raycomp.deployment.format_settings import INT8_FILE, ONNX_FILE
 from raycomp.deployment.latency import measure_latencies_ms
-from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.export import export_model, verify_export, verify_tokenizer, write_card
 from raycomp.encoder.interface import logits_of
 from raycomp.errors import UserError
@@ -27,6 +25,7 @@ from raycomp.methods.base import Deployable, Forward, Healing, ProgressUpdate
 from raycomp.methods.context import RunContext
 from raycomp.methods.scoring import score_validation
 from raycomp.report.shortfall import describe_shortfall
+from raycomp.runtime.pipeline.measured_models import add_measured_files, find_cost
 from raycomp.runtime.pipeline.plain_form import in_plain_form
 from raycomp.runtime.pipeline.score_warning import add_score_warning
 from raycomp.runtime.pipeline.user_units import in_user_units, standardised
@@ -120,13 +119,13 @@ def _deploy(
     """Export one model, and return its row and the model that was loaded back."""
     out = context.layout.export(context.method, deployable.budget)
     proof = export_deployable(context, deployable, out)
-    _add_measured_files(deployable, out)
+    add_measured_files(deployable, out)
     loaded = AutoModelForSequenceClassification.from_pretrained(  # nosec B615  # raycomp's own export
         str(out), trust_remote_code=True, local_files_only=True
     ).eval()
 
     counts = _count(loaded, deployable)
-    cost = _find_cost(context, deployable, counts)
+    cost = find_cost(context, deployable, counts)
     _check_counts(context, deployable, counts)
 
     forward = standardised(context, lambda batch: logits_of(loaded, batch))
@@ -171,31 +170,6 @@ def _check_counts(context: RunContext, deployable: Deployable, counts: Mapping[s
                 f"Budget {deployable.budget}: the exported model has {counts[kind]:,.0f} {kind}, but the "
                 f"limit is {limit:,.0f}. {REPORT_BUG}"
             )
-
-
-def _find_cost(context: RunContext, deployable: Deployable, counts: Mapping[str, float]) -> float:
-    """Return what the budget limits: counted, measured, or computed from the architecture."""
-    if deployable.kind in counts:
-        return counts[deployable.kind]
-    if deployable.cost is not None:
-        return deployable.cost
-    for budget in context.job.budget:
-        if (budget.name, budget.kind) == (deployable.budget, deployable.kind):
-            return context.budget(budget).cost(Architecture.from_json(str(deployable.arch)))
-    # AdaBERT's settings are not limits.
-    return counts["params"]
-
-
-def _add_measured_files(deployable: Deployable, out: Path) -> None:
-    """Copy the files of other runtimes that were measured into the export."""
-    if deployable.measured_files is None:
-        return
-    # The file that was measured is the one that is deployed: it is not converted again.
-    for file in (ONNX_FILE, INT8_FILE):
-        source = deployable.measured_files / file
-        if source.exists():
-            (out / file).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source, out / file)
 
 
 def _healing_columns(healing: Healing | None) -> dict[str, Any]:
