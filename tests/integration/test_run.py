@@ -171,6 +171,8 @@ def test_an_export_can_be_made_again(run_dir: Path, tmp_path: Path) -> None:
     first = load_tensors(run_dir / "exports" / "yoco-half" / "model.safetensors")
     again = load_tensors(tmp_path / "half" / "model.safetensors")
     assert all(torch.equal(first[k], again[k]) for k in first)
+    # The teacher lacks a row in the table.
+    assert export_budget(run_dir, "teacher", tmp_path / "teacher")["params"] > proof["params"]
     with pytest.raises(UserError, match="not empty"):
         export_budget(run_dir, "half", tmp_path / "half")
     with pytest.raises(UserError, match="half, third"):

@@ -116,7 +116,7 @@ def _export_row(
 
     return {
         "out": str(out),
-        "arch": row["arch"],
+        "arch": deployable.arch,
         "params": proof["params"],
         "parity": proof["max_logit_difference"],
     }
