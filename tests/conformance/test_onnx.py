@@ -25,6 +25,7 @@ from tests.unit.encoder.test_elastic import make_batch
 from tests.unit.methods.adabert.builders import make_texts
 
 onnx = pytest.importorskip("onnx")
+onnx_ir = pytest.importorskip("onnx_ir")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
@@ -68,6 +69,8 @@ def test_a_file_that_computes_something_else_is_refused(
     encoder_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Program:
+        model = onnx_ir.load(encoder_file)
+
         def save(self, path: str, **_: Any) -> None:
             shutil.copyfile(encoder_file, path)
 
