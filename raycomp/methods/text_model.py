@@ -63,11 +63,11 @@ class TextClassifier(PreTrainedModel):
             ids: (batch, length) tokens.
             mask: (batch, length), True on real tokens.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define encode")
 
     def classify(self, features: Tensor) -> Tensor:
         """Return logits (batch, classes) of the features of a row, (batch, features)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define classify")
 
     def forward(
         self,
