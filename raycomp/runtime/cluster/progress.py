@@ -85,20 +85,28 @@ class Progress:
     def _line_update(self, name: str, start: float) -> Update:
         last_time = start
         last_done = 0
+        # The rate is measured from the last line whose steps had grown.
+        rate_from = start
+        last_phase: object = None
 
         def update(done: int, total: int, metrics: dict[str, Any]) -> None:
-            nonlocal last_time, last_done
+            nonlocal last_time, last_done, rate_from, last_phase
             now = time.monotonic()
-            # A line without progress would only make the log longer.
-            if now - last_time < LINE_SECONDS or done == last_done:
+            phase = metrics.get("phase")
+            # A line that repeats the last one would only make the log longer.
+            if now - last_time < LINE_SECONDS or (done == last_done and phase == last_phase):
                 return
 
-            rate = (done - last_done) / (now - last_time)
-            left = f"{(total - done) / rate:.0f} s left" if rate > 0 else ""
-            text = f"{name} {done:,}/{total:,}  {rate:.1f}/s  {left}  {_format_metrics(metrics)}"
+            speed = ""
+            if done > last_done:
+                rate = (done - last_done) / (now - rate_from)
+                speed = f"{_format_rate(rate)}  {(total - done) / rate:.0f} s left"
+                rate_from = now
+            text = f"{name} {done:,}/{total:,}  {speed}  {_format_metrics(metrics)}"
             self.say(text.rstrip())
             last_time = now
             last_done = done
+            last_phase = phase
 
         return update
 
@@ -121,7 +129,7 @@ def _bar_update(display: RichProgress, name: str) -> Update:
 
     def update(done: int, total: int, metrics: dict[str, Any]) -> None:
         speed = display.tasks[0].speed
-        rate = f"{speed:.1f}/s" if speed else ""
+        rate = _format_rate(speed) if speed else ""
         text = _format_metrics(metrics)
         display.update(task, completed=done, total=total, rate=rate, metrics=text)
 
@@ -151,6 +159,11 @@ def polling(poll: Callable[[], None], seconds: float = 0.5) -> Iterator[None]:
         thread.join()
         # The last state, which the thread may have missed.
         poll()
+
+
+def _format_rate(rate: float) -> str:
+    """Return steps per second as text; per minute where a step takes longer than ten seconds."""
+    return f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 60:.1f}/min"
 
 
 def _format_metrics(metrics: dict[str, Any]) -> str:
