@@ -39,7 +39,7 @@ def run_work(work: Job | StudySpec, storage: str | Path, progress: Progress) -> 
     if isinstance(work, StudySpec):
         from raycomp.runtime.studies.study import run_study
 
-        for study_run in work.runs:
+        for study_run in work.chosen_runs:
             check_references(study_run.job)
         with opened(storage, work.id, progress.say) as root:
             directory = run_study(work, root, progress)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from raycomp.cli.options import Address, AsJson, JobId, Preset, Sets, WorkFile, load_work
+from raycomp.cli.options import Address, AsJson, JobId, Only, Preset, Sets, WorkFile, load_work
 from raycomp.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def submit(
     ],
     sets: Sets = None,
     preset: Preset = "",
+    only: Only = None,
     address: Address = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Print the job id and return at once.")
@@ -40,7 +41,7 @@ def submit(
 
     Example: raycomp submit jobs/quickstart.toml --address http://127.0.0.1:8265 --storage /mnt/runs
     """
-    work = load_work(job, sets, preset)
+    work = load_work(job, sets, preset, only)
     from raycomp.api.submission import submit_work
 
     submitted = submit_work(work, storage, address, installed=installed)

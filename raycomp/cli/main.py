@@ -13,7 +13,17 @@ import typer
 
 from raycomp.cli.cluster import logs, status, stop, submit
 from raycomp.cli.export import export
-from raycomp.cli.options import AsJson, JobFile, Preset, RunPlace, Sets, Storage, WorkFile, load_work
+from raycomp.cli.options import (
+    AsJson,
+    JobFile,
+    Only,
+    Preset,
+    RunPlace,
+    Sets,
+    Storage,
+    WorkFile,
+    load_work,
+)
 from raycomp.cli.output import (
     print_frame,
     print_json,
@@ -133,12 +143,13 @@ def run(
     storage: Storage = "runs",
     as_json: AsJson = False,
     preset: Preset = "",
+    only: Only = None,
 ) -> None:
     """Run a job or a study. After an interruption, the same command resumes it.
 
     Example: raycomp run jobs/quickstart.toml --set run.seed=1
     """
-    work = load_work(job, sets, preset)
+    work = load_work(job, sets, preset, only)
     from raycomp.runtime.cluster.progress import Progress
     from raycomp.storage.location import is_url
 

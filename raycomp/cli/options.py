@@ -33,6 +33,14 @@ Preset = Annotated[
         "--preset", help="Preset of a study file. The preset small takes minutes on two CPU cores."
     ),
 ]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only",
+        metavar="PATTERN",
+        help="Execute only the runs of a study whose names match, such as '*-glue-mrpc-s0'. Repeatable.",
+    ),
+]
 RunPlace = Annotated[
     str, typer.Argument(metavar="RUN", help="Run directory, such as runs/NAME-HASH, or its URL.")
 ]
@@ -47,25 +55,27 @@ Address = Annotated[
 JobId = Annotated[str, typer.Argument(metavar="ID", help="Job id that `raycomp submit` printed.")]
 
 
-def load_work(path: Path, sets: list[str] | None, preset: str) -> Job | StudySpec:
+def load_work(path: Path, sets: list[str] | None, preset: str, only: list[str] | None) -> Job | StudySpec:
     """Read a job file or a study file.
 
     Args:
         path: File that the user named.
         sets: Overrides of the form KEY=VALUE.
         preset: Preset of a study; empty for none.
+        only: Patterns of the runs of a study to execute; none for all.
 
     Raises:
-        UserError: The file is not valid, or a preset was named for a file that is not a study.
+        UserError: The file is not valid, or an option of studies was given for another file.
     """
     # Run and submit take both kinds of file.
     if is_study_file(path):
-        return load_study_file(path, sets, preset)
+        return load_study_file(path, sets, preset).choose(only or [])
 
-    if preset:
+    given = f"--preset {preset!r}" if preset else f"--only {only[0]!r}" if only else ""
+    if given:
         raise UserError(
-            f"The option --preset {preset!r} applies to studies only, and {path} lacks a [study] "
-            "section. Leave the option out."
+            f"The option {given} applies to studies only, and {path} lacks a [study] section. Leave the "
+            "option out."
         )
 
     return load_job(path, sets)

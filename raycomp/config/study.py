@@ -7,6 +7,7 @@ study measures what an ordinary run of that job measures.
 from __future__ import annotations
 
 import copy
+import fnmatch
 import hashlib
 import json
 import re
@@ -83,12 +84,15 @@ class StudySpec:
         runs: All study runs: variants in order, then tasks, then seeds.
         preset: Preset that was applied, or an empty text.
         source: The file with preset and overrides applied, as nested dicts. `parse_study` reads it again.
+        only: Patterns of the names of the runs to execute now, such as "*-glue-mrpc-s0"; empty for all.
+            The study stays the same one: it has the same directory, and other runs can follow later.
     """
 
     settings: StudySettings
     runs: tuple[StudyRun, ...]
     preset: str = ""
     source: dict[str, Any] = field(default_factory=dict)
+    only: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -99,6 +103,32 @@ class StudySpec:
         ]
         text = json.dumps(identities, separators=(",", ":"))
         return f"{self.settings.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+    @property
+    def chosen_runs(self) -> tuple[StudyRun, ...]:
+        """The runs to execute now, in the order of the study."""
+        if not self.only:
+            return self.runs
+        return tuple(run for run in self.runs if any(fnmatch.fnmatchcase(run.name, p) for p in self.only))
+
+    def choose(self, patterns: Sequence[str]) -> StudySpec:
+        """Return the same study, of which only the runs with matching names are executed.
+
+        Args:
+            patterns: Names or patterns with `*`, such as "*-glue-mrpc-s0"; empty for all runs.
+
+        Raises:
+            UserError: A pattern matches no run.
+        """
+        names = [run.name for run in self.runs]
+        for pattern in patterns:
+            if not fnmatch.filter(names, pattern):
+                nearest = nearest_name(pattern, names) or names[0]
+                raise UserError(
+                    f"No run of the study {self.settings.name} has a name like {pattern!r}. A name is "
+                    f"VARIANT-TASK-sSEED, such as {nearest!r}; * stands for any text."
+                )
+        return replace(self, only=tuple(patterns))
 
 
 def is_study_file(path: str | Path) -> bool:

@@ -198,7 +198,7 @@ def _write_request(folder: Path, work: Job | StudySpec, storage: str, installed:
     """Write what is sent to the cluster: the request, and raycomp's source if the cluster lacks it."""
     request: dict[str, Any] = {"version": VERSION, "installed": installed, "storage": storage}
     if isinstance(work, StudySpec):
-        request |= {"study": work.source, "preset": work.preset}
+        request |= {"study": work.source, "preset": work.preset, "only": list(work.only)}
     else:
         request |= {"job": work.model_dump(mode="json", exclude_unset=True)}
     (folder / REQUEST).write_text(json.dumps(request))
@@ -225,5 +225,5 @@ def read_request() -> tuple[Job | StudySpec, str]:
         )
     storage = str(request["storage"])
     if "study" in request:
-        return parse_study(request["study"], request["preset"]), storage
+        return parse_study(request["study"], request["preset"]).choose(request["only"]), storage
     return parse_job(request["job"]), storage

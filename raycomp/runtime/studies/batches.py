@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from raycomp.config.study import StudyRun
 from raycomp.config.study_settings import StudySettings
+from raycomp.errors import UserError
 
 
 def plan_batches(
@@ -21,6 +22,9 @@ def plan_batches(
         study_runs: Runs that are not finished, in the order of the study.
         settings: Section [study] of the study.
         finished: Names of the finished runs.
+
+    Raises:
+        UserError: A run needs the structure of another one that is neither finished nor among these.
     """
     waiting = list(study_runs)
     completed = set(finished)
@@ -39,6 +43,13 @@ def plan_batches(
                 claimed |= needed
                 batch.append(study_run)
 
+        if not batch:
+            name = waiting[0].name
+            searching_run = _find_searching_run(waiting[0], settings)
+            raise UserError(
+                f"{name} needs the structure that {searching_run} finds, and that run is not finished. "
+                f"Add --only {searching_run}."
+            )
         computed |= claimed
         completed |= {study_run.name for study_run in batch}
         waiting = [study_run for study_run in waiting if study_run not in batch]
@@ -49,6 +60,11 @@ def _waits_for_structure(study_run: StudyRun, settings: StudySettings, completed
     """Return whether a study run needs the structure of a run that has not completed."""
     if study_run.structure_of is None:
         return False
+    return _find_searching_run(study_run, settings) not in completed
+
+
+def _find_searching_run(study_run: StudyRun, settings: StudySettings) -> str:
+    """Return the name of the run whose structure a study run trains."""
     searching_variant = settings.variant[0].name
-    searching_run = StudyRun(searching_variant, study_run.structure_of, study_run.seed, study_run.job)
-    return searching_run.name not in completed
+    assert study_run.structure_of is not None
+    return StudyRun(searching_variant, study_run.structure_of, study_run.seed, study_run.job).name

@@ -32,7 +32,7 @@ NUM_SHOWN = 2
 
 
 def run_study(study: StudySpec, storage: Path, progress: Progress) -> Path:
-    """Execute every run of a study that is not finished; return the study's directory.
+    """Execute the chosen runs of a study that are not finished; return the study's directory.
 
     Args:
         study: Checked study.
@@ -47,13 +47,13 @@ def run_study(study: StudySpec, storage: Path, progress: Progress) -> Path:
     # Before the checks, which can fill the cache of tokens there.
     is_resumed = folder.exists()
     finished = finished_runs(folder)
-    missing = [study_run for study_run in study.runs if study_run.name not in finished]
+    missing = [study_run for study_run in study.chosen_runs if study_run.name not in finished]
     _check_jobs(missing, folder)
 
     with lock_run(folder, progress):
         if is_resumed:
             num_runs = len(study.runs)
-            progress.say(f"Resuming {study.id}: {num_runs - len(missing)} of {num_runs} runs finished")
+            progress.say(f"Resuming {study.id}: {len(finished)} of {num_runs} runs finished")
         write_json(StudyLayout(folder).study, describe_study(study))
 
         if missing:

@@ -13,6 +13,7 @@ from raycomp.config.loader import load_job
 from raycomp.config.study import is_study_file, load_study_file, parse_study
 from raycomp.errors import UserError
 from raycomp.methods.registry import METHODS
+from raycomp.runtime.cluster import submission
 
 ROOT = Path(__file__).parents[3]
 READY = sorted((ROOT / "jobs" / "studies").glob("*.toml"))
@@ -197,6 +198,45 @@ def test_a_structure_of_another_task_is_waited_for(given: dict[str, Any]) -> Non
     assert ready.name == cells[-1].name
     given["adabert"] = {}
     assert parse_study(given).runs[-1].job.adabert.child == "inherited"  # weights of a parent of its own
+
+
+def test_a_part_of_a_study_is_the_same_study(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(STUDY)
+    whole = load_study_file(path)
+    part = whole.choose(["*-glue-sst2-s1", "both-glue-mrpc-s0"])
+    assert part.id == whole.id
+    assert part.runs == whole.runs
+    # In the order of the study.
+    assert [run.name for run in part.chosen_runs] == [
+        "both-glue-mrpc-s0",
+        "both-glue-sst2-s1",
+        "explore-glue-sst2-s1",
+    ]
+    assert whole.choose([]).chosen_runs == whole.runs
+
+
+def test_a_pattern_that_matches_no_run_is_refused_with_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(STUDY)
+    with pytest.raises(UserError, match=r"'both-glue-mprc-s0'. A name is .* such as 'both-glue-mrpc-s0'"):
+        load_study_file(path).choose(["both-*", "both-glue-mprc-s0"])
+
+
+def test_a_submitted_part_of_a_study_stays_that_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(STUDY)
+    study = load_study_file(path).choose(["both-*"])
+    submission._write_request(tmp_path, study, "/mnt/runs", installed=True)
+    monkeypatch.chdir(tmp_path)
+    assert submission.read_request() == (study, "/mnt/runs")
+
+
+def test_only_is_refused_for_a_job() -> None:
+    with pytest.raises(UserError, match=r"The option --only 'yoco-\*' applies to studies only"):
+        cli.run(ROOT / "jobs" / "quickstart.toml", only=["yoco-*"])
 
 
 @pytest.mark.parametrize("path", READY, ids=lambda p: p.stem)

@@ -78,6 +78,18 @@ def test_a_cell_waits_for_the_structure_that_it_takes(tiny_job: dict[str, Any]) 
     ]
 
 
+def test_a_chosen_run_whose_structure_is_missing_says_which_run_to_add(tiny_job: dict[str, Any]) -> None:
+    tiny_job["run"]["methods"] = ["adabert"]
+    tiny_job["adabert"] = {"child": "scratch"}
+    variants = [{"name": "own"}, {"name": "from-rte", "structure_of": "glue/rte"}]
+    spec = study(tiny_job, variants, tasks=["glue/mrpc", "glue/rte"], seeds=[0]).choose(["from-rte-*"])
+    with pytest.raises(UserError, match="Add --only own-glue-rte-s0"):
+        list(plan_batches(list(spec.chosen_runs), spec.settings, set()))
+    # A run that has finished is not needed again.
+    batches = plan_batches(list(spec.chosen_runs), spec.settings, {"own-glue-rte-s0"})
+    assert names(list(batches)) == [["from-rte-glue-mrpc-s0", "from-rte-glue-rte-s0"]]
+
+
 def test_a_structure_is_not_trained_again_on_its_own_task(
     tiny_job: dict[str, Any], tmp_path: Path
 ) -> None:
