@@ -36,13 +36,15 @@ def test_a_new_phase_gets_a_line_before_any_step_is_done(monkeypatch: pytest.Mon
         advance(11)
         update(0, 23, {"phase": "first: teacher"})
         advance(11)
+        update(0, 23, {"phase": ""})
+        advance(11)
         update(0, 23, {"phase": "first: search"})
 
     lines = [line.split() for line in output.getvalue().splitlines()]
     assert lines == [
         ["study", "0/23", "first:", "teacher"],
         ["study", "0/23", "first:", "search"],
-        ["study", "done", "in", "33", "s"],
+        ["study", "done", "in", "44", "s"],
     ]
 
 
