@@ -77,7 +77,7 @@ def main() -> None:
         raise SystemExit(f"{args.run_dir} has no healed networks. Run the job with heal.steps above 0.")
 
     steps = args.steps or supernet_steps(context) + job.heal.steps
-    alone, seconds = train_alone(context, archs, steps)
+    alone, seconds = train_networks(context, archs, AloneTask, {"steps": steps})
     rows = compare(context, archs, alone, args.half)
     table = pd.DataFrame(rows)
     print(table.to_string(index=False, float_format="{:.4f}".format))
@@ -94,16 +94,23 @@ def supernet_steps(context: RunContext) -> int:
     return int(steps[steps["training"] == "supernet"]["step"].max()) + 1
 
 
-def train_alone(
-    context: RunContext, archs: list[Architecture], steps: int
+def train_networks(
+    context: RunContext, archs: list[Architecture], kind: type[HealTask], settings: dict[str, Any]
 ) -> tuple[list[ElasticEncoder], float]:
-    """Return the networks, distilled from the teacher's own weights, and the seconds of the steps."""
-    heal = context.job.heal.model_copy(update={"steps": steps})
-    longer = RunContext(
+    """Train networks outside of the run; return them and the seconds of the steps.
+
+    Args:
+        context: The run's context.
+        archs: The networks.
+        kind: The training, which says where their weights come from.
+        settings: Settings of [heal] that differ from those of the run.
+    """
+    heal = context.job.heal.model_copy(update=settings)
+    changed = RunContext(
         context.job.model_copy(update={"heal": heal}), context.run_dir, method=context.method
     )
     plan = {"training": "alone", "archs": [arch.to_json() for arch in archs]}
-    task = AloneTask(longer, plan, device=CPU, reduce=None)
+    task = kind(changed, plan, device=CPU, reduce=None)
     task.begin(0, 1, None)
     batches = TrainPlan(task.tokens.lengths, task.batch_size, task.data_seed)
 
@@ -115,9 +122,10 @@ def train_alone(
     def report(index: int, result: StepResult, seconds: float) -> None:
         durations.append(seconds)
         if index % 50 == 0:
-            print(f"alone {index}/{steps}  loss {result.loss:.3f}  {seconds:.2f} s", flush=True)
+            text = f"{index}/{heal.steps}  loss {result.loss:.3f}  {seconds:.2f} s"
+            print(f"{kind.__name__} {text}", flush=True)
 
-    fit(task.step, batch_at, 0, steps, seed=worker_seed(task.data_seed, rank=0), report=report)
+    fit(task.step, batch_at, 0, heal.steps, seed=worker_seed(task.data_seed, rank=0), report=report)
     return [network.eval() for network in task.step.networks], sum(durations)
 
 

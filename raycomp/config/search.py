@@ -140,6 +140,13 @@ class HealSettings(Section):
         lt=1,
         description="Largest learning rate. It falls linearly to 0 after a warm-up of `train.warmup`.",
     )
+    int8_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Part of the steps, at their end, in which the weights and inputs of products are "
+        "rounded as in INT8, from 0 to 1. Useful where an INT8 file loses more than half a point.",
+    )
     distill: str = Field(
         "hidden",
         description=choices(
@@ -153,6 +160,11 @@ class HealSettings(Section):
             },
         ),
     )
+
+    @property
+    def int8_steps(self) -> int:
+        """Number of last steps that round as in INT8."""
+        return round(self.int8_share * self.steps)
 
     @field_validator("distill")
     @classmethod

@@ -66,6 +66,7 @@ class HealTask(TrainingTask):
             precision=context.precision(self.device),
             device=self.device,
             cost=context.step_cost(),
+            int8_from=settings.steps - settings.int8_steps if settings.int8_steps else None,
         )
 
     def load_source(self) -> ElasticEncoder:

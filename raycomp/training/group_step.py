@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +12,7 @@ from raycomp.data.batches import Batch
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.training.finetune_step import Teacher, check_teacher, run_teacher
 from raycomp.training.hints import Objective
+from raycomp.training.int8_rounding import Int8Rounding
 from raycomp.training.loop import StepResult
 from raycomp.training.optimizers import JointUpdater, autocast, set_training_mode
 from raycomp.training.step_cost import StepCost
@@ -33,6 +35,7 @@ class GroupStep:
         precision: str,
         device: torch.device,
         cost: StepCost | None = None,
+        int8_from: int | None = None,
     ) -> None:
         """Prepare the step.
 
@@ -44,6 +47,7 @@ class GroupStep:
             precision: "bf16" or "fp32".
             device: Device of the networks and of the teacher.
             cost: FLOPs of all networks; None leaves FLOPs out of the figures of a step.
+            int8_from: First step in which the networks round as in INT8; None never rounds.
 
         Raises:
             ValueError: The objective needs a teacher, and none is given.
@@ -56,6 +60,7 @@ class GroupStep:
         self.precision = precision
         self.device = device
         self.cost = cost
+        self.int8_from = int8_from
 
     def __call__(self, index: int, batch: Batch) -> StepResult:
         """Train every network on one batch."""
@@ -69,8 +74,10 @@ class GroupStep:
             embedded = self.networks[0].embed(batch)
 
         losses = torch.zeros(len(self.networks), device=self.device)
+        is_rounded = self.int8_from is not None and index >= self.int8_from
+        rounding = Int8Rounding() if is_rounded else contextlib.nullcontext()
         for i, network in enumerate(self.networks):
-            with autocast(self.precision, self.device):
+            with autocast(self.precision, self.device), rounding:
                 output = network(
                     batch,
                     hidden=self.objective.needs_hidden,

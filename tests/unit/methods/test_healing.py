@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from raycomp.config.loader import parse_job
+from raycomp.data.batches import Batch
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.context import RunContext
 from raycomp.methods.heal_task import cut_network, load_healed
@@ -33,6 +34,8 @@ from raycomp.storage.rows import EvaluationRow
 from raycomp.storage.tables import read_table, write_rows
 from raycomp.storage.tensors import load_tensors, save_tensors
 from raycomp.testing.local_run import CPU, LocalRun
+from raycomp.training import int8_rounding
+from raycomp.training.int8_rounding import Int8Rounding
 
 SMALL = Architecture(1, (1,), (16,))
 MIDDLE = Architecture(2, (2, 4), (32, 16))
@@ -125,6 +128,27 @@ def test_healing_brings_a_network_nearer_to_its_teacher(
     inherited = HealingRun(context).score(lambda batch: supernet(batch, MIDDLE).logits, "selection")
     assert healed.loss < 0.8 * inherited.loss
     assert healed.examples == len(tokens)
+
+
+def test_rounded_steps_make_a_network_better_in_few_bits(
+    make_context: Callable[..., RunContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Eight bits cost this network nothing, so there would be nothing to restore.
+    monkeypatch.setattr(int8_rounding, "LARGEST_WEIGHT", 3)
+    monkeypatch.setattr(int8_rounding, "LEVELS", 15)
+
+    def measure_loss(name: str, share: float) -> float:
+        context = make_context(name, steps=60, int8_share=share)
+        heal_networks(HealingRun(context), "heal", [MIDDLE])
+        network = load_healed(context, context.supernet(), MIDDLE)
+
+        def forward(batch: Batch) -> torch.Tensor:
+            with Int8Rounding():
+                return network(batch).logits
+
+        return HealingRun(context).score(forward, "train").loss
+
+    assert measure_loss("rounded", 0.5) < 0.8 * measure_loss("plain", 0.0)
 
 
 def test_a_healed_network_has_the_embeddings_of_the_super_network(
