@@ -19,6 +19,9 @@ from raycomp.search.space import SearchSpace
 class CoarseToFine(HistorySearcher):
     """Scores every network of equal layers within the budget, then mutates the best network.
 
+    The grid begins with the most expensive network. A search with fewer evaluations than the grid has
+    networks therefore scores those near the limit.
+
     Args:
         space: The search space.
         budget: The budget.
@@ -31,7 +34,8 @@ class CoarseToFine(HistorySearcher):
     ) -> None:
         super().__init__(space, budget, seed)
         self._rate = mutation_rate
-        self._grid = [arch for arch in equal_layers(space) if budget.is_met_by(arch)]
+        grid = [arch for arch in equal_layers(space) if budget.is_met_by(arch)]
+        self._grid = sorted(grid, key=budget.cost, reverse=True)
 
     def ask(self, n: int) -> list[Architecture]:
         """Return n networks of the grid, or mutations of the best network once the grid is scored."""

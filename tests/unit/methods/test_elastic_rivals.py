@@ -315,6 +315,9 @@ def test_the_coarse_grid_has_48_networks_and_comes_first() -> None:
     grid = {arch for arch in equal_layers(SPACE) if HALF.is_met_by(arch)}
     archs = searcher.ask(1000)
     assert set(archs) == grid
+    # A short search scores the networks near the limit.
+    costs = [HALF.cost(arch) for arch in archs]
+    assert costs == sorted(costs, reverse=True)
     searcher.tell(archs, [-loss_of(a) for a in archs], [loss_of(a) for a in archs])
     children = searcher.ask(8)
     assert all(HALF.is_met_by(child) for child in children)
