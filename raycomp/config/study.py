@@ -126,7 +126,7 @@ class StudySpec:
                 nearest = nearest_name(pattern, names) or names[0]
                 raise UserError(
                     f"No run of the study {self.settings.name} has a name like {pattern!r}. A name is "
-                    f"VARIANT-TASK-sSEED, such as {nearest!r}; * stands for any text."
+                    f"VARIANT-TASK-sSEED, such as {nearest!r}. A * matches any text."
                 )
         return replace(self, only=tuple(patterns))
 

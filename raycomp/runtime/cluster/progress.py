@@ -92,7 +92,7 @@ class Progress:
         def update(done: int, total: int, metrics: dict[str, Any]) -> None:
             nonlocal last_time, last_done, rate_from, last_phase
             now = time.monotonic()
-            # Between two stages of a study run there is no phase to tell.
+            # Between two stages, a study run does not name a phase.
             phase = metrics.get("phase") or last_phase
             # A line that repeats the last one would only make the log longer.
             if now - last_time < LINE_SECONDS or (done == last_done and phase == last_phase):
