@@ -200,8 +200,8 @@ def query(
         str,
         typer.Option(
             "--table",
-            help="Table to read: deployments, costs, evaluations, steps, distribution, or ablations of a "
-            "study.",
+            help="Table to read: deployments, costs, runtimes, evaluations, steps, distribution, or "
+            "ablations of a study.",
         ),
     ] = "deployments",
     limit: Annotated[int, typer.Option("--limit", help="Largest number of rows to print.", min=1)] = 50,

@@ -27,6 +27,7 @@ def print_run(run_dir: Path, as_json: bool) -> None:
     """
     from raycomp.report.cost_table import build_cost_table
     from raycomp.report.loading import load_tables
+    from raycomp.report.runtime_table import build_runtime_table
     from raycomp.report.summary_table import TEXT_COLUMNS, build_summary_table
 
     tables = load_tables(run_dir)
@@ -56,10 +57,10 @@ def print_run(run_dir: Path, as_json: bool) -> None:
             print_line("Search", f"{method}: {_describe_search(search, num_budgets)}")
         if "heal" in search:
             print_line("Healing", f"{method}: {_describe_healing(search['heal'])}")
-    costs = build_cost_table(tables.costs)
-    if costs is not None:
-        print(costs.title)
-        print_grid(costs.columns, costs.rows, costs.named)
+    for table in (build_cost_table(tables.costs), build_runtime_table(tables.runtimes)):
+        if table is not None:
+            print(table.title)
+            print_grid(table.columns, table.rows, table.named)
     print_paths(run_dir, ("tables", "exports", "report.html"))
 
 
@@ -75,6 +76,7 @@ def _describe_run(run_dir: Path, tables: RunTables) -> dict[str, Any]:
         "teacher": run.teacher,
         "overview": run.overview.to_json() if run.overview is not None else None,
         "costs": json.loads(tables.costs.to_json(orient="records")),
+        "runtimes": json.loads(tables.runtimes.to_json(orient="records")),
     }
 
 

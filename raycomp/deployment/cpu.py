@@ -1,10 +1,12 @@
-"""The CPU of this machine: its model and the instruction sets that decide how fast INT8 is."""
+"""The CPU of this machine: its model, its instruction sets, its load, and threads that are kept on it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
+from collections.abc import Collection, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,12 @@ Without them, ONNX Runtime adds pairs of products in 16 bits, where they can ove
 
 VERSIONS = ("torch", "transformers", "onnxruntime", "onnx", "onnxscript", "openvino", "nncf")
 """Packages whose versions measured figures depend on."""
+
+TASKS = Path("/proc/self/task")
+"""Directory in which Linux lists the threads of this process."""
+
+TOPOLOGY = Path("/sys/devices/system/cpu")
+"""Directory in which Linux lists the hardware threads that share a core."""
 
 _X86 = frozenset({"x86_64", "amd64", "i686", "i386"})
 
@@ -64,6 +72,59 @@ def describe_machine(threads: int) -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return {**describe_cpu(), "threads": threads, "versions": versions}
+
+
+@contextlib.contextmanager
+def pinned_to_cpus(threads: int, topology: Path = TOPOLOGY) -> Iterator[list[int] | None]:
+    """Keep all threads of this process on as many CPUs as an operation has threads, for one block.
+
+    A thread that moves to another CPU finds its caches empty. Two threads on one core share its units.
+
+    Args:
+        threads: Threads of one operation.
+        topology: See `TOPOLOGY`.
+
+    Yields:
+        The CPUs; None where the system cannot pin threads.
+    """
+    if not hasattr(os, "sched_setaffinity") or not TASKS.exists():
+        yield None
+        return
+
+    before = os.sched_getaffinity(0)
+    cpus = choose_cpus(before, threads, topology)
+    _pin_threads(cpus)
+    try:
+        yield cpus
+    finally:
+        _pin_threads(before)
+
+
+def choose_cpus(usable: Collection[int], count: int, topology: Path = TOPOLOGY) -> list[int]:
+    """Return CPUs, on different cores as long as there are enough cores.
+
+    Args:
+        usable: CPUs that this process may use.
+        count: Number of CPUs to choose; all of them where it is larger.
+        topology: See `TOPOLOGY`.
+    """
+    cores: dict[str, list[int]] = {}
+    for cpu in sorted(usable):
+        # Where the system does not list the siblings, each CPU counts as a core.
+        siblings = _read(topology / f"cpu{cpu}" / "topology" / "thread_siblings_list").strip()
+        cores.setdefault(siblings or str(cpu), []).append(cpu)
+
+    first = [cpus[0] for cpus in cores.values()]
+    others = [cpu for cpus in cores.values() for cpu in cpus[1:]]
+    return sorted([*first, *others][: max(1, count)])
+
+
+def _pin_threads(cpus: Collection[int]) -> None:
+    """Set the CPUs of each thread. The system's call for a process changes only the calling thread."""
+    for task in TASKS.iterdir():
+        # A thread can end in the meantime.
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(int(task.name), cpus)
 
 
 def describe_load() -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raycomp.deployment.certificate import FileFigures, Latency
-from raycomp.deployment.cpu import describe_load, needs_reduced_range
+from raycomp.deployment.cpu import describe_load, needs_reduced_range, pinned_to_cpus
 from raycomp.deployment.format_settings import (
     INT8_FILE,
     ONNX_FILE,
@@ -90,10 +90,12 @@ class FormatResult:
     Attributes:
         files: Figures of each file; the folder of transformers is the first.
         notes: Conversions that were refused, and why.
+        pinned_cpus: CPUs that ran the files; None where the system cannot pin threads.
     """
 
     files: tuple[FileFigures, ...]
     notes: tuple[str, ...]
+    pinned_cpus: Sequence[int] | None = None
 
 
 def write_formats(
@@ -113,13 +115,13 @@ def write_formats(
     """
     check_lengths(settings, data.max_positions)
     threads = settings.num_threads()
+    load = describe_load()
+    notes: list[str] = [] if load is None else [load]
 
-    with torch_threads(threads):
+    with torch_threads(threads), pinned_to_cpus(threads) as cpus:
         forward = model_forward(loaded)
         form = "transformers" if loaded is network else "plain"
         files = [_File(WEIGHTS_FILE, form, "torch", "fp32", forward, data.score(forward))]
-        load = describe_load()
-        notes: list[str] = [] if load is None else [load]
         if "torch-export" in settings.formats:
             files += _try_format(
                 notes, folder / PROGRAM_FILE, lambda: [_write_program(network, folder, data)]
@@ -135,7 +137,7 @@ def write_formats(
             files += _write_openvino(folder, settings, data, notes)
         figures = _measure(files, folder, settings, data)
 
-    return FormatResult(figures, tuple(notes))
+    return FormatResult(figures, tuple(notes), cpus)
 
 
 def _try_format(notes: list[str], path: Path, write: Callable[[], list[_File]]) -> list[_File]:

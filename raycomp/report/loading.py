@@ -17,7 +17,7 @@ from raycomp.storage.schemas import SCHEMAS
 from raycomp.storage.study_layout import StudyLayout, find_runs, find_studies
 from raycomp.storage.tables import read_parts
 
-NAMES = ("steps", "distribution", "evaluations", "deployments", "costs")
+NAMES = ("steps", "distribution", "evaluations", "deployments", "costs", "runtimes")
 MAX_HINTS = 5  # run directories that a message names
 
 
@@ -45,6 +45,7 @@ class RunTables:
         ablations: One row for each figure of a study run.
         studies: The studies, in the order of the arguments.
         costs: One row for each part of a method's work.
+        runtimes: One row for each ONNX file that was timed in turns with those of the teacher.
     """
 
     steps: pd.DataFrame
@@ -55,6 +56,7 @@ class RunTables:
     ablations: pd.DataFrame = field(default_factory=lambda: _empty_table("ablations"))
     studies: tuple[StudyResults, ...] = ()
     costs: pd.DataFrame = field(default_factory=lambda: _empty_table("costs"))
+    runtimes: pd.DataFrame = field(default_factory=lambda: _empty_table("runtimes"))
 
     def of(self, *names: str) -> RunTables:
         """Return the rows and records of some runs."""
@@ -70,6 +72,7 @@ class RunTables:
             tuple(run for run in self.runs if run.name in names),
             select_rows(self.ablations),
             costs=select_rows(self.costs),
+            runtimes=select_rows(self.runtimes),
         )
 
 
@@ -117,6 +120,7 @@ def load_tables(*paths: str | Path) -> RunTables:
         ablations=_concatenate([study.frame for study in studies], "ablations"),
         studies=studies,
         costs=_concatenate(frames["costs"], "costs"),
+        runtimes=_concatenate(frames["runtimes"], "runtimes"),
     )
 
 

@@ -14,6 +14,7 @@ from raycomp.report.loading import RunTables
 from raycomp.report.pareto_plot import draw_pareto_plot
 from raycomp.report.plot import Plot
 from raycomp.report.run_record import RunRecord
+from raycomp.report.runtime_table import RUNTIME_MEANINGS, build_runtime_table
 from raycomp.report.study_results import StudyResults
 from raycomp.report.study_sentences import build_study_sentences, format_study_heading
 from raycomp.report.study_tables import build_study_tables
@@ -63,7 +64,7 @@ def group_comparable_runs(tables: RunTables) -> list[tuple[str, RunTables]]:
 
 
 def build_group(tables: RunTables, metric: str, num_points: int, plots: PlacedPlots) -> dict[str, Any]:
-    """Return the summary table, cost table, Pareto plot and uncertainty section of comparable runs."""
+    """Return tables, Pareto plot and uncertainty section of comparable runs."""
     plot = draw_pareto_plot(tables, metric, num_points)
     return {
         "task": tables.runs[0].task,
@@ -72,6 +73,8 @@ def build_group(tables: RunTables, metric: str, num_points: int, plots: PlacedPl
         "summary": build_summary_table(tables),
         "costs": build_cost_table(tables.costs),
         "cost_meanings": COST_MEANINGS,
+        "runtimes": build_runtime_table(tables.runtimes),
+        "runtime_meanings": RUNTIME_MEANINGS,
         "plot": plots.add(plot) if plot else None,
         "uncertainty": build_uncertainty_section(tables, metric),
     }

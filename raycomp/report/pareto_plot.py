@@ -14,6 +14,7 @@ from raycomp.report.loading import RunTables
 from raycomp.report.pareto_front import find_pareto_front
 from raycomp.report.pareto_traces import build_traces
 from raycomp.report.plot import Plot, base_layout, build_axis, escape_label
+from raycomp.report.runtime_traces import EXPLANATION, add_runtime_axes
 from raycomp.report.uncertainty import BINOMIAL
 
 MAX_NAMED = 12  # models of the front that the summary names
@@ -47,13 +48,15 @@ def draw_pareto_plot(tables: RunTables, metric: str, most: int) -> Plot | None:
     variants: dict[str, Any] = {}
     for cost in COSTS:
         variants[cost] = {"data": [trace.pop(cost) for trace in traces], "layout": layouts[cost]}
+    choices = {**COSTS, **add_runtime_axes(tables, traces, variants, metric)}
     shown = [{**trace, **patch} for trace, patch in zip(traces, variants["params"]["data"], strict=True)]
     figure = go.Figure(shown, base_layout(540, hovermode="closest", **layouts["params"]))
 
     sentences = _describe_front(tables, deployed, metric)
     sentences += _explain_marks(tables, deployed, metric)
     sentences += _explain_omissions(len(evaluated), len(visible), num_below)
-    return Plot("Pareto front", " ".join(sentences), figure, dict(COSTS), variants)
+    sentences += [EXPLANATION] if len(choices) > len(COSTS) else []
+    return Plot("Pareto front", " ".join(sentences), figure, choices, variants)
 
 
 def _select_evaluations(tables: RunTables, metric: str) -> pd.DataFrame:

@@ -44,7 +44,7 @@ def build_traces(
     ]
 
 
-def _build_points(name: str, texts: list[str], scores: pd.Series) -> dict[str, Any]:
+def build_points(name: str, texts: list[str], scores: pd.Series) -> dict[str, Any]:
     """Return a trace of marks without its x coordinates."""
     return {
         "type": "scatter",
@@ -56,7 +56,7 @@ def _build_points(name: str, texts: list[str], scores: pd.Series) -> dict[str, A
     }
 
 
-def _join_lines(lines: list[str], run: str | None = None) -> str:
+def join_lines(lines: list[str], run: str | None = None) -> str:
     """Return lines as one label of plotly, after the name of the run if the plot has several."""
     if run is not None:
         lines = [run, *lines]
@@ -76,9 +76,9 @@ def _trace_evaluated(evaluated: pd.DataFrame, has_several_runs: bool) -> list[di
                 f"{figures} · {format_count(row['flops'])} FLOPs",
                 *describe_architecture(row["arch"]),
             ]
-            texts.append(_join_lines(lines, str(row["run"]) if has_several_runs else None))
+            texts.append(join_lines(lines, str(row["run"]) if has_several_runs else None))
 
-        trace = _build_points(f"{method}, evaluated (selection)", texts, rows["value"])
+        trace = build_points(f"{method}, evaluated (selection)", texts, rows["value"])
         trace["marker"] = {
             "color": method_color(str(method)),
             "symbol": method_marker(str(method)),
@@ -110,7 +110,7 @@ def _trace_deployed(tables: RunTables, deployed: pd.DataFrame, metric: str) -> l
             colour = colours[str(group)]
 
         texts = [_deployed_text(row, has_several_runs) for row in rows.to_dict("records")]
-        trace = _build_points(name, texts, rows["validation"])
+        trace = build_points(name, texts, rows["validation"])
         if metric in BINOMIAL and all(examples[run] for run in rows["run"]):
             pairs = zip(rows["validation"], rows["run"], strict=True)
             errors = [standard_error(value, effective_examples(examples[run])) for value, run in pairs]
@@ -147,7 +147,7 @@ def _deployed_text(row: dict[Any, Any], has_several_runs: bool) -> str:
 
     title = f"<b>{escape_label(row['method'])} {escape_label(row['budget'])}</b>"
     scores = f"validation {format_score(row['validation'])} · selection {format_score(row['selection'])}"
-    body = _join_lines([scores, " · ".join(costs), *describe_architecture(row["arch"])])
+    body = join_lines([scores, " · ".join(costs), *describe_architecture(row["arch"])])
     lines = [title, body]
     if has_several_runs:
         lines = [escape_label(row["run"]), *lines]
@@ -180,12 +180,10 @@ def _trace_teachers(tables: RunTables) -> list[dict[str, Any]]:
         if costs["latency_ms"] is not None:
             figures.append(format_latency(costs["latency_ms"]))
         lines = ["teacher", f"validation {format_score(key[0])}", " · ".join(figures)]
-        texts.append(
-            _join_lines(lines, ", ".join(runs_of_teacher[key]) if len(tables.runs) > 1 else None)
-        )
+        texts.append(join_lines(lines, ", ".join(runs_of_teacher[key]) if len(tables.runs) > 1 else None))
 
     scores = pd.Series([key[0] for key in costs_of_teacher], dtype=float)
-    trace = _build_points("teacher (validation)", texts, scores)
+    trace = build_points("teacher (validation)", texts, scores)
     trace["marker"] = {"color": GREY, "symbol": "star", "size": 15}
     for cost in COSTS:
         trace[cost] = {"x": [costs[cost] for costs in costs_of_teacher.values()]}

@@ -233,6 +233,47 @@ class CostRow:
         return _columns(asdict(self))
 
 
+@dataclass(frozen=True)
+class RuntimeRow:
+    """One ONNX file that was timed in turns with the files of the teacher.
+
+    Attributes:
+        run: Name of the run directory.
+        method: Compression method, or "teacher".
+        budget: Budget of the model, or "teacher".
+        runtime: "onnxruntime" or "onnxruntime-int8".
+        threads: Threads of one operation.
+        batch: Texts of a pass.
+        length: Tokens of each text; the longest one where texts of several lengths are mixed.
+        size_mb: Size of the file in MB.
+        selection: Score on the selection split in this runtime.
+        validation: Score on the validation split in this runtime.
+        metric: Name of the metric.
+        p50_ms: Median time of a pass.
+        p95_ms: 95th percentile.
+        speedup: Time of the teacher in INT8 over that of this file; None where INT8 was refused for it.
+    """
+
+    run: str
+    method: str
+    budget: str
+    runtime: str
+    threads: int
+    batch: int
+    length: int
+    size_mb: float
+    selection: float
+    validation: float
+    metric: str
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    speedup: float | None = None
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the columns that have a value."""
+        return _columns(asdict(self))
+
+
 def _ratio(value: float | None, whole: float | None) -> float | None:
     if value is None or not whole:
         return None

@@ -38,6 +38,11 @@ SCHEMAS: dict[str, pa.Schema] = {
         run=_TEXT, method=_TEXT, work=_TEXT, part=_TEXT, budget=_TEXT, count=_REAL, tokens=_REAL,
         flops=_REAL, passes=_REAL, seconds=_REAL,
     ),
+    "runtimes": _schema(
+        run=_TEXT, method=_TEXT, budget=_TEXT, runtime=_TEXT, threads=_INT, batch=_INT, length=_INT,
+        p50_ms=_REAL, p95_ms=_REAL, speedup=_REAL, size_mb=_REAL, selection=_REAL, validation=_REAL,
+        metric=_TEXT,
+    ),
     "ablations": _schema(
         run=_TEXT, study=_TEXT, variant=_TEXT, task=_TEXT, seed=_INT, budget=_TEXT, metric=_TEXT,
         value=_REAL, method=_TEXT, selection=_REAL, gap=_REAL, examples=_INT, params=_INT,

@@ -12,7 +12,7 @@ import numpy as np
 
 from raycomp.config.budget import BudgetSettings
 from raycomp.config.job import Job
-from raycomp.deployment.cpu import describe_machine
+from raycomp.deployment.cpu import describe_machine, pinned_to_cpus
 from raycomp.deployment.network_bench import NetworkBench
 from raycomp.deployment.profile import choose_networks, measure_table
 from raycomp.encoder.architecture import Architecture
@@ -63,9 +63,12 @@ class ProfileTask:
         encoder = describe_encoder(EncoderShape.from_config(self.config))
         machine = describe_machine(self.conditions.threads)
         bench = NetworkBench(self.config, self.conditions, update)
-        return measure_table(
-            bench, self.conditions, encoder, machine, self.layers, self.networks, self.memory
-        )
+
+        with pinned_to_cpus(self.conditions.threads) as cpus:
+            machine["pinned_cpus"] = cpus
+            return measure_table(
+                bench, self.conditions, encoder, machine, self.layers, self.networks, self.memory
+            )
 
 
 def plan_profiles(

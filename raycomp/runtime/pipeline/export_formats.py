@@ -79,7 +79,7 @@ def export_formats(
         result = write_formats(network, loaded, hidden, settings, data)
         certificate = build_certificate(
             _model_figures(context, changed, proof, figures),
-            describe_machine(settings.num_threads()),
+            {**describe_machine(settings.num_threads()), "pinned_cpus": result.pinned_cpus},
             [*_budget_limits(context, deployable), *settings.limits],
             result.files,
             [*note, *result.notes],

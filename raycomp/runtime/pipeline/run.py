@@ -32,6 +32,7 @@ from raycomp.runtime.pipeline.inputs import record_inputs
 from raycomp.runtime.pipeline.overview import show_overview
 from raycomp.runtime.pipeline.preflight import check, check_budgets
 from raycomp.runtime.pipeline.resume import describe_progress, repair_tables
+from raycomp.runtime.pipeline.runtime_rows import record_runtimes
 from raycomp.runtime.pipeline.tracking import track_run
 from raycomp.runtime.training.trainer import run_training
 from raycomp.storage.environment import describe_environment
@@ -147,6 +148,7 @@ def _run_method(context: RunContext, name: str, progress: Progress) -> None:
         release_memory()
         with deploy_bar as update:
             latency_ms = deploy_all(run.context, deployables, update)
+        record_runtimes(run.context, deployables)
         _write_costs(context, derive_costs(run.context, method), name)
         # The summary comes last: the method is complete.
         write_json(summary, {**method.summary(run), "teacher_latency_ms": latency_ms})

@@ -1,0 +1,79 @@
+"""The ONNX files of a run as a table: deployed models beside the teacher in fp32 and in INT8."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from raycomp.report.formatting import format_number, format_percent, format_score
+from raycomp.report.text_table import TextTable
+
+PRECISIONS = {"onnxruntime": "fp32", "onnxruntime-int8": "INT8"}
+"""Precision of each runtime, as labels name it."""
+
+CONDITIONS = ["threads", "batch", "length"]
+"""Columns of table `runtimes` that a comparison of times needs to be equal."""
+
+RUNTIME_MEANINGS = {
+    "file": "model and precision of an ONNX file",
+    "threads": "threads of one operation",
+    "batch": "texts of a forward pass",
+    "length": "tokens of a text",
+    "p50_ms": "median time of one forward pass of the file in ONNX Runtime, in milliseconds",
+    "p95_ms": "95th percentile of this time",
+    "speedup": "time of the teacher in INT8, which a user would deploy without compression, over that of "
+    "the file; both are timed in turns",
+    "size_mb": "size of the file in MB",
+    "selection": "score on the selection split, computed by the file",
+    "validation": "score on the validation split, computed by the file",
+    "retention": "validation divided by the teacher's validation score",
+}
+
+
+def list_files(runtimes: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of table `runtimes`, each file once, with the columns `file` and `retention`.
+
+    Each method times the teacher next to its own models: the first of these rows is kept.
+    """
+    keys = ["run", "method", "budget", "runtime", *CONDITIONS]
+    rows = runtimes.drop_duplicates(keys).copy()
+    is_teacher = rows["method"] == "teacher"
+    names = (rows["method"] + " " + rows["budget"]).where(~is_teacher, "teacher")
+    rows["file"] = names + ", " + rows["runtime"].map(PRECISIONS).astype(object)
+
+    full = rows[is_teacher & (rows["runtime"] == "onnxruntime")].groupby("run")["validation"].first()
+    rows["retention"] = rows["validation"] / rows["run"].map(full)
+    return rows
+
+
+def build_runtime_table(runtimes: pd.DataFrame) -> TextTable | None:
+    """Return the files as a table; None for runs without a budget for a device with ONNX Runtime.
+
+    Args:
+        runtimes: Table `runtimes` of one run or of several.
+    """
+    if runtimes.empty:
+        return None
+    files = list_files(runtimes)
+    has_several_runs = files["run"].nunique() > 1
+    columns = ["run"] * has_several_runs + list(RUNTIME_MEANINGS)
+    rows = [
+        [str(row["run"])] * has_several_runs + _write_file(row)
+        for row in files.sort_values(CONDITIONS, kind="stable").to_dict("records")
+    ]
+    return TextTable("ONNX Runtime", columns, rows, named=1 + has_several_runs)
+
+
+def _write_file(row: dict[Any, Any]) -> list[str]:
+    return [
+        row["file"],
+        *(str(row[name]) for name in CONDITIONS),
+        format_number(row["p50_ms"], 2),
+        format_number(row["p95_ms"], 2),
+        format_number(row["speedup"], 2),
+        format_number(row["size_mb"], 1),
+        format_score(row["selection"]),
+        format_score(row["validation"]),
+        format_percent(row["retention"]),
+    ]

@@ -1,0 +1,162 @@
+"""Table `runtimes`: ONNX files of the deployed models, timed in turns with those of the teacher.
+
+A user without raycomp quantises the teacher. A model for a device must be faster than that file.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raycomp.deployment.cpu import pinned_to_cpus
+from raycomp.deployment.format_settings import INT8_FILE, ONNX_FILE, FormatSettings
+from raycomp.deployment.formats import MEASURED_RUNS, MEASURED_SECONDS, TURN
+from raycomp.deployment.latency import measure_by_length_ms
+from raycomp.deployment.runtimes import TokenForward, open_session, session_forward
+from raycomp.encoder.device_table import Conditions
+from raycomp.methods.base import Deployable
+from raycomp.methods.context import RunContext
+from raycomp.methods.scoring import score_validation
+from raycomp.runtime.pipeline.export_formats import (
+    CERTIFICATE_FILE,
+    TEACHER,
+    export_formats,
+    teacher_deployable,
+)
+from raycomp.runtime.pipeline.user_units import standardised
+from raycomp.storage.files import read_json
+from raycomp.storage.rows import RuntimeRow
+from raycomp.storage.tables import write_rows
+
+FILES = {"onnxruntime": ONNX_FILE, "onnxruntime-int8": INT8_FILE}
+"""File of each runtime in an export."""
+
+
+@dataclass(frozen=True)
+class _TimedFile:
+    """An ONNX file, what the table says of it apart from its times, and the function that runs it."""
+
+    row: RuntimeRow
+    forward: TokenForward
+
+
+def record_runtimes(context: RunContext, deployables: Sequence[Deployable]) -> None:
+    """Time the files of models for devices, and write the rows of the method.
+
+    Models without ONNX files are left out, and so are those for a device that this machine is not.
+
+    Args:
+        context: The run's context, as the method has it.
+        deployables: The method's models, as they were certified.
+
+    Raises:
+        UserError: The teacher cannot be exported.
+    """
+    rows: list[dict[str, Any]] = []
+    for conditions, members in _group_by_conditions(context, deployables).items():
+        files = _open_files(context, TEACHER, TEACHER, _export_teacher(context, conditions), conditions)
+        for entry in members:
+            assert entry.measured_files is not None  # nosec B101 - _group_by_conditions leaves it out
+            files += _open_files(context, context.method, entry.budget, entry.measured_files, conditions)
+        rows += [row.to_row() for row in _time_files(context, files, conditions)]
+
+    if rows:
+        write_rows(context.run_dir, "runtimes", rows, context.method)
+
+
+def _group_by_conditions(
+    context: RunContext, deployables: Sequence[Deployable]
+) -> dict[Conditions, list[Deployable]]:
+    """Return the measured models by threads, batch and lengths; both runtimes share a group."""
+    groups: dict[Conditions, list[Deployable]] = {}
+    for entry in deployables:
+        if entry.measured_files is None or entry.verdict != "PASS":
+            continue
+        if (entry.measured_files / ONNX_FILE).exists():
+            conditions = context.device.tables[entry.budget].conditions
+            groups.setdefault(replace(conditions, runtime="onnxruntime"), []).append(entry)
+    return groups
+
+
+def _export_teacher(context: RunContext, conditions: Conditions) -> Path:
+    """Return a folder with the teacher's ONNX files; a folder that is complete is used again."""
+    folder = context.layout.devices.certified / TEACHER
+    if not (folder / CERTIFICATE_FILE).exists():
+        settings = FormatSettings(
+            ("onnx", "int8"),
+            batches=(conditions.batch,),
+            mixed_lengths=conditions.lengths,
+            threads=conditions.threads,
+        )
+        export_formats(context, teacher_deployable(context), folder, {}, settings)
+    return folder
+
+
+def _open_files(
+    context: RunContext, method: str, budget: str, folder: Path, conditions: Conditions
+) -> list[_TimedFile]:
+    """Return the ONNX files of an export; an INT8 file that was refused is missing."""
+    entries = {entry["file"]: entry for entry in read_json(folder / CERTIFICATE_FILE)["files"]}
+    files = []
+    for runtime, file in FILES.items():
+        entry = entries.get(file.as_posix())
+        if entry is None:
+            continue
+
+        forward = session_forward(open_session(folder / file, conditions.threads))
+        row = RuntimeRow(
+            run=context.run_dir.name,
+            method=method,
+            budget=budget,
+            runtime=runtime,
+            threads=conditions.threads,
+            batch=conditions.batch,
+            length=max(conditions.lengths),
+            size_mb=float(entry["size_mb"]),
+            selection=float(entry["selection"]),
+            validation=_score(context, forward),
+            metric=context.primary,
+        )
+        files.append(_TimedFile(row, forward))
+    return files
+
+
+def _score(context: RunContext, forward: TokenForward) -> float:
+    """Return the validation score in the file's runtime."""
+    run = standardised(
+        context, lambda batch: forward(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+    )
+    return score_validation(context, run, "")
+
+
+def _time_files(
+    context: RunContext, files: Sequence[_TimedFile], conditions: Conditions
+) -> list[RuntimeRow]:
+    """Return the rows with their times."""
+    calls = [lambda ids, mask, run=file.forward: run(ids, mask, None) for file in files]
+    with pinned_to_cpus(conditions.threads):
+        durations = measure_by_length_ms(
+            calls,
+            context.config.vocab_size,
+            conditions.lengths,
+            batch=conditions.batch,
+            runs=MEASURED_RUNS,
+            seconds=MEASURED_SECONDS,
+            turn=TURN,
+        )
+    times = [np.array(list(itertools.chain(*by_length))) for by_length in durations]
+    is_reference = [(f.row.method, f.row.runtime) == (TEACHER, "onnxruntime-int8") for f in files]
+    reference = times[is_reference.index(True)] if any(is_reference) else None
+
+    rows = []
+    for file, own in zip(files, times, strict=True):
+        p50, p95 = (float(value) for value in np.percentile(own, (50, 95)))
+        # Passes of one number were made in the same turn of all files: a slow moment slows both.
+        speedup = None if reference is None else float(np.median(reference / own))
+        rows.append(replace(file.row, p50_ms=p50, p95_ms=p95, speedup=speedup))
+    return rows
