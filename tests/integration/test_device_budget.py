@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from raycomp.config.loader import parse_job
+from raycomp.deployment import int8_steps
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
@@ -66,6 +67,53 @@ def test_a_run_measures_searches_certifies_and_ships_the_files(
     written = context.layout.devices.profile.stat().st_mtime_ns
     run_silently(tiny_job, tmp_path)
     assert context.layout.devices.profile.stat().st_mtime_ns == written
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_an_int8_budget_deploys_the_int8_file_beside_the_quantised_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One of these few rows is more than half a point, and a teacher of three steps is near chance.
+    monkeypatch.setattr(int8_steps, "MAX_LOSS", 1.0)
+    device = {"runtime": "onnxruntime-int8", "threads": 1, "length": 16}
+    run_dir = run_silently(
+        {
+            "run": {"name": "int8"},
+            "task": {"name": "demo/polarity", "limit": 200, "max_length": 32},
+            "model": {"name": "demo/minilm-l6"},
+            "teacher": {"epochs": 0.5},
+            "space": {"depth": [1, 6], "heads": [12], "ffn": [512, 1536]},
+            "train": {"steps": 2, "batch_size": 16, "precision": "fp32"},
+            "search": {"evaluations": 4, "batch": 2},
+            "heal": {"steps": 0},
+            "budget": [
+                {"name": "edge", "latency_ms": 900, "percentile": 95, "size_mb": "0.8x", **device}
+            ],
+        },
+        tmp_path,
+    )
+
+    (row,) = read_table(run_dir, "deployments").to_dict("records")
+    assert row["verdict"] == "PASS"
+    layout = RunLayout(run_dir)
+    export = layout.export("yoco", "edge")
+    certificate = json.loads((export / "certificate.json").read_text())
+    file = next(entry for entry in certificate["files"] if entry["format"] == "int8")
+    assert (export / "onnx" / "model_int8.onnx").stat().st_size / 1e6 == file["size_mb"]
+    assert file["size_mb"] < 24, "an INT8 file of the demo model"
+    assert file["memory_mb"] > file["libraries_mb"] > 0
+    (latency,) = file["latencies"]
+    assert 0 < latency["p50_ms"] <= latency["p95_ms"] <= latency["p99_ms"]
+    assert len(certificate["machine"]["pinned_cpus"]) == 1
+    (table,) = json.loads(layout.devices.profile.read_text()).values()
+    assert table["machine"]["pinned_cpus"] == certificate["machine"]["pinned_cpus"]
+
+    files = read_table(run_dir, "runtimes").set_index(["method", "runtime"])
+    assert len(files) == 4
+    assert files.loc[("teacher", "onnxruntime-int8"), "speedup"] == 1
+    assert files.loc[("yoco", "onnxruntime-int8"), "size_mb"] == file["size_mb"]
+    assert files["validation"].between(0, 1).all()
 
 
 def test_a_node_that_the_cluster_lacks_is_named() -> None:

@@ -77,7 +77,8 @@ def test_all_threads_of_the_process_are_pinned_for_a_block() -> None:
     assert other.native_id is not None
     try:
         with pinned_to_cpus(1) as cpus:
-            assert cpus is not None and len(cpus) == 1
+            assert cpus is not None
+            assert len(cpus) == 1
             assert os.sched_getaffinity(0) == os.sched_getaffinity(other.native_id) == set(cpus)
         assert os.sched_getaffinity(0) == os.sched_getaffinity(other.native_id) == before
     finally:

@@ -55,7 +55,8 @@ def test_the_table_compares_files_with_the_quantised_teacher(run: Path) -> None:
 def test_each_method_times_the_teacher_and_the_table_has_it_once(run: Path) -> None:
     write_files(run, part="hat")
     table = build_runtime_table(load_tables(run).runtimes)
-    assert table is not None and len(table.rows) == 4
+    assert table is not None
+    assert len(table.rows) == 4
 
 
 def test_the_plot_has_the_quantised_teacher_as_a_point_of_its_own(run: Path, tmp_path: Path) -> None:

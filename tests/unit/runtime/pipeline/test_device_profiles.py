@@ -1,0 +1,103 @@
+"""The profile of a node with a resource: where the call runs, with how many CPUs, and what it returns."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.device_table import Conditions, DeviceTable
+from raycomp.encoder.layers import EncoderConfig
+from raycomp.errors import UserError
+from raycomp.runtime.cluster import node_tasks
+from raycomp.runtime.pipeline import device_profiles
+from raycomp.runtime.pipeline.device_profiles import ProfileTask, measure_task
+from tests.unit.invented_device import InventedBench
+
+CONFIG = EncoderConfig(
+    vocab_size=30, hidden_size=16, embedding_size=16, head_size=8, layer_heads=(2,), layer_ffn=(32,),
+    max_position_embeddings=20,
+)  # fmt: skip
+NETWORKS = tuple(Architecture(d, (h,) * d, (32,) * d) for d in (1, 2) for h in (1, 2))
+TASK = ProfileTask(CONFIG, Conditions("onnxruntime-int8", 1, 1, (16,)), ((1, 32), (2, 32)), NETWORKS, ())
+
+
+class InventedCluster:
+    """Stands for ray: nodes with resources, and calls that run here. It records where they would run."""
+
+    exceptions = SimpleNamespace(RayError=ConnectionError)
+
+    def __init__(self, *nodes: dict[str, float]) -> None:
+        self._nodes = nodes
+        self.options_of_calls: list[dict[str, Any]] = []
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": resources} for resources in self._nodes]
+
+    def remote(self, function: Callable[[Any], Any]) -> Any:
+        def options(**values: Any) -> Any:
+            self.options_of_calls.append(values)
+            return SimpleNamespace(remote=function)
+
+        return SimpleNamespace(options=options)
+
+    def get(self, result: Any) -> Any:
+        return result
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> InventedCluster:
+    ray = InventedCluster({"CPU": 64.0}, {"CPU": 2.0, "edge": 1.0})
+    monkeypatch.setattr(node_tasks, "ray", ray)
+    return ray
+
+
+def ignore(done: int, total: int) -> None:
+    pass
+
+
+@pytest.mark.parametrize("node", [None, "edge"])
+def test_a_table_names_the_cpus_that_ran_it(
+    cluster: InventedCluster, node: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usable: list[int] = []
+
+    class Bench(InventedBench):
+        def measure(self, *args: Any) -> Any:
+            usable.append(len(os.sched_getaffinity(0)))
+            return super().measure(*args)
+
+    monkeypatch.setattr(device_profiles, "NetworkBench", lambda *_: Bench())
+    table = measure_task(TASK, node, ignore)
+
+    if hasattr(os, "sched_setaffinity"):
+        assert usable == [1]
+        assert len(table.machine["pinned_cpus"]) == 1
+    calls = [{"num_cpus": 1, "resources": {"edge": node_tasks.SHARE}, "max_retries": 1}]
+    assert cluster.options_of_calls == (calls if node else [])
+    again = DeviceTable.from_dict(json.loads(json.dumps(table.to_dict())))
+    assert again.predict("latency_ms", NETWORKS[-1]) == pytest.approx(InventedBench().time(NETWORKS[-1]))
+
+
+def test_a_node_without_enough_cpus_or_without_the_resource_is_named(cluster: InventedCluster) -> None:
+    with pytest.raises(UserError, match="has 2 CPUs, and its budget has threads = 4"):
+        node_tasks.run_on_node("edge", 4, len, [])
+    with pytest.raises(UserError, match=r"No node .* 'phone'.*ray start --resources"):
+        node_tasks.run_on_node("phone", 1, len, [])
+    assert cluster.options_of_calls == []
+
+
+def test_a_measurement_that_fails_names_the_node(
+    cluster: InventedCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def get(result: Any) -> Any:
+        raise ConnectionError("the node is gone")
+
+    monkeypatch.setattr(cluster, "get", get)
+    with pytest.raises(UserError, match="The node with the resource 'edge' cannot be measured"):
+        node_tasks.run_on_node("edge", 1, len, [])

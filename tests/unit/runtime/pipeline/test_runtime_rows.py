@@ -1,0 +1,101 @@
+"""Which files a run times beside the quantised teacher, and what it writes; no test reads a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from raycomp.encoder.device_table import Conditions
+from raycomp.methods.base import Deployable
+from raycomp.runtime.pipeline import runtime_rows
+from raycomp.runtime.pipeline.runtime_rows import record_runtimes
+from raycomp.storage.files import write_json
+from raycomp.storage.layout import RunLayout
+from raycomp.storage.tables import read_table
+
+# Each pass of the second half is slow: both files of a turn are, and their ratio stays.
+TIMES = {
+    "teacher/fp32": [8.0, 8.0, 80.0, 80.0],
+    "teacher/int8": [4.0, 4.0, 40.0, 40.0],
+    "edge/fp32": [2.0, 2.0, 20.0, 20.0],
+    "edge/int8": [1.0, 1.0, 10.0, 10.0],
+}
+NAMES = {"model.onnx": "fp32", "model_int8.onnx": "int8"}
+
+
+def write_files(folder: Path, *names: str) -> Path:
+    (folder / "onnx").mkdir(parents=True)
+    entries = []
+    for name in names:
+        (folder / "onnx" / name).touch()
+        entries.append({"file": f"onnx/{name}", "size_mb": 9.5, "selection": 0.7})
+    write_json(folder / "certificate.json", {"files": entries})
+    return folder
+
+
+@pytest.fixture
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A run whose teacher is exported already, and whose files take the times of `TIMES`."""
+
+    def measure(calls: Sequence[Any], *_: Any, **__: Any) -> list[list[list[float]]]:
+        return [[TIMES[call(None, None)]] for call in calls]
+
+    def open_session(path: Path, threads: int) -> str:
+        assert threads == 2
+        return f"{path.parents[1].name}/{NAMES[path.name]}"
+
+    monkeypatch.setattr(runtime_rows, "measure_by_length_ms", measure)
+    monkeypatch.setattr(runtime_rows, "open_session", open_session)
+    monkeypatch.setattr(runtime_rows, "session_forward", lambda session: lambda *_: session)
+    monkeypatch.setattr(runtime_rows, "_score", lambda context, forward: 0.6)
+
+    run_dir = tmp_path / "run-1a2b3c4d"
+    layout = RunLayout(run_dir)
+    write_files(layout.devices.certified / "teacher", *NAMES)
+    table = SimpleNamespace(conditions=Conditions("onnxruntime-int8", 2, 1, (64,)))
+    return SimpleNamespace(
+        run_dir=run_dir,
+        layout=layout,
+        method="yoco",
+        primary="accuracy",
+        config=SimpleNamespace(vocab_size=30),
+        device=SimpleNamespace(tables={"edge": table}),
+    )
+
+
+def deployable(verdict: str | None, files: Path | None) -> Deployable:
+    return Deployable("edge", "latency_ms", 5.0, None, verdict=verdict, measured_files=files)
+
+
+def test_files_are_compared_with_the_quantised_teacher_pass_by_pass(context: Any, tmp_path: Path) -> None:
+    record_runtimes(context, [deployable("PASS", write_files(tmp_path / "edge", *NAMES))])
+    rows = read_table(context.run_dir, "runtimes").set_index(["budget", "runtime"])
+    assert rows["speedup"].tolist() == [0.5, 1.0, 2.0, 4.0]
+    assert rows["method"].tolist() == ["teacher", "teacher", "yoco", "yoco"]
+    edge = rows.loc[("edge", "onnxruntime-int8")]
+    assert (edge["p50_ms"], edge["size_mb"], edge["selection"], edge["validation"]) == (
+        5.5,
+        9.5,
+        0.7,
+        0.6,
+    )
+    assert (edge["threads"], edge["batch"], edge["length"], edge["metric"]) == (2, 1, 64, "accuracy")
+
+
+def test_an_int8_file_that_was_refused_has_no_row(context: Any, tmp_path: Path) -> None:
+    record_runtimes(context, [deployable("PASS", write_files(tmp_path / "edge", "model.onnx"))])
+    rows = read_table(context.run_dir, "runtimes")
+    assert rows[rows["budget"] == "edge"]["runtime"].tolist() == ["onnxruntime"]
+
+
+@pytest.mark.parametrize("verdict", ["NOT CERTIFIED", None])
+def test_models_for_another_machine_are_not_timed(
+    context: Any, tmp_path: Path, verdict: str | None
+) -> None:
+    folder = write_files(tmp_path / "edge", *NAMES)
+    record_runtimes(context, [deployable(verdict, folder), deployable(verdict, None)])
+    assert read_table(context.run_dir, "runtimes").empty
