@@ -6,13 +6,13 @@ The time of a dense encoder does not depend on its weights: only its configurati
 from __future__ import annotations
 
 import shutil
-import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from raycomp.deployment.cpu import needs_reduced_range
@@ -51,8 +51,9 @@ TURN = 5
 class NetworkBench:
     """Writes networks as files of a runtime, and times them on this machine.
 
-    Each chunk of networks is timed together with the first network of all. Where the machine is slower
-    during a chunk, that network shows it, and the chunk's times are scaled.
+    A reference network has a turn before and after each turn of another network. What is kept is the
+    ratio to the reference, times the reference's own median: a machine that is slower for a while makes
+    both slower. The reference stays the same in all calls of `measure`, and so does its median.
 
     Args:
         config: Shapes of the full network.
@@ -69,13 +70,15 @@ class NetworkBench:
         self._config = config
         self._conditions = conditions
         self._update = update
+        self._reference: TokenForward | None = None
+        # Its median of each length, when the bench first timed it.
+        self._usual_ms: list[float] | None = None
 
     def measure(
         self, archs: Sequence[Architecture], memory: Sequence[Architecture] = ()
     ) -> list[NetworkTimes]:
         """Return what was measured of each network; see `profile.Bench`."""
         results: list[NetworkTimes] = []
-        expected: list[float] | None = None
 
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -83,18 +86,16 @@ class NetworkBench:
             torch.random.fork_rng(devices=[]),
         ):
             torch.manual_seed(0)
-            # It stays in memory until the end: its time shows how fast the machine is during each chunk.
-            reference, _ = self._write(archs[0], Path(folder, "reference"))
+            if self._reference is None:
+                self._reference, _ = self._write(archs[0], Path(folder, "reference"))
             for start in range(0, len(archs), CHUNK):
                 chunk = archs[start : start + CHUNK]
                 entries = [self._open(arch, Path(folder, "chunk"), arch in memory) for arch in chunk]
-                times = self._time([reference, *(forward for forward, _ in entries)])
-
-                medians = [statistics.median(durations) for durations in times[0]]
-                expected = expected or medians
-                drift = [now / first for now, first in zip(medians, expected, strict=True)]
-                for (_, entry), durations in zip(entries, times[1:], strict=True):
-                    results.append(replace(entry, durations=_remove_drift(durations, drift)))
+                durations = self._time([forward for forward, _ in entries])
+                results += [
+                    replace(entry, durations=own)
+                    for (_, entry), own in zip(entries, durations, strict=True)
+                ]
                 self._update(len(results), len(archs))
 
         return results
@@ -146,9 +147,14 @@ class NetworkBench:
         return None if memory is None else memory["memory_mb"]
 
     def _time(self, forwards: Sequence[TokenForward]) -> list[list[list[float]]]:
-        """Return the milliseconds of each pass, by network and length."""
-        calls = [lambda ids, mask, run=forward: run(ids, mask, None) for forward in forwards]
-        return measure_by_length_ms(
+        """Return the milliseconds of each pass, by network and length, at the reference's usual speed."""
+        assert self._reference is not None  # nosec B101 - `measure` writes it first
+        in_turns = [self._reference]
+        for forward in forwards:
+            in_turns += [forward, self._reference]
+
+        calls = [lambda ids, mask, run=forward: run(ids, mask, None) for forward in in_turns]
+        times = measure_by_length_ms(
             calls,
             self._config.vocab_size,
             self._conditions.lengths,
@@ -157,6 +163,36 @@ class NetworkBench:
             seconds=SECONDS,
             turn=TURN,
         )
+        references, networks = times[::2], times[1::2]
+        if self._usual_ms is None:
+            by_length = zip(*references, strict=True)
+            self._usual_ms = [float(np.median(passes)) for passes in by_length]
+
+        return [
+            [
+                list(usual_ms * relative_times(own[i], before[i], after[i]))
+                for i, usual_ms in enumerate(self._usual_ms)
+            ]
+            for own, before, after in zip(networks, references, references[1:], strict=False)
+        ]
+
+
+def relative_times(
+    durations: Sequence[float], before: Sequence[float], after: Sequence[float]
+) -> np.ndarray:
+    """Return each pass of a network over the median of the reference's passes around its turn.
+
+    Args:
+        durations: Milliseconds of each pass, in order, `TURN` in each turn.
+        before: Milliseconds of the reference's passes in the turns before.
+        after: Milliseconds of the reference's passes in the turns after.
+
+    Returns:
+        Ratios, (passes,).
+    """
+    own, first, second = (np.reshape(times, (-1, TURN)) for times in (durations, before, after))
+    around = np.median(np.concatenate([first, second], axis=1), axis=1, keepdims=True)
+    return (own / around).ravel()
 
 
 def _random_model(config: EncoderConfig, arch: Architecture) -> Any:
@@ -174,12 +210,3 @@ def _random_model(config: EncoderConfig, arch: Architecture) -> Any:
                 parameter += config.initializer_range * torch.randn_like(parameter)
 
     return model
-
-
-def _remove_drift(
-    durations: Sequence[Sequence[float]], drift: Sequence[float]
-) -> tuple[tuple[float, ...], ...]:
-    """Return the times of a network at the speed that the machine had in the first chunk."""
-    return tuple(
-        tuple(time / slowdown for time in times) for times, slowdown in zip(durations, drift, strict=True)
-    )

@@ -21,29 +21,54 @@ CONFIG = EncoderConfig(
 ARCHS = [Architecture(d, (h,) * d, (32,) * d) for d in (1, 2, 3, 4, 5) for h in (1, 2)]
 
 
-def invent_clock(monkeypatch: pytest.MonkeyPatch, slow_chunk: int) -> list[int]:
-    """Let each pass take 1 ms, and 3 ms in one chunk; return the number of networks of each chunk."""
+def invent_clock(monkeypatch: pytest.MonkeyPatch, *slow: float) -> list[int]:
+    """Let a pass of the reference take 2 ms and of each network 3 ms, in turns of a machine that drifts.
+
+    Args:
+        slow: Slowness of each turn of the first chunk. In the second chunk every turn takes twice as long.
+
+    Returns:
+        The number of forward functions of each chunk.
+    """
     chunks: list[int] = []
 
     def measure(forwards: Sequence[Any], vocab_size: int, lengths: Sequence[int], **_: Any) -> Any:
         chunks.append(len(forwards))
-        time = 3.0 if len(chunks) - 1 == slow_chunk else 1.0
-        return [[[time] * 4 for _ in lengths] for _ in forwards]
+        passes = [len(chunks) * factor for factor in slow for _ in range(network_bench.TURN)]
+        return [
+            [[(3.0 if i % 2 else 2.0) * length * factor for factor in passes] for length in lengths]
+            for i in range(len(forwards))
+        ]
 
     monkeypatch.setattr(network_bench, "measure_by_length_ms", measure)
     return chunks
 
 
-def test_a_chunk_on_a_slow_machine_is_scaled_by_its_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    chunks = invent_clock(monkeypatch, slow_chunk=1)
+def test_times_are_those_of_the_reference_whatever_the_machine_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chunks = invent_clock(monkeypatch, 1.0, 7.0, 1.0)
     bench = NetworkBench(CONFIG, Conditions("torch", 1, 1, (4, 9)))
     times = bench.measure(ARCHS)
-    assert chunks == [9, 3], "eight networks and the reference, then the two others"
-    assert all(entry.durations == ((1.0,) * 4, (1.0,) * 4) for entry in times)
+    assert chunks == [17, 5], "the reference is timed before and after each network"
+    for entry in times:
+        assert [set(durations) for durations in entry.durations] == [{12.0}, {27.0}]
+
+    # Later networks have the same unit, although the machine is slower still.
+    (later,) = bench.measure(ARCHS[:1])
+    assert [set(durations) for durations in later.durations] == [{12.0}, {27.0}]
+
+
+def test_a_pass_is_compared_with_the_turns_around_it() -> None:
+    turn = network_bench.TURN
+    ratios = network_bench.relative_times(
+        [6.0] * turn + [12.0] * turn, [2.0] * 2 * turn, [4.0] * 2 * turn
+    )
+    assert ratios.tolist() == [2.0] * turn + [4.0] * turn
 
 
 def test_files_have_the_weights_of_their_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    invent_clock(monkeypatch, slow_chunk=-1)
+    invent_clock(monkeypatch, 1.0)
     done: list[int] = []
     bench = NetworkBench(CONFIG, Conditions("torch", 1, 1, (4,)), lambda count, total: done.append(count))
     costs = CostModel(EncoderShape.from_config(CONFIG), 4)
