@@ -128,7 +128,7 @@ class Run:
         """Return one table, or the rows of it that satisfy a condition.
 
         Args:
-            name: "deployments", "costs", "evaluations", "steps" or "distribution".
+            name: "deployments", "costs", "runtimes", "evaluations", "steps" or "distribution".
             where: Condition in the language of `raycomp query --where`, such as "params < 12e6".
 
         Raises:
