@@ -25,7 +25,7 @@ def invent_clock(monkeypatch: pytest.MonkeyPatch, *slow: float) -> list[int]:
     """Let a pass of the reference take 2 ms and of each network 3 ms, in turns of a machine that drifts.
 
     Args:
-        slow: Slowness of each turn of the first chunk. In the second chunk every turn takes twice as long.
+        slow: Slowness of each turn of the first chunk. In the second chunk, all turns are twice as slow.
 
     Returns:
         The number of forward functions of each chunk.
