@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
@@ -14,13 +15,16 @@ os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import numpy as np
-import pandas as pd
 import pytest
-import torch
-from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
 from tests.not_run import describe_not_run
+
+# Functions import torch, transformers and pandas: the process that only starts the workers of
+# pytest-xdist reads this file too, and these imports take it 4 seconds.
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from transformers import BertConfig, PreTrainedTokenizerFast
 
 GOOD = ["fine", "great", "lovely", "superb", "warm"]
 BAD = ["poor", "awful", "dull", "weak", "cold"]
@@ -31,6 +35,7 @@ VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *PLAIN]
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """Return BERT's tokenizer for VOCABULARY: one token for each word."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
 
     token_ids = {word: number for number, word in enumerate(VOCABULARY)}
     core = Tokenizer(models.WordLevel(token_ids, unk_token="[UNK]"))
@@ -53,6 +58,8 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 def make_bert_config(**changes: Any) -> BertConfig:
     """Return the configuration of a BERT with three layers of width 32."""
+    from transformers import BertConfig
+
     settings = {
         "vocab_size": len(VOCABULARY),
         "hidden_size": 32,
@@ -67,6 +74,8 @@ def make_bert_config(**changes: Any) -> BertConfig:
 
 def randomise_weights(model: torch.nn.Module, seed: int = 0, scale: float = 0.2) -> None:
     """Change all weights at random: untrained norms and biases are 1 and 0, which hides errors."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -75,6 +84,9 @@ def randomise_weights(model: torch.nn.Module, seed: int = 0, scale: float = 0.2)
 
 def make_sentences(rows: int, seed: int) -> pd.DataFrame:
     """Return sentences whose label ("bad" or "good") is visible in one of their words."""
+    import numpy as np
+    import pandas as pd
+
     rng = np.random.default_rng(seed)
     texts = []
     labels = []
@@ -93,6 +105,8 @@ def fine_tune(model: torch.nn.Module, frame: pd.DataFrame, steps: int = 55) -> N
 
     A run refuses a given teacher that does not know its task.
     """
+    import torch
+
     tokenizer = make_tokenizer()
     labels = torch.tensor((frame["label"] == "good").to_numpy(int))
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
@@ -111,6 +125,9 @@ def fine_tune(model: torch.nn.Module, frame: pd.DataFrame, steps: int = 55) -> N
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of an untrained encoder and its tokenizer."""
+    import torch
+    from transformers import BertModel
+
     folder = tmp_path_factory.mktemp("tiny-bert")
     torch.manual_seed(0)
     BertModel(make_bert_config()).save_pretrained(folder)
@@ -121,6 +138,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tuned_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a fine-tuned classifier, which a run uses as its teacher without training."""
+    import torch
+    from transformers import BertForSequenceClassification
+
     folder = tmp_path_factory.mktemp("tuned-bert")
     torch.manual_seed(0)
     model = BertForSequenceClassification(make_bert_config(num_labels=2))
@@ -185,7 +205,15 @@ def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
+    import torch
+
     torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Exempt modules and tests from garbage collection, which would go through all of them each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

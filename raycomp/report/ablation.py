@@ -41,6 +41,13 @@ def ablation_table(study: str | Path | StudyResults, draws_seed: int = 0) -> pd.
         UserError: As `load_study_results`.
     """
     results = as_study_results(study)
+    # A page reads the table several times, and the bootstrap of its rows takes most of the page's time.
+    if draws_seed not in results.ablation_tables:
+        results.ablation_tables[draws_seed] = _build_table(results, draws_seed)
+    return results.ablation_tables[draws_seed].copy()
+
+
+def _build_table(results: StudyResults, draws_seed: int) -> pd.DataFrame:
     frame = results.frame
     scores = frame[frame["kind"] == "score"]
 

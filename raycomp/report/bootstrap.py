@@ -45,25 +45,31 @@ def bootstrap_replicates(
     num_seeds = len(predictions)
     num_splits = len(predictions[0].labels)
     seed_draws = rng.integers(num_seeds, size=(draws, num_seeds))  # S_b: (draws, seeds)
-    share_examples = all(predictions[0].same_examples(other) for other in predictions[1:])
+    # Positions of models with the same examples, which share the weights w_bk.
+    groups = [[position] for position in range(num_seeds)]
+    if all(predictions[0].same_examples(other) for other in predictions[1:]):
+        groups = [list(range(num_seeds))]
 
     scores = np.zeros((draws, num_seeds))  # of each draw of examples, before seeds are drawn
     for split in range(num_splits):
         # One number for each split keeps the draws of a split independent of the size of the others.
         split_seed = int(rng.integers(2**63))
-        for position, model in enumerate(predictions):
-            labels = model.labels[split]
-            logits = model.logits[split]
-            weight_seed = [split_seed, 0 if share_examples else position]
-
+        for group in groups:
+            num_rows = len(predictions[group[0]].labels[split])
             first = 0
-            for weights in _draw_weights(len(labels), draws, weight_seed):
-                values = weighted_metric(metric, labels, logits, weights, model.positive)
-                scores[first : first + len(values), position] += values / num_splits
-                first += len(values)
+            for weights in _draw_weights(num_rows, draws, [split_seed, group[0]]):
+                rows = slice(first, first + len(weights))
+                for position in group:
+                    values = _weighted_score(metric, predictions[position], split, weights)
+                    scores[rows, position] += values / num_splits
+                first += len(weights)
 
     # theta_b: the mean over the drawn seeds.
     return np.take_along_axis(scores, seed_draws, axis=1).mean(axis=1)
+
+
+def _weighted_score(metric: str, model: Predictions, split: int, weights: np.ndarray) -> np.ndarray:
+    return weighted_metric(metric, model.labels[split], model.logits[split], weights, model.positive)
 
 
 def _draw_weights(num_rows: int, draws: int, seed: list[int]) -> Iterator[np.ndarray]:
@@ -76,7 +82,8 @@ def _draw_weights(num_rows: int, draws: int, seed: list[int]) -> Iterator[np.nda
         # Each draw gets its own range of numbers. One bincount then counts the rows of all draws.
         drawn_rows += num_rows * np.arange(count)[:, None]
         counts = np.bincount(drawn_rows.ravel(), minlength=count * num_rows)
-        yield counts.reshape(count, num_rows)
+        # numpy multiplies matrices of floats by BLAS, and matrices of integers in a slow loop.
+        yield counts.reshape(count, num_rows).astype(float)
 
 
 def percentile_interval(replicates: np.ndarray) -> tuple[float, float]:
@@ -118,8 +125,7 @@ def weighted_metric(
     Raises:
         ValueError: The metric is unknown.
     """
-    # numpy multiplies matrices of floats by BLAS, and matrices of integers in a slow loop.
-    weights = weights.astype(float)
+    weights = weights.astype(float, copy=False)
     if metric in REGRESSION:
         return _weighted_regression(metric, labels, logits, weights)
     return _weighted_classification(metric, labels, logits, weights, positive)

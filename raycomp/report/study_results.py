@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class StudyResults:
         frame: The table `ablations`.
         lengths: "equal_compute" or "equal_epochs" with its value, where all runs have the same; else
             empty.
+        ablation_tables: `raycomp.report.ablation_table` by seed of its draws, once it was built.
     """
 
     id: str
@@ -55,6 +56,7 @@ class StudyResults:
     teacher_started: frozenset[str]
     frame: pd.DataFrame
     lengths: str = ""
+    ablation_tables: dict[int, pd.DataFrame] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def compares_methods(self) -> bool:

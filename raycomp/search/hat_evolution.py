@@ -13,7 +13,7 @@ from typing import Any
 from raycomp.encoder.architecture import Architecture
 from raycomp.search.budget import SearchBudget
 from raycomp.search.searcher import MAX_DRAWS, HistorySearcher
-from raycomp.search.space import SearchSpace
+from raycomp.search.space import SearchSpace, draw_uniform
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class HatEvolution(HistorySearcher):
 
         def redraw(value: int, choices: tuple[int, ...]) -> int:
             if rng.random() < self._rate:
-                return int(rng.choice(choices))
+                return draw_uniform(choices, rng)
             return value
 
         heads = tuple(redraw(h, self.space.heads) for h in gene.heads)

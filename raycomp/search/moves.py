@@ -6,7 +6,7 @@ import numpy as np
 
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import CostFunction
-from raycomp.search.space import SearchSpace
+from raycomp.search.space import SearchSpace, draw_uniform
 
 
 def neighbours(arch: Architecture, space: SearchSpace, direction: int) -> list[Architecture]:
@@ -90,9 +90,9 @@ def cross(
 def mutate(arch: Architecture, space: SearchSpace, rate: float, rng: np.random.Generator) -> Architecture:
     """Draw each variable again with probability `rate`."""
     if rng.random() < rate:
-        arch = _with_depth(arch, int(rng.choice(space.depth)))
-    heads = [int(rng.choice(space.heads)) if rng.random() < rate else h for h in arch.heads]
-    ffn = [int(rng.choice(space.ffn)) if rng.random() < rate else k for k in arch.ffn]
+        arch = _with_depth(arch, draw_uniform(space.depth, rng))
+    heads = [draw_uniform(space.heads, rng) if rng.random() < rate else h for h in arch.heads]
+    ffn = [draw_uniform(space.ffn, rng) if rng.random() < rate else k for k in arch.ffn]
     return space.equalised(Architecture(arch.depth, tuple(heads), tuple(ffn)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -123,11 +123,12 @@ class SearchSpace:
 
     def sample_uniform(self, rng: np.random.Generator) -> Architecture:
         """Draw every variable uniformly (the exploration distribution pi)."""
-        depth = int(rng.choice(self.depth))
+        depth = draw_uniform(self.depth, rng)
         if self.is_plain:
-            return Architecture(depth, self.heads * depth, (int(rng.choice(self.ffn)),) * depth)
-        heads = tuple(int(h) for h in rng.choice(self.heads, depth))
-        ffn = tuple(int(k) for k in rng.choice(self.ffn, depth))
+            return Architecture(depth, self.heads * depth, (draw_uniform(self.ffn, rng),) * depth)
+        # All layers of a kind in one call.
+        heads = tuple(self.heads[i] for i in rng.integers(len(self.heads), size=depth).tolist())
+        ffn = tuple(self.ffn[i] for i in rng.integers(len(self.ffn), size=depth).tolist())
         return Architecture(depth, heads, ffn)
 
     def variables(self, joint: bool = False) -> tuple[Variable, ...]:
@@ -227,3 +228,8 @@ class SearchSpace:
             return sums
 
         return sum_costs
+
+
+def draw_uniform(choices: Sequence[int], rng: np.random.Generator) -> int:
+    """Draw one of the choices: the draw of `rng.choice`, which takes most of its time for conversions."""
+    return choices[int(rng.integers(len(choices)))]

@@ -76,6 +76,8 @@ class BaseUpdater:
         self._reset_at = frozenset(reset_at)
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self._names = {id(p): name for name, p in named}
+        # PyTorch goes through all modules for a model's parameters, which takes time in every step.
+        self._parameters = [p for _, p in named]
         # Decay of biases and norms would pull them to 0, which does not regularise a network.
         groups = [
             {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": weight_decay},
@@ -148,7 +150,7 @@ class Updater(BaseUpdater):
     def update(self, step: int) -> None:
         """Clip, update, and clear the gradients, which are summed already."""
         self._start_step(step)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        torch.nn.utils.clip_grad_norm_(self._parameters, self.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

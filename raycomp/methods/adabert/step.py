@@ -103,6 +103,7 @@ class SearchStep:
         self.seed = seed
         self.precision = precision
         self.device = device
+        self._parameters = [*parent.parameters(), *distribution.parameters()]
 
     def __call__(self, index: int, batch: Batch) -> StepResult:
         """Train on one batch; the same index, batch and state give the same update on every worker."""
@@ -130,9 +131,8 @@ class SearchStep:
         total.backward()
 
         sampled_objective = objectives[sample.structure.layers - 1]
-        parameters = [*self.parent.parameters(), *self.distribution.parameters()]
         objective, label_mean = reduce_and_update(
-            self.updater, index, batch, self.parent, parameters, (sampled_objective, label)
+            self.updater, index, batch, self.parent, self._parameters, (sampled_objective, label)
         )
         info: dict[str, float | str | bool] = {
             "loss": float(label_mean),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +36,27 @@ def make_context(
         job["model"] = {"name": str(model)}
     context = RunContext(parse_job(job), folder / "run", method=method)
     if model is not None:
-        context.run_dir.mkdir(parents=True)
+        shutil.copytree(_prepare_teacher(job, folder.parent), folder, dirs_exist_ok=True)
+    return context
+
+
+def _prepare_teacher(job: dict[str, Any], parent: Path) -> Path:
+    """Return a directory with a run that has facts, tokens and teacher of a job, and no more.
+
+    Tests share it, because a checkpoint takes longer to load than most of them take.
+    """
+    parsed = parse_job(job)
+    parts = [parsed.task, parsed.model, parsed.teacher, parsed.train]
+    key = json.dumps([*(part.model_dump(mode="json") for part in parts), parsed.run.seed])
+    folder = parent / f"teacher-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    context = RunContext(parsed, folder / "run")
+    if not context.layout.teacher_network.exists():
+        context.run_dir.mkdir(parents=True, exist_ok=True)
         context.record_facts()
         context.precision(CPU)
+        context.tokens("train")
         save_tensors(context.layout.teacher_network, context.network().state_dict())
-    return context
+    return folder
 
 
 def compress(context: RunContext, method: Method | None = None) -> LocalRun:
