@@ -19,6 +19,9 @@ import pytest
 
 from tests.not_run import describe_not_run
 
+# Imports create many objects and no garbage. `pytest_collection_finish` switches the collector on again.
+gc.disable()
+
 # Functions import torch, transformers and pandas: the process that only starts the workers of
 # pytest-xdist reads this file too, and these imports take it 4 seconds.
 if TYPE_CHECKING:
@@ -214,6 +217,7 @@ def pytest_collection_finish() -> None:
     """Exempt modules and tests from garbage collection, which would go through all of them each time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -14,6 +14,7 @@ from raycomp.encoder.cost import CostModel, EncoderShape
 from raycomp.errors import UserError
 from raycomp.methods.yoco.eesng import EESNG, EESNGSettings
 from raycomp.methods.yoco.schedule import Schedule, progressive_phases
+from raycomp.search import predictor_search
 from raycomp.search.budget import SearchBudget
 from raycomp.search.coarse_to_fine import CoarseToFine
 from raycomp.search.distribution import ArchitectureDistribution
@@ -89,7 +90,11 @@ SEARCHERS: list[Callable[[SearchBudget], Any]] = [
 
 
 @pytest.mark.parametrize("make", SEARCHERS)
-def test_searchers_propose_plain_networks_only(make: Callable[[SearchBudget], Any]) -> None:
+def test_searchers_propose_plain_networks_only(
+    make: Callable[[SearchBudget], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What a predictor has learnt does not matter here.
+    monkeypatch.setattr(predictor_search, "TRAINING_STEPS", 10)
     largest = cost(PLAIN.largest())
     searcher = make(SearchBudget(cost=cost, limit=0.6 * largest, largest=largest))
 
