@@ -36,14 +36,18 @@ def make_context(
         job["model"] = {"name": str(model)}
     context = RunContext(parse_job(job), folder / "run", method=method)
     if model is not None:
-        shutil.copytree(_prepare_teacher(job, folder.parent), folder, dirs_exist_ok=True)
+        shutil.copytree(prepare_teacher(job, folder.parent), folder, dirs_exist_ok=True)
     return context
 
 
-def _prepare_teacher(job: dict[str, Any], parent: Path) -> Path:
-    """Return a directory with a run that has facts, tokens and teacher of a job, and no more.
+def prepare_teacher(job: dict[str, Any], parent: Path) -> Path:
+    """Return a directory with a run, `run`, that has facts, tokens and teacher of a job, and no more.
 
     Tests share it, because a checkpoint takes longer to load than most of them take.
+
+    Args:
+        job: The job.
+        parent: Directory that the tests share; theirs are below it.
     """
     parsed = parse_job(job)
     parts = [parsed.task, parsed.model, parsed.teacher, parsed.train]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,10 @@ from raycomp.storage.files import file_hash, read_json, write_json
 from raycomp.storage.rows import EvaluationRow
 from raycomp.storage.tables import read_table, write_rows
 from raycomp.storage.tensors import load_tensors, save_tensors
-from raycomp.testing.local_run import CPU, LocalRun
+from raycomp.testing.local_run import LocalRun
 from raycomp.training import int8_rounding
 from raycomp.training.int8_rounding import Int8Rounding
+from tests.unit.methods.golden import prepare_teacher
 
 SMALL = Architecture(1, (1,), (16,))
 MIDDLE = Architecture(2, (2, 4), (32, 16))
@@ -78,12 +80,9 @@ def make_context(
 
     def make(name: str = "run", **heal: Any) -> RunContext:
         tiny_job["heal"] = {"steps": 12, "learning_rate": 1e-2, **heal}
-        context = RunContext(parse_job(tiny_job), tmp_path / name)
-        context.run_dir.mkdir(exist_ok=True)
-        context.record_facts()
-        context.precision(CPU)
-        weights = context.network().state_dict()
-        save_tensors(context.layout.teacher_network, weights)
+        context = RunContext(parse_job(tiny_job), tmp_path / name / "run")
+        shutil.copytree(prepare_teacher(tiny_job, tmp_path.parent), tmp_path / name)
+        weights = load_tensors(context.layout.teacher_network)
         write_json(context.layout.teacher_score, {"selection": {"accuracy": 0.9}})
         generator = torch.Generator().manual_seed(1)
         for key, value in weights.items():

@@ -43,6 +43,9 @@ PAGES = sorted(
 )
 
 
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
 def page_id(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
@@ -81,9 +84,8 @@ def named(program: str, source: Callable[[Path], Iterable[str]]) -> list[Any]:
 def command_of(line: str) -> tuple[Any, list[str]]:
     """Return the command that a line starts, and its words."""
     name, *words = shlex.split(line, comments=True)[1:]
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    assert name in commands
-    return commands[name], words
+    assert name in COMMANDS
+    return COMMANDS[name], words
 
 
 @pytest.mark.parametrize("line", named("raycomp ", full_commands))

@@ -13,7 +13,7 @@ import pytest
 
 from raycomp.methods.registry import METHODS
 from raycomp.storage import layout, method_layout, study_layout
-from tools.style_figures import LIMITS, ROOT, Limit, count_files, exceeded_limits
+from tools.style_figures import LIMITS, ROOT, Limit, count_files, exceeded_limits, parse_module
 
 # Their students are models of transformers from the start.
 TEXT_MODELS = {"bilstm", "static"}
@@ -26,11 +26,6 @@ MAX_PATH_LITERALS = 2
 
 
 @functools.cache
-def read_module(path: Path) -> ast.Module:
-    return ast.parse(path.read_text())
-
-
-@functools.cache
 def package_figures() -> dict[str, float]:
     return count_files([ROOT / "raycomp"]).figures()
 
@@ -40,7 +35,7 @@ def relative(path: Path) -> str:
 
 
 def imported_packages(path: Path) -> Iterator[str]:
-    for node in ast.walk(read_module(path)):
+    for node in ast.walk(parse_module(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
@@ -49,7 +44,7 @@ def imported_packages(path: Path) -> Iterator[str]:
 
 def imported_with(path: Path) -> Iterator[str]:
     """Names of the modules that a module imports at once: not in functions, and not for types only."""
-    statements: list[ast.stmt] = list(read_module(path).body)
+    statements: list[ast.stmt] = list(parse_module(path).body)
     while statements:
         node = statements.pop()
         if isinstance(node, ast.Import):
@@ -91,7 +86,7 @@ def layout_file_names() -> set[str]:
 
 
 def path_literals(path: Path, names: set[str]) -> Iterator[str]:
-    for node in ast.walk(read_module(path)):
+    for node in ast.walk(parse_module(path)):
         if isinstance(node, ast.Constant) and node.value in names:
             yield f"{relative(path)}:{node.lineno} {node.value}"
 
