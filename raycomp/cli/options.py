@@ -71,10 +71,14 @@ def load_work(path: Path, sets: list[str] | None, preset: str, only: list[str] |
     if is_study_file(path):
         return load_study_file(path, sets, preset).choose(only or [])
 
-    given = f"--preset {preset!r}" if preset else f"--only {only[0]!r}" if only else ""
-    if given:
+    option = ""
+    if preset:
+        option = f"--preset {preset!r}"
+    elif only:
+        option = f"--only {only[0]!r}"
+    if option:
         raise UserError(
-            f"The option {given} applies to studies only, and {path} lacks a [study] section. Leave the "
+            f"The option {option} applies to studies only, and {path} lacks a [study] section. Leave the "
             "option out."
         )
 
