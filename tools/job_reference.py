@@ -60,6 +60,7 @@ PACKAGES = {
     "model": "raycomp.encoder",
     "teacher": "raycomp.training",
     "space": "raycomp.search",
+    "embeddings": "raycomp.encoder` and `raycomp.methods",
     "train": "raycomp.methods.yoco` and `raycomp.runtime.training",
     "search": "raycomp.search` and `raycomp.runtime.scoring",
     "heal": "raycomp.methods",

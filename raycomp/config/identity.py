@@ -126,6 +126,9 @@ def _settings_that_matter(job: Job) -> dict[str, Any]:
         for key, value in defaults.items():
             if settings[section][key] == value:
                 del settings[section][key]
+    # A word table without choices is that of earlier versions; its coverage does not matter.
+    if not job.embeddings.is_searched:
+        del settings["embeddings"]
     # It marks a deployed model, and changes none.
     for budget in settings["budget"]:
         del budget["min_retention"]

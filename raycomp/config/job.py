@@ -14,6 +14,7 @@ from pydantic import Field, create_model, model_validator
 from raycomp.config.augment import AugmentSettings
 from raycomp.config.budget import BudgetSettings
 from raycomp.config.elastic import SpaceSettings, TrainSettings
+from raycomp.config.embeddings import EmbeddingsSettings
 from raycomp.config.general import ExportSettings, ModelSettings, RunSettings, TeacherSettings
 from raycomp.config.identity import hash_job
 from raycomp.config.search import FinetuneSettings, HealSettings, SearchSettings
@@ -32,6 +33,7 @@ class Job(Section):
     model: ModelSettings = ModelSettings()
     teacher: TeacherSettings = TeacherSettings()
     space: SpaceSettings = SpaceSettings()
+    embeddings: EmbeddingsSettings = EmbeddingsSettings()
     train: TrainSettings = TrainSettings()
     search: SearchSettings = SearchSettings()
     heal: HealSettings = HealSettings()
@@ -49,6 +51,11 @@ class Job(Section):
             raise ValueError(
                 f"finetune.epochs = {self.finetune.epochs:g} fine-tunes sub-networks, and only method "
                 "yoco has sub-networks. Add it to run.methods, or leave the setting out"
+            )
+        if self.finetune.epochs and self.embeddings.is_searched:
+            raise ValueError(
+                f"has finetune.epochs = {self.finetune.epochs:g} and choices of the word table, which "
+                "fine-tuned sub-networks lack. Leave section [finetune] or [embeddings] out"
             )
         duplicates = find_duplicates(budget.name for budget in self.budget)
         if duplicates:

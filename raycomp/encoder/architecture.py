@@ -13,8 +13,45 @@ from raycomp.errors import UserError
 
 
 @dataclass(frozen=True)
+class WordTable:
+    """The word embeddings of an architecture.
+
+    Attributes:
+        is_cut: Whether only the tokens of the task have a row.
+        rank: Columns of the first of two matrices whose product is the table; None is one matrix.
+    """
+
+    is_cut: bool = False
+    rank: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-able values; those of the full table are left out."""
+        cut = {"vocabulary": "task"} if self.is_cut else {}
+        return cut if self.rank is None else {**cut, "rank": self.rank}
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> WordTable:
+        """Read what `to_dict` returned.
+
+        Raises:
+            ValueError: It is not a word table.
+        """
+        rank = data.get("rank")
+        is_valid = rank is None or (type(rank) is int and rank > 0)
+        if set(data) - {"vocabulary", "rank"} or data.get("vocabulary", "task") != "task" or not is_valid:
+            raise ValueError(f"table {data}")
+        return WordTable("vocabulary" in data, rank)
+
+
+FULL_TABLE = WordTable()
+"""The word table of the full network."""
+
+
+@dataclass(frozen=True)
 class Architecture:
-    """Layers that run, and the attention heads and FFN neurons of each. Frozen and hashable.
+    """Layers that run, the attention heads and FFN neurons of each, and the word table.
+
+    It is frozen and hashable.
 
     0 heads or 0 neurons skip that sub-layer with its residual connection and LayerNorm: its output is its
     input. `layers=(0, ..., depth - 1)` and `layers=None` are the same value.
@@ -27,12 +64,14 @@ class Architecture:
         heads: Attention heads of each of these layers, length `depth`.
         ffn: FFN neurons of each of these layers, length `depth`.
         layers: Indices of these layers in the full network, ascending; None is the first `depth`.
+        table: The word embeddings.
     """
 
     depth: int
     heads: tuple[int, ...]
     ffn: tuple[int, ...]
     layers: tuple[int, ...] | None = None
+    table: WordTable = FULL_TABLE
 
     def __post_init__(self) -> None:
         if not self.depth == len(self.heads) == len(self.ffn) or self.depth < 1:
@@ -61,9 +100,15 @@ class Architecture:
 
     def to_json(self) -> str:
         """Return the one canonical JSON of this architecture."""
-        data = {"depth": self.depth, "heads": list(self.heads), "ffn": list(self.ffn)}
+        data: dict[str, Any] = {
+            "depth": self.depth,
+            "heads": list(self.heads),
+            "ffn": list(self.ffn),
+        }
         if self.layers is not None:
             data["layers"] = list(self.layers)
+        if self.table != FULL_TABLE:
+            data["table"] = self.table.to_dict()
         return json.dumps(data, separators=(",", ":"))
 
     @staticmethod
@@ -75,7 +120,7 @@ class Architecture:
         """
         try:
             data: dict[str, Any] = json.loads(text)
-            if set(data) - {"layers"} != {"depth", "heads", "ffn"}:
+            if set(data) - {"layers", "table"} != {"depth", "heads", "ffn"}:
                 raise ValueError(f"keys {sorted(data)}")
             layers = data.get("layers")
             # JSON's true and 2.0 would pass as numbers, and give the architecture another id.
@@ -87,6 +132,7 @@ class Architecture:
                 tuple(data["heads"]),
                 tuple(data["ffn"]),
                 None if layers is None else tuple(layers),
+                WordTable.from_dict(data.get("table", {})),
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(

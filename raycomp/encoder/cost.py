@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.architecture import FULL_TABLE, Architecture, WordTable
 from raycomp.errors import UserError
 
 CostFunction = Callable[[Architecture], float]
@@ -21,7 +21,10 @@ CostFunction = Callable[[Architecture], float]
 class EncoderShape:
     """Sizes of a full network that its costs depend on; needs neither torch nor transformers.
 
-    The attributes are those of `layers.EncoderConfig`.
+    The attributes are those of `layers.EncoderConfig`, and:
+
+    Attributes:
+        task_vocab_size: Rows of a word table that is cut to the task's tokens; None without such tables.
     """
 
     vocab_size: int
@@ -33,11 +36,14 @@ class EncoderShape:
     max_position_embeddings: int
     type_vocab_size: int
     num_labels: int
+    task_vocab_size: int | None = None
 
     @classmethod
-    def from_config(cls, config: Any) -> EncoderShape:
+    def from_config(cls, config: Any, task_vocab_size: int | None = None) -> EncoderShape:
         """Read the shape of an `EncoderConfig`, or of any object with its attributes."""
-        return cls.from_dict({name: getattr(config, name) for name in cls.__dataclass_fields__})
+        names = cls.__dataclass_fields__.keys() - {"task_vocab_size"}
+        values = {name: getattr(config, name) for name in names}
+        return cls.from_dict({**values, "task_vocab_size": task_vocab_size})
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> EncoderShape:
@@ -47,7 +53,11 @@ class EncoderShape:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values."""
-        return asdict(self)
+        data = asdict(self)
+        # Plans of runs without cut word tables lack the key, and their hashes must stay.
+        if self.task_vocab_size is None:
+            del data["task_vocab_size"]
+        return data
 
 
 def layer_params(config: EncoderShape, heads: int, ffn: int) -> int:
@@ -64,13 +74,27 @@ def layer_params(config: EncoderShape, heads: int, ffn: int) -> int:
     return params
 
 
+def table_params(config: EncoderShape, table: WordTable) -> int:
+    """Return the parameters of a word table.
+
+    Raises:
+        ValueError: The table is cut, and the shape does not know the task's vocabulary.
+    """
+    rows = config.task_vocab_size if table.is_cut else config.vocab_size
+    if rows is None:
+        raise ValueError("the size of the task's vocabulary is not known")
+    size = config.embedding_size
+    # A table of rank r is a matrix of r columns times one of r rows.
+    return rows * size if table.rank is None else table.rank * (rows + size)
+
+
 def other_params(config: EncoderShape) -> int:
     """Return the parameters outside the layers: embeddings, pooler and classifier."""
     size = config.embedding_size
     hidden = config.hidden_size
-    rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
+    rows = config.max_position_embeddings + config.type_vocab_size
     layer_norm = 2 * size
-    embeddings = rows * size + layer_norm
+    embeddings = table_params(config, FULL_TABLE) + rows * size + layer_norm
     # ELECTRA projects narrow embeddings to the hidden size.
     if size != hidden:
         embeddings += size * hidden + hidden
@@ -135,6 +159,7 @@ class CostModel:
             "encoder_params": 0,
             "flops": other_flops(config, length),
         }
+        self._tables: dict[tuple[str, WordTable], int] = {}
 
     def cost(self, kind: str, arch: Architecture) -> float:
         """Return the cost of an architecture, in the unit of its kind.
@@ -153,9 +178,24 @@ class CostModel:
                 raise UserError(f"Budget kind {kind!r} is unknown. Use one of {kinds}.")
             return functions[kind](arch)
         total = self._base[kind]
+        if arch.table != FULL_TABLE:
+            total += self._table(kind, arch.table)
         for heads, ffn in zip(arch.heads, arch.ffn, strict=True):
             total += self._layer(kind, heads, ffn)
         return total
+
+    def _table(self, kind: str, table: WordTable) -> int:
+        """Return how much more a word table costs than the full one."""
+        key = (kind, table)
+        if key not in self._tables:
+            value = 0
+            if kind == "params":
+                value = table_params(self._config, table) - table_params(self._config, FULL_TABLE)
+            elif kind == "flops" and table.rank is not None:
+                # Each token's row is multiplied by the second matrix.
+                value = 2 * self._length * table.rank * self._config.embedding_size
+            self._tables[key] = value
+        return self._tables[key]
 
     def _layer(self, kind: str, heads: int, ffn: int) -> int:
         # A search asks for the same few layer shapes many times.

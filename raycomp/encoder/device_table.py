@@ -111,17 +111,23 @@ class DeviceTable:
     layers: Mapping[Layer, LayerFigures]
     networks: tuple[NetworkFigures, ...]
 
-    def predict(self, quantity: str, arch: Architecture) -> float:
+    def predict(self, quantity: str, arch: Architecture, added_mb: float = 0.0) -> float:
         """Return the predicted value of a quantity of `QUANTITIES`.
+
+        Args:
+            quantity: The quantity.
+            arch: The network. Times of word tables hardly differ.
+            added_mb: How much larger its word table is than the one that was measured.
 
         Raises:
             UserError: The table lacks a layer of the network, or its memory was not measured.
         """
         if quantity == "size_mb":
-            return self._sum(quantity, arch)
+            return self._sum(quantity, arch) + added_mb
         # The weights are nearly all of the memory that differs between networks.
-        base = "size_mb" if quantity == "memory_mb" else quantity
-        return self.line(quantity).at(self._sum(base, arch))
+        if quantity == "memory_mb":
+            return self.line(quantity).at(self._sum("size_mb", arch) + added_mb)
+        return self.line(quantity).at(self._sum(quantity, arch))
 
     def line(self, quantity: str) -> Line:
         """Return the correction of a quantity, fitted on the whole networks.
@@ -238,6 +244,8 @@ def describe_encoder(shape: EncoderShape) -> dict[str, Any]:
     """Return what the time of a network depends on, JSON-able; the number of outputs hardly counts."""
     data = shape.to_dict()
     del data["num_labels"]
+    # A network is measured with its full word table.
+    data.pop("task_vocab_size", None)
     return {name: list(value) if isinstance(value, tuple) else value for name, value in data.items()}
 
 

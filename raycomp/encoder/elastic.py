@@ -7,12 +7,12 @@ The network holds the full weights under the names of the static model. The arch
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.architecture import FULL_TABLE, Architecture, WordTable
 from raycomp.encoder.half_layers import HalfLayer, half_layers, sliced_attention, sliced_feed_forward
 from raycomp.encoder.interface import AttentionStates, ElasticOutput, TokenBatch
 from raycomp.encoder.layers import (
@@ -30,6 +30,7 @@ from raycomp.encoder.slicing import (
     Slices,
     used_slices,
 )
+from raycomp.encoder.word_tables import TableParts
 from raycomp.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +42,11 @@ class ElasticEncoder(nn.Module):
 
     Attributes:
         config: Shapes of the full network.
+        table_parts: What word tables other than the network's own are made of.
+        row_ids: Token of each row of the network's word table, ascending; None where row i is token i.
     """
+
+    row_ids: Tensor | None
 
     def __init__(self, full: Encoder | RaycompForSequenceClassification) -> None:
         """Share the modules of a full-size static model; they are not copied."""
@@ -54,6 +59,8 @@ class ElasticEncoder(nn.Module):
         self.classifier_dropout = self.config.classifier_dropout
         # The same mode as that of the shared modules.
         self.training = full.training
+        self.table_parts = TableParts()
+        self.register_buffer("row_ids", None, persistent=False)
         # Read once: to walk the modules takes long.
         self._named = dict(self.named_parameters())
 
@@ -92,13 +99,22 @@ class ElasticEncoder(nn.Module):
         token_ids = ids.unique()
         return EmbeddingRows(token_ids, weight.detach()[token_ids].requires_grad_())
 
-    def embed(self, batch: TokenBatch, rows: EmbeddingRows | None = None) -> Tensor:
-        """Return the embeddings, (batch, length, hidden): the same for every slice.
+    def embed(
+        self, batch: TokenBatch, rows: EmbeddingRows | None = None, table: WordTable = FULL_TABLE
+    ) -> Tensor:
+        """Return the embeddings, (batch, length, hidden): the same for every slice with one word table.
 
         Args:
             batch: As for `forward`.
             rows: Word embeddings to read instead of the network's; they contain the batch's tokens.
+            table: Word table. A cut one has the same embeddings: the batch has its tokens only.
         """
+        weight = self.embeddings.word.weight
+        if table.rank is not None:
+            token_ids = batch.input_ids.unique()
+            rows = EmbeddingRows(token_ids, self.table_parts.project(weight[token_ids], table.rank))
+        elif rows is None and self.row_ids is not None:
+            rows = EmbeddingRows(self.row_ids, weight)
         if rows is None:
             return cast(Tensor, self.embeddings(batch.input_ids, batch.token_type_ids))
         # Row numbers in the smaller table: its ids are sorted and contain all of the batch.
@@ -132,7 +148,7 @@ class ElasticEncoder(nn.Module):
         """
         arch = arch or self.largest
         self.check_fits(arch)
-        x = self.embed(batch) if embedded is None else embedded
+        x = self.embed(batch, table=arch.table) if embedded is None else embedded
         mask = batch.attention_mask[:, None, None, :]
         # The classifier only reads the first token: without hints, the last layer computes only that one.
         needs_all_tokens = hidden or attention
@@ -181,11 +197,14 @@ class ElasticEncoder(nn.Module):
         """
         for arch in archs:
             self.check_fits(arch)
-        x = self.embed(batch)
         mask = batch.attention_mask[:, None, None, :]
-        paths = {number: half_layers(arch) for number, arch in enumerate(archs)}
-        logits = {number: self.compute_logits(y) for number, y in self._branches(x, mask, 0, paths)}
-        return torch.stack([logits[number] for number in range(len(archs))])
+        logits: dict[int, Tensor] = {}
+        # Cut tables give the same embeddings as whole ones.
+        for rank in dict.fromkeys(arch.table.rank for arch in archs):
+            x = self.embed(batch, table=WordTable(rank=rank))
+            paths = {i: half_layers(arch) for i, arch in enumerate(archs) if arch.table.rank == rank}
+            logits |= {i: self.compute_logits(y) for i, y in self._branches(x, mask, 0, paths)}
+        return torch.stack([logits[i] for i in range(len(archs))])
 
     def _branches(
         self, x: Tensor, mask: Tensor, done: int, paths: dict[int, tuple[HalfLayer, ...]]
@@ -261,10 +280,15 @@ class ElasticEncoder(nn.Module):
         # and none needs.
         from raycomp.encoder.static_model import RaycompConfig, RaycompForSequenceClassification
 
-        shapes = {"layer_heads": list(arch.heads), "layer_ffn": list(arch.ffn)}
+        shapes = self.shapes_of(arch)
         model = RaycompForSequenceClassification(RaycompConfig(**self.config.to_dict() | shapes))
         model.load_state_dict(self.extract_weights(arch), strict=True)
         return cast(RaycompForSequenceClassification, model.eval())
+
+    def shapes_of(self, arch: Architecture) -> dict[str, Any]:
+        """Return the configuration values in which an extracted network differs from this one."""
+        table = self.table_parts.sizes(arch.table, self.config.pad_token_id)
+        return {"layer_heads": list(arch.heads), "layer_ffn": list(arch.ffn), **table}
 
     @torch.no_grad()
     def extract_weights(self, arch: Architecture) -> dict[str, Tensor]:
@@ -280,6 +304,8 @@ class ElasticEncoder(nn.Module):
             if parts[0] == "layers":
                 parts[1] = str(new_index[parts[1]])
             weights[".".join(parts)] = self._named[name][slices].detach().cpu().clone()
+        if arch.table != FULL_TABLE:
+            weights |= self.table_parts.weights(weights["embeddings.word.weight"], arch.table)
         return weights
 
     def check_fits(self, arch: Architecture) -> None:

@@ -66,6 +66,7 @@ class EncoderConfig(DerivedSizes):
         initializer_range: Standard deviation of new weights.
         pad_token_id: Id of the padding token.
         num_labels: Number of outputs; 1 for regression.
+        word_rank: Columns of the first of two matrices whose product is the word table; None: one matrix.
     """
 
     vocab_size: int = 30522
@@ -87,21 +88,21 @@ class EncoderConfig(DerivedSizes):
     initializer_range: float = 0.02
     pad_token_id: int | None = 0
     num_labels: int = 2
+    word_rank: int | None = None
 
     @classmethod
     def from_config(cls, config: Any) -> EncoderConfig:
         """Read an object with these attributes, or the dict that `to_dict` returned, also after JSON."""
-        if isinstance(config, dict):
-            values: dict[str, Any] = dict(config)
-        else:
-            values = {field.name: getattr(config, field.name) for field in fields(cls)}
+        names = [field.name for field in fields(cls)]
+        values = config if isinstance(config, dict) else {name: getattr(config, name) for name in names}
         # JSON has lists; a frozen configuration has tuples.
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-able values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """Return JSON-able values; a missing rank is left out."""
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return values if self.word_rank else {k: v for k, v in values.items() if k != "word_rank"}
 
 
 class Embeddings(nn.Module):
@@ -110,7 +111,9 @@ class Embeddings(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         size = config.embedding_size
-        self.word = nn.Embedding(config.vocab_size, size, padding_idx=config.pad_token_id)
+        rank = config.word_rank
+        self.word = nn.Embedding(config.vocab_size, rank or size, padding_idx=config.pad_token_id)
+        self.expand = nn.Linear(rank, size, bias=False) if rank else None
         self.position = nn.Embedding(config.max_position_embeddings, size)
         self.token_type = nn.Embedding(config.type_vocab_size, size) if config.type_vocab_size else None
         self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
@@ -129,6 +132,7 @@ class Embeddings(nn.Module):
             table: Rows of the word embeddings to read instead of all of them, (rows, embedding size).
         """
         x = self.word(input_ids) if table is None else F.embedding(input_ids, table)
+        x = x if self.expand is None else self.expand(x)
         first = self.position_offset
         positions = torch.arange(first, first + input_ids.shape[1], device=input_ids.device)
         x = x + self.position(positions)
@@ -179,8 +183,7 @@ class Layer(nn.Module):
             mask: True on real tokens, (batch, 1, 1, length), or None.
             first_only: Whether to compute the first token only, (batch, 1, hidden).
         """
-        x = self._attention(x, mask, first_only)
-        return self._feed_forward(x)
+        return self._feed_forward(self._attention(x, mask, first_only))
 
     def _attention(self, x: Tensor, mask: Tensor | None, first_only: bool) -> Tensor:
         # Keys and values are computed for all tokens: the first one attends to them.
@@ -252,14 +255,11 @@ def classify_batch(
         token_type_ids: (batch, length), 0 in the first text and 1 in the second; None is 0.
     """
     x = model.embeddings(input_ids, token_type_ids)
-    mask = None
-    if attention_mask is not None:
-        mask = attention_mask.bool()[:, None, None, :]
+    mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
 
-    last = len(model.layers) - 1
     for i, layer in enumerate(model.layers):
         # The classifier only reads the first token.
-        x = layer(x, mask, first_only=i == last)
+        x = layer(x, mask, first_only=i + 1 == len(model.layers))
 
     config = model.config
     rate = config.classifier_dropout if model.training else 0.0

@@ -23,6 +23,8 @@ def explain_not_plain(config: EncoderConfig) -> str | None:
     """Return why an encoder lacks a plain form, or None where it has one."""
     if config.num_hidden_layers == 0:
         return "it lacks layers"
+    if config.word_rank is not None:
+        return f"its word table is a product of two matrices, of rank {config.word_rank}"
 
     all_heads = config.hidden_size // config.head_size
     for i, (heads, ffn) in enumerate(zip(config.layer_heads, config.layer_ffn, strict=True), 1):

@@ -44,6 +44,7 @@ class RaycompConfig(DerivedSizes, PretrainedConfig):
         classifier_dropout: float = 0.1,
         initializer_range: float = 0.02,
         pad_token_id: int | None = 0,
+        word_rank: int | None = None,
         **kwargs: Any,
     ) -> None:
         # Written for readers of config.json, such as text-embeddings-inference; here it is a property.
@@ -65,6 +66,7 @@ class RaycompConfig(DerivedSizes, PretrainedConfig):
         self.attention_dropout = attention_dropout
         self.classifier_dropout = classifier_dropout
         self.initializer_range = initializer_range
+        self.word_rank = word_rank
         super().__init__(pad_token_id=pad_token_id, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:

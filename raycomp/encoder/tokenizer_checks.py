@@ -167,6 +167,11 @@ def count_tokens(tokenizer: Any, texts: Sequence[str]) -> TokenCounts:
     )
 
 
+def check_words(tokenizer: Any, texts: Sequence[str], name: str) -> None:
+    """Refuse a tokenizer that does not know the words of the task; see `check_unknown_tokens`."""
+    check_unknown_tokens(count_tokens(tokenizer, texts), name)
+
+
 def check_unknown_tokens(counts: TokenCounts, name: str) -> None:
     """Refuse a tokenizer that does not know the words of the task.
 

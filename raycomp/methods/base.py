@@ -91,6 +91,7 @@ class Deployable:
         has_user_units: Whether `build` returns outputs in the user's units. Methods leave it False:
             networks of a run compute standardised outputs, and the deployment restores the units.
         healing: How its weights were healed; None for a network that was not healed.
+        is_cut: Whether it reads tokens of the cut vocabulary; see `task_vocabulary`.
     """
 
     budget: str
@@ -116,6 +117,7 @@ class Deployable:
     counts_nonzero: bool = False
     has_user_units: bool = False
     healing: Healing | None = None
+    is_cut: bool = False
 
 
 class Run(ABC):
@@ -211,8 +213,8 @@ class Run(ABC):
         """Show one line to the user."""
 
     @abstractmethod
-    def score(self, forward: Forward, split: str) -> Score:
-        """Score a forward function on a split ("selection"), in fp32 on the CPU."""
+    def score(self, forward: Forward, split: str, *, is_cut: bool = False) -> Score:
+        """Score a function on a split ("selection"), in fp32 on the CPU. See `Deployable.is_cut`."""
 
     @abstractmethod
     def record_evaluations(self, part: str, rows: Sequence[dict[str, Any]]) -> None:

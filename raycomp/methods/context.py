@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from raycomp.data.target_scaling import IDENTITY, TargetScaling
@@ -17,7 +18,7 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import EncoderShape
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.layers import Encoder, EncoderConfig
-from raycomp.methods.facts import Facts, read_facts
+from raycomp.methods.facts import Facts, make_facts, read_facts
 from raycomp.search.setup import SearchSetup
 from raycomp.storage.files import read_json, write_json
 from raycomp.storage.revision import read_revision
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 
 COMPARED_TEXTS = 200
 """Training rows on which a tokenizer is compared with its file."""
-
-COUNTED_TEXTS = 2000
-"""Training rows of which unknown tokens are counted."""
 
 
 class RunContext(SearchSetup):
@@ -53,6 +51,7 @@ class RunContext(SearchSetup):
         context = copy.copy(self)
         context.method = method
         context.files = self.layout.method(method)
+        context.__dict__.pop("cut", None)
         # Each method has its own corrections.
         context.forget_device()
         return context
@@ -137,39 +136,28 @@ class RunContext(SearchSetup):
         path = self.layout.facts
         if path.exists():
             return read_facts(path)
-        checkpoint = self.load()
-        tokenizer = checkpoint.tokenizer
-        self.__dict__["tokenizer"] = tokenizer
-        self.tokenizer_note = checkpoint.tokenizer_note
-        self._check_words(tokenizer)
-        task = self.task
-        scaling = self.target_scaling
-        return Facts(
-            config=checkpoint.network.config.to_dict(),
-            fine_tuned=checkpoint.is_fine_tuned,
-            tokenizer=fingerprint(tokenizer),
-            sep_token_id=tokenizer.sep_token_id,
-            kind=task.kind,
-            num_labels=task.num_labels,
-            pair=task.train.text_b is not None,
-            metrics=task.metrics,
-            primary=task.primary,
-            positive=task.positive,
-            target_mean=scaling.mean,
-            target_deviation=scaling.deviation,
-        )
-
-    def _check_words(self, tokenizer: Any) -> None:
-        """Refuse a tokenizer that does not know the words of the training texts."""
-        from raycomp.encoder.tokenizer_checks import check_unknown_tokens, count_tokens
-
-        counts = count_tokens(tokenizer, self.sample_texts(COUNTED_TEXTS))
-        check_unknown_tokens(counts, self.job.model.name)
+        return make_facts(self)
 
     def record_facts(self) -> None:
         """Write the properties of model and data into the run directory, once."""
         if not self.layout.facts.exists():
             write_json(self.layout.facts, asdict(self.facts))
+        if self.vocabulary is not None and not self.layout.vocabulary.exists():
+            write_json(self.layout.vocabulary, {"token_ids": self.vocabulary.tolist()})
+
+    @functools.cached_property
+    def vocabulary(self) -> np.ndarray | None:
+        """Ids of the tokens of cut word tables, ascending; None where the job cuts none."""
+        from raycomp.methods.task_vocabulary import find_vocabulary
+
+        return find_vocabulary(self)
+
+    @functools.cached_property
+    def cut(self) -> RunContext:
+        """This context in the ids of the cut vocabulary."""
+        from raycomp.methods.task_vocabulary import CutContext
+
+        return CutContext.of(self)
 
     @functools.cached_property
     def config(self) -> EncoderConfig:
@@ -237,11 +225,16 @@ class RunContext(SearchSetup):
             if tokens is not None:
                 return tokens.standardised(self.target_scaling)
 
-        mark = self.facts.tokenizer
+        mark = self.tokenizer_mark
         tokens = tokenise(load_texts(), lambda: self.tokenizer, mark, self.max_tokens, cache)
         if self.run_dir.exists():
             write_json(key, {"key": tokens.key, "rows": len(tokens)})
         return tokens.standardised(self.target_scaling)
+
+    @property
+    def tokenizer_mark(self) -> str:
+        """Hash of the tokenizer."""
+        return self.facts.tokenizer
 
     @property
     def max_tokens(self) -> int:
@@ -251,7 +244,8 @@ class RunContext(SearchSetup):
     @property
     def shape(self) -> EncoderShape:
         """The full network's shape."""
-        return EncoderShape.from_config(self.config)
+        ids = self.vocabulary
+        return EncoderShape.from_config(self.config, None if ids is None else len(ids))
 
     def network(self, path: Path | None = None) -> ElasticEncoder:
         """Return the full elastic network, with the weights of `path` or the pretrained ones."""
@@ -267,7 +261,12 @@ class RunContext(SearchSetup):
 
     def supernet(self) -> ElasticEncoder:
         """Return the method's trained super-network."""
-        return self.network(self.files.supernet_network)
+        network = self.network(self.files.supernet_network)
+        if self.job.embeddings.is_searched:
+            from raycomp.methods.task_vocabulary import add_table_parts
+
+            add_table_parts(self, network)
+        return network
 
     def precision(self, device: torch.device) -> str:
         """Return the precision of this run. It is chosen once; a resume uses the same.

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from raycomp.data.tokens import fingerprint
 from raycomp.errors import UserError
 from raycomp.storage.files import read_json
+
+if TYPE_CHECKING:
+    from raycomp.methods.context import RunContext
+
+COUNTED_TEXTS = 2000
+"""Training rows of which unknown tokens are counted."""
 
 
 @dataclass(frozen=True)
@@ -58,3 +65,35 @@ def read_facts(path: Path) -> Facts:
             f"{path} was not written by this version of raycomp ({error}). Use the version that "
             "began the run, or start a new one with --set run.name=NAME."
         ) from None
+
+
+def make_facts(context: RunContext) -> Facts:
+    """Return the facts of a new run; its context keeps the tokenizer, and the note on it.
+
+    Raises:
+        UserError: The checkpoint or its tokenizer does not fit the task.
+    """
+    # Imported here: only the driver makes facts, and transformers takes seconds to import.
+    from raycomp.encoder.tokenizer_checks import check_words
+
+    checkpoint = context.load()
+    tokenizer = checkpoint.tokenizer
+    context.__dict__["tokenizer"] = tokenizer
+    context.tokenizer_note = checkpoint.tokenizer_note
+    check_words(tokenizer, context.sample_texts(COUNTED_TEXTS), context.job.model.name)
+    task = context.task
+    scaling = context.target_scaling
+    return Facts(
+        config=checkpoint.network.config.to_dict(),
+        fine_tuned=checkpoint.is_fine_tuned,
+        tokenizer=fingerprint(tokenizer),
+        sep_token_id=tokenizer.sep_token_id,
+        kind=task.kind,
+        num_labels=task.num_labels,
+        pair=task.train.text_b is not None,
+        metrics=task.metrics,
+        primary=task.primary,
+        positive=task.positive,
+        target_mean=scaling.mean,
+        target_deviation=scaling.deviation,
+    )

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.architecture import FULL_TABLE, Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.layers import Encoder, EncoderConfig
 from raycomp.methods.context import RunContext
 from raycomp.methods.supernet import frozen_teacher
+from raycomp.methods.task_vocabulary import tokens_of
 from raycomp.methods.tasks import TrainingTask
 from raycomp.storage.files import write_json
 from raycomp.storage.tensors import load_tensors, save_tensors
-from raycomp.training.group_step import GroupStep, trained_parts
+from raycomp.training.group_step import GroupStep, table_modules, trained_parts
 from raycomp.training.hints import load_objective
 from raycomp.training.optimizers import JointUpdater, LinearDecay, Updater
+
+if TYPE_CHECKING:
+    from raycomp.encoder.static_model import RaycompForSequenceClassification
 
 
 class HealTask(TrainingTask):
@@ -34,6 +39,8 @@ class HealTask(TrainingTask):
         self.num_steps = settings.steps
 
         self._archs = [Architecture.from_json(text) for text in self.plan["archs"]]
+        # All networks of a group read the same tokens.
+        self.tokens = tokens_of(context, "train", self._archs[0].table)
         supernet = self.load_source()
         supernet.embeddings.requires_grad_(False)
 
@@ -74,7 +81,7 @@ class HealTask(TrainingTask):
         return self.context.supernet()
 
     def finish(self) -> None:
-        """Write the weights of each network, without the embeddings, which stay the super-network's."""
+        """Write the weights of each network; embeddings that are frozen stay the super-network's."""
         costs = self._costs()
         for arch, part in zip(self._archs, self.model, strict=True):
             files = self.context.files.healed(arch.id)
@@ -112,18 +119,38 @@ class HealTask(TrainingTask):
 def cut_network(
     supernet: ElasticEncoder, arch: Architecture, weights: Mapping[str, torch.Tensor] | None = None
 ) -> ElasticEncoder:
-    """Return a sub-network as a network of its own that shares the super-network's embeddings.
+    """Return a sub-network as a network of its own, which reads ids of the full vocabulary.
+
+    It shares the super-network's embeddings, unless its word table has a rank: then it has its own table.
 
     Args:
         supernet: The trained super-network.
         arch: The sub-network.
         weights: Weights that replace the inherited ones.
     """
-    shapes = {"layer_heads": list(arch.heads), "layer_ffn": list(arch.ffn)}
+    has_own_table = arch.table.rank is not None
+    # A whole table is cut when the network is exported.
+    inner = arch if has_own_table else replace(arch, table=FULL_TABLE)
+    shapes = supernet.shapes_of(inner)
     network = ElasticEncoder(Encoder(EncoderConfig.from_config(supernet.config.to_dict() | shapes)))
-    network.load_state_dict({**supernet.extract_weights(arch), **(weights or {})})
-    network.share_embeddings(supernet)
+    network.load_state_dict({**supernet.extract_weights(inner), **(weights or {})})
+    if not has_own_table:
+        network.share_embeddings(supernet)
+        network.table_parts = supernet.table_parts
+        return network
+
+    network.embeddings.requires_grad_(False)
+    for module in table_modules(network).values():
+        module.requires_grad_(True)
+    if arch.table.is_cut:
+        network.row_ids = supernet.table_parts.token_ids
     return network
+
+
+def extract_healed(network: ElasticEncoder, arch: Architecture) -> RaycompForSequenceClassification:
+    """Return a network that `cut_network` made as a static model, with its architecture's word table."""
+    table = arch.table if arch.table.rank is None else FULL_TABLE
+    return network.extract(replace(network.largest, table=table))
 
 
 def load_healed(context: RunContext, supernet: ElasticEncoder, arch: Architecture) -> ElasticEncoder:

@@ -23,6 +23,7 @@ from raycomp.methods.base import Run
 from raycomp.methods.context import RunContext
 from raycomp.methods.heal_task import load_healed
 from raycomp.methods.selection_scores import ScoredModel, score_model
+from raycomp.methods.task_vocabulary import reading_cut_ids
 from raycomp.storage.files import read_json, write_json
 from raycomp.storage.tables import read_table
 
@@ -119,6 +120,11 @@ def group_networks(
     if not archs:
         return []
     sizes = {arch: float(context.costs.cost("encoder_params", arch)) for arch in archs}
+    # Networks with a cut vocabulary read other tokens than those with the full one.
+    if len({arch.table.is_cut for arch in archs}) > 1:
+        parts = [[arch for arch in archs if arch.table.is_cut == is_cut] for is_cut in (False, True)]
+        return [group for part in parts for group in group_networks(context, part, num_parallel)]
+
     count = max(num_parallel, ceil_div(int(sum(sizes.values())), GROUP_PARAMS))
     groups: list[list[Architecture]] = [[] for _ in range(min(count, len(archs)))]
     # The largest first, each into the group with the least work so far.
@@ -139,7 +145,8 @@ def _score_healed(run: Run, supernet: ElasticEncoder, arch: Architecture) -> Non
     network = load_healed(context, supernet, arch)
 
     began = time.perf_counter()
-    scored = ScoredModel.of_network(context, arch, lambda batch: network(batch).logits, files.network)
+    forward = reading_cut_ids(context, arch.table, lambda batch: network(batch).logits)
+    scored = ScoredModel.of_network(context, arch, forward, files.network)
     row = score_model(run, scored, began)
     created_at = datetime.now(UTC).isoformat()
     write_json(files.outcome, {**row, "weights": "healed", "created_at": created_at})

@@ -26,6 +26,7 @@ class ScoredModel:
         arch: Its architecture as JSON.
         params: Parameters of the whole model.
         flops: FLOPs of one sequence.
+        is_cut: Whether it reads tokens of the cut vocabulary.
     """
 
     forward: Forward
@@ -34,6 +35,7 @@ class ScoredModel:
     arch: str
     params: int
     flops: float
+    is_cut: bool = False
 
     @classmethod
     def of_network(
@@ -42,7 +44,7 @@ class ScoredModel:
         """Return an encoder with its architecture's parameters and FLOPs."""
         params = int(context.costs.cost("params", arch))
         flops = float(context.costs.cost("flops", arch))
-        return cls(forward, weights, arch.id, arch.to_json(), params, flops)
+        return cls(forward, weights, arch.id, arch.to_json(), params, flops, arch.table.is_cut)
 
 
 def score_model(run: Run, model: ScoredModel, began: float) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def score_model(run: Run, model: ScoredModel, began: float) -> dict[str, Any]:
         began: Time at which its scoring began, of `time.perf_counter`.
     """
     context = run.context
-    score = run.score(model.forward, "selection")
+    score = run.score(model.forward, "selection", is_cut=model.is_cut)
     row = EvaluationRow(
         arch_id=model.arch_id,
         arch=model.arch,

@@ -8,16 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from raycomp.config.budget import BudgetSettings
 from raycomp.config.search import SearchSettings
-from raycomp.data.batches import Batch
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.methods.base import Deployable, Forward, Healing, Run
 from raycomp.methods.context import RunContext
-from raycomp.methods.healing import HealedNetwork, heal_networks, load_healed, summarise_healing
+from raycomp.methods.heal_task import extract_healed, load_healed
+from raycomp.methods.healing import HealedNetwork, heal_networks, summarise_healing
+from raycomp.methods.task_vocabulary import prepare_tables, reading_cut_ids
 from raycomp.search.outcome import Outcome
 from raycomp.storage.files import file_hash, read_json
 from raycomp.storage.tables import read_table
@@ -44,6 +43,7 @@ def compress_budgets(
         heal_task: Name of the training task that heals.
     """
     context = run.context
+    prepare_tables(context)
     outcomes = run.search(settings)
     trials = {
         budget.name: [outcome for outcome in outcomes if outcome.budget == budget.name]
@@ -85,8 +85,8 @@ def _best_in_fp32(run: Run, best: Outcome) -> Outcome:
     if best.arch is None or context.chosen_precision() == "fp32":
         return best
     arch = Architecture.from_json(best.arch)
-    supernet = _load_supernet(context)
-    score = run.score(lambda batch: supernet(batch, arch).logits, "selection")
+    _, forward = _supernet_slice(context, arch)
+    score = run.score(forward, "selection", is_cut=arch.table.is_cut)
     return replace(best, value=score.values[context.primary], loss=score.loss)
 
 
@@ -158,6 +158,7 @@ def _inherited_deployable(
         seconds=sum(t.seconds for t in trials),
         description=f"{description} {NOT_HEALED}",
         certificate={"weights_id": weights_id},
+        is_cut=arch.table.is_cut,
     )
 
 
@@ -208,6 +209,7 @@ def _choose_healed(
         description=describe_healed(description, best.steps),
         certificate={"weights_id": best.weights_id},
         healing=healing,
+        is_cut=best.arch.table.is_cut,
     )
 
 
@@ -239,6 +241,7 @@ def restore_subnetwork(context: RunContext, row: Mapping[str, Any], description:
         selection=float(row["selection"]),
         description=text,
         healing=healing,
+        is_cut=arch.table.is_cut,
     )
 
 
@@ -259,27 +262,26 @@ def _restore_healing(row: Mapping[str, Any]) -> Healing | None:
 
 def build_subnetwork(context: RunContext, arch: Architecture) -> tuple[PreTrainedModel, Forward]:
     """Return the extracted sub-network, and the forward function of its slice of the super-network."""
-    supernet = _load_supernet(context)
-
-    def forward(batch: Batch) -> torch.Tensor:
-        return supernet(batch, arch).logits
-
+    supernet, forward = _supernet_slice(context, arch)
     return supernet.extract(arch), forward
 
 
 def build_healed(context: RunContext, arch: Architecture) -> tuple[PreTrainedModel, Forward]:
     """Return a healed network as a static model, and its forward function."""
     network = load_healed(context, _load_supernet(context), arch)
-
-    def forward(batch: Batch) -> torch.Tensor:
-        return network(batch).logits
-
-    return network.extract(network.largest), forward
+    forward = reading_cut_ids(context, arch.table, lambda batch: network(batch).logits)
+    return extract_healed(network, arch), forward
 
 
 def release_supernet() -> None:
     """Release the super-network that `build_subnetwork` keeps in memory."""
     _load_supernet.cache_clear()
+
+
+def _supernet_slice(context: RunContext, arch: Architecture) -> tuple[ElasticEncoder, Forward]:
+    """Return the super-network, and the forward function of a slice for the ids that its export reads."""
+    supernet = _load_supernet(context)
+    return supernet, reading_cut_ids(context, arch.table, lambda batch: supernet(batch, arch).logits)
 
 
 @functools.lru_cache(maxsize=1)

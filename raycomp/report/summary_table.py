@@ -36,6 +36,8 @@ COLUMN_MEANINGS = {
     "used_share": "cost divided by limit",
     "params": "parameters of the whole model, embeddings included",
     "params_ratio": "params divided by the teacher's params",
+    "vocab_size": "tokens of the word table; the vocabulary of some models is cut to the task",
+    "word_rank": "rank of the word table, where it is the product of two matrices",
     "latency_ms": "median time of one forward pass of one sequence on a CPU, in milliseconds",
     "inherited": "selection score of the best network of the search, with the super-network's weights",
     "healed": "selection score of the best network after healing",
@@ -50,7 +52,7 @@ COLUMN_MEANINGS = {
     "finetuned": "validation score after the extracted network was fine-tuned again; the other columns "
     "describe the network before that",
 }
-OPTIONAL_COLUMNS = ("inherited", "healed", "verdict", "warning", "finetuned")
+OPTIONAL_COLUMNS = ("vocab_size", "word_rank", "inherited", "healed", "verdict", "warning", "finetuned")
 COLUMNS = tuple(name for name in COLUMN_MEANINGS if name not in OPTIONAL_COLUMNS)
 TEXT_COLUMNS = ("method", "budget", "kind")
 LIMITED_KINDS = (*BUDGET_KINDS, *DEVICE_KINDS, SEVERAL)
@@ -167,6 +169,11 @@ def _deployment_cells(row: dict[Any, Any], run: RunRecord) -> dict[str, str]:
         "gap": format_signed(gap),
         "retention": format_percent(row["retention"]),
     }
+    is_cut = "task" in (run.setting("embeddings", "vocabulary") or [])
+    if is_cut and is_finite_number(row["vocab_size"]):
+        cells["vocab_size"] = format_count(row["vocab_size"])
+    if is_finite_number(row["word_rank"]):
+        cells["word_rank"] = format_count(row["word_rank"])
     if is_finite_number(row["healed"]):
         cells |= {"inherited": format_score(row["inherited"]), "healed": format_score(row["healed"])}
     if isinstance(row["verdict"], str):

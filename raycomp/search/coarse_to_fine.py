@@ -58,6 +58,8 @@ class CoarseToFine(HistorySearcher):
 def equal_layers(space: SearchSpace) -> list[Architecture]:
     """Return every network whose layers have equal widths (4 x 3 x 4 = 48 in YOCO-BERT's space)."""
     return [
-        Architecture(depth, (heads,) * depth, (ffn,) * depth)
-        for depth, heads, ffn in itertools.product(space.depth, space.heads, space.ffn)
+        Architecture(depth, (heads,) * depth, (ffn,) * depth, table=table)
+        for depth, heads, ffn, table in itertools.product(
+            space.depth, space.heads, space.ffn, space.tables
+        )
     ]

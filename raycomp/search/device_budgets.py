@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from raycomp.config.budget import BUDGET_KINDS, SEVERAL, BudgetSettings, parse_quantity
 from raycomp.config.job import Job
-from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.architecture import FULL_TABLE, Architecture
 from raycomp.encoder.cost import CostFunction, CostModel, EncoderShape
 from raycomp.encoder.device_table import Conditions, DeviceTable, describe_encoder
 from raycomp.errors import UserError, first_line
@@ -90,7 +90,7 @@ class BudgetCosts:
     def limits(self, budget: BudgetSettings) -> dict[str, float]:
         """Return the limits of a budget as numbers, by kind."""
         return {
-            kind: parse_quantity(limit, self._cost_of_kind(budget, kind, self._largest))
+            kind: parse_quantity(limit, self.predict(budget, kind, self._largest))
             if isinstance(limit, str)
             else float(limit)
             for kind, limit in budget.limits.items()
@@ -118,9 +118,14 @@ class BudgetCosts:
 
     def cost_of_kind(self, budget: BudgetSettings, kind: str, arch: Architecture) -> float:
         """Return a network's cost of one kind, corrected by measurements of earlier models."""
-        return self._cost_of_kind(budget, kind, arch) * self._factor(budget, quantity_of(budget, kind))
+        return self.predict(budget, kind, arch) * self._factor(budget, quantity_of(budget, kind))
 
-    def _cost_of_kind(self, budget: BudgetSettings, kind: str, arch: Architecture) -> float:
+    def predict(self, budget: BudgetSettings, kind: str, arch: Architecture) -> float:
+        """Return a network's cost of one kind, without corrections.
+
+        Raises:
+            UserError: The kind is measured, and the budget lacks a table of its device.
+        """
         if kind in BUDGET_KINDS:
             return float(self._base.cost(kind, arch))
 
@@ -130,7 +135,13 @@ class BudgetCosts:
                 f"Budget {budget.name}: {kind} is not known before the layers are measured. Run the job, "
                 "or run `raycomp profile` and name its file in the budget's setting profile."
             )
-        return table.predict(quantity_of(budget, kind), arch)
+        added_mb = 0.0
+        if arch.table != FULL_TABLE:
+            # The layers were measured with the full word table.
+            full = self._base.cost("params", replace(arch, table=FULL_TABLE))
+            bytes_per_number = 1 if budget.runtime == "onnxruntime-int8" else 4
+            added_mb = bytes_per_number * (self._base.cost("params", arch) - full) / 1e6
+        return table.predict(quantity_of(budget, kind), arch, added_mb)
 
     def _factor(self, budget: BudgetSettings, quantity: str) -> float:
         return float(self._state.corrections.get(budget.name, {}).get(quantity, 1.0))

@@ -175,11 +175,22 @@ def _draw(p: np.ndarray, rng: np.random.Generator, count: int | None) -> np.ndar
     return samples[0] if count is None else samples
 
 
+def _with_uniform_table(space: SearchSpace, state: dict[str, Any]) -> dict[str, Any]:
+    """Return a trained state with a uniform row for the word table, which the training did not draw."""
+    count = len(space.tables)
+    if count == 1:
+        return state
+    return {
+        "theta": [*state["theta"], [1 / count] * count],
+        "open": [*state["open"], [True] * count],
+    }
+
+
 def load_distribution(space: SearchSpace, state: dict[str, Any]) -> tuple[ArchitectureDistribution, bool]:
     """Return the trained distribution of an EE-SNG state with all choices open, and its joint flag."""
     joint = bool(state["joint"])
     theta = ArchitectureDistribution(space.variables(joint))
-    theta.load_state_dict(state["dist"])
+    theta.load_state_dict(_with_uniform_table(space, state["dist"]))
     # A phase of 0 steps may have left choices closed; deployment may use them all.
     theta.set_open([np.ones(len(v.choices), bool) for v in theta.variables])
     theta.apply_lower_bounds()

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.architecture import Architecture, WordTable
 from raycomp.search.budget import SearchBudget
+from raycomp.search.moves import mutate_table
 from raycomp.search.searcher import MAX_DRAWS, HistorySearcher
 from raycomp.search.space import SearchSpace, draw_uniform
 
@@ -24,21 +25,25 @@ class Gene:
         depth: Number of layers that run.
         heads: Heads of each layer, also of those that do not run.
         ffn: Neurons of each layer.
+        table: The word table.
     """
 
     depth: int
     heads: tuple[int, ...]
     ffn: tuple[int, ...]
+    table: WordTable
 
     @classmethod
     def of(cls, arch: Architecture, num_layers: int) -> Gene:
         """Return the gene of an architecture; layers that it lacks are like its first one."""
         missing = num_layers - arch.depth
-        return cls(arch.depth, arch.heads + arch.heads[:1] * missing, arch.ffn + arch.ffn[:1] * missing)
+        heads = arch.heads + arch.heads[:1] * missing
+        return cls(arch.depth, heads, arch.ffn + arch.ffn[:1] * missing, arch.table)
 
     def decode(self) -> Architecture:
         """Return the architecture."""
-        return Architecture(self.depth, self.heads[: self.depth], self.ffn[: self.depth])
+        widths = (self.heads[: self.depth], self.ffn[: self.depth])
+        return Architecture(self.depth, *widths, table=self.table)
 
 
 class HatEvolution(HistorySearcher):
@@ -149,7 +154,8 @@ class HatEvolution(HistorySearcher):
         heads = tuple(redraw(h, self.space.heads) for h in gene.heads)
         ffn = tuple(redraw(k, self.space.ffn) for k in gene.ffn)
         depth = redraw(gene.depth, self.space.depth)
-        return self.space.equalised(Gene(depth, heads, ffn).decode())
+        child = Gene(depth, heads, ffn, gene.table).decode()
+        return self.space.equalised(mutate_table(child, self.space, self._rate, rng))
 
     def _cross(self, genes: list[Gene]) -> Architecture:
         """Take each choice from one of two different parents, with equal probability."""
@@ -165,4 +171,8 @@ class HatEvolution(HistorySearcher):
         heads = tuple(pick(a, b) for a, b in zip(first.heads, second.heads, strict=True))
         ffn = tuple(pick(a, b) for a, b in zip(first.ffn, second.ffn, strict=True))
         depth = pick(first.depth, second.depth)
-        return self.space.equalised(Gene(depth, heads, ffn).decode())
+        table = first.table
+        # A space with one table draws the numbers that it always drew.
+        if len(self.space.tables) > 1:
+            table = (first, second)[pick(0, 1)].table
+        return self.space.equalised(Gene(depth, heads, ffn, table).decode())

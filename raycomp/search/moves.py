@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from raycomp.encoder.architecture import Architecture
@@ -20,11 +22,14 @@ def neighbours(arch: Architecture, space: SearchSpace, direction: int) -> list[A
     for i in range(1 if space.is_plain else arch.depth):
         heads = _shift(space.heads, arch.heads[i], direction)
         if heads is not None:
-            moved.append(Architecture(arch.depth, _replace(arch.heads, i, heads), arch.ffn))
+            moved.append(replace(arch, heads=_replace(arch.heads, i, heads)))
         ffn = _shift(space.ffn, arch.ffn[i], direction)
         if ffn is not None:
-            changed = Architecture(arch.depth, arch.heads, _replace(arch.ffn, i, ffn))
-            moved.append(space.equalised(changed))
+            moved.append(space.equalised(replace(arch, ffn=_replace(arch.ffn, i, ffn))))
+
+    place = space.tables.index(arch.table) + direction
+    if 0 <= place < len(space.tables):
+        moved.append(replace(arch, table=space.tables[place]))
     return moved
 
 
@@ -84,7 +89,10 @@ def cross(
         sources = [parent for parent in (first, second) if layer < parent.depth]
         heads.append(sources[int(rng.integers(len(sources)))].heads[layer])
         ffn.append(sources[int(rng.integers(len(sources)))].ffn[layer])
-    return space.equalised(Architecture(depth, tuple(heads), tuple(ffn)))
+    table = first.table
+    if len(space.tables) > 1:
+        table = (first, second)[int(rng.integers(2))].table
+    return space.equalised(Architecture(depth, tuple(heads), tuple(ffn), table=table))
 
 
 def mutate(arch: Architecture, space: SearchSpace, rate: float, rng: np.random.Generator) -> Architecture:
@@ -93,7 +101,17 @@ def mutate(arch: Architecture, space: SearchSpace, rate: float, rng: np.random.G
         arch = _with_depth(arch, draw_uniform(space.depth, rng))
     heads = [draw_uniform(space.heads, rng) if rng.random() < rate else h for h in arch.heads]
     ffn = [draw_uniform(space.ffn, rng) if rng.random() < rate else k for k in arch.ffn]
-    return space.equalised(Architecture(arch.depth, tuple(heads), tuple(ffn)))
+    changed = replace(arch, heads=tuple(heads), ffn=tuple(ffn))
+    return space.equalised(mutate_table(changed, space, rate, rng))
+
+
+def mutate_table(
+    arch: Architecture, space: SearchSpace, rate: float, rng: np.random.Generator
+) -> Architecture:
+    """Draw the word table again with probability `rate`; one table needs no random number."""
+    if len(space.tables) > 1 and rng.random() < rate:
+        return replace(arch, table=space.sample_table(rng))
+    return arch
 
 
 def _shift(choices: tuple[int, ...], value: int, direction: int) -> int | None:
@@ -109,7 +127,7 @@ def _with_depth(arch: Architecture, depth: int) -> Architecture:
     added = max(0, depth - arch.depth)
     heads = arch.heads[:depth] + arch.heads[-1:] * added
     ffn = arch.ffn[:depth] + arch.ffn[-1:] * added
-    return Architecture(depth, heads, ffn)
+    return Architecture(depth, heads, ffn, table=arch.table)
 
 
 def _replace(values: tuple[int, ...], i: int, value: int) -> tuple[int, ...]:

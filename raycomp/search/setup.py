@@ -15,8 +15,8 @@ from typing import Any
 from raycomp.config.budget import BUDGET_KINDS, BudgetSettings, width_step
 from raycomp.config.job import Job
 from raycomp.config.lengths import apply_lengths
-from raycomp.encoder.architecture import Architecture
-from raycomp.encoder.cost import CostFunction, CostModel, EncoderShape
+from raycomp.encoder.architecture import FULL_TABLE, Architecture, WordTable
+from raycomp.encoder.cost import CostFunction, CostModel, EncoderShape, table_params
 from raycomp.errors import UserError
 from raycomp.search.budget import SearchBudget
 from raycomp.search.device_budgets import (
@@ -195,7 +195,42 @@ def make_space(job: Job, shape: EncoderShape) -> SearchSpace:
     if job.space.plain:
         # The classes of transformers have all heads of the hidden width.
         choices["heads"] = (full_sizes["heads"],)
-    return SearchSpace(full_sizes["depth"], **choices, is_plain=job.space.plain)
+    tables = list_tables(job, shape)
+    return SearchSpace(full_sizes["depth"], **choices, is_plain=job.space.plain, tables=tables)
+
+
+def list_tables(job: Job, shape: EncoderShape) -> tuple[WordTable, ...]:
+    """Return the word tables of a job's space, in the order of their parameters.
+
+    A rank that does not make a table smaller is left out for this table.
+
+    Args:
+        job: The job.
+        shape: Shape of the full network. Without the task's vocabulary, no table is cut.
+
+    Raises:
+        UserError: A rank does not make the full table smaller.
+    """
+    settings = job.embeddings
+    is_cut_known = shape.task_vocab_size is not None
+    cuts = [False, True] if "task" in settings.vocabulary and is_cut_known else [False]
+    ranks = [rank for rank in settings.rank if isinstance(rank, int)]
+
+    full_params = table_params(shape, FULL_TABLE)
+    too_large = [r for r in ranks if table_params(shape, WordTable(rank=r)) >= full_params]
+    if too_large:
+        largest = (full_params - 1) // (shape.vocab_size + shape.embedding_size)
+        raise UserError(
+            f"embeddings.rank has {', '.join(map(str, too_large))}, but only ranks up to {largest} make "
+            f"the {shape.vocab_size:,} x {shape.embedding_size} word table smaller. Give smaller ranks."
+        )
+
+    tables = [WordTable(is_cut) for is_cut in cuts]
+    for is_cut in cuts:
+        whole = table_params(shape, WordTable(is_cut))
+        factored = [WordTable(is_cut, rank) for rank in ranks]
+        tables += [table for table in factored if table_params(shape, table) < whole]
+    return tuple(sorted(tables, key=lambda table: table_params(shape, table)))
 
 
 def _choices(job: Job, key: str, full: int, unit: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.architecture import FULL_TABLE, Architecture, WordTable
 from raycomp.errors import UserError
 
 
@@ -17,14 +17,14 @@ class Variable:
     """One categorical variable of the architecture distribution.
 
     Attributes:
-        name: "depth", "heads.0", "ffn.0", ..., or "layer.0" for a joint (heads, ffn) choice.
+        name: "depth", "heads.0", "ffn.0", ..., or "layer.0" for a joint (heads, ffn) choice; "table".
         choices: Values in ascending order; pairs (heads, ffn) for a joint variable.
-        layer: Index of the layer that it belongs to; None for depth, and for the FFN width that all
-            layers of a plain space share.
+        layer: Index of the layer that it belongs to; None for depth, the word table, and the FFN width
+            that all layers of a plain space share.
     """
 
     name: str
-    choices: tuple[int, ...] | tuple[tuple[int, int], ...]
+    choices: tuple[int, ...] | tuple[tuple[int, int], ...] | tuple[WordTable, ...]
     layer: int | None
 
 
@@ -39,6 +39,8 @@ class SearchSpace:
         ffn: FFN neurons of a layer; 0 leaves its FFN out.
         is_plain: Whether all layers have the same widths, as the classes of transformers need it. The
             space then has one choice of heads, and its variables are depth and one FFN width.
+        tables: Word tables in the order of their parameters. The super-network is trained with the
+            largest one, so plans of trainings leave them out.
     """
 
     num_layers: int
@@ -46,6 +48,7 @@ class SearchSpace:
     heads: tuple[int, ...]
     ffn: tuple[int, ...]
     is_plain: bool = False
+    tables: tuple[WordTable, ...] = (FULL_TABLE,)
 
     def __post_init__(self) -> None:
         for name in ("depth", "heads", "ffn"):
@@ -98,8 +101,8 @@ class SearchSpace:
     def num_architectures(self) -> int:
         """Return the exact number of architectures."""
         if self.is_plain:
-            return len(self.depth) * len(self.ffn)
-        return sum((len(self.heads) * len(self.ffn)) ** d for d in self.depth)
+            return len(self.depth) * len(self.ffn) * len(self.tables)
+        return len(self.tables) * sum((len(self.heads) * len(self.ffn)) ** d for d in self.depth)
 
     def contains(self, arch: Architecture) -> bool:
         """Return whether an architecture is in the space; one with chosen `layers` never is."""
@@ -108,6 +111,7 @@ class SearchSpace:
             and arch.depth in self.depth
             and set(arch.heads) <= set(self.heads)
             and set(arch.ffn) <= set(self.ffn)
+            and arch.table in self.tables
             and self.equalised(arch) == arch
         )
 
@@ -119,17 +123,26 @@ class SearchSpace:
     def smallest(self) -> Architecture:
         """Return the smallest architecture."""
         depth = self.depth[0]
-        return Architecture(depth, (self.heads[0],) * depth, (self.ffn[0],) * depth)
+        widths = ((self.heads[0],) * depth, (self.ffn[0],) * depth)
+        return Architecture(depth, *widths, table=self.tables[0])
 
     def sample_uniform(self, rng: np.random.Generator) -> Architecture:
         """Draw every variable uniformly (the exploration distribution pi)."""
         depth = draw_uniform(self.depth, rng)
         if self.is_plain:
-            return Architecture(depth, self.heads * depth, (draw_uniform(self.ffn, rng),) * depth)
-        # All layers of a kind in one call.
-        heads = tuple(self.heads[i] for i in rng.integers(len(self.heads), size=depth).tolist())
-        ffn = tuple(self.ffn[i] for i in rng.integers(len(self.ffn), size=depth).tolist())
-        return Architecture(depth, heads, ffn)
+            heads = self.heads * depth
+            ffn = (draw_uniform(self.ffn, rng),) * depth
+        else:
+            # All layers of a kind in one call.
+            heads = tuple(self.heads[i] for i in rng.integers(len(self.heads), size=depth).tolist())
+            ffn = tuple(self.ffn[i] for i in rng.integers(len(self.ffn), size=depth).tolist())
+        return Architecture(depth, heads, ffn, table=self.sample_table(rng))
+
+    def sample_table(self, rng: np.random.Generator) -> WordTable:
+        """Draw a word table uniformly; a space with one table needs no random number."""
+        if len(self.tables) == 1:
+            return self.tables[0]
+        return self.tables[int(rng.integers(len(self.tables)))]
 
     def variables(self, joint: bool = False) -> tuple[Variable, ...]:
         """Return the variables: depth, then heads and ffn of each layer.
@@ -138,8 +151,10 @@ class SearchSpace:
             joint: Whether heads and ffn of a layer are one variable.
         """
         variables = [Variable("depth", self.depth, None)]
+        # The last variable: the indices of the layers do not depend on it.
+        table = (Variable("table", self.tables, None),) if len(self.tables) > 1 else ()
         if self.is_plain:
-            return (*variables, Variable("ffn", self.ffn, None))
+            return (*variables, Variable("ffn", self.ffn, None), *table)
         pairs = tuple((h, k) for h in self.heads for k in self.ffn)
         for i in range(self.num_layers):
             if joint:
@@ -147,7 +162,7 @@ class SearchSpace:
             else:
                 variables.append(Variable(f"heads.{i}", self.heads, i))
                 variables.append(Variable(f"ffn.{i}", self.ffn, i))
-        return tuple(variables)
+        return (*variables, *table)
 
     def encode(self, arch: Architecture, joint: bool = False) -> np.ndarray:
         """Return one choice index per variable, -1 where the layer does not run: (variables,).
@@ -163,8 +178,9 @@ class SearchSpace:
             raise UserError(f"{arch.to_json()} is not in the search space. Use values of [space].")
 
         indices = [self.depth.index(arch.depth)]
+        table = [self.tables.index(arch.table)] if len(self.tables) > 1 else []
         if self.is_plain:
-            return np.array([*indices, self.ffn.index(arch.ffn[0])], np.int64)
+            return np.array([*indices, self.ffn.index(arch.ffn[0]), *table], np.int64)
         for heads, ffn in zip(arch.heads, arch.ffn, strict=True):
             heads_index = self.heads.index(heads)
             ffn_index = self.ffn.index(ffn)
@@ -175,7 +191,7 @@ class SearchSpace:
         # Absent layers have -1, which updates and costs skip.
         absent_layers = self.num_layers - arch.depth
         indices += [-1] * (absent_layers if joint else 2 * absent_layers)
-        return np.array(indices, np.int64)
+        return np.array([*indices, *table], np.int64)
 
     def decode(self, indices: np.ndarray, joint: bool = False) -> Architecture:
         """Return the architecture of choice indices; those of layers that do not run are ignored.
@@ -185,8 +201,10 @@ class SearchSpace:
             joint: Whether heads and ffn of a layer are one variable.
         """
         depth = self.depth[int(indices[0])]
+        table = self.tables[int(indices[-1])] if len(self.tables) > 1 else self.tables[0]
         if self.is_plain:
-            return Architecture(depth, self.heads * depth, (self.ffn[int(indices[1])],) * depth)
+            ffn_width = self.ffn[int(indices[1])]
+            return Architecture(depth, self.heads * depth, (ffn_width,) * depth, table=table)
         heads: list[int] = []
         ffn: list[int] = []
         for i in range(depth):
@@ -197,7 +215,7 @@ class SearchSpace:
                 ffn_index = int(indices[2 + 2 * i])
             heads.append(self.heads[heads_index])
             ffn.append(self.ffn[ffn_index])
-        return Architecture(depth, tuple(heads), tuple(ffn))
+        return Architecture(depth, tuple(heads), tuple(ffn), table=table)
 
     def layer_sums(
         self, cost: Callable[[int, int], float], joint: bool = False

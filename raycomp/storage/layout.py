@@ -21,6 +21,7 @@ class RunLayout:
     job.json                    settings, with defaults
     inputs.json                 hashes of data and model
     facts.json                  configuration of the encoder, labels, metrics
+    vocabulary.json             tokens of cut word tables, in jobs that have them
     overview.json               class counts, text lengths, the teacher: what a user checks first
     environment.json            versions and hardware
     device_profile.json         measured layers of the devices that budgets are for
@@ -76,6 +77,11 @@ class RunLayout:
     def facts(self) -> Path:
         """Properties of model and data that every process needs (`methods.facts.Facts`)."""
         return self.path / "facts.json"
+
+    @property
+    def vocabulary(self) -> Path:
+        """Ids of the tokens that cut word tables have, of jobs that cut them."""
+        return self.path / "vocabulary.json"
 
     @property
     def overview(self) -> Path:
@@ -153,9 +159,7 @@ class RunLayout:
     def predictions(self, model: str, split: str) -> Path:
         """Return the file with the logits of a model on a split: (rows, outputs) float32.
 
-        Args:
-            model: "teacher", "METHOD-BUDGET", "finetuned-NAME", or "labels" for the labels of the split.
-            split: Name of the split.
+        The model is "teacher", "METHOD-BUDGET", "finetuned-NAME", or "labels" for the split's labels.
         """
         return self.predictions_dir / f"{model}.{split}.npy"
 
@@ -177,8 +181,6 @@ class RunLayout:
     def teacher_score(self) -> Path:
         """Scores of the teacher on each split. Written last: the teacher is complete."""
         return self.path / "teacher" / "score.json"
-
-    # Methods.
 
     def method(self, name: str) -> MethodLayout:
         """Return the paths of one method's files."""
@@ -226,9 +228,7 @@ class RunLayout:
     def distillation_parts(self, kind: str) -> Path:
         """Return the directory of the files that tasks write about parts of the rows.
 
-        Args:
-            kind: "augmented" (new texts), "features" (of the teacher's layers) or "answers" (outputs on
-                new texts).
+        The kind is "augmented" (new texts), "features" (of the teacher) or "answers" (to new texts).
         """
         return self.adabert / kind
 

@@ -33,6 +33,11 @@ class MethodLayout:
         return self.supernet / "network.safetensors"
 
     @property
+    def table_directions(self) -> Path:
+        """Directions that word tables of a rank are projected on, written before the search."""
+        return self.supernet / "directions.safetensors"
+
+    @property
     def sampler(self) -> Path:
         """State of the trained sampler. Written last: the super-network is complete."""
         return self.supernet / "sampler.json"

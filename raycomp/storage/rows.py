@@ -117,6 +117,8 @@ class DeploymentRow:
         heal_seconds: Time of their healing.
         verdict: Verdict on a budget for a device: "PASS", "FAIL" or "NOT CERTIFIED"; None for other
             budgets.
+        vocab_size: Tokens of the word table.
+        word_rank: Rank of the word table, where it is the product of two matrices.
         warning: What is wrong with the scores, in short: "chance" or "low retention"; None if nothing is.
     """
 
@@ -153,6 +155,8 @@ class DeploymentRow:
     heal_seconds: float | None = None
     warning: str | None = None
     verdict: str | None = None
+    vocab_size: int | None = None
+    word_rank: int | None = None
 
     @property
     def params_ratio(self) -> float | None:

@@ -33,6 +33,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         metric=_TEXT, gap=_REAL, encoder_params=_INT, cost=_REAL, used_share=_REAL,
         parity=_REAL, reason=_TEXT, inherited=_REAL, healed=_REAL, heal_networks=_INT, heal_steps=_INT,
         heal_tokens=_INT, heal_seconds=_REAL, warning=_TEXT, verdict=_TEXT,
+        vocab_size=_INT, word_rank=_INT,
     ),
     "costs": _schema(
         run=_TEXT, method=_TEXT, work=_TEXT, part=_TEXT, budget=_TEXT, count=_REAL, tokens=_REAL,

@@ -22,6 +22,7 @@ from raycomp.methods.registry import (
     load_training_task,
 )
 from raycomp.methods.scoring import score_forward
+from raycomp.methods.task_vocabulary import reading_cut_ids
 from raycomp.methods.tasks import SharedSampler, TrainingTask
 from raycomp.runtime.training.checkpoints import load_checkpoint, save_checkpoint
 from raycomp.search.outcome import Outcome
@@ -163,7 +164,14 @@ class LocalRun(Run):
             trial = SearchTrial(group.name, settings.searchers[0], settings.seeds[0])
             loop = SearchLoop(context, context.sampler_state(), trial)
             while archs := loop.ask():
-                scores = [score_forward(context, _slice(supernet, arch), "selection") for arch in archs]
+                scores = [
+                    self.score(
+                        reading_cut_ids(context, arch.table, _slice(supernet, arch)),
+                        "selection",
+                        is_cut=arch.table.is_cut,
+                    )
+                    for arch in archs
+                ]
                 values = [score.values[context.primary] for score in scores]
                 loop.tell(archs, values, [score.loss for score in scores])
 
@@ -191,9 +199,9 @@ class LocalRun(Run):
     def say(self, text: str) -> None:
         """Show nothing."""
 
-    def score(self, forward: Forward, split: str) -> Score:
+    def score(self, forward: Forward, split: str, *, is_cut: bool = False) -> Score:
         """Score a forward function on a split."""
-        return score_forward(self.context, forward, split)
+        return score_forward(self.context.cut if is_cut else self.context, forward, split)
 
     def record_evaluations(self, part: str, rows: Sequence[dict[str, Any]]) -> None:
         """Write rows of table `evaluations`."""

@@ -19,7 +19,7 @@ from raycomp.training.step_cost import StepCost
 
 
 class GroupStep:
-    """Trains networks that have one embedding module in common, which is not trained.
+    """Trains networks that share an embedding module, which is not trained, or have trained ones.
 
     The networks do not depend on each other. Each of them gets the update that it would get if it was
     trained without the others.
@@ -40,7 +40,7 @@ class GroupStep:
         """Prepare the step.
 
         Args:
-            networks: Networks on `device` with the same embedding module.
+            networks: Networks on `device`. Those whose embeddings are frozen have the same ones.
             updater: Optimizer of `trained_parts(networks)`; it has one member for each network.
             objective: Weighted hints to minimise.
             teacher: Source of the outputs that the hints read.
@@ -70,8 +70,10 @@ class GroupStep:
 
         for network in self.networks:
             set_training_mode(network)
-        with torch.no_grad(), autocast(self.precision, self.device):
-            embedded = self.networks[0].embed(batch)
+        shared = next((network for network in self.networks if not trains_embeddings(network)), None)
+        if shared is not None:
+            with torch.no_grad(), autocast(self.precision, self.device):
+                embedded = shared.embed(batch)
 
         losses = torch.zeros(len(self.networks), device=self.device)
         is_rounded = self.int8_from is not None and index >= self.int8_from
@@ -82,7 +84,7 @@ class GroupStep:
                     batch,
                     hidden=self.objective.needs_hidden,
                     attention=self.objective.needs_attention,
-                    embedded=embedded,
+                    embedded=None if trains_embeddings(network) else embedded,
                 )
             loss, _ = self.objective.losses(output, target, batch)
             loss.backward()
@@ -105,10 +107,27 @@ class GroupStep:
 
 
 def trained_parts(networks: Sequence[ElasticEncoder]) -> nn.ModuleList:
-    """Return the modules of each network that `GroupStep` trains: all except the embeddings."""
-    return nn.ModuleList(
-        nn.ModuleDict(
-            {"layers": network.layers, "pooler": network.pooler, "classifier": network.classifier}
-        )
-        for network in networks
-    )
+    """Return the modules of each network that `GroupStep` trains.
+
+    Of the embeddings they have only a word table that is trained.
+    """
+    return nn.ModuleList(_trained_part(network) for network in networks)
+
+
+def _trained_part(network: ElasticEncoder) -> nn.ModuleDict:
+    parts = {"layers": network.layers, "pooler": network.pooler, "classifier": network.classifier}
+    if trains_embeddings(network):
+        parts["embeddings"] = nn.ModuleDict(table_modules(network))
+    return nn.ModuleDict(parts)
+
+
+def table_modules(network: ElasticEncoder) -> dict[str, nn.Module]:
+    """Return the modules of a network's word table, by name."""
+    embeddings = network.embeddings
+    word: dict[str, nn.Module] = {"word": embeddings.word}
+    return word if embeddings.expand is None else {**word, "expand": embeddings.expand}
+
+
+def trains_embeddings(network: ElasticEncoder) -> bool:
+    """Return whether the word table of a network is trained."""
+    return network.embeddings.word.weight.requires_grad

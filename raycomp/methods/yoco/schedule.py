@@ -49,7 +49,7 @@ class Phase:
             masks.append(mask)
         return masks
 
-    def _is_open(self, variable: Variable, choice: int | tuple[int, int]) -> bool:
+    def _is_open(self, variable: Variable, choice: object) -> bool:
         if variable.name == "depth":
             return choice in self.depth
         if isinstance(choice, tuple):

@@ -75,7 +75,8 @@ def deploy_all(context: RunContext, deployables: list[Deployable], update: Progr
 
     latencies = measure_latencies_ms(
         [_timed_forward(network) for network in networks],
-        context.config.vocab_size,
+        # A random token must be in every vocabulary.
+        min(int(network.config.vocab_size) for network in networks),
         length=context.job.task.max_length,
     )
     deployed_latencies = iter(latencies[1:])
@@ -118,6 +119,7 @@ def _deploy(
 ) -> tuple[DeploymentRow, PreTrainedModel]:
     """Export one model, and return its row and the model that was loaded back."""
     out = context.layout.export(context.method, deployable.budget)
+    context = context.cut if deployable.is_cut else context
     proof = export_deployable(context, deployable, out)
     add_measured_files(deployable, out)
     loaded = AutoModelForSequenceClassification.from_pretrained(  # nosec B615  # raycomp's own export
@@ -138,6 +140,8 @@ def _deploy(
         params=int(counts["params"]),
         full_params=float(context.costs.cost("params", context.space.largest())),
         encoder_params=int(counts["encoder_params"]),
+        vocab_size=int(loaded.config.vocab_size),
+        word_rank=getattr(loaded.config, "word_rank", None),
         flops=deployable.flops,
         cost=float(cost),
         selection=deployable.selection,
@@ -222,6 +226,7 @@ def export_deployable(
         UserError: The loaded model's logits differ from the reference's by more than
             `MAX_LOGIT_DIFFERENCE`, or its tokenizer gives other tokens.
     """
+    context = context.cut if deployable.is_cut else context
     deployable = in_user_units(context, deployable)
     assert deployable.build is not None  # nosec B101 - the caller checks that there is a model
     model, reference = deployable.build()

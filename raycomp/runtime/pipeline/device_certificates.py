@@ -209,8 +209,7 @@ def _tighten(
         if kind not in BUDGET_KINDS and value is not None and value > limits[kind]:
             quantity = quantity_of(budget, kind)
             # Larger than an earlier factor: with that one, the prediction was within the limit.
-            predicted = context.device.tables[budget.name].predict(quantity, arch)
-            entry["factors"][quantity] = value / predicted
+            entry["factors"][quantity] = value / context.budget_costs.predict(budget, kind, arch)
 
     # After the last attempt, the user gets the model that came closest, not the last one.
     excess = _excess(measurement.values, limits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from raycomp.config.job import Job
 from raycomp.deployment.cpu import describe_machine, pinned_to_cpus
 from raycomp.deployment.network_bench import NetworkBench
 from raycomp.deployment.profile import choose_networks, measure_table
-from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.architecture import FULL_TABLE, Architecture
 from raycomp.encoder.cost import EncoderShape
 from raycomp.encoder.device_table import Conditions, DeviceTable, Layer, describe_encoder
 from raycomp.encoder.layers import EncoderConfig
@@ -81,7 +81,8 @@ def plan_profiles(
         config: Shapes of the full network.
         budgets: Budgets of the job whose devices are not known.
     """
-    space = make_space(job, EncoderShape.from_config(config))
+    # The layers are measured with the full word table.
+    space = replace(make_space(job, EncoderShape.from_config(config)), tables=(FULL_TABLE,))
     # The same networks on every device: two profiles of one job can be compared.
     rng = np.random.default_rng(0)
     networks = choose_networks(

@@ -62,6 +62,7 @@ def export_formats(
     Raises:
         UserError: A conversion or a measurement failed, or the folder cannot be written.
     """
+    context = context.cut if deployable.is_cut else context
     deployable = in_user_units(context, deployable)
     assert deployable.build is not None  # nosec B101 - the caller checks that there is a model
     network, reference = deployable.build()
@@ -72,7 +73,6 @@ def export_formats(
     check_lengths(settings, data.max_positions)
 
     hidden = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
-
     try:
         changed = with_model(deployable, loaded, reference)
         proof = export_deployable(context, changed, hidden, dict(figures))

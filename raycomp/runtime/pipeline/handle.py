@@ -232,9 +232,9 @@ class RayRun(Run):
         if self._progress is not None:
             self._progress.say(text)
 
-    def score(self, forward: Forward, split: str) -> Score:
+    def score(self, forward: Forward, split: str, *, is_cut: bool = False) -> Score:
         """Score a forward function in this process; see `Run.score`."""
-        return score_forward(self.context, forward, split)
+        return score_forward(self.context.cut if is_cut else self.context, forward, split)
 
     def record_evaluations(self, part: str, rows: Sequence[dict[str, Any]]) -> None:
         """Write rows of table `evaluations`."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from raycomp.data.overview import TITLE, Overview, describe_task, format_overview
+from dataclasses import asdict
+
+from raycomp.data.overview import TITLE, Overview, OverviewRow, describe_task, format_overview
 from raycomp.data.token_overview import describe_augmentation, describe_tokens, measure_tokens
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
 from raycomp.methods.registry import load_settings
+from raycomp.methods.task_vocabulary import measure_vocabulary
 from raycomp.methods.teacher_overview import describe_teacher
 from raycomp.runtime.cluster.progress import Progress
 from raycomp.storage.files import read_json, write_json
@@ -19,7 +22,7 @@ def make_overview(context: RunContext) -> Overview:
         context: Context of the run. Nothing is trained.
     """
     overview = describe_task(context.task, context.job.task) + describe_teacher(context)
-    overview += _describe_tokens(context)
+    overview += _describe_tokens(context) + _describe_vocabulary(context)
     if _augments(context):
         train = context.task.train
         candidates = context.job.augment.candidates
@@ -43,6 +46,19 @@ def _describe_tokens(context: RunContext) -> Overview:
         for split in (task.train, *task.validation)
     }
     return describe_tokens(figures, context.job.task.max_length, context.config.max_positions)
+
+
+def _describe_vocabulary(context: RunContext) -> Overview:
+    """Return the line of the overview about the cut vocabulary; empty where the job cuts none."""
+    if context.vocabulary is None:
+        return Overview()
+    figures = measure_vocabulary(context)
+    text = (
+        f"{figures.tokens:,} of {figures.full_tokens:,} tokens stay in a cut word table; "
+        f"{100 * figures.same_texts:.0f}% of the selection texts keep their tokens, and the mean text "
+        f"has {figures.mean_after:.1f} tokens instead of {figures.mean_before:.1f}"
+    )
+    return Overview((OverviewRow("vocabulary", text),), figures={"vocabulary": asdict(figures)})
 
 
 def show_overview(context: RunContext, progress: Progress) -> None:

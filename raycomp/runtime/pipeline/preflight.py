@@ -14,6 +14,7 @@ from raycomp.methods.lengths import find_lengths
 from raycomp.methods.registry import load_method_class
 from raycomp.runtime.cluster.shadowing import find_shadowing_files
 from raycomp.runtime.pipeline.device_checks import find_device_problems
+from raycomp.runtime.pipeline.table_checks import find_table_problems
 from raycomp.runtime.pipeline.trackers import check_trackers
 
 
@@ -127,7 +128,7 @@ def _find_problems(context: RunContext) -> list[str]:
     if problems := find_device_problems(context):
         return problems
 
-    problems = find_shadowing_files(Path.cwd())
+    problems = find_shadowing_files(Path.cwd()) + find_table_problems(context)
     cache_problem = find_cache_problem()
     if cache_problem is not None:
         problems.append(cache_problem)

@@ -15,6 +15,7 @@ from raycomp.config.loader import parse_job
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
+from raycomp.methods.task_vocabulary import tokens_of
 from raycomp.runtime.cluster.capacity import count_worker_slots, total_gpus
 from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.devices import check_granted_gpus
@@ -29,7 +30,7 @@ from raycomp.runtime.scoring.evaluator_slots import (
 )
 from raycomp.runtime.scoring.ledger import Ledger
 from raycomp.storage.rows import EvaluationRow
-from raycomp.training.evaluation import predict_logits, score_logits
+from raycomp.training.evaluation import Score, predict_logits, score_logits
 
 CPU_SHARE = 0.9
 """Share of the CPUs for evaluators. Trials need a little too, and would wait forever without it."""
@@ -73,24 +74,16 @@ class Evaluator:
         start = time.perf_counter()
         context = self._context
         architectures = [Architecture.from_json(text) for text in archs]
-        tokens = context.tokens(split)
-
-        logits = predict_logits(
-            lambda batch: self._model.forward_many(batch, architectures),
-            tokens,
-            pad_id=context.pad_id,
-            max_tokens=context.job.search.max_tokens,
-            precision=precision,
-            device=self._device,
-        )
-        scores = [
-            score_logits(context.metrics, tokens, arch_logits, context.facts.positive)
-            for arch_logits in logits
-        ]
+        scores: dict[Architecture, Score] = {}
+        # Networks with the same vocabulary read the same tokens.
+        for is_cut in {arch.table.is_cut for arch in architectures}:
+            members = [arch for arch in architectures if arch.table.is_cut == is_cut]
+            scores |= dict(zip(members, self._score(members, split, precision), strict=True))
         seconds = (time.perf_counter() - start) / len(archs)
 
         rows = []
-        for arch, score in zip(architectures, scores, strict=True):
+        for arch in architectures:
+            score = scores[arch]
             row = EvaluationRow(
                 arch_id=arch.id,
                 arch=arch.to_json(),
@@ -107,6 +100,23 @@ class Evaluator:
             )
             rows.append(row.to_row())
         return rows
+
+    def _score(self, archs: list[Architecture], split: str, precision: str) -> list[Score]:
+        """Score architectures with one vocabulary in one pass over a split."""
+        context = self._context
+        tokens = tokens_of(context, split, archs[0].table)
+        logits = predict_logits(
+            lambda batch: self._model.forward_many(batch, archs),
+            tokens,
+            pad_id=context.pad_id,
+            max_tokens=context.job.search.max_tokens,
+            precision=precision,
+            device=self._device,
+        )
+        return [
+            score_logits(context.metrics, tokens, arch_logits, context.facts.positive)
+            for arch_logits in logits
+        ]
 
 
 def start_scoring(

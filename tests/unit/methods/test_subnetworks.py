@@ -22,7 +22,7 @@ def test_selection_and_validation_have_one_precision(
     """A search in bf16 chooses; the score of its choice is measured again in fp32, like validation."""
     splits = []
 
-    def score(forward: Any, split: str) -> Score:
+    def score(forward: Any, split: str, *, is_cut: bool = False) -> Score:
         splits.append(split)
         assert forward("batch") == ("batch", ARCH)
         return Score({"accuracy": 0.75}, 0.5, 8)

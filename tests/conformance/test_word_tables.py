@@ -1,0 +1,74 @@
+"""The word table as a dimension: a run with cut and low-rank tables does what the platform expects."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
+
+from raycomp.encoder.architecture import Architecture, WordTable
+from raycomp.testing import check_method
+from tests.conftest import make_bert_config, make_sentences, make_tiny_job, randomise_weights
+from tests.unit.encoder.test_vocabulary import word_piece
+
+SPARE_WORDS = [f"spare{first}{last}" for first in "abcdefgh" for last in "abcdefgh"]
+
+
+@pytest.fixture
+def job(tiny_data: Path, tmp_path: Path) -> dict[str, Any]:
+    words = sorted({word for text in make_sentences(200, 0)["text"] for word in text.split()})
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=word_piece([*words, *SPARE_WORDS]),
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+    folder = tmp_path / "model"
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(make_bert_config(num_labels=2, vocab_size=len(tokenizer)))
+    randomise_weights(model, scale=0.05)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+    data = make_tiny_job(folder, tiny_data)
+    data["search"] = {"evaluations": 6, "batch": 3}
+    data["heal"] = {"steps": 4, "networks": 2}
+    data["embeddings"] = {"vocabulary": ["full", "task"], "rank": ["full", 4, 8]}
+    # The smallest network with a full table has .44 of the parameters.
+    data["budget"] = [{"name": "small", "params": "0.3x"}, {"name": "layers", "encoder_params": "0.8x"}]
+    return data
+
+
+@pytest.mark.parametrize("coverage", [1.0, pytest.param(0.9, marks=pytest.mark.slow)])
+def test_a_run_with_word_tables_conforms(job: dict[str, Any], tmp_path: Path, coverage: float) -> None:
+    job["embeddings"]["coverage"] = coverage
+
+    check_method("yoco", job, tmp_path / "runs")
+
+    run_dir = next((tmp_path / "runs" / "whole").glob("tiny-*"))
+    small = run_dir / "exports" / "yoco-small"
+    table = Architecture.from_json(json.loads((small / "certificate.json").read_text())["arch"]).table
+    assert table.is_cut
+    assert table.rank in (None, 4, 8)
+    # A budget that does not count the table leaves it whole.
+    layers = json.loads((run_dir / "exports" / "yoco-layers" / "certificate.json").read_text())
+    assert Architecture.from_json(layers["arch"]).table == WordTable()
+
+    tokenizer = AutoTokenizer.from_pretrained(small, trust_remote_code=False)
+    model = AutoModelForSequenceClassification.from_pretrained(small, trust_remote_code=True)
+    token_ids = json.loads((run_dir / "vocabulary.json").read_text())["token_ids"]
+    assert model.config.vocab_size == len(tokenizer) == len(token_ids)
+    assert not set(SPARE_WORDS) & set(tokenizer.get_vocab())
+    # An unseen word falls back to pieces: no unknown token.
+    assert tokenizer.unk_token_id not in tokenizer(f"{SPARE_WORDS[7]} the")["input_ids"]
