@@ -220,6 +220,11 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_sessionfinish() -> None:
+    """Undo the exemption: hypothesis looks for the referrers of objects at the end of a session."""
+    gc.unfreeze()
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """End the output with what did not run."""
     skips = []
