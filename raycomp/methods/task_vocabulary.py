@@ -36,6 +36,8 @@ class CutContext(RunContext):
     @classmethod
     def of(cls, context: RunContext) -> CutContext:
         """Return the context of cut tables; what else is loaded is shared with the full one."""
+        # Known before the copy: a cut context cannot choose the vocabulary from its own tokens.
+        _token_ids(context)
         cut = cls.__new__(cls)
         cut.__dict__.update(context.__dict__)
         cut.__dict__.pop("tokenizer", None)

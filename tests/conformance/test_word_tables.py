@@ -15,7 +15,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from raycomp.config.loader import parse_job
 from raycomp.encoder.architecture import Architecture, WordTable
+from raycomp.methods.context import RunContext
 from raycomp.testing import check_method
 from tests.conftest import make_bert_config, make_sentences, make_tiny_job, randomise_weights
 from tests.unit.encoder.test_vocabulary import word_piece
@@ -72,3 +74,11 @@ def test_a_run_with_word_tables_conforms(job: dict[str, Any], tmp_path: Path, co
     assert not set(SPARE_WORDS) & set(tokenizer.get_vocab())
     # An unseen word falls back to pieces: no unknown token.
     assert tokenizer.unk_token_id not in tokenizer(f"{SPARE_WORDS[7]} the")["input_ids"]
+
+
+def test_a_cut_context_needs_nothing_before_it(job: dict[str, Any], tmp_path: Path) -> None:
+    context = RunContext(parse_job(job), tmp_path / "runs" / "new")
+
+    assert context.cut.pad_id == 0
+    assert len(context.cut.tokenizer) < len(context.tokenizer)
+    assert context.cut.cut is context.cut
