@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from raycomp.deployment.cpu import needs_reduced_range
@@ -34,12 +33,12 @@ from raycomp.encoder.device_table import Conditions
 from raycomp.encoder.export import write_network
 from raycomp.encoder.layers import EncoderConfig
 
-CHUNK = 8
-"""Networks that are in memory at the same time, next to the reference network."""
+CHUNK_MB = 2000.0
+"""Size of the files of the networks that are in memory at the same time, next to the reference."""
 
-RUNS = 100
-SECONDS = 12.0
-"""Largest number of passes of each network at one length, and the time for a chunk of networks."""
+RUNS = 200
+SECONDS = 1.5
+"""Largest number of passes of each network at one length, and the time for each network."""
 
 SHORTEST_CHECK = 16
 """Fewest tokens of the longest text on which an exported file is compared with its network."""
@@ -51,14 +50,14 @@ TURN = 5
 class NetworkBench:
     """Writes networks as files of a runtime, and times them on this machine.
 
-    A reference network has a turn before and after each turn of another network. What is kept is the
-    ratio to the reference, times the reference's own median: a machine that is slower for a while makes
-    both slower. The reference stays the same in all calls of `measure`, and so does its median.
+    All networks in memory take turns with one reference network. The ratio of the fastest passes counts,
+    times the reference's own passes: other programs and a slower clock only make passes longer. The
+    reference, and its passes, stay the same in all calls of `measure`.
 
     Args:
         config: Shapes of the full network.
         conditions: Where and how to measure.
-        update: Function of networks done and networks in all.
+        update: Function of networks written and networks in all.
     """
 
     def __init__(
@@ -71,8 +70,8 @@ class NetworkBench:
         self._conditions = conditions
         self._update = update
         self._reference: TokenForward | None = None
-        # Its median of each length, when the bench first timed it.
-        self._usual_ms: list[float] | None = None
+        # Its passes of each length, when the bench first timed it.
+        self._usual_ms: list[list[float]] | None = None
 
     def measure(
         self, archs: Sequence[Architecture], memory: Sequence[Architecture] = ()
@@ -88,17 +87,28 @@ class NetworkBench:
             torch.manual_seed(0)
             if self._reference is None:
                 self._reference, _ = self._write(archs[0], Path(folder, "reference"))
-            for start in range(0, len(archs), CHUNK):
-                chunk = archs[start : start + CHUNK]
-                entries = [self._open(arch, Path(folder, "chunk"), arch in memory) for arch in chunk]
+            while len(results) < len(archs):
+                entries = self._open_chunk(archs, len(results), Path(folder, "chunk"), memory)
                 durations = self._time([forward for forward, _ in entries])
                 results += [
                     replace(entry, durations=own)
                     for (_, entry), own in zip(entries, durations, strict=True)
                 ]
-                self._update(len(results), len(archs))
 
         return results
+
+    def _open_chunk(
+        self, archs: Sequence[Architecture], first: int, folder: Path, memory: Sequence[Architecture]
+    ) -> list[tuple[TokenForward, NetworkTimes]]:
+        """Return networks from a position on: as many as fit into `CHUNK_MB`, and at least one."""
+        entries: list[tuple[TokenForward, NetworkTimes]] = []
+        for arch in archs[first:]:
+            entries.append(self._open(arch, folder, arch in memory))
+            # Nearly all of the time is that of the exports.
+            self._update(first + len(entries), len(archs))
+            if sum(figures.size_mb for _, figures in entries) > CHUNK_MB:
+                break
+        return entries
 
     def _open(
         self, arch: Architecture, folder: Path, with_memory: bool
@@ -147,52 +157,29 @@ class NetworkBench:
         return None if memory is None else memory["memory_mb"]
 
     def _time(self, forwards: Sequence[TokenForward]) -> list[list[list[float]]]:
-        """Return the milliseconds of each pass, by network and length, at the reference's usual speed."""
+        """Return the milliseconds of passes, by network and length, at the reference's usual speed."""
         assert self._reference is not None  # nosec B101 - `measure` writes it first
-        in_turns = [self._reference]
-        for forward in forwards:
-            in_turns += [forward, self._reference]
-
+        in_turns = [self._reference, *forwards]
         calls = [lambda ids, mask, run=forward: run(ids, mask, None) for forward in in_turns]
-        times = measure_by_length_ms(
+        reference, *networks = measure_by_length_ms(
             calls,
             self._config.vocab_size,
             self._conditions.lengths,
             batch=self._conditions.batch,
             runs=RUNS,
-            seconds=SECONDS,
+            seconds=SECONDS * len(in_turns),
             turn=TURN,
         )
-        references, networks = times[::2], times[1::2]
-        if self._usual_ms is None:
-            by_length = zip(*references, strict=True)
-            self._usual_ms = [float(np.median(passes)) for passes in by_length]
+        self._usual_ms = self._usual_ms or reference
 
+        # A mean or a median of a busy machine says more about the other programs than about the network.
         return [
             [
-                list(usual_ms * relative_times(own[i], before[i], after[i]))
-                for i, usual_ms in enumerate(self._usual_ms)
+                [min(own) / min(now) * usual for usual in usual_ms]
+                for own, now, usual_ms in zip(times, reference, self._usual_ms, strict=True)
             ]
-            for own, before, after in zip(networks, references, references[1:], strict=False)
+            for times in networks
         ]
-
-
-def relative_times(
-    durations: Sequence[float], before: Sequence[float], after: Sequence[float]
-) -> np.ndarray:
-    """Return each pass of a network over the median of the reference's passes around its turn.
-
-    Args:
-        durations: Milliseconds of each pass, in order, `TURN` in each turn.
-        before: Milliseconds of the reference's passes in the turns before.
-        after: Milliseconds of the reference's passes in the turns after.
-
-    Returns:
-        Ratios, (passes,).
-    """
-    own, first, second = (np.reshape(times, (-1, TURN)) for times in (durations, before, after))
-    around = np.median(np.concatenate([first, second], axis=1), axis=1, keepdims=True)
-    return (own / around).ravel()
 
 
 def _random_model(config: EncoderConfig, arch: Architecture) -> Any:

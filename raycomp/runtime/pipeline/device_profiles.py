@@ -14,7 +14,7 @@ from raycomp.config.budget import BudgetSettings
 from raycomp.config.job import Job
 from raycomp.deployment.cpu import describe_machine, pinned_to_cpus
 from raycomp.deployment.network_bench import NetworkBench
-from raycomp.deployment.profile import choose_networks, measure_table
+from raycomp.deployment.profile import Bench, choose_networks, measure_table
 from raycomp.encoder.architecture import FULL_TABLE, Architecture
 from raycomp.encoder.cost import EncoderShape
 from raycomp.encoder.device_table import Conditions, DeviceTable, Layer, describe_encoder
@@ -54,15 +54,21 @@ class ProfileTask:
     networks: tuple[Architecture, ...]
     memory: tuple[Architecture, ...]
 
-    def measure(self, update: Update = lambda done, total: None) -> DeviceTable:
+    def measure(
+        self, update: Update = lambda done, total: None, bench: Bench | None = None
+    ) -> DeviceTable:
         """Return the table of this machine.
+
+        Args:
+            update: Progress function.
+            bench: Where the networks run. A bench that also runs others gives comparable times.
 
         Raises:
             UserError: A file cannot be written or run.
         """
         encoder = describe_encoder(EncoderShape.from_config(self.config))
         machine = describe_machine(self.conditions.threads)
-        bench = NetworkBench(self.config, self.conditions, update)
+        bench = bench or NetworkBench(self.config, self.conditions, update)
 
         with pinned_to_cpus(self.conditions.threads) as cpus:
             machine["pinned_cpus"] = cpus
