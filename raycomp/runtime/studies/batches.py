@@ -66,5 +66,5 @@ def _waits_for_structure(study_run: StudyRun, settings: StudySettings, completed
 def _find_searching_run(study_run: StudyRun, settings: StudySettings) -> str:
     """Return the name of the run whose structure a study run trains."""
     searching_variant = settings.variant[0].name
-    assert study_run.structure_of is not None
-    return StudyRun(searching_variant, study_run.structure_of, study_run.seed, study_run.job).name
+    task = study_run.structure_of or study_run.task
+    return StudyRun(searching_variant, task, study_run.seed, study_run.job).name
