@@ -112,8 +112,11 @@ def score_files(
 
     scores = {}
     for file in files:
-        forward = standardised(context, batch_forward(open_session(file.path, threads)))
-        scores[file] = predict(context, forward, rows).value(context.primary)
+        config = read_json(file.path.parents[1] / "config.json")
+        # A model with a cut vocabulary has token ids of its own.
+        own = context if config["vocab_size"] == context.config.vocab_size else context.cut
+        forward = standardised(own, batch_forward(open_session(file.path, threads)))
+        scores[file] = predict(own, forward, rows).value(context.primary)
     return scores
 
 

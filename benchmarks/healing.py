@@ -67,16 +67,8 @@ def main() -> None:
     parser.add_argument("--half", choices=("a", "b"))
     args = parser.parse_args()
 
-    job = parse_stored(read_json(RunLayout(args.run_dir).job))
-    context = RunContext(job, args.run_dir, method=args.method)
-    archs = [
-        Architecture.from_json(read_json(path)["arch"])
-        for path in sorted(context.files.healed_outcomes())
-    ]
-    if not archs:
-        raise SystemExit(f"{args.run_dir} has no healed networks. Run the job with heal.steps above 0.")
-
-    steps = args.steps or supernet_steps(context) + job.heal.steps
+    context, archs = open_healed_run(args.run_dir, args.method)
+    steps = args.steps or supernet_steps(context) + context.job.heal.steps
     alone, seconds = train_networks(context, archs, AloneTask, {"steps": steps})
     rows = compare(context, archs, alone, args.half)
     table = pd.DataFrame(rows)
@@ -86,6 +78,20 @@ def main() -> None:
 
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
     table.to_parquet(OUTPUT)
+
+
+def open_healed_run(run_dir: Path, method: str) -> tuple[RunContext, list[Architecture]]:
+    """Return a finished run and its healed networks.
+
+    Raises:
+        SystemExit: The run has no healed networks.
+    """
+    job = parse_stored(read_json(RunLayout(run_dir).job))
+    context = RunContext(job, run_dir, method=method)
+    outcomes = sorted(context.files.healed_outcomes())
+    if not outcomes:
+        raise SystemExit(f"{run_dir} lacks healed networks. Run the job with heal.steps above 0.")
+    return context, [Architecture.from_json(read_json(path)["arch"]) for path in outcomes]
 
 
 def supernet_steps(context: RunContext) -> int:
@@ -184,11 +190,16 @@ def kept_rows(context: RunContext, half: str | None) -> np.ndarray:
 def predict(context: RunContext, forward: Forward, rows: np.ndarray) -> Predictions:
     """Return the outputs of a network on rows of the validation split."""
     tokens = context.tokens(context.validation_names()[0])
-    logits = predict_logits(
+    outputs = tokens.scaling.restore(run_network(context, forward))
+    return Predictions((np.asarray(tokens.written_labels)[rows],), (outputs[rows],))
+
+
+def run_network(context: RunContext, forward: Forward) -> np.ndarray:
+    """Return a network's logits for all rows of the validation split, (rows, classes)."""
+    tokens = context.tokens(context.validation_names()[0])
+    return predict_logits(
         forward, tokens, pad_id=context.pad_id, max_tokens=None, precision="fp32", device=CPU
     )
-    outputs = tokens.scaling.restore(logits)
-    return Predictions((np.asarray(tokens.written_labels)[rows],), (outputs[rows],))
 
 
 def _whole(network: ElasticEncoder) -> Forward:

@@ -23,21 +23,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.healing import CPU, kept_rows, train_networks
+from benchmarks.deployed_speed import batch_forward
+from benchmarks.healing import kept_rows, open_healed_run, run_network, train_networks
 from benchmarks.measure import make_parser
-from raycomp.config.loader import parse_stored
-from raycomp.data.batches import Batch
 from raycomp.deployment.cpu import needs_reduced_range
 from raycomp.deployment.onnx_export import export_onnx
 from raycomp.deployment.quantisation import Int8Form, find_operations, quantise
-from raycomp.deployment.runtimes import open_session, session_forward
-from raycomp.encoder.architecture import Architecture
+from raycomp.deployment.runtimes import open_session
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.methods.context import RunContext
 from raycomp.methods.heal_task import HealTask
-from raycomp.storage.files import read_json
-from raycomp.storage.layout import RunLayout
-from raycomp.training.evaluation import predict_logits
 from raycomp.training.objectives import label_loss
 
 OUTPUT = Path("runs/benchmarks/int8_healing.parquet")
@@ -52,13 +47,7 @@ def main() -> None:
     parser.add_argument("--half", choices=("a", "b"))
     args = parser.parse_args()
 
-    job = parse_stored(read_json(RunLayout(args.run_dir).job))
-    context = RunContext(job, args.run_dir, method=args.method)
-    outcomes = sorted(context.files.healed_outcomes())
-    if not outcomes:
-        raise SystemExit(f"{args.run_dir} has no healed networks. Run the job with heal.steps above 0.")
-    archs = [Architecture.from_json(read_json(path)["arch"]) for path in outcomes]
-
+    context, archs = open_healed_run(args.run_dir, args.method)
     table = []
     for share in (0.0, args.share):
         networks, seconds = train_networks(context, archs, HealTask, {"int8_share": share})
@@ -99,15 +88,7 @@ def compare_files(context: RunContext, network: ElasticEncoder, half: str | None
 
 def run_file(context: RunContext, path: Path) -> np.ndarray:
     """Return the logits of a file for all rows of the validation split, (rows, classes)."""
-    run = session_forward(open_session(path, torch.get_num_threads()))
-
-    def forward(batch: Batch) -> torch.Tensor:
-        return run(batch.input_ids, batch.attention_mask, batch.token_type_ids)
-
-    tokens = context.tokens(context.validation_names()[0])
-    return predict_logits(
-        forward, tokens, pad_id=context.pad_id, max_tokens=None, precision="fp32", device=CPU
-    )
+    return run_network(context, batch_forward(open_session(path, torch.get_num_threads())))
 
 
 if __name__ == "__main__":

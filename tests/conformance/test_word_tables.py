@@ -16,8 +16,14 @@ from transformers import (
 )
 
 from raycomp.config.loader import parse_job
+from raycomp.deployment.format_settings import FormatSettings
+from raycomp.deployment.quantisation import Int8Form, find_operations, quantise
+from raycomp.deployment.runtimes import open_session, session_forward
 from raycomp.encoder.architecture import Architecture, WordTable
 from raycomp.methods.context import RunContext
+from raycomp.runtime.pipeline.reexport import export_budget
+from raycomp.storage.files import write_json
+from raycomp.storage.layout import RunLayout
 from raycomp.testing import check_method
 from tests.conftest import make_bert_config, make_sentences, make_tiny_job, randomise_weights
 from tests.unit.encoder.test_vocabulary import word_piece
@@ -74,6 +80,34 @@ def test_a_run_with_word_tables_conforms(job: dict[str, Any], tmp_path: Path, co
     assert not set(SPARE_WORDS) & set(tokenizer.get_vocab())
     # An unseen word falls back to pieces: no unknown token.
     assert tokenizer.unk_token_id not in tokenizer(f"{SPARE_WORDS[7]} the")["input_ids"]
+
+    write_json(RunLayout(run_dir).job, parse_job(job).model_dump(mode="json"))
+    check_onnx(run_dir, table, tmp_path / "formats")
+
+
+def check_onnx(run_dir: Path, table: WordTable, out: Path) -> None:
+    """Check the model's file in ONNX, and that INT8 reaches each matrix of the word table."""
+    export_budget(run_dir, "yoco-small", out, FormatSettings(("onnx",), threads=1))
+    entry = json.loads((out / "certificate.json").read_text())["files"][-1]
+    # The file reads the ids of the cut vocabulary, as the export of the run does.
+    assert (entry["file"], entry["loss"]) == ("onnx/model.onnx", 0)
+
+    source, target = out / "onnx" / "model.onnx", out / "onnx" / "int8.onnx"
+    operations = find_operations(source)
+    # The rows are a Gather. A product is only there where the table has a rank.
+    assert "Gather" in {operation.kind for operation in operations}
+    num_linear = sum(operation.kind in ("MatMul", "Gemm") for operation in operations)
+    arch = Architecture.from_json(json.loads((out / "certificate.json").read_text())["arch"])
+    halves = sum(4 * bool(h) for h in arch.heads) + sum(2 * bool(k) for k in arch.ffn)
+    assert num_linear == halves + 2 + (table.rank is not None)
+
+    quantise(source, target, Int8Form("dynamic", False, tuple(operations)), [], reduce_range=False)
+    ids = torch.arange(12).reshape(2, 6)
+    full, small = (
+        session_forward(open_session(path, 1))(ids, torch.ones_like(ids), None)
+        for path in (source, target)
+    )
+    assert (small - full).abs().max() < 0.1 * full.abs().max()
 
 
 def test_a_cut_context_needs_nothing_before_it(job: dict[str, Any], tmp_path: Path) -> None:

@@ -85,13 +85,15 @@ class Progress:
     def _line_update(self, name: str, start: float) -> Update:
         last_time = start
         last_done = 0
-        # The rate is measured from the last line whose steps had grown.
-        rate_from = start
+        # Time and steps from which the rate counts. What comes before the first report, such as the start
+        # of a worker, says nothing about the rate.
+        counted_from: tuple[float, int] | None = None
         last_phase: object = None
 
         def update(done: int, total: int, metrics: dict[str, Any]) -> None:
-            nonlocal last_time, last_done, rate_from, last_phase
+            nonlocal last_time, last_done, counted_from, last_phase
             now = time.monotonic()
+            counted_from = counted_from or (now, done)
             # Between two stages, a study run does not name a phase.
             phase = metrics.get("phase") or last_phase
             # A line that repeats the last one would only make the log longer.
@@ -99,10 +101,10 @@ class Progress:
                 return
 
             speed = ""
-            if done > last_done:
-                rate = (done - last_done) / (now - rate_from)
+            if done > counted_from[1]:
+                rate = (done - counted_from[1]) / (now - counted_from[0])
                 speed = f"{_format_rate(rate)}  {(total - done) / rate:.0f} s left"
-                rate_from = now
+                counted_from = (now, done)
             text = f"{name} {done:,}/{total:,}  {speed}  {_format_metrics(metrics)}"
             self.say(text.rstrip())
             last_time = now

@@ -62,8 +62,13 @@ def record_runtimes(context: RunContext, deployables: Sequence[Deployable]) -> N
         files = _open_files(context, TEACHER, TEACHER, _export_teacher(context, conditions), conditions)
         for entry in members:
             assert entry.measured_files is not None  # nosec B101 - _group_by_conditions leaves it out
-            files += _open_files(context, context.method, entry.budget, entry.measured_files, conditions)
-        rows += [row.to_row() for row in _time_files(context, files, conditions)]
+            own = context.cut if entry.is_cut else context
+            files += _open_files(own, context.method, entry.budget, entry.measured_files, conditions)
+        # All files read the same tokens, so each vocabulary must have them.
+        vocab_size = context.config.vocab_size
+        if context.vocabulary is not None:
+            vocab_size = len(context.vocabulary)
+        rows += [row.to_row() for row in _time_files(files, conditions, vocab_size)]
 
     if rows:
         write_rows(context.run_dir, "runtimes", rows, context.method)
@@ -100,7 +105,15 @@ def _export_teacher(context: RunContext, conditions: Conditions) -> Path:
 def _open_files(
     context: RunContext, method: str, budget: str, folder: Path, conditions: Conditions
 ) -> list[_TimedFile]:
-    """Return the ONNX files of an export; an INT8 file that was refused is missing."""
+    """Return the ONNX files of an export; an INT8 file that was refused is missing.
+
+    Args:
+        context: The run's context in the vocabulary of the model.
+        method: Method of the model, or "teacher".
+        budget: Budget of the model, or "teacher".
+        folder: The export.
+        conditions: How the files are timed.
+    """
     entries = {entry["file"]: entry for entry in read_json(folder / CERTIFICATE_FILE)["files"]}
     files = []
     for runtime, file in FILES.items():
@@ -134,15 +147,13 @@ def _score(context: RunContext, forward: TokenForward) -> float:
     return score_validation(context, run, "")
 
 
-def _time_files(
-    context: RunContext, files: Sequence[_TimedFile], conditions: Conditions
-) -> list[RuntimeRow]:
-    """Return the rows with their times."""
+def _time_files(files: Sequence[_TimedFile], conditions: Conditions, vocab_size: int) -> list[RuntimeRow]:
+    """Return the rows with their times on random tokens below `vocab_size`."""
     calls = [lambda ids, mask, run=file.forward: run(ids, mask, None) for file in files]
     with pinned_to_cpus(conditions.threads):
         durations = measure_by_length_ms(
             calls,
-            context.config.vocab_size,
+            vocab_size,
             conditions.lengths,
             batch=conditions.batch,
             runs=MEASURED_RUNS,

@@ -23,7 +23,6 @@ from raycomp.methods.ofa_phases import (
     sort_units,
 )
 from raycomp.methods.sandwich import SandwichSampler, SandwichStep
-from raycomp.search import predictor_search
 from raycomp.search.budget import SearchBudget
 from raycomp.search.coarse_to_fine import CoarseToFine, equal_layers
 from raycomp.search.hat_evolution import Gene, HatEvolution
@@ -190,8 +189,7 @@ def test_ofa_sorts_units_by_the_weights_that_read_them() -> None:
         check_sorting(OfaPhase("depth", SearchSpace(3, (2, 3), (4,), (64,))))
 
 
-def test_ofa_s_predictor_learns_scores_and_leads_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predictor_search, "TRAINING_STEPS", 150)
+def test_ofa_s_predictor_learns_scores_and_leads_the_search() -> None:
     rng = np.random.default_rng(0)
     archs = [SPACE.sample_uniform(rng) for _ in range(320)]
     predictor = AccuracyPredictor(SPACE, 0, width=64)

@@ -94,7 +94,7 @@ def test_a_teacher_that_knows_its_task_is_used(
     assert not context.run_dir.exists()
 
 
-@pytest.mark.parametrize("rows", [24, 200])
+@pytest.mark.parametrize("rows", [24, 60, 200])
 def test_outputs_in_another_order_stop_the_run(rows: int, folder: Path, tmp_path: Path) -> None:
     swap_outputs(folder)
     data = write_data(tmp_path / "data", rows)

@@ -29,19 +29,21 @@ def log_lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Update, Advance
         yield update, advance, output
 
 
-def test_a_new_phase_gets_a_line_before_any_step_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def log_after(
+    monkeypatch: pytest.MonkeyPatch, reports: list[tuple[float, int, str]], total: int
+) -> list[str]:
+    """Return the lines of a log after reports: seconds since the last one, steps done, and phase."""
     with log_lines(monkeypatch) as (update, advance, output):
-        advance(11)
-        update(0, 23, {"phase": "first: teacher"})
-        advance(11)
-        update(0, 23, {"phase": "first: teacher"})
-        advance(11)
-        update(0, 23, {"phase": ""})
-        advance(11)
-        update(0, 23, {"phase": "first: search"})
+        for seconds, done, phase in reports:
+            advance(seconds)
+            update(done, total, {"phase": phase})
+    return [line.rstrip() for line in output.getvalue().splitlines()]
 
-    lines = [line.split() for line in output.getvalue().splitlines()]
-    assert lines == [
+
+def test_a_new_phase_gets_a_line_before_any_step_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    phases = ["first: teacher", "first: teacher", "", "first: search"]
+    lines = log_after(monkeypatch, [(11, 0, phase) for phase in phases], total=23)
+    assert [line.split() for line in lines] == [
         ["study", "0/23", "first:", "teacher"],
         ["study", "0/23", "first:", "search"],
         ["study", "done", "in", "44", "s"],
@@ -49,17 +51,22 @@ def test_a_new_phase_gets_a_line_before_any_step_is_done(monkeypatch: pytest.Mon
 
 
 def test_a_rate_covers_the_time_since_the_last_step_forward(monkeypatch: pytest.MonkeyPatch) -> None:
-    with log_lines(monkeypatch) as (update, advance, output):
-        advance(60)
-        update(0, 3, {"phase": "teacher"})
-        advance(60)
-        update(1, 3, {"phase": "search"})
-        advance(10)
-        update(2, 3, {"phase": "search"})
+    lines = log_after(
+        monkeypatch,
+        [(60, 0, "teacher"), (60, 1, "search"), (10, 1, "deploy"), (10, 3, "deploy")],
+        total=3,
+    )
+    assert lines[1:-1] == [
+        "study 1/3  1.0/min  120 s left  search",
+        "study 1/3    deploy",
+        "study 3/3  0.1/s  0 s left  deploy",
+    ]
 
-    text = output.getvalue()
-    assert "study 1/3  0.5/min  240 s left  search" in text
-    assert "study 2/3  0.1/s  10 s left  search" in text
+
+def test_the_start_of_a_worker_does_not_count_as_a_slow_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The first report comes with the first step, twenty seconds after the start.
+    lines = log_after(monkeypatch, [(20, 1, ""), (10, 21, "")], total=101)
+    assert lines[:-1] == ["study 1/101", "study 21/101  2.0/s  40 s left"]
 
 
 def test_lines_are_at_least_ten_seconds_apart(monkeypatch: pytest.MonkeyPatch) -> None:

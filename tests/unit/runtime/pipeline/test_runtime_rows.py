@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,7 +42,8 @@ def write_files(folder: Path, *names: str) -> Path:
 def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A run whose teacher is exported already, and whose files take the times of `TIMES`."""
 
-    def measure(calls: Sequence[Any], *_: Any, **__: Any) -> list[list[list[float]]]:
+    def measure(calls: Sequence[Any], vocab_size: int, *_: Any, **__: Any) -> list[list[list[float]]]:
+        assert vocab_size == run.vocab_size
         return [[TIMES[call(None, None)]] for call in calls]
 
     def open_session(path: Path, threads: int) -> str:
@@ -51,20 +53,25 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(runtime_rows, "measure_by_length_ms", measure)
     monkeypatch.setattr(runtime_rows, "open_session", open_session)
     monkeypatch.setattr(runtime_rows, "session_forward", lambda session: lambda *_: session)
-    monkeypatch.setattr(runtime_rows, "_score", lambda context, forward: 0.6)
+    monkeypatch.setattr(runtime_rows, "_score", lambda context, forward: context.score)
 
     run_dir = tmp_path / "run-1a2b3c4d"
     layout = RunLayout(run_dir)
     write_files(layout.devices.certified / "teacher", *NAMES)
     table = SimpleNamespace(conditions=Conditions("onnxruntime-int8", 2, 1, (64,)))
-    return SimpleNamespace(
+    run = SimpleNamespace(
         run_dir=run_dir,
         layout=layout,
         method="yoco",
         primary="accuracy",
+        score=0.6,
+        vocabulary=None,
+        vocab_size=30,
         config=SimpleNamespace(vocab_size=30),
         device=SimpleNamespace(tables={"edge": table}),
     )
+    run.cut = SimpleNamespace(**{**vars(run), "score": 0.5})
+    return run
 
 
 def deployable(verdict: str | None, files: Path | None) -> Deployable:
@@ -99,3 +106,15 @@ def test_models_for_another_machine_are_not_timed(
     folder = write_files(tmp_path / "edge", *NAMES)
     record_runtimes(context, [deployable(verdict, folder), deployable(verdict, None)])
     assert read_table(context.run_dir, "runtimes").empty
+
+
+def test_a_cut_model_reads_its_own_tokens(context: Any, tmp_path: Path) -> None:
+    context.vocabulary = list(range(12))
+    context.vocab_size = 12
+    files = write_files(tmp_path / "edge", *NAMES)
+    record_runtimes(context, [replace(deployable("PASS", files), is_cut=True)])
+    rows = read_table(context.run_dir, "runtimes")
+    assert rows.groupby("method")["validation"].unique().map(list).to_dict() == {
+        "teacher": [0.6],
+        "yoco": [0.5],
+    }
