@@ -30,7 +30,7 @@ from raycomp.encoder.cost import CostModel, EncoderShape
 from raycomp.encoder.device_table import DeviceTable
 from raycomp.encoder.layers import EncoderConfig
 from raycomp.encoder.pretrained import load_config
-from raycomp.runtime.pipeline.device_profiles import plan_profiles
+from raycomp.runtime.pipeline.device_profiles import open_files, plan_profiles
 from raycomp.search.device_budgets import quantity_of
 from raycomp.search.setup import make_space
 
@@ -58,11 +58,11 @@ def main() -> None:
     print(f"{describe_machine(args.threads)['model']}; {task.conditions.describe()}", flush=True)
 
     networks = draw_networks(job, config, args.networks, set(task.networks))
-    bench = NetworkBench(
-        config, task.conditions, lambda done, total: print(f"{done}/{total}", flush=True)
-    )
     quantity = quantity_of(job.budget[0], "latency_ms")
-    with pinned_to_cpus(args.threads):
+    with pinned_to_cpus(args.threads), open_files([task]) as files:
+        bench = NetworkBench(
+            config, task.conditions, files, lambda done, total: print(f"{done}/{total}", flush=True)
+        )
         table = task.measure(bench=bench)
         measured = [entry.measured()[quantity] for entry in bench.measure(networks)]
 

@@ -5,22 +5,14 @@ The time of a dense encoder does not depend on its weights: only its configurati
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from raycomp.deployment.cpu import needs_reduced_range
-from raycomp.deployment.format_settings import INT8_FILE, ONNX_FILE, WEIGHTS_FILE
 from raycomp.deployment.latency import measure_by_length_ms
-from raycomp.deployment.onnx_export import export_onnx
+from raycomp.deployment.network_files import NetworkFiles, random_model
 from raycomp.deployment.peak_memory import measure_peak_memory
 from raycomp.deployment.profile import NetworkTimes
-from raycomp.deployment.quantisation import Int8Form, find_operations, quantise
 from raycomp.deployment.runtimes import (
     TokenForward,
     model_forward,
@@ -30,7 +22,6 @@ from raycomp.deployment.runtimes import (
 )
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.device_table import Conditions
-from raycomp.encoder.export import write_network
 from raycomp.encoder.layers import EncoderConfig
 
 CHUNK_MB = 2000.0
@@ -39,9 +30,6 @@ CHUNK_MB = 2000.0
 RUNS = 200
 SECONDS = 1.5
 """Largest number of passes of each network at one length, and the time for each network."""
-
-SHORTEST_CHECK = 16
-"""Fewest tokens of the longest text on which an exported file is compared with its network."""
 
 TURN = 5
 """Passes of a network before the next network has its turn."""
@@ -57,17 +45,20 @@ class NetworkBench:
     Args:
         config: Shapes of the full network.
         conditions: Where and how to measure.
-        update: Function of networks written and networks in all.
+        files: Files of the networks. Benches of other conditions can use them too.
+        update: Function of networks opened and networks in all.
     """
 
     def __init__(
         self,
         config: EncoderConfig,
         conditions: Conditions,
+        files: NetworkFiles,
         update: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self._config = config
         self._conditions = conditions
+        self._files = files
         self._update = update
         self._reference: TokenForward | None = None
         # Its passes of each length, when the bench first timed it.
@@ -79,16 +70,11 @@ class NetworkBench:
         """Return what was measured of each network; see `profile.Bench`."""
         results: list[NetworkTimes] = []
 
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            torch_threads(self._conditions.threads),
-            torch.random.fork_rng(devices=[]),
-        ):
-            torch.manual_seed(0)
+        with torch_threads(self._conditions.threads):
             if self._reference is None:
-                self._reference, _ = self._write(archs[0], Path(folder, "reference"))
+                self._reference, _ = self._open(archs[0], with_memory=False)
             while len(results) < len(archs):
-                entries = self._open_chunk(archs, len(results), Path(folder, "chunk"), memory)
+                entries = self._open_chunk(archs, len(results), memory)
                 durations = self._time([forward for forward, _ in entries])
                 results += [
                     replace(entry, durations=own)
@@ -98,52 +84,28 @@ class NetworkBench:
         return results
 
     def _open_chunk(
-        self, archs: Sequence[Architecture], first: int, folder: Path, memory: Sequence[Architecture]
+        self, archs: Sequence[Architecture], first: int, memory: Sequence[Architecture]
     ) -> list[tuple[TokenForward, NetworkTimes]]:
         """Return networks from a position on: as many as fit into `CHUNK_MB`, and at least one."""
         entries: list[tuple[TokenForward, NetworkTimes]] = []
         for arch in archs[first:]:
-            entries.append(self._open(arch, folder, arch in memory))
-            # Nearly all of the time is that of the exports.
+            entries.append(self._open(arch, arch in memory))
+            # Most of the time is that of writing files.
             self._update(first + len(entries), len(archs))
             if sum(figures.size_mb for _, figures in entries) > CHUNK_MB:
                 break
         return entries
 
-    def _open(
-        self, arch: Architecture, folder: Path, with_memory: bool
-    ) -> tuple[TokenForward, NetworkTimes]:
-        """Return a network's forward function, its size and memory; its file is removed."""
-        forward, path = self._write(arch, folder)
-        figures = NetworkTimes((), path.stat().st_size / 1e6)
-        if with_memory:
-            figures = replace(figures, memory_mb=self._measure_memory(path))
-        # The session has read the file; a profile of a large encoder would fill the disk.
-        shutil.rmtree(folder)
-        return forward, figures
-
-    def _write(self, arch: Architecture, folder: Path) -> tuple[TokenForward, Path]:
-        """Write a network as a file of the runtime; return its forward function and the file."""
-        model = _random_model(self._config, arch)
-
-        if self._conditions.runtime == "torch":
-            write_network(model, folder)
-            return model_forward(model), folder / WEIGHTS_FILE
-
-        path = folder / ONNX_FILE
-        path.parent.mkdir(parents=True)
-        # The export compares the file with the model, and longer texts than those timed only take longer.
-        longest = max(SHORTEST_CHECK, *self._conditions.lengths)
-        export_onnx(model, path, min(self._config.max_positions, longest))
-
-        # The first form that an export tries. If it loses too much there, the certificate shows it.
-        if self._conditions.runtime == "onnxruntime-int8":
-            target = folder / INT8_FILE
-            form = Int8Form("dynamic", False, tuple(find_operations(path)))
-            quantise(path, target, form, (), reduce_range=needs_reduced_range())
-            path = target
-
-        return session_forward(open_session(path, self._conditions.threads)), path
+    def _open(self, arch: Architecture, with_memory: bool) -> tuple[TokenForward, NetworkTimes]:
+        """Return a network's forward function, its size, and its memory where it is asked for."""
+        with self._files.open(self._conditions.runtime, arch) as path:
+            figures = NetworkTimes((), path.stat().st_size / 1e6)
+            if with_memory:
+                figures = replace(figures, memory_mb=self._measure_memory(path))
+            if self._conditions.runtime == "torch":
+                return model_forward(random_model(self._config, arch)), figures
+            # A session reads the whole file at once, so the file can go.
+            return session_forward(open_session(path, self._conditions.threads)), figures
 
     def _measure_memory(self, path: Path) -> float | None:
         is_torch = self._conditions.runtime == "torch"
@@ -180,20 +142,3 @@ class NetworkBench:
             ]
             for times in networks
         ]
-
-
-def _random_model(config: EncoderConfig, arch: Architecture) -> Any:
-    """Return a network with random weights as it is exported, in evaluation mode."""
-    # Imported here: transformers takes seconds to import.
-    from raycomp.encoder.static_model import RaycompConfig, RaycompForSequenceClassification
-
-    shapes = {"layer_heads": list(arch.heads), "layer_ffn": list(arch.ffn)}
-    model = RaycompForSequenceClassification(RaycompConfig(**config.to_dict() | shapes)).eval()
-
-    # New biases are 0 and new norms 1 in every layer. An ONNX file has equal tensors once: too small.
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
-                parameter += config.initializer_range * torch.randn_like(parameter)
-
-    return model

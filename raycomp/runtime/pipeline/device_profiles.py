@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from raycomp.config.budget import BudgetSettings
 from raycomp.config.job import Job
 from raycomp.deployment.cpu import describe_machine, pinned_to_cpus
 from raycomp.deployment.network_bench import NetworkBench
+from raycomp.deployment.network_files import NetworkFiles
 from raycomp.deployment.profile import Bench, choose_networks, measure_table
 from raycomp.encoder.architecture import FULL_TABLE, Architecture
 from raycomp.encoder.cost import EncoderShape
@@ -55,12 +57,17 @@ class ProfileTask:
     memory: tuple[Architecture, ...]
 
     def measure(
-        self, update: Update = lambda done, total: None, bench: Bench | None = None
+        self,
+        update: Update = lambda done, total: None,
+        *,
+        files: NetworkFiles | None = None,
+        bench: Bench | None = None,
     ) -> DeviceTable:
         """Return the table of this machine.
 
         Args:
             update: Progress function.
+            files: Files of networks that other tasks use too; None writes them for this task only.
             bench: Where the networks run. A bench that also runs others gives comparable times.
 
         Raises:
@@ -68,13 +75,21 @@ class ProfileTask:
         """
         encoder = describe_encoder(EncoderShape.from_config(self.config))
         machine = describe_machine(self.conditions.threads)
-        bench = bench or NetworkBench(self.config, self.conditions, update)
 
-        with pinned_to_cpus(self.conditions.threads) as cpus:
-            machine["pinned_cpus"] = cpus
+        with contextlib.ExitStack() as stack:
+            machine["pinned_cpus"] = stack.enter_context(pinned_to_cpus(self.conditions.threads))
+            if bench is None:
+                files = files or stack.enter_context(open_files([self]))
+                bench = NetworkBench(self.config, self.conditions, files, update)
             return measure_table(
                 bench, self.conditions, encoder, machine, self.layers, self.networks, self.memory
             )
+
+
+def open_files(tasks: Sequence[ProfileTask]) -> NetworkFiles:
+    """Return a folder for the files of tasks of one encoder."""
+    longest = max(length for task in tasks for length in task.conditions.lengths)
+    return NetworkFiles(tasks[0].config, longest)
 
 
 def plan_profiles(
@@ -137,7 +152,8 @@ def profile_job(
         )
     # Here, the node of a budget is this machine.
     tasks = {task.conditions: task for task in plan_profiles(job, config, budgets).values()}
-    return [task.measure(update(conditions)) for conditions, task in tasks.items()]
+    with open_files(list(tasks.values())) as files:
+        return [task.measure(update(task.conditions), files=files) for task in tasks.values()]
 
 
 def write_profile(path: Path, tables: Sequence[DeviceTable]) -> None:
@@ -145,14 +161,22 @@ def write_profile(path: Path, tables: Sequence[DeviceTable]) -> None:
     write_json(path, {"tables": [table.to_dict() for table in tables]})
 
 
-def measure_task(task: ProfileTask, node: str | None, update: Update) -> DeviceTable:
+def measure_task(
+    task: ProfileTask, node: str | None, update: Update, files: NetworkFiles | None = None
+) -> DeviceTable:
     """Return the table of this machine, or of a node with a resource.
+
+    Args:
+        task: What to measure.
+        node: Name of the node's resource; None is this machine.
+        update: Progress function.
+        files: Files of networks that other tasks of this machine use too.
 
     Raises:
         UserError: No node has the resource, or the measurement failed.
     """
     if node is None:
-        return task.measure(update)
+        return task.measure(update, files=files)
     # Imported here: `raycomp profile` works without a cluster.
     from raycomp.runtime.cluster.node_tasks import run_on_node
 
@@ -163,7 +187,7 @@ def _measure_remotely(task: ProfileTask) -> DeviceTable:
     return task.measure()
 
 
-Measure = Callable[[ProfileTask, str | None, Update], DeviceTable]
+Measure = Callable[[ProfileTask, str | None, Update, NetworkFiles], DeviceTable]
 
 
 def record_profiles(context: RunContext, progress: Progress, measure: Measure = measure_task) -> None:
@@ -172,7 +196,7 @@ def record_profiles(context: RunContext, progress: Progress, measure: Measure = 
     Args:
         context: The run's context. Its costs use the new tables.
         progress: Shows a bar per device.
-        measure: Function of a task, a node or None, and a progress function.
+        measure: Function like `measure_task`.
 
     Raises:
         UserError: A profile has changed since the run began, a node is missing, or a measurement failed.
@@ -188,20 +212,32 @@ def record_profiles(context: RunContext, progress: Progress, measure: Measure = 
     # Budgets that name a profile have their tables already.
     tables = dict(context.device.tables)
     open_budgets = [budget for budget in budgets if budget.name not in tables]
-    for (node, conditions), task in plan_profiles(context.job, context.config, open_budgets).items():
-        with progress.bar("profile") as bar:
-            table = measure(task, node, _without_metrics(bar))
-        errors = np.percentile(table.errors("latency_ms"), (50, 100))
-        progress.say(
-            f"Profile of {conditions.describe()}: {len(table.layers)} kinds of layers. The correction "
-            f"fits {len(table.networks)} networks to {errors[0]:.1%} (median), {errors[1]:.1%} (worst)."
-        )
+    tasks = plan_profiles(context.job, context.config, open_budgets)
+    if tasks:
+        with open_files(list(tasks.values())) as files:
+            measured = {
+                (node, conditions): _measure_and_say(task, node, progress, measure, files)
+                for (node, conditions), task in tasks.items()
+            }
         for budget in open_budgets:
-            if (budget.node, conditions_of(context.job, budget)) == (node, conditions):
-                tables[budget.name] = table
+            tables[budget.name] = measured[budget.node, conditions_of(context.job, budget)]
 
     write_json(path, {name: table.to_dict() for name, table in tables.items()})
     context.forget_device()
+
+
+def _measure_and_say(
+    task: ProfileTask, node: str | None, progress: Progress, measure: Measure, files: NetworkFiles
+) -> DeviceTable:
+    """Return the table of one task, and print how well its correction fits."""
+    with progress.bar("profile") as bar:
+        table = measure(task, node, _without_metrics(bar), files)
+    errors = np.percentile(table.errors("latency_ms"), (50, 100))
+    progress.say(
+        f"Profile of {task.conditions.describe()}: {len(table.layers)} kinds of layers. The correction "
+        f"fits {len(table.networks)} networks to {errors[0]:.1%} (median), {errors[1]:.1%} (worst)."
+    )
+    return table
 
 
 def _without_metrics(bar: Callable[[int, int, dict[str, Any]], None]) -> Update:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raycomp.deployment import network_bench
+from raycomp.deployment import network_bench, network_files
 from raycomp.deployment.network_bench import NetworkBench
+from raycomp.deployment.network_files import NetworkFiles, random_model
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import CostModel, EncoderShape
 from raycomp.encoder.device_table import Conditions
+from raycomp.encoder.export import write_network
 from raycomp.encoder.layers import EncoderConfig
 
 CONFIG = EncoderConfig(
@@ -53,26 +56,30 @@ def test_times_are_ratios_to_the_reference_whatever_the_machine_does(
 ) -> None:
     chunks = invent_clock(monkeypatch, 1.0, 7.0, 1.2)
     monkeypatch.setattr(network_bench, "CHUNK_MB", 0.05)
-    bench = NetworkBench(CONFIG, Conditions("torch", 1, 1, (4, 9)))
-    times = bench.measure(ARCHS)
-    assert len(chunks) > 1
-    assert sum(chunks) == len(ARCHS) + len(chunks), "the reference is in every chunk"
+    with NetworkFiles(CONFIG, longest=9) as files:
+        bench = NetworkBench(CONFIG, Conditions("torch", 1, 1, (4, 9)), files)
+        times = bench.measure(ARCHS)
+        assert len(chunks) > 1
+        assert sum(chunks) == len(ARCHS) + len(chunks), "the reference is in every chunk"
+        # Later networks have the same unit, although the machine is slower still.
+        (later,) = bench.measure(ARCHS[:1])
+
     # One and a half times each pass of the reference in the first chunk: its percentiles stay.
     for entry in times:
         assert entry.durations[0] == pytest.approx([12.0, 84.0, 14.4])
         assert entry.durations[1] == pytest.approx([27.0, 189.0, 32.4])
-
-    # Later networks have the same unit, although the machine is slower still.
-    (later,) = bench.measure(ARCHS[:1])
     assert later.durations[1] == pytest.approx([27.0, 189.0, 32.4])
 
 
 def test_files_have_the_weights_of_their_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     invent_clock(monkeypatch, 1.0)
     done: list[int] = []
-    bench = NetworkBench(CONFIG, Conditions("torch", 1, 1, (4,)), lambda count, total: done.append(count))
     costs = CostModel(EncoderShape.from_config(CONFIG), 4)
-    for arch, entry in zip(ARCHS[:3], bench.measure(ARCHS[:3]), strict=True):
+    with NetworkFiles(CONFIG, longest=4) as files:
+        conditions = Conditions("torch", 1, 1, (4,))
+        bench = NetworkBench(CONFIG, conditions, files, lambda count, total: done.append(count))
+        times = bench.measure(ARCHS[:3])
+    for arch, entry in zip(ARCHS[:3], times, strict=True):
         # safetensors writes the shapes too, a few kB.
         weights = 4 * costs.cost("params", arch) / 1e6
         assert weights < entry.size_mb < weights + 0.02
@@ -80,9 +87,37 @@ def test_files_have_the_weights_of_their_networks(monkeypatch: pytest.MonkeyPatc
     assert done == [1, 2, 3]
 
 
+@pytest.mark.parametrize("stored_mb", [4000.0, 0.0])
+def test_benches_share_files_as_far_as_they_fit_on_disk(
+    monkeypatch: pytest.MonkeyPatch, stored_mb: float
+) -> None:
+    written: list[Architecture] = []
+
+    def write(model: Any, folder: Any) -> None:
+        written.append(model.config.layer_heads)
+        write_network(model, folder)
+
+    monkeypatch.setattr(network_files, "write_network", write)
+    monkeypatch.setattr(network_files, "STORED_MB", stored_mb)
+    invent_clock(monkeypatch, 1.0)
+    with NetworkFiles(CONFIG, longest=4) as files:
+        folder = Path(files._folder.name)
+        sizes = [
+            [entry.size_mb for entry in NetworkBench(CONFIG, conditions, files).measure(ARCHS[:3])]
+            for conditions in (Conditions("torch", 1, 1, (4,)), Conditions("torch", 2, 3, (2,)))
+        ]
+        num_kept = len(list(folder.iterdir()))
+
+    assert sizes[0] == sizes[1]
+    assert num_kept == (3 if stored_mb else 0)
+    # Without room, the reference and all networks are written for each bench.
+    assert len(written) == (3 if stored_mb else 8)
+    assert not folder.exists()
+
+
 def test_no_two_layers_share_their_weights() -> None:
     """An ONNX file has equal tensors once, and trained layers have none."""
-    model = network_bench._random_model(CONFIG, ARCHS[-1])
+    model = random_model(CONFIG, ARCHS[-1])
     tensors = {tuple(parameter.flatten().tolist()) for parameter in model.parameters()}
     assert len(tensors) == len(list(model.parameters()))
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from raycomp.config.loader import parse_job
+from raycomp.deployment.network_files import NetworkFiles
 from raycomp.deployment.profile import measure_table
 from raycomp.encoder.device_table import DeviceTable, describe_encoder
 from raycomp.errors import UserError
@@ -75,7 +76,7 @@ def record(context: RunContext) -> list[str]:
     """Record the profiles of a run on an invented device; return the conditions that were measured."""
     measured = []
 
-    def measure(task: ProfileTask, node: str | None, update: Update) -> DeviceTable:
+    def measure(task: ProfileTask, node: str | None, update: Update, *_: NetworkFiles) -> DeviceTable:
         measured.append(f"{node}: {task.conditions.describe()}")
         encoder = describe_encoder(context.shape)
         return measure_table(

@@ -1,0 +1,136 @@
+"""Networks with random weights as files of a runtime, each written once for all conditions."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from raycomp.deployment.cpu import needs_reduced_range
+from raycomp.deployment.format_settings import INT8_FILE, ONNX_FILE, WEIGHTS_FILE
+from raycomp.deployment.onnx_export import export_onnx
+from raycomp.deployment.quantisation import Int8Form, find_operations, quantise
+from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.export import write_network
+from raycomp.encoder.layers import EncoderConfig
+
+STORED_MB = 4000.0
+"""Size of the files that are kept for the next conditions. A network beyond it is written again."""
+
+SHORTEST_CHECK = 16
+"""Fewest tokens of the longest text on which an exported file is compared with its network."""
+
+
+class NetworkFiles:
+    """Files of networks by runtime and architecture, in a folder that is removed at the end.
+
+    Writing a file takes seconds, and timing it takes less. Thread counts, batches and lengths share it.
+
+    Args:
+        config: Shapes of the full network.
+        longest: Tokens of the longest text that the files will read. Longer texts only take longer.
+
+    Example:
+        >>> with NetworkFiles(config, longest=64) as files:  # doctest: +SKIP
+        ...     with files.open("onnxruntime", arch) as path:
+        ...         session = open_session(path, threads=2)
+    """
+
+    def __init__(self, config: EncoderConfig, longest: int) -> None:
+        self._config = config
+        self._checked_tokens = min(config.max_positions, max(SHORTEST_CHECK, longest))
+        self._folder = tempfile.TemporaryDirectory()
+        self._stored: dict[tuple[str, Architecture], Path] = {}
+        self._stored_mb = 0.0
+        self._count = 0
+
+    def __enter__(self) -> NetworkFiles:
+        """Return the files."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Remove the folder."""
+        self._folder.cleanup()
+
+    @contextmanager
+    def open(self, runtime: str, arch: Architecture) -> Iterator[Path]:
+        """Yield the file of a network; it can be gone afterwards.
+
+        Args:
+            runtime: "onnxruntime", "onnxruntime-int8" or "torch".
+            arch: The network.
+
+        Raises:
+            UserError: The network cannot be written in this format.
+        """
+        key = (runtime, arch)
+        if key in self._stored:
+            yield self._stored[key]
+            return
+
+        folder = Path(self._folder.name, str(self._count))
+        self._count += 1
+        path = self._write(runtime, arch, folder)
+        size_mb = path.stat().st_size / 1e6
+        if self._stored_mb + size_mb <= STORED_MB:
+            self._stored[key] = path
+            self._stored_mb += size_mb
+            yield path
+            return
+
+        try:
+            yield path
+        finally:
+            # The files of a large encoder would fill the disk.
+            shutil.rmtree(folder)
+
+    def _write(self, runtime: str, arch: Architecture, folder: Path) -> Path:
+        """Write a network into a new folder; return the path of its file."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = random_model(self._config, arch)
+
+        if runtime == "torch":
+            write_network(model, folder)
+            return folder / WEIGHTS_FILE
+
+        path = folder / ONNX_FILE
+        path.parent.mkdir(parents=True)
+        export_onnx(model, path, self._checked_tokens)
+        if runtime == "onnxruntime":
+            return path
+
+        # The first form that an export tries. If it loses too much there, the certificate shows it.
+        target = folder / INT8_FILE
+        form = Int8Form("dynamic", False, tuple(find_operations(path)))
+        quantise(path, target, form, (), reduce_range=needs_reduced_range())
+        path.unlink()
+        return target
+
+
+def random_model(config: EncoderConfig, arch: Architecture) -> Any:
+    """Return a network with random weights as it is exported, in evaluation mode."""
+    # Imported here: transformers takes seconds to import.
+    from raycomp.encoder.static_model import RaycompConfig, RaycompForSequenceClassification
+
+    shapes = {"layer_heads": list(arch.heads), "layer_ffn": list(arch.ffn)}
+    model = RaycompForSequenceClassification(RaycompConfig(**config.to_dict() | shapes)).eval()
+
+    # New biases are 0 and new norms 1 in every layer. An ONNX file has equal tensors once: too small.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter += config.initializer_range * torch.randn_like(parameter)
+
+    return model
