@@ -1,14 +1,15 @@
 """The network that each searcher deploys, on held-out rows, over many searches of one super-network.
 
     python -m benchmarks.search_choice RUN_DIR [--method yoco] [--budgets half extreme] [--seeds 12]
-        [--evaluations 24] [--searchers random rated evolution sng] [--smoothings 0.5 0] [--half b]
+        [--evaluations 24] [--searchers random rated evolution sng] [--smoothings 0.5 0] [--halves b]
 
 Every searcher searches each budget once per seed, with the loop of a run, without a shared initial set.
-Networks have inherited weights and are scored once, on the selection split and on the validation rows of
-a half. The seeds differ in the search only: the super-network is one. Classification only.
+Networks have inherited weights and are scored once, on the selection split and on the validation rows.
+The seeds differ in the search only: the super-network is one. Classification only. Defaults are chosen on
+half a of the validation rows, and figures come from half b.
 
-Prints a row for each budget, searcher and `search.smoothing` (0: the best score wins), with means over
-the searches:
+Prints a row for each budget, half, searcher and `search.smoothing` (0: the best score wins), with means
+over the searches:
 
     selection    label loss of the deployed network on the selection split
     heldout      its label loss on the validation rows
@@ -73,33 +74,33 @@ class HeldOutScorer:
 
     Args:
         context: Context of a run that has trained its super-network.
-        half: Half of the validation rows, "a" or "b"; None is all rows.
+        halves: Halves of the validation rows, "a" or "b".
     """
 
-    def __init__(self, context: RunContext, half: str | None) -> None:
+    def __init__(self, context: RunContext, halves: Sequence[str]) -> None:
         self.context = context
+        self.halves = tuple(halves)
         self._supernet = context.supernet().eval()
-        self._rows = kept_rows(context, half)
-        self._scores: dict[Architecture, NetworkScore] = {}
+        self._rows = [kept_rows(context, half) for half in halves]
+        self._scores: dict[Architecture, list[NetworkScore]] = {}
 
-    def score(self, archs: Sequence[Architecture]) -> list[NetworkScore]:
-        """Return the scores of architectures, in their order."""
+    def score(self, archs: Sequence[Architecture], half: int = 0) -> list[NetworkScore]:
+        """Return the scores of architectures, in their order; those of a half on held-out rows."""
         new = [arch for arch in dict.fromkeys(archs) if arch not in self._scores]
         if new:
-            selection = self._score_split(new, "selection", slice(None))
+            (selection,) = self._score_split(new, "selection", [np.arange(0)])
             heldout = self._score_split(new, self.context.validation_names()[0], self._rows)
-            for arch, chosen, unseen in zip(new, selection, heldout, strict=True):
-                self._scores[arch] = NetworkScore(*chosen, *unseen)
-        return [self._scores[arch] for arch in archs]
+            for i, arch in enumerate(new):
+                self._scores[arch] = [NetworkScore(*selection[i], *scores[i]) for scores in heldout]
+        return [self._scores[arch][half] for arch in archs]
 
     def _score_split(
-        self, archs: list[Architecture], split: str, rows: slice | np.ndarray
-    ) -> list[tuple[float, float]]:
-        """Return the metric and the label loss of each architecture on rows of a split."""
+        self, archs: list[Architecture], split: str, parts: Sequence[np.ndarray]
+    ) -> list[list[tuple[float, float]]]:
+        """Return for each part of the rows the metric and the label loss of each architecture."""
         context = self.context
         tokens = context.tokens(split)
-        labels = np.asarray(tokens.labels)[rows]
-        all_logits = predict_logits(
+        logits = predict_logits(
             lambda batch: self._supernet.forward_many(batch, archs),
             tokens,
             pad_id=context.pad_id,
@@ -107,13 +108,16 @@ class HeldOutScorer:
             precision=context.chosen_precision(),
             device=torch.device("cpu"),
         )
-        scores = []
-        for logits in (each[rows] for each in all_logits):
-            value = Predictions((labels,), (logits,)).value(context.primary)
-            log_probabilities = torch.from_numpy(logits).float().log_softmax(1).numpy()
-            loss = -float(log_probabilities[np.arange(len(labels)), labels].mean())
-            scores.append((value, loss))
-        return scores
+        labels = np.asarray(tokens.labels)
+        return [
+            [self._score_rows(labels[rows], each[rows]) for each in logits]
+            for rows in (part if len(part) else np.arange(len(labels)) for part in parts)
+        ]
+
+    def _score_rows(self, labels: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
+        log_probabilities = torch.from_numpy(logits).float().log_softmax(1).numpy()
+        loss = -float(log_probabilities[np.arange(len(labels)), labels].mean())
+        return Predictions((labels,), (logits,)).value(self.context.primary), loss
 
 
 def main() -> None:
@@ -121,7 +125,7 @@ def main() -> None:
     args = parse_arguments()
     job = parse_stored(read_json(RunLayout(args.run_dir).job))
     context = RunContext(job, args.run_dir, method=args.method)
-    scorer = HeldOutScorer(context, args.half)
+    scorer = HeldOutScorer(context, args.halves)
 
     rows = []
     for budget in args.budgets or [settings.name for settings in job.budget]:
@@ -132,8 +136,8 @@ def main() -> None:
             print(f"{budget}: {seed + 1} of {args.seeds} seeds", flush=True)
 
     table = pd.DataFrame(rows)
-    for budget, part in table.groupby("budget", sort=False):
-        print(f"\n{budget!s}: {args.seeds} searches of {args.evaluations} evaluations")
+    for (budget, half), part in table.groupby(["budget", "half"], sort=False):
+        print(f"\n{budget}, half {half}: {args.seeds} searches of {args.evaluations} evaluations")
         summary = summarise(part, args.smoothings[0])
         print(summary.to_string(index=False, float_format="{:.4f}".format))
 
@@ -169,23 +173,32 @@ def search_once(
         while archs := loop.ask():
             scores = scorer.score(archs)
             loop.tell(archs, [score.value for score in scores], [score.loss for score in scores])
-        (deployed,) = scorer.score([loop.best(settings.name)[0]])
-        rows.append(make_row(trial, searcher, setup.job.search.smoothing, deployed))
+        deployed = loop.best(settings.name)[0]
+        for i, half in enumerate(scorer.halves):
+            (score,) = scorer.score([deployed], i)
+            rows.append(make_row(trial, half, searcher, setup.job.search.smoothing, score))
 
     if searcher == BASELINE:
         budget = setups[0].budget(settings)
-        is_near = [NEAR * budget.limit <= budget.cost(arch) <= budget.limit for arch in loop.archs]
-        near = scorer.score([arch for arch, near in zip(loop.archs, is_near, strict=True) if near])
-        mean = NetworkScore(*np.mean(near, axis=0).tolist())
-        oracle = min(near, key=lambda score: score.heldout_loss)
-        rows += [make_row(trial, "any", 0.0, mean), make_row(trial, "oracle", 0.0, oracle)]
+        near = [arch for arch in loop.archs if NEAR * budget.limit <= budget.cost(arch) <= budget.limit]
+        for i, half in enumerate(scorer.halves):
+            scores = scorer.score(near, i)
+            mean = NetworkScore(*np.mean(scores, axis=0).tolist())
+            oracle = min(scores, key=lambda score: score.heldout_loss)
+            rows += [
+                make_row(trial, half, "any", 0.0, mean),
+                make_row(trial, half, "oracle", 0.0, oracle),
+            ]
     return rows
 
 
-def make_row(trial: SearchTrial, name: str, smoothing: float, score: NetworkScore) -> dict[str, Any]:
+def make_row(
+    trial: SearchTrial, half: str, name: str, smoothing: float, score: NetworkScore
+) -> dict[str, Any]:
     """Return one row of the table."""
     return {
         "budget": trial.budget,
+        "half": half,
         "seed": trial.seed,
         "searcher": name,
         "smoothing": smoothing,
@@ -199,7 +212,7 @@ def summarise(table: pd.DataFrame, smoothing: float) -> pd.DataFrame:
     """Return a row per searcher and smoothing, with the difference from random search.
 
     Args:
-        table: Rows of one budget.
+        table: Rows of one budget and half.
         smoothing: That of the searches that all others are compared with.
     """
     is_baseline = (table["searcher"] == BASELINE) & (table["smoothing"] == smoothing)
@@ -241,7 +254,7 @@ def parse_arguments() -> argparse.Namespace:
     searchers = [BASELINE, "rated", "evolution", "sng"]
     parser.add_argument("--searchers", nargs="+", default=searchers, help="searchers, with random")
     parser.add_argument("--smoothings", type=float, nargs="+", default=[0.5, 0.0], help="of the choice")
-    parser.add_argument("--half", choices=("a", "b"), help="half of the validation rows; all without it")
+    parser.add_argument("--halves", nargs="+", choices=("a", "b"), default=["b"], help="validation rows")
     return parser.parse_args()
 
 

@@ -13,6 +13,9 @@ from torch import Tensor
 MIN_RUNS = 10
 """Fewest measured passes of a network, also where the time is over."""
 
+Clock = Callable[[], float]
+"""Function that returns seconds since some moment."""
+
 
 def measure_latencies_ms(
     forwards: Sequence[Callable[[Tensor, Tensor], object]],
@@ -56,6 +59,7 @@ def measure_durations_ms(
     seconds: float = math.inf,
     turn: int = 1,
     device: torch.device | None = None,
+    clock: Clock = time.perf_counter,
 ) -> list[list[float]]:
     """Return the milliseconds of each forward pass of each network; see `measure_latencies_ms`.
 
@@ -70,6 +74,8 @@ def measure_durations_ms(
         turn: Measured passes of a network before the next one has its turn. Above 1, a turn begins with
             a pass that is not measured: threads of the last network's runtime may still wait actively.
         device: As in `measure_latencies_ms`.
+        clock: Seconds that count. `time.thread_time` leaves out what other programs take of a CPU, and
+            counts the calling thread only.
     """
     device = device or torch.device("cpu")
     # Random tokens: the time of a dense encoder does not depend on their values.
@@ -90,7 +96,7 @@ def measure_durations_ms(
             if turn > 1:
                 forward(ids, mask)
             for _ in range(turn):
-                times.append(_time_ms(forward, ids, mask))
+                times.append(_time_ms(forward, ids, mask, clock))
 
     return durations
 
@@ -104,6 +110,7 @@ def measure_by_length_ms(
     runs: int,
     seconds: float,
     turn: int,
+    clock: Clock = time.perf_counter,
 ) -> list[list[list[float]]]:
     """Return the milliseconds of each pass, by network and length: equally many for each length.
 
@@ -115,6 +122,7 @@ def measure_by_length_ms(
         runs: Largest number of measured passes of each network at one length.
         seconds: Time of all lengths after which no further turn begins.
         turn: As in `measure_durations_ms`.
+        clock: As in `measure_durations_ms`.
     """
     by_length = [
         measure_durations_ms(
@@ -125,6 +133,7 @@ def measure_by_length_ms(
             runs=runs,
             seconds=seconds / len(lengths),
             turn=turn,
+            clock=clock,
         )
         for length in lengths
     ]
@@ -133,14 +142,16 @@ def measure_by_length_ms(
     return [[durations[i][:count] for durations in by_length] for i in range(len(forwards))]
 
 
-def _time_ms(forward: Callable[[Tensor, Tensor], object], ids: Tensor, mask: Tensor) -> float:
+def _time_ms(
+    forward: Callable[[Tensor, Tensor], object], ids: Tensor, mask: Tensor, clock: Clock
+) -> float:
     """Return the milliseconds of one forward pass."""
     # A GPU runs behind Python: the clock starts when it is idle, and stops when it is done.
     _wait(ids.device)
-    began = time.perf_counter()
+    began = clock()
     forward(ids, mask)
     _wait(ids.device)
-    return (time.perf_counter() - began) * 1000
+    return (clock() - began) * 1000
 
 
 def _wait(device: torch.device) -> None:

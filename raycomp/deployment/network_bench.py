@@ -5,11 +5,12 @@ The time of a dense encoder does not depend on its weights: only its configurati
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from raycomp.deployment.latency import measure_by_length_ms
+from raycomp.deployment.latency import Clock, measure_by_length_ms
 from raycomp.deployment.network_files import NetworkFiles, random_model
 from raycomp.deployment.peak_memory import measure_peak_memory
 from raycomp.deployment.profile import NetworkTimes
@@ -39,8 +40,9 @@ class NetworkBench:
     """Writes networks as files of a runtime, and times them on this machine.
 
     All networks in memory take turns with one reference network. The ratio of the fastest passes counts,
-    times the reference's own passes: other programs and a slower clock only make passes longer. The
-    reference, and its passes, stay the same in all calls of `measure`.
+    times the reference's own passes: other programs and a slower clock only make passes longer. With one
+    thread, passes are compared by the CPU time of the thread. The reference, and its passes, stay the
+    same in all calls of `measure`.
 
     Args:
         config: Shapes of the full network.
@@ -121,18 +123,11 @@ class NetworkBench:
     def _time(self, forwards: Sequence[TokenForward]) -> list[list[list[float]]]:
         """Return the milliseconds of passes, by network and length, at the reference's usual speed."""
         assert self._reference is not None  # nosec B101 - `measure` writes it first
-        in_turns = [self._reference, *forwards]
-        calls = [lambda ids, mask, run=forward: run(ids, mask, None) for forward in in_turns]
-        reference, *networks = measure_by_length_ms(
-            calls,
-            self._config.vocab_size,
-            self._conditions.lengths,
-            batch=self._conditions.batch,
-            runs=RUNS,
-            seconds=SECONDS * len(in_turns),
-            turn=TURN,
-        )
-        self._usual_ms = self._usual_ms or reference
+        # One thread computes in the calling thread, whose own time does not depend on other programs.
+        clock = time.thread_time if self._conditions.threads == 1 else time.perf_counter
+        if self._usual_ms is None:
+            (self._usual_ms,) = self._run_turns([self._reference], time.perf_counter)
+        reference, *networks = self._run_turns([self._reference, *forwards], clock)
 
         # A mean or a median of a busy machine says more about the other programs than about the network.
         return [
@@ -142,3 +137,17 @@ class NetworkBench:
             ]
             for times in networks
         ]
+
+    def _run_turns(self, forwards: Sequence[TokenForward], clock: Clock) -> list[list[list[float]]]:
+        """Return the milliseconds of passes by a clock, by network and length."""
+        calls = [lambda ids, mask, run=forward: run(ids, mask, None) for forward in forwards]
+        return measure_by_length_ms(
+            calls,
+            self._config.vocab_size,
+            self._conditions.lengths,
+            batch=self._conditions.batch,
+            runs=RUNS,
+            seconds=SECONDS * len(forwards),
+            turn=TURN,
+            clock=clock,
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,16 @@ def test_time_that_is_over_ends_a_measurement() -> None:
     (durations,) = measure_durations_ms([forward], 30, length=8, runs=500, warmup=2, seconds=0.0)
     assert len(durations) == MIN_RUNS
     assert calls[0] == MIN_RUNS + 2
+
+
+def test_a_measurement_counts_the_seconds_of_its_clock() -> None:
+    clock = itertools.count(0, 2).__next__
+    (durations,) = measure_durations_ms([print_nothing], 30, length=8, runs=3, clock=clock)
+    assert durations == [2000, 2000, 2000]
+
+
+def print_nothing(ids: torch.Tensor, mask: torch.Tensor) -> None:
+    pass
 
 
 def test_a_turn_begins_with_a_pass_that_is_not_measured() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ ARCHS = [Architecture(d, (h,) * d, (32,) * d) for d in (1, 2, 3, 4, 5) for h in 
 def invent_clock(monkeypatch: pytest.MonkeyPatch, *slow: float) -> list[int]:
     """Let a token take the reference 2 ms and each other network 3 ms, on a machine that drifts.
 
+    A thread's own time is a hundredth of it: it counts in ratios only.
+
     Args:
         slow: Slowness of each pass of the first chunk. In the second chunk, all passes are twice as slow.
 
@@ -35,13 +38,19 @@ def invent_clock(monkeypatch: pytest.MonkeyPatch, *slow: float) -> list[int]:
     """
     chunks: list[int] = []
 
-    def measure(forwards: Sequence[Any], vocab_size: int, lengths: Sequence[int], **_: Any) -> Any:
+    def measure(
+        forwards: Sequence[Any], vocab_size: int, lengths: Sequence[int], clock: Any, **_: Any
+    ) -> Any:
+        if len(forwards) == 1:
+            assert clock is time.perf_counter, "the reference's own passes are those of a wall clock"
+            return [[[2.0 * length * factor for factor in slow] for length in lengths]]
         chunks.append(len(forwards))
+        unit = 0.01 if clock is time.thread_time else 1.0
         # Each network meets the slow moments in another order.
         orders = [[*slow[i % len(slow) :], *slow[: i % len(slow)]] for i in range(len(forwards))]
         return [
             [
-                [(3.0 if i else 2.0) * length * len(chunks) * factor for factor in order]
+                [unit * (3.0 if i else 2.0) * length * len(chunks) * factor for factor in order]
                 for length in lengths
             ]
             for i, order in enumerate(orders)
@@ -51,13 +60,14 @@ def invent_clock(monkeypatch: pytest.MonkeyPatch, *slow: float) -> list[int]:
     return chunks
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 def test_times_are_ratios_to_the_reference_whatever_the_machine_does(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
     chunks = invent_clock(monkeypatch, 1.0, 7.0, 1.2)
     monkeypatch.setattr(network_bench, "CHUNK_MB", 0.05)
     with NetworkFiles(CONFIG, longest=9) as files:
-        bench = NetworkBench(CONFIG, Conditions("torch", 1, 1, (4, 9)), files)
+        bench = NetworkBench(CONFIG, Conditions("torch", threads, 1, (4, 9)), files)
         times = bench.measure(ARCHS)
         assert len(chunks) > 1
         assert sum(chunks) == len(ARCHS) + len(chunks), "the reference is in every chunk"
