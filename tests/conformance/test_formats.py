@@ -204,11 +204,11 @@ def test_time_that_is_over_ends_a_measurement() -> None:
 
 def test_a_measurement_counts_the_seconds_of_its_clock() -> None:
     clock = itertools.count(0, 2).__next__
-    (durations,) = measure_durations_ms([print_nothing], 30, length=8, runs=3, clock=clock)
+    (durations,) = measure_durations_ms([do_nothing], 30, length=8, runs=3, clock=clock)
     assert durations == [2000, 2000, 2000]
 
 
-def print_nothing(ids: torch.Tensor, mask: torch.Tensor) -> None:
+def do_nothing(ids: torch.Tensor, mask: torch.Tensor) -> None:
     pass
 
 
