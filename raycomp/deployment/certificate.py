@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -38,6 +38,9 @@ class Latency:
         runs: Measured passes.
     """
 
+    QUANTITIES: ClassVar[tuple[str, ...]] = ("latency_ms", "p95_ms", "p99_ms")
+    """Names of the times as limits have them; `latency_ms` is the median."""
+
     batch: int
     length: int
     p50_ms: float
@@ -50,6 +53,10 @@ class Latency:
         """Return the percentiles of measured passes."""
         p50, p95, p99 = (float(value) for value in np.percentile(durations, (50, 95, 99)))
         return cls(batch, length, p50, p95, p99, len(durations))
+
+    def value(self, quantity: str) -> float:
+        """Return a quantity of `QUANTITIES`."""
+        return float(getattr(self, "p50_ms" if quantity == "latency_ms" else quantity))
 
 
 @dataclass(frozen=True)
@@ -87,9 +94,8 @@ class FileFigures:
 
     def value(self, quantity: str) -> float | None:
         """Return a quantity of `FILE_QUANTITIES`; None where it was not measured."""
-        if quantity in ("latency_ms", "p95_ms", "p99_ms"):
-            name = "p50_ms" if quantity == "latency_ms" else quantity
-            return float(getattr(self.latencies[0], name)) if self.latencies else None
+        if quantity in Latency.QUANTITIES:
+            return self.latencies[0].value(quantity) if self.latencies else None
         measured = getattr(self, quantity)
         return None if measured is None else float(measured)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,6 @@ from raycomp.deployment.format_settings import (
     check_lengths,
 )
 from raycomp.deployment.int8_steps import Judgement, describe_attempts, write_int8
-from raycomp.deployment.latency import measure_by_length_ms
 from raycomp.deployment.onnx_export import export_onnx, export_program, load_program
 from raycomp.deployment.openvino_files import (
     convert_to_openvino,
@@ -41,14 +39,8 @@ from raycomp.deployment.runtimes import (
     session_forward,
     torch_threads,
 )
+from raycomp.deployment.timing import time_in_turns, time_within_limits
 from raycomp.errors import UserError
-
-MEASURED_RUNS = 200
-MEASURED_SECONDS = 6.0
-"""Largest number of passes of each file at one batch size and length, and the time for all of them."""
-
-TURN = 5
-"""Passes of a file before the next file has its turn."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +181,7 @@ def _write_int8(
     def judge(path: Path) -> Judgement:
         forward = session_forward(open_session(path, threads))
         scores[path] = data.score(forward)
-        plain, quantised = _time_in_turns([fp32.forward, forward], settings, data, first_only=True)[0]
+        plain, quantised = _time_pair(fp32.forward, forward, settings, data)
         return Judgement(fp32.selection - scores[path], plain.p50_ms / quantised.p50_ms)
 
     target = folder / INT8_FILE
@@ -227,7 +219,7 @@ def _write_openvino(
     quantise_openvino(folder / OPENVINO_FILE, target, data.calibration)
     forward = openvino_forward(target, threads)
     selection = data.score(forward)
-    plain, quantised = _time_in_turns([fp32.forward, forward], settings, data, first_only=True)[0]
+    plain, quantised = _time_pair(fp32.forward, forward, settings, data)
     judgement = Judgement(fp32.selection - selection, plain.p50_ms / quantised.p50_ms)
     if judgement.problem:
         notes.append(f"OpenVINO INT8 was not taken: {judgement.problem}. Use the file in fp32.")
@@ -238,11 +230,20 @@ def _write_openvino(
     return [fp32, _File(OPENVINO_INT8_FILE, "openvino-int8", "openvino", "int8", forward, selection)]
 
 
+def _time_pair(
+    plain: TokenForward, quantised: TokenForward, settings: FormatSettings, data: ModelData
+) -> tuple[Latency, ...]:
+    """Return the latencies of a file and its quantised form, at the first batch and length."""
+    pair = [plain, quantised]
+    return time_in_turns(pair, settings, data.vocab_size, data.length, first_only=True)[0]
+
+
 def _measure(
     files: Sequence[_File], folder: Path, settings: FormatSettings, data: ModelData
 ) -> tuple[FileFigures, ...]:
     """Time all files in turns, measure the memory of each, and remove files that nobody asked for."""
-    latencies = _time_in_turns([file.forward for file in files], settings, data)
+    forwards = [file.forward for file in files]
+    latencies = time_within_limits(forwards, settings, data.vocab_size, data.length)
     by_file = list(zip(*latencies, strict=True))
     reference = next((by_file[i][0] for i, file in enumerate(files) if file.format == "onnx"), None)
     written = {file.format for file in files}
@@ -296,34 +297,3 @@ def _figures(
         latencies=latencies,
         details=file.details,
     )
-
-
-def _time_in_turns(
-    forwards: Sequence[TokenForward],
-    settings: FormatSettings,
-    data: ModelData,
-    *,
-    first_only: bool = False,
-) -> list[tuple[Latency, ...]]:
-    """Return one tuple per batch and length, with the latency of each forward function."""
-    calls = [lambda ids, mask, run=forward: run(ids, mask, None) for forward in forwards]
-    groups: list[tuple[int, ...]] = [(length,) for length in settings.lengths or (data.length,)]
-    if settings.mixed_lengths:
-        groups = [settings.mixed_lengths]
-    conditions = [(batch, lengths) for batch in settings.batches for lengths in groups]
-    results = []
-
-    for batch, lengths in conditions[:1] if first_only else conditions:
-        durations = measure_by_length_ms(
-            calls,
-            data.vocab_size,
-            lengths,
-            batch=batch,
-            runs=MEASURED_RUNS,
-            seconds=MEASURED_SECONDS,
-            turn=TURN,
-        )
-        mixed = [list(itertools.chain(*by_length)) for by_length in durations]
-        results.append(tuple(Latency.of_durations(batch, max(lengths), times) for times in mixed))
-
-    return results

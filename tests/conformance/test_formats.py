@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from raycomp.deployment import formats, openvino_files, peak_memory
+from raycomp.deployment import formats, openvino_files, peak_memory, timing
 from raycomp.deployment.format_settings import FormatSettings, parse_formats, read_format_settings
 from raycomp.deployment.formats import ModelData, write_formats
 from raycomp.deployment.int8_steps import Judgement
@@ -50,7 +50,7 @@ def quick(encoder_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(formats, "export_onnx", copy_file)
     monkeypatch.setattr(formats, "describe_load", lambda: None)
-    monkeypatch.setattr(formats, "MEASURED_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "MEASURED_SECONDS", 0.0)
     monkeypatch.setattr(Judgement, "is_fast", True)
     figures = {"memory_mb": 20.0, "libraries_mb": 10.0}
     monkeypatch.setattr(formats, "measure_peak_memory", lambda *_, **__: figures)

@@ -15,9 +15,9 @@ import numpy as np
 
 from raycomp.deployment.cpu import pinned_to_cpus
 from raycomp.deployment.format_settings import INT8_FILE, ONNX_FILE, FormatSettings
-from raycomp.deployment.formats import MEASURED_RUNS, MEASURED_SECONDS, TURN
 from raycomp.deployment.latency import measure_by_length_ms
 from raycomp.deployment.runtimes import TokenForward, open_session, session_forward
+from raycomp.deployment.timing import MEASURED_RUNS, MEASURED_SECONDS, TURN
 from raycomp.encoder.device_table import Conditions
 from raycomp.methods.base import Deployable
 from raycomp.methods.context import RunContext
