@@ -13,11 +13,9 @@ from __future__ import annotations
 import argparse
 import ast
 import functools
-import io
 import re
 import statistics
 import sys
-import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +49,14 @@ EMPTY_NAMES = frozenset(
 LONG_FUNCTION = 50
 PARAGRAPHED_FUNCTION = 15
 _NO_REMARK = re.compile("noqa|type:|fmt:|nosec")
+_STRING_OR_COMMENT = re.compile(
+    r'"""(?:\\.|[^\\])*?"""'
+    r"|'''(?:\\.|[^\\])*?'''"
+    r'|"(?:\\.|[^"\\\n])*"'
+    r"|'(?:\\.|[^'\\\n])*'"
+    r"|#[^\n]*",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -189,9 +195,11 @@ def exceeded_limits(figures: dict[str, float]) -> list[str]:
 
 def _comments(source: str) -> Iterator[str]:
     """Yield the comments of a source that are not remarks to a tool."""
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT and not _NO_REMARK.search(token.string):
-            yield token.string
+    # tokenize takes twenty times as long.
+    for match in _STRING_OR_COMMENT.finditer(source):
+        text = match.group()
+        if text.startswith("#") and not _NO_REMARK.search(text):
+            yield text
 
 
 def _is_packed(node: ast.Assign) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import os
 import signal
 import time
@@ -23,11 +25,15 @@ from raycomp.storage.tables import read_table
 
 
 def plan_of(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the plan of a training with short phases."""
-    context = RunContext(parse_job(job), folder)
-    plan = train_plan(context.job, context.space, context.shape, 100)
-    plan["steps"] = [1, 1, 1, 1, 1, 1, 60]
-    return plan
+    """Return the plan of a training with short phases. It depends on the job only, so it is made once."""
+    key = json.dumps(job)
+    if key not in _plans:
+        context = RunContext(parse_job(job), folder)
+        _plans[key] = train_plan(context.job, context.space, context.shape, 100)
+    return {**copy.deepcopy(_plans[key]), "steps": [1, 1, 1, 1, 1, 1, 60]}
+
+
+_plans: dict[str, dict[str, Any]] = {}
 
 
 def losses(archs: list[Architecture]) -> list[float]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
 
-import pytest
 from pydantic.fields import FieldInfo
 
 from raycomp.config.job import schema_of
 from raycomp.config.messages import _section_class
 from raycomp.config.study_settings import StudySettings, Variant
 from raycomp.methods.registry import METHODS
+from tests.check_all import check_all
 from tools.job_reference import render
 
 
@@ -32,13 +32,16 @@ def literals(annotation: Any) -> set[str]:
     return {value for member in get_args(annotation) for value in literals(member)}
 
 
-@pytest.mark.parametrize(("name", "field"), [pytest.param(*item, id=item[0]) for item in settings()])
-def test_every_setting_and_choice_is_described(name: str, field: FieldInfo) -> None:
+def check_description(field: FieldInfo) -> None:
     summary, *choices = str(field.description).split("\n- ")
-    assert summary[0].isupper()
-    assert summary.endswith(".")
+    assert summary[0].isupper(), summary
+    assert summary.endswith("."), summary
     explained = {choice.partition("`: ")[0].strip("`") for choice in choices}
-    assert {str(value) for value in literals(field.annotation)} <= explained
+    assert {str(value) for value in literals(field.annotation)} <= explained, explained
+
+
+def test_every_setting_and_choice_is_described() -> None:
+    check_all(settings(), check_description)
 
 
 def test_the_page_lists_every_setting_and_links_terms() -> None:

@@ -47,6 +47,7 @@ def test_costs_of_the_teacher_and_positions_of_budgets(tmp_path: Path) -> None:
     assert find_budget_lines(tables.deployments, "flops") == [(full * 50.0, "flops")]
 
 
+@pytest.mark.usefixtures("whole_page")
 def test_a_hundred_thousand_evaluations(tmp_path: Path) -> None:
     run = write_run(tmp_path, evaluations=2500)
     first = run / "tables" / "evaluations" / "ledger-1.parquet"

@@ -40,14 +40,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_study(tmp_path_factory.mktemp("study"))
 
 
-def test_a_row_per_task_budget_and_variant(folder: Path) -> None:
-    table = ablation_table(folder)
+@pytest.fixture(scope="module")
+def study(folder: Path) -> StudyResults:
+    """The study with its table, whose bootstrap takes most of the time of these tests."""
+    return load_study_results(folder)
+
+
+def test_a_row_per_task_budget_and_variant(folder: Path, study: StudyResults) -> None:
+    table = ablation_table(study)
     assert tuple(table.columns) == COLUMNS
     assert list(zip(table["budget"], table["variant"], strict=True)) == [
         ("teacher", "teacher"), ("half", "plain"), ("half", "good"), ("half", "same"),
         ("third", "plain"), ("third", "good"), ("third", "same"),
     ]  # fmt: skip
-    frame = load_study_results(folder).frame
+    frame = study.frame
     for row in table.to_dict("records"):
         if row["variant"] == "teacher":
             continue
@@ -61,8 +67,8 @@ def test_a_row_per_task_budget_and_variant(folder: Path) -> None:
     assert ablation_table(folder).equals(table)  # the draws are seeded
 
 
-def test_variants_are_tested_against_the_first(folder: Path) -> None:
-    half = ablation_table(folder).query("budget == 'half'").set_index("variant")
+def test_variants_are_tested_against_the_first(study: StudyResults) -> None:
+    half = ablation_table(study).query("budget == 'half'").set_index("variant")
     assert half.loc["plain", "verdict"] == "reference"
     assert half.loc["good", "verdict"] == "higher"
     assert half.loc["good", "test"] == "paired bootstrap"
@@ -180,8 +186,7 @@ def test_break_even_is_only_for_variants_that_compress_budgets_separately(folder
     assert [(result.variant, result.each_separate) for result in break_evens] == [("good", 60.0)]
 
 
-def test_tables_have_the_layout_of_the_paper(folder: Path) -> None:
-    study = load_study_results(folder)
+def test_tables_have_the_layout_of_the_paper(study: StudyResults) -> None:
     layout, statistics, *_ = build_study_tables(study)
     assert layout.columns == ["variant", TASK, f"{TASK} half", f"{TASK} third"]
     assert [r[0] for r in layout.rows] == ["teacher", "plain", "good", "same"]

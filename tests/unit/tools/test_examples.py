@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import typer
 
 import raycomp
 from raycomp.cli.main import app
 from raycomp.config.loader import load_job
 from raycomp.config.study import is_study_file, load_study_file
+from tests.check_all import check_all
 from tests.fences import split_fences
 
 ROOT = Path(__file__).parents[3]
@@ -71,11 +71,12 @@ def mentioned_commands(page: Path) -> list[str]:
     return re.findall(r"`([^`\n]+)`", prose(page))
 
 
-def named(program: str, source: Callable[[Path], Iterable[str]]) -> list[Any]:
-    """Return the commands of all pages that start with a program, as parameters of a test."""
+def named(program: str, *sources: Callable[[Path], Iterable[str]]) -> list[tuple[str, str]]:
+    """Return the commands of all pages that start with a program, each with its page and line."""
     return [
-        pytest.param(line, id=f"{page_id(page)}: {line[:50]}")
+        (f"{page_id(page)}: {line}", line)
         for page in PAGES
+        for source in sources
         for line in dict.fromkeys(source(page))
         if line.startswith(program)
     ]
@@ -84,51 +85,63 @@ def named(program: str, source: Callable[[Path], Iterable[str]]) -> list[Any]:
 def command_of(line: str) -> tuple[Any, list[str]]:
     """Return the command that a line starts, and its words."""
     name, *words = shlex.split(line, comments=True)[1:]
-    assert name in COMMANDS
+    assert name in COMMANDS, f"{name} is not a command"
     return COMMANDS[name], words
 
 
-@pytest.mark.parametrize("line", named("raycomp ", full_commands))
-def test_a_command_can_be_parsed(line: str) -> None:
+def parse_command(line: str) -> None:
     command, words = command_of(line)
     command.make_context(command.name, words)  # raises if an option or argument is wrong
 
 
-@pytest.mark.parametrize("line", named("raycomp ", mentioned_commands))
-def test_a_mentioned_command_has_its_options(line: str) -> None:
+def check_options(line: str) -> None:
     if line == "raycomp --help":
         return
     command, words = command_of(line)
     options = {option for parameter in command.params for option in parameter.opts}
     for word in words:
         if word.strip("[]").startswith("--"):
-            assert word.strip("[]") in options
+            assert word.strip("[]") in options, word
 
 
-@pytest.mark.parametrize("line", named("make ", full_commands) + named("make ", mentioned_commands))
-def test_a_make_target_exists(line: str) -> None:
+def check_target(line: str) -> None:
     target = shlex.split(line, comments=True)[1]
-    assert re.search(rf"^([\w-]+ )*{target}( [\w-]+)*:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    pattern = rf"^([\w-]+ )*{target}( [\w-]+)*:"
+    assert re.search(pattern, (ROOT / "Makefile").read_text(), re.MULTILINE), target
 
 
-@pytest.mark.parametrize("line", named("python ", full_commands) + named("python ", mentioned_commands))
-def test_a_script_or_module_exists(line: str) -> None:
+def check_script(line: str) -> None:
     words = line.split()
     if words[1] == "-m":
-        assert importlib.util.find_spec(words[2]) is not None
+        assert importlib.util.find_spec(words[2]) is not None, words[2]
     elif words[1] != "-c":
-        assert (ROOT / words[1]).is_file()
+        assert (ROOT / words[1]).is_file(), words[1]
     for word in words[2:]:
         if word.startswith("jobs/"):
             assert (ROOT / word).is_file(), word
 
 
-@pytest.mark.parametrize("page", PAGES, ids=page_id)
-def test_toml_blocks_are_job_files_or_studies(page: Path, tmp_path: Path) -> None:
-    for i, block in enumerate(blocks(page, "toml")):
+def test_commands_can_be_parsed() -> None:
+    check_all(named("raycomp ", full_commands), parse_command)
+
+
+def test_mentioned_commands_have_their_options() -> None:
+    check_all(named("raycomp ", mentioned_commands), check_options)
+
+
+def test_make_targets_exist() -> None:
+    check_all(named("make ", full_commands, mentioned_commands), check_target)
+
+
+def test_scripts_and_modules_exist() -> None:
+    check_all(named("python ", full_commands, mentioned_commands), check_script)
+
+
+def check_toml(page: Path, folder: Path) -> None:
+    for block in blocks(page, "toml"):
         if "project" in tomllib.loads(block):  # a part of another package's pyproject.toml
             continue
-        path = tmp_path / f"{i}.toml"
+        path = folder / "block.toml"
         path.write_text(block)
         if is_study_file(path):
             load_study_file(path, [])
@@ -136,8 +149,7 @@ def test_toml_blocks_are_job_files_or_studies(page: Path, tmp_path: Path) -> Non
             load_job(path, [])
 
 
-@pytest.mark.parametrize("page", PAGES, ids=page_id)
-def test_python_blocks_compile_and_import_what_exists(page: Path) -> None:
+def check_python(page: Path) -> None:
     for block in blocks(page, "python"):
         # A block may be one entry of a dict.
         source = f"{{{block}}}" if block.startswith('"') else block
@@ -153,8 +165,7 @@ def test_python_blocks_compile_and_import_what_exists(page: Path) -> None:
                 assert hasattr(raycomp, node.attr), node.attr
 
 
-@pytest.mark.parametrize("page", PAGES, ids=page_id)
-def test_links_and_files_exist(page: Path) -> None:
+def check_links(page: Path) -> None:
     text = prose(page)
     for target in re.findall(r"\]\(([^)#:\s]+)(?:#[\w-]*)?\)", text):
         assert (page.parent / target).exists(), target
@@ -163,6 +174,21 @@ def test_links_and_files_exist(page: Path) -> None:
     files = re.findall(r"`((?:raycomp|jobs|benchmarks|tools|tests|docs|cluster)/[\w./-]+\.\w+)`", text)
     for name in files:
         assert (ROOT / name).exists(), name
+
+
+NAMED_PAGES = [(page_id(page), page) for page in PAGES]
+
+
+def test_toml_blocks_are_job_files_or_studies(tmp_path: Path) -> None:
+    check_all(NAMED_PAGES, lambda page: check_toml(page, tmp_path))
+
+
+def test_python_blocks_compile_and_import_what_exists() -> None:
+    check_all(NAMED_PAGES, check_python)
+
+
+def test_links_and_files_exist() -> None:
+    check_all(NAMED_PAGES, check_links)
 
 
 def modules() -> list[str]:

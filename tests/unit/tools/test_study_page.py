@@ -22,12 +22,13 @@ def test_the_page_holds_the_study_and_keeps_a_person_s_words(
     folder = write_study(tmp_path)
     page = write_page(folder, tmp_path / "results")
     text = page.read_text()
-    mean = ablation_table(folder).query("variant == 'good' and budget == 'half'")["mean"].item()
+    expected = ablation_table(folder)
+    mean = expected.query("variant == 'good' and budget == 'half'")["mean"].item()
     assert f"| {mean:.3f} ± " in text
     assert "jobs/studies/tiny.toml --preset small" in text
     table = pd.read_csv(page.with_suffix(".csv"))
-    assert table.columns.tolist() == ablation_table(folder).columns.tolist()
-    assert table["mean"].tolist() == ablation_table(folder)["mean"].tolist()  # all digits
+    assert table.columns.tolist() == expected.columns.tolist()
+    assert table["mean"].tolist() == expected["mean"].tolist()  # all digits
     assert "(tiny.svg)" in text
     picture = page.with_suffix(".svg").read_text()
     assert "<svg" in picture
