@@ -22,10 +22,10 @@ def neighbours(arch: Architecture, space: SearchSpace, direction: int) -> list[A
     for i in range(1 if space.is_plain else arch.depth):
         heads = _shift(space.heads, arch.heads[i], direction)
         if heads is not None:
-            moved.append(replace(arch, heads=_replace(arch.heads, i, heads)))
+            moved.append(_with_widths(arch, _replace(arch.heads, i, heads), arch.ffn))
         ffn = _shift(space.ffn, arch.ffn[i], direction)
         if ffn is not None:
-            moved.append(space.equalised(replace(arch, ffn=_replace(arch.ffn, i, ffn))))
+            moved.append(space.equalised(_with_widths(arch, arch.heads, _replace(arch.ffn, i, ffn))))
 
     place = space.tables.index(arch.table) + direction
     if 0 <= place < len(space.tables):
@@ -128,6 +128,11 @@ def _with_depth(arch: Architecture, depth: int) -> Architecture:
     heads = arch.heads[:depth] + arch.heads[-1:] * added
     ffn = arch.ffn[:depth] + arch.ffn[-1:] * added
     return Architecture(depth, heads, ffn, table=arch.table)
+
+
+def _with_widths(arch: Architecture, heads: tuple[int, ...], ffn: tuple[int, ...]) -> Architecture:
+    """Change heads and neurons; `dataclasses.replace` takes longer, and a search does this a lot."""
+    return Architecture(arch.depth, heads, ffn, arch.layers, arch.table)
 
 
 def _replace(values: tuple[int, ...], i: int, value: int) -> tuple[int, ...]:
