@@ -59,13 +59,11 @@ def make_search_step(
     total_steps: int = 60,
     alpha_warmup_steps: int = 0,
     supervised_depths: str = "depths",
-    layers: int = 3,
-    nodes: int = 3,
 ) -> SearchStep:
-    """Return the search of at most `layers` cells of `nodes` inner nodes; the same weights every time."""
+    """Return the search of at most three cells of three inner nodes; the same weights every time."""
     torch.manual_seed(0)
-    parent = Parent(SHAPE, layers, nodes)
-    distribution = Distribution(layers, nodes, OPERATIONS)
+    parent = Parent(SHAPE, 3, 3)
+    distribution = Distribution(3, 3, OPERATIONS)
     sgd = functools.partial(torch.optim.SGD, momentum=0.9, lr=0.02)
     adam = functools.partial(torch.optim.Adam, betas=(0.5, 0.999))
     updater = JointUpdater(
