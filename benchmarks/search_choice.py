@@ -127,22 +127,23 @@ def main() -> None:
     context = RunContext(job, args.run_dir, method=args.method)
     scorer = HeldOutScorer(context, args.halves)
 
-    rows = []
+    tables = []
     for budget in args.budgets or [settings.name for settings in job.budget]:
         setups = [make_setup(context, budget, args.evaluations, s) for s in args.smoothings]
+        rows = []
         for seed in range(args.seeds):
             for searcher in args.searchers:
                 rows += search_once(scorer, setups, searcher, seed)
             print(f"{budget}: {seed + 1} of {args.seeds} seeds", flush=True)
 
-    table = pd.DataFrame(rows)
-    for (budget, half), part in table.groupby(["budget", "half"], sort=False):
-        print(f"\n{budget}, half {half}: {args.seeds} searches of {args.evaluations} evaluations")
-        summary = summarise(part, args.smoothings[0])
-        print(summary.to_string(index=False, float_format="{:.4f}".format))
+        tables.append(pd.DataFrame(rows))
+        for half, part in tables[-1].groupby("half", sort=False):
+            print(f"\n{budget}, half {half!s}: {args.seeds} searches of {args.evaluations} evaluations")
+            summary = summarise(part, args.smoothings[0])
+            print(summary.to_string(index=False, float_format="{:.4f}".format), flush=True)
 
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    table.to_parquet(OUTPUT)
+    pd.concat(tables).to_parquet(OUTPUT)
 
 
 def make_setup(context: RunContext, budget: str, evaluations: int, smoothing: float) -> SearchSetup:
