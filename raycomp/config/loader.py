@@ -20,7 +20,8 @@ Model = TypeVar("Model", bound=BaseModel)
 MAX_JOB_BYTES = 2**16
 
 LATER_SETTINGS: dict[str, dict[str, Any]] = {
-    "adabert": {"exact_match": False, "alpha_updates": 0, "candidates": 0}
+    "adabert": {"exact_match": False, "alpha_updates": 0, "candidates": 0},
+    "pkd": {"patience": "sum"},
 }
 """Settings that the job.json of older runs does not have, with the values of those runs."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from raycomp.config.loader import parse_job
+from raycomp.config.loader import parse_job, parse_stored
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import EncoderShape
+from raycomp.encoder.interface import ElasticOutput
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
 from raycomp.methods.first_n import FirstN
-from raycomp.methods.pkd import Pkd
+from raycomp.methods.pkd import Pkd, PkdSettings
 from raycomp.methods.uniform import UniformSampler
 from raycomp.search.space import SearchSpace
 from raycomp.storage.tensors import save_tensors
 from raycomp.training.hints import Hidden, Labels, Logits
+from tests.unit.training.test_hints import STUDENT, TEACHER, one_row, states
 
 MINILM = EncoderShape(
     hidden_size=384, embedding_size=384, head_size=32, layer_heads=(12,) * 6, layer_ffn=(1536,) * 6,
@@ -70,6 +73,32 @@ def test_pkd_without_its_terms_is_fine_tuning(tiny_job: dict[str, Any], tmp_path
     patient = full.terms[2][1]
     assert isinstance(patient, Hidden)
     assert (patient.map, patient.on, patient.normalise) == ("last", "cls", True)
+
+
+def test_the_published_beta_belongs_to_the_mean_of_the_released_code(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    """Two layers of width 2 with a squared distance of .40 each: mean .20, sum .80."""
+    far = [9.0, -9.0]
+    own = ElasticOutput(STUDENT.logits, states([far, far], *[[[3.0, 4.0], far]] * 2, [far, far]))
+    own = replace(own, layers=(0, 1, 2))
+    target = ElasticOutput(TEACHER.logits, states([far, far], *[[[0.0, 5.0], far]] * 2, [far, far]))
+
+    for changes, expected in (({}, 20.0), ({"patience": "sum"}, 80.0)):
+        context = context_of(tiny_job, tmp_path, run={"methods": ["pkd"]}, pkd=changes)
+        weight, patient = Pkd().objective(context).terms[2]
+        assert weight * float(patient.loss(own, target, one_row())) == pytest.approx(expected)
+
+
+def test_a_stored_run_of_pkd_from_before_the_mean_has_the_sum(tiny_job: dict[str, Any]) -> None:
+    tiny_job["run"]["methods"] = ["pkd"]
+    job = parse_job(tiny_job)
+    old = job.model_dump(mode="json")
+    del old["pkd"]["patience"]
+    stored = parse_stored(old)
+    assert stored.settings(PkdSettings).patience == "sum"
+    assert stored.identity() == parse_job({**tiny_job, "pkd": {"patience": "sum"}}).identity()
+    assert stored.identity() != job.identity()
 
 
 def test_a_student_starts_with_the_teachers_layers(
