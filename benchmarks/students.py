@@ -69,8 +69,7 @@ from raycomp.training.seeding import worker_seed
 CPU = torch.device("cpu")
 STUDY = ROOT / "jobs" / "studies" / "methods.toml"
 NO_CLIPPING = "clip=0"
-ROWS = 512
-"""Training rows on which terms and accuracy are measured."""
+ROWS = 512  # training rows whose accuracy is measured
 
 
 def main() -> None:
@@ -81,7 +80,7 @@ def main() -> None:
     parser.add_argument("--task", default="demo/polarity")
     parser.add_argument("--budgets", nargs="+", default=["three-quarters", "half", "quarter"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--half", choices=["a", "b"], default="a", help="validation rows that are scored")
+    parser.add_argument("--half", choices=["a", "b"], default="a", help="validation rows")
     parser.add_argument("--layers", type=int, nargs="+", help="layers of the start (default: the method)")
     parser.add_argument("--passes", type=float, default=6.0, help="run.equal_compute")
     parser.add_argument("--out", type=Path, default=Path("runs/students"))
@@ -111,10 +110,8 @@ class Trial:
 
 def make_job(trial: Trial) -> Job:
     """Return the job of a variant of the study, with the settings of a --try."""
-    runs = load_study_file(
-        STUDY, [f'study.tasks=["{trial.task}"]', f"study.seeds=[{trial.seed}]"], "small"
-    ).runs
-    jobs = {run.variant: run.job for run in runs}
+    grid = [f'study.tasks=["{trial.task}"]', f"study.seeds=[{trial.seed}]"]
+    jobs = {run.variant: run.job for run in load_study_file(STUDY, grid, "small").runs}
     if trial.variant not in jobs:
         raise SystemExit(
             f"{STUDY.name} does not have the variant {trial.variant!r}. Variants: {', '.join(jobs)}."
@@ -126,7 +123,7 @@ def make_job(trial: Trial) -> Job:
 
     method = data["run"]["methods"][0]
     items = [item for item in trial.settings.split() if item != NO_CLIPPING]
-    apply_overrides(data, [item if "." in item.partition("=")[0] else f"{method}.{item}" for item in items])
+    apply_overrides(data, [i if "." in i.partition("=")[0] else f"{method}.{i}" for i in items])
     # Zero passes: the lengths of the preset, or those of the --try.
     data["run"]["equal_compute"] = data["run"]["equal_compute"] or None
     return parse_job(data)
@@ -210,8 +207,8 @@ def prepare_teacher(context: RunContext) -> None:
     def forward(batch: Batch) -> Tensor:
         return network(batch).logits
 
-    splits = [split.name for split in context.task.validation]
-    scores = {name: score_forward(context, forward, name).values for name in ("selection", *splits)}
+    names = ["selection", *(split.name for split in context.task.validation)]
+    scores = {name: score_forward(context, forward, name).values for name in names}
     write_json(context.layout.teacher_score, scores)
     halves = [predict(context, forward, kept_rows(context, half)) for half in ("a", "b")]
     values = [f"{predictions.value(context.primary):.3f}" for predictions in halves]
@@ -228,7 +225,7 @@ def run_steps(context: RunContext, task: TrainingTask) -> None:
     def batch_at(index: int) -> Batch:
         return collate(task.tokens, batches.rows(index), context.pad_id)
 
-    seed = worker_seed(task.data_seed, rank=0)
+    seed = worker_seed(task.data_seed, 0)
     fit(task.step, batch_at, 0, task.num_steps, seed=seed, report=lambda *_: None)
 
 
@@ -241,8 +238,7 @@ def train_student(
     phases = method.phases(context, arch, task.steps_per_epoch, task.model)
     before = measure_terms(context, task, phases[0], with_gradients=True)
 
-    if not clips:
-        task.updater.clip = math.inf
+    task.updater.clip = task.updater.clip if clips else math.inf
     norms: list[float] = []
     update = task.updater.update
 
@@ -282,8 +278,8 @@ def measure_terms(
     tokens = context.tokens("train")
     rows = np.arange(min(ROWS // 8, len(tokens)))
     batch = collate(tokens, rows, context.pad_id)
-    teacher = TeacherSource(context, CPU)(phase.objective)
     model = task.model.eval()
+    teacher = TeacherSource(context, CPU)(phase.objective)
     # The student of Theseus is the last path of its network, on which all modules are replaced.
     arch = phase.arch_at(phase.steps - 1) if phase.arch_at is not None else None
 
