@@ -32,6 +32,7 @@ from raycomp.encoder.importance import measure_importance, reorder_by_importance
 from raycomp.encoder.interface import ElasticOutput
 from raycomp.methods.context import RunContext
 from raycomp.methods.supernet_start import importance_batches
+from raycomp.methods.teacher_length import count_teacher_steps
 from raycomp.methods.yoco.plan import build_sampler, plan_schedule, train_plan
 from raycomp.methods.yoco.schedule import Schedule
 from raycomp.search.distribution import load_distribution
@@ -125,7 +126,7 @@ class Recipe:
         settings = self.job.teacher
         lengths = self.context.tokens("train").lengths
         plan = TrainPlan(lengths, settings.batch_size, self.job.run.seed)
-        num_steps = round(settings.epochs * plan.steps_per_epoch)
+        num_steps = count_teacher_steps(settings, len(lengths), self.context.task.num_labels)
         model.set_dropout(settings.dropout)
         updater = Updater(
             model,

@@ -29,6 +29,7 @@ from raycomp.data.batches import Batch, TrainPlan, collate
 from raycomp.encoder.pretrained import model_source
 from raycomp.methods.context import RunContext
 from raycomp.methods.teacher import TeacherTask
+from raycomp.methods.teacher_length import count_teacher_steps
 from raycomp.storage.tensors import save_tensors
 from raycomp.training.loop import fit
 
@@ -103,8 +104,7 @@ def train_with_transformers(context: RunContext) -> Forward:
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
-    steps_per_epoch = math.ceil(len(context.tokens("train")) / settings.batch_size)
-    num_steps = round(settings.epochs * steps_per_epoch)
+    num_steps = count_teacher_steps(settings, len(context.tokens("train")), context.task.num_labels)
     schedule = get_linear_schedule_with_warmup(optimizer, round(settings.warmup * num_steps), num_steps)
 
     model.train()

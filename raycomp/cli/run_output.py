@@ -47,6 +47,8 @@ def print_run(run_dir: Path, as_json: bool) -> None:
     print_grid(columns, rows, len(TEXT_COLUMNS))
     for note in summary.notes:
         print_line("Note", note)
+    for warning in summary.warnings:
+        print_line("Warning", warning)
     # A warning that was printed hours ago, before the first step, belongs to the scores too.
     for warning in run.overview.warnings if run.overview is not None else ():
         print_line("Warning", shown(warning, MAX_CELL))
@@ -66,6 +68,8 @@ def print_run(run_dir: Path, as_json: bool) -> None:
 
 def _describe_run(run_dir: Path, tables: RunTables) -> dict[str, Any]:
     """Return a run as values that a script reads."""
+    from raycomp.report.weak_teacher import find_teacher_warnings
+
     (run,) = tables.runs
     # The key of YOCO-BERT's summary is older than the other methods.
     summaries = {"search" if name == "yoco" else name: value for name, value in run.searches.items()}
@@ -74,6 +78,7 @@ def _describe_run(run_dir: Path, tables: RunTables) -> dict[str, Any]:
         "deployments": json.loads(tables.deployments.to_json(orient="records")),
         **summaries,
         "teacher": run.teacher,
+        "teacher_warnings": find_teacher_warnings(tables, run),
         "overview": run.overview.to_json() if run.overview is not None else None,
         "costs": json.loads(tables.costs.to_json(orient="records")),
         "runtimes": json.loads(tables.runtimes.to_json(orient="records")),

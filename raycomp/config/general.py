@@ -106,9 +106,25 @@ class TeacherSettings(Section):
             },
         ),
     )
-    epochs: float = Field(3.0, gt=0, le=1000, description="Passes over the training split.")
+    epochs: float | Literal["auto"] = Field(
+        "auto",
+        description=choices(
+            "Passes over the training split.",
+            {
+                "auto": "3, or more for many classes. `raycomp plan` prints the number",
+                "a number": "exactly that number, such as 3",
+            },
+        ),
+    )
     learning_rate: float = Field(
         5e-5, gt=0, lt=1, description="Largest learning rate. It falls linearly to 0."
+    )
+    classifier_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Largest learning rate of the new classifier. Not set: `learning_rate`; with "
+        '`epochs = "auto"` and many classes up to 20 times `learning_rate`.',
     )
     warmup: float = Field(
         0.1,
@@ -121,6 +137,13 @@ class TeacherSettings(Section):
     dropout: float | None = Field(
         None, ge=0, lt=1, description="Dropout probability. Not set: the model's own."
     )
+
+    @field_validator("epochs")
+    @classmethod
+    def _epochs(cls, value: float | str) -> float | str:
+        if not isinstance(value, str) and not 0 < value <= 1000:
+            raise ValueError('it must be "auto", or a number above 0 and at most 1,000')
+        return value
 
 
 class ExportSettings(Section):

@@ -35,6 +35,7 @@ LATER_DEFAULTS: dict[str, dict[str, Any]] = {
     "heal": {"int8_share": 0.0},
     "search": {"smoothing": 0.0, "min_use": 0.0},
     "space": {"plain": False},
+    "teacher": {"classifier_learning_rate": None},
     "train": {"budget_share": 0.0, "cost_share": 0.0},
 }
 """Settings that joined later, with the value that earlier jobs had. Identities leave out this value."""

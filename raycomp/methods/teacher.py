@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from raycomp.methods.tasks import TrainingTask
+from raycomp.methods.teacher_length import count_teacher_steps, find_classifier_factor
 from raycomp.storage.tensors import save_tensors
 from raycomp.training.finetune_step import FinetuneStep
 from raycomp.training.optimizers import LinearDecay, Updater
@@ -17,7 +18,7 @@ class TeacherTask(TrainingTask):
         settings = context.job.teacher
         self.method = "teacher"
         self._read_train_split(settings.batch_size)
-        self.num_steps = max(1, round(settings.epochs * self.steps_per_epoch))
+        self.num_steps = count_teacher_steps(settings, len(self.tokens), context.config.num_labels)
 
         self.model = context.network(context.layout.teacher_start).to(self.device)
         self.model.set_dropout(settings.dropout)
@@ -27,6 +28,7 @@ class TeacherTask(TrainingTask):
             weight_decay=settings.weight_decay,
             clip=1.0,
             reduce=self.reduce,
+            rate_factors={"classifier": find_classifier_factor(settings, context.config.num_labels)},
         )
         precision = context.precision(self.device)
         self.step = FinetuneStep(

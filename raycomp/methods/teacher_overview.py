@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from raycomp.arithmetic import ceil_div
 from raycomp.data.agreement import Agreement
 from raycomp.data.overview import Overview, OverviewRow
 from raycomp.methods.context import RunContext
 from raycomp.methods.given_teacher import GivenTeacher, describe_outputs, score_given_teacher
+from raycomp.methods.teacher_length import FEW_STEPS, count_needed_steps, count_teacher_steps
 
 MAX_UNIT_RATIO = 3.0
 """Largest ratio of deviations of predictions and targets that have the same units."""
@@ -41,8 +43,35 @@ def _describe_training(context: RunContext) -> Overview:
     reason = "it lacks a classifier"
     if settings.mode == "train":
         reason = "teacher.mode is 'train'"
-    text = f"{name} is fine-tuned with a new classifier for {settings.epochs:g} epochs, because {reason}"
-    return Overview((OverviewRow("teacher", text),), figures={"teacher": {"is_given": False}})
+    rows, outputs = len(context.task.train), context.task.num_labels
+    steps_per_epoch = ceil_div(rows, settings.batch_size)
+    steps = count_teacher_steps(settings, rows, outputs)
+    text = (
+        f"{name} is fine-tuned with a new classifier for {steps / steps_per_epoch:.3g} epochs ({steps:,} "
+        f"steps), because {reason}"
+    )
+    figures = {"is_given": False, "steps": steps, "epochs": steps / steps_per_epoch}
+    return Overview(
+        (OverviewRow("teacher", text),),
+        _warn_of_few_steps(context, steps, steps_per_epoch),
+        figures={"teacher": figures},
+    )
+
+
+def _warn_of_few_steps(context: RunContext, steps: int, steps_per_epoch: int) -> tuple[str, ...]:
+    """Return a warning if the teacher's training is much shorter than such a task needs."""
+    outputs = context.task.num_labels
+    needed = count_needed_steps(steps_per_epoch, outputs)
+    if steps >= FEW_STEPS * needed:
+        return ()
+    epochs = context.job.teacher.epochs
+    classes = f"{outputs} classes" if outputs > 1 else "a regression"
+    return (
+        f"teacher.epochs = {epochs:g} gives {steps:,} steps, which are probably too few: the rule for "
+        f"{classes} and {len(context.task.train):,} rows gives {needed:,}. A teacher that has not "
+        "learned its task limits every compressed network. Leave teacher.epochs out, or set it to "
+        f"{ceil_div(needed, steps_per_epoch)}.",
+    )
 
 
 def _describe_classifier(context: RunContext, teacher: GivenTeacher, agreement: Agreement) -> Overview:

@@ -22,6 +22,7 @@ from raycomp.report.formatting import (
 from raycomp.report.loading import RunRecord, RunTables
 from raycomp.report.shortfall import describe_shortfall
 from raycomp.report.teacher_scores import derive_teacher_costs
+from raycomp.report.weak_teacher import find_teacher_warnings
 
 # Each column with its meaning, in the order in which every table of raycomp prints them.
 COLUMN_MEANINGS = {
@@ -81,11 +82,13 @@ class SummaryTable:
         columns: Names of the columns, in order.
         rows: Rows of each run, the teacher's first.
         notes: Sentences on budgets that were not met and on runs without a deployed model.
+        warnings: Sentences on weak teachers.
     """
 
     columns: tuple[str, ...]
     rows: tuple[SummaryRow, ...]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     def cells(self, row: SummaryRow, columns: tuple[str, ...] | None = None) -> list[str]:
         """Return the texts of a row, one for each column, or for each of some columns."""
@@ -100,8 +103,11 @@ def build_summary_table(tables: RunTables) -> SummaryTable:
     """Build the summary table of runs that have one task and one metric."""
     rows: list[SummaryRow] = []
     notes: list[str] = []
+    warnings: list[str] = []
     for run in tables.runs:
         run_tables = tables.of(run.name)
+        prefix = f"{run.name}: " if len(tables.runs) > 1 else ""
+        warnings += [prefix + warning for warning in find_teacher_warnings(run_tables, run)]
         if run.teacher:
             rows.append(SummaryRow(run.name, True, _teacher_cells(run_tables, run)))
 
@@ -117,7 +123,7 @@ def build_summary_table(tables: RunTables) -> SummaryTable:
             notes.append(f"Run {run.name} has not deployed a model yet.")
     used = {name for row in rows for name in row.cells}
     columns = tuple(name for name in COLUMN_MEANINGS if name in COLUMNS or name in used)
-    return SummaryTable(columns, tuple(rows), tuple(notes))
+    return SummaryTable(columns, tuple(rows), tuple(notes), tuple(warnings))
 
 
 def _teacher_cells(tables: RunTables, run: RunRecord) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,7 @@ class BaseUpdater:
         reset_at: Sequence[int] = (),
         reduce: AllReduce | None = None,
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] | None = None,
+        rate_factors: Mapping[str, float] | None = None,
     ) -> None:
         """Create the optimizer.
 
@@ -68,6 +69,8 @@ class BaseUpdater:
             reset_at: Steps before which the optimizer's state is cleared.
             reduce: Sums gradients over workers; None with one worker.
             optimizer: Function from parameter groups to an optimizer; None is fused AdamW.
+            rate_factors: Name of a module of the model -> number by which the schedule's rate is
+                multiplied for its parameters.
         """
         self.model = model
         self.schedule = schedule
@@ -78,12 +81,18 @@ class BaseUpdater:
         self._names = {id(p): name for name, p in named}
         # PyTorch goes through all modules for a model's parameters, which takes time in every step.
         self._parameters = [p for _, p in named]
-        # Decay of biases and norms would pull them to 0, which does not regularise a network.
-        groups = [
-            {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": weight_decay},
-            {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        self.optimizer = (optimizer or _adamw)([g for g in groups if g["params"]])
+        factors = {name: _find_factor(name, rate_factors or {}) for name, _ in named}
+        groups: list[dict[str, Any]] = []
+        self._factors: list[float] = []
+        for factor in sorted(set(factors.values())):
+            part = [p for name, p in named if factors[name] == factor]
+            # Decay of biases and norms would pull them to 0, which does not regularise a network.
+            matrices = {"params": [p for p in part if p.ndim >= 2], "weight_decay": weight_decay}
+            vectors = {"params": [p for p in part if p.ndim < 2], "weight_decay": 0.0}
+            new = [group for group in (matrices, vectors) if group["params"]]
+            groups += new
+            self._factors += [factor] * len(new)
+        self.optimizer = (optimizer or _adamw)(groups)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return the optimizer's state as named tensors."""
@@ -123,8 +132,8 @@ class BaseUpdater:
         """Set the learning rate of a step, and clear the state where the step asks for it."""
         if step in self._reset_at:
             self.optimizer.state.clear()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule(step)
+        for group, factor in zip(self.optimizer.param_groups, self._factors, strict=True):
+            group["lr"] = factor * self.schedule(step)
 
 
 class Updater(BaseUpdater):
@@ -186,6 +195,11 @@ class JointUpdater:
 def _sum_over_workers(reduce: AllReduce | None, touched: Sequence[Tensor], extra: Tensor | None) -> None:
     if reduce is not None:
         reduce([*touched, extra] if extra is not None else list(touched))
+
+
+def _find_factor(name: str, factors: Mapping[str, float]) -> float:
+    """Return the factor of the module that a parameter belongs to; 1 for other parameters."""
+    return next((value for module, value in factors.items() if name.startswith(f"{module}.")), 1.0)
 
 
 def _adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
 from raycomp.methods.lengths import find_lengths
 from raycomp.methods.registry import load_method_class
+from raycomp.methods.teacher_length import count_teacher_steps
 from raycomp.runtime.cluster.machine_limits import measure_limits, usable_cpus
 from raycomp.runtime.pipeline.forecast import (
     Machines,
@@ -96,8 +96,7 @@ def _teacher_steps(context: RunContext) -> int:
     settings = context.job.teacher
     if context.fine_tuned and settings.mode != "train":
         return 0
-    steps_per_epoch = math.ceil(len(context.task.train) / settings.batch_size)
-    return round(steps_per_epoch * settings.epochs)
+    return count_teacher_steps(settings, len(context.task.train), context.task.num_labels)
 
 
 def _describe_task(context: RunContext) -> str:

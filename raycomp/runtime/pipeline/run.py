@@ -33,6 +33,7 @@ from raycomp.runtime.pipeline.overview import show_overview
 from raycomp.runtime.pipeline.preflight import check, check_budgets
 from raycomp.runtime.pipeline.resume import describe_progress, repair_tables
 from raycomp.runtime.pipeline.runtime_rows import record_runtimes
+from raycomp.runtime.pipeline.teacher_warning import list_teacher_warnings
 from raycomp.runtime.pipeline.tracking import track_run
 from raycomp.runtime.training.trainer import run_training
 from raycomp.storage.environment import describe_environment
@@ -122,7 +123,11 @@ def _run_stages(context: RunContext, progress: Progress) -> None:
         serve_run_files(context.run_dir, progress, elastic=is_elastic),
         track_run(job, context.run_dir),
     ):
+        is_scored = context.layout.teacher_score.exists()
         prepare_teacher(context, progress)
+        if not is_scored:
+            for warning in list_teacher_warnings(context.run_dir):
+                progress.say(f"Warning: {warning}")
         for name in job.run.methods:
             _run_method(context, name, progress)
     _remove_working_files(context.layout)

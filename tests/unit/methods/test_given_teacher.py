@@ -291,7 +291,7 @@ def test_the_overview_warns_of_what_does_not_stop_a_run(
     assert "better than chance (mean recall 0.50, chance 0.50)" in overview.warnings[0]
     trained = text_of(describe_teacher(context_of(tiny_model, data, tmp_path)))
     assert trained["teacher"].endswith(
-        "with a new classifier for 2 epochs, because it lacks a classifier"
+        "with a new classifier for 2 epochs (2 steps), because it lacks a classifier"
     )
 
 
