@@ -35,6 +35,7 @@ import torch
 
 from benchmarks.healing import kept_rows
 from benchmarks.measure import make_parser
+from benchmarks.searchers import predict_networks
 from raycomp.config.loader import parse_stored
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.context import RunContext
@@ -43,7 +44,6 @@ from raycomp.search.search_loop import SearchLoop, SearchTrial, budget_settings
 from raycomp.search.setup import SearchSetup
 from raycomp.storage.files import read_json
 from raycomp.storage.layout import RunLayout
-from raycomp.training.evaluation import predict_logits
 
 BASELINE = "random"
 NEAR = 0.95
@@ -98,16 +98,8 @@ class HeldOutScorer:
         self, archs: list[Architecture], split: str, parts: Sequence[np.ndarray]
     ) -> list[list[tuple[float, float]]]:
         """Return for each part of the rows the metric and the label loss of each architecture."""
-        context = self.context
-        tokens = context.tokens(split)
-        logits = predict_logits(
-            lambda batch: self._supernet.forward_many(batch, archs),
-            tokens,
-            pad_id=context.pad_id,
-            max_tokens=context.job.search.max_tokens,
-            precision=context.chosen_precision(),
-            device=torch.device("cpu"),
-        )
+        tokens = self.context.tokens(split)
+        logits = predict_networks(self.context, self._supernet, archs, tokens)
         labels = np.asarray(tokens.labels)
         return [
             [self._score_rows(labels[rows], each[rows]) for each in logits]

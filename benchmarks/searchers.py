@@ -22,6 +22,7 @@ import torch
 
 from benchmarks.measure import make_parser
 from raycomp.config.loader import parse_stored
+from raycomp.data.tokens import TokenSplit
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.methods.context import RunContext
@@ -78,17 +79,24 @@ class Scorer:
     def _score_new(self, archs: list[Architecture]) -> None:
         context = self.context
         tokens = context.tokens("selection")
-        logits = predict_logits(
-            lambda batch: self._supernet.forward_many(batch, archs),
-            tokens,
-            pad_id=context.pad_id,
-            max_tokens=context.job.search.max_tokens,
-            precision=context.chosen_precision(),
-            device=CPU,
-        )
+        logits = predict_networks(context, self._supernet, archs, tokens)
         for arch, arch_logits in zip(archs, logits, strict=True):
             score = score_logits(context.metrics, tokens, arch_logits)
             self._scores[arch] = (score.values[context.primary], score.loss)
+
+
+def predict_networks(
+    context: RunContext, supernet: ElasticEncoder, archs: list[Architecture], tokens: TokenSplit
+) -> np.ndarray:
+    """Return the logits of sub-networks for all rows of a split, (networks, rows, classes)."""
+    return predict_logits(
+        lambda batch: supernet.forward_many(batch, archs),
+        tokens,
+        pad_id=context.pad_id,
+        max_tokens=context.job.search.max_tokens,
+        precision=context.chosen_precision(),
+        device=CPU,
+    )
 
 
 def run_search(scorer: Scorer, name: str, seed: int, batch: int, num_evaluations: int) -> list[float]:
