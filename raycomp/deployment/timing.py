@@ -24,7 +24,7 @@ PAUSE_SECONDS = 10.0
 
 
 HOPELESS = 10.0
-"""A file that takes so many times its limit is not measured again: no other program slows it so much."""
+"""Largest time that is measured again, as a multiple of the limit: other programs slow a file less."""
 
 
 def time_in_turns(
