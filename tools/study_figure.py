@@ -89,7 +89,8 @@ def _list_cost_panels(study: StudyResults, table: pd.DataFrame) -> list[Panel]:
         means = rows.groupby(["variant", "budget"], sort=False)[["value", *COSTS]].mean().reset_index()
         teachers = table[(table["budget"] == TEACHER) & (table["task"] == task)]
         teacher = float(teachers["mean"].iloc[0]) if len(teachers) else math.nan
-        for cost in COSTS:
+        # Rows of earlier studies may lack a cost.
+        for cost in [name for name in COSTS if means[name].notna().any()]:
             panels.append(partial(_draw_front, means=means, cost=cost, teacher=teacher, task=str(task)))
     return panels
 

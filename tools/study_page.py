@@ -2,9 +2,9 @@
 
     python -m tools.study_page runs/eesng-1f3a9c02
 
-Writes docs/results/NAME.md, NAME.csv (`ablation_table` with all digits) and NAME.svg. Only the part of
-the page between `<!-- study -->` and `<!-- end of study -->` is replaced; everything else is written by
-people.
+Writes docs/results/NAME.md, NAME.svg, and the rows of finished runs as CSV files (`tools.study_rows`).
+Only the part of the page between `<!-- study -->` and `<!-- end of study -->` is replaced; everything
+else is written by people. Rows of these files that the study directory lacks stay on the page.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from pathlib import Path
 from benchmarks.run_all import ROOT, machine_name
 from raycomp.config.study import load_study_file
 from raycomp.errors import UserError
-from raycomp.report import ablation_table, load_study_results
+from raycomp.report import load_study_results
 from raycomp.report.study_results import StudyResults
 from raycomp.report.study_sentences import build_study_sentences, format_study_heading
 from raycomp.report.study_tables import build_study_tables
 from raycomp.report.text_table import TextTable
 from tools.benchmark_table import replace_between_marks
 from tools.study_figure import draw_study
+from tools.study_rows import StudyRows, apply_rows, merge_rows
 
 RESULTS = ROOT / "docs" / "results"
 
@@ -43,50 +44,67 @@ def main() -> None:
 
 
 def write_page(study_dir: Path, out: Path) -> Path:
-    """Write the page, the table and the figure of a study.
+    """Write the page, the files of rows and the figure of a study.
 
     Args:
         study_dir: The study directory.
-        out: Directory of the three files; it is created if it does not exist.
+        out: Directory of the files; it is created if it does not exist.
 
     Returns:
         The page.
 
     Raises:
-        UserError: The directory does not contain a study, or its page lacks one of the two marks.
+        UserError: The directory does not contain a study, its page lacks one of the two marks, or a file
+            of rows does not say which study made them.
     """
     study = load_study_results(study_dir)
     page = out / f"{study.name}.md"
     text = f"# {study.name}\n\n<!-- study -->\n<!-- end of study -->\n"
     if page.exists():
         text = page.read_text(encoding="utf-8")
-    text = replace_between_marks(text, "study", format_study(study))
+    rows = collect_rows(study, page)
+    merged = apply_rows(study, rows)
+    text = replace_between_marks(text, "study", format_study(merged, rows))
 
     out.mkdir(parents=True, exist_ok=True)
     page.write_text(text, encoding="utf-8")
-    draw_study(study).savefig(page.with_suffix(".svg"), metadata={"Date": None})
-    ablation_table(study).to_csv(page.with_suffix(".csv"), index=False)
+    draw_study(merged).savefig(page.with_suffix(".svg"), metadata={"Date": None})
+    rows.write(page)
     return page
 
 
-def format_study(study: StudyResults) -> str:
-    """Return the generated part of a page as Markdown: figure, findings, tables, and the command."""
+def collect_rows(study: StudyResults, page: Path) -> StudyRows:
+    """Return the rows of a study, and those that the files of its page have from earlier ones."""
+    return merge_rows(study, format_study_heading(study), format_command(study), page)
+
+
+def format_study(study: StudyResults, rows: StudyRows) -> str:
+    """Return the generated part of a page as Markdown: figure, findings, tables, and the commands."""
+    sentences = build_study_sentences(study)
+    tables = [format_markdown(table) for table in build_study_tables(study)]
+    # The newest study first: its tasks have no number.
+    sources = [
+        f"{line['heading']}. Command: {line['command']}."
+        for line in rows.studies[::-1].to_dict("records")
+    ]
+    parts = [
+        f"![Means and 95% intervals of the study {study.name}]({study.name}.svg)",
+        "\n".join(f"- {sentence}" for sentence in sentences),
+        *tables,
+        *sources,
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def format_command(study: StudyResults) -> str:
+    """Return the command that executes a study, and the machine."""
     options = f" --preset {study.preset}" if study.preset else ""
     if any(task.startswith("glue/") for task in study.tasks):
         options += " --set task.folder=GLUE"
     if study.lengths:
         options += f" --set {study.lengths}"
     options += _format_grid(study)
-    command = f"raycomp run jobs/studies/{study.name}.toml{options}"
-    sentences = build_study_sentences(study)
-    tables = [format_markdown(table) for table in build_study_tables(study)]
-    parts = [
-        f"![Means and 95% intervals of the study {study.name}]({study.name}.svg)",
-        "\n".join(f"- {sentence}" for sentence in sentences),
-        *tables,
-        f"{format_study_heading(study)}. Command: `{command}`, on {machine_name('cpu')}.",
-    ]
-    return "\n\n".join(part for part in parts if part)
+    return f"`raycomp run jobs/studies/{study.name}.toml{options}`, on {machine_name('cpu')}"
 
 
 def _format_grid(study: StudyResults) -> str:

@@ -16,7 +16,7 @@ from raycomp.report.study_sentences import build_study_sentences, format_study_h
 from raycomp.storage.files import write_json
 from raycomp.storage.tables import write_rows
 from tools.study_figure import draw_study
-from tools.study_page import format_study
+from tools.study_page import collect_rows, format_study
 
 TASK = "demo/polarity"
 METHODS = {"yoco": 0.80, "pkd": 0.82, "hat": 0.70}
@@ -79,7 +79,8 @@ def test_the_first_sentence_says_who_wins_and_where_the_reference_stands(tmp_pat
 
 
 def test_the_page_names_the_tasks_and_the_length_of_its_command(tmp_path: Path) -> None:
-    text = format_study(load_study_results(write_methods_study(tmp_path)))
+    study = load_study_results(write_methods_study(tmp_path))
+    text = format_study(study, collect_rows(study, tmp_path / "none.md"))
     assert "--set run.equal_compute=6" in text
     assert """--set 'study.tasks=["demo/polarity"]' --set 'study.seeds=[0, 1]'`""" in text
     assert "| yoco | demo/polarity | 2.00 |" in text
