@@ -152,6 +152,8 @@ def train_students(trial: Trial, budgets: list[str], out: Path) -> Iterable[dict
         key = {**asdict(trial), "budget": budget.name}
         row = find_row(out / "students.jsonl", key)
         if row is None:
+            # Each --try prunes with its own settings.
+            context.files.student(budget.name).pruned.unlink(missing_ok=True)
             method.prepare(run)
             arch = method.choose_architecture(run, budget)
             if arch is None:
