@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -13,24 +15,31 @@ from raycomp.search.space import SearchSpace, draw_uniform
 
 def neighbours(arch: Architecture, space: SearchSpace, direction: int) -> list[Architecture]:
     """Return all architectures one choice smaller (-1) or larger (+1) in one variable."""
-    moved: list[Architecture] = []
+    return [make() for make in _list_moves(arch, space, direction)]
+
+
+def _list_moves(
+    arch: Architecture, space: SearchSpace, direction: int
+) -> list[Callable[[], Architecture]]:
+    """Return a function for each of the `neighbours`, which makes it: a search needs few of them."""
+    moves: list[Callable[[], Architecture]] = []
     depth = _shift(space.depth, arch.depth, direction)
     if depth is not None:
-        moved.append(_with_depth(arch, depth))
+        moves.append(functools.partial(_with_depth, arch, depth))
 
     # In a plain space, the first layer decides for all.
     for i in range(1 if space.is_plain else arch.depth):
         heads = _shift(space.heads, arch.heads[i], direction)
         if heads is not None:
-            moved.append(_with_widths(arch, _replace(arch.heads, i, heads), arch.ffn))
+            moves.append(functools.partial(_with_heads, arch, i, heads))
         ffn = _shift(space.ffn, arch.ffn[i], direction)
         if ffn is not None:
-            moved.append(space.equalised(_with_widths(arch, arch.heads, _replace(arch.ffn, i, ffn))))
+            moves.append(functools.partial(_with_ffn, arch, space, i, ffn))
 
     place = space.tables.index(arch.table) + direction
     if 0 <= place < len(space.tables):
-        moved.append(replace(arch, table=space.tables[place]))
-    return moved
+        moves.append(functools.partial(replace, arch, table=space.tables[place]))
+    return moves
 
 
 def shrink_to_limit(
@@ -46,10 +55,10 @@ def shrink_to_limit(
         The architecture; None when the smallest one exceeds the limit.
     """
     while cost(arch) > limit:
-        smaller = neighbours(arch, space, -1)
+        smaller = _list_moves(arch, space, -1)
         if not smaller:
             return None
-        arch = smaller[int(rng.integers(len(smaller)))]
+        arch = smaller[int(rng.integers(len(smaller)))]()
     return arch
 
 
@@ -68,10 +77,10 @@ def fit_to_limit(
     fitted = shrink_to_limit(arch, space, cost, limit, rng)
     # Grown to the limit: unused budget would be accuracy given away.
     while fitted is not None:
-        larger = neighbours(fitted, space, 1)
+        larger = _list_moves(fitted, space, 1)
         # The first that fits, in random order, is a uniform draw from all that fit.
-        order = rng.permutation(len(larger))
-        grown = next((larger[i] for i in order if cost(larger[i]) <= limit), None)
+        in_random_order = (larger[i]() for i in rng.permutation(len(larger)))
+        grown = next((grown for grown in in_random_order if cost(grown) <= limit), None)
         if grown is None:
             return fitted
         fitted = grown
@@ -130,9 +139,15 @@ def _with_depth(arch: Architecture, depth: int) -> Architecture:
     return Architecture(depth, heads, ffn, table=arch.table)
 
 
-def _with_widths(arch: Architecture, heads: tuple[int, ...], ffn: tuple[int, ...]) -> Architecture:
-    """Change heads and neurons; `dataclasses.replace` takes longer, and a search does this a lot."""
-    return Architecture(arch.depth, heads, ffn, arch.layers, arch.table)
+def _with_heads(arch: Architecture, i: int, value: int) -> Architecture:
+    """Change the heads of a layer; `dataclasses.replace` takes longer, and a search does this a lot."""
+    return Architecture(arch.depth, _replace(arch.heads, i, value), arch.ffn, arch.layers, arch.table)
+
+
+def _with_ffn(arch: Architecture, space: SearchSpace, i: int, value: int) -> Architecture:
+    """Change the neurons of a layer; in a plain space, those of all layers."""
+    ffn = _replace(arch.ffn, i, value)
+    return space.equalised(Architecture(arch.depth, arch.heads, ffn, arch.layers, arch.table))
 
 
 def _replace(values: tuple[int, ...], i: int, value: int) -> tuple[int, ...]:
