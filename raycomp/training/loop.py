@@ -81,7 +81,7 @@ def fit(
     for index in range(start, stop):
         began = time.perf_counter()
         # Before every step: dropout then does not depend on the steps that this process has run.
-        torch.manual_seed(step_seed(seed, index))
+        seed_generators(step_seed(seed, index))
         result = step(index, batch_at(index))
         if not math.isfinite(result.loss):
             raise DivergedError(
@@ -89,3 +89,15 @@ def fit(
                 "fp32."
             )
         report(index, result, time.perf_counter() - began)
+
+
+def seed_generators(seed: int) -> None:
+    """Seed torch's generators of all devices that this process uses.
+
+    `torch.manual_seed` also records a stack trace for each kind of device that is not in use, which takes
+    as long as several operations of a small network.
+    """
+    if torch.cuda.is_initialized():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)

@@ -15,7 +15,7 @@ from raycomp.methods.yoco.schedule import Schedule, progressive_phases
 from raycomp.search.space import SearchSpace
 from raycomp.training.finetune_step import FinetuneStep
 from raycomp.training.hints import DISTILLATION, LABELS_ONLY
-from raycomp.training.loop import StepResult, fit
+from raycomp.training.loop import StepResult, fit, seed_generators
 from raycomp.training.objectives import label_loss, prediction_loss, squared_error
 from raycomp.training.optimizers import (
     LinearDecay,
@@ -34,6 +34,13 @@ SPACE = SearchSpace(3, (1, 2, 3), (1, 2, 4), (16, 32, 64))
 
 def updater(model: torch.nn.Module, total: int = 20) -> Updater:
     return Updater(model, LinearDecay(1e-3, 0.1, (0, total)), weight_decay=0.01, clip=1.0)
+
+
+def test_seeded_draws_are_those_of_torch_s_own_seed() -> None:
+    torch.manual_seed(2**62 + 7)
+    expected = torch.rand(5)
+    seed_generators(2**62 + 7)
+    assert torch.equal(torch.rand(5), expected)
 
 
 def test_linear_decay() -> None:
