@@ -23,6 +23,7 @@ from raycomp.methods.ofa_phases import (
     sort_units,
 )
 from raycomp.methods.sandwich import SandwichSampler, SandwichStep
+from raycomp.search import predictor_search
 from raycomp.search.budget import SearchBudget
 from raycomp.search.coarse_to_fine import CoarseToFine, equal_layers
 from raycomp.search.hat_evolution import Gene, HatEvolution
@@ -189,7 +190,7 @@ def test_ofa_sorts_units_by_the_weights_that_read_them() -> None:
         check_sorting(OfaPhase("depth", SearchSpace(3, (2, 3), (4,), (64,))))
 
 
-def test_ofa_s_predictor_learns_scores_and_leads_the_search() -> None:
+def test_ofa_s_predictor_learns_scores_and_leads_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     archs = [SPACE.sample_uniform(rng) for _ in range(320)]
     predictor = AccuracyPredictor(SPACE, 0, width=64)
@@ -198,6 +199,8 @@ def test_ofa_s_predictor_learns_scores_and_leads_the_search() -> None:
     truth = np.array([-loss_of(a) for a in archs[280:]])
     assert np.corrcoef(predicted, truth)[0, 1] > 0.7
 
+    # Fewer steps than 400 lead the search, too.
+    monkeypatch.setattr(predictor_search, "TRAINING_STEPS", 100)
     searcher = PredictorSearch(SPACE, HALF, 0, samples=60, population=20, rounds=10)
     scored = run_search(searcher, 10, lambda arch: -loss_of(arch))
     assert searcher.num_predictions == 20 + 10 * 20

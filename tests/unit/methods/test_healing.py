@@ -117,10 +117,10 @@ def test_networks_of_a_group_do_not_influence_each_other(
 def test_healing_brings_a_network_nearer_to_its_teacher(
     make_context: Callable[..., RunContext],
 ) -> None:
-    context = make_context(steps=60)
+    context = make_context(steps=30)
     healed = heal_networks(HealingRun(context), "heal", [MIDDLE])[MIDDLE]
     steps = read_table(context.run_dir, "steps")
-    assert len(steps) == 60
+    assert len(steps) == 30
 
     tokens = context.tokens("selection")
     supernet = context.supernet().eval()
@@ -137,7 +137,7 @@ def test_rounded_steps_make_a_network_better_in_few_bits(
     monkeypatch.setattr(int8_rounding, "LEVELS", 15)
 
     def measure_loss(name: str, share: float) -> float:
-        context = make_context(name, steps=60, int8_share=share)
+        context = make_context(name, steps=30, int8_share=share)
         heal_networks(HealingRun(context), "heal", [MIDDLE])
         network = load_healed(context, context.supernet(), MIDDLE)
 

@@ -119,7 +119,7 @@ def compress_prune(context: Any) -> Any:
 def test_cofi_s_penalty_leads_to_the_target(
     tiny_job: dict[str, Any], tuned_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"prune_epochs": 10.0, "target_epochs": 2.0, "mask_learning_rate": 0.2}
+    settings = {"prune_epochs": 5.0, "target_epochs": 1.0, "mask_learning_rate": 0.4}
     context = make_context(tiny_job, tmp_path / "a", "cofi", tuned_model, **settings)
     check_cofi(context)
     pruned = read_json(context.files.student("half").pruned)

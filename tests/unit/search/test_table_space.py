@@ -12,6 +12,7 @@ from raycomp.config.loader import parse_job
 from raycomp.encoder.architecture import FULL_TABLE, Architecture, WordTable
 from raycomp.encoder.cost import CostModel, EncoderShape
 from raycomp.errors import UserError
+from raycomp.search import predictor_search
 from raycomp.search.budget import SearchBudget
 from raycomp.search.coarse_to_fine import CoarseToFine
 from raycomp.search.distribution import ArchitectureDistribution, load_distribution
@@ -154,7 +155,11 @@ def test_a_trained_distribution_gets_a_uniform_variable() -> None:
 
 
 @pytest.mark.parametrize("name", ["rated", "sng", "random", "evolution", "hat", "ofa", "grid"])
-def test_searchers_propose_small_tables_where_the_budget_needs_them(name: str) -> None:
+def test_searchers_propose_small_tables_where_the_budget_needs_them(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All scores are equal, so there is nothing to learn from them.
+    monkeypatch.setattr(predictor_search, "TRAINING_STEPS", 20)
     limit = 1.02 * params(replace(SPACE.smallest(), table=TABLES[1]))
     budget = SearchBudget(params, limit, params(SPACE.largest()))
     trained = ArchitectureDistribution(replace(SPACE, tables=(FULL_TABLE,)).variables())

@@ -142,14 +142,12 @@ def run(rule_name: str, updates: int, seed: int, noise: bool) -> tuple[Architect
     rule = make_update_rule(rule_name, dist)
     rng = np.random.default_rng(seed)
     best = np.array([1, 2, 0, 1, 1, 0, 2, 2, 1])
+    layer = (np.arange(len(best)) - 1) // 2  # of each variable; that of the depth is below 0
+    runs = layer < np.array(space.depth)[:, None]
     for _ in range(updates):
-        rows = []
-        for _ in range(2):
-            row = dist.sample(rng)
-            depth = space.depth[int(row[0])]
-            rows.append([c if i == 0 or (i - 1) // 2 < depth else -1 for i, c in enumerate(row)])
-        indices = np.array(rows)
-        kept = indices >= 0
+        rows = dist.sample(rng, 2)
+        kept = runs[rows[:, 0]]
+        indices = np.where(kept, rows, -1)
         losses = ((indices != best) & kept).sum(1) + 0.5 * (indices[:, 0] != best[0])
         values = rng.normal(size=2) if noise else losses + 0.1 * rng.normal(size=2)
         rule.update(dist, indices, values.astype(np.float64), ONES)

@@ -59,16 +59,18 @@ def make_search_step(
     total_steps: int = 60,
     alpha_warmup_steps: int = 0,
     supervised_depths: str = "depths",
+    nodes: int = 3,
+    rate: float = 0.02,
 ) -> SearchStep:
-    """Return the search of at most three cells of three inner nodes; the same weights every time."""
+    """Return the search of at most three cells of `nodes` inner nodes; the same weights every time."""
     torch.manual_seed(0)
-    parent = Parent(SHAPE, 3, 3)
-    distribution = Distribution(3, 3, OPERATIONS)
-    sgd = functools.partial(torch.optim.SGD, momentum=0.9, lr=0.02)
+    parent = Parent(SHAPE, 3, nodes)
+    distribution = Distribution(3, nodes, OPERATIONS)
+    sgd = functools.partial(torch.optim.SGD, momentum=0.9, lr=rate)
     adam = functools.partial(torch.optim.Adam, betas=(0.5, 0.999))
     updater = JointUpdater(
         [
-            Updater(parent, lambda step: 0.02, weight_decay=0.0, clip=5.0, optimizer=sgd),
+            Updater(parent, lambda step: rate, weight_decay=0.0, clip=5.0, optimizer=sgd),
             Updater(distribution, lambda step: 0.05, weight_decay=0.0, clip=1e9, optimizer=adam),
         ]
     )
