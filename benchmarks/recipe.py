@@ -40,6 +40,7 @@ from raycomp.search.moves import fit_to_limit
 from raycomp.storage.tensors import load_weights, save_tensors
 from raycomp.training.finetune_step import FinetuneStep
 from raycomp.training.hints import DISTILLATION
+from raycomp.training.learning_rates import choose_learning_rate
 from raycomp.training.loop import StepResult, fit
 from raycomp.training.objectives import label_loss
 from raycomp.training.optimizers import LinearDecay, Updater, resolve_precision
@@ -211,7 +212,11 @@ class Recipe:
             sampler,
             SliceUpdater(
                 model,
-                LinearDecay(settings.learning_rate, settings.warmup, decay_starts),
+                LinearDecay(
+                    choose_learning_rate(settings.learning_rate, model.config.hidden_size),
+                    settings.warmup,
+                    decay_starts,
+                ),
                 weight_decay=settings.weight_decay,
                 clip=settings.clip,
                 reset_at=decay_starts if settings.schedule == "phase" else (),

@@ -84,7 +84,7 @@ def print_plan(plan: dict[str, Any]) -> None:
 
         healing = figures.get("heal")
         if healing and healing["networks"]:
-            counts = f"up to {healing['networks']} networks, {healing['steps']:,} steps each"
+            counts = f"about {healing['networks']} networks, up to {healing['steps']:,} steps each"
             print_line("Healing", f"{name}: {counts}")
 
     print_line("Steps", _describe_steps(plan))

@@ -106,7 +106,11 @@ def _describe_healing(healing: dict[str, Any]) -> str:
     """Return a sentence on the cost of healing."""
     from raycomp.report.formatting import format_count
 
+    steps = f"{healing['steps']:,}"
+    # Runs from before the rounds have one number.
+    if (least := healing.get("least_steps", healing["steps"])) < healing["steps"]:
+        steps = f"{least:,} to {steps}"
     return (
-        f"{healing['networks']} networks, {healing['steps']:,} steps each, "
+        f"{healing['networks']} networks, {steps} steps each, "
         f"{format_count(healing['tokens'])} tokens in all, {healing['seconds']:,.0f} s."
     )

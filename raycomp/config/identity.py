@@ -32,7 +32,7 @@ NON_IDENTITY_KEYS = {
 LATER_DEFAULTS: dict[str, dict[str, Any]] = {
     "run": {"equal_compute": None, "equal_epochs": None},
     "task": {"positive": None, "validation_half": None},
-    "heal": {"int8_share": 0.0},
+    "heal": {"int8_share": 0.0, "rounds": 1},
     "search": {"smoothing": 0.0, "min_use": 0.0},
     "space": {"plain": False},
     "teacher": {"classifier_learning_rate": None},

@@ -21,6 +21,7 @@ MAX_JOB_BYTES = 2**16
 
 LATER_SETTINGS: dict[str, dict[str, Any]] = {
     "adabert": {"exact_match": False, "alpha_updates": 0, "candidates": 0},
+    "heal": {"rounds": 1},
     "pkd": {"patience": "sum"},
 }
 """Settings that the job.json of older runs does not have, with the values of those runs."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from raycomp.config.elastic import DISTILLATIONS
+from raycomp.config.elastic import AUTO_RATE, DISTILLATIONS, LearningRate
 from raycomp.config.references import check_choice
 from raycomp.config.section import Section, choices, plain_seeds
 
@@ -123,22 +123,32 @@ class HealSettings(Section):
         230,
         ge=0,
         le=1_000_000,
-        description="Steps of each network. 0: no healing (the papers' form).",
+        description="Steps of each network in the first round. 0: no healing (the papers' form).",
     )
     networks: int = Field(
         2,
         ge=1,
         le=64,
-        description="Networks of each budget that are healed, those with the best scores of the search. "
-        "Only one is healed where it keeps 97% of the teacher's selection score: such networks differ by "
-        "less than the noise of their scores. A network that several budgets share is healed once.",
+        description="Networks of each budget in the last round. Only one is healed where it keeps 97% of "
+        "the teacher's selection score: such networks differ by less than the noise of their scores. A "
+        "network that several budgets share is healed once.",
+    )
+    rounds: int = Field(
+        3,
+        ge=1,
+        le=10,
+        description="Largest number of rounds of a budget. Each round heals half as many networks as the "
+        "one before, those with the lowest losses, for twice as many steps. A budget whose best network "
+        "keeps 97% of the teacher's selection score needs no further round.",
     )
     batch_size: int = Field(32, ge=1, description="Texts of one step, summed over all workers.")
-    learning_rate: float = Field(
-        1e-4,
-        gt=0,
-        lt=1,
-        description="Largest learning rate. It falls linearly to 0 after a warm-up of `train.warmup`.",
+    learning_rate: LearningRate = Field(
+        "auto",
+        description=choices(
+            "Largest learning rate. It falls linearly to 0 in each round, after a warm-up of "
+            "`train.warmup`.",
+            AUTO_RATE,
+        ),
     )
     int8_share: float = Field(
         0.0,
@@ -161,10 +171,13 @@ class HealSettings(Section):
         ),
     )
 
-    @property
-    def int8_steps(self) -> int:
-        """Number of last steps that round as in INT8."""
-        return round(self.int8_share * self.steps)
+    def steps_of_round(self, number: int) -> int:
+        """Return the steps of each network in a round, counted from 1."""
+        return int(self.steps * 2 ** (number - 1))
+
+    def networks_of_round(self, number: int) -> int:
+        """Return the largest number of networks of a budget in a round, counted from 1."""
+        return int(self.networks * 2 ** (self.rounds - number))
 
     @field_validator("distill")
     @classmethod

@@ -1,4 +1,4 @@
-"""The training task of healing: a group of sub-networks that share the teacher's forward pass."""
+"""The training task of healing: one round of a group of sub-networks that share the teacher's pass."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from raycomp.storage.files import write_json
 from raycomp.storage.tensors import load_tensors, save_tensors
 from raycomp.training.group_step import GroupStep, table_modules, trained_parts
 from raycomp.training.hints import load_objective
+from raycomp.training.learning_rates import choose_learning_rate
 from raycomp.training.optimizers import JointUpdater, LinearDecay, Updater
 
 if TYPE_CHECKING:
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
 
 
 class HealTask(TrainingTask):
-    """Healing of a group of networks; the plan has their architectures ("archs", JSON)."""
+    """One round of healing; the plan has the architectures ("archs", JSON) and the round ("round").
+
+    In the first round networks start from the weights that they inherit, later from those of the round
+    before.
+    """
 
     def build(self) -> None:
         """Cut the networks out of the trained super-network."""
@@ -36,7 +41,8 @@ class HealTask(TrainingTask):
         train = context.job.train
         self.method = context.method
         self._read_train_split(settings.batch_size)
-        self.num_steps = settings.steps
+        self._round = int(self.plan.get("round", 1))
+        self.num_steps = settings.steps_of_round(self._round)
 
         self._archs = [Architecture.from_json(text) for text in self.plan["archs"]]
         # All networks of a group read the same tokens.
@@ -44,14 +50,15 @@ class HealTask(TrainingTask):
         supernet = self.load_source()
         supernet.embeddings.requires_grad_(False)
 
-        networks = [cut_network(supernet, arch).to(self.device) for arch in self._archs]
+        networks = [self._first_weights(supernet, arch).to(self.device) for arch in self._archs]
         for network in networks:
             network.set_dropout(train.dropout)
         self.model: nn.ModuleList = trained_parts(networks)
+        rate = choose_learning_rate(settings.learning_rate, context.config.hidden_size)
         members = [
             Updater(
                 part,
-                LinearDecay(settings.learning_rate, train.warmup, (0, settings.steps)),
+                LinearDecay(rate, train.warmup, (0, self.num_steps)),
                 weight_decay=train.weight_decay,
                 clip=train.clip,
             )
@@ -65,6 +72,7 @@ class HealTask(TrainingTask):
             teacher = frozen_teacher(
                 context, self.device, hidden=objective.needs_hidden, attention=objective.needs_attention
             )
+        int8_steps = round(settings.int8_share * self.num_steps)
         self.step: GroupStep = GroupStep(
             networks,
             self.updater,
@@ -73,18 +81,24 @@ class HealTask(TrainingTask):
             precision=context.precision(self.device),
             device=self.device,
             cost=context.step_cost(),
-            int8_from=settings.steps - settings.int8_steps if settings.int8_steps else None,
+            int8_from=self.num_steps - int8_steps if int8_steps else None,
         )
 
     def load_source(self) -> ElasticEncoder:
         """Return the network that the networks are cut out of: the trained super-network."""
         return self.context.supernet()
 
+    def _first_weights(self, supernet: ElasticEncoder, arch: Architecture) -> ElasticEncoder:
+        """Return a network with the weights that it has before this round."""
+        if self._round == 1:
+            return cut_network(supernet, arch)
+        return load_healed(self.context, supernet, arch, self._round - 1)
+
     def finish(self) -> None:
         """Write the weights of each network; embeddings that are frozen stay the super-network's."""
         costs = self._costs()
         for arch, part in zip(self._archs, self.model, strict=True):
-            files = self.context.files.healed(arch.id)
+            files = self.context.files.healed(arch.id, self._round)
             files.outcome.unlink(missing_ok=True)
             write_json(files.cost, costs[arch])
             # The weights come last: the network is complete.
@@ -153,13 +167,26 @@ def extract_healed(network: ElasticEncoder, arch: Architecture) -> RaycompForSeq
     return network.extract(replace(network.largest, table=table))
 
 
-def load_healed(context: RunContext, supernet: ElasticEncoder, arch: Architecture) -> ElasticEncoder:
+def load_healed(
+    context: RunContext, supernet: ElasticEncoder, arch: Architecture, number: int | None = None
+) -> ElasticEncoder:
     """Return a healed network in eval mode.
 
     Args:
         context: The run's context.
         supernet: The trained super-network, which has the network's embeddings.
         arch: The network's architecture.
+        number: Round after which its weights are read; None is its last one.
     """
-    weights = load_tensors(context.files.healed(arch.id).network)
+    if number is None:
+        number = last_round(context, arch)
+    weights = load_tensors(context.files.healed(arch.id, number).network)
     return cut_network(supernet, arch, weights).eval()
+
+
+def last_round(context: RunContext, arch: Architecture) -> int:
+    """Return the number of the last round of healing that a network has finished, at least 1."""
+    number = 1
+    while context.files.healed(arch.id, number + 1).network.exists():
+        number += 1
+    return number

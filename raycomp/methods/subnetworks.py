@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,13 @@ from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.methods.base import Deployable, Forward, Healing, Run
 from raycomp.methods.context import RunContext
 from raycomp.methods.heal_task import extract_healed, load_healed
-from raycomp.methods.healing import HealedNetwork, heal_networks, summarise_healing
+from raycomp.methods.healing import summarise_healing
+from raycomp.methods.healing_rounds import (
+    NEAR_TEACHER,
+    HealedBudget,
+    heal_in_rounds,
+    teacher_selection_score,
+)
 from raycomp.methods.task_vocabulary import prepare_tables, reading_cut_ids
 from raycomp.search.outcome import Outcome
 from raycomp.storage.files import file_hash, read_json
@@ -24,9 +31,6 @@ from raycomp.storage.tables import read_table
 if TYPE_CHECKING:
     # Workers of a training need no class of transformers, whose import takes seconds.
     from transformers import PreTrainedModel
-
-NEAR_TEACHER = 0.97
-"""Share of the teacher's selection score from which one healed network per budget is enough."""
 
 NOT_HEALED = "No fine-tuning followed the extraction."
 
@@ -60,17 +64,14 @@ def compress_budgets(
             budget.name: select_candidates(context, budget, trials[budget.name])
             for budget in context.job.budget
         }
-    # A network that several budgets share is healed once.
-    shared = dict.fromkeys(arch for archs in candidates.values() for arch in archs)
-    healed = heal_networks(run, heal_task, list(shared)) if shared else {}
+    healed = heal_in_rounds(run, heal_task, candidates) if candidates else {}
 
     weights_id = file_hash(context.files.supernet_network)
     deployables = []
     for name, winner in winners.items():
         deployable = _inherited_deployable(context, winner, trials[name], weights_id, description)
-        networks = [healed[arch] for arch in candidates.get(name, [])]
-        if networks:
-            deployable = _choose_healed(run, deployable, winner, networks, description)
+        if name in healed:
+            deployable = _choose_healed(run, deployable, winner, healed[name], description)
         deployables.append(deployable)
     return deployables
 
@@ -95,8 +96,9 @@ def select_candidates(
 ) -> list[Architecture]:
     """Return the networks of a budget to be healed: what the searches chose, then the best scores.
 
-    There are `heal.networks` of them. It is only the best one where that is near its teacher: such
-    networks differ by less than the noise of their scores. Far below the teacher their order changes.
+    It is only the best one where that is near its teacher: such networks differ by less than the noise of
+    their scores. Far below the teacher their order changes, so there are as many as the first round has,
+    of all depths.
 
     Args:
         context: The run's context.
@@ -126,9 +128,25 @@ def select_candidates(
         key=lambda arch: (arch in winners, limit.cost(arch) >= least, *scores[arch], arch.id),
         reverse=True,
     )
-    teacher = float(read_json(context.layout.teacher_score)["selection"][context.primary])
-    is_near = bool(ranked) and scores[ranked[0]][0] >= NEAR_TEACHER * teacher
-    return ranked[: 1 if is_near else context.job.heal.networks]
+    target = NEAR_TEACHER * teacher_selection_score(context)
+    is_near = bool(ranked) and scores[ranked[0]][0] >= target
+    if is_near:
+        return ranked[:1]
+    return _alternate_depths(ranked)[: context.job.heal.networks_of_round(1)]
+
+
+def _alternate_depths(ranked: Sequence[Architecture]) -> list[Architecture]:
+    """Return networks in turns of all depths, each depth in its order.
+
+    Scores of networks at chance say nothing, and the depth changes a healed network more than its widths.
+    """
+    turns: Counter[int] = Counter()
+    numbered = []
+    for arch in ranked:
+        numbered.append((turns[arch.depth], arch))
+        turns[arch.depth] += 1
+    # Sorting is stable: within a turn the networks keep their order.
+    return [arch for _, arch in sorted(numbered, key=lambda pair: pair[0])]
 
 
 def _inherited_deployable(
@@ -166,10 +184,10 @@ def _choose_healed(
     run: Run,
     inherited: Deployable,
     winner: Outcome,
-    networks: Sequence[HealedNetwork],
+    healed: HealedBudget,
     description: str,
 ) -> Deployable:
-    """Return the deployable of the best healed network of a budget.
+    """Return the deployable of the best healed network of a budget's last round.
 
     The network with inherited weights remains only if its score is higher by more than chance explains.
 
@@ -177,18 +195,18 @@ def _choose_healed(
         run: The method's handle.
         inherited: Deployable of the best network of the search.
         winner: Its outcome.
-        networks: Healed networks of the budget.
+        healed: Healed networks of the budget.
         description: Sentence of the model card.
     """
     context = run.context
-    best = max(networks, key=lambda network: (network.value, -network.loss))
+    best = max(healed.finalists, key=lambda network: (network.value, -network.loss))
     healing = Healing(
         inherited=winner.value,
         healed=best.value,
-        networks=len(networks),
+        networks=len(healed.networks),
         steps=best.steps,
-        tokens=sum(network.tokens for network in networks),
-        seconds=sum(network.seconds for network in networks),
+        tokens=sum(network.tokens for network in healed.networks),
+        seconds=sum(network.seconds for network in healed.networks),
     )
     # Twice the largest standard error of an accuracy. The score of the search is the best of many and
     # therefore too high, so a smaller difference does not count.

@@ -26,6 +26,7 @@ from raycomp.storage.files import write_json
 from raycomp.storage.tensors import save_tensors
 from raycomp.training.finetune_step import Teacher
 from raycomp.training.hints import load_objective
+from raycomp.training.learning_rates import choose_learning_rate
 from raycomp.training.optimizers import LinearDecay
 from raycomp.training.sliced_optimizer import SliceUpdater
 from raycomp.training.step_cost import TRAINING_PASSES
@@ -61,9 +62,10 @@ class SupernetTask(TrainingTask):
         decay_from: tuple[int, ...] = (0, self.num_steps)
         if settings.schedule == "phase":
             decay_from = tuple(sorted({*self.plan["phase_starts"], self.num_steps}))
+        rate = choose_learning_rate(settings.learning_rate, context.config.hidden_size)
         self.updater: SliceUpdater = SliceUpdater(
             self.model,
-            LinearDecay(settings.learning_rate, settings.warmup, decay_from),
+            LinearDecay(rate, settings.warmup, decay_from),
             weight_decay=settings.weight_decay,
             clip=settings.clip,
             reset_at=decay_from if settings.schedule == "phase" else (),

@@ -106,7 +106,8 @@ def describe_shortfall(row: Mapping[Any, Any], job: Mapping[str, Any]) -> str:
 def _advise(row: Mapping[Any, Any]) -> str:
     """Return what a user can do about a model that is far below its teacher."""
     if is_finite_number(row.get("heal_steps")) and row["heal_steps"] > 0:
-        return f"Heal it longer (heal.steps is {int(row['heal_steps'])}), or raise the budget."
+        steps = f"{int(row['heal_steps']):,}"
+        return f"Heal it longer than {steps} steps (heal.steps, heal.rounds), or raise the budget."
     if "heal" in load_settings(str(row["method"])).shared_sections:
         return "Heal it (set heal.steps above 0), or raise the budget."
     return "Train it longer, or allow a larger model."

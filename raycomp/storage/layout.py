@@ -34,7 +34,7 @@ class RunLayout:
     tokens/SPLIT.json           keys into the token cache
     teacher/                    start, network, score
     supernet/                   start, network, sampler, snapshot
-    search/ heal/ARCHITECTURE/  outcomes of the deployment search, healed networks
+    search/ heal/ARCHITECTURE[.ROUND]/  outcomes of the deployment search, healed networks
     deployed.json               summary of YOCO-BERT's deployments
     METHOD/deployed.json        summary of the deployments of another method
     adabert/                    distillation data, and one directory per trial

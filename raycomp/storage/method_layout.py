@@ -70,12 +70,13 @@ class MethodLayout:
         """Directory of the healed networks."""
         return self.path / "heal"
 
-    def healed(self, arch_id: str) -> HealedLayout:
-        """Return the paths of a healed network."""
-        return HealedLayout(self.heal / arch_id)
+    def healed(self, arch_id: str, number: int = 1) -> HealedLayout:
+        """Return the paths of a healed network after a round of healing, counted from 1."""
+        name = arch_id if number == 1 else f"{arch_id}.{number}"
+        return HealedLayout(self.heal / name)
 
     def healed_outcomes(self) -> Iterator[Path]:
-        """Return the outcomes of all healed networks."""
+        """Return the outcomes of all healed networks, one for each round."""
         return self.heal.glob("*/outcome.json")
 
     def student(self, budget: str) -> StudentLayout:
@@ -136,7 +137,7 @@ class ModelLayout:
 
 @dataclass(frozen=True)
 class HealedLayout(ModelLayout):
-    """The paths of one healed network, `<method's directory>/heal/<architecture>`."""
+    """The paths of one healed network, `<method's directory>/heal/<architecture>[.<round>]`."""
 
     @property
     def cost(self) -> Path:

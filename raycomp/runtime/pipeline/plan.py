@@ -12,6 +12,7 @@ from raycomp.config.job import Job
 from raycomp.config.lengths import apply_lengths
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
+from raycomp.methods.healing import plan_healing
 from raycomp.methods.lengths import find_lengths
 from raycomp.methods.registry import load_method_class
 from raycomp.methods.teacher_length import count_teacher_steps
@@ -195,10 +196,7 @@ def _work(context: RunContext, teacher: int, steps: list[int]) -> Work:
         selection=len(context.task.selection),
         tokens=float(context.tokens("train").lengths.mean()),
         params=int(context.costs.cost("params", context.space.largest())),
-        healing=(
-            job.heal.networks * len(job.budget) * job.heal.steps,
-            job.heal.batch_size,
-        ),
+        healing=(plan_healing(context)["network_steps"], job.heal.batch_size),
         samples=job.train.samples,
     )
 

@@ -22,8 +22,10 @@ from raycomp.methods.healing import (
     heal_networks,
     summarise_healing,
 )
+from raycomp.methods.healing_rounds import HealedBudget, heal_in_rounds
 from raycomp.methods.subnetworks import (
     NOT_HEALED,
+    _alternate_depths,
     _choose_healed,
     _inherited_deployable,
     restore_subnetwork,
@@ -206,7 +208,8 @@ def test_each_network_has_its_evaluation_and_its_share_of_the_cost(
     assert costs[SMALL]["tokens"] == 2 * int(context.tokens("train").lengths.sum())
     seconds = float(read_table(context.run_dir, "steps")["seconds"].sum())
     assert summarise_healing(context) == {
-        "networks": 2, "steps": 12, "tokens": 2 * costs[SMALL]["tokens"], "seconds": seconds,
+        "networks": 2, "steps": 12, "least_steps": 12, "tokens": 2 * costs[SMALL]["tokens"],
+        "seconds": seconds,
     }  # fmt: skip
 
     part = f"yoco-healed-{SMALL.id}"
@@ -244,6 +247,93 @@ def test_a_cluster_heals_groups_in_parallel_with_the_same_result(
         assert_equal(weights_of(one, arch), weights_of(two, arch))
 
 
+# Rounds
+
+
+def other_networks(count: int) -> list[Architecture]:
+    """Return different networks of one layer."""
+    widths = [(heads, ffn) for ffn in (16, 32, 64) for heads in (1, 2, 4)]
+    return [Architecture(1, (heads,), (ffn,)) for heads, ffn in widths[:count]]
+
+
+def test_rounds_halve_the_networks_and_double_their_steps(
+    make_context: Callable[..., RunContext],
+) -> None:
+    context = make_context(steps=6, rounds=3, networks=1)
+    write_json(context.layout.teacher_score, {"selection": {"accuracy": 2.0}})
+    run = HealingRun(context)
+    archs = other_networks(4)
+    healed = heal_in_rounds(run, "heal", {"tiny": archs})["tiny"]
+
+    first = {arch: read_json(context.files.healed(arch.id).outcome)["loss"] for arch in archs}
+    better = sorted(archs, key=first.__getitem__)[:2]
+    second = {arch: read_json(context.files.healed(arch.id, 2).outcome)["loss"] for arch in better}
+    best = min(better, key=second.__getitem__)
+    assert [network.arch for network in healed.finalists] == [best]
+    assert {network.arch: network.steps for network in healed.networks} == {
+        **dict.fromkeys(archs, 6), **dict.fromkeys(better, 6 + 12), best: 6 + 12 + 24,
+    }  # fmt: skip
+    assert len(read_table(context.run_dir, "steps")) == 6 + 12 + 24
+    assert len(read_table(context.run_dir, "evaluations")) == 4 + 2 + 1
+    figures = summarise_healing(context)
+    assert (figures["networks"], figures["least_steps"], figures["steps"]) == (4, 6, 42)
+    assert figures["tokens"] == sum(network.tokens for network in healed.networks)
+
+    # A round begins with the weights that the round before left.
+    alone = make_context("alone", steps=6, rounds=3)
+    heal_networks(HealingRun(alone), "heal", [best])
+    heal_networks(HealingRun(alone), "heal", [best], 2)
+    assert_equal(
+        load_tensors(alone.files.healed(best.id, 2).network),
+        load_tensors(context.files.healed(best.id, 2).network),
+    )
+    network = load_healed(context, context.supernet(), best)
+    last = load_tensors(context.files.healed(best.id, 3).network)
+    assert torch.equal(network.classifier.weight, last["classifier.weight"])
+
+
+def test_a_budget_near_its_teacher_needs_no_further_round(
+    make_context: Callable[..., RunContext],
+) -> None:
+    context = make_context(steps=6, rounds=3, networks=1)
+    write_json(context.layout.teacher_score, {"selection": {"accuracy": 0.01}})
+    run = HealingRun(context)
+    archs = other_networks(4)
+    healed = heal_in_rounds(run, "heal", {"near": archs, "one": archs[:1]})
+    assert len(run.trained) == 1
+    assert [network.arch for network in healed["near"].finalists] == archs
+    assert [network.arch for network in healed["one"].networks] == archs[:1]
+
+
+def test_interrupted_rounds_resume_bit_for_bit(make_context: Callable[..., RunContext]) -> None:
+    archs = other_networks(4)
+    whole, context = make_context("whole", steps=6), make_context("interrupted", steps=6)
+    for each in (whole, context):
+        write_json(each.layout.teacher_score, {"selection": {"accuracy": 2.0}})
+    expected = heal_in_rounds(HealingRun(whole), "heal", {"tiny": archs})["tiny"]
+    with pytest.raises(KeyboardInterrupt):
+        heal_in_rounds(HealingRun(context, stop_after=10), "heal", {"tiny": archs})
+    run = HealingRun(context)
+    healed = heal_in_rounds(run, "heal", {"tiny": archs})["tiny"]
+
+    # The first round had ended.
+    assert len(run.trained) == 2
+    (best,) = {network.arch for network in expected.finalists}
+    assert [network.arch for network in healed.finalists] == [best]
+    assert healed.finalists[0].loss == expected.finalists[0].loss
+    for number in (1, 2, 3):
+        assert_equal(
+            load_tensors(whole.files.healed(best.id, number).network),
+            load_tensors(context.files.healed(best.id, number).network),
+        )
+
+
+def test_candidates_far_from_the_teacher_have_all_depths() -> None:
+    deep, shallow = Architecture(2, (1, 1), (16, 16)), Architecture(1, (1,), (16,))
+    wide, widest = Architecture(1, (2,), (16,)), Architecture(1, (4,), (16,))
+    assert _alternate_depths([shallow, wide, widest, deep]) == [shallow, deep, wide, widest]
+
+
 # The choice of networks
 
 
@@ -262,7 +352,7 @@ def record(context: RunContext, arch: Architecture, value: float, **changes: Any
 def test_candidates_are_the_best_networks_that_meet_the_budget(
     make_context: Callable[..., RunContext],
 ) -> None:
-    context = make_context(networks=2)
+    context = make_context(networks=2, rounds=1)
     half = context.job.budget[0]
     best = Architecture(1, (2,), (32,))
     record(context, LARGE, 0.99)
@@ -303,13 +393,15 @@ def test_the_best_healed_network_is_deployed_unless_healing_did_harm(
     winner = outcome(LARGE, inherited)
     plain = _inherited_deployable(context, winner, [winner], "weights", "Made so.")
     networks = [healed_network(SMALL, values[0]), healed_network(MIDDLE, values[1])]
-    deployable = _choose_healed(run, plain, winner, networks, "Made so.")
+    # The third one was lucky in the first round, and is not in the last.
+    healed = HealedBudget(networks, [*networks, healed_network(LARGE, 0.99)])
+    deployable = _choose_healed(run, plain, winner, healed, "Made so.")
 
     assert deployable.arch_id == (chosen or LARGE).id
     assert deployable.selection == (inherited if chosen is None else max(values))
     assert deployable.healing is not None
     assert (deployable.healing.inherited, deployable.healing.healed) == (inherited, max(values))
-    assert (deployable.healing.tokens, deployable.healing.seconds) == (1000, 4.0)
+    assert (deployable.healing.tokens, deployable.healing.seconds) == (1500, 6.0)
     assert (NOT_HEALED in deployable.description) == (chosen is None)
     assert bool(run.lines) == (chosen is None)
 
@@ -319,7 +411,8 @@ def test_a_tie_of_healed_networks_is_decided_by_the_loss(make_context: Callable[
     winner = outcome(LARGE, 0.5)
     plain = _inherited_deployable(context, winner, [winner], "weights", "Made so.")
     networks = [healed_network(SMALL, 0.8, loss=0.5), healed_network(MIDDLE, 0.8, loss=0.3)]
-    assert _choose_healed(HealingRun(context), plain, winner, networks, "").arch_id == MIDDLE.id
+    healed = HealedBudget(networks, networks)
+    assert _choose_healed(HealingRun(context), plain, winner, healed, "").arch_id == MIDDLE.id
 
 
 def test_a_row_is_restored_with_the_weights_that_were_deployed(

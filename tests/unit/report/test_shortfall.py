@@ -89,7 +89,7 @@ def test_the_sentence_says_what_is_wrong_and_what_to_do() -> None:
     assert "yoco for tiny keeps 78.6% of the teacher's score, less than 95.0%" in text
     assert "validation 0.660, teacher 0.840" in text
     assert "heal.steps above 0" in text
-    assert "heal.steps is 230" in describe_shortfall({**ROW, "heal_steps": 230.0}, job)
+    assert "longer than 230 steps" in describe_shortfall({**ROW, "heal_steps": 230.0}, job)
     assert "Train it longer" in describe_shortfall({**ROW, "method": "first_n"}, job)
     assert "is at chance" in describe_shortfall({**ROW, "warning": CHANCE}, job)
     assert describe_shortfall({**ROW, "warning": None}, job) == ""
