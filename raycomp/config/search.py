@@ -138,7 +138,7 @@ class HealSettings(Section):
         ge=1,
         le=10,
         description="Largest number of rounds of a budget. Each round heals half as many networks as the "
-        "one before, those with the lowest losses, for twice as many steps. A budget whose best network "
+        "one before, those with the lowest losses, with twice as many steps. A budget whose best network "
         "keeps 97% of the teacher's selection score needs no further round.",
     )
     batch_size: int = Field(32, ge=1, description="Texts of one step, summed over all workers.")

@@ -1,4 +1,4 @@
-"""Healing in rounds: the better half of a budget's networks is healed again, for twice as many steps.
+"""Healing in rounds: the better half of a budget's networks is healed again with twice as many steps.
 
 This is successive halving (Jamieson and Talwalkar 2016, algorithm 1); weights are kept from round to
 round. Inherited weights do not rank networks that are at chance, and a short healing does.
