@@ -126,7 +126,7 @@ class HealSettings(Section):
         description="Steps of each network in the first round. 0: no healing (the papers' form).",
     )
     networks: int = Field(
-        2,
+        1,
         ge=1,
         le=64,
         description="Networks of each budget in the last round. Only one is healed where it keeps 97% of "

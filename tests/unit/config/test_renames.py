@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,12 @@ VALUES: dict[str, Any] = {
 }
 """Values that are not the defaults."""
 
-EARLIER = ["train.learning_rate=1e-4", "heal.learning_rate=1e-4", "heal.rounds=1"]
+EARLIER = {
+    "train.learning_rate": "1e-4",
+    "heal.learning_rate": "1e-4",
+    "heal.rounds": "1",
+    "heal.networks": "2",
+}
 """Defaults that have changed, with their earlier values: names of runs with them stay."""
 
 RUN_IDS = {
@@ -73,6 +79,15 @@ NAMES_WITHOUT_HEALING = {
 """The names of these runs before healing joined."""
 
 
+def earlier_defaults(path: Path) -> list[str]:
+    """Return overrides with the earlier defaults of the settings that a job file leaves open."""
+    job = tomllib.loads(path.read_text())
+    pairs = ((*key.split("."), value) for key, value in EARLIER.items())
+    return [
+        f"{section}.{key}={value}" for section, key, value in pairs if key not in job.get(section, {})
+    ]
+
+
 @pytest.fixture(autouse=True)
 def _no_notes_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(renames, "_noted", set())
@@ -88,29 +103,32 @@ def with_settings(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, An
 
 @pytest.mark.parametrize(("file", "run_id"), RUN_IDS.items())
 def test_runs_keep_their_names(file: str, run_id: str) -> None:
-    # The paper's job sets its learning rate.
-    earlier = EARLIER[1:] if file == "yoco_paper.toml" else EARLIER
-    assert load_job(ROOT / "jobs" / file, earlier).run_id == run_id
+    path = ROOT / "jobs" / file
+    assert load_job(path, earlier_defaults(path)).run_id == run_id
 
 
 @pytest.mark.parametrize(("file", "run_id"), NAMES_WITHOUT_HEALING.items())
 def test_a_run_without_healing_has_the_name_that_it_had_before(file: str, run_id: str) -> None:
-    assert load_job(ROOT / "jobs" / file, [*EARLIER, "heal.steps=0"]).run_id == run_id
+    path = ROOT / "jobs" / file
+    assert load_job(path, [*earlier_defaults(path), "heal.steps=0"]).run_id == run_id
 
 
 @pytest.mark.parametrize(("file", "run_id"), NAMES_WITHOUT_CANDIDATES.items())
 def test_a_search_in_the_paper_s_form_has_the_name_that_it_had_before(file: str, run_id: str) -> None:
-    overrides = [*EARLIER, "adabert.alpha_updates=0", "adabert.candidates=0"]
-    assert load_job(ROOT / "jobs" / file, overrides).run_id == run_id
+    path = ROOT / "jobs" / file
+    overrides = [*earlier_defaults(path), "adabert.alpha_updates=0", "adabert.candidates=0"]
+    assert load_job(path, overrides).run_id == run_id
 
 
 @pytest.mark.parametrize(("file", "study_id"), STUDY_IDS.items())
 def test_studies_keep_their_names(file: str, study_id: str) -> None:
-    assert load_study_file(ROOT / "jobs" / "studies" / file, EARLIER).id == study_id
+    path = ROOT / "jobs" / "studies" / file
+    assert load_study_file(path, earlier_defaults(path)).id == study_id
 
 
 def test_parts_that_runs_share_keep_their_keys() -> None:
-    assert artifact_keys(load_job(ROOT / "jobs" / "quickstart.toml", EARLIER)) == {
+    path = ROOT / "jobs" / "quickstart.toml"
+    assert artifact_keys(load_job(path, earlier_defaults(path))) == {
         "distillation_data": "24a6065aeb03a2f1",
         "supernet": "bf593be84983d828",
         "teacher": "ba717022286e5809",
