@@ -49,7 +49,7 @@ class _Fault:
     """
 
     def __init__(self, entry: dict[str, Any], data: dict[str, Any], schema: type[BaseModel]) -> None:
-        location = tuple(key for key in entry["loc"] if key not in _UNION_MEMBERS)
+        location = tuple(key for key in entry["loc"] if not _is_union_member(key))
         name = shown(_dotted_name(location, data))
         value = entry.get("input")
 
@@ -68,6 +68,11 @@ class _Fault:
         else:
             self.subject = _message(entry)
             self.reason = ""
+
+
+def _is_union_member(key: str | int) -> bool:
+    """Return whether a part of a location names one type of a setting that can have several."""
+    return key in _UNION_MEMBERS or str(key).startswith("literal[")
 
 
 def _merge_alternatives(faults: list[_Fault]) -> list[str]:

@@ -48,6 +48,8 @@ def test_every_ready_job_is_valid(path: Path) -> None:
         ("task.selection=nan", ["task.selection"]),
         ("noequals", ["noequals", "="]),
         ("search.alpha=inf", ["search.alpha"]),
+        ("heal.learning_rate=2", ["'heal.learning_rate' = 2", '"auto"', "below 1"]),
+        ("heal.learning_rate=fast", ["'heal.learning_rate' = 'fast'", "number, or it must be 'auto'"]),
         ("train.min_workers=2", ["min_workers = 2", "workers = 1", "at most"]),
     ],
 )
