@@ -22,12 +22,30 @@ OPENVINO_INT8_FILE = Path("openvino", "openvino_model_int8.xml")
 PROGRAM_FILE = Path("torch_export", "model.pt2")
 WEIGHTS_FILE = Path("model.safetensors")
 
+RUNTIME_FILES = {"onnxruntime": ONNX_FILE, "onnxruntime-int8": INT8_FILE}
+"""File of an export that each of these runtimes reads."""
+
 OPENVINO_FORMATS = frozenset({"openvino", "openvino-int8"})
 ONNX_FORMATS = frozenset({"onnx", "int8"}) | OPENVINO_FORMATS
 """Formats that are made from the ONNX file in fp32."""
 
 BATCHES = (1, 32)
 """Batch sizes at which files are timed, unless others are asked for."""
+
+
+@dataclass(frozen=True)
+class TimedReference:
+    """A file that is timed in turns with a model's files, because their limits are shares of its time.
+
+    Attributes:
+        path: The file, ONNX.
+        quantity: Time that is compared, such as "latency_ms".
+        expected_ms: This time, as it was when the limits were computed.
+    """
+
+    path: Path
+    quantity: str
+    expected_ms: float
 
 
 @dataclass(frozen=True)
@@ -42,6 +60,7 @@ class FormatSettings:
         limits: Limits beyond that of the budget.
         mixed_lengths: Lengths of the texts of one application, which make up one measurement in place of
             `lengths`; empty: each length is measured by itself.
+        reference: File whose time at the moment decides on limits on time; None where they are absolute.
     """
 
     formats: tuple[str, ...]
@@ -50,6 +69,7 @@ class FormatSettings:
     threads: int = 0
     limits: tuple[DeploymentLimit, ...] = ()
     mixed_lengths: tuple[int, ...] = ()
+    reference: TimedReference | None = None
 
     def num_threads(self) -> int:
         """Return the number of threads."""

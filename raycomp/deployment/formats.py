@@ -83,11 +83,13 @@ class FormatResult:
         files: Figures of each file; the folder of transformers is the first.
         notes: Conversions that were refused, and why.
         pinned_cpus: CPUs that ran the files; None where the system cannot pin threads.
+        slowdown: Time of the reference file over its expected time; 1 without one.
     """
 
     files: tuple[FileFigures, ...]
     notes: tuple[str, ...]
     pinned_cpus: Sequence[int] | None = None
+    slowdown: float = 1.0
 
 
 def write_formats(
@@ -127,9 +129,9 @@ def write_formats(
         # Without the ONNX file, a note says why, and OpenVINO has nothing to convert.
         if OPENVINO_FORMATS & set(settings.formats) and (folder / ONNX_FILE).exists():
             files += _write_openvino(folder, settings, data, notes)
-        figures = _measure(files, folder, settings, data)
+        figures, slowdown = _measure(files, folder, settings, data)
 
-    return FormatResult(figures, tuple(notes), cpus)
+    return FormatResult(figures, tuple(notes), cpus, slowdown)
 
 
 def _try_format(notes: list[str], path: Path, write: Callable[[], list[_File]]) -> list[_File]:
@@ -240,12 +242,20 @@ def _time_pair(
 
 def _measure(
     files: Sequence[_File], folder: Path, settings: FormatSettings, data: ModelData
-) -> tuple[FileFigures, ...]:
-    """Time all files in turns, measure the memory of each, and remove files that nobody asked for."""
+) -> tuple[tuple[FileFigures, ...], float]:
+    """Time all files in turns, measure the memory of each, and remove files that nobody asked for.
+
+    Returns:
+        The figures of each file, and the slowdown of `time_within_limits`.
+    """
     forwards = [file.forward for file in files]
-    latencies = time_within_limits(forwards, settings, data.vocab_size, data.length)
+    reference = None
+    if settings.reference is not None:
+        session = open_session(settings.reference.path, settings.num_threads())
+        reference = session_forward(session)
+    latencies, slowdown = time_within_limits(forwards, settings, data.vocab_size, data.length, reference)
     by_file = list(zip(*latencies, strict=True))
-    reference = next((by_file[i][0] for i, file in enumerate(files) if file.format == "onnx"), None)
+    fp32 = next((by_file[i][0] for i, file in enumerate(files) if file.format == "onnx"), None)
     written = {file.format for file in files}
     is_missed = "int8" in settings.formats and "int8" not in written
 
@@ -256,10 +266,10 @@ def _measure(
         if file.format == "onnx" and "onnx" not in settings.formats and not is_missed:
             (folder / file.path).unlink()
             continue
-        speedup = None if reference is None else reference.p50_ms / times[0].p50_ms
+        speedup = None if fp32 is None else fp32.p50_ms / times[0].p50_ms
         figures.append(_figures(file, folder, settings, data, speedup, times, files[0].selection))
 
-    return tuple(figures)
+    return tuple(figures), slowdown
 
 
 def _figures(

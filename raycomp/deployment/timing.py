@@ -68,8 +68,12 @@ def time_in_turns(
 
 
 def time_within_limits(
-    forwards: Sequence[TokenForward], settings: FormatSettings, vocab_size: int, length: int
-) -> list[tuple[Latency, ...]]:
+    forwards: Sequence[TokenForward],
+    settings: FormatSettings,
+    vocab_size: int,
+    length: int,
+    reference: TokenForward | None = None,
+) -> tuple[list[tuple[Latency, ...]], float]:
     """Return what `time_in_turns` returns; while no file meets the limits, all are measured again.
 
     Other programs make passes longer, never shorter. Of the measurements of a file at the first batch and
@@ -80,17 +84,32 @@ def time_within_limits(
         settings: Batches, lengths and limits.
         vocab_size: As in `time_in_turns`.
         length: As in `time_in_turns`.
+        reference: Function of the file of `settings.reference`, which is timed in turns with the others.
+
+    Returns:
+        The latencies of `forwards`, and the slowdown: the reference's time over its expected time, by
+        which limits on time grow. It is 1 without a reference.
     """
-    latencies = time_in_turns(forwards, settings, vocab_size, length)
+    timed = [*forwards, *([] if reference is None else [reference])]
+    latencies = time_in_turns(timed, settings, vocab_size, length)
     for _ in range(REPEATS):
-        excess = _least_excess(latencies[0], settings.limits)
+        slowdown = _slowdown(latencies[0], settings)
+        excess = _least_excess(latencies[0][: len(forwards)], settings.limits) / slowdown
         if excess <= 1 or excess > HOPELESS:
             break
         time.sleep(PAUSE_SECONDS)
-        (again,) = time_in_turns(forwards, settings, vocab_size, length, first_only=True)
+        (again,) = time_in_turns(timed, settings, vocab_size, length, first_only=True)
         pairs = zip(latencies[0], again, strict=True)
         latencies[0] = tuple(min(pair, key=lambda latency: latency.p50_ms) for pair in pairs)
-    return latencies
+    slowdown = _slowdown(latencies[0], settings)
+    return [entry[: len(forwards)] for entry in latencies], slowdown
+
+
+def _slowdown(latencies: Sequence[Latency], settings: FormatSettings) -> float:
+    """Return the time of the last file over its expected time, where it is a reference; else 1."""
+    if settings.reference is None:
+        return 1.0
+    return latencies[-1].value(settings.reference.quantity) / settings.reference.expected_ms
 
 
 def _least_excess(latencies: Sequence[Latency], limits: Sequence[DeploymentLimit]) -> float:

@@ -14,13 +14,13 @@ from typing import Any
 from raycomp.config.budget import BUDGET_KINDS, SEVERAL, BudgetSettings
 from raycomp.deployment.certificate import FAIL, PASS, DeploymentLimit
 from raycomp.deployment.cpu import describe_machine
-from raycomp.deployment.format_settings import FormatSettings
+from raycomp.deployment.format_settings import RUNTIME_FILES, FormatSettings, TimedReference
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 from raycomp.methods.base import Deployable
 from raycomp.methods.context import RunContext
 from raycomp.runtime.pipeline.device_profiles import same_cpu
-from raycomp.runtime.pipeline.export_formats import CERTIFICATE_FILE, export_formats
+from raycomp.runtime.pipeline.export_formats import CERTIFICATE_FILE, export_formats, export_teacher
 from raycomp.search.device_budgets import quantity_of
 from raycomp.search.search_loop import budget_settings
 from raycomp.storage.files import read_json, write_json
@@ -34,7 +34,7 @@ NOT_CERTIFIED = "NOT CERTIFIED"
 FORMATS = {"onnxruntime": ("onnx",), "onnxruntime-int8": ("onnx", "int8"), "torch": ("transformers",)}
 """Formats that a runtime needs. The INT8 file needs the one in fp32 as its reference."""
 
-SHIPPED_KEYS = ("machine", "files", "limits", "passing_files", "notes")
+SHIPPED_KEYS = ("machine", "files", "limits", "passing_files", "notes", "slowdown")
 """Keys of the certificate that the export of a model gets."""
 
 Certify = Callable[[RunContext, Deployable], dict[str, Any]]
@@ -127,6 +127,7 @@ def _format_settings(context: RunContext, budget: BudgetSettings) -> FormatSetti
     limits = context.budget_costs.limits(budget)
     return FormatSettings(
         FORMATS[conditions.runtime],
+        reference=_find_reference(context, budget),
         batches=(conditions.batch,),
         mixed_lengths=conditions.lengths,
         threads=conditions.threads,
@@ -136,6 +137,24 @@ def _format_settings(context: RunContext, budget: BudgetSettings) -> FormatSetti
             if kind == "latency_ms"
         ),
     )
+
+
+def _find_reference(context: RunContext, budget: BudgetSettings) -> TimedReference | None:
+    """Return the teacher's file where a limit on time is a share of the full network's time.
+
+    The speed of a machine differs between the profile and the certificate; the share does not. None for
+    torch, and where INT8 loses too much of the teacher's accuracy: the time of the profile then counts.
+    """
+    conditions = context.device.tables[budget.name].conditions
+    if not isinstance(budget.latency_ms, str) or conditions.runtime not in RUNTIME_FILES:
+        return None
+    if not same_cpu(context.device.tables[budget.name], describe_machine(conditions.threads)):
+        return None
+    path = export_teacher(context, conditions) / RUNTIME_FILES[conditions.runtime]
+    if not path.exists():
+        return None
+    expected = context.budget_costs.predict(budget, "latency_ms", context.space.largest())
+    return TimedReference(path, quantity_of(budget, "latency_ms"), expected)
 
 
 def _measure(
@@ -152,7 +171,7 @@ def _measure(
         if kind in BUDGET_KINDS:
             values[kind] = float(certificate[kind])
         else:
-            values[kind] = _read_value(file, quantity_of(budget, kind))
+            values[kind] = _read_value(file, quantity_of(budget, kind), certificate.get("slowdown", 1.0))
 
     # A limit that could not be measured must not pass.
     is_met = all(value is not None and value <= limits[kind] for kind, value in values.items())
@@ -180,11 +199,12 @@ def _find_file(certificate: dict[str, Any], runtime: str) -> dict[str, Any]:
     return next((entry for entry in files if entry["precision"] == precision), files[0])
 
 
-def _read_value(file: dict[str, Any], quantity: str) -> float | None:
+def _read_value(file: dict[str, Any], quantity: str, slowdown: float) -> float | None:
+    """Return a measured quantity; a time as it is at the speed of the profile."""
     if quantity in ("memory_mb", "size_mb"):
         return None if file[quantity] is None else float(file[quantity])
     name = "p50_ms" if quantity == "latency_ms" else quantity
-    return float(file["latencies"][0][name])
+    return float(file["latencies"][0][name]) / slowdown
 
 
 def _tighten(
@@ -250,7 +270,8 @@ def _with_measurement(
     context: RunContext, budget: BudgetSettings, deployable: Deployable, measurement: Measurement
 ) -> Deployable:
     """Return the deployable with its certificate, and its cost as it was measured."""
-    certificate = {key: measurement.certificate[key] for key in SHIPPED_KEYS}
+    measured = measurement.certificate
+    certificate = {key: measured[key] for key in SHIPPED_KEYS if key in measured}
     limits = context.budget_costs.limits(budget)
     if measurement.verdict == NOT_CERTIFIED:
         # Figures of another CPU say nothing about the device.

@@ -6,6 +6,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from raycomp.data.batches import Batch, collate
 from raycomp.deployment.certificate import (
     MODEL_QUANTITIES,
     DeploymentLimit,
+    Latency,
     build_certificate,
     render_card_section,
 )
@@ -24,6 +26,7 @@ from raycomp.deployment.cpu import describe_machine
 from raycomp.deployment.format_settings import FormatSettings, check_lengths
 from raycomp.deployment.formats import ModelData, write_formats
 from raycomp.deployment.runtimes import Calibration, TokenForward
+from raycomp.encoder.device_table import Conditions
 from raycomp.encoder.plain import make_plain
 from raycomp.methods.base import Deployable, Forward
 from raycomp.methods.context import RunContext
@@ -80,10 +83,11 @@ def export_formats(
         certificate = build_certificate(
             _model_figures(context, changed, proof, figures),
             {**describe_machine(settings.num_threads()), "pinned_cpus": result.pinned_cpus},
-            [*_budget_limits(context, deployable), *settings.limits],
+            [*_budget_limits(context, deployable), *_current_limits(settings, result.slowdown)],
             result.files,
-            [*note, *result.notes],
+            [*note, *result.notes, *_describe_slowdown(settings, result.slowdown)],
         )
+        certificate["slowdown"] = result.slowdown
         _finish_folder(hidden, out, certificate)
     except OSError as error:
         raise write_error(out, error) from error
@@ -91,6 +95,25 @@ def export_formats(
         shutil.rmtree(hidden, ignore_errors=True)
 
     return certificate
+
+
+def _current_limits(settings: FormatSettings, slowdown: float) -> list[DeploymentLimit]:
+    """Return the limits beyond that of the budget; those on times grow with the slowdown."""
+    return [
+        replace(limit, limit=limit.limit * slowdown) if limit.quantity in Latency.QUANTITIES else limit
+        for limit in settings.limits
+    ]
+
+
+def _describe_slowdown(settings: FormatSettings, slowdown: float) -> list[str]:
+    """Return a sentence on the reference whose time decided on limits; none without a reference."""
+    if settings.reference is None:
+        return []
+    expected = settings.reference.expected_ms
+    return [
+        f"Limits on time are shares of the full network's time, which was measured in turns with the "
+        f"files: {expected * slowdown:.3g} ms, and {expected:.3g} ms in the profile."
+    ]
 
 
 def _finish_folder(hidden: Path, out: Path, certificate: dict[str, Any]) -> None:
@@ -129,6 +152,20 @@ def teacher_deployable(context: RunContext) -> Deployable:
         selection=float(scores["selection"][context.primary]),
         description="The fine-tuned teacher of the run, uncompressed.",
     )
+
+
+def export_teacher(context: RunContext, conditions: Conditions) -> Path:
+    """Return a folder with the teacher's ONNX files; a folder that is complete is used again."""
+    folder = context.layout.devices.certified / TEACHER
+    if not (folder / CERTIFICATE_FILE).exists():
+        settings = FormatSettings(
+            ("onnx", "int8"),
+            batches=(conditions.batch,),
+            mixed_lengths=conditions.lengths,
+            threads=conditions.threads,
+        )
+        export_formats(context, teacher_deployable(context), folder, {}, settings)
+    return folder
 
 
 def _choose_form(

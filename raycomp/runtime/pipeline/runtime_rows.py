@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from raycomp.deployment.cpu import pinned_to_cpus
-from raycomp.deployment.format_settings import INT8_FILE, ONNX_FILE, FormatSettings
+from raycomp.deployment.format_settings import RUNTIME_FILES
 from raycomp.deployment.latency import measure_by_length_ms
 from raycomp.deployment.runtimes import TokenForward, open_session, session_forward
 from raycomp.deployment.timing import MEASURED_RUNS, MEASURED_SECONDS, TURN
@@ -22,19 +22,11 @@ from raycomp.encoder.device_table import Conditions
 from raycomp.methods.base import Deployable
 from raycomp.methods.context import RunContext
 from raycomp.methods.scoring import score_validation
-from raycomp.runtime.pipeline.export_formats import (
-    CERTIFICATE_FILE,
-    TEACHER,
-    export_formats,
-    teacher_deployable,
-)
+from raycomp.runtime.pipeline.export_formats import CERTIFICATE_FILE, TEACHER, export_teacher
 from raycomp.runtime.pipeline.user_units import standardised
 from raycomp.storage.files import read_json
 from raycomp.storage.rows import RuntimeRow
 from raycomp.storage.tables import write_rows
-
-FILES = {"onnxruntime": ONNX_FILE, "onnxruntime-int8": INT8_FILE}
-"""File of each runtime in an export."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +51,7 @@ def record_runtimes(context: RunContext, deployables: Sequence[Deployable]) -> N
     """
     rows: list[dict[str, Any]] = []
     for conditions, members in _group_by_conditions(context, deployables).items():
-        files = _open_files(context, TEACHER, TEACHER, _export_teacher(context, conditions), conditions)
+        files = _open_files(context, TEACHER, TEACHER, export_teacher(context, conditions), conditions)
         for entry in members:
             assert entry.measured_files is not None  # nosec B101 - _group_by_conditions leaves it out
             own = context.cut if entry.is_cut else context
@@ -82,24 +74,10 @@ def _group_by_conditions(
     for entry in deployables:
         if entry.measured_files is None or entry.verdict != "PASS":
             continue
-        if (entry.measured_files / ONNX_FILE).exists():
+        if (entry.measured_files / RUNTIME_FILES["onnxruntime"]).exists():
             conditions = context.device.tables[entry.budget].conditions
             groups.setdefault(replace(conditions, runtime="onnxruntime"), []).append(entry)
     return groups
-
-
-def _export_teacher(context: RunContext, conditions: Conditions) -> Path:
-    """Return a folder with the teacher's ONNX files; a folder that is complete is used again."""
-    folder = context.layout.devices.certified / TEACHER
-    if not (folder / CERTIFICATE_FILE).exists():
-        settings = FormatSettings(
-            ("onnx", "int8"),
-            batches=(conditions.batch,),
-            mixed_lengths=conditions.lengths,
-            threads=conditions.threads,
-        )
-        export_formats(context, teacher_deployable(context), folder, {}, settings)
-    return folder
 
 
 def _open_files(
@@ -116,7 +94,7 @@ def _open_files(
     """
     entries = {entry["file"]: entry for entry in read_json(folder / CERTIFICATE_FILE)["files"]}
     files = []
-    for runtime, file in FILES.items():
+    for runtime, file in RUNTIME_FILES.items():
         entry = entries.get(file.as_posix())
         if entry is None:
             continue

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from raycomp.deployment import timing
 from raycomp.deployment.certificate import DeploymentLimit
-from raycomp.deployment.format_settings import FormatSettings
+from raycomp.deployment.format_settings import FormatSettings, TimedReference
 from raycomp.deployment.timing import REPEATS, time_within_limits
 
 BUSY, FREE = (9.0, 40.0), (3.0, 5.0)
@@ -35,7 +37,33 @@ def invent_machine(monkeypatch: pytest.MonkeyPatch, states: Iterator[tuple[float
 
 def measure(*limits: DeploymentLimit) -> tuple[Any, ...]:
     settings = FormatSettings(("onnx",), batches=(1,), lengths=(8,), threads=1, limits=limits)
-    return time_within_limits([print, print], settings, 30, 8)[0]
+    latencies, slowdown = time_within_limits([print, print], settings, 30, 8)
+    assert slowdown == 1.0
+    return latencies[0]
+
+
+def test_a_limit_that_is_a_share_moves_with_the_speed_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch, pauses: list[float]
+) -> None:
+    """The second file is the full network: the first one is half of it, whatever else runs."""
+
+    def measure_share(share: float) -> tuple[float, float]:
+        invent_machine(monkeypatch, itertools.repeat(BUSY))
+        # The profile was made on the free machine.
+        expected = 6.0
+        settings = FormatSettings(
+            ("onnx",), batches=(1,), lengths=(8,), threads=1,
+            limits=(DeploymentLimit("latency_ms", share * expected),),
+            reference=TimedReference(Path("full.onnx"), "latency_ms", expected),
+        )  # fmt: skip
+        latencies, slowdown = time_within_limits([print], settings, 30, 8, print)
+        assert len(latencies[0]) == 1
+        return latencies[0][0].p50_ms, slowdown
+
+    assert measure_share(0.55) == (9.0, 3.0)
+    assert pauses == []
+    measure_share(0.45)
+    assert len(pauses) == REPEATS
 
 
 def test_a_file_that_a_busy_machine_slowed_is_measured_until_it_meets_its_limit(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import pytest
 
 from raycomp.config.loader import parse_job
 from raycomp.deployment.cpu import describe_machine
+from raycomp.deployment.format_settings import ONNX_FILE, TimedReference
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 from raycomp.methods.base import Deployable
 from raycomp.methods.context import RunContext
+from raycomp.runtime.pipeline import device_certificates
 from raycomp.runtime.pipeline.device_certificates import MAX_TIGHTENINGS, certify_budgets
+from raycomp.search.device_budgets import DeviceState
 from raycomp.search.setup import make_space
 from tests.unit.invented_device import InventedBench, make_table
 
@@ -69,13 +73,13 @@ class Method:
         )  # fmt: skip
 
 
-def certifier(slowdown: Callable[[Architecture], float]) -> Callable[..., dict[str, Any]]:
+def certifier(slower: Callable[[Architecture], float], **figures: Any) -> Callable[..., dict[str, Any]]:
     """Return a function that measures files on a device that is slower than its profile said."""
 
     def certify(context: RunContext, deployable: Deployable) -> dict[str, Any]:
         arch = Architecture.from_json(str(deployable.arch))
         bench = InventedBench()
-        time = bench.time(arch) * slowdown(arch)
+        time = bench.time(arch) * slower(arch)
         file = {
             "file": "onnx/model.onnx", "runtime": "onnxruntime", "precision": "fp32",
             "size_mb": bench.size(arch), "memory_mb": 50.0,
@@ -84,6 +88,7 @@ def certifier(slowdown: Callable[[Architecture], float]) -> Callable[..., dict[s
         return {
             "machine": {}, "files": [file], "limits": [], "passing_files": [], "notes": [],
             "arch_id": arch.id, "params": context.costs.cost("params", arch), "flops": deployable.flops,
+            **figures,
         }  # fmt: skip
 
     return certify
@@ -127,6 +132,49 @@ def test_a_model_that_fails_tightens_the_bound_by_the_measured_ratio(
     corrections = json.loads(context.files.device_corrections.read_text())
     assert corrections["edge"]["factors"]["latency_ms"] == pytest.approx(1.3)
     assert "attempt 1 of 3" in said[0]
+
+
+def test_a_share_of_the_full_network_s_time_is_judged_at_the_speed_of_the_profile(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    context = make_context(tiny_job, tmp_path, [{"name": "edge", "latency_ms": "0.6x"}])
+    method = Method()
+    # The machine is 1.3 times as slow as it was: so is the full network beside the file.
+    certify = certifier(lambda arch: 1.3, slowdown=1.3)
+    (edge,) = certify_budgets(context, method.compress, certify, print)
+    assert (edge.verdict, method.asked) == ("PASS", [["edge"]])
+    time = InventedBench().time(Architecture.from_json(str(edge.arch)))
+    assert edge.cost == pytest.approx(time)
+    assert edge.certificate["slowdown"] == 1.3
+
+
+@pytest.mark.parametrize(
+    ("limit", "runtime", "has_reference"),
+    [("0.6x", "onnxruntime", True), (7, "onnxruntime", False), ("0.6x", "torch", False)],
+)
+def test_the_teacher_s_file_is_the_reference_of_a_share(
+    limit: Any,
+    runtime: str,
+    has_reference: bool,
+    tiny_job: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    budget = {"name": "edge", "latency_ms": limit}
+    context = make_context(tiny_job, tmp_path, [budget])
+    table = context.device.tables["edge"]
+    conditions = replace(table.conditions, runtime=runtime)
+    state = DeviceState({"edge": replace(table, conditions=conditions)})
+    monkeypatch.setattr(RunContext, "device", state)
+    folder = tmp_path / "teacher"
+    (folder / "onnx").mkdir(parents=True)
+    (folder / ONNX_FILE).touch()
+    monkeypatch.setattr(device_certificates, "export_teacher", lambda *_: folder)
+
+    reference = device_certificates._find_reference(context, context.job.budget[0])
+    full = InventedBench().time(context.space.largest())
+    expected = TimedReference(folder / ONNX_FILE, "latency_ms", pytest.approx(full))
+    assert reference == (expected if has_reference else None)
 
 
 def test_a_second_failure_replaces_the_correction_of_the_first(
