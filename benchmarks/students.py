@@ -152,8 +152,7 @@ def train_students(trial: Trial, budgets: list[str], out: Path) -> Iterable[dict
         key = {**asdict(trial), "budget": budget.name}
         row = find_row(out / "students.jsonl", key)
         if row is None:
-            # Each --try prunes with its own settings.
-            context.files.student(budget.name).pruned.unlink(missing_ok=True)
+            context.files.student(budget.name).pruned.unlink(missing_ok=True)  # of an earlier --try
             method.prepare(run)
             arch = method.choose_architecture(run, budget)
             if arch is None:
@@ -213,10 +212,8 @@ def prepare_teacher(context: RunContext) -> None:
     scores = {name: score_forward(context, forward, name).values for name in names}
     write_json(context.layout.teacher_score, scores)
     halves = [predict(context, forward, kept_rows(context, half)) for half in ("a", "b")]
-    values = [f"{predictions.value(context.primary):.3f}" for predictions in halves]
-    print(
-        f"| teacher of seed {context.job.run.seed}, halves a and b: {' and '.join(values)} |", flush=True
-    )
+    values = " and ".join(f"{predictions.value(context.primary):.3f}" for predictions in halves)
+    print(f"| teacher of seed {context.job.run.seed}, halves a and b: {values} |", flush=True)
 
 
 def run_steps(context: RunContext, task: TrainingTask) -> None:
