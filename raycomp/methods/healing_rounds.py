@@ -6,15 +6,19 @@ round. Inherited weights do not rank networks that are at chance, and a short he
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from raycomp.arithmetic import ceil_div
+from raycomp.config.budget import BudgetSettings
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.base import Run
 from raycomp.methods.context import RunContext
 from raycomp.methods.healing import HealedNetwork, heal_networks
-from raycomp.storage.files import read_json
+from raycomp.search.outcome import Outcome
+from raycomp.storage.files import file_hash, read_json
+from raycomp.storage.tables import read_table
 
 NEAR_TEACHER = 0.97
 """Share of the teacher's selection score from which a budget needs no further network or round."""
@@ -31,6 +35,64 @@ class HealedBudget:
 
     finalists: list[HealedNetwork]
     networks: list[HealedNetwork]
+
+
+def select_candidates(
+    context: RunContext, budget: BudgetSettings, trials: Sequence[Outcome]
+) -> list[Architecture]:
+    """Return the networks of a budget to be healed: what the searches chose, then the best scores.
+
+    It is only the best one where that is near its teacher: such networks differ by less than the noise of
+    their scores. Far below the teacher their order changes, so there are as many as the first round has,
+    of all depths.
+
+    Args:
+        context: The run's context.
+        budget: The budget.
+        trials: Outcomes of its searches.
+    """
+    # The evaluations of other budgets count as well: their networks can meet this budget, too.
+    scores = {Architecture.from_json(o.arch): (o.value, -o.loss) for o in trials if o.arch is not None}
+
+    rows = read_table(context.run_dir, "evaluations")
+    is_inherited = (rows["method"] == context.method) & (rows["split"] == "selection")
+    if len(rows):
+        is_inherited &= rows["weights_id"] == file_hash(context.files.supernet_network)
+
+    limit = context.budget(budget)
+    for row in rows[is_inherited].to_dict("records"):
+        arch = Architecture.from_json(str(row["arch"]))
+        if limit.is_met_by(arch):
+            scores.setdefault(arch, (float(row["value"]), -float(row["loss"])))
+
+    # The searches may choose by a smoothed score, so their winners come first. Networks that leave the
+    # limit unused come last, as in the choice without healing.
+    winners = {Architecture.from_json(o.arch) for o in trials if o.arch is not None}
+    least = context.job.search.min_use * min(limit.limit, limit.largest)
+    ranked = sorted(
+        scores,
+        key=lambda arch: (arch in winners, limit.cost(arch) >= least, *scores[arch], arch.id),
+        reverse=True,
+    )
+    target = NEAR_TEACHER * teacher_selection_score(context)
+    is_near = bool(ranked) and scores[ranked[0]][0] >= target
+    if is_near:
+        return ranked[:1]
+    return _alternate_depths(ranked)[: context.job.heal.networks_of_round(1)]
+
+
+def _alternate_depths(ranked: Sequence[Architecture]) -> list[Architecture]:
+    """Return networks in turns of all depths, each depth in its order.
+
+    Scores of networks at chance say nothing, and the depth changes a healed network more than its widths.
+    """
+    turns: Counter[int] = Counter()
+    numbered = []
+    for arch in ranked:
+        numbered.append((turns[arch.depth], arch))
+        turns[arch.depth] += 1
+    # Sorting is stable: within a turn the networks keep their order.
+    return [arch for _, arch in sorted(numbered, key=lambda pair: pair[0])]
 
 
 def heal_in_rounds(

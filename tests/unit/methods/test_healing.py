@@ -22,14 +22,17 @@ from raycomp.methods.healing import (
     heal_networks,
     summarise_healing,
 )
-from raycomp.methods.healing_rounds import HealedBudget, heal_in_rounds
+from raycomp.methods.healing_rounds import (
+    HealedBudget,
+    _alternate_depths,
+    heal_in_rounds,
+    select_candidates,
+)
 from raycomp.methods.subnetworks import (
     NOT_HEALED,
-    _alternate_depths,
     _choose_healed,
     _inherited_deployable,
     restore_subnetwork,
-    select_candidates,
 )
 from raycomp.search.outcome import Outcome
 from raycomp.storage.files import file_hash, read_json, write_json
