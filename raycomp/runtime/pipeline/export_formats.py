@@ -81,13 +81,12 @@ def export_formats(
         proof = export_deployable(context, changed, hidden, dict(figures))
         result = write_formats(network, loaded, hidden, settings, data)
         certificate = build_certificate(
-            _model_figures(context, changed, proof, figures),
+            {**_model_figures(context, changed, proof, figures), "slowdown": result.slowdown},
             {**describe_machine(settings.num_threads()), "pinned_cpus": result.pinned_cpus},
             [*_budget_limits(context, deployable), *_current_limits(settings, result.slowdown)],
             result.files,
             [*note, *result.notes, *_describe_slowdown(settings, result.slowdown)],
         )
-        certificate["slowdown"] = result.slowdown
         _finish_folder(hidden, out, certificate)
     except OSError as error:
         raise write_error(out, error) from error
