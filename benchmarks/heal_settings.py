@@ -15,6 +15,7 @@ chosen by the selection split.
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def draw_networks(context: RunContext, budget: str, count: int) -> list[Architec
         found = by_depth[drawn.depth]
         if len(found) == count:
             continue
-        arch = Architecture(drawn.depth, drawn.heads, drawn.ffn, FULL_TABLE)
+        arch = replace(drawn, table=FULL_TABLE)
         if limit.is_met_by(arch) and limit.cost(arch) >= LEAST_USE * limit.limit and arch not in found:
             found.append(arch)
     return [arch for depth in sorted(by_depth) for arch in by_depth[depth]]
