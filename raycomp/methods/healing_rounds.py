@@ -15,6 +15,7 @@ from raycomp.config.budget import BudgetSettings
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.base import Run
 from raycomp.methods.context import RunContext
+from raycomp.methods.heal_task import last_round
 from raycomp.methods.healing import HealedNetwork, heal_networks
 from raycomp.search.outcome import Outcome
 from raycomp.storage.files import file_hash, read_json
@@ -107,6 +108,7 @@ def heal_in_rounds(
     """
     target = NEAR_TEACHER * teacher_selection_score(run.context)
     healed: dict[Architecture, HealedNetwork] = {}
+    rounds_of: dict[Architecture, int] = {}
     finalists = {name: list(archs) for name, archs in candidates.items() if archs}
     unfinished = dict(finalists)
     for number in range(1, run.context.job.heal.rounds + 1):
@@ -114,6 +116,7 @@ def heal_in_rounds(
         archs = list(dict.fromkeys(arch for group in unfinished.values() for arch in group))
         for arch, network in heal_networks(run, task, archs, number).items():
             healed[arch] = _add_costs(healed[arch], network) if arch in healed else network
+            rounds_of[arch] = number
 
         finalists |= unfinished
         unfinished = {
@@ -124,6 +127,8 @@ def heal_in_rounds(
         if not unfinished:
             break
 
+    for arch in healed:
+        healed[arch] = _add_later_rounds(run, task, healed[arch], rounds_of[arch])
     return {
         name: HealedBudget([healed[arch] for arch in group], [healed[arch] for arch in candidates[name]])
         for name, group in finalists.items()
@@ -144,6 +149,23 @@ def _better_half(
     """
     ranked = sorted(archs, key=lambda arch: (healed[arch].loss, arch.id))
     return ranked[: ceil_div(len(ranked), 2)]
+
+
+def _add_later_rounds(run: Run, task: str, network: HealedNetwork, number: int) -> HealedNetwork:
+    """Return a network after the last round that it has finished, which nothing trains again.
+
+    An earlier search of the run can have healed it further, and the last weights are those deployed.
+
+    Args:
+        run: The method's handle.
+        task: As in `heal_in_rounds`.
+        network: The network after round `number`.
+        number: Its last round in this search.
+    """
+    for later in range(number + 1, last_round(run.context, network.arch) + 1):
+        after = heal_networks(run, task, [network.arch], later)[network.arch]
+        network = _add_costs(network, after)
+    return network
 
 
 def _add_costs(before: HealedNetwork, after: HealedNetwork) -> HealedNetwork:

@@ -308,6 +308,21 @@ def test_a_budget_near_its_teacher_needs_no_further_round(
     assert [network.arch for network in healed["one"].networks] == archs[:1]
 
 
+def test_a_network_that_was_healed_further_has_the_score_of_the_weights_that_are_deployed(
+    make_context: Callable[..., RunContext],
+) -> None:
+    context = make_context(steps=6, rounds=2)
+    write_json(context.layout.teacher_score, {"selection": {"accuracy": 2.0}})
+    first = heal_in_rounds(HealingRun(context), "heal", {"tiny": [SMALL]})["tiny"].finalists[0]
+    # A later search of a budget for which one round is enough.
+    write_json(context.layout.teacher_score, {"selection": {"accuracy": 0.01}})
+    run = HealingRun(context)
+    again = heal_in_rounds(run, "heal", {"edge": [SMALL]})["edge"].finalists[0]
+    assert run.trained == []
+    assert again == first
+    assert again.weights_id == file_hash(context.files.healed(SMALL.id, 2).network)
+
+
 def test_interrupted_rounds_resume_bit_for_bit(make_context: Callable[..., RunContext]) -> None:
     archs = other_networks(4)
     whole, context = make_context("whole", steps=6), make_context("interrupted", steps=6)
