@@ -15,6 +15,7 @@ from typing import Literal, TextIO
 
 import pandas as pd
 
+from raycomp.data.file_kinds import refuse_nul
 from raycomp.data.quotes import (
     ESCAPES_NOTE,
     EscapedLines,
@@ -95,9 +96,9 @@ def _read_once(
 ) -> tuple[pd.DataFrame, list[str], list[str]]:
     """Read the file with one way of writing quotes inside of a field."""
     with open_text() as stream, _long_fields():
-        lines: Iterable[str] = stream
+        lines: Iterable[str] = refuse_nul(stream)
         if unescape:
-            lines = EscapedLines(stream)
+            lines = EscapedLines(lines)
         parser = _Parser(lines, layout, columns, label)
         frame, notes = parser.read()
         if isinstance(lines, EscapedLines) and not lines.has_escapes:
@@ -158,10 +159,17 @@ class _Parser:
             self.names = [str(number) for number in range(len(first[1]))]
 
         positions = self._find_positions()
+        if self._columns and not positions:
+            # The caller explains why. Its message is better than one about rows of another layout.
+            return pd.DataFrame(), []
         cells: list[list[str | None]] = [[] for _ in positions]
         if not self._layout.has_header:
             self._add(first[1], positions, cells)
         for place, fields in rows:
+            if self._layout.has_header and len(fields) > 1 and fields == first[1]:
+                raise ValueError(
+                    f"{place} repeats the header, as files do that were joined. Remove this line"
+                )
             complete = self._fit(place, fields)
             if complete is not None:
                 self._add(complete, positions, cells)

@@ -7,13 +7,12 @@ compressed with gzip. A directory of part files, as Spark writes it, is read lik
 
 from __future__ import annotations
 
-import difflib
 import gzip
 import io
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, TextIO
 
@@ -21,6 +20,8 @@ import pandas as pd
 import pyarrow as pa
 
 from raycomp.data.delimited import CSV, TSV, Layout, read_delimited
+from raycomp.data.file_kinds import HEAD_BYTES, describe_other_kind
+from raycomp.data.file_rows import FileRows, check_same_columns
 from raycomp.data.json_lines import read_json_lines
 from raycomp.data.parquet_files import read_parquet, read_parquet_columns
 from raycomp.errors import UserError, first_line, shown
@@ -37,23 +38,6 @@ SUFFIXES = (*LAYOUTS, *JSON_SUFFIXES, *PARQUET_SUFFIXES)
 """Suffixes of data files. All except those of Parquet may be followed by ".gz"."""
 
 
-@dataclass(frozen=True)
-class FileRows:
-    """Rows of a file.
-
-    Attributes:
-        frame: One column per column of the file, or those that were asked for.
-        columns: Names of all columns of the file.
-        notes: Sentences for the user about how the file was read.
-        classes: Class names in order, if the source knows them; else empty.
-    """
-
-    frame: pd.DataFrame
-    columns: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-    classes: tuple[str, ...] = ()
-
-
 def read_file(path: Path, columns: Sequence[str] | None = None, label: str | None = None) -> FileRows:
     """Read a CSV, TSV, JSON lines or Parquet file. The suffix of its name decides the format.
 
@@ -65,10 +49,18 @@ def read_file(path: Path, columns: Sequence[str] | None = None, label: str | Non
     Raises:
         UserError: The file is missing, too large or damaged, or has another suffix.
     """
-    parts = [_read_part(part, columns, label) for part in _list_parts(path)]
+    paths = _list_parts(path)
+    if len(paths) > 1:
+        # Spark writes an empty file for a partition without rows.
+        paths = [part for part in paths if not _is_empty_text(part)] or paths[:1]
+    parts = [_read_part(part, columns, label) for part in paths]
+    if not any(part.columns for part in parts):
+        raise UserError(f"File {path} cannot be read: the file is empty. Check the file.")
     if len(parts) == 1:
         return parts[0]
 
+    written = {file: rows for file, rows in zip(paths, parts, strict=True) if rows.columns}
+    check_same_columns(path, written, columns or ())
     names = dict.fromkeys(name for part in parts for name in part.columns)
     notes = tuple(note for part in parts for note in part.notes)
     filled = [part.frame for part in parts if len(part.frame)] or [parts[0].frame]
@@ -104,27 +96,11 @@ def read_column_names(path: Path) -> tuple[str, ...]:
     return read_file(path, columns=()).columns
 
 
-def select_columns(rows: FileRows, text: list[str], label: str | None, where: str) -> pd.DataFrame:
-    """Return the text and label columns as a, b and label; without a label column, labels are missing.
-
-    Raises:
-        UserError: A column is missing. The message names the column with the most similar name.
-    """
-    frame = rows.frame
-    for column in (*text, *([label] if label is not None else [])):
-        if column not in frame.columns:
-            names = list(rows.columns)
-            near = difflib.get_close_matches(column, names, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise UserError(
-                f"{where} lacks the column '{column}'.{hint} Columns: {', '.join(names[:30])}."
-            )
-
-    second = pd.Series([None] * len(frame), dtype=object)
-    if len(text) > 1:
-        second = frame[text[1]]
-    labels = None if label is None else frame[label].array
-    return pd.DataFrame({"a": frame[text[0]].array, "b": second.array, "label": labels})
+def _is_empty_text(path: Path) -> bool:
+    """Return whether a file is a CSV, TSV or JSON lines file of 0 bytes."""
+    if _format_suffix(path) in PARQUET_SUFFIXES:
+        return False
+    return not _guarded(path, lambda: _read_head(path))
 
 
 def _list_parts(path: Path) -> list[Path]:
@@ -187,17 +163,42 @@ def _read_part(path: Path, columns: Sequence[str] | None, label: str | None) -> 
     _check_size(path)
     suffix = _format_suffix(path)
     is_compressed = path.suffix.lower() == ".gz"
+    if suffix in SUFFIXES and not (is_compressed and suffix in PARQUET_SUFFIXES):
+        _guarded(path, lambda: _check_kind(path))
     if suffix in LAYOUTS:
         return _guarded(path, lambda: _read_delimited(path, LAYOUTS[suffix], columns, label))
     if suffix in JSON_SUFFIXES:
         return _guarded(path, lambda: _read_json(path, columns))
     if suffix in PARQUET_SUFFIXES and not is_compressed:
-        frame = _guarded(path, lambda: read_parquet(path, MAX_FILE_BYTES))
-        return FileRows(frame, tuple(map(str, frame.columns)))
+        frame, names = _guarded(path, lambda: read_parquet(path, MAX_FILE_BYTES, columns))
+        return FileRows(frame, tuple(names))
     raise UserError(
-        f"File {path} has the unknown suffix {path.suffix!r}. Use .csv, .tsv, .jsonl (also with .gz), or "
-        ".parquet."
+        f"File {path} has the unknown suffix {path.suffix!r}. Use .csv, .tsv, .jsonl, .json (also with "
+        ".gz), or .parquet."
     )
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse a file that is not of the kind that its name says.
+
+    Raises:
+        ValueError: The file is of another kind.
+    """
+    is_parquet = _format_suffix(path) in PARQUET_SUFFIXES
+    with path.open("rb") as file:
+        start = file.read(4)
+    if path.suffix.lower() == ".gz" and start and not start.startswith(b"\x1f\x8b"):
+        raise ValueError("it is not compressed with gzip. Remove .gz from its name, or compress it")
+    if is_parquet and start in (b"PAR1", b"PARE"):
+        return
+    description = describe_other_kind(_read_head(path))
+    if description:
+        raise ValueError(description)
+
+
+def _read_head(path: Path) -> bytes:
+    with _open_bytes(path) as stream:
+        return stream.read(HEAD_BYTES)
 
 
 def _guarded(path: Path, read: Callable[[], Any]) -> Any:
@@ -208,13 +209,25 @@ def _guarded(path: Path, read: Callable[[], Any]) -> Any:
         raise UserError(
             f"File {path} needs more memory than this machine has. Use a smaller file."
         ) from None
-    except UnicodeDecodeError as error:
+    except UnicodeDecodeError:
         raise UserError(
-            f"File {path} cannot be read: it is not UTF-8 ({first_line(error)}). Save it as UTF-8."
+            f"File {path} cannot be read: {_find_other_encoding(path)}. Save it as UTF-8."
         ) from None
     except (ValueError, OSError, EOFError, RecursionError, zlib.error, pa.ArrowException) as error:
         message = first_line(error).removesuffix(".")
         raise UserError(f"File {path} cannot be read: {message}. Check the file.") from None
+
+
+def _find_other_encoding(path: Path) -> str:
+    """Return which line of a file is not UTF-8, and its first wrong byte."""
+    with _open_bytes(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                byte = line[error.start]
+                return f"line {number} is not UTF-8 (byte {byte:#04x}, perhaps Windows-1252 or Latin-1)"
+    return "it is not UTF-8"
 
 
 def _read_delimited(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from raycomp.data.files import FileRows, read_table
+from raycomp.data.file_rows import FileRows
+from raycomp.data.files import read_table
 from raycomp.errors import UserError
 
 # File names of each split without suffix: on the Hub, and in GLUE's archives.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from raycomp.data.files import FileRows
+from raycomp.data.file_rows import FileRows
 from raycomp.errors import UserError
 
 # Largest share of rows without a label. A split with more of them is probably one without labels.

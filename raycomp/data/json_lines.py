@@ -60,7 +60,7 @@ def _parse_lines(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
         try:
             row = _parse_line(line)
         except UnicodeDecodeError:
-            raise ValueError(f"line {number} is not UTF-8") from None
+            raise ValueError(f"line {number} is not UTF-8. Save the file as UTF-8") from None
         except RecursionError:
             raise ValueError(f"line {number} has too many nested values (recursion)") from None
         except ValueError as error:

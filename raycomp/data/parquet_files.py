@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from raycomp.errors import shown
+
 MAX_COLUMNS = 2000
 # Distinct texts take more than one byte per row.
 MAX_ROWS_A_BYTE = 20
 
 
-def read_parquet(path: Path, max_bytes: int) -> pd.DataFrame:
+def read_parquet(
+    path: Path, max_bytes: int, columns: Sequence[str] | None = None
+) -> tuple[pd.DataFrame, list[str]]:
     """Read a Parquet file within the limits of size.
 
     A small file can claim many rows of long text. Text columns therefore stay dictionary-encoded until
@@ -24,9 +29,13 @@ def read_parquet(path: Path, max_bytes: int) -> pd.DataFrame:
     Args:
         path: Path of the file.
         max_bytes: Largest unpacked size.
+        columns: Names of the columns to keep, where the file has them; None keeps all.
+
+    Returns:
+        The rows, and the names of all columns.
 
     Raises:
-        ValueError: The file exceeds a limit.
+        ValueError: The file exceeds a limit, or has a column to keep twice.
     """
     size = path.stat().st_size
     with pq.ParquetFile(path) as file:
@@ -42,8 +51,9 @@ def read_parquet(path: Path, max_bytes: int) -> pd.DataFrame:
         if meta.num_columns > MAX_COLUMNS:
             raise ValueError(f"it has more than {MAX_COLUMNS:,} columns")
 
+    kept = _choose_columns(schema.names, columns)
     texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-    table = pq.read_table(path, read_dictionary=texts)
+    table = pq.read_table(path, columns=kept, read_dictionary=[name for name in texts if name in kept])
     # The validation raises an error for text that is not valid UTF-8.
     table.validate(full=True)
 
@@ -58,7 +68,20 @@ def read_parquet(path: Path, max_bytes: int) -> pd.DataFrame:
         table = table.set_column(position, field.name, column.cast(pa.large_string()))
 
     frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
-    return frame
+    return frame, list(schema.names)
+
+
+def _choose_columns(names: Sequence[str], columns: Sequence[str] | None) -> list[str]:
+    """Return the names of the columns to read.
+
+    Raises:
+        ValueError: The file has one of them twice.
+    """
+    kept = [name for name in dict.fromkeys(names) if columns is None or name in columns]
+    for name in kept:
+        if names.count(name) > 1:
+            raise ValueError(f"it has {names.count(name)} columns named '{shown(name)}'")
+    return kept
 
 
 def read_parquet_columns(path: Path) -> list[str]:

@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from raycomp.config.task import TaskSettings
-from raycomp.data.files import FileRows, read_file, select_columns
+from raycomp.data.file_rows import FileRows, select_columns
+from raycomp.data.files import read_file
 from raycomp.data.glue_files import read_glue_folder
 from raycomp.data.hub_rows import read_dataset
 from raycomp.data.labels import label_text, whole_number

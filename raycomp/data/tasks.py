@@ -245,6 +245,8 @@ def _find_fault(value: object) -> str:
             f"has {len(value):,} characters. At most {sources.MAX_TEXT:,} are allowed. Shorten it, or "
             "remove the row."
         )
+    if "\0" in value:
+        return f"'{shown(value, 60)}' contains a NUL character. Remove it."
     try:
         value.encode()
     except UnicodeEncodeError:

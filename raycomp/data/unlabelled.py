@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from raycomp.config.task import TaskSettings
-from raycomp.data.files import FileRows, read_file, select_columns
+from raycomp.data.file_rows import FileRows, select_columns
+from raycomp.data.files import read_file
 from raycomp.data.glue_files import find_diagnostic, read_glue_folder
 from raycomp.data.sources import GLUE, read_hub_splits
 from raycomp.data.tasks import Split, check_texts

@@ -34,13 +34,13 @@ def line(text: Any, label: Any = "a") -> bytes:
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
-        ("t.csv", CSV + b"\xff\xfe,a\n", "utf-8"),
+        ("t.csv", CSV + b"\xff\xfe,a\n", "line 52 is not UTF-8"),
         ("t.csv", CSV + b'"' + b"x" * 1000, "a field begins with a quote that is not closed"),
         ("t.csv", CSV + b"x" * 1_000_001 + b",a\n", "row 50: the text has 1,000,001 characters"),
         ("t.csv", CSV + b"x," + b"9" * 6000 + b"\n", "6,000 characters"),
         ("t.csv", bytes(range(256)) * 100, "cannot be read"),
         ("t.csv", b"", "cannot be read"),
-        ("t.tsv", b"text\tlabel\n\xff\ta\n", "utf-8"),
+        ("t.tsv", b"text\tlabel\n\xff\ta\n", "line 2 is not UTF-8"),
         ("t.jsonl", LINES + b"[" * 100_000, "recursion"),
         ("t.jsonl", LINES + line([["x"]]), "row 50: the text is of type list"),
         ("t.jsonl", LINES + line({"x": 1}), "type dict"),
