@@ -26,8 +26,8 @@ def reject_extreme_values(data: Any) -> None:
         if isinstance(value, (dict, list)):
             if len(location) >= MAX_DEPTH:
                 raise UserError(
-                    f"Setting '{name}' is nested deeper than {MAX_DEPTH} levels. No setting is; remove "
-                    "it."
+                    f"Setting '{name}' is nested deeper than {MAX_DEPTH} levels, and settings of raycomp "
+                    "are not. Remove it."
                 )
             entries = value.items() if isinstance(value, dict) else enumerate(value)
             pending += [((*location, str(key)), entry) for key, entry in entries]

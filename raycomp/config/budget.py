@@ -233,5 +233,5 @@ def parse_quantity(raw: float | int | str, full: float) -> float:
         value = float(raw) if abs(raw) < 1e300 else math.inf
 
     if not math.isfinite(value) or value <= 0:
-        raise ValueError(f"{raw!r} is not a finite number above 0")
+        raise ValueError(f'{raw!r} is not a finite number above 0. Write 40e6, "12M", "2G" or "0.5x"')
     return value

@@ -54,8 +54,8 @@ class NeighbourCandidates:
         }
         if not self.vocabulary:
             raise UserError(
-                f"The tokenizer has too few whole words for augmentation with {count} candidates. Use "
-                "augment.copies = 0."
+                f"The tokenizer has too few whole words for augmentation with {count} candidates. Lower "
+                "augment.candidates, or set augment.copies = 0 to leave augmentation out."
             )
 
         centred = table.float() - table.float().mean(0)

@@ -40,7 +40,10 @@ def compute_custom(reference: str, labels: np.ndarray, logits: np.ndarray) -> fl
     try:
         value = float(function(labels, answers))
     except Exception as error:
-        raise UserError(f"The metric {reference} failed: {first_line(error)}") from error
+        raise UserError(
+            f"The metric {reference} failed: {first_line(error).removesuffix('.')}. It is called with "
+            "two NumPy arrays: the labels, and the predictions or logits. Correct the function."
+        ) from error
     if not math.isfinite(value):
         raise UserError(
             f"The metric {reference} returned {value}. It must return a finite number for every set of "

@@ -189,7 +189,9 @@ class _Parser:
             return list(range(len(self.names)))
         for name in self._columns:
             if self.names.count(name) > 1:
-                raise ValueError(f"it has {self.names.count(name)} columns named '{shown(name)}'")
+                raise ValueError(
+                    f"it has {self.names.count(name)} columns named '{shown(name)}'. Rename all but one"
+                )
         return [position for position, name in enumerate(self.names) if name in self._columns]
 
     def _add(

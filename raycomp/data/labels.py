@@ -208,9 +208,10 @@ def number_classes(labels: pd.Series[Any], split: str, names: Sequence[str]) -> 
     if len(bad_rows):
         row = bad_rows[0]
         text = texts.iloc[row]
+        more = f" and {len(names) - 20} more" if len(names) > 20 else ""
         raise UserError(
-            f"Split {split}, row {row}: label '{shown(text, 60)}' is out of range. "
-            f"Allowed: {', '.join(names[:20])}. {_suggest(text, names)}"
+            f"Split {split}, row {row}: label '{shown(text, 60)}' is not a class of the task. "
+            f"Classes: {', '.join(names[:20])}{more}. {_suggest(text, names)}"
         )
     return result.astype("int64")
 

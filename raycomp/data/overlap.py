@@ -54,6 +54,6 @@ def check_shared_rows(shared_rows: Mapping[str, int], num_rows: Mapping[str, int
         if count > MAX_SHARED * num_rows[name]:
             raise UserError(
                 f"{count:,} of {num_rows[name]:,} rows of {name} are also in train (texts compared "
-                "without case and blanks). Its score would measure memory. Set task.validation to other "
-                "rows, or leave it out, or accept it with task.allow_shared_rows = true."
+                "without case and blanks). A score on them would measure memory. Set task.validation to "
+                "other rows, or leave it out, or accept it with task.allow_shared_rows = true."
             )

@@ -151,8 +151,8 @@ def _glue_labels(labels: pd.Series[Any], names: tuple[str, ...], where: str) -> 
     if len(bad_rows):
         row = bad_rows[0]
         raise UserError(
-            f"{where}, row {row}: label {shown(str(labels.iloc[row]), 60)} is out of range. Allowed: "
-            f"0 to {len(names) - 1}. Use a split with labels; the test split of GLUE lacks them."
+            f"{where}, row {row}: label {shown(str(labels.iloc[row]), 60)} is not a class of the task. "
+            f"Classes: 0 to {len(names) - 1}. Use a split with labels; the test split of GLUE lacks them."
         )
     return texts.map(name_of)
 

@@ -224,7 +224,7 @@ def _write_openvino(
     plain, quantised = _time_pair(fp32.forward, forward, settings, data)
     judgement = Judgement(fp32.selection - selection, plain.p50_ms / quantised.p50_ms)
     if judgement.problem:
-        notes.append(f"OpenVINO INT8 was not taken: {judgement.problem}. Use the file in fp32.")
+        notes.append(f"OpenVINO INT8 is refused: {judgement.problem}. Use the file in fp32.")
         target.unlink()
         target.with_suffix(".bin").unlink()
         return [fp32]

@@ -49,7 +49,7 @@ class Judgement:
 
     @property
     def problem(self) -> str:
-        """Why the file is not taken; empty where it is."""
+        """Why the file is refused; empty where it is not."""
         problems = []
         if not self.is_accurate:
             problems.append(f"it loses {self.loss * 100:.2f} points")
@@ -66,7 +66,7 @@ class Attempt:
         form: Name of the form.
         loss: As in `Judgement`; None where the file could not be run.
         speedup: As in `Judgement`; None where the file could not be run.
-        problem: Why the form was not taken; empty where it was.
+        problem: Why the form is refused; empty where it is not.
     """
 
     form: str
@@ -176,13 +176,13 @@ def _try_form(
 
 
 def describe_attempts(attempts: Sequence[Attempt]) -> str:
-    """Return one sentence per form that was not taken, and what was taken instead."""
-    refused = [f"INT8 ({attempt.form}) was not taken: {attempt.problem}." for attempt in attempts[:-1]]
+    """Return one sentence per refused form, and one on the form that is used instead."""
+    refused = [f"INT8 ({attempt.form}) is refused: {attempt.problem}." for attempt in attempts[:-1]]
     last = attempts[-1] if attempts else None
     if last is None:
         refused.append("The model lacks products with fixed weights, and INT8 would change nothing.")
     elif last.problem:
-        refused.append(f"INT8 ({last.form}) was not taken: {last.problem}. Use the file in fp32.")
+        refused.append(f"INT8 ({last.form}) is refused: {last.problem}. Use the file in fp32.")
     elif refused:
         refused.append(f"The file is INT8 ({last.form}).")
     return " ".join(refused)

@@ -20,8 +20,8 @@ COST_MEANINGS = {
     "seconds": "wall time of all this work; work that runs in parallel counts each time",
 }
 UNIT = (
-    "A pass is the FLOPs of training the full network for one pass over the training split. Teachers "
-    "count wherever they run."
+    "A pass is the FLOPs of training the full network for one pass over the training split. Forward "
+    "passes of the teacher count in the work that needs them."
 )
 
 

@@ -127,7 +127,7 @@ def test_an_openvino_int8_file_that_is_slow_is_refused(
         "openvino_model.bin",
         "openvino_model.xml",
     ]
-    assert result.notes[0].startswith("OpenVINO INT8 was not taken: it takes ")
+    assert result.notes[0].startswith("OpenVINO INT8 is refused: it takes ")
 
 
 def test_a_missing_openvino_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

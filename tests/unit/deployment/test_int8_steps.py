@@ -78,7 +78,7 @@ def test_lost_accuracy_restores_layers_and_then_calibrates(
     assert ENCODER[-1] not in forms[1].operations
     assert ENCODER[1] in forms[2].operations
     text = describe_attempts(attempts)
-    assert "INT8 (dynamic) was not taken: it loses 0.60 points." in text
+    assert "INT8 (dynamic) is refused: it loses 0.60 points." in text
     assert text.endswith("The file is INT8 (static).")
 
 

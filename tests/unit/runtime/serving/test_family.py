@@ -60,7 +60,7 @@ class FakeRun:
         def export(run_dir: Path, name: str, out: Path, settings: FormatSettings) -> None:
             self.written.append((name, settings))
             arch_id = str(rows[name].get("arch_id", "t"))
-            notes = ("INT8 (dynamic) was not taken.",) if name in self.formats else ()
+            notes = ("INT8 (dynamic) is refused.",) if name in self.formats else ()
             write_export(out, self.formats.get(name, settings.formats), arch_id, notes)
 
         monkeypatch.setattr(family, "export_budget", export)
@@ -122,8 +122,8 @@ def test_a_model_without_the_file_runs_in_the_next_runtime_and_says_so(
     # The file was refused once; it is not tried again with each start.
     assert len(run.written) == 1
     assert run.said[-1] == (
-        f"third runs in {runtime}: its file for onnxruntime-int8 was not written. INT8 (dynamic) was not "
-        "taken."
+        f"third runs in {runtime}: its file for onnxruntime-int8 was not written. INT8 (dynamic) is "
+        "refused."
     )
 
 
