@@ -120,6 +120,27 @@ class TaskSettings(Section):
             raise ValueError("it must be a part between 0 and 1, or a whole number of rows")
         return value
 
+    @field_validator("labels")
+    @classmethod
+    def _labels(cls, value: list[str] | None) -> list[str] | None:
+        if value is not None and len(value) < 2:
+            raise ValueError("it must name at least two classes, or be left out")
+        return value
+
+    @model_validator(mode="after")
+    def _columns(self) -> TaskSettings:
+        columns = [*self.text, *([self.label] if self.label is not None else [])]
+        if "" in columns:
+            raise ValueError("has a column without a name in text or label. Write the name")
+        if len(set(self.text)) < len(self.text):
+            raise ValueError(f"has the text column {self.text[0]!r} twice. Name each column once")
+        if self.label in self.text:
+            raise ValueError(
+                f"has the column {self.label!r} as text and as label: the model would read the answer. "
+                "Name another column"
+            )
+        return self
+
     @model_validator(mode="after")
     def _one_source(self) -> TaskSettings:
         if self.name is None and self.train is None:

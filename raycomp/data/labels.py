@@ -25,7 +25,7 @@ MAX_CLASSES = 1000
 
 # With more classes than this, each class should have some rows, or the job has to name the kind of task.
 MANY_CLASSES = 20
-MIN_ROWS_A_NUMBER = 3
+MIN_ROWS_ANUMBER = 3
 MIN_ROWS_A_NAME = 1.2
 
 # Groups of similar labels that a message lists.
@@ -33,10 +33,16 @@ MAX_LISTED = 5
 
 # A whole number as Python, pandas and spreadsheets write it. A code such as 007 does not match.
 _WHOLE = re.compile(r"\s*([-+]?)(0|[1-9][0-9]*)(?:\.0*)?\s*")
-_NUMBER = re.compile(r"\s*[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?\s*")
+NUMBER = re.compile(r"\s*[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?\s*")
 
-# The label of a row without a label in many datasets of the Hub.
-UNLABELLED = "-1"
+# Labels of rows without a label -> least number of classes 0, 1, 2 and so on next to it. Datasets of the
+# Hub write -1, and PyTorch's losses ignore -100. The classes -1, 0 and 1 are usual for sentiment.
+UNLABELLED = {"-1": 3, "-100": 2}
+
+MISSING_MARKS = frozenset(
+    ("NA", "N/A", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "Null", "None", "NaT", "-nan")
+)
+"""Texts that programs write for a missing cell. raycomp reads them as words."""
 
 
 def label_text(value: object) -> str:
@@ -62,9 +68,11 @@ def find_class_names(labels: pd.Series[Any], kind: str) -> tuple[str, ...]:
         UserError: The labels are scores, too many, or differ only in case or blanks; or some of them
             mark rows without a label.
     """
-    texts = labels.dropna().map(label_text)
+    written = labels.dropna()
+    _check_finite(written)
+    texts = written.map(label_text)
     counts = Counter(texts)
-    check_name_lengths(counts)
+    check_names(counts)
     if len(counts) > MAX_CLASSES:
         raise UserError(
             f"The label column has {len(counts):,} distinct values. At most {MAX_CLASSES:,} classes are "
@@ -81,13 +89,26 @@ def find_class_names(labels: pd.Series[Any], kind: str) -> tuple[str, ...]:
     return _sort_names(list(counts))
 
 
-def check_name_lengths(names: Iterable[str]) -> None:
-    """Refuse class names that are too long to be names.
+def _check_finite(labels: pd.Series[Any]) -> None:
+    """Refuse infinite numbers, which are the result of a fault and not classes."""
+    is_infinite = labels.map(lambda value: isinstance(value, (float, np.floating)) and np.isinf(value))
+    bad_rows = is_infinite.to_numpy(bool).nonzero()[0]
+    if len(bad_rows):
+        raise UserError(
+            f"{len(bad_rows):,} rows of train have an infinite label; the first is row "
+            f"{labels.index[bad_rows[0]]}. Correct these labels, or remove the rows."
+        )
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse class names that are blank, or too long to be names.
 
     Raises:
-        UserError: A name has more than MAX_LABEL characters.
+        UserError: A name is blank, or has more than MAX_LABEL characters.
     """
     for name in names:
+        if not name.strip():
+            raise UserError("task.labels contains a blank class name. Remove it, or write the name.")
         if len(name) > MAX_LABEL:
             raise UserError(
                 f"The label '{shown(name, 60)}' has {len(name):,} characters; at most {MAX_LABEL} are "
@@ -96,7 +117,7 @@ def check_name_lengths(names: Iterable[str]) -> None:
 
 
 def _sort_names(names: list[str]) -> tuple[str, ...]:
-    if all(map(_NUMBER.fullmatch, names)):
+    if all(map(NUMBER.fullmatch, names)):
         return tuple(sorted(names, key=lambda name: (float(name), name)))
     return tuple(sorted(names))
 
@@ -115,7 +136,7 @@ def _check_scores(names: Sequence[str]) -> None:
 
     Codes such as 1.1 and 1.10 are not scores, because two of them are the same number.
     """
-    if not names or not all(map(_NUMBER.fullmatch, names)):
+    if not names or not all(map(NUMBER.fullmatch, names)):
         return
     values = {float(name) for name in names}
     has_fractions = any(not value.is_integer() for value in values)
@@ -130,8 +151,8 @@ def _check_scores(names: Sequence[str]) -> None:
 
 def _check_repetition(names: Sequence[str], num_rows: int) -> None:
     """Refuse labels that hardly ever occur twice: they are targets, or another column than the label."""
-    are_numbers = all(map(_NUMBER.fullmatch, names))
-    least = MIN_ROWS_A_NUMBER if are_numbers else MIN_ROWS_A_NAME
+    are_numbers = all(map(NUMBER.fullmatch, names))
+    least = MIN_ROWS_ANUMBER if are_numbers else MIN_ROWS_A_NAME
     if len(names) <= MANY_CLASSES or num_rows >= least * len(names):
         return
     raise UserError(
@@ -142,17 +163,15 @@ def _check_repetition(names: Sequence[str], num_rows: int) -> None:
 
 
 def _check_unlabelled(counts: Counter[str]) -> None:
-    """Refuse -1 next to the classes 0, 1, 2 and so on: it marks rows without a label.
-
-    The classes -1, 0 and 1 are usual for sentiment, so they are accepted.
-    """
-    others = sorted(int(name) for name in counts if name != UNLABELLED)
-    if UNLABELLED in counts and len(others) > 2 and others == list(range(len(others))):
-        raise UserError(
-            f"{counts[UNLABELLED]:,} rows of train have the label -1, and the other labels are 0 to "
-            f"{others[-1]}. In many datasets, -1 marks a row without a label. Remove these rows, or list "
-            'all classes in task.labels, with "-1", if it is a class.'
-        )
+    """Refuse -1 or -100 next to the classes 0, 1, 2 and so on: it marks rows without a label."""
+    for mark, least in UNLABELLED.items():
+        others = sorted(int(name) for name in counts if name != mark)
+        if mark in counts and len(others) >= least and others == list(range(len(others))):
+            raise UserError(
+                f"{counts[mark]:,} rows of train have the label {mark}, and the other labels are 0 to "
+                f"{others[-1]}. In many datasets, {mark} marks a row without a label. Remove these rows, "
+                f'or list all classes in task.labels, with "{mark}", if it is a class.'
+            )
 
 
 def _check_similar(counts: Counter[str]) -> None:
@@ -227,26 +246,9 @@ def _suggest(text: str, names: Sequence[str]) -> str:
     return "Correct the label, or set task.labels."
 
 
-def read_targets(labels: pd.Series[Any], split: str) -> np.ndarray:
-    """Return the targets of a regression: (rows,) float64.
-
-    Args:
-        labels: Labels of a split without missing ones.
-        split: Name of the split in messages.
-
-    Raises:
-        UserError: A label is not a finite number. The message names the row.
-    """
-    values = pd.to_numeric(labels, errors="coerce").to_numpy(float, copy=True)
-    if labels.dtype == object:
-        # pandas takes 1_1 for 11.
-        is_text = labels.map(lambda value: isinstance(value, str) and not _NUMBER.fullmatch(value))
-        values[is_text.to_numpy(bool)] = np.nan
-    bad_rows = (~np.isfinite(values)).nonzero()[0]
-    if len(bad_rows):
-        row = bad_rows[0]
-        raise UserError(
-            f"Split {split}, row {row}: label {shown(repr(labels.iloc[row]), 60)} is not a finite "
-            "number. Regression needs numbers; correct the label."
-        )
-    return values
+def without_blank_labels(labels: pd.Series[Any]) -> pd.Series[Any]:
+    """Return labels in which a blank text is missing, as an empty cell of a CSV file is."""
+    if pd.api.types.is_numeric_dtype(labels):
+        return labels
+    is_blank = labels.map(lambda value: isinstance(value, str) and not value.strip())
+    return labels.mask(is_blank.astype(bool), None) if is_blank.any() else labels

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from raycomp.config.task import TaskSettings
+from raycomp.data.labels import MISSING_MARKS
 from raycomp.data.metrics import uses_positive
 from raycomp.data.related_texts import contained_shares
 from raycomp.data.tasks import Split, Task
@@ -120,6 +121,7 @@ def describe_task(task: Task, settings: TaskSettings) -> Overview:
 
     overview = Overview(tuple(rows), notes=task.notes, figures=figures)
     overview += _describe_shared_rows(task, settings) + _describe_contained_rows(task)
+    overview += _describe_blank_texts(task)
     if task.kind == "classification":
         overview += _describe_classes(task, settings) + _describe_positive(task, settings)
     return overview
@@ -183,12 +185,31 @@ def _describe_classes(task: Task, settings: TaskSettings) -> Overview:
             f"{len(empty)} of {len(counts)} classes have 0 rows in train ({listed}), therefore the model "
             "cannot learn them. Add rows, raise task.limit, or correct task.labels."
         )
-    if settings.labels is None and set(task.label_names) == {"-1", "0", "1"}:
+    marks = [name for name in task.label_names if name in MISSING_MARKS]
+    if "-1" in task.label_names and set(task.label_names) != {"-1", "1"}:
+        marks.append("-1")
+    if settings.labels is None and marks:
+        noun = "labels" if len(marks) > 1 else "label"
+        verb = "are taken as classes" if len(marks) > 1 else "is taken as a class"
         warnings.append(
-            "The label -1 is taken as a class. If it marks rows without a label, remove these rows. List "
-            "the classes in task.labels to confirm them."
+            f"The {noun} {', '.join(marks)} {verb}. If such a label marks rows without a label, remove "
+            "these rows. List the classes in task.labels to confirm them."
         )
     return Overview(warnings=tuple(warnings))
+
+
+def _describe_blank_texts(task: Task) -> Overview:
+    """Return a note with the number of rows whose texts are blank."""
+    counts = {}
+    for split in (task.train, task.selection, *task.validation):
+        seconds = split.text_b or [""] * len(split)
+        pairs = zip(split.text_a, seconds, strict=True)
+        counts[split.name] = sum(not first.strip() and not second.strip() for first, second in pairs)
+    if not any(counts.values()):
+        return Overview()
+    listed = ", ".join(f"{count:,} rows of {name}" for name, count in counts.items() if count)
+    note = f"{listed} have a blank text, whose label is all that can be learned. Remove such rows."
+    return Overview(notes=(note,), figures={"blank_texts": counts})
 
 
 def _describe_positive(task: Task, settings: TaskSettings) -> Overview:
@@ -234,8 +255,10 @@ def _describe_labels(task: Task, split: Split) -> str:
     """Return the rows of a split and the distribution of their labels."""
     size = f"{len(split):,} rows"
     if task.kind == "regression":
-        low, high = float(split.labels.min()), float(split.labels.max())
-        mean, deviation = float(split.labels.mean()), float(split.labels.std())
+        # In fp64: squares of targets can exceed the range of fp32.
+        targets = split.labels.astype(np.float64)
+        low, high = float(targets.min()), float(targets.max())
+        mean, deviation = float(targets.mean()), float(targets.std())
         return f"{size}; labels {low:g} to {high:g}, mean {mean:.4g}, deviation {deviation:.3g}"
 
     counts = count_classes(task, split)

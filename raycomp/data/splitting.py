@@ -106,10 +106,7 @@ def carve_related(
     if size < 1:
         count = min(MAX_SELECTION, round(size * len(frame)))
     if count < 1 or len(frame) - count < 2:
-        raise UserError(
-            f"task.{setting} = {size:g} takes {count:,} of the {len(frame):,} training rows. It must "
-            "take at least 1 and leave at least 2; change the setting."
-        )
+        raise UserError(_explain_count(setting, size, count, len(frame)))
 
     groups = group_related(frame, max(MIN_LARGEST_GROUP, round(MAX_GROUP_SHARE * count)))
     classes = np.zeros(len(frame), np.int64)
@@ -117,14 +114,44 @@ def carve_related(
         classes = frame["y"].to_numpy(np.int64)
     is_carved = np.isin(groups, _draw_groups(groups, classes, count, np.random.default_rng(seed)))
     if not is_carved.any():
-        raise UserError(
-            f"task.{setting} = {size:g} takes {count:,} rows, but every group of related texts is "
-            f"larger. Raise task.{setting}, or remove repeated texts from the training rows."
-        )
+        raise UserError(_explain_groups(setting, size, count, is_one=len(np.unique(groups)) == 1))
     rest = frame[~is_carved].reset_index(drop=True)
     carved = frame[is_carved].reset_index(drop=True)
     _check_classes(rest, size, setting, is_classification=is_classification)
     return rest, carved
+
+
+def _explain_count(setting: str, size: float, count: int, rows: int) -> str:
+    """Return the message about a size that takes too few or too many rows."""
+    if setting == "validation":
+        # The user has not set this share.
+        return (
+            f"The task lacks a validation split, and {100 * size:g}% of its {rows:,} training rows are "
+            f"{count:,} rows. Set task.validation to a file with other rows, or add training rows."
+        )
+    return (
+        f"task.{setting} = {size:g} takes {count:,} of the {rows:,} training rows. It must take at least "
+        "1 and leave at least 2; change the setting."
+    )
+
+
+def _explain_groups(setting: str, size: float, count: int, *, is_one: bool) -> str:
+    """Return the message about groups of related texts that are all larger than the rows to split off.
+
+    Args:
+        setting: Key of section `task` that asks for the rows.
+        size: Share or number of the rows to split off.
+        count: Number of the rows to split off.
+        is_one: Whether all rows are one group.
+    """
+    remedy = f"Raise task.{setting}, or remove repeated texts from the training rows."
+    subject = f"task.{setting} = {size:g} takes {count:,} rows"
+    if setting == "validation":
+        remedy = "Set task.validation to a file, or remove repeated texts from the training rows."
+        subject = f"The task lacks a validation split, which takes {count:,} of the training rows"
+    if is_one:
+        return f"{subject}, but all rows are one group of related texts. Check task.text. {remedy}"
+    return f"{subject}, but every group of related texts is larger. {remedy}"
 
 
 def _draw_groups(

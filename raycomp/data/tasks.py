@@ -11,10 +11,11 @@ import pandas as pd
 
 from raycomp.config.task import TaskSettings
 from raycomp.data import sources
-from raycomp.data.labels import check_name_lengths, find_class_names, number_classes, read_targets
+from raycomp.data.labels import check_names, find_class_names, number_classes, without_blank_labels
 from raycomp.data.metrics import check_metric, find_positive
 from raycomp.data.overlap import check_shared_rows, count_shared_rows, row_keys
 from raycomp.data.splitting import carve_limit, carve_selection, carve_validation, halve
+from raycomp.data.targets import check_train_targets, read_targets
 from raycomp.errors import UserError, shown
 from raycomp.storage.revision import LATEST_REVISION
 
@@ -96,6 +97,12 @@ def load_task(settings: TaskSettings, seed: int, revision: int = LATEST_REVISION
     is_classification = kind == "classification"
     for split, frame in (("train", source.train), *source.validation.items()):
         _check_cells(frame, split)
+        frame["label"] = without_blank_labels(frame["label"])
+    if settings.labels is not None and not is_classification:
+        raise UserError(
+            "task.labels names classes, but this task is a regression, whose labels are numbers. Remove "
+            "task.labels, or task.kind if the labels are classes."
+        )
     names = _label_names(source.train, settings.labels or source.labels, kind, settings.kind)
     train = _check_rows(source.train, "train", kind, names)
     validation = {
@@ -167,7 +174,7 @@ def _choose_metrics(settings: TaskSettings, source: sources.Source, kind: Kind) 
     metrics = source.metrics
     if settings.kind != "auto" and settings.kind != source.kind:
         metrics = ("accuracy",) if kind == "classification" else ("pearson_spearman",)
-    primary = check_metric(settings.metric or metrics[0], kind)
+    primary = check_metric(metrics[0] if settings.metric is None else settings.metric, kind)
     return tuple(dict.fromkeys((primary, *metrics)))
 
 
@@ -188,7 +195,7 @@ def _label_names(
         return find_class_names(frame["label"], asked)
 
     names = tuple(map(str, expected))
-    check_name_lengths(names)
+    check_names(names)
     if len(set(names)) != len(names):
         raise UserError(f"task.labels contains a class twice: {', '.join(names)}. Remove the duplicate.")
     return names
@@ -277,7 +284,10 @@ def _check_rows(frame: pd.DataFrame, split: str, kind: Kind, names: tuple[str, .
     checked = pd.DataFrame({"a": frame["a"].astype(str), "b": frame["b"].fillna("").astype(str)})
     checked["paired"] = is_paired
     if kind == "regression":
-        checked["y"] = read_targets(frame["label"], split)
+        targets = read_targets(frame["label"], split)
+        if split == "train":
+            check_train_targets(targets)
+        checked["y"] = targets
         return checked
 
     checked["y"] = number_classes(frame["label"], split, names)
