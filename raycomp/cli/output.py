@@ -51,6 +51,8 @@ def print_plan(plan: dict[str, Any]) -> None:
     Args:
         plan: What `raycomp.runtime.pipeline.plan.make_plan` returns.
     """
+    from raycomp.report.formatting import plural
+
     print_line("Run", plan["run"])
     print_line("Task", plan["task"])
     _print_overview(plan["overview"])
@@ -75,7 +77,7 @@ def print_plan(plan: dict[str, Any]) -> None:
         print_line("AdaBERT", f"{cnn['structures']:,} structures with {low} to {high} parameters")
         work = f"{cnn['search_steps']:,} search steps, {cnn['candidates']} candidates, "
         work += f"{sum(cnn['round_steps']):,} steps of finalists and {cnn['child_steps']:,} child steps"
-        print_line("", f"{cnn['trials']} trials of {work}, up to {cnn['rows']:,} texts")
+        print_line("", f"{plural(cnn['trials'], 'trial')} of {work}, up to {cnn['rows']:,} texts")
 
     for name, figures in plan["methods"].items():
         for budget, student in figures.get("students", {}).items():
@@ -84,8 +86,9 @@ def print_plan(plan: dict[str, Any]) -> None:
 
         healing = figures.get("heal")
         if healing and healing["networks"]:
-            counts = f"about {healing['networks']} networks, up to {healing['steps']:,} steps each"
-            print_line("Healing", f"{name}: {counts}")
+            networks = plural(healing["networks"], "network")
+            line = f"{name}: about {networks}, up to {healing['steps']:,} steps each"
+            print_line("Healing", line)
 
     print_line("Steps", _describe_steps(plan))
     print_line("Memory", _describe_memory(plan))
@@ -109,14 +112,15 @@ def _print_overview(data: dict[str, Any]) -> None:
 
 def _describe_memory(plan: dict[str, Any]) -> str:
     """Return the memory of training workers, and of the evaluators of a search."""
+    from raycomp.report.formatting import plural
+
     text = f"about {plan['memory_gib']:.1f} GiB for each worker"
     size = plan["search"]
     if size is None:
         return text
-    noun = "evaluator" if size["evaluators"] == 1 else "evaluators"
     return (
         f"{text}; the search about {size['evaluator_gib']:.1f} GiB for each evaluator "
-        f"({size['evaluators']} {noun} on this machine)"
+        f"({plural(size['evaluators'], 'evaluator')} on this machine)"
     )
 
 
@@ -138,6 +142,8 @@ def print_forecast(forecast: dict[str, Any]) -> None:
     Args:
         forecast: Result of `raycomp.runtime.pipeline.forecast.make_forecast`.
     """
+    from raycomp.report.formatting import plural
+
     parts = []
     for name, seconds in forecast["seconds"].items():
         duration = "unknown"
@@ -145,9 +151,9 @@ def print_forecast(forecast: dict[str, Any]) -> None:
             duration = f"{seconds / 60:,.1f} min"
         parts.append(f"{name} {duration}")
 
-    machines = f"{forecast['nodes']} machines"
+    machines = plural(forecast["nodes"], "machine")
     if forecast["gpus"]:
-        machines += f" with {forecast['gpus']} GPUs each"
+        machines += f" with {plural(forecast['gpus'], 'GPU')} each"
     cost = ""
     if forecast["cost"] is not None:
         cost = f", cost {forecast['cost']:,.2f}"

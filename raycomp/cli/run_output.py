@@ -92,25 +92,27 @@ def _describe_search(search: dict[str, Any], num_budgets: int) -> str:
         search: Summary of a method's search, as in its file deployed.json.
         num_budgets: Number of budgets that the method was searched for.
     """
+    from raycomp.report.formatting import plural
+
     # A job can search each budget with several searchers or seeds. Each of those searches is a trial.
     unit = "budget"
     if search.get("trials", num_budgets) != num_budgets:
         unit = "trial"
     return (
-        f"{search['evaluations']} evaluations for {num_budgets} budgets (most expensive {unit}: "
-        f"{search['dearest']}). The super-network was trained once."
+        f"{search['evaluations']} evaluations for {plural(num_budgets, 'budget')} (most expensive "
+        f"{unit}: {search['dearest']}). The super-network was trained once."
     )
 
 
 def _describe_healing(healing: dict[str, Any]) -> str:
     """Return a sentence on the cost of healing."""
-    from raycomp.report.formatting import format_count
+    from raycomp.report.formatting import format_count, plural
 
     steps = f"{healing['steps']:,}"
     # Runs from before the rounds have one number.
     if (least := healing.get("least_steps", healing["steps"])) < healing["steps"]:
         steps = f"{least:,} to {steps}"
     return (
-        f"{healing['networks']} networks, {steps} steps each, "
+        f"{plural(healing['networks'], 'network')}, {steps} steps each, "
         f"{format_count(healing['tokens'])} tokens in all, {healing['seconds']:,.0f} s."
     )

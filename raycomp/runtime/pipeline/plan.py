@@ -252,7 +252,9 @@ def _time(context: RunContext, teacher_steps: int, methods: dict[str, dict[str, 
 
     precision = resolve_precision(job.train.precision, torch.device("cpu"))
     minutes = work / (EFFICIENCY * measure_matmul_flops(precision)) / 60
+    num_threads = torch.get_num_threads()
+    threads = "1 thread" if num_threads == 1 else f"{num_threads} threads"
     return (
-        f"about {max(1, round(minutes))} min of training on this machine's {torch.get_num_threads()} "
-        f"threads in {precision} ({work:.2g} FLOPs)"
+        f"about {max(1, round(minutes))} min of training with {threads} of this machine, in {precision} "
+        f"({work:.2g} FLOPs)"
     )
