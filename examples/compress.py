@@ -56,7 +56,7 @@ def make_sentences(rows: int, seed: int) -> pd.DataFrame:
 
 
 def main() -> None:
-    """Plan, compress, choose, use and save."""
+    """Plan, compress, choose and use a model, and write the report."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="demo/minilm-l6", help="model to compress")
     parser.add_argument("--storage", default="runs", help="directory of the runs")
@@ -96,7 +96,7 @@ def main() -> None:
     for text, label in zip(texts, logits.argmax(1).tolist(), strict=True):
         print(f"{text}: {model.config.id2label[label]}")
 
-    # 4. A directory for the device.
+    # 4. The report of the run. `best.save(FOLDER)` writes the model for a device.
     print(f"Report: {run.report()}")
     print(f"Run: {run.path}")
 
