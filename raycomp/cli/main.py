@@ -209,7 +209,7 @@ def query(
 ) -> None:
     """Filter a table of a run, also while the run is in progress.
 
-    Example: raycomp query runs/quickstart-1f3a9c02 --where "params < 12e6 and feasible" --best validation
+    Example: raycomp query runs/quickstart-1f3a9c02 --where "params < 12e6 and feasible" --best selection
     """
     from raycomp.api.tables import read_rows, require_run
     from raycomp.storage.location import fetched, is_figure
