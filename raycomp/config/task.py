@@ -120,13 +120,6 @@ class TaskSettings(Section):
             raise ValueError("it must be a part between 0 and 1, or a whole number of rows")
         return value
 
-    @field_validator("labels")
-    @classmethod
-    def _labels(cls, value: list[str] | None) -> list[str] | None:
-        if value is not None and len(value) < 2:
-            raise ValueError("it must name at least two classes, or be left out")
-        return value
-
     @model_validator(mode="after")
     def _columns(self) -> TaskSettings:
         columns = [*self.text, *([self.label] if self.label is not None else [])]

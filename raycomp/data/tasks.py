@@ -103,7 +103,9 @@ def load_task(settings: TaskSettings, seed: int, revision: int = LATEST_REVISION
             "task.labels names classes, but this task is a regression, whose labels are numbers. Remove "
             "task.labels, or task.kind if the labels are classes."
         )
-    names = _label_names(source.train, settings.labels or source.labels, kind, settings.kind)
+    names = _label_names(
+        source.train, source.labels if settings.labels is None else settings.labels, kind, settings.kind
+    )
     train = _check_rows(source.train, "train", kind, names)
     validation = {
         name: _check_rows(frame, name, kind, names) for name, frame in source.validation.items()
@@ -195,6 +197,10 @@ def _label_names(
         return find_class_names(frame["label"], asked)
 
     names = tuple(map(str, expected))
+    if len(names) < 2:
+        raise UserError(
+            f"task.labels has {len(names)} classes. Name at least two classes, or remove the setting."
+        )
     check_names(names)
     if len(set(names)) != len(names):
         raise UserError(f"task.labels contains a class twice: {', '.join(names)}. Remove the duplicate.")

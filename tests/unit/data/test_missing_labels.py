@@ -111,8 +111,6 @@ def test_the_user_has_not_set_the_share_of_validation(tmp_path: Path) -> None:
         ({"text": ["text", "label"]}, "'label' as text and as label"),
         ({"text": [""]}, "a column without a name"),
         ({"label": ""}, "a column without a name"),
-        ({"labels": []}, "at least two classes"),
-        ({"labels": ["pos"]}, "at least two classes"),
     ],
 )
 def test_columns_that_cannot_be_meant_are_refused(changes: dict[str, Any], words: str) -> None:
@@ -124,5 +122,8 @@ def test_blank_names_of_classes_and_metrics_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.csv", cycle("neg", "pos"))
     with pytest.raises(UserError, match="a blank class name"):
         load(path, labels=["neg", "pos", " "])
+    for labels in ([], ["pos"]):
+        with pytest.raises(UserError, match="Name at least two classes"):
+            load(path, labels=labels)
     with pytest.raises(UserError, match=r"task\.metric = ''"):
         load(path, metric="")
