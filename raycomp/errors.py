@@ -126,6 +126,9 @@ def shown(text: str, limit: int = 200) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of another library's message, or the error's name if the message is empty."""
     lines = str(error).strip().splitlines()
+    if len(lines) > 1 and lines[0].rstrip().endswith(":"):
+        # The cause is in the next line.
+        return shown(f"{lines[0].rstrip()} {lines[1].strip()}", 300)
     return shown(lines[0] if lines else repr(error), 300)
 
 

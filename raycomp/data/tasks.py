@@ -103,9 +103,8 @@ def load_task(settings: TaskSettings, seed: int, revision: int = LATEST_REVISION
             "task.labels names classes, but this task is a regression, whose labels are numbers. Remove "
             "task.labels, or task.kind if the labels are classes."
         )
-    names = _label_names(
-        source.train, source.labels if settings.labels is None else settings.labels, kind, settings.kind
-    )
+    expected = source.labels if settings.labels is None else settings.labels
+    names = _label_names(source.train, expected, kind, settings.kind)
     train = _check_rows(source.train, "train", kind, names)
     validation = {
         name: _check_rows(frame, name, kind, names) for name, frame in source.validation.items()

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from raycomp.encoder.classifier_head import RETRAIN, ClassifierHead, read_head
 from raycomp.encoder.families import FAMILIES, from_family, from_family_config, map_names
+from raycomp.encoder.folder_files import read_object
 from raycomp.encoder.layers import Encoder, EncoderConfig
 from raycomp.errors import UserError
 
@@ -39,7 +40,7 @@ def read_network(
     if is_classifier:
         _check_output_names(config, shapes, name)
 
-    state, missing = _load_state(source, config.model_type, is_classifier, options)
+    state, missing = _load_state(source, name, config.model_type, is_classifier, options)
     ours = from_family_config(config, num_labels)
     _check_missing(missing, config.model_type, ours, name)
 
@@ -47,7 +48,10 @@ def read_network(
     has_head = is_classifier and not new_classifier and _has_whole_head(missing, names, name)
 
     weights = from_family(config.model_type, ours, state)
-    head = read_head(config, weights["classifier.weight"].shape[0]) if has_head else None
+    head = None
+    if has_head:
+        num_outputs = weights["classifier.weight"].shape[0]
+        head = read_head(config, num_outputs, _read_label2id(source, name))
     if head is None:
         weights = {k: v for k, v in weights.items() if not k.startswith("classifier.")}
 
@@ -95,6 +99,12 @@ def _read_shapes(source: str) -> dict[str, list[int]]:
     return shapes
 
 
+def _read_label2id(source: str, name: str) -> Any:
+    """Return label2id as config.json has it: transformers drops it where id2label is missing."""
+    path = Path(source) / "config.json"
+    return read_object(path, name).get("label2id") if path.exists() else None
+
+
 def _check_output_names(config: Any, shapes: Mapping[str, list[int]], name: str) -> None:
     """Refuse a configuration that names another number of outputs than the weights have."""
     last = f"{FAMILIES[config.model_type].classifier}.weight"
@@ -129,19 +139,41 @@ def _check_finite(weights: Mapping[str, Tensor], names: Mapping[str, str], name:
 
 
 def _load_state(
-    source: str, model_type: str, is_classifier: bool, options: dict[str, Any]
+    source: str, name: str, model_type: str, is_classifier: bool, options: dict[str, Any]
 ) -> tuple[dict[str, Tensor], set[str]]:
     """Return the weights under the names of a classifier, and the names that the file lacks.
 
     transformers draws weights that the file lacks at random, and reports it only here.
     """
     auto_class = AutoModelForSequenceClassification if is_classifier else AutoModel
-    loaded, info = auto_class.from_pretrained(
-        source, use_safetensors=True, dtype="float32", output_loading_info=True, **options
-    )
+    try:
+        loaded, info = auto_class.from_pretrained(
+            source, use_safetensors=True, dtype="float32", output_loading_info=True, **options
+        )
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        shapes = _list_other_shapes(source, auto_class, FAMILIES[model_type].prefix)
+        raise UserError(
+            f"The weights of {name} have other shapes than in its config.json{shapes}. Correct "
+            "config.json, or fetch the model again."
+        ) from None
     prefix = "" if is_classifier else FAMILIES[model_type].prefix
     state = {f"{prefix}{key}": value for key, value in loaded.state_dict().items()}
     return state, {f"{prefix}{key}" for key in info["missing_keys"]}
+
+
+def _list_other_shapes(source: str, auto_class: Any, prefix: str) -> str:
+    """Return the tensors of a folder whose shapes differ from those of its configuration, in brackets."""
+    config = AutoConfig.from_pretrained(source)  # nosec B615  # a folder, or weights without shapes
+    with torch.device("meta"):
+        expected = auto_class.from_config(config).state_dict()
+    parts = []
+    for key, shape in _read_shapes(source).items():
+        name = key if key in expected else key.removeprefix(prefix)
+        if name in expected and list(expected[name].shape) != shape:
+            parts.append(f"{key}: {shape} in the file, {list(expected[name].shape)} by config.json")
+    return f" ({'; '.join(parts[:3])})" if parts else ""
 
 
 def _check_missing(missing: set[str], model_type: str, config: EncoderConfig, name: str) -> None:

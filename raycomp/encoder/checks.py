@@ -7,10 +7,12 @@ or run code.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from raycomp.encoder.families import FAMILIES
+from raycomp.encoder.folder_files import check_json_files, check_pointers, read_object
 from raycomp.errors import UserError, shown
 
 MAX_BYTES = {"config.json": 2**20, "tokenizer_config.json": 2**24, "tokenizer.json": 2**28}
@@ -29,6 +31,8 @@ MAX_SIZES = {
     "num_labels": 10_000,
 }
 """Largest values of the settings that sizes of tensors follow from."""
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+"""Files of which a folder has one: the weights, or the list of the files with the weights."""
 _CLASS_PREFIXES = ("Bert", "Roberta", "XLMRoberta", "Electra", "DistilBert")
 
 
@@ -48,17 +52,58 @@ def check_folder(folder: Path, name: str) -> None:
         path = folder / file
         if path.exists() and path.stat().st_size > limit:
             raise UserError(f"{path} is larger than {limit >> 10:,} KiB. Fetch the model again.")
-    _check_label_count(folder, name)
+    check_pointers(folder, name)
+    check_json_files(folder, name)
+    settings = read_object(folder / "config.json", name)
+    _check_label_count(settings, name)
+    _check_output_names(settings, name)
     if (folder / "adapter_config.json").exists():
         raise UserError(f"Model folder {name} contains an adapter. Merge it into its model first.")
     _check_weight_files(folder, name)
 
 
-def _check_label_count(folder: Path, name: str) -> None:
+def check_path(name: str) -> None:
+    """Refuse a path that is not a folder: transformers would look for it on the Hub.
+
+    Raises:
+        UserError: The name is empty, or a path that is missing or a file.
+    """
+    path = Path(name)
+    if not name.strip():
+        raise UserError("model.name is empty. Name a model of the Hub or a local folder.")
+    if path.is_dir():
+        return
+    if path.is_file():
+        raise UserError(f"Model {shown(name, 1000)} is a file. Name the folder that contains it.")
+    # A name on the Hub has at most one slash.
+    is_path = name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1
+    if is_path or "\\" in name:
+        hint = " A path in a job file is not expanded: write it without ~." if name[0] == "~" else ""
+        raise UserError(f"Model folder {shown(name, 1000)} does not exist. Check the path.{hint}")
+
+
+def _check_output_names(settings: Mapping[str, Any], name: str) -> None:
+    """Refuse names of outputs and of classes that transformers would misread."""
+    outputs = settings.get("id2label")
+    if outputs is not None:
+        keys = set(outputs) if isinstance(outputs, dict) else None
+        is_complete = keys == {str(number) for number in range(len(outputs))} if keys else False
+        if not is_complete or any(value is None for value in outputs.values()):
+            raise UserError(
+                f"The config.json of {name} has id2label = {shown(repr(outputs))}. Give a name for each "
+                'output, such as {"0": "negative", "1": "positive"}, and the same in label2id.'
+            )
+    classes = settings.get("architectures")
+    is_list = isinstance(classes, list) and all(isinstance(entry, str) for entry in classes)
+    if classes is not None and not is_list:
+        raise UserError(
+            f"The config.json of {name} has architectures = {shown(repr(classes))}. Give a list, such as "
+            '["BertForSequenceClassification"].'
+        )
+
+
+def _check_label_count(settings: Mapping[str, Any], name: str) -> None:
     """Refuse a number of labels for which transformers would build names without end."""
-    settings = json.loads((folder / "config.json").read_bytes())
-    if not isinstance(settings, dict):
-        raise UserError(f"The config.json of {name} is not a JSON object. Fetch the model again.")
     count = settings.get("num_labels", 0)
     if not isinstance(count, int) or count > MAX_SIZES["num_labels"]:
         raise UserError(
@@ -76,7 +121,13 @@ def _check_weight_files(folder: Path, name: str) -> None:
                     f"{index} names {shown(repr(file))}, which is not a .safetensors file of its folder. "
                     "Fetch the model again."
                 )
-    if list(folder.glob("*.safetensors")):
+    weights = sorted(path.name for path in folder.glob("*.safetensors"))
+    if weights:
+        if not any((folder / file).exists() for file in WEIGHT_FILES):
+            raise UserError(
+                f"Model folder {name} has {shown(weights[0])}, but transformers reads {WEIGHT_FILES[0]}. "
+                "Rename the file, or save the model with save_pretrained."
+            )
         return
 
     pickled = sorted(path.name for path in folder.glob("*.bin"))
@@ -131,6 +182,12 @@ def check_config(config: Any, name: str, folder: Path) -> None:
             f"Model {name} is of type {shown(repr(config.model_type))}; allowed: {', '.join(FAMILIES)}."
         )
     _check_foreign_code(config, name)
+    if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
+        raise UserError(
+            f"The config.json of {name} has is_decoder or add_cross_attention, so its tokens do not see "
+            "the tokens after them. Only encoders are compressed; use an encoder, or set both to false "
+            "if they are wrong."
+        )
     sizes = _check_sizes(config, name)
     _check_parameter_count(config, sizes, name, folder)
 

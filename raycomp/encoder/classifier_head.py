@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raycomp.encoder.label_matching import list_names
+from raycomp.encoder.label_matching import has_generic_names, list_names
 from raycomp.errors import UserError
 
 RETRAIN = "teacher.mode = 'train' to fine-tune the encoder with a new classifier"
@@ -32,12 +32,22 @@ class ClassifierHead:
     problem_type: str | None
 
 
-def read_head(config: Any, num_outputs: int) -> ClassifierHead:
-    """Return the classifier of a checkpoint from its transformers configuration."""
+def read_head(config: Any, num_outputs: int, label2id: Any = None) -> ClassifierHead:
+    """Return the classifier of a checkpoint from its transformers configuration.
+
+    Args:
+        config: The configuration.
+        num_outputs: Rows of the classifier's last matrix.
+        label2id: Name -> output, as config.json has it; anything else where it is missing or damaged.
+    """
     problem_type = getattr(config, "problem_type", None)
-    return ClassifierHead(
-        num_outputs, dict(config.id2label or {}), None if problem_type is None else str(problem_type)
-    )
+    names = dict(config.id2label or {})
+    if has_generic_names(list(names.values())) and isinstance(label2id, Mapping):
+        # Some tools write the names into label2id only.
+        outputs = list(label2id.values())
+        if all(type(output) is int for output in outputs) and sorted(outputs) == list(range(num_outputs)):
+            names = {output: str(label) for label, output in label2id.items()}
+    return ClassifierHead(num_outputs, names, None if problem_type is None else str(problem_type))
 
 
 def check_head(head: ClassifierHead, num_labels: int, classes: Sequence[str], name: str) -> None:

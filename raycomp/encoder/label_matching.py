@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from raycomp.errors import shown
 
 # Names that transformers gives outputs that nobody has named.
 _GENERIC_NAME = re.compile(r"label_?\d+", re.IGNORECASE)
+_WHOLE = re.compile(r"\s*([-+]?\d+)(?:\.0*)?\s*")
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 
 
@@ -29,14 +30,14 @@ def match_outputs(
         ValueError: The names differ: outputs and classes cannot be matched.
     """
     names = [str(output_names.get(i, "")) for i in range(len(classes))]
-    if names_match(names, classes):
-        output_of = {_normalise(name): i for i, name in enumerate(names)}
-        order = [output_of[_normalise(name)] for name in classes]
+    form = _matching_form(names, classes)
+    if form is not None:
+        output_of = {form(name): i for i, name in enumerate(names)}
+        order = [output_of[form(name)] for name in classes]
         return None if order == list(range(len(order))) else order
 
     # Names such as LABEL_0 or numbers do not say which class they are: the order is all there is.
-    has_generic_names = all(map(_GENERIC_NAME.fullmatch, names))
-    if in_order or has_generic_names or all(map(_NUMBER.fullmatch, classes)):
+    if in_order or has_generic_names(names) or all(map(_NUMBER.fullmatch, classes)):
         return None
     raise ValueError(
         f"outputs named {list_names(names)}, but the task's classes are {list_names(classes)}"
@@ -50,9 +51,30 @@ def names_match(output_names: Sequence[str], classes: Sequence[str]) -> bool:
         output_names: Name of each output.
         classes: Classes of the task.
     """
-    normalised_names = {_normalise(name) for name in output_names}
-    is_unique = len(normalised_names) == len(output_names)
-    return is_unique and normalised_names == {_normalise(name) for name in classes}
+    return _matching_form(output_names, classes) is not None
+
+
+def has_generic_names(names: Sequence[str]) -> bool:
+    """Return whether all names of outputs are those that transformers gives, such as LABEL_0."""
+    return all(_GENERIC_NAME.fullmatch(str(name)) for name in names)
+
+
+def _matching_form(output_names: Sequence[str], classes: Sequence[str]) -> Callable[[str], str] | None:
+    """Return the strictest form of a name in which outputs and classes are the same; None without one.
+
+    The classes "1_1" and "11" differ as they are written, and not in the last form.
+    """
+    for form in (str, _plain_number, _normalise):
+        outputs = set(map(form, output_names))
+        if len(outputs) == len(output_names) and outputs == set(map(form, classes)):
+            return form
+    return None
+
+
+def _plain_number(name: str) -> str:
+    """Return a whole number without decimal point; other text as it is."""
+    match = _WHOLE.fullmatch(name)
+    return name if match is None else match.group(1)
 
 
 def _normalise(name: str) -> str:

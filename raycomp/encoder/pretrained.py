@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 from transformers.utils import logging as transformers_logging
 
 from raycomp.encoder.checkpoint_weights import read_network
-from raycomp.encoder.checks import check_config, check_folder, conversion_command
+from raycomp.encoder.checks import check_config, check_folder, check_path, conversion_command
 from raycomp.encoder.classifier_head import check_head
 from raycomp.encoder.families import from_family_config
 from raycomp.encoder.label_matching import match_outputs, names_match
@@ -178,6 +178,11 @@ def _loading_message(name: str, error: Exception) -> str:
             "read: a pickle such as pytorch_model.bin can run code. If you trust the model, convert it: "
             f"{conversion_command(name)}"
         )
+    if Path(name).is_dir():
+        return (
+            f"Model {shown(name, 1000)} cannot be loaded ({cause}). Check the files of this folder, or "
+            "fetch the model again."
+        )
     return (
         f"Model {shown(name, 1000)} cannot be loaded ({cause}). Give a Hub name such as "
         f"google-bert/bert-base-uncased (needs a network), a local folder, or {DEMO_MODEL}."
@@ -298,9 +303,13 @@ def model_source(name: str) -> str:
     """Return the name or folder that transformers loads a model from.
 
     Raises:
-        UserError: The demo encoder is not installed, or its weights are not the published ones.
+        UserError: The demo encoder is not installed, or its weights are not the published ones; or the
+            name is a path that is not a folder.
     """
-    return _demo_folder() if name == DEMO_MODEL else name
+    if name == DEMO_MODEL:
+        return _demo_folder()
+    check_path(name)
+    return name
 
 
 def _demo_folder() -> str:

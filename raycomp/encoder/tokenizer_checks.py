@@ -57,10 +57,13 @@ def check_vocabulary(tokenizer: Any, vocab_size: int, name: str, missing: str) -
         raise UserError(missing)
 
     # Ids beyond the embeddings would fail in the middle of training.
-    if max(vocabulary.values()) >= vocab_size:
+    last = max(vocabulary, key=lambda token: vocabulary[token])
+    if vocabulary[last] >= vocab_size:
         raise UserError(
-            f"The tokenizer of {name} has tokens beyond the network's {vocab_size:,}: it is "
-            "another model's. Fetch the model again."
+            f"The tokenizer of {name} has tokens beyond the network's {vocab_size:,}, such as "
+            f"{shown(repr(last), 40)} (id {vocabulary[last]:,}): it is another model's, or its "
+            "tokenizer_config.json names a class or tokens that do not belong to it. Save the tokenizer "
+            "of the model again, or fetch the model again."
         )
 
     if len(vocabulary) < MIN_VOCABULARY_SHARE * vocab_size:

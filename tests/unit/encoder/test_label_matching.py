@@ -18,6 +18,10 @@ MNLI = ("entailment", "neutral", "contradiction")
         (("LABEL_0", "LABEL_1"), ("negative", "positive"), None),
         (("NEGATIVE", "POSITIVE"), ("0", "1"), None),
         (("1 star", "2 stars"), ("-1", "0.5"), None),
+        (("1.0", "0.0"), ("0", "1"), [1, 0]),
+        (("1", "-1"), ("-1", "1"), [1, 0]),
+        (("11", "1_1"), ("1_1", "11"), [1, 0]),
+        (("re-sign", "resign"), ("resign", "re-sign"), [1, 0]),
     ],
 )
 def test_outputs_are_matched_by_name(
