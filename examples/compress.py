@@ -1,4 +1,4 @@
-"""Compress a model for two budgets from Python, in about a minute on two CPU cores.
+"""Compress a model for two budgets from Python, in minutes on two CPU cores.
 
     pip install -e '.[demo]'
     python examples/compress.py
