@@ -56,6 +56,7 @@ def describe_other_kind(head: bytes) -> str:
     for signature, description in _SIGNATURES:
         if head.startswith(signature) or text.lower().startswith(signature):
             return description
+
     zeros = max(head[0::2].count(0), head[1::2].count(0))
     if len(head) > 1 and zeros >= _MIN_ZERO_SHARE * len(head):
         return "every second byte is 0, as in UTF-16. Save it as UTF-8"

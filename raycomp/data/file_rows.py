@@ -50,6 +50,7 @@ def select_columns(rows: FileRows, text: list[str], label: str | None, where: st
         if column not in frame.columns:
             names = list(rows.columns)
             hint = _explain_missing(column, names, where, all(name not in names for name in needed))
+
             raise UserError(
                 f"{where} lacks the column '{shown(column)}'.{hint} Columns: "
                 f"{shown(', '.join(names[:30]), 1000)}."

@@ -37,23 +37,15 @@ def read_parquet(
     Raises:
         ValueError: The file exceeds a limit, or has a column to keep twice.
     """
-    size = path.stat().st_size
     with pq.ParquetFile(path) as file:
-        meta = file.metadata
         schema = file.schema_arrow
-        expanded = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
-        if meta.num_rows > MAX_ROWS_A_BYTE * size or expanded > max_bytes:
-            raise ValueError(
-                f"it unpacks to {meta.num_rows:,} rows and {expanded:,} bytes from "
-                f"{size:,} bytes; allowed are {MAX_ROWS_A_BYTE} rows per byte and "
-                f"{max_bytes / 2**30:.0f} GiB"
-            )
-        if meta.num_columns > MAX_COLUMNS:
-            raise ValueError(f"it has more than {MAX_COLUMNS:,} columns")
+        _check_size(file.metadata, path.stat().st_size, max_bytes)
 
-    kept = _choose_columns(schema.names, columns)
+    read_names = _choose_columns(schema.names, columns)
     texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-    table = pq.read_table(path, columns=kept, read_dictionary=[name for name in texts if name in kept])
+    table = pq.read_table(
+        path, columns=read_names, read_dictionary=[name for name in texts if name in read_names]
+    )
     # The validation raises an error for text that is not valid UTF-8.
     table.validate(full=True)
 
@@ -71,17 +63,35 @@ def read_parquet(
     return frame, list(schema.names)
 
 
+def _check_size(meta: pq.FileMetaData, size: int, max_bytes: int) -> None:
+    """Refuse a file of `size` bytes that unpacks to more than the limits allow.
+
+    Raises:
+        ValueError: The file exceeds a limit.
+    """
+    expanded = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
+    if meta.num_rows > MAX_ROWS_A_BYTE * size or expanded > max_bytes:
+        raise ValueError(
+            f"it unpacks to {meta.num_rows:,} rows and {expanded:,} bytes from {size:,} bytes; allowed "
+            f"are {MAX_ROWS_A_BYTE} rows per byte and {max_bytes / 2**30:.0f} GiB"
+        )
+    if meta.num_columns > MAX_COLUMNS:
+        raise ValueError(f"it has more than {MAX_COLUMNS:,} columns")
+
+
 def _choose_columns(names: Sequence[str], columns: Sequence[str] | None) -> list[str]:
     """Return the names of the columns to read.
 
     Raises:
         ValueError: The file has one of them twice.
     """
-    kept = [name for name in dict.fromkeys(names) if columns is None or name in columns]
-    for name in kept:
+    read_names = [name for name in dict.fromkeys(names) if columns is None or name in columns]
+    for name in read_names:
         if names.count(name) > 1:
-            raise ValueError(f"it has {names.count(name)} columns named '{shown(name)}'")
-    return kept
+            raise ValueError(
+                f"it has {names.count(name)} columns named '{shown(name)}'. Rename all but one"
+            )
+    return read_names
 
 
 def read_parquet_columns(path: Path) -> list[str]:

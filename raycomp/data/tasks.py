@@ -95,14 +95,8 @@ def load_task(settings: TaskSettings, seed: int, revision: int = LATEST_REVISION
     source = sources.load(settings)
     kind: Kind = source.kind if settings.kind == "auto" else settings.kind  # type: ignore[assignment]
     is_classification = kind == "classification"
-    for split, frame in (("train", source.train), *source.validation.items()):
-        _check_cells(frame, split)
-        frame["label"] = without_blank_labels(frame["label"])
-    if settings.labels is not None and not is_classification:
-        raise UserError(
-            "task.labels names classes, but this task is a regression, whose labels are numbers. Remove "
-            "task.labels, or task.kind if the labels are classes."
-        )
+    _check_source(source, settings, kind)
+
     expected = source.labels if settings.labels is None else settings.labels
     names = _label_names(source.train, expected, kind, settings.kind)
     train = _check_rows(source.train, "train", kind, names)
@@ -115,9 +109,11 @@ def load_task(settings: TaskSettings, seed: int, revision: int = LATEST_REVISION
         train, carved = carve_validation(train, seed, revision, is_classification=is_classification)
         validation = {"validation": carved}
         notes.append(_carved_note(len(carved)))
+
     validation = _choose_half(validation, settings.validation_half)
     if settings.limit is not None and settings.limit < len(train):
         train = carve_limit(train, settings.limit, seed, is_classification=is_classification)
+
     shared_rows = _count_shared_rows(train, validation, settings)
     train, selection = carve_selection(
         train, settings.selection, seed, revision, is_classification=is_classification
@@ -137,6 +133,22 @@ def load_task(settings: TaskSettings, seed: int, revision: int = LATEST_REVISION
         notes=tuple(notes),
         shared_rows=shared_rows,
     )
+
+
+def _check_source(source: sources.Source, settings: TaskSettings, kind: Kind) -> None:
+    """Check the cells of all rows, and replace blank labels by missing ones.
+
+    Raises:
+        UserError: A cell cannot be used, or a regression has names of classes.
+    """
+    for split, frame in (("train", source.train), *source.validation.items()):
+        _check_cells(frame, split)
+        frame["label"] = without_blank_labels(frame["label"])
+    if settings.labels is not None and kind == "regression":
+        raise UserError(
+            "task.labels names classes, but this task is a regression, whose labels are numbers. Remove "
+            "task.labels, or task.kind if the labels are classes."
+        )
 
 
 def _carved_note(rows: int) -> str:
