@@ -32,11 +32,13 @@ def read_targets(labels: pd.Series[Any], split: str) -> np.ndarray:
             f"Split {split}, row 0: label {shown(str(labels.iloc[0]), 60)} is a time and not a number. "
             "Regression needs numbers; write the labels as numbers, such as days since a date."
         )
+
     values = pd.to_numeric(labels, errors="coerce").to_numpy(float, copy=True)
     if labels.dtype == object:
         # pandas takes 1_1 for 11.
         is_text = labels.map(lambda value: isinstance(value, str) and not NUMBER.fullmatch(value))
         values[is_text.to_numpy(bool)] = np.nan
+
     bad_rows = (~(np.abs(values) <= LARGEST)).nonzero()[0]
     if len(bad_rows):
         row = bad_rows[0]
@@ -62,6 +64,7 @@ def check_train_targets(targets: np.ndarray) -> None:
             f"All rows of train have the label {targets[0]:g}, therefore a regression cannot learn "
             "anything. Check task.label, or add rows with other labels."
         )
+
     rounding = float(np.abs(targets.astype(np.float32) - targets).max())
     if rounding > MAX_ROUNDING * deviation:
         raise UserError(

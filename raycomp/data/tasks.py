@@ -96,7 +96,6 @@ def load_task(settings: TaskSettings, seed: int, revision: int = LATEST_REVISION
     kind: Kind = source.kind if settings.kind == "auto" else settings.kind  # type: ignore[assignment]
     is_classification = kind == "classification"
     _check_source(source, settings, kind)
-
     expected = source.labels if settings.labels is None else settings.labels
     names = _label_names(source.train, expected, kind, settings.kind)
     train = _check_rows(source.train, "train", kind, names)
@@ -113,7 +112,6 @@ def load_task(settings: TaskSettings, seed: int, revision: int = LATEST_REVISION
     validation = _choose_half(validation, settings.validation_half)
     if settings.limit is not None and settings.limit < len(train):
         train = carve_limit(train, settings.limit, seed, is_classification=is_classification)
-
     shared_rows = _count_shared_rows(train, validation, settings)
     train, selection = carve_selection(
         train, settings.selection, seed, revision, is_classification=is_classification

@@ -33,6 +33,7 @@ def check_pointers(folder: Path, name: str) -> None:
     for path in sorted(folder.iterdir()):
         if not path.is_file():
             continue
+
         with path.open("rb") as file:
             is_pointer = file.read(len(_LFS_POINTER)) == _LFS_POINTER
         if is_pointer:
