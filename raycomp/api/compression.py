@@ -162,6 +162,7 @@ def plan(
         >>> [budget["feasible"] for budget in prediction["budgets"]]  # doctest: +SKIP
         [True]
     """
+    from raycomp.api.session import check_references
     from raycomp.runtime.pipeline.plan import make_plan
     from raycomp.storage.location import is_url
 
@@ -178,5 +179,6 @@ def plan(
         sections=sections,
     )
     complete_job = build_job(request, storage)
+    check_references(complete_job)
     measured_runs = Path("runs") if is_url(storage) else Path(storage)
     return make_plan(complete_job, machines, measured_runs)

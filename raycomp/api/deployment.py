@@ -115,7 +115,8 @@ class Deployment:
         # Several methods can have a budget of this name.
         name = self.budget if self.method == TEACHER else f"{self.method}-{self.budget}"
         settings = None
-        if formats:
+        # A limit or a length asks for a measurement, also of the weights as transformers reads them.
+        if formats or batches or lengths or threads or limits:
             settings = read_format_settings(formats, batches, lengths, threads, limits)
 
         return export_budget(self.run.local_directory(), name, Path(folder), settings)

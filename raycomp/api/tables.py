@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from raycomp.errors import UserError
+from raycomp.report.loading import check_job_file
 from raycomp.report.query import filter_rows, get_column
 from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import read_table
@@ -61,9 +62,11 @@ def require_run(run_dir: Path) -> None:
     """Raise UserError if a directory is not a run directory.
 
     Raises:
-        UserError: The directory lacks a job.json; the message names run directories next to it.
+        UserError: The directory lacks the job.json of a run; the message names run directories next to
+            it.
     """
     if RunLayout(run_dir).job.exists():
+        check_job_file(run_dir)
         return
 
     neighbours = sorted(path.name for path in run_dir.parent.glob("*-????????"))[:5]

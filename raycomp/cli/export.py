@@ -78,7 +78,7 @@ def export(
     options |= {"batches": batch or (), "lengths": length or ()}
     if budget is not None and out is not None:
         proof = open_run(run).deployment(budget).export(out, **options)
-        if not formats:
+        if "verdict" not in proof:
             _print_proof(out, proof, as_json)
             return
         certificates = [proof]

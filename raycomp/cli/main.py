@@ -117,6 +117,7 @@ def plan(
 
     Example: raycomp plan jobs/quickstart.toml --nodes 8 --gpus 8 --price-per-hour 30
     """
+    from raycomp.api.session import check_references
     from raycomp.runtime.pipeline.forecast import Machines
     from raycomp.runtime.pipeline.plan import make_plan
 
@@ -125,7 +126,9 @@ def plan(
     if nodes is not None or gpus > 0 or price is not None:
         machines = Machines(nodes or 1, gpus, price, gigabits)
 
-    prediction = make_plan(load_job(job, sets), machines, runs)
+    settings = load_job(job, sets)
+    check_references(settings)
+    prediction = make_plan(settings, machines, runs)
     if as_json:
         print_json(prediction)
     else:

@@ -148,12 +148,7 @@ class BudgetSettings(Section):
             raise ValueError(f"has 0 limits. Set at least one of {choice}")
 
         for kind, limit in self.limits.items():
-            # Raises ValueError if the limit is not a quantity.
-            parse_quantity(limit, 1.0)
-            if kind == "flops" and str(limit).endswith("encoder"):
-                raise ValueError(f'has flops = {limit!r}, but FLOPs are of the whole model. Write "0.5x"')
-            if kind in DEVICE_KINDS and isinstance(limit, str) and not limit.strip().endswith("x"):
-                raise ValueError(f'has {kind} = {limit!r}. Write a number, or "0.5x"')
+            _check_limit(kind, limit)
 
         changed = [key for key, value in DEVICE_DEFAULTS.items() if getattr(self, key) != value]
         if changed and not self.is_for_device:
@@ -199,6 +194,32 @@ class BudgetSettings(Section):
         """
         (limit,) = self.limits.values()
         return parse_quantity(limit, full)
+
+
+def _check_limit(kind: str, limit: float | int | str) -> None:
+    """Refuse a limit that is not a quantity of its kind.
+
+    Raises:
+        ValueError: It is not. The message names the setting.
+    """
+    is_measured = kind in DEVICE_KINDS
+    remedy = 'Write a number, or "0.5x"' if is_measured else 'Write 40e6, "12M", "2G" or "0.5x"'
+    try:
+        value = parse_quantity(limit, 1.0)
+    except ValueError as error:
+        fault = str(error).partition(". ")[0]
+        raise ValueError(f"has {kind} = {limit!r}: {fault}. {remedy}") from None
+
+    if kind == "flops" and str(limit).endswith("encoder"):
+        raise ValueError(f'has flops = {limit!r}, but FLOPs are of the whole model. Write "0.5x"')
+    is_relative = isinstance(limit, str) and "x" in limit
+    if is_measured and isinstance(limit, str) and not limit.strip().endswith("x"):
+        raise ValueError(f"has {kind} = {limit!r}. {remedy}")
+    if not is_measured and not is_relative and value < 1:
+        raise ValueError(
+            f'has {kind} = {limit!r}, which is less than one. Write "{value:g}x" for a share of the full '
+            "model"
+        )
 
 
 def width_step(budgets: Sequence[BudgetSettings]) -> int:

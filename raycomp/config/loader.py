@@ -68,7 +68,8 @@ def read_toml(path: str | Path) -> dict[str, Any]:
                 f"{path} is larger than {MAX_JOB_BYTES // 1024} KiB, so it is not read as a job file. "
                 "Check the path."
             )
-        return parse_toml(raw.decode("utf-8"))
+        # Editors of Windows write a byte order mark.
+        return parse_toml(raw.decode("utf-8-sig"))
     except FileNotFoundError:
         raise UserError(
             f"Job file {path} does not exist. Check the path; jobs/README.md lists ready job files."

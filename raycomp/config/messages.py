@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -13,6 +14,12 @@ from raycomp.errors import shown
 from raycomp.methods.registry import method_names
 
 MAX_LINES = 20
+
+MAX_SUGGESTIONS = 3
+"""Sections that a message suggests for a setting without its section."""
+
+CLOSE = 0.7
+"""Similarity from which on a section is suggested for a mistyped one with an unknown setting."""
 
 _UNION_MEMBERS = {"int", "float", "str", "list[float]", "list[int]", "constrained-float"}
 """Names that pydantic puts into the location of a fault, one for each type that a value can have."""
@@ -59,6 +66,9 @@ class _Fault:
             kind = "section" if len(location) == 1 else "setting"
             self.subject = f"Missing {kind} '{name}'"
             self.reason = "Add it to the job file; docs/job-file.md lists all settings"
+        elif entry["type"] == "list_type" and isinstance(value, dict):
+            self.subject = f"Section '{name}' must be a list of sections"
+            self.reason = f"Write [[{name}]] in place of [{name}]"
         elif not isinstance(value, (dict, BaseModel)):
             self.subject = f"Setting '{name}' = {shown(repr(value))} is not allowed"
             self.reason = _message(entry)
@@ -97,6 +107,13 @@ def _merge_alternatives(faults: list[_Fault]) -> list[str]:
 def _message(entry: dict[str, Any]) -> str:
     """Return pydantic's message as the end of a sentence."""
     message = str(entry["msg"]).removeprefix("Value error, ")
+    value = entry.get("input")
+    if entry["type"] == "list_type" and isinstance(value, str):
+        message = f"it must be a list, such as [{json.dumps(value, ensure_ascii=False)}]"
+    if entry["type"] == "string_type":
+        message = "it must be text in quotes"
+    if entry["type"] == "model_type":
+        message = "it must be a section with settings"
     if message.startswith("Input should be "):
         message = message.replace("Input should be ", "it must be ", 1)
     return shown(message, 1000)
@@ -110,30 +127,51 @@ def _describe_unknown(
     names = list(model.model_fields)
     if issubclass(model, Job):
         names += [method for method in method_names() if method not in names]
-    nearest = nearest_name(str(location[-1]), names)
+    word = str(location[-1])
+    if model is root and word in names and issubclass(model, Job):
+        return (
+            f"Section '{shown(word)}' is not allowed",
+            f"method {word} lacks settings of its own; remove the section",
+        )
 
-    suggestion = None
-    if nearest is not None:
-        owner = name.rpartition(".")[0]
-        suggestion = f"{owner}.{nearest}" if owner else nearest
-        if model is root and isinstance(value, dict) and len(value) == 1:
-            # The section is mistyped and has one setting: name section and setting.
-            key = str(next(iter(value)))
-            name = shown(f"{name}.{key}")
-            suggestion = f"{nearest}.{_nearest_setting(root, nearest, key)}"
-
-    hint = f"Did you mean '{suggestion}'? " if suggestion else ""
+    if model is not root:
+        nearest = nearest_name(word, names)
+        suggestions = [f"{name.rpartition('.')[0]}.{nearest}"] if nearest else []
+    else:
+        name, suggestions = _suggest_sections(name, word, value, names, root)
+    hint = f"Did you mean {', or '.join(f'{text!r}' for text in suggestions)}? " if suggestions else ""
     what = "Sections" if model is root else f"Settings of [{section}]"
     return f"Unknown setting '{name}'", f"{hint}{what}: {', '.join(names)}"
 
 
-def _nearest_setting(root: type[BaseModel], section: str, key: str) -> str:
-    """Return the setting of a section that is most similar to a key, or the key."""
+def _suggest_sections(
+    name: str, word: str, value: Any, names: Sequence[str], root: type[BaseModel]
+) -> tuple[str, list[str]]:
+    """Return the name of an unknown section or setting at the top, and what the user may have meant."""
+    if not isinstance(value, dict):
+        # A setting without its section.
+        sections = [section for section in names if word in _settings_of(root, section)]
+        return name, [f"{section}.{word}" for section in sections[:MAX_SUGGESTIONS]]
+
+    nearest = nearest_name(word, names)
+    if nearest is None:
+        return name, []
+    if len(value) != 1:
+        return name, [nearest]
+    # The section is mistyped and has one setting: name section and setting.
+    key = str(next(iter(value)))
+    setting = nearest_name(key, _settings_of(root, nearest))
+    is_close = difflib.SequenceMatcher(None, word, nearest).ratio() >= CLOSE
+    if setting is not None:
+        return shown(f"{name}.{key}"), [f"{nearest}.{setting}"]
+    return shown(f"{name}.{key}"), [nearest] if is_close else []
+
+
+def _settings_of(root: type[BaseModel], section: str) -> list[str]:
+    """Return the names of the settings of a section."""
     field = root.model_fields.get(section)
     model = _section_class(field.annotation) if field else None
-    if model is None:
-        return key
-    return nearest_name(key, model.model_fields) or key
+    return [] if model is None else list(model.model_fields)
 
 
 def _find_model(location: tuple[Any, ...], root: type[BaseModel]) -> tuple[type[BaseModel], str]:

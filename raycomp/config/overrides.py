@@ -10,7 +10,7 @@ from raycomp.config.bounds import MAX_DEPTH
 from raycomp.config.renames import current_name, reject_both_names
 from raycomp.errors import UserError, shown
 
-OTHER_SOURCE = {"name": ("train", "validation", "text", "label"), "train": ("name",)}
+OTHER_SOURCE = {"name": ("train", "validation", "text", "label"), "train": ("name", "folder")}
 """Settings of [task] that say where the text comes from -> settings that say otherwise."""
 
 

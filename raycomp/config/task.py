@@ -140,6 +140,17 @@ class TaskSettings(Section):
             raise ValueError('needs name (such as "glue/sst2") or train (a file)')
         if self.name is not None and self.train is not None:
             raise ValueError("has both name and train. Set only one of them")
+        if self.name is not None and self.validation is not None:
+            raise ValueError(
+                f"has validation = {self.validation!r}, but the rows of {self.name!r} are divided "
+                "already. Leave validation out, or set train to a file in place of name"
+            )
+        # A study can have one folder for its GLUE tasks, next to tasks of the demo.
+        if self.folder is not None and self.train is not None:
+            raise ValueError(
+                "has both folder, which is for GLUE tasks, and train. Leave folder out, or set name to a "
+                'GLUE task such as "glue/sst2" in place of train'
+            )
         if self.train is not None and (not self.text or self.label is None):
             raise ValueError(
                 "has a training file, so it needs text (one or two columns) and label (a column)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,7 +57,11 @@ def check_metric(name: str, kind: str) -> str:
         return name
     allowed = REGRESSION if kind == "regression" else CLASSIFICATION
     if name not in allowed:
-        raise UserError(f"task.metric = {name!r} does not fit {kind}. Allowed: {', '.join(allowed)}.")
+        near = difflib.get_close_matches(name.lower(), allowed, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UserError(
+            f"task.metric = {shown(repr(name))} does not fit {kind}.{hint} Allowed: {', '.join(allowed)}."
+        )
     return name
 
 

@@ -143,6 +143,11 @@ def parse_limits(texts: Sequence[str]) -> list[DeploymentLimit]:
                 f"--limit {text!r} is not a limit. Write QUANTITY=NUMBER, such as latency_ms=8, with one "
                 f"of {', '.join(quantities)}."
             )
+        if number.strip().endswith("x"):
+            raise UserError(
+                f"--limit {text!r} is a share of the full model, which belongs in a [[budget]]. Write a "
+                "number, such as latency_ms=8."
+            )
         try:
             value = parse_quantity(float(number) if _is_number(number) else number, float("nan"))
         except ValueError as error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 
-from raycomp.errors import UserError
+from raycomp.errors import UserError, first_line
 from raycomp.report.run_record import RunRecord, read_run_record
 from raycomp.report.study_results import StudyResults, is_study_dir, load_study_results
 from raycomp.storage.layout import RunLayout
@@ -145,6 +146,7 @@ def _list_run_dirs(path: Path) -> list[Path]:
         raise UserError(f"Directory {path} does not exist.{hint} Name a run directory: runs/NAME-HASH.")
 
     if RunLayout(path).job.exists():
+        check_job_file(path)
         return [path]
     if is_study_dir(path):
         return find_runs(StudyLayout(path).runs)
@@ -157,6 +159,32 @@ def _list_run_dirs(path: Path) -> list[Path]:
             "complete it."
         )
     return run_dirs
+
+
+def check_job_file(run_dir: Path) -> None:
+    """Refuse a job.json that is not the job of a run: other tools write files of this name too.
+
+    Raises:
+        UserError: The file is damaged or another tool's.
+    """
+    path = RunLayout(run_dir).job
+    try:
+        job = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{run_dir} is not a run directory: {path} cannot be read ({first_line(error)}). Run the job "
+            "again to write it again, or name another directory."
+        ) from None
+    if not isinstance(job, dict):
+        raise UserError(
+            f"{run_dir} is not a run directory: {path} does not contain a JSON object. Run the job again "
+            "to write it again, or name another directory."
+        )
+    if not {"run", "task"} <= job.keys():
+        raise UserError(
+            f"{run_dir} is not a run directory: {path} is not a job of raycomp. Name a directory that "
+            "`raycomp run` wrote."
+        )
 
 
 def _check_names(run_dirs: list[Path]) -> None:

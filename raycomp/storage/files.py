@@ -33,6 +33,9 @@ def atomic_write(target: Path, write: Callable[[Path], Any], *, sync: bool = Tru
     Raises:
         UserError: The storage is full or cannot be written.
     """
+    if target.exists() and not target.is_file() and not target.is_dir():
+        # A rename would replace a device such as /dev/full.
+        raise UserError(f"Cannot write {target}: it is not a file. Name a file.")
     hidden = target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}.tmp"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -66,8 +69,8 @@ def append_line(target: Path, line: str) -> None:
 def write_error(target: Path, error: OSError) -> UserError:
     """Return the error that tells the user that a file cannot be written."""
     return UserError(
-        f"Cannot write {target}: {error.strerror or error}. Free space, or choose another directory "
-        "with --storage."
+        f"Cannot write {target}: {error.strerror or error}. Free space, or choose another directory for "
+        "it (--storage for runs, --out for other files)."
     )
 
 

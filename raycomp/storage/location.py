@@ -50,6 +50,8 @@ def opened(storage: str | Path, run: str, say: Say = lambda _: None) -> Iterator
     Raises:
         UserError: The URL cannot be read or written, or another process owns the run.
     """
+    if not str(storage).strip():
+        raise UserError("The storage is empty. Name a directory or a URL with --storage.")
     if not is_url(storage):
         yield Path(storage)
         return

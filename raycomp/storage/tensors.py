@@ -34,6 +34,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         return safetensors.torch.load_file(str(path))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing. Run the job again, which writes it.") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}). Remove it and run the job again.") from None
 

@@ -180,7 +180,7 @@ def test_query_filters_and_explains(tmp_path: Path, here: CommandLine) -> None:
         {"run": "r", "method": "yoco", "budget": b, "params": p, "feasible": f, "validation": v}
         for b, p, f, v in [("a", 10, True, 0.8), ("b", 12, True, 0.9), ("c", 5, False, None)]
     ]
-    (tmp_path / "job.json").write_text("{}")
+    (tmp_path / "job.json").write_text('{"run": {}, "task": {}}')
     write_rows(tmp_path, "deployments", rows, "yoco")
     query = ["query", str(tmp_path)]
     where = ["--where", "params < 20 and feasible"]

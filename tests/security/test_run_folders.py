@@ -77,7 +77,7 @@ def test_a_filter_of_columns_still_filters() -> None:
 def run(tmp_path: Path) -> Path:
     folder = tmp_path / "theirs-1a2b3c4d"
     folder.mkdir()
-    (folder / "job.json").write_text("{}")
+    (folder / "job.json").write_text('{"run": {}, "task": {}}')
     return folder
 
 

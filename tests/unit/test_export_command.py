@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from raycomp.api import run as run_module
+from raycomp.api.deployment import Deployment
 from raycomp.cli import main as cli
+from raycomp.runtime.pipeline import reexport
 from tests.unit.deployment.test_certificate import DeploymentLimit, certify
 
 RUN = "runs/tiny-12345678"
@@ -74,6 +77,41 @@ def test_a_failed_certificate_has_its_own_exit_code(
     assert calls[0][0] is None
     verdicts = [certificate["verdict"] for certificate in json.loads(capsys.readouterr().out)]
     assert verdicts == ["PASS", "FAIL"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"limits": ["latency_ms=0.01"]},
+        {"batches": [2]},
+        {"lengths": [8]},
+        {"threads": 1},
+        {"formats": "onnx"},
+        {},
+    ],
+)
+def test_an_option_of_the_measurement_asks_for_it_without_formats(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit that nothing measures would always be met."""
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        reexport, "export_budget", lambda run, name, out, settings: asked.append(settings) or {}
+    )
+    run = SimpleNamespace(local_directory=lambda: tmp_path)
+    Deployment(run, "yoco", "half", {}).export(tmp_path / "out", **options)  # type: ignore[arg-type]
+    assert (asked[0] is not None) == bool(options)
+    if "limits" in options:
+        assert asked[0].limits[0].limit == 0.01
+
+
+def test_a_model_that_fails_a_limit_without_formats_has_the_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Exported({"out": "m", **certify(DeploymentLimit("latency_ms", 1.0))})
+    arguments = ("--budget", "half", "--out", "m", "--limit", "latency_ms=1")
+    export(monkeypatch, run, *arguments, code=1)
+    assert "FAIL" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
