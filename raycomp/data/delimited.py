@@ -22,6 +22,7 @@ from raycomp.data.quotes import (
     MultiLineRows,
     Place,
     QuoteError,
+    check_label_quotes,
     describe_quote_error,
 )
 from raycomp.errors import shown
@@ -145,6 +146,7 @@ class _Parser:
         self._first_place: Place | None = None
         self._num_short = 0
         self._num_quoted = 0
+        self._label = label
         self._multi_line = MultiLineRows(layout.delimiter, label)
 
     def read(self) -> tuple[pd.DataFrame, list[str]]:
@@ -166,7 +168,7 @@ class _Parser:
         if not self._layout.has_header:
             self._add(first[1], positions, cells)
         for place, fields in rows:
-            if self._layout.has_header and len(fields) > 1 and fields == first[1]:
+            if self._layout.has_header and _repeats(fields, first[1]):
                 raise ValueError(
                     f"{place} repeats the header, as files do that were joined. Remove this line"
                 )
@@ -177,6 +179,8 @@ class _Parser:
         names = [self.names[position] for position in positions]
         frame = pd.DataFrame(dict(zip(names, map(_as_column, cells), strict=True)))
         self._multi_line.check(frame)
+        if self._label in names:
+            check_label_quotes(frame[self._label])
         return frame, self._notes(len(frame))
 
     def _find_positions(self) -> list[int]:
@@ -310,6 +314,11 @@ class _Parser:
 def _is_quoted(field: str) -> bool:
     """Return whether a field of a TSV file was written by CSV's rules, with quotes inside of quotes."""
     return len(field) > 3 and field[0] == field[-1] == '"' and '""' in field[1:-1]
+
+
+def _repeats(fields: Sequence[str], header: Sequence[str]) -> bool:
+    """Return whether a row is the header again, as in joined files; a mark of the encoding is ignored."""
+    return len(fields) > 1 and [fields[0].removeprefix("\ufeff"), *fields[1:]] == list(header)
 
 
 def _as_column(cells: list[str | None]) -> pd.Series:

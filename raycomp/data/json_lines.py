@@ -56,6 +56,12 @@ def _parse_lines(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
             line = line.removeprefix(codecs.BOM_UTF8)
         if not line.strip():
             continue
+        if number == 1 and line.strip() in (b"[", b"{"):
+            # The file is printed for people: one value over several lines.
+            fault = "line 1 is not a JSON object, but the begin of one over several lines"
+            if line.strip() == b"[":
+                fault = "it is a JSON array and not JSON lines"
+            raise ValueError(f"{fault}. Write one object per line")
 
         try:
             row = _parse_line(line)

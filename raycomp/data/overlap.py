@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from raycomp.data.labels import plain_form
 from raycomp.errors import UserError
 
 # A held-out split with a larger share of training rows is refused.
@@ -27,7 +28,9 @@ def row_keys(frame: pd.DataFrame) -> np.ndarray:
 
 
 def _plain(text: str) -> str:
-    return "".join(text.casefold().split())
+    # The same letters can be written as other characters, such as an accent of its own.
+    form = text.casefold() if text.isascii() else plain_form(text)
+    return "".join(form.split())
 
 
 def count_shared_rows(train_keys: np.ndarray, frame: pd.DataFrame) -> int:

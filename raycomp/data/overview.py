@@ -26,6 +26,9 @@ MAX_LISTED_CLASSES = 6
 """Classes that one line lists; of more classes it names the largest and the smallest."""
 
 
+MANY_ROWS = 10
+"""Median rows of a class from which on a class with one row is suspicious."""
+
 MAX_LINE = 1000
 """Characters of a printed line; a longer one is cut."""
 
@@ -112,7 +115,7 @@ def describe_task(task: Task, settings: TaskSettings) -> Overview:
         task: Checked and divided task.
         settings: Section `task` of the job.
     """
-    splits = (task.train, task.selection, *task.validation)
+    splits = _all_splits(task)
     rows = [OverviewRow("task", f"{task.name}: {_describe_shape(task)}")]
     rows += [OverviewRow(split.name, _describe_labels(task, split)) for split in splits]
     figures: dict[str, Any] = {"rows": {split.name: len(split) for split in splits}}
@@ -121,7 +124,7 @@ def describe_task(task: Task, settings: TaskSettings) -> Overview:
 
     overview = Overview(tuple(rows), notes=task.notes, figures=figures)
     overview += _describe_shared_rows(task, settings) + _describe_contained_rows(task)
-    overview += _describe_blank_texts(task)
+    overview += _describe_blank_texts(task) + _describe_equal_labels(task)
     if task.kind == "classification":
         overview += _describe_classes(task, settings) + _describe_positive(task, settings)
     return overview
@@ -195,13 +198,47 @@ def _describe_classes(task: Task, settings: TaskSettings) -> Overview:
             f"The {noun} {', '.join(marks)} {verb}. If such a label marks rows without a label, remove "
             "these rows. List the classes in task.labels to confirm them."
         )
+    single = _find_single_rows(task)
+    if single:
+        listed = shown(", ".join(single[:MAX_LISTED_CLASSES]), 300)
+        warnings.append(
+            f"{len(single)} of {len(counts)} classes have one row ({listed}), and the others have many. "
+            "Check for misspelt labels and for rows whose columns are shifted."
+        )
+    return Overview(warnings=tuple(warnings))
+
+
+def _find_single_rows(task: Task) -> list[str]:
+    """Return the classes with one row in all splits, where most classes have `MANY_ROWS` or more."""
+    totals = sum(np.bincount(s.labels, minlength=task.num_labels) for s in _all_splits(task))
+    if np.median(totals) < MANY_ROWS:
+        return []
+    return [name for name, total in zip(task.label_names, totals, strict=True) if total == 1]
+
+
+def _all_splits(task: Task) -> tuple[Split, ...]:
+    return (task.train, task.selection, *task.validation)
+
+
+def _describe_equal_labels(task: Task) -> Overview:
+    """Return a warning for each validation split whose labels are all equal."""
+    warnings = []
+    for split in task.validation:
+        if len(split) > 1 and len(np.unique(split.labels)) == 1:
+            label = f"{split.labels[0]:g}"
+            if task.kind == "classification":
+                label = shown(task.label_names[int(split.labels[0])], 60)
+            warnings.append(
+                f"All rows of {split.name} have the label {label}, therefore its score says little. "
+                "Check task.validation."
+            )
     return Overview(warnings=tuple(warnings))
 
 
 def _describe_blank_texts(task: Task) -> Overview:
     """Return a note with the number of rows whose texts are blank."""
     counts = {}
-    for split in (task.train, task.selection, *task.validation):
+    for split in _all_splits(task):
         seconds = split.text_b or [""] * len(split)
         pairs = zip(split.text_a, seconds, strict=True)
         counts[split.name] = sum(not first.strip() and not second.strip() for first, second in pairs)

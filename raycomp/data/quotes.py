@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from raycomp.errors import shown
+
 # Backslashes before a quote, as Spark writes them.
 _ESCAPED_QUOTE = re.compile(r'(\\+)"')
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -137,6 +139,24 @@ class MultiLineRows:
                     "rows of their own. A quote at its beginning is probably not meant as a quote. "
                     'Remove it, or write the whole field in quotes and each quote in it as ""'
                 )
+
+
+def check_label_quotes(labels: Iterable[str | None]) -> None:
+    """Refuse a file in which each label is in quotes that do not count as quotes.
+
+    R and some programs write each text in quotes, also with tabs. In CSV files, a blank before the quote
+    has the same effect.
+
+    Raises:
+        ValueError: Each label begins and ends with a quote.
+    """
+    written = {label.strip() for label in labels if label is not None}
+    if written and all(len(label) > 2 and label[0] == label[-1] == '"' for label in written):
+        raise ValueError(
+            f"each label is in quotes, such as {shown(min(written), 60)}. They are a part of it in TSV "
+            "files, and after a blank in CSV files. Remove the blanks before the quotes, or write "
+            "a TSV file without quotes or as CSV"
+        )
 
 
 def describe_quote_error(error: csv.Error, place: Place) -> QuoteError:
