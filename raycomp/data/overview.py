@@ -210,7 +210,8 @@ def _describe_classes(task: Task, settings: TaskSettings) -> Overview:
 
 def _find_single_rows(task: Task) -> list[str]:
     """Return the classes with one row in all splits, where most classes have `MANY_ROWS` or more."""
-    totals = sum(np.bincount(s.labels, minlength=task.num_labels) for s in _all_splits(task))
+    labels = np.concatenate([split.labels for split in _all_splits(task)])
+    totals = np.bincount(labels, minlength=task.num_labels)
     if np.median(totals) < MANY_ROWS:
         return []
     return [name for name, total in zip(task.label_names, totals, strict=True) if total == 1]
