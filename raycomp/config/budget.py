@@ -212,6 +212,7 @@ def _check_limit(kind: str, limit: float | int | str) -> None:
 
     if kind == "flops" and str(limit).endswith("encoder"):
         raise ValueError(f'has flops = {limit!r}, but FLOPs are of the whole model. Write "0.5x"')
+
     is_relative = isinstance(limit, str) and "x" in limit
     if is_measured and isinstance(limit, str) and not limit.strip().endswith("x"):
         raise ValueError(f"has {kind} = {limit!r}. {remedy}")

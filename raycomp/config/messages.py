@@ -158,6 +158,7 @@ def _suggest_sections(
         return name, []
     if len(value) != 1:
         return name, [nearest]
+
     # The section is mistyped and has one setting: name section and setting.
     key = str(next(iter(value)))
     setting = nearest_name(key, _settings_of(root, nearest))

@@ -88,6 +88,7 @@ def _explain_missing(column: str, names: Sequence[str], where: str, lacks_all: b
             return (
                 f" Did you mean '{shown(name)}'? It differs only in case, blanks or invisible characters."
             )
+
     near = difflib.get_close_matches(column, names, n=1)
     if near:
         return f" Did you mean '{shown(near[0])}'?"

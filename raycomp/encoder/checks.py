@@ -52,6 +52,7 @@ def check_folder(folder: Path, name: str) -> None:
         path = folder / file
         if path.exists() and path.stat().st_size > limit:
             raise UserError(f"{path} is larger than {limit >> 10:,} KiB. Fetch the model again.")
+
     check_pointers(folder, name)
     check_json_files(folder, name)
     settings = read_object(folder / "config.json", name)
@@ -75,6 +76,7 @@ def check_path(name: str) -> None:
         return
     if path.is_file():
         raise UserError(f"Model {shown(name, 1000)} is a file. Name the folder that contains it.")
+
     # A name on the Hub has at most one slash.
     is_path = name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1
     if is_path or "\\" in name:
@@ -93,6 +95,7 @@ def _check_output_names(settings: Mapping[str, Any], name: str) -> None:
                 f"The config.json of {name} has id2label = {shown(repr(outputs))}. Give a name for each "
                 'output, such as {"0": "negative", "1": "positive"}, and the same in label2id.'
             )
+
     classes = settings.get("architectures")
     is_list = isinstance(classes, list) and all(isinstance(entry, str) for entry in classes)
     if classes is not None and not is_list:

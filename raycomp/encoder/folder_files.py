@@ -74,6 +74,7 @@ def read_object(path: Path, name: str) -> dict[str, Any]:
             f"The {path.name} of {name} is damaged: it is not JSON in UTF-8 ({first_line(error)}). Fetch "
             "the model again."
         ) from None
+
     if not isinstance(value, dict):
         raise UserError(f"The {path.name} of {name} is not a JSON object. Fetch the model again.")
     return value

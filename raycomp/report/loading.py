@@ -175,11 +175,13 @@ def check_job_file(run_dir: Path) -> None:
             f"{run_dir} is not a run directory: {path} cannot be read ({first_line(error)}). Run the job "
             "again to write it again, or name another directory."
         ) from None
+
     if not isinstance(job, dict):
         raise UserError(
             f"{run_dir} is not a run directory: {path} does not contain a JSON object. Run the job again "
             "to write it again, or name another directory."
         )
+
     if not {"run", "task"} <= job.keys():
         raise UserError(
             f"{run_dir} is not a run directory: {path} is not a job of raycomp. Name a directory that "
