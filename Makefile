@@ -37,6 +37,7 @@ gpu: $(VENV)/.installed  ## tests that need a GPU: the core against the CPU, who
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
 slow: $(VENV)/.installed  ## tests that are too long for CI: hung workers, full disks, failing nodes, two runs on one cluster
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[demo,dev,serve]'
 	$(BIN)/python -m pytest -m slow tests
 
 bench: $(VENV)/.installed  ## install, then measure every speed claim against its reference (benchmarks/README.md)
