@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 
-from raycomp.errors import UserError, first_line
+from raycomp.errors import UserError
 from raycomp.report.run_record import RunRecord, read_run_record
 from raycomp.report.study_results import StudyResults, is_study_dir, load_study_results
+from raycomp.storage.files import read_json
 from raycomp.storage.layout import RunLayout
 from raycomp.storage.location import fetched, is_figure
 from raycomp.storage.schemas import SCHEMAS
@@ -169,18 +169,9 @@ def check_job_file(run_dir: Path) -> None:
     """
     path = RunLayout(run_dir).job
     try:
-        job = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{run_dir} is not a run directory: {path} cannot be read ({first_line(error)}). Run the job "
-            "again to write it again, or name another directory."
-        ) from None
-
-    if not isinstance(job, dict):
-        raise UserError(
-            f"{run_dir} is not a run directory: {path} does not contain a JSON object. Run the job again "
-            "to write it again, or name another directory."
-        )
+        job = read_json(path)
+    except UserError as error:
+        raise UserError(f"{run_dir} is not a run directory: {error}") from None
 
     if not {"run", "task"} <= job.keys():
         raise UserError(

@@ -117,7 +117,9 @@ def test_messages_name_the_missing_file_or_directory(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a run directory and does not contain one"):
         load_tables(run / "tables")
     (run / "job.json").write_text('{"run": ')
-    with pytest.raises(UserError, match=r"job\.json cannot be read .* Run the job again"):
+    with pytest.raises(
+        UserError, match=r"job\.json cannot be read .* Move it away and run the job again"
+    ):
         load_tables(run)
     (run / "job.json").write_text("[]")
     with pytest.raises(UserError, match="does not contain a JSON object"):
