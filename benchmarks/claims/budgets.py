@@ -36,7 +36,7 @@ from raycomp.storage.tensors import save_tensors
 SHARES = (0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35)
 LARGEST_SHARE = SHARES[:1]
 
-# G groups ask for at most G^0.45 times the evaluations of one (decision 3), so that each has some of its own.
+# G groups ask for at most G^0.45 times the evaluations of one (decision 3): each has some of its own.
 MOST = round(len(SHARES) ** 0.45, 2)
 
 
