@@ -65,11 +65,26 @@ class DeployedFile:
 
 def main() -> None:
     """Export what is missing, score and time each file, and print the table."""
-    args = parse_arguments()
+    parser = make_parser(__doc__)
+    add_arguments(parser)
+    args = parser.parse_args()
     if load := describe_load():
         print(f"Warning: {load}")
 
     files = export_files(args.run_dir, args.files, args.threads)
+    print_figures(files, args)
+
+
+def print_figures(files: Sequence[DeployedFile], args: argparse.Namespace) -> None:
+    """Score and time files beside the teacher's in INT8, and print the table.
+
+    Args:
+        files: The files, with the teacher's.
+        args: The options of `add_arguments`.
+
+    Raises:
+        SystemExit: INT8 of the teacher was refused.
+    """
     reference = next((f for f in files if (f.model, f.precision) == (TEACHER, "INT8")), None)
     if reference is None:
         raise SystemExit("INT8 of the teacher was refused. Its certificate.json has the reasons.")
@@ -177,9 +192,8 @@ def format_table(
     return lines
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = make_parser(__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command line."""
     parser.add_argument("run_dir", type=Path, help="run directory")
     parser.add_argument("--files", type=Path, required=True, help="directory of the exported models")
     parser.add_argument("--batches", type=_numbers, default=[1, 32], help="batch sizes: 1,32")
@@ -187,7 +201,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="threads of one operation")
     parser.add_argument("--rounds", type=int, default=30, help="turns of each file")
     parser.add_argument("--half", choices=("a", "b"), help="half of the validation rows; all without it")
-    return parser.parse_args()
 
 
 def _numbers(text: str) -> list[int]:

@@ -189,7 +189,7 @@ def read_lengths(path: Path, name: str) -> tuple[int, ...]:
             "line."
         )
 
-    # Evenly spaced in the sorted lines, each number stands for as many texts.
+    # Evenly spaced in the sorted lines, each number represents as many texts.
     places = (np.arange(min(MAX_LENGTHS, len(lengths))) + 0.5) * len(lengths)
     return tuple(lengths[int(place // min(MAX_LENGTHS, len(lengths)))] for place in places)
 

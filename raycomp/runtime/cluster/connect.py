@@ -33,6 +33,8 @@ RAY_SETTINGS = {
     # demo.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
 }
+OWN_CLUSTER = "RAYCOMP_OWN_CLUSTER"
+
 # Environment variables for the processes of a cluster that raycomp starts on this machine.
 LOCAL_SETTINGS = {
     # At the end of each training Ray Train waits for a helper that asks the dashboard about its
@@ -41,6 +43,8 @@ LOCAL_SETTINGS = {
     "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9",
     # A local machine is not preempted, and the watcher is one more process to start.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # For `is_own_cluster` in processes that the cluster starts.
+    OWN_CLUSTER: "1",
 }
 # Before `import ray`, which reads them once.
 for _key, _value in RAY_SETTINGS.items():
@@ -55,6 +59,10 @@ from raycomp.runtime.cluster.machine_limits import usable_cpus
 # An application may have imported ray first, which reads this setting when it is imported.
 if os.environ.get("RAY_ENABLE_UV_RUN_RUNTIME_ENV") == "0":
     ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
+
+
+# Addresses of the clusters that this process has started.
+_own_clusters: set[str] = set()
 
 
 def connect(address: str | None = None) -> bool:
@@ -105,7 +113,15 @@ def start_local_cluster(**options: Any) -> None:
     options.setdefault("num_cpus", usable_cpus())
     # "local": Ray would otherwise join a cluster that `ray start` has left on this machine.
     with child_environment(LOCAL_SETTINGS):
-        ray.init("local", include_dashboard=False, **options)
+        context = ray.init("local", include_dashboard=False, **options)
+    _own_clusters.add(context.address_info["gcs_address"])
+
+
+def is_own_cluster() -> bool:
+    """Return whether raycomp started the cluster, on this machine, and it ends with that process."""
+    if os.environ.get(OWN_CLUSTER):
+        return True
+    return ray.is_initialized() and ray.get_runtime_context().gcs_address in _own_clusters
 
 
 def _start_message(error: Exception) -> str:

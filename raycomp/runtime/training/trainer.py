@@ -15,7 +15,8 @@ from typing import Any
 
 import ray.train
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raycomp.config.job import Job
 from raycomp.errors import TrainingEndedError, UserError
@@ -27,6 +28,7 @@ from raycomp.runtime.cluster.stack_traces import add_trace, describe_cause, save
 from raycomp.runtime.cluster.waiting import Resources, WaitNotice
 from raycomp.runtime.training.checkpoints import rescue_checkpoint
 from raycomp.runtime.training.failures import FailureCounter
+from raycomp.runtime.training.light_trainer import GroupTrainer, SingleTrainer
 from raycomp.storage.layout import RunLayout
 
 
@@ -134,7 +136,7 @@ def _plan_workers(job: Job, cpus: float) -> WorkerGroup:
 
 def _make_trainer(
     name: str, job: Job, run_dir: Path, group: WorkerGroup, config: dict[str, Any]
-) -> TorchTrainer:
+) -> DataParallelTrainer:
     storage, files = train_storage(run_dir, "train")
     num_workers: int | tuple[int, int] = group.max_workers
     max_failures = job.train.max_failures
@@ -144,28 +146,34 @@ def _make_trainer(
         # A node that leaves is a failure too, and elastic training survives it.
         max_failures += group.max_workers
 
-    return TorchTrainer(
+    scaling = ScalingConfig(
+        num_workers=num_workers,
+        # A change of size repeats the steps since the last checkpoint, so there must be a checkpoint
+        # between two changes.
+        elastic_resize_monitor_interval_s=2 * job.train.checkpoint_seconds,
+        use_gpu=group.gpus > 0,
+        resources_per_worker={"CPU": group.cpus, "GPU": group.gpus},
+    )
+    run = RunConfig(
+        name=name,
+        storage_path=storage,
+        storage_filesystem=files,
+        # The counter ends the training, because Ray Train does not know what progress is.
+        failure_config=FailureConfig(max_failures=-1),
+        callbacks=[FailureCounter(str(run_dir), name, max_failures)],
+        # Each checkpoint has all that the next step depends on.
+        checkpoint_config=CheckpointConfig(num_to_keep=1),
+    )
+    if group.max_workers == 1 and not group.gpus:
+        return SingleTrainer(
+            _run_worker, train_loop_config=config, scaling_config=scaling, run_config=run
+        )
+    return GroupTrainer(
         _run_worker,
         train_loop_config=config,
         torch_config=TorchConfig(timeout_s=int(job.train.barrier_seconds)),
-        scaling_config=ScalingConfig(
-            num_workers=num_workers,
-            # A change of size repeats the steps since the last checkpoint, so there must be a checkpoint
-            # between two changes.
-            elastic_resize_monitor_interval_s=2 * job.train.checkpoint_seconds,
-            use_gpu=group.gpus > 0,
-            resources_per_worker={"CPU": group.cpus, "GPU": group.gpus},
-        ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=storage,
-            storage_filesystem=files,
-            # The counter ends the training, because Ray Train does not know what progress is.
-            failure_config=FailureConfig(max_failures=-1),
-            callbacks=[FailureCounter(str(run_dir), name, max_failures)],
-            # Each checkpoint has all that the next step depends on.
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-        ),
+        scaling_config=scaling,
+        run_config=run,
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from ray._private import ray_constants
 
 from raycomp.errors import UserError
 from raycomp.runtime.cluster import connect as module
-from raycomp.runtime.cluster.connect import connect, ray, start_local_cluster
+from raycomp.runtime.cluster.connect import OWN_CLUSTER, connect, is_own_cluster, ray, start_local_cluster
 
 
 def test_workers_of_a_driver_below_uv_run_use_its_interpreter() -> None:
@@ -51,8 +53,30 @@ def test_a_ray_that_does_not_start_says_why(
 
 def test_a_local_cluster_has_the_cpus_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[str, Any]] = []
+
+    def init(*_: Any, **options: Any) -> SimpleNamespace:
+        calls.append({**options, OWN_CLUSTER: os.environ.get(OWN_CLUSTER)})
+        return SimpleNamespace(address_info={"gcs_address": "1.2.3.4:5"})
+
+    monkeypatch.setattr(module, "_own_clusters", set())
     monkeypatch.setattr(module, "usable_cpus", lambda: 3)
-    monkeypatch.setattr(ray, "init", lambda *_, **options: calls.append(options))
+    monkeypatch.setattr(ray, "init", init)
     start_local_cluster()
     start_local_cluster(num_cpus=7)
     assert [call["num_cpus"] for call in calls] == [3, 7]
+    # The processes of the cluster know it from their environment, this one by the cluster's address.
+    assert [call[OWN_CLUSTER] for call in calls] == ["1", "1"]
+
+
+@pytest.mark.parametrize(("address", "is_own"), [("1.2.3.4:5", True), ("1.2.3.4:6", False)])
+def test_a_cluster_that_another_process_started_is_not_ours(
+    address: str, is_own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(OWN_CLUSTER, raising=False)
+    monkeypatch.setattr(module, "_own_clusters", {"1.2.3.4:5"})
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address=address))
+    assert is_own_cluster() is is_own
+
+    monkeypatch.setenv(OWN_CLUSTER, "1")
+    assert is_own_cluster()
