@@ -175,7 +175,7 @@ class Recipe:
         agreed = train_plan(self.job, self.context.space, self.context.shape, len(tokens))
         sampler = build_sampler(self.job, agreed)
         schedule = plan_schedule(agreed)
-        step = self._supernet_step(model, teacher, sampler, schedule)
+        step = self.make_step(model, teacher, sampler, schedule)
 
         num_tokens = 0
         print_step = _print_every("super-network", 100)
@@ -195,9 +195,10 @@ class Recipe:
         )
         return model.eval(), sampler.state_dict(), num_tokens
 
-    def _supernet_step(
+    def make_step(
         self, model: ElasticEncoder, teacher: ElasticEncoder, sampler: Any, schedule: Schedule
     ) -> SupernetStep:
+        """Return the training step of a super-network."""
         settings = self.job.train
         decay_starts: tuple[int, ...] = (0, schedule.total)
         if settings.schedule == "phase":

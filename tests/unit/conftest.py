@@ -1,9 +1,10 @@
-"""Checkpoints and tasks that contexts of many tests load are loaded once: a checkpoint takes .1 s."""
+"""What many unit tests share: checkpoints and tasks are loaded once, and files are not synchronised."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,4 +77,12 @@ def _load_inputs_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pretrained, "load_checkpoint", remember_checkpoints(pretrained.load_checkpoint))
         patch.setattr(tasks, "load_task", remember_tasks(tasks.load_task))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_sync() -> Iterator[None]:
+    """Leave out `fsync`: tests do not survive a power failure. Those about it replace it themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
         yield

@@ -1,8 +1,8 @@
 """Ray Train with only the helper processes that raycomp's trainings need.
 
-Ray Train starts three helper processes for each training, in addition to its controller and workers. Each of them, and the
-controller, imports Ray Train, and the controller imports torch. On two cores these imports take longer
-than the start of the worker (`python -m benchmarks.fit_start`).
+Ray Train starts three helper processes for each training, in addition to its controller and workers.
+Each of them, and the controller, imports Ray Train, and the controller imports torch. On two cores these
+imports take longer than the start of the worker (`python -m benchmarks.fit_start`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,33 @@
+"""Networks that a person writes on the command line of benchmarks/set_by_hand.py."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from benchmarks.set_by_hand import parse_network
+from raycomp.encoder.architecture import Architecture
+from raycomp.search.space import SearchSpace
+
+CONTEXT: Any = SimpleNamespace(space=SearchSpace(3, depth=(1, 2, 3), heads=(2, 4), ffn=(16, 64)))
+
+
+def test_a_network_has_equal_layers() -> None:
+    assert parse_network(CONTEXT, "2x4x16") == Architecture(2, (4, 4), (16, 16))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("2x4", "LAYERSxHEADSxNEURONS"),
+        ("2xfourx16", "LAYERSxHEADSxNEURONS"),
+        ("2x3x16", "the search space of the run lacks"),
+        ("4x4x16", "the search space of the run lacks"),
+        ("0x4x16", "LAYERSxHEADSxNEURONS"),
+    ],
+)
+def test_another_network_ends_with_a_message(text: str, message: str) -> None:
+    with pytest.raises(SystemExit, match=f"--networks {text}: .*{message}"):
+        parse_network(CONTEXT, text)
