@@ -32,6 +32,7 @@ from benchmarks.measure import make_parser
 from raycomp.config.loader import parse_stored
 from raycomp.data.batches import Batch, TrainPlan, collate
 from raycomp.data.splitting import halve
+from raycomp.deployment.cpu import needs_reduced_range
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.methods.base import Forward
@@ -115,7 +116,11 @@ def train_networks(
     changed = RunContext(
         context.job.model_copy(update={"heal": heal}), context.run_dir, method=context.method
     )
-    plan = {"training": "alone", "archs": [arch.to_json() for arch in archs]}
+    plan = {
+        "training": "alone",
+        "archs": [arch.to_json() for arch in archs],
+        "reduce_range": needs_reduced_range(),
+    }
     task = kind(changed, plan, device=CPU, reduce=None)
     task.begin(0, 1, None)
     batches = TrainPlan(task.tokens.lengths, task.batch_size, task.data_seed)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 class HealTask(TrainingTask):
     """One round of healing; the plan has the architectures ("archs", JSON) and the round ("round").
 
+    "reduce_range" of the plan says whether steps that round as in INT8 have weights of 7 bits.
     In the first round networks start from the weights that they inherit, later from those of the round
     before.
     """
@@ -82,6 +83,7 @@ class HealTask(TrainingTask):
             device=self.device,
             cost=context.step_cost(),
             int8_from=self.num_steps - int8_steps if int8_steps else None,
+            reduce_range=bool(self.plan.get("reduce_range")),
         )
 
     def load_source(self) -> ElasticEncoder:

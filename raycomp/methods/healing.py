@@ -18,6 +18,7 @@ from typing import Any
 
 from raycomp.arithmetic import ceil_div
 from raycomp.config.budget import BudgetSettings
+from raycomp.deployment.cpu import needs_reduced_range
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.methods.base import Run
@@ -118,6 +119,9 @@ def heal_group(run: Run, task: str, trial: Mapping[str, Any]) -> None:
     """Heal the networks of one group."""
     training = f"{task}.{trial['name']}"
     plan = {"training": training, "archs": list(trial["archs"]), "round": trial["round"]}
+    if run.context.job.heal.int8_share:
+        # The files in INT8 are written by this process.
+        plan["reduce_range"] = needs_reduced_range()
     run.train(training, plan)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,6 +38,7 @@ class GroupStep:
         device: torch.device,
         cost: StepCost | None = None,
         int8_from: int | None = None,
+        reduce_range: bool = False,
     ) -> None:
         """Prepare the step.
 
@@ -48,6 +51,7 @@ class GroupStep:
             device: Device of the networks and of the teacher.
             cost: FLOPs of all networks; None leaves FLOPs out of the figures of a step.
             int8_from: First step in which the networks round as in INT8; None never rounds.
+            reduce_range: Whether weights are rounded to 7 bits.
 
         Raises:
             ValueError: The objective needs a teacher, and none is given.
@@ -61,6 +65,7 @@ class GroupStep:
         self.device = device
         self.cost = cost
         self.int8_from = int8_from
+        self.reduce_range = reduce_range
 
     def __call__(self, index: int, batch: Batch) -> StepResult:
         """Train every network on one batch."""
@@ -77,7 +82,9 @@ class GroupStep:
 
         losses = torch.zeros(len(self.networks), device=self.device)
         is_rounded = self.int8_from is not None and index >= self.int8_from
-        rounding = Int8Rounding() if is_rounded else contextlib.nullcontext()
+        rounding: AbstractContextManager[Any] = contextlib.nullcontext()
+        if is_rounded:
+            rounding = Int8Rounding(reduce_range=self.reduce_range)
         for i, network in enumerate(self.networks):
             with autocast(self.precision, self.device), rounding:
                 output = network(

@@ -19,6 +19,9 @@ LEVELS = 255
 
 LARGEST_WEIGHT = 127
 
+REDUCED_LARGEST_WEIGHT = 64
+"""Largest weight in 7 bits, which CPUs need whose sums of 8-bit products overflow."""
+
 
 class Int8Rounding(TorchFunctionMode):
     """While active, every `F.linear` rounds its weight and its input to the grids of INT8.
@@ -32,6 +35,15 @@ class Int8Rounding(TorchFunctionMode):
         ...     rounded = layer(torch.ones(3, 4))
     """
 
+    def __init__(self, *, reduce_range: bool = False) -> None:
+        """Choose the grid.
+
+        Args:
+            reduce_range: Whether weights have 7 bits, as in files for CPUs without 8-bit dot products.
+        """
+        super().__init__()
+        self._largest = REDUCED_LARGEST_WEIGHT if reduce_range else LARGEST_WEIGHT
+
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -44,15 +56,15 @@ class Int8Rounding(TorchFunctionMode):
         if func is not F.linear:
             return func(*args, **kwargs)
         x, weight, *bias = args
-        return func(round_input(x), round_weight(weight), *bias, **kwargs)
+        return func(round_input(x), round_weight(weight, self._largest), *bias, **kwargs)
 
 
-def round_weight(weight: Tensor) -> Tensor:
-    """Return a weight (outputs, inputs) with each row rounded to 255 values around 0, in fp32."""
+def round_weight(weight: Tensor, largest: int = LARGEST_WEIGHT) -> Tensor:
+    """Return a weight (outputs, inputs) whose rows have 2 `largest` + 1 values around 0, in fp32."""
     weight = weight.float()
-    scale = weight.detach().abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / LARGEST_WEIGHT
+    scale = weight.detach().abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / largest
     zero = torch.zeros_like(scale, dtype=torch.int32)
-    return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -LARGEST_WEIGHT, LARGEST_WEIGHT)
+    return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -largest, largest)
 
 
 def round_input(x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from raycomp.deployment import onnx_export
+from raycomp.deployment.cpu import needs_reduced_range
 from raycomp.deployment.onnx_export import export_onnx, export_program, load_program
 from raycomp.deployment.quantisation import (
     Int8Form,
@@ -117,7 +118,7 @@ def test_int8_of_an_encoder(encoder_file: Path, tmp_path: Path, is_static: bool)
     assert any(o.kind == "Gather" for o in operations)
     target = tmp_path / "int8.onnx"
     form = Int8Form("form", is_static, tuple(operations))
-    quantise(encoder_file, target, form, calibration(), reduce_range=False)
+    quantise(encoder_file, target, form, calibration(), reduce_range=needs_reduced_range())
     assert count_integer_operations(target) >= 12
     assert count_integer_operations(encoder_file) == 0
     batch = calibration()[0]
@@ -130,10 +131,22 @@ def test_operations_left_out_stay_in_fp32(encoder_file: Path, tmp_path: Path) ->
     operations = find_operations(encoder_file)
     some = tuple(o for o in operations if o.kind == "MatMul")[:3]
     target = tmp_path / "int8.onnx"
-    quantise(encoder_file, target, Int8Form("form", False, some), calibration(), reduce_range=False)
+    quantise(
+        encoder_file,
+        target,
+        Int8Form("form", False, some),
+        calibration(),
+        reduce_range=needs_reduced_range(),
+    )
     assert count_integer_operations(target) == 3
     with pytest.raises(ValueError, match="at least one"):
-        quantise(encoder_file, target, Int8Form("form", False, ()), calibration(), reduce_range=False)
+        quantise(
+            encoder_file,
+            target,
+            Int8Form("form", False, ()),
+            calibration(),
+            reduce_range=needs_reduced_range(),
+        )
 
 
 def test_the_most_sensitive_group_comes_first(encoder_file: Path, tmp_path: Path) -> None:
@@ -151,7 +164,7 @@ def test_the_most_sensitive_group_comes_first(encoder_file: Path, tmp_path: Path
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, chosen))
     onnx.save(graph, str(source))
 
-    groups = rank_groups(source, operations, calibration(), tmp_path, reduce_range=False)
+    groups = rank_groups(source, operations, calibration(), tmp_path, reduce_range=needs_reduced_range())
     assert sorted(products.index(o) for group in groups for o in group) == list(range(len(products)))
     assert products[7] in groups[0]
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
@@ -170,7 +183,13 @@ def test_int8_of_a_cnn_loads(is_static: bool, cnn: tuple[Any, Path], tmp_path: P
     assert not names & {operation.name for operation in operations}
 
     chosen = tuple(o for o in operations if is_static or o.kind != "Conv")
-    quantise(source, target, Int8Form("form", is_static, chosen), calibration(), reduce_range=False)
+    quantise(
+        source,
+        target,
+        Int8Form("form", is_static, chosen),
+        calibration(),
+        reduce_range=needs_reduced_range(),
+    )
     batch = calibration()[0]
     expected = session_forward(open_session(source, 1))(*batch)
     logits = session_forward(open_session(target, 1))(*batch)
@@ -199,7 +218,9 @@ def test_the_encoder_of_the_demo(tmp_path: Path) -> None:
         torch.tensor([getattr(row, name) for row in rows])
         for name in ("ids", "attention_mask", "type_ids")
     )
-    quantise(source, target, Int8Form("dynamic", False, operations), [], reduce_range=False)
+    quantise(
+        source, target, Int8Form("dynamic", False, operations), [], reduce_range=needs_reduced_range()
+    )
     assert count_integer_operations(target) >= 36
     assert target.stat().st_size < 0.27 * source.stat().st_size
     expected = session_forward(open_session(source, 1))(ids, mask, types)

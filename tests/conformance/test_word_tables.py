@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from raycomp.config.loader import parse_job
+from raycomp.deployment.cpu import needs_reduced_range
 from raycomp.deployment.format_settings import FormatSettings
 from raycomp.deployment.quantisation import Int8Form, find_operations, quantise
 from raycomp.deployment.runtimes import open_session, session_forward
@@ -101,7 +102,13 @@ def check_onnx(run_dir: Path, table: WordTable, out: Path) -> None:
     halves = sum(4 * bool(h) for h in arch.heads) + sum(2 * bool(k) for k in arch.ffn)
     assert num_linear == halves + 2 + (table.rank is not None)
 
-    quantise(source, target, Int8Form("dynamic", False, tuple(operations)), [], reduce_range=False)
+    quantise(
+        source,
+        target,
+        Int8Form("dynamic", False, tuple(operations)),
+        [],
+        reduce_range=needs_reduced_range(),
+    )
     ids = torch.arange(12).reshape(2, 6)
     full, small = (
         session_forward(open_session(path, 1))(ids, torch.ones_like(ids), None)

@@ -13,6 +13,7 @@ import torch
 from raycomp.config.loader import parse_job
 from raycomp.data.batches import Batch
 from raycomp.encoder.architecture import Architecture
+from raycomp.methods import healing
 from raycomp.methods.context import RunContext
 from raycomp.methods.heal_task import cut_network, load_healed
 from raycomp.methods.healing import (
@@ -134,12 +135,15 @@ def test_healing_brings_a_network_nearer_to_its_teacher(
     assert healed.examples == len(tokens)
 
 
+@pytest.mark.parametrize("reduce_range", [False, True])
 def test_rounded_steps_make_a_network_better_in_few_bits(
-    make_context: Callable[..., RunContext], monkeypatch: pytest.MonkeyPatch
+    reduce_range: bool, make_context: Callable[..., RunContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Eight bits cost this network nothing, so there would be nothing to restore.
-    monkeypatch.setattr(int8_rounding, "LARGEST_WEIGHT", 3)
+    name_of_limit = "REDUCED_LARGEST_WEIGHT" if reduce_range else "LARGEST_WEIGHT"
+    monkeypatch.setattr(int8_rounding, name_of_limit, 3)
     monkeypatch.setattr(int8_rounding, "LEVELS", 15)
+    monkeypatch.setattr(healing, "needs_reduced_range", lambda: reduce_range)
 
     def measure_loss(name: str, share: float) -> float:
         context = make_context(name, steps=30, int8_share=share)
@@ -147,7 +151,7 @@ def test_rounded_steps_make_a_network_better_in_few_bits(
         network = load_healed(context, context.supernet(), MIDDLE)
 
         def forward(batch: Batch) -> torch.Tensor:
-            with Int8Rounding():
+            with Int8Rounding(reduce_range=reduce_range):
                 return network(batch).logits
 
         return HealingRun(context).score(forward, "train").loss
