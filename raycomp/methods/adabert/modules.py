@@ -105,8 +105,10 @@ def attentive_sum(nodes: list[Tensor], query: Tensor) -> Tensor:
         nodes: States of the inner nodes, each (batch, length, width).
         query: Learned query, (width,).
     """
-    # One score per node and position: how well the state fits the learned query.
-    scores = torch.stack([node @ query for node in nodes]) * query.shape[0] ** -0.5
+    # One score per node and position: how well the state fits the learned query. Not `node @ query`:
+    # ONNX Runtime 1.32 merges the transposition of a convolution's output into a product with a vector,
+    # and computes another one.
+    scores = torch.stack([(node * query).sum(-1) for node in nodes]) * query.shape[0] ** -0.5
     shares = torch.softmax(scores, 0).unsqueeze(-1)
     total = nodes[0] * shares[0]
     for node, share in zip(nodes[1:], shares[1:], strict=True):
