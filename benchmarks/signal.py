@@ -95,10 +95,7 @@ def measure(
     validation_losses, validation_hits = score_rows(
         supernet, archs, context.tokens(validation_name), context
     )
-    labels = np.asarray(context.tokens(validation_name).labels)
-    largest = np.bincount(labels.astype(int)).max() / len(labels)
-    error = (largest * (1 - largest) / len(labels)) ** 0.5
-    kept = np.flatnonzero(validation_hits.mean(1) > largest + 2 * error)
+    kept = better_than_chance(validation_hits, context.tokens(validation_name))
     figures = {"chance": float(num_networks - len(kept))}
     if len(kept) < NUM_SCORED:
         return figures
@@ -131,6 +128,14 @@ def measure(
         surrogate_parts, selection_losses, selection_hits, validation_losses, validation_hits, rng
     )
     return figures
+
+
+def better_than_chance(hits: Rows, tokens: TokenSplit) -> np.ndarray:
+    """Return the indices of networks that are better than the largest class by two standard errors."""
+    labels = np.asarray(tokens.labels).astype(int)
+    largest = np.bincount(labels).max() / len(labels)
+    error = (largest * (1 - largest) / len(labels)) ** 0.5
+    return np.flatnonzero(hits.mean(1) > largest + 2 * error)
 
 
 def make_budget(context: RunContext, share: float) -> SearchBudget:

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from benchmarks.measure import make_parser
 from benchmarks.recipe import CPU, Recipe
-from benchmarks.signal import draw_networks, make_budget, score_rows, tau
+from benchmarks.signal import better_than_chance, draw_networks, make_budget, score_rows, tau
 from raycomp.config.loader import parse_stored
 from raycomp.data.batches import Batch
 from raycomp.encoder.architecture import Architecture
@@ -263,10 +263,7 @@ def score_networks(
     archs = draw_networks(context, make_budget(context, share), count, rng)
     tokens = context.tokens(context.validation_names()[0])
     losses, hits = score_rows(supernet, archs, tokens, context)
-    labels = np.asarray(tokens.labels).astype(int)
-    largest = np.bincount(labels).max() / len(labels)
-    error = (largest * (1 - largest) / len(labels)) ** 0.5
-    kept = np.flatnonzero(hits.mean(1) > largest + 2 * error)
+    kept = better_than_chance(hits, tokens)
     return [archs[i] for i in kept], losses[kept].mean(1)
 
 
