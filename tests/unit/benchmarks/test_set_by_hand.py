@@ -16,6 +16,7 @@ CONTEXT: Any = SimpleNamespace(space=SearchSpace(3, depth=(1, 2, 3), heads=(2, 4
 
 def test_a_network_has_equal_layers() -> None:
     assert parse_network(CONTEXT, "2x4x16") == Architecture(2, (4, 4), (16, 16))
+    assert parse_network(CONTEXT, "2x3x48") == Architecture(2, (3, 3), (48, 48))
 
 
 @pytest.mark.parametrize(
@@ -23,8 +24,9 @@ def test_a_network_has_equal_layers() -> None:
     [
         ("2x4", "LAYERSxHEADSxNEURONS"),
         ("2xfourx16", "LAYERSxHEADSxNEURONS"),
-        ("2x3x16", "the search space of the run lacks"),
-        ("4x4x16", "the search space of the run lacks"),
+        ("2x5x16", "the full network of the run is smaller"),
+        ("4x4x16", "the full network of the run is smaller"),
+        ("2x4x65", "the full network of the run is smaller"),
         ("0x4x16", "LAYERSxHEADSxNEURONS"),
     ],
 )
