@@ -32,7 +32,7 @@ NON_IDENTITY_KEYS = {
 LATER_DEFAULTS: dict[str, dict[str, Any]] = {
     "run": {"equal_compute": None, "equal_epochs": None},
     "task": {"positive": None, "validation_half": None},
-    "heal": {"int8_share": 0.0, "rounds": 1},
+    "heal": {"int8_share": 0.0, "rounds": 1, "target_retention": 0.97},
     "search": {"smoothing": 0.0, "min_use": 0.0},
     "space": {"plain": False},
     "teacher": {"classifier_learning_rate": None},

@@ -129,9 +129,9 @@ class HealSettings(Section):
         1,
         ge=1,
         le=64,
-        description="Networks of each budget in the last round. Only one is healed where it keeps 97% of "
-        "the teacher's selection score: such networks differ by less than the noise of their scores. A "
-        "network that several budgets share is healed once.",
+        description="Networks of each budget in the last round. Only one is healed where it keeps "
+        "`target_retention`: such networks differ by less than the noise of their scores. A network that "
+        "several budgets share is healed once.",
     )
     rounds: int = Field(
         3,
@@ -139,7 +139,14 @@ class HealSettings(Section):
         le=10,
         description="Largest number of rounds of a budget. Each round heals half as many networks as the "
         "one before, those with the lowest losses, with twice as many steps. A budget whose best network "
-        "keeps 97% of the teacher's selection score needs no further round.",
+        "keeps `target_retention` needs no further round.",
+    )
+    target_retention: float = Field(
+        0.97,
+        gt=0,
+        le=1,
+        description="Share of the teacher's selection score from which a budget needs no further network "
+        "or round. A value close to 1 costs time: budgets that cannot reach it are healed in all rounds.",
     )
     batch_size: int = Field(32, ge=1, description="Texts of one step, summed over all workers.")
     learning_rate: LearningRate = Field(

@@ -21,9 +21,6 @@ from raycomp.search.outcome import Outcome
 from raycomp.storage.files import file_hash, read_json
 from raycomp.storage.tables import read_table
 
-NEAR_TEACHER = 0.97
-"""Share of the teacher's selection score from which a budget needs no further network or round."""
-
 
 @dataclass(frozen=True)
 class HealedBudget:
@@ -75,7 +72,7 @@ def select_candidates(
         key=lambda arch: (arch in winners, limit.cost(arch) >= least, *scores[arch], arch.id),
         reverse=True,
     )
-    target = NEAR_TEACHER * teacher_selection_score(context)
+    target = _target_score(context)
     is_near = bool(ranked) and scores[ranked[0]][0] >= target
     if is_near:
         return ranked[:1]
@@ -106,7 +103,7 @@ def heal_in_rounds(
         task: Name of the training task `HealTask` in `Method.tasks`.
         candidates: Budget -> networks of its first round.
     """
-    target = NEAR_TEACHER * teacher_selection_score(run.context)
+    target = _target_score(run.context)
     healed: dict[Architecture, HealedNetwork] = {}
     rounds_of: dict[Architecture, int] = {}
     finalists = {name: list(archs) for name, archs in candidates.items() if archs}
@@ -138,6 +135,11 @@ def heal_in_rounds(
 def teacher_selection_score(context: RunContext) -> float:
     """Return the teacher's score on the selection split."""
     return float(read_json(context.layout.teacher_score)["selection"][context.primary])
+
+
+def _target_score(context: RunContext) -> float:
+    """Return the selection score from which a budget needs no further network or round."""
+    return context.job.heal.target_retention * teacher_selection_score(context)
 
 
 def _better_half(

@@ -312,6 +312,19 @@ def test_a_budget_near_its_teacher_needs_no_further_round(
     assert [network.arch for network in healed["one"].networks] == archs[:1]
 
 
+@pytest.mark.parametrize(("target_retention", "trainings"), [(0.2, 1), (0.9, 3)])
+def test_the_target_of_healing_decides_whether_a_budget_has_further_rounds(
+    target_retention: float, trainings: int, make_context: Callable[..., RunContext]
+) -> None:
+    context = make_context(steps=6, rounds=3, target_retention=target_retention)
+    trials = heal_networks(HealingRun(context), "heal", [SMALL])
+    # The network keeps 30% of this teacher's score, and cannot keep 90%: no score is above 1.
+    write_json(context.layout.teacher_score, {"selection": {"accuracy": trials[SMALL].value / 0.3}})
+    run = HealingRun(context)
+    heal_in_rounds(run, "heal", {"tiny": [SMALL]})
+    assert len(run.trained) == trainings - 1  # The first round is done.
+
+
 def test_a_network_that_was_healed_further_has_the_score_of_the_weights_that_are_deployed(
     make_context: Callable[..., RunContext],
 ) -> None:
