@@ -30,7 +30,7 @@ import torch
 
 from benchmarks.measure import make_parser
 from raycomp.config.loader import parse_stored
-from raycomp.data.batches import Batch, TrainPlan, collate
+from raycomp.data.batches import Batch, collate
 from raycomp.data.splitting import halve
 from raycomp.deployment.cpu import needs_reduced_range
 from raycomp.encoder.architecture import Architecture
@@ -123,7 +123,7 @@ def train_networks(
     }
     task = kind(changed, plan, device=CPU, reduce=None)
     task.begin(0, 1, None)
-    batches = TrainPlan(task.tokens.lengths, task.batch_size, task.data_seed)
+    batches = task.batch_plan()
 
     def batch_at(index: int) -> Batch:
         return collate(task.tokens, batches.rows(index), context.pad_id)

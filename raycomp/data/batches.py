@@ -156,6 +156,7 @@ class TrainPlan:
         seed: int,
         pool: int = 50,
         only: np.ndarray | None = None,
+        first: int = 0,
     ) -> None:
         """Create a plan.
 
@@ -165,8 +166,10 @@ class TrainPlan:
             seed: Seed of the order.
             pool: Batches that are sorted by length together.
             only: Row numbers that the training uses, by default all.
+            first: Steps of earlier trainings on the same rows, which this one continues.
         """
         self._only = only
+        self._first = first
         self._lengths = np.asarray(lengths if only is None else np.asarray(lengths)[only])
         self._seed = seed
         self._pool = pool
@@ -175,7 +178,7 @@ class TrainPlan:
 
     def rows(self, step: int) -> np.ndarray:
         """Return the row numbers of the global batch of a step."""
-        epoch, position = divmod(step, self.steps_per_epoch)
+        epoch, position = divmod(self._first + step, self.steps_per_epoch)
         rows = self._epoch(epoch)[position]
         return rows if self._only is None else self._only[rows]
 

@@ -37,6 +37,7 @@ from raycomp.methods.elastic_method import StatelessSampler, steps_of_epochs
 from raycomp.methods.scored_networks import ScoredNetworks
 from raycomp.methods.subnetworks import release_supernet, restore_subnetwork
 from raycomp.methods.supernet import SupernetTask, write_start_network
+from raycomp.methods.supernet_start import find_start_problems
 from raycomp.methods.tasks import TrainingTask
 from raycomp.search.space import SearchSpace
 from raycomp.storage.files import write_json
@@ -191,6 +192,10 @@ class Dynabert(Method):
         return ScoredNetworks(run, _networks(context, "depth"), DESCRIPTION).choose(
             lambda budget: self.explain_infeasible(context, budget)
         )
+
+    def find_problems(self, context: RunContext) -> list[str]:
+        """Return a message where the job turns the rewiring off, or where the start is not the teacher."""
+        return find_start_problems(context, self.name, needs_order=True)
 
     def _train(self, run: Run) -> None:
         """Train the stages one after the other; finished ones are not repeated."""

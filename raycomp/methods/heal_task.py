@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from raycomp.data.batches import TrainPlan
 from raycomp.encoder.architecture import FULL_TABLE, Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.encoder.layers import Encoder, EncoderConfig
@@ -17,11 +18,13 @@ from raycomp.methods.supernet import frozen_teacher
 from raycomp.methods.task_vocabulary import tokens_of
 from raycomp.methods.tasks import TrainingTask
 from raycomp.storage.files import write_json
+from raycomp.storage.revision import SECOND_REVISION
 from raycomp.storage.tensors import load_tensors, save_tensors
 from raycomp.training.group_step import GroupStep, table_modules, trained_parts
 from raycomp.training.hints import load_objective
 from raycomp.training.learning_rates import choose_learning_rate
 from raycomp.training.optimizers import JointUpdater, LinearDecay, Updater
+from raycomp.training.seeding import healing_seed
 
 if TYPE_CHECKING:
     from raycomp.encoder.static_model import RaycompForSequenceClassification
@@ -85,6 +88,25 @@ class HealTask(TrainingTask):
             int8_from=self.num_steps - int8_steps if int8_steps else None,
             reduce_range=bool(self.plan.get("reduce_range")),
         )
+
+    @property
+    def data_seed(self) -> int:
+        """Seed of the order of batches and of dropout."""
+        seed = super().data_seed
+        return healing_seed(seed) if self._reads_fresh_rows else seed
+
+    def batch_plan(self) -> TrainPlan:
+        """Return the plan of the rows of each step, which continues that of the round before."""
+        settings = self.context.job.heal
+        first = 0
+        if self._reads_fresh_rows:
+            first = sum(settings.steps_of_round(number) for number in range(1, self._round))
+        return TrainPlan(self.tokens.lengths, self.batch_size, self.data_seed, first=first)
+
+    @property
+    def _reads_fresh_rows(self) -> bool:
+        """Whether a round reads other rows than those before it, as long as there are any."""
+        return self.context.revision > SECOND_REVISION
 
     def load_source(self) -> ElasticEncoder:
         """Return the network that the networks are cut out of: the trained super-network."""

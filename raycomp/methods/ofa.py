@@ -43,6 +43,7 @@ from raycomp.methods.elastic_method import (
 from raycomp.methods.heal_task import HealTask
 from raycomp.methods.ofa_phases import DIMENSIONS, plan_phases, sort_units
 from raycomp.methods.supernet import SupernetTask
+from raycomp.methods.supernet_start import find_start_problems
 from raycomp.methods.tasks import SharedSampler, TrainingTask
 from raycomp.search.space import SearchSpace
 from raycomp.training.hints import Logits, Objective
@@ -196,6 +197,10 @@ class Ofa(ElasticMethod):
         "Extracted by raycomp from a super-network that was trained by progressive shrinking (OFA, "
         "adapted to BERT) and searched by evolution on predicted scores."
     )
+
+    def find_problems(self, context: RunContext) -> list[str]:
+        """Return a message where the start is not the fine-tuned teacher, the trained largest network."""
+        return find_start_problems(context, self.name)
 
     def training_plan(self, context: RunContext, num_rows: int) -> dict[str, Any]:
         """Return the plan of the super-network's training."""

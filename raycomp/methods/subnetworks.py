@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ def compress_budgets(
         for budget in context.job.budget
     }
     winners = {
-        name: _best_in_fp32(run, max(searched, key=lambda o: (o.arch is not None, o.value, -o.loss)))
+        name: _best_in_fp32(run, best_outcome(searched, settings.smoothing))
         for name, searched in trials.items()
     }
 
@@ -67,6 +67,24 @@ def compress_budgets(
             deployable = _choose_healed(run, deployable, winner, healed[name], description)
         deployables.append(deployable)
     return deployables
+
+
+def best_outcome(outcomes: Sequence[Outcome], smoothing: float) -> Outcome:
+    """Return the best outcome of several searches of one budget.
+
+    The highest score of several is the luckiest one, so where the searches choose by a smoothed loss, the
+    lowest loss decides between them: it has less noise than a score, which counts rows.
+
+    Args:
+        outcomes: One outcome of each search.
+        smoothing: `search.smoothing`; 0 is the papers' form, in which the score decides.
+    """
+
+    def rank(outcome: Outcome) -> tuple[bool, float, float]:
+        order = (-outcome.loss, outcome.value) if smoothing else (outcome.value, -outcome.loss)
+        return (outcome.arch is not None, *order)
+
+    return max(outcomes, key=rank)
 
 
 def _best_in_fp32(run: Run, best: Outcome) -> Outcome:

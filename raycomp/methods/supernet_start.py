@@ -33,6 +33,31 @@ def start_network(context: RunContext) -> ElasticEncoder:
     return model
 
 
+def find_start_problems(context: RunContext, name: str, *, needs_order: bool = False) -> list[str]:
+    """Return a message per setting with which a super-network would not start as its method says.
+
+    [train] and [space] belong to all super-networks of a job, and these settings are meant for YOCO-BERT.
+
+    Args:
+        context: The run's context.
+        name: The method, whose super-network starts from the fine-tuned teacher.
+        needs_order: Whether the method also sorts heads and neurons by importance.
+    """
+    job = context.job
+    problems = []
+    if job.train.init != "teacher":
+        problems.append(
+            f"The super-network of {name} starts from the fine-tuned teacher, but train.init is "
+            f"{job.train.init!r}. Remove train.init, or run {name} in another job."
+        )
+    if needs_order and not job.space.reorder:
+        problems.append(
+            f"{name} sorts heads and neurons by importance before it trains them, but space.reorder is "
+            f"false. Remove space.reorder, or run {name} in another job."
+        )
+    return problems
+
+
 def count_importance_tokens(context: RunContext) -> int:
     """Return the tokens of the text that importance is measured on."""
     if not context.job.space.reorder:

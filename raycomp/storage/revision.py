@@ -12,6 +12,9 @@ Revision 2: related texts stay in one split, and the validation rows do not depe
 AdaBERT's seeds has its own order of batches and masks. Both distillation terms are multiplied by T^2.
 Importance is measured on selection rows. A child that is not trained has its running statistics measured
 again.
+
+Revision 3: the rounds of healing read the training rows one after the other, in an order that is not that
+of the super-network's training. Before, each round began with the rows of the round before it.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from raycomp.storage.files import read_json
 from raycomp.storage.layout import RunLayout
 
 FIRST_REVISION = 1
-LATEST_REVISION = 2
+SECOND_REVISION = 2
+LATEST_REVISION = 3
 
 
 def read_revision(layout: RunLayout) -> int:

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from raycomp.config.loader import parse_job
-from raycomp.data.batches import Batch
+from raycomp.data.batches import Batch, TrainPlan
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods import healing
 from raycomp.methods.context import RunContext
-from raycomp.methods.heal_task import cut_network, load_healed
+from raycomp.methods.heal_task import HealTask, cut_network, load_healed
 from raycomp.methods.healing import (
     HealedNetwork,
     find_lost_evaluations,
@@ -141,7 +141,7 @@ def test_rounded_steps_make_a_network_better_in_few_bits(
 ) -> None:
     # Eight bits cost this network nothing, so there would be nothing to restore.
     name_of_limit = "REDUCED_LARGEST_WEIGHT" if reduce_range else "LARGEST_WEIGHT"
-    monkeypatch.setattr(int8_rounding, name_of_limit, 3)
+    monkeypatch.setattr(int8_rounding, name_of_limit, 2)
     monkeypatch.setattr(int8_rounding, "LEVELS", 15)
     monkeypatch.setattr(healing, "needs_reduced_range", lambda: reduce_range)
 
@@ -156,7 +156,7 @@ def test_rounded_steps_make_a_network_better_in_few_bits(
 
         return HealingRun(context).score(forward, "train").loss
 
-    assert measure_loss("rounded", 0.5) < 0.8 * measure_loss("plain", 0.0)
+    assert measure_loss("rounded", 0.5) < 0.5 * measure_loss("plain", 0.0)
 
 
 def test_a_healed_network_has_the_embeddings_of_the_super_network(
@@ -297,6 +297,31 @@ def test_rounds_halve_the_networks_and_double_their_steps(
     network = load_healed(context, context.supernet(), best)
     last = load_tensors(context.files.healed(best.id, 3).network)
     assert torch.equal(network.classifier.weight, last["classifier.weight"])
+
+
+def make_heal_task(context: RunContext, number: int) -> HealTask:
+    """Return the training of one network in a round."""
+    plan = {"archs": [SMALL.to_json()], "round": number}
+    return HealTask(context, plan, device=torch.device("cpu"), reduce=None)
+
+
+def test_rounds_read_one_row_after_the_other(make_context: Callable[..., RunContext]) -> None:
+    context = make_context(steps=1, rounds=3, batch_size=2)
+    rows: list[int] = []
+    for number in (1, 2, 3):
+        plan = make_heal_task(context, number).batch_plan()
+        rows += [row for i in range(context.job.heal.steps_of_round(number)) for row in plan.rows(i)]
+        heal_networks(HealingRun(context), "heal", [SMALL], number)
+    assert len(rows) == 2 * (1 + 2 + 4)
+    assert len(set(rows)) == len(rows)
+    # The super-network's training has another order.
+    supernet = TrainPlan(context.tokens("train").lengths, 2, context.job.run.seed)
+    assert rows[:2] != list(supernet.rows(0))
+
+    # Runs that began earlier resume with their rows.
+    write_json(context.layout.inputs, {"data": "", "revision": 2})
+    early = RunContext(context.job, context.run_dir)
+    assert list(make_heal_task(early, 2).batch_plan().rows(0)) == list(supernet.rows(0))
 
 
 def test_a_budget_near_its_teacher_needs_no_further_round(

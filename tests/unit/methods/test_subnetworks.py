@@ -40,3 +40,14 @@ def test_selection_and_validation_have_one_precision(
 
     infeasible = Outcome("half", "params", 9.0, "sng", 0, None, 0.0, 0.0, 0, 1.0, "too small")
     assert subnetworks._best_in_fp32(run, infeasible) is infeasible
+
+
+def test_the_lowest_loss_decides_between_searches_that_choose_by_a_smoothed_loss() -> None:
+    # The second has the higher score, which may be luck.
+    first = Outcome("half", "params", 9.0, "rated", 0, ARCH.to_json(), 0.80, 0.40, 12, 1.0)
+    second = Outcome("half", "params", 9.0, "rated", 1, ARCH.to_json(), 0.82, 0.45, 12, 1.0)
+    infeasible = Outcome("half", "params", 9.0, "random", 0, None, 0.0, 0.0, 0, 1.0, "too small")
+    outcomes = [infeasible, first, second]
+    assert subnetworks.best_outcome(outcomes, smoothing=0.5) is first
+    assert subnetworks.best_outcome(outcomes, smoothing=0.0) is second
+    assert subnetworks.best_outcome([infeasible], smoothing=0.5) is infeasible
