@@ -194,7 +194,7 @@ class Dynabert(Method):
         )
 
     def find_problems(self, context: RunContext) -> list[str]:
-        """Return a message where the job turns the rewiring off, or where the start is not the teacher."""
+        """Return a message where the job turns the rewiring off, or the start is not the teacher."""
         return find_start_problems(context, self.name, needs_order=True)
 
     def _train(self, run: Run) -> None:

@@ -38,4 +38,5 @@ def test_settings_of_yoco_do_not_change_what_another_method_is(
     problems = load_method_class(method)().find_problems(context)
     assert bool(problems) == is_refused
     if is_refused:
-        assert f"{section}.{key}" in problems[0] and "another job" in problems[0]
+        assert f"{section}.{key}" in problems[0]
+        assert "another job" in problems[0]
