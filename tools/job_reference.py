@@ -30,7 +30,7 @@ The other settings have defaults.
 Settings can be changed on the command line:
 
 ```
-raycomp run jobs/quickstart.toml --set train.samples=4 --set budget.half.params=12M
+raycomp run jobs/quickstart.toml --set train.samples=4 --set budget.half.encoder_params=0.4x
 ```
 
 An unknown setting is an error that names the nearest setting.

@@ -49,7 +49,8 @@ Limits = Annotated[
     typer.Option(
         "--limit",
         metavar="QUANTITY=NUMBER",
-        help="Further limit, such as latency_ms=8 or size_mb=20, at the first batch and length. "
+        help="Further limit, such as latency_ms=8. Quantities: latency_ms (the median), p95_ms and "
+        "p99_ms at the first batch and length, memory_mb, size_mb, params, encoder_params, flops. "
         "Repeatable. The exit code is 1 if no file of a model meets all limits.",
     ),
 ]

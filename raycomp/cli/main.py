@@ -15,6 +15,7 @@ from raycomp.cli.cluster import logs, status, stop, submit
 from raycomp.cli.export import export
 from raycomp.cli.options import (
     AsJson,
+    Gpus,
     JobFile,
     Only,
     Preset,
@@ -98,7 +99,7 @@ def plan(
         int | None,
         typer.Option("--nodes", help="Number of machines to forecast for.", min=1, max=10_000),
     ] = None,
-    gpus: Annotated[int, typer.Option("--gpus", help="GPUs per machine.", min=0, max=64)] = 0,
+    gpus: Gpus = 0,
     price: Annotated[
         float | None,
         typer.Option("--price-per-hour", help="Price of one machine for one hour.", min=0, max=1e6),
@@ -115,7 +116,7 @@ def plan(
 ) -> None:
     """Predict the size, time and cost of a job without running it.
 
-    Example: raycomp plan jobs/quickstart.toml --nodes 8 --gpus 8 --price-per-hour 30
+    Example: raycomp plan jobs/quickstart.toml --nodes 8 --price-per-hour 3
     """
     from raycomp.api.session import check_references
     from raycomp.runtime.pipeline.forecast import Machines

@@ -30,7 +30,9 @@ Storage = Annotated[
 Preset = Annotated[
     str,
     typer.Option(
-        "--preset", help="Preset of a study file. The preset small takes minutes on two CPU cores."
+        "--preset",
+        help="Preset of a study file. On two CPU cores, small takes about ten minutes for most studies, "
+        "and hours for methods.",
     ),
 ]
 Only = Annotated[
@@ -39,6 +41,16 @@ Only = Annotated[
         "--only",
         metavar="PATTERN",
         help="Execute only the runs of a study whose names match, such as '*-glue-mrpc-s0'. Repeatable.",
+    ),
+]
+Gpus = Annotated[
+    int,
+    typer.Option(
+        "--gpus",
+        help="GPUs per machine. A forecast for GPUs needs an earlier run with measured steps on one "
+        "(--runs).",
+        min=0,
+        max=64,
     ),
 ]
 RunPlace = Annotated[

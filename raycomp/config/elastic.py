@@ -40,17 +40,19 @@ class SpaceSettings(Section):
     """
 
     depth: list[int] | None = Field(
-        None, description="Numbers of layers. Not set: 1/2, 2/3, 5/6 and all of the model's layers."
+        None,
+        description="Numbers of layers. Not set: 1/2, 2/3, 5/6 and all of the model's layers; with a "
+        "budget for a device also one layer, 1/6 and 1/3.",
     )
     heads: list[int] | None = Field(
         None,
         description="Numbers of attention heads of a layer. Not set: 1/3, 2/3 and all of the model's "
-        "heads.",
+        "heads; with a budget for a device rounded to its widths, multiples of 16 (INT8: 32).",
     )
     ffn: list[int] | None = Field(
         None,
         description="Numbers of FFN neurons of a layer. Not set: 1/6, 1/4, 1/3 and all of the model's "
-        "neurons.",
+        "neurons; with a budget for a device rounded like `heads`.",
     )
     joint: bool = Field(
         False,

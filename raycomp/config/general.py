@@ -36,17 +36,18 @@ class RunSettings(Section):
         None,
         gt=0,
         le=100_000,
-        description="Training of each method over all budgets together, in passes: FLOPs of training the "
-        "full network for one pass over the training split. The lengths of each method are multiplied by "
-        "one number to reach it. Healing and reads of the teacher count. Not set: the methods keep their "
-        "lengths.",
+        description="Number of passes whose FLOPs each method may spend on training over all budgets "
+        "together. One pass is the FLOPs of training the full network once over the training split. The "
+        "lengths of each method are multiplied by one number to reach it. Healing and reads of the "
+        "teacher count. Not set: the methods keep their lengths.",
     )
     equal_epochs: float | None = Field(
         None,
         gt=0,
         le=10_000,
         description="Passes over the training split of each network that a method trains, all its phases "
-        "together. Not set: the methods keep their lengths.",
+        "together. Healing is extra (`heal.steps`, `heal.rounds`). Not set: the methods keep their "
+        "lengths.",
     )
 
     @model_validator(mode="after")

@@ -28,9 +28,11 @@ class SearchSettings(Section):
                 "sng": "stochastic natural gradient, from the trained architecture distribution",
                 "random": "uniform draws within the budget",
                 "evolution": "mutation and crossover of the best architectures so far",
-                "hat": "HAT's evolution: 30 rounds of 125 networks, ranked by loss",
+                "hat": "HAT's evolution: 30 rounds of 125 networks, ranked by loss. They need "
+                "3,025 `evaluations`; with at most 125, only random networks are scored",
                 "coarse_to_fine": "BigNAS' search: networks of equal layers, then mutations of the best",
-                "predictor": "OFA's search: a predictor of the score, and evolution on its predictions",
+                "predictor": "OFA's search: a predictor of the score, and evolution on its predictions. "
+                "It needs more than 1,000 `evaluations`; with fewer, only random networks are scored",
                 "module:class": "your class with `ask` and `tell`, made with (space, budget, seed). All "
                 "nodes must be able to import the module",
             },
@@ -40,7 +42,10 @@ class SearchSettings(Section):
         [0], min_length=1, description="Seeds of the searchers, each added to `run.seed`."
     )
     evaluations: int = Field(
-        64, ge=4, description="Architectures that one trial (budget, searcher, seed) can ask for."
+        64,
+        ge=4,
+        description="Architectures that one trial (budget, searcher, seed) can ask for. The methods "
+        "`hat` and `ofa` use their own number.",
     )
     shared_fraction: float | None = Field(
         None,

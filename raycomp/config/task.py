@@ -101,8 +101,9 @@ class TaskSettings(Section):
     selection: float | int = Field(
         0.1,
         description="Size of the selection split, which is taken from the training rows and used for all "
-        "decisions of a run: part of the rows (below 1), at most 20,000 rows, or number of rows. Rows of "
-        "related texts (equal, contained in one another, nearly equal) stay in one split.",
+        "decisions of a run. A value below 1 is a share of the rows, of which at most 20,000 are used. A "
+        "larger value is the number of rows. Rows of related texts (equal, contained in one another, "
+        "nearly equal) stay in one split.",
     )
     limit: int | None = Field(
         None, ge=1, description="Largest number of different training texts. Not set: all."

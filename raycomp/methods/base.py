@@ -47,7 +47,7 @@ class Healing:
         inherited: Selection score of the best network of the search, with inherited weights.
         healed: Selection score of the best healed network.
         networks: Networks that were healed for the budget.
-        steps: Training steps of each of them.
+        steps: Training steps of the best healed network, all its rounds together.
         tokens: Tokens of the training text of all of them.
         seconds: Time of their healing.
     """

@@ -10,8 +10,8 @@ each network is
 with a = 1 and b = 0.1 in the width stage, where the fine-tuned teacher teaches, and a = b = 1 in the
 depth stage, where the full network of the width stage does. No label is read. With `width_labels`, the
 width stage reads labels only, as the released code does without augmentation. Each budget gets the
-network with the best score on the selection split of those within it. Importance is measured on training
-text (the released code: on the development set).
+network with the best score on the selection split of those within it. Importance is measured on labelled
+selection rows (`methods.supernet_start`; the released code: on the development set).
 
 refs: L. Hou, Z. Huang, L. Shang, X. Jiang, X. Chen, Q. Liu. DynaBERT: Dynamic BERT with Adaptive Width
 and Depth. NeurIPS 2020. https://arxiv.org/abs/2004.04037

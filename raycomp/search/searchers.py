@@ -1,8 +1,8 @@
 """Searchers of the deployment stage: SNG from the trained theta (the paper), random, evolution.
 
-`raycomp.search.rated_search` has a further one. Every searcher fits its proposals to the limit in the
-same way: a network that leaves part of the budget unused would lose to one that does not, whoever
-proposed it.
+`raycomp.search.rated_search` has a further one. These four fit their proposals to the limit in the same
+way: a network that leaves part of the budget unused would lose to one that does not, whoever proposed
+it. The searchers of other papers (`raycomp.search.published_searchers`) do not grow their proposals.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ class DeploymentRow:
         inherited: Selection score of the best network of the search, with inherited weights.
         healed: Selection score of the best healed network.
         heal_networks: Networks that were healed for this budget.
-        heal_steps: Training steps of each of them.
+        heal_steps: Training steps of the best healed network, all its rounds together.
         heal_tokens: Tokens of the training text of all of them.
         heal_seconds: Time of their healing.
         verdict: Verdict on a budget for a device: "PASS", "FAIL" or "NOT CERTIFIED"; None for other

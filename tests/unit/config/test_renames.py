@@ -45,14 +45,14 @@ EARLIER = {
 """Defaults that have changed, with their earlier values: names of runs with them stay."""
 
 RUN_IDS = {
-    "adabert_glue.toml": "adabert-glue-b5a2a9d1",
+    "adabert_glue.toml": "adabert-glue-0cc748da",
     "adabert_mrpc.toml": "adabert-mrpc-a12fa64c",
     "adabert_quickstart.toml": "adabert-quickstart-2447249e",
     "adabert_sst2.toml": "adabert-sst2-be8c3d9b",
     "quickstart.toml": "quickstart-3ba75197",
     "yoco_glue.toml": "yoco-glue-2d49de38",
     "yoco_mrpc.toml": "yoco-mrpc-ba01a238",
-    "yoco_paper.toml": "yoco-paper-12512be7",
+    "yoco_paper.toml": "yoco-paper-4c0aaacb",
     "yoco_sst2.toml": "yoco-sst2-16669c9e",
 }
 STUDY_IDS = {
@@ -61,7 +61,8 @@ STUDY_IDS = {
     "crosstask.toml": "crosstask-aa49ad6a",
 }
 """Computed before any setting was renamed; jobs that search got new names with the default searcher,
-when healing joined, and when AdaBERT scored candidates."""
+when healing joined, and when AdaBERT scored candidates. adabert_glue.toml got the paper's search, and
+yoco_paper.toml the paper's learning rate without a warm-up: their names are those of these settings."""
 
 NAMES_WITHOUT_CANDIDATES = {
     "adabert_glue.toml": "adabert-glue-0cc748da",
