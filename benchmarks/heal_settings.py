@@ -119,7 +119,8 @@ def score_network(
         teacher: The teacher's logits for the selection split.
     """
     logits = selection_logits(context, network)
-    score = score_logits(context.metrics, context.tokens("selection"), logits)
+    tokens = context.tokens("selection")
+    score = score_logits(context.metrics, tokens, logits, context.facts.positive)
     divergence = mean_divergence(teacher, logits)
 
     def forward(batch: Batch) -> Tensor:

@@ -196,7 +196,8 @@ def predict(context: RunContext, forward: Forward, rows: np.ndarray) -> Predicti
     """Return the outputs of a network on rows of the validation split."""
     tokens = context.tokens(context.validation_names()[0])
     outputs = tokens.scaling.restore(run_network(context, forward))
-    return Predictions((np.asarray(tokens.written_labels)[rows],), (outputs[rows],))
+    labels = np.asarray(tokens.written_labels)[rows]
+    return Predictions((labels,), (outputs[rows],), context.facts.positive)
 
 
 def run_network(context: RunContext, forward: Forward) -> np.ndarray:

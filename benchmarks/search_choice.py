@@ -109,7 +109,8 @@ class HeldOutScorer:
     def _score_rows(self, labels: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
         log_probabilities = torch.from_numpy(logits).float().log_softmax(1).numpy()
         loss = -float(log_probabilities[np.arange(len(labels)), labels].mean())
-        return Predictions((labels,), (logits,)).value(self.context.primary), loss
+        outputs = Predictions((labels,), (logits,), self.context.facts.positive)
+        return outputs.value(self.context.primary), loss
 
 
 def main() -> None:

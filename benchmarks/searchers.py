@@ -81,7 +81,7 @@ class Scorer:
         tokens = context.tokens("selection")
         logits = predict_networks(context, self._supernet, archs, tokens)
         for arch, arch_logits in zip(archs, logits, strict=True):
-            score = score_logits(context.metrics, tokens, arch_logits)
+            score = score_logits(context.metrics, tokens, arch_logits, context.facts.positive)
             self._scores[arch] = (score.values[context.primary], score.loss)
 
 

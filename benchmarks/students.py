@@ -185,7 +185,10 @@ def read_predictions(context: RunContext, out: Path, row: dict[str, Any]) -> dic
     logits = np.load(out / row["outputs"], allow_pickle=False)
     labels = np.asarray(context.tokens(context.task.validation[0].name).written_labels)
     halves = {half: kept_rows(context, half) for half in ("a", "b")}
-    return {half: Predictions((labels[rows],), (logits[rows],)) for half, rows in halves.items()}
+    positive = context.facts.positive
+    return {
+        half: Predictions((labels[rows],), (logits[rows],), positive) for half, rows in halves.items()
+    }
 
 
 def prepare_teacher(context: RunContext) -> None:

@@ -128,7 +128,7 @@ def evaluate_split(
         precision=precision,
         device=torch.device("cpu"),
     )
-    score = score_logits(context.metrics, tokens, logits)
+    score = score_logits(context.metrics, tokens, logits, context.facts.positive)
     return float(score.values[context.primary]), score.loss
 
 

@@ -56,7 +56,7 @@ def measure(options: Options) -> list[Claim]:
             device=device,
         )
         for arch_logits in logits:
-            score_logits(context.metrics, tokens, arch_logits)
+            score_logits(context.metrics, tokens, arch_logits, context.facts.positive)
         return len(archs) / (time.perf_counter() - started)
 
     def score_separately() -> float:
@@ -116,7 +116,8 @@ def extract_and_score(
         with autocast(precision, device):
             output = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
         logits.append(output.logits.float().cpu().numpy())
-    return score_logits(context.metrics, tokens, np.concatenate(logits)).values[context.primary]
+    score = score_logits(context.metrics, tokens, np.concatenate(logits), context.facts.positive)
+    return score.values[context.primary]
 
 
 if __name__ == "__main__":

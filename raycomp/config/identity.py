@@ -72,6 +72,8 @@ def hash_job(job: Job) -> str:
 
     # Settings that joined later, where they have the value that earlier runs had.
     for schema in schemas:
+        for key, value in job.settings(schema).identity_values().items():
+            settings[schema.method][key] = value
         for key, value in schema.identity_defaults.items():
             if settings[schema.method][key] == value:
                 del settings[schema.method][key]

@@ -43,6 +43,10 @@ class MethodSettings(Section):
     shared_sections: ClassVar[tuple[str, ...]] = ()
     identity_defaults: ClassVar[dict[str, Any]] = {}
 
+    def identity_values(self) -> dict[str, Any]:
+        """Return settings that the identity of a run has with another value than the job."""
+        return {}
+
 
 def choices(summary: str, meanings: dict[str, str]) -> str:
     """Return the description of a setting whose values are named: a summary and a line per value.

@@ -14,7 +14,10 @@ from raycomp.encoder.architecture import FULL_TABLE, Architecture, WordTable
 from raycomp.errors import UserError
 
 CostFunction = Callable[[Architecture], float]
-"""From an architecture to its cost; it grows with every dimension."""
+"""From an architecture to its cost. It grows with depth, heads and FFN neurons.
+
+Of word tables, a smaller one can cost more: a rank saves parameters and adds FLOPs.
+"""
 
 
 @dataclass(frozen=True)

@@ -312,8 +312,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rate:
         rate: Dropout rate of the attention weights.
     """
     is_cpu = query.device.type == "cpu"
-    is_slow = is_cpu and query.requires_grad and query.dtype == torch.bfloat16
-    if (rate == 0.0 or not is_cpu) and not is_slow:
+    is_bf16 = query.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+    if not is_cpu or (rate == 0.0 and not (is_bf16 and query.requires_grad)):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate)
 
     # Autocast would convert the numbers back to bf16.

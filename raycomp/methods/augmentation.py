@@ -112,7 +112,9 @@ def augment_training_text(run: Run, data: AugmentedData) -> float:
 def _count_masked_tokens(data: AugmentedData) -> int:
     """Return about how many tokens a masked language model reads; 0 where none fills the masks.
 
-    Each text is read once for each of its words, of which it has at most as many as tokens.
+    Each text is read once for each of its words, of which it has at most as many as tokens. A read has
+    the text with a mask and the text itself (`MaskedCandidates`), as far as the model's positions reach.
+    The texts of a pair are read separately.
     """
     from raycomp.encoder.pretrained import load_masked_language_model
 
@@ -121,7 +123,15 @@ def _count_masked_tokens(data: AugmentedData) -> int:
         return 0
     if load_masked_language_model(source.name, source.revision, source.trust_remote_code) is None:
         return 0
-    return int((data.tokens("train").lengths.astype(np.int64) ** 2).sum())
+    lengths = text_lengths(data.tokens("train"))
+    return int((lengths * np.minimum(2 * lengths, data.config.max_positions)).sum())
+
+
+def text_lengths(tokens: TokenSplit) -> np.ndarray:
+    """Return the number of tokens of the first and of the second text of each row, (2, rows)."""
+    counted = np.concatenate([[0], np.cumsum(tokens.token_types, dtype=np.int64)])
+    second = np.diff(counted[tokens.offsets])
+    return np.stack([tokens.lengths - second, second])
 
 
 def write_missing_files(

@@ -14,10 +14,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -34,6 +34,15 @@ from raycomp.methods.tasks import TrainingTask
 from raycomp.methods.text_students import TextStudentMethod, TextStudentSettings, TextStudentTask
 from raycomp.training.hints import Labels, Objective, required_output
 
+AUTO_RATES = {"adamw": 1e-3, "adadelta": 1.0}
+"""Learning rate of each optimizer; that of Adadelta is the paper's."""
+
+
+def _check_rate(rate: float | Literal["auto"]) -> float | Literal["auto"]:
+    if rate != "auto" and not 0 < rate < 10:
+        raise ValueError('it must be "auto", or a number above 0 and below 10')
+    return rate
+
 
 class BilstmSettings(TextStudentSettings):
     """BiLSTM-soft; one model, whose size no budget binds."""
@@ -41,6 +50,16 @@ class BilstmSettings(TextStudentSettings):
     method: ClassVar[str] = "bilstm"
     title: ClassVar[str] = "BiLSTM-soft (teacher's embeddings)"
 
+    # Other small text models have numbers only.
+    learning_rate: Annotated[  # type: ignore[assignment]
+        float | Literal["auto"], AfterValidator(_check_rate)
+    ] = Field(
+        "auto",
+        description=choices(
+            "Largest learning rate. It falls linearly to 0.",
+            {"auto": "0.001 with `adamw`, and 1.0 with `adadelta` (the paper's)"},
+        ),
+    )
     hidden: int = Field(150, ge=1, description="Width of the LSTM in each direction: 150 or 300.")
     fc: int = Field(200, ge=1, description="Width of the layer before the classifier: 200 or 400.")
     embedding: int = Field(300, ge=1, description="Largest width of a token's vector in each channel.")
@@ -64,6 +83,15 @@ class BilstmSettings(TextStudentSettings):
             {"adamw": "AdamW", "adadelta": "Adadelta with rho = 0.95 (the released code's form)"},
         ),
     )
+
+    @property
+    def largest_rate(self) -> float:
+        """The largest learning rate, that of the optimizer where the job leaves it open."""
+        return AUTO_RATES[self.optimizer] if self.learning_rate == "auto" else self.learning_rate
+
+    def identity_values(self) -> dict[str, Any]:
+        """Return the learning rate as the number that earlier versions wrote."""
+        return {"learning_rate": self.largest_rate}
 
 
 @dataclass(frozen=True)
@@ -124,7 +152,7 @@ class Bilstm(TextStudentMethod):
         settings = context.job.settings(BilstmSettings)
         if settings.optimizer == "adamw":
             return None
-        return functools.partial(torch.optim.Adadelta, rho=0.95, lr=settings.learning_rate)
+        return functools.partial(torch.optim.Adadelta, rho=0.95, lr=settings.largest_rate)
 
     def forward_flops(self, context: RunContext) -> float:
         """Return the FLOPs of LSTM, hidden layer and classifier."""

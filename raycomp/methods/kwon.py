@@ -92,6 +92,24 @@ class Kwon(PrunedMethod):
             budget=budget.name,
         )
 
+    def least_cost(self, context: RunContext, kind: str) -> float:
+        """Return the lowest limit within which the choice of masks finds one head or neuron.
+
+        It counts the biases and LayerNorms of all layers, also of those that the pruning leaves out.
+        """
+        head_cost, neuron_cost, fixed = unit_costs(context, kind)
+        return fixed + min(head_cost, neuron_cost)
+
+    def explain_infeasible(self, context: RunContext, budget: BudgetSettings) -> str:
+        """Return why not even one neuron meets a budget."""
+        least = self.least_cost(context, budget.kind)
+        return (
+            f"Budget {budget.name}: {budget.kind} <= {context.limit(budget):,.0f} cannot be met by kwon, "
+            f"which needs {least:,.0f} for one neuron and for the parts of all layers that it does not "
+            f"prune. Nearest feasible limit: {least:,.0f}. Raise the budget, or use a method that leaves "
+            "out layers (yoco)."
+        )
+
     def plan(self, context: RunContext) -> dict[str, Any]:
         """Return the FLOPs of the gradients; no step is trained."""
         settings = context.job.settings(KwonSettings)
@@ -189,17 +207,7 @@ def choose_masks(
         head_grads: Mask gradients, (batches, heads) for each layer.
         neuron_grads: Mask gradients, (batches, ffn) for each layer.
     """
-    depth = len(head_grads)
-
-    def cost(heads: int, neurons: int) -> float:
-        return float(
-            context.costs.cost(budget.kind, Architecture(depth, (heads,) * depth, (neurons,) * depth))
-        )
-
-    head_cost = (cost(2, 1) - cost(1, 1)) / depth
-    neuron_cost = (cost(1, 2) - cost(1, 1)) / depth
-    fixed = cost(1, 1) - depth * (head_cost + neuron_cost)
-
+    head_cost, neuron_cost, fixed = unit_costs(context, budget.kind)
     head_scores = torch.cat([g.square().sum(0) for g in head_grads])
     neuron_scores = torch.cat([g.square().sum(0) for g in neuron_grads])
     # The kinds of cost are linear in heads and neurons, beyond the LayerNorms.
@@ -213,6 +221,23 @@ def choose_masks(
         [rearrange(mask, grads) for mask, grads in zip(heads, head_grads, strict=True)],
         [rearrange(mask, grads) for mask, grads in zip(neurons, neuron_grads, strict=True)],
     )
+
+
+def unit_costs(context: RunContext, kind: str) -> tuple[float, float, float]:
+    """Return the cost of a head, of a neuron, and of the rest of a network in which no layer is left out.
+
+    Args:
+        context: The run's context.
+        kind: Kind of cost, such as "params".
+    """
+    depth = len(context.shape.layer_heads)
+
+    def cost(heads: int, neurons: int) -> float:
+        return float(context.costs.cost(kind, Architecture(depth, (heads,) * depth, (neurons,) * depth)))
+
+    head_cost = (cost(2, 1) - cost(1, 1)) / depth
+    neuron_cost = (cost(1, 2) - cost(1, 1)) / depth
+    return head_cost, neuron_cost, cost(1, 1) - depth * (head_cost + neuron_cost)
 
 
 def fill_budget(

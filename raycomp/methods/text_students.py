@@ -63,6 +63,11 @@ class TextStudentSettings(MethodSettings):
     weight_decay: float = Field(0.0, ge=0, lt=1, description="Decoupled weight decay.")
     augment: bool = Field(True, description="Whether the training text is augmented as [augment] says.")
 
+    @property
+    def largest_rate(self) -> float:
+        """The largest learning rate."""
+        return self.learning_rate
+
 
 class TextStudentMethod(Method):
     """A method that trains one small text model."""
@@ -280,7 +285,7 @@ class TextStudentTask(TrainingTask):
         self.model = self._student
         # One phase: the objective stays the same.
         steps = count_steps(settings.epochs, self.steps_per_epoch)
-        phase = TrainingPhase(steps, settings.learning_rate, objective, settings.warmup)
+        phase = TrainingPhase(steps, settings.largest_rate, objective, settings.warmup)
         self.num_steps = steps
         self.updater = Updater(
             self.model,

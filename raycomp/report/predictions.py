@@ -94,8 +94,12 @@ def _read_predictions(run_dir: Path, method: str, budget: str) -> Predictions | 
 
     if not labels:
         return None
-    positive = read_json_file(layout.facts).get("positive", 1)
-    return Predictions(tuple(labels), tuple(logits), 0 if positive == 0 else 1)
+    return Predictions(tuple(labels), tuple(logits), read_positive(run_dir))
+
+
+def read_positive(run_dir: Path) -> int:
+    """Return the number of the class that F1 counts as positive in a run; 1 if it is not recorded."""
+    return 0 if read_json_file(RunLayout(run_dir).facts).get("positive", 1) == 0 else 1
 
 
 def _model_name(run_dir: Path, method: str, budget: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,12 +64,13 @@ def is_at_chance(metric: str, predictions: Predictions) -> bool:
 def _best_constant(metric: str, predictions: Predictions) -> Predictions:
     """Return the outputs of the constant answer with the best score."""
     if metric in REGRESSION:
-        return Predictions(predictions.labels, tuple(np.zeros_like(x) for x in predictions.logits))
+        return replace(predictions, logits=tuple(np.zeros_like(x) for x in predictions.logits))
 
     def answer(label: int) -> Predictions:
         one_hot = np.eye(predictions.logits[0].shape[1])[label]
         logits = tuple(np.tile(one_hot, (len(labels), 1)) for labels in predictions.labels)
-        return Predictions(predictions.labels, logits)
+        # F1 of two classes depends on the positive class, which the constant answer must share.
+        return replace(predictions, logits=logits)
 
     # A class that does not occur cannot be the best answer.
     labels = np.concatenate(predictions.labels)

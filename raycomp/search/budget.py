@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import CostFunction
@@ -62,6 +62,11 @@ def best_index(
 
 
 def cheapest_architecture(space: SearchSpace, cost: CostFunction) -> tuple[Architecture, float]:
-    """Return the cheapest architecture and its cost; every cost grows with every dimension."""
+    """Return the cheapest architecture and its cost.
+
+    Every cost grows with every dimension except the word table, of which each one is tried.
+    """
     smallest = space.smallest()
-    return smallest, cost(smallest)
+    candidates = [replace(smallest, table=table) for table in space.tables]
+    cheapest = min(candidates, key=cost)
+    return cheapest, cost(cheapest)

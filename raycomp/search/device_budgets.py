@@ -110,7 +110,7 @@ class BudgetCosts:
         if budget.kind != SEVERAL:
             return lambda arch: self.cost_of_kind(budget, budget.kind, arch)
 
-        # At most 1 where every limit is met, and like each cost it grows with every dimension.
+        # At most 1 where every limit is met.
         limits = self.limits(budget)
         return lambda arch: max(
             self.cost_of_kind(budget, kind, arch) / limit for kind, limit in limits.items()

@@ -8,20 +8,27 @@ from dataclasses import replace
 
 import numpy as np
 
-from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.architecture import Architecture, WordTable
 from raycomp.encoder.cost import CostFunction
 from raycomp.search.space import SearchSpace, draw_uniform
 
 
 def neighbours(arch: Architecture, space: SearchSpace, direction: int) -> list[Architecture]:
-    """Return all architectures one choice smaller (-1) or larger (+1) in one variable."""
-    return [make() for make in _list_moves(arch, space, direction)]
+    """Return all architectures one choice smaller (-1) or larger (+1) in one variable.
+
+    Word tables are in the order of their parameters.
+    """
+    changed = [make() for make in _list_layer_moves(arch, space, direction)]
+    place = space.tables.index(arch.table) + direction
+    if 0 <= place < len(space.tables):
+        changed.append(replace(arch, table=space.tables[place]))
+    return changed
 
 
-def _list_moves(
+def _list_layer_moves(
     arch: Architecture, space: SearchSpace, direction: int
 ) -> list[Callable[[], Architecture]]:
-    """Return a function for each of the `neighbours`, which makes it: a search needs few of them."""
+    """Return a function for each of the `neighbours` with this table: a search needs few of them."""
     moves: list[Callable[[], Architecture]] = []
     depth = _shift(space.depth, arch.depth, direction)
     if depth is not None:
@@ -35,11 +42,30 @@ def _list_moves(
         ffn = _shift(space.ffn, arch.ffn[i], direction)
         if ffn is not None:
             moves.append(functools.partial(_with_ffn, arch, space, i, ffn))
-
-    place = space.tables.index(arch.table) + direction
-    if 0 <= place < len(space.tables):
-        moves.append(functools.partial(replace, arch, table=space.tables[place]))
     return moves
+
+
+def _order_tables(arch: Architecture, space: SearchSpace, cost: CostFunction) -> list[WordTable]:
+    """Return the word tables in ascending order of an architecture's cost with each of them.
+
+    It can differ from the order of parameters: a rank saves parameters and adds FLOPs. Tables that cost
+    the same stay in the order of their parameters.
+    """
+    if len(space.tables) == 1:
+        return list(space.tables)
+    return sorted(space.tables, key=lambda table: cost(replace(arch, table=table)))
+
+
+def _with_larger_table(
+    arch: Architecture, space: SearchSpace, cost: CostFunction, limit: float
+) -> Architecture:
+    """Return an architecture with the first table of more parameters that is within the limit.
+
+    If none is within the limit, the table is the next one.
+    """
+    place = space.tables.index(arch.table) + 1
+    larger = [replace(arch, table=table) for table in space.tables[place:]]
+    return next((changed for changed in larger if cost(changed) <= limit), larger[0])
 
 
 def shrink_to_limit(
@@ -52,10 +78,18 @@ def shrink_to_limit(
     """Shrink at random until the cost is within the limit.
 
     Returns:
-        The architecture; None when the smallest one exceeds the limit.
+        The architecture; None when the cheapest one exceeds the limit.
     """
+    tables: list[WordTable] = []
     while cost(arch) > limit:
-        smaller = _list_moves(arch, space, -1)
+        tables = tables or _order_tables(arch, space, cost)
+        smaller = _list_layer_moves(arch, space, -1)
+        if not smaller:
+            # With several limits, the order of the tables can depend on the layers.
+            tables = _order_tables(arch, space, cost)
+        place = tables.index(arch.table)
+        if place:
+            smaller.append(functools.partial(replace, arch, table=tables[place - 1]))
         if not smaller:
             return None
         arch = smaller[int(rng.integers(len(smaller)))]()
@@ -72,12 +106,14 @@ def fit_to_limit(
     """Shrink to the limit, then grow at random as long as the cost stays within it.
 
     Returns:
-        An architecture that uses the budget up; None when the smallest one exceeds the limit.
+        An architecture that uses the budget up; None when the cheapest one exceeds the limit.
     """
     fitted = shrink_to_limit(arch, space, cost, limit, rng)
     # Grown to the limit: unused budget would be accuracy given away.
     while fitted is not None:
-        larger = _list_moves(fitted, space, 1)
+        larger = _list_layer_moves(fitted, space, 1)
+        if fitted.table != space.tables[-1]:
+            larger.append(functools.partial(_with_larger_table, fitted, space, cost, limit))
         # The first that fits, in random order, is a uniform draw from all that fit.
         in_random_order = (larger[i]() for i in rng.permutation(len(larger)))
         grown = next((grown for grown in in_random_order if cost(grown) <= limit), None)

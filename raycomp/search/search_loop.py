@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from raycomp.config.budget import DEVICE_KINDS, BudgetSettings
+from raycomp.config.budget import DEVICE_KINDS, SEVERAL, BudgetSettings
 from raycomp.config.job import Job
 from raycomp.encoder.architecture import Architecture
 from raycomp.search.budget import SearchBudget, cheapest_architecture
@@ -61,7 +62,7 @@ class SearchLoop:
         >>> arch, value, loss = loop.best("half")  # doctest: +SKIP
 
     Attributes:
-        archs: All architectures that have a score, in the order in which they were told.
+        archs: All different architectures that have a score, in the order in which they were told.
         members: Budgets of the group that the space can meet, in ascending order of their limits.
     """
 
@@ -167,10 +168,13 @@ class SearchLoop:
         num_before = self.num_evaluations
         self._searcher.tell(archs, values, losses)
 
-        self.archs.extend(archs)
-        self._values.extend(values)
-        self._losses.extend(losses)
-        self._evaluated.update(archs)
+        # A searcher repeats an architecture where few are left. It counts once in the model of losses.
+        for arch, value, loss in zip(archs, values, losses, strict=True):
+            if arch not in self._evaluated:
+                self._evaluated.add(arch)
+                self.archs.append(arch)
+                self._values.append(value)
+                self._losses.append(loss)
 
         # The searcher has seen the whole space, or all that it can reach.
         if self.num_evaluations == num_before:
@@ -215,7 +219,7 @@ class SearchLoop:
 def _fit_closely(setup: SearchSetup, budget: SearchBudget, seed: int) -> Architecture:
     """Return the architecture that uses most of a feasible limit, of `NUM_FITTED` random ones."""
     rng = np.random.default_rng(seed)
-    best = setup.space.smallest()
+    best, _ = cheapest_architecture(setup.space, budget.cost)
     for _ in range(NUM_FITTED):
         arch = fit_to_limit(setup.space.sample_uniform(rng), setup.space, budget.cost, budget.limit, rng)
         if arch is not None and budget.cost(arch) > budget.cost(best):
@@ -230,13 +234,17 @@ def budget_settings(job: Job, name: str) -> BudgetSettings:
 
 def search_groups(setup: SearchSetup) -> list[BudgetGroup]:
     """Return the groups of a job's budgets; each group is searched together."""
-    smallest = setup.space.smallest()
-    largest = setup.space.largest()
+    space, costs = setup.space, setup.costs
+
+    @functools.cache
+    def least(kind: str) -> float:
+        return cheapest_architecture(space, lambda arch: float(costs.cost(kind, arch)))[1]
+
     return group_budgets(
         setup.job.budget,
         setup.limit,
-        lambda kind: float(setup.costs.cost(kind, smallest)),
-        lambda kind: float(setup.costs.cost(kind, largest)),
+        least,
+        lambda kind: float(costs.cost(kind, space.largest())),
         setup.cost_key,
     )
 
@@ -248,10 +256,11 @@ def infeasible_reason(setup: SearchSetup, budget: BudgetSettings) -> str:
         setup: Job with the shape of its network.
         budget: Budget of the job.
     """
-    smallest = setup.space.smallest()
+    costs = setup.budget_costs
     reasons = []
-    for kind, limit in setup.budget_costs.limits(budget).items():
-        least = setup.budget_costs.cost_of_kind(budget, kind, smallest)
+    for kind, limit in costs.limits(budget).items():
+        of_kind = functools.partial(costs.cost_of_kind, budget, kind)
+        _, least = cheapest_architecture(setup.space, of_kind)
         if least > limit:
             nearest = format_cost(kind, least, round_up=True)
             reasons.append(
@@ -259,7 +268,19 @@ def infeasible_reason(setup: SearchSetup, budget: BudgetSettings) -> str:
                 f"smallest network of the space has {nearest}. Nearest feasible limit: {nearest}. To go "
                 "lower, add a smaller value to space.ffn, space.heads or space.depth."
             )
-    return " ".join(reasons)
+    if reasons or budget.kind != SEVERAL:
+        return " ".join(reasons)
+
+    # Each limit can be met by a word table of its own: a rank saves parameters and adds FLOPs.
+    _, share = cheapest_architecture(setup.space, costs.function(budget))
+    if share <= costs.limit(budget):
+        return ""
+    limits = " and ".join(f"{kind} <= {format_cost(kind, v)}" for kind, v in costs.limits(budget).items())
+    return (
+        f"Budget {budget.name}: {limits} cannot be met together, because no word table of the space is "
+        "small enough for one limit and fast enough for the other. Raise one of the limits, or add "
+        "smaller values to embeddings.rank, space.ffn, space.heads or space.depth."
+    )
 
 
 def format_cost(kind: str, value: float, *, round_up: bool = False) -> str:

@@ -121,7 +121,7 @@ class SearchSpace:
         return Architecture(depth, (self.heads[-1],) * depth, (self.ffn[-1],) * depth)
 
     def smallest(self) -> Architecture:
-        """Return the smallest architecture."""
+        """Return the architecture with the fewest parameters; see `budget.cheapest_architecture`."""
         depth = self.depth[0]
         widths = ((self.heads[0],) * depth, (self.ffn[0],) * depth)
         return Architecture(depth, *widths, table=self.tables[0])

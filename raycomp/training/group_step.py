@@ -15,8 +15,9 @@ from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.training.finetune_step import Teacher, check_teacher, run_teacher
 from raycomp.training.hints import Objective
 from raycomp.training.int8_rounding import Int8Rounding
-from raycomp.training.loop import StepResult
+from raycomp.training.loop import StepResult, seed_generators
 from raycomp.training.optimizers import JointUpdater, autocast, set_training_mode
+from raycomp.training.seeding import network_seed
 from raycomp.training.step_cost import StepCost
 
 
@@ -24,7 +25,8 @@ class GroupStep:
     """Trains networks that share an embedding module, which is not trained, or have trained ones.
 
     The networks do not depend on each other. Each of them gets the update that it would get if it was
-    trained without the others.
+    trained without the others. With dropout, this holds if the caller seeds torch before each step, as
+    `loop.fit` does.
     """
 
     def __init__(
@@ -85,7 +87,11 @@ class GroupStep:
         rounding: AbstractContextManager[Any] = contextlib.nullcontext()
         if is_rounded:
             rounding = Int8Rounding(reduce_range=self.reduce_range)
+        step_seed = torch.initial_seed()
         for i, network in enumerate(self.networks):
+            if has_dropout(network):
+                # In turn from one generator, the draws would depend on the networks before this one.
+                seed_generators(network_seed(step_seed, network.largest.id))
             with autocast(self.precision, self.device), rounding:
                 output = network(
                     batch,
@@ -133,6 +139,14 @@ def table_modules(network: ElasticEncoder) -> dict[str, nn.Module]:
     embeddings = network.embeddings
     word: dict[str, nn.Module] = {"word": embeddings.word}
     return word if embeddings.expand is None else {**word, "expand": embeddings.expand}
+
+
+def has_dropout(network: ElasticEncoder) -> bool:
+    """Return whether a network drops numbers out while it trains."""
+    rates = [network.classifier_dropout, network.embeddings.dropout]
+    for layer in network.layers:
+        rates += [layer.hidden_dropout, layer.attention_dropout]
+    return max(rates) > 0
 
 
 def trains_embeddings(network: ElasticEncoder) -> bool:

@@ -26,6 +26,7 @@ REDUCED_LARGEST_WEIGHT = 64
 class Int8Rounding(TorchFunctionMode):
     """While active, every `F.linear` rounds its weight and its input to the grids of INT8.
 
+    Such a product is computed in fp32, also under autocast, and its result is in fp32.
     The gradient passes a rounding unchanged (straight-through estimator). Products of two activations, as
     in attention, are not rounded: the exported files keep them in fp32.
 
@@ -56,7 +57,9 @@ class Int8Rounding(TorchFunctionMode):
         if func is not F.linear:
             return func(*args, **kwargs)
         x, weight, *bias = args
-        return func(round_input(x), round_weight(weight, self._largest), *bias, **kwargs)
+        # Autocast would convert both operands to bf16, whose 8 significant bits cannot hold the grids.
+        with torch.autocast(x.device.type, enabled=False):
+            return func(round_input(x), round_weight(weight, self._largest), *bias, **kwargs)
 
 
 def round_weight(weight: Tensor, largest: int = LARGEST_WEIGHT) -> Tensor:

@@ -17,6 +17,16 @@ def step_seed(seed: int, step: int) -> int:
     return (seed * 1_000_003 + step) % 2**63
 
 
+def network_seed(step: int, network: str) -> int:
+    """Return torch's seed of one network in a training step that several networks share.
+
+    Args:
+        step: Result of `step_seed`.
+        network: Id of the network's architecture, 16 hex digits.
+    """
+    return (step + int(network, 16)) % 2**63
+
+
 def trial_seed(job_seed: int, trial: int) -> int:
     """Return the seed of one trial of a search."""
     return job_seed * 10_007 + trial

@@ -56,7 +56,7 @@ class ChildStep:
             self.updater, index, batch, self.child, self.child.parameters(), (objective, label)
         )
         tokens = int(batch.attention_mask.sum())
-        flops = batch.total_tokens * training_flops(self.child.structure, self.child.shape.width)
+        flops = training_flops(self.child, self.child.structure, batch)
         return StepResult(float(objective), tokens, {"loss": float(label)}, flops)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from raycomp.data.batches import Batch
 from raycomp.methods.adabert.structure import CONVOLUTIONS, Structure
+from raycomp.methods.adabert.student import Parent, Student
 from raycomp.training.step_cost import TRAINING_PASSES
 
 # Normalisation -> divisors of parameters and of multiply-adds, before the softmax over the operations.
@@ -55,33 +57,67 @@ def operation_costs(names: Sequence[str], width: int, length: int, scale: str) -
 
 
 def training_flops(
+    student: Student,
     structure: Structure,
-    width: int,
-    candidates: Sequence[str] = (),
+    batch: Batch,
     estimator: str = "sampled",
-    passes: int = TRAINING_PASSES,
+    *,
+    trains_weights: bool = True,
 ) -> float:
-    """Return the FLOPs of a training step, per token of text.
+    """Return the FLOPs of a training step over the global batch of all workers.
+
+    Matrix products and pools count, as in `encoder/cost.py`: the projection of the embeddings for each
+    token, and probes and classifiers for each row.
 
     Args:
-        structure: Structure that is trained.
-        width: Channels of every state.
-        candidates: Operations of each edge in a search; none in the training of a child.
+        student: Network that is trained: a child, or the parent in a search.
+        structure: Structure that runs.
+        batch: Rows of this worker, which knows rows and tokens of the global batch.
         estimator: Operations that run for the gradient of P_alpha, see `estimators.plan_edges`.
-        passes: Cost of a trained operation in forward passes; 2 where its weights have no gradient.
+        trains_weights: Whether the step computes gradients of weights, and not of P_alpha only.
     """
-    macs = {name: operation_macs(name, width, 1) for name in (*candidates, *structure.operations)}
-    convolutions = [macs[name] for name in candidates if name in CONVOLUTIONS]
-    others = sum(macs[name] for name in candidates if name not in CONVOLUTIONS)
+    shape = student.shape
+    candidates = student.candidates if isinstance(student, Parent) else ()
+    macs = {name: operation_macs(name, shape.width, 1) for name in (*candidates, *structure.operations)}
+    passes = TRAINING_PASSES if trains_weights else TRAINING_PASSES - 1
 
-    # The others run forward only. "contrast" draws one convolution of them, here the mean.
-    extra = 0.0
-    if estimator == "contrast" and convolutions:
-        extra = others + sum(convolutions) / len(convolutions)
-    elif estimator == "full":
-        extra = others + sum(convolutions)
-    cell = sum(passes * macs[name] + extra for name in structure.operations)
-    return 2.0 * structure.layers * cell
+    # Operations that were not drawn run forward only.
+    forward = sum(_unsampled_macs(name, candidates, macs, estimator) for name in structure.operations)
+    drawn = sum(macs[name] for name in structure.operations)
+    depth = len(student.cells) if estimator == "full" else structure.layers
+    cells = structure.layers * (passes * drawn + forward)
+    # The cells below the sampled depth run for their loss only.
+    cells += (depth - structure.layers) * (drawn + forward)
+    # Without gradients of weights, nothing before the first cell has one.
+    projection = (passes if trains_weights else 1) * shape.embedding_size * shape.width
+
+    probe = 2 * shape.width * shape.classes
+    head = 2 * shape.width * shape.width + shape.width * shape.classes
+    # A search classifies after each cell, and a child after its last one.
+    num_heads = depth if candidates else 1
+    per_row = passes * (depth * probe + num_heads * head)
+    return 2.0 * (batch.total_tokens * (cells + projection) + batch.total * per_row)
+
+
+def _unsampled_macs(
+    name: str, candidates: Sequence[str], macs: Mapping[str, int], estimator: str
+) -> float:
+    """Return the multiply-adds per token of the operations that run on an edge next to the drawn one.
+
+    Args:
+        name: The drawn operation.
+        candidates: Operations of the edge; none in a child.
+        macs: Multiply-adds of each operation per token.
+        estimator: "full", "sampled" or "contrast".
+    """
+    if estimator == "sampled":
+        return 0.0
+    convolutions = [macs[other] for other in candidates if other != name and other in CONVOLUTIONS]
+    others = sum(macs[other] for other in candidates if other != name and other not in CONVOLUTIONS)
+    if estimator == "full" or not convolutions:
+        return float(others + sum(convolutions))
+    # "contrast" draws one convolution of them, here the mean.
+    return others + sum(convolutions) / len(convolutions)
 
 
 def efficiency_loss(layers: Tensor, operations: Tensor, op_costs: Tensor) -> Tensor:

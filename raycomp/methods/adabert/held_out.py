@@ -159,11 +159,7 @@ class HeldOutUpdates:
 
     def _count_flops(self, sample: Sample, batch: Batch) -> float:
         """Return the FLOPs of a structure's passes, which compute no gradient of weights."""
-        parent = self.parent
-        per_token = training_flops(
-            sample.structure, parent.shape.width, parent.candidates, self.estimator, passes=2
-        )
-        return batch.total_tokens * per_token
+        return training_flops(self.parent, sample.structure, batch, self.estimator, trains_weights=False)
 
     def _gradients(self) -> list[Tensor]:
         """Return the gradients of P_alpha; zeros on a worker that had no structure."""

@@ -69,6 +69,8 @@ def _training_flops(context: RunContext, settings: AdabertSettings, trials: list
     length = context.flops_length
     macs = [operation_macs(operation, settings.width, length) for operation in settings.operations]
     cell = 2 * sum(macs) / len(macs) * len(cell_edges(settings.nodes)) * context.mean_length_share()
+    mean_length = length * context.mean_length_share()
+    projection = 2 * settings.embedding * settings.width * mean_length
 
     extra = {"sampled": 0.0, "contrast": 1.0, "full": len(settings.operations) - 1.0}
     # An update of P_alpha on held-out rows has no gradients of weights.
@@ -84,7 +86,7 @@ def _training_flops(context: RunContext, settings: AdabertSettings, trials: list
     total = full * num_rows * (1 + context.job.augment.copies)
     for trial in trials:
         passes = num_rows * (search + 3 * children) + scored
-        total += cell * (trial.layers + 1) / 2 * passes
+        total += (cell * (trial.layers + 1) / 2 + projection) * passes
     return total
 
 

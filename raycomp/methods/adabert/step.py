@@ -147,10 +147,7 @@ class SearchStep:
         return StepResult(loss, tokens, info, flops)
 
     def _count_flops(self, index: int, batch: Batch, sample: Sample) -> float:
-        estimator = self._estimator_at(index)
-        width = self.parent.shape.width
-        per_token = training_flops(sample.structure, width, self.parent.candidates, estimator)
-        return batch.total_tokens * per_token
+        return training_flops(self.parent, sample.structure, batch, self._estimator_at(index))
 
     def _trains_alpha(self, index: int) -> bool:
         """Return whether the pass of the weights also trains P_alpha."""

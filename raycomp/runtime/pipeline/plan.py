@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from raycomp.runtime.pipeline.forecast import (
 from raycomp.runtime.pipeline.overview import make_overview
 from raycomp.runtime.pipeline.preflight import check_settings, least_cost, unmet_budgets
 from raycomp.runtime.scoring.evaluator_slots import evaluator_bytes, evaluator_node, plan_evaluators
+from raycomp.search.budget import cheapest_architecture
 from raycomp.search.budget_groups import evaluation_budget
 from raycomp.search.search_loop import search_groups
 from raycomp.training.optimizers import measure_matmul_flops, resolve_precision
@@ -110,7 +112,10 @@ def _describe_space(context: RunContext) -> dict[str, Any]:
     """Return the number of architectures, and the smallest and the largest cost of each kind."""
     space, costs = context.space, context.costs
     reach = {
-        kind: [costs.cost(kind, space.smallest()), costs.cost(kind, space.largest())]
+        kind: [
+            cheapest_architecture(space, functools.partial(costs.cost, kind))[1],
+            costs.cost(kind, space.largest()),
+        ]
         for kind in ("params", "encoder_params", "flops")
     }
     return {"size": space.num_architectures(), "reach": reach}
@@ -208,7 +213,8 @@ def _computed_rates(context: RunContext) -> Rates:
     speed = EFFICIENCY * measure_matmul_flops(precision)
     length = job.search.flops_length or job.task.max_length
     full = costs.cost("flops", space.largest()) / length
-    middle = (full + costs.cost("flops", space.smallest()) / length) / 2
+    _, least = cheapest_architecture(space, functools.partial(costs.cost, "flops"))
+    middle = (full + least / length) / 2
     distilled = full if job.train.distill != "none" else 0.0
     return Rates(
         teacher=3 * full / speed,

@@ -34,4 +34,5 @@ def _read_predictions(context: RunContext, model: str) -> Predictions | None:
     return Predictions(
         tuple(array for array in labels if array is not None),
         tuple(array for array in logits if array is not None),
+        context.facts.positive,
     )

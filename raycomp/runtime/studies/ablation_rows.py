@@ -26,6 +26,7 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.methods.context import RunContext
 from raycomp.methods.yoco.finetune import list_outcomes
 from raycomp.report.cost_table import sum_costs
+from raycomp.report.predictions import read_positive
 from raycomp.report.statistics import kendall_tau
 from raycomp.report.study_costs import list_cost_rows
 from raycomp.runtime.studies.stage_timer import read_stage_seconds
@@ -179,7 +180,7 @@ def _chance_score(run_dir: Path, metric: str) -> float | None:
     labels = np.load(path, allow_pickle=False)
     counts = np.bincount(labels.astype(np.int64))
     logits = np.tile(counts.astype(np.float64), (len(labels), 1))
-    return compute([metric], labels, logits)[metric]
+    return compute([metric], labels, logits, positive=read_positive(run_dir))[metric]
 
 
 def _progress_rows(context: RunContext) -> list[Row]:

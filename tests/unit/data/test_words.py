@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import numpy as np
 import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
+from raycomp.config.loader import parse_job
 from raycomp.data.augment import MaskedCandidates, NeighbourCandidates, augment_rows
+from raycomp.data.tokens import TokenSplit
 from raycomp.data.whole_words import list_whole_words, measure_replaceable
 from raycomp.data.words import find_replaceable_words, find_script
+from raycomp.encoder import pretrained
+from raycomp.methods.augmentation import AugmentedData, _count_masked_tokens
 
 # Script -> whole words of the vocabulary, and a sentence that has none of them.
 SPACED = {
@@ -151,3 +158,36 @@ def test_byte_level_vocabularies_are_decoded() -> None:
     vocabulary = list_whole_words(PreTrainedTokenizerFast(tokenizer_object=core))
     assert vocabulary["CYRILLIC"].texts == ["фильм", "кино"]
     assert vocabulary["LATIN"].texts == ["film"]
+
+
+@pytest.mark.parametrize("is_pair", [False, True])
+def test_the_tokens_that_fill_masks_are_counted(
+    is_pair: bool, masked: MaskedCandidates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each read has the text twice; the texts of a pair are read separately."""
+    texts = [" ".join(SPACED["LATIN"][0] * 5), " ".join(SPACED["GREEK"][0] * 2)][: 1 + is_pair]
+    read = 0
+
+    def count(module: object, args: object, kwargs: dict[str, torch.Tensor]) -> None:
+        nonlocal read
+        read += int(kwargs["attention_mask"].sum())
+
+    hook = masked._model.register_forward_pre_hook(count, with_kwargs=True)
+    masked(texts)
+    hook.remove()
+
+    lengths = [len(text.split()) for text in texts]
+    tokens = TokenSplit(
+        "",
+        np.zeros(sum(lengths), np.int32),
+        np.repeat(np.arange(len(texts), dtype=np.int8), lengths),
+        np.array([0, sum(lengths)]),
+        np.zeros(1, np.int64),
+    )
+    data = SimpleNamespace(
+        job=parse_job({"task": {"name": "demo/polarity"}, "budget": [{"name": "a", "params": "0.5x"}]}),
+        tokens=lambda split: tokens,
+        config=SimpleNamespace(max_positions=128),
+    )
+    monkeypatch.setattr(pretrained, "load_masked_language_model", lambda *arguments: masked._model)
+    assert _count_masked_tokens(cast(AugmentedData, data)) == pytest.approx(read, rel=0.15)

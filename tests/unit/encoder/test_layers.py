@@ -97,3 +97,13 @@ def test_the_gradient_of_bf16_attention_is_computed_in_fp32(monkeypatch: pytest.
     assert dtypes == [torch.float32, torch.bfloat16]
     assert attended.dtype == torch.bfloat16
     assert all(x.grad is not None and x.grad.dtype == torch.bfloat16 for x in inputs)
+
+
+def test_autocast_leaves_attention_of_fp32_inputs_in_fp32() -> None:
+    """Products that are rounded as in INT8 are in fp32 under autocast too."""
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 3, 5, 4, requires_grad=True) for _ in range(3)]
+    expected = attend(*inputs, None, 0.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        attended = attend(*inputs, None, 0.0)
+    assert torch.equal(attended, expected)

@@ -110,12 +110,15 @@ def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
         assert torch.equal(tensor, second[key]), key
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_networks_of_a_group_do_not_influence_each_other(
-    make_context: Callable[..., RunContext],
+    dropout: float, make_context: Callable[..., RunContext]
 ) -> None:
-    together = make_context("together")
+    together = make_context("together", steps=4)
+    together.job.train.__dict__["dropout"] = dropout
     heal_networks(HealingRun(together), "heal", [LARGE, SMALL])
-    alone = make_context("alone")
+    alone = make_context("alone", steps=4)
+    alone.job.train.__dict__["dropout"] = dropout
     heal_networks(HealingRun(alone), "heal", [SMALL])
     assert_equal(weights_of(together, SMALL), weights_of(alone, SMALL))
 

@@ -28,7 +28,9 @@ from raycomp.methods.kwon_tuning import tune_masks
 from raycomp.methods.magnitude import keep_largest, remaining_share, share_at
 from raycomp.storage.files import read_json
 from raycomp.storage.tensors import load_tensors
+from raycomp.testing.local_run import LocalRun
 from tests.unit.encoder.test_elastic import make_batch, make_pair
+from tests.unit.methods import golden
 from tests.unit.methods.golden import compress, make_context, make_encoder
 from tests.unit.training.test_hints import one_row
 
@@ -213,6 +215,23 @@ def test_kwon_needs_no_training(tiny_job: dict[str, Any], tuned_model: Path, tmp
     cost = context.costs.cost("encoder_params", arch)
     assert 0.9 * context.limit(context.job.budget[0]) < cost <= context.limit(context.job.budget[0])
     assert kwon.Kwon.tasks == {}
+
+
+def test_kwon_names_the_nearest_limit_below_the_fixed_cost_of_its_layers(
+    tiny_job: dict[str, Any], tuned_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = make_context(tiny_job, tmp_path, "kwon", tuned_model)
+    least = int(kwon.Kwon().least_cost(context, "encoder_params"))
+    assert least > context.costs.cost("encoder_params", Architecture(1, (0,), (1,)))
+    budgets = [{"name": f"least{n}", "encoder_params": least + n} for n in (-1, 0)]
+    monkeypatch.setattr(golden, "HALF", budgets)
+    context = make_context(tiny_job, tmp_path, "kwon", tuned_model, samples=16, tune=False)
+
+    below, met = kwon.Kwon().compress(LocalRun(context))
+
+    assert below.build is None
+    assert f"cannot be met by kwon, which needs {least:,}" in below.reason
+    assert met.build is not None
 
 
 # Magnitude pruning.

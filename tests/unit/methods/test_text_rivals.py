@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from raycomp.config.loader import parse_job
 from raycomp.encoder.export import export_model
-from raycomp.methods.bilstm import Bilstm, LogitError, principal_components
+from raycomp.methods.bilstm import Bilstm, BilstmSettings, LogitError, principal_components
 from raycomp.methods.bilstm_model import (
     RaycompBilstmConfig,
     RaycompBilstmForSequenceClassification,
@@ -130,3 +131,30 @@ def test_an_export_is_loaded_by_raycomp_s_own_class(
     loaded = load_export(tmp_path / "export")
     assert type(loaded) is type(model)
     assert torch.allclose(loaded(ids).logits, expected, atol=1e-6)
+
+
+def test_each_optimizer_of_the_bilstm_has_its_learning_rate(
+    tiny_job: dict[str, Any], tuned_model: Path, tmp_path: Path
+) -> None:
+    assert BilstmSettings().largest_rate == 1e-3
+    assert BilstmSettings(optimizer="adadelta").largest_rate == 1.0
+    assert BilstmSettings(optimizer="adadelta", learning_rate=0.5).largest_rate == 0.5
+    with pytest.raises(ValueError, match='it must be "auto", or a number above 0'):
+        BilstmSettings(learning_rate=0.0)
+
+    context = make_context(tiny_job, tmp_path, "bilstm", tuned_model, optimizer="adadelta")
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = Bilstm().optimizer(context)([{"params": [parameter]}])
+    assert optimizer.param_groups[0]["lr"] == 1.0
+
+
+def test_an_open_learning_rate_leaves_the_identity_of_earlier_runs(tiny_job: dict[str, Any]) -> None:
+    def identity(**settings: Any) -> str:
+        job = {**tiny_job, "run": {"name": "a", "methods": ["bilstm"]}, "bilstm": settings}
+        return parse_job(job).identity()
+
+    # Earlier versions wrote the number of their default.
+    assert identity() == identity(learning_rate=1e-3)
+    adadelta = identity(optimizer="adadelta")
+    assert adadelta == identity(optimizer="adadelta", learning_rate=1.0)
+    assert adadelta != identity(optimizer="adadelta", learning_rate=1e-3)

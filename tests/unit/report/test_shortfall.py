@@ -99,3 +99,18 @@ def test_the_sentence_says_what_is_wrong_and_what_to_do() -> None:
 @pytest.mark.parametrize("job", [{}, {"budget": None}, {"budget": [3]}, {"budget": [{"name": "tiny"}]}])
 def test_jobs_of_older_runs_have_the_default_floor(job: dict[str, Any]) -> None:
     assert find_min_retention(job, "tiny") == 0.9
+
+
+def test_chance_of_f1_is_about_the_class_that_the_task_names() -> None:
+    """The positive class is the first one, with 10% of the rows: every constant answer has a low F1."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random(400) < 0.9).astype(int)
+    hits = rng.random(400) < 0.75
+    predicted = np.where(hits, labels, 1 - labels)
+    good = Predictions((labels,), (np.eye(2)[predicted],), positive=0)
+    constant = Predictions((labels,), (np.eye(2)[np.zeros(400, int)],), positive=0)
+
+    # With the other class as positive, the constant answer would have an F1 of 0.95.
+    assert constant.value("f1") < good.value("f1") < 0.5
+    assert not is_at_chance("f1", good)
+    assert is_at_chance("f1", constant)

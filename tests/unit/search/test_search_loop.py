@@ -87,6 +87,24 @@ def test_the_smallest_network_is_the_last_resort(tiny_job: dict[str, Any], tmp_p
     assert loop.num_evaluations == 2
 
 
+def test_an_architecture_that_is_told_twice_counts_once(tiny_job: dict[str, Any], tmp_path: Path) -> None:
+    setup = make_setup(tiny_job, tmp_path, smoothing=1.0)
+    loop = SearchLoop(setup, theta_of(setup), SearchTrial("b", "random", 0))
+    rng = np.random.default_rng(0)
+    archs = list(dict.fromkeys(setup.space.sample_uniform(rng) for _ in range(12)))
+    archs.append(setup.space.smallest())
+    values = rng.random(len(archs)).tolist()
+    losses = rng.random(len(archs)).tolist()
+
+    loop.tell(archs, values, losses)
+    once = loop.ranked("b")
+    loop.tell(archs[-1:] * 5, values[-1:] * 5, losses[-1:] * 5)
+
+    assert once
+    assert loop.ranked("b") == once
+    assert len(loop.archs) == len(set(archs))
+
+
 def test_best_refuses_before_a_feasible_architecture_has_a_score(
     tiny_job: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,15 @@ from raycomp.encoder.architecture import FULL_TABLE, Architecture, WordTable
 from raycomp.encoder.cost import CostModel, EncoderShape
 from raycomp.errors import UserError
 from raycomp.search import predictor_search
-from raycomp.search.budget import SearchBudget
+from raycomp.search.budget import SearchBudget, cheapest_architecture
 from raycomp.search.coarse_to_fine import CoarseToFine
 from raycomp.search.distribution import ArchitectureDistribution, load_distribution
 from raycomp.search.hat_evolution import HatEvolution
-from raycomp.search.moves import cross, fit_to_limit, mutate, neighbours
+from raycomp.search.moves import cross, fit_to_limit, mutate, neighbours, shrink_to_limit
 from raycomp.search.predictor_search import PredictorSearch
+from raycomp.search.search_loop import infeasible_reason
 from raycomp.search.searchers import EvolutionSearch, RandomSearch, make_searcher
-from raycomp.search.setup import make_space
+from raycomp.search.setup import SearchSetup, make_space
 from raycomp.search.space import SearchSpace
 
 SHAPE = EncoderShape(1000, 96, 96, 32, (3,) * 4, (384,) * 4, 128, 2, 2, task_vocab_size=300)
@@ -34,6 +36,8 @@ TABLES = (
 )
 SPACE = SearchSpace(4, (2, 3, 4), (1, 2, 3), (64, 128, 384), tables=TABLES)
 COSTS = CostModel(SHAPE, 64)
+SMALL_FULL = Architecture(2, (1, 1), (64, 64))
+SMALL_RANK = replace(SMALL_FULL, table=WordTable(rank=8))
 
 
 def params(arch: Architecture) -> float:
@@ -197,3 +201,65 @@ def test_a_network_that_fits_grows_its_table() -> None:
     # The budget does not count the table, so nothing is gained by a smaller one.
     assert fitted is not None
     assert fitted.table == FULL_TABLE
+
+
+def flops(arch: Architecture) -> float:
+    return float(COSTS.cost("flops", arch))
+
+
+def test_the_cheapest_network_has_the_cheapest_table_of_its_kind_of_cost() -> None:
+    """A rank saves parameters and adds FLOPs."""
+    assert flops(SPACE.smallest()) > flops(replace(SPACE.smallest(), table=FULL_TABLE))
+    arch, least = cheapest_architecture(SPACE, flops)
+    assert arch.table.rank is None
+    assert least == flops(arch) == flops(replace(SPACE.smallest(), table=FULL_TABLE))
+    assert cheapest_architecture(SPACE, params)[0] == SPACE.smallest()
+
+
+def test_shrinking_for_flops_drops_a_rank() -> None:
+    start = replace(SPACE.largest(), table=FULL_TABLE)
+    limit = flops(replace(SPACE.smallest(), table=FULL_TABLE))
+    assert limit < flops(SPACE.smallest())
+    rng = np.random.default_rng(0)
+    for table in TABLES:
+        shrunk = shrink_to_limit(replace(start, table=table), SPACE, flops, limit, rng)
+        assert shrunk is not None
+        assert flops(shrunk) == limit
+
+
+def test_a_network_that_fits_in_flops_has_the_full_table() -> None:
+    rng = np.random.default_rng(0)
+    limit = flops(SPACE.largest()) / 2
+    for _ in range(20):
+        fitted = fit_to_limit(SPACE.sample_uniform(rng), SPACE, flops, limit, rng)
+        # Each rank costs FLOPs, and the full table is the more accurate one.
+        assert fitted is not None
+        assert fitted.table == FULL_TABLE
+        assert 0.8 * limit < flops(fitted) <= limit
+
+
+def make_setup(tmp_path: Path, **limits: float) -> SearchSetup:
+    data = {
+        "task": {"name": "demo/polarity", "max_length": 64},
+        "space": {"depth": [2, 4], "heads": [1, 3], "ffn": [64, 384]},
+        "embeddings": {"rank": ["full", 8]},
+        "budget": [{"name": "edge", **limits}],
+    }
+    return SearchSetup(parse_job(data), tmp_path, SHAPE)
+
+
+def test_a_flops_limit_below_the_network_of_fewest_parameters_is_feasible(tmp_path: Path) -> None:
+    low, high = sorted((flops(SMALL_FULL), flops(SMALL_RANK)))
+    setup = make_setup(tmp_path, flops=(low + high) / 2)
+    assert infeasible_reason(setup, setup.job.budget[0]) == ""
+    below = make_setup(tmp_path, flops=low - 1)
+    assert f"Nearest feasible limit: {low:,.0f}" in infeasible_reason(below, below.job.budget[0])
+
+
+def test_limits_that_need_different_tables_cannot_be_met_together(tmp_path: Path) -> None:
+    limits = {"params": params(SMALL_RANK), "flops": flops(SMALL_FULL)}
+    setup = make_setup(tmp_path, **limits)
+    reason = infeasible_reason(setup, setup.job.budget[0])
+    assert "cannot be met together" in reason
+    enough = make_setup(tmp_path, **{**limits, "flops": flops(SMALL_RANK)})
+    assert infeasible_reason(enough, enough.job.budget[0]) == ""

@@ -52,6 +52,20 @@ def test_only_linear_maps_are_rounded_and_only_inside_the_block() -> None:
     assert torch.equal(F.linear(x, weight), plain)
 
 
+def test_autocast_does_not_take_a_rounded_product_off_its_grid() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(7, 64, requires_grad=True)
+    layer = nn.Linear(64, 8)
+    with Int8Rounding():
+        expected = layer(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            product = layer(x)
+    assert product.dtype == torch.float32
+    assert torch.equal(product, expected)
+    (gradient,) = torch.autograd.grad(product.sum(), x, retain_graph=True)
+    assert torch.equal(gradient, *torch.autograd.grad(expected.sum(), x))
+
+
 @pytest.mark.parametrize("reduce_range", [False, True])
 def test_a_rounded_product_is_that_of_onnx_runtime(tmp_path: Path, reduce_range: bool) -> None:
     onnx = pytest.importorskip("onnx")

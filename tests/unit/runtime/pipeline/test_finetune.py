@@ -18,7 +18,7 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.methods.context import RunContext
 from raycomp.methods.scoring import score_forward
 from raycomp.methods.yoco.finetune import finetune_network
-from raycomp.runtime.studies.ablation_rows import ablation_rows
+from raycomp.runtime.studies.ablation_rows import _chance_score, ablation_rows
 from raycomp.storage.files import read_array, write_array, write_json
 from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import write_rows
@@ -140,3 +140,13 @@ def test_ranked_networks_are_rows_of_their_own(run: tuple[Job, Path]) -> None:
     tau = next(r for r in rows if r["metric"] == "kendall_tau")
     assert (tau["evaluations"], tau["value"]) == (4, pytest.approx(4 / 6))
     assert [r["value"] for r in rows if r.get("method") == "alone"] == [0.6, 0.7, 0.9, 0.8]
+
+
+def test_chance_of_f1_is_that_of_the_positive_class(tmp_path: Path) -> None:
+    """The most frequent class is the second one; the task calls the first one positive."""
+    layout = RunLayout(tmp_path)
+    write_array(layout.predictions("labels", "selection"), np.array([0, 1, 1, 1]))
+    write_json(layout.facts, {"positive": 0})
+    assert _chance_score(tmp_path, "f1") == 0.0
+    write_json(layout.facts, {"positive": 1})
+    assert _chance_score(tmp_path, "f1") == pytest.approx(6 / 7)
