@@ -73,8 +73,8 @@ class FileFigures:
         libraries_mb: Memory of that process before it loads the file.
         selection: Score on the selection split, computed in this runtime.
         loss: Selection score of the model in torch minus this one.
-        speedup: Median time of the ONNX file in fp32 over that of this file, at the first batch and
-            length; None without an ONNX file.
+        speedup: Time of the ONNX file in fp32 over that of this file, at the first batch and length: the
+            median over the passes, which are made in turns; None without an ONNX file.
         latencies: One entry per batch and length.
         details: Further figures, such as the number of INT8 operations.
     """

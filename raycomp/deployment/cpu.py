@@ -6,10 +6,13 @@ import contextlib
 import os
 import platform
 import re
-from collections.abc import Collection, Iterator
+import subprocess  # nosec B404 - the arguments are this module's own
+from collections.abc import Collection, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from raycomp.storage.machine_limits import usable_cpus
 
 INSTRUCTION_SETS = (
     "avx2",
@@ -40,7 +43,17 @@ TASKS = Path("/proc/self/task")
 TOPOLOGY = Path("/sys/devices/system/cpu")
 """Directory in which Linux lists the hardware threads that share a core."""
 
+SYSCTL = "/usr/sbin/sysctl"
+"""Program of macOS that prints the name of the CPU."""
+
+UNKNOWN = "unknown"
+"""Model of a CPU that the system does not name."""
+
 _X86 = frozenset({"x86_64", "amd64", "i686", "i386"})
+_ARCHITECTURES = _X86 | {"", UNKNOWN, "arm", "arm64", "aarch64", "armv7l", "ppc64le", "riscv64", "s390x"}
+"""What some systems give as the model: many CPUs have this name."""
+
+_ARM_FIELD = re.compile(r"^CPU (implementer|variant|part)\s*:\s*(\S+)\s*$", re.MULTILINE)
 
 
 def describe_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str | int | list[str]]:
@@ -50,17 +63,61 @@ def describe_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str | int |
         cpuinfo: File in which Linux describes the CPU. Elsewhere the instruction sets are not known.
     """
     text = _read(cpuinfo)
-    model = re.search(r"^(?:model name|Processor|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
     # Every core has its own paragraph; the first one speaks for all.
     cpu_sets = set(flags[1].split()) if flags else set()
 
     return {
-        "model": model[1].strip() if model else platform.processor() or "unknown",
+        "model": _find_model(text),
         "machine": platform.machine(),
         "instruction_sets": [name for name in INSTRUCTION_SETS if name in cpu_sets],
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cpus": usable_cpus(),
     }
+
+
+def same_cpu(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Return whether two machines, as `describe_cpu` describes them, have the same kind of CPU.
+
+    CPUs that the system does not name are not known to be the same.
+    """
+    if str(first.get("model", UNKNOWN)).lower() in _ARCHITECTURES:
+        return False
+    return all(first.get(key) == second.get(key) for key in ("model", "instruction_sets"))
+
+
+def _find_model(cpuinfo: str) -> str:
+    """Return the name of the CPU, from the text of /proc/cpuinfo and from the system."""
+    names = re.search(r"^(?:model name|Processor|Hardware|cpu|uarch)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    cores = _list_arm_cores(cpuinfo)
+    if names or cores:
+        return ", ".join([*([names[1].strip()] if names else []), *cores])
+    if platform.system() == "Darwin":
+        return _ask_macos() or UNKNOWN
+    model = platform.processor()
+    return UNKNOWN if model.lower() in _ARCHITECTURES else model
+
+
+def _list_arm_cores(cpuinfo: str) -> list[str]:
+    """Return each kind of core of an ARM CPU once, in numbers: Linux does not translate them to names."""
+    cores = []
+    for paragraph in cpuinfo.split("\n\n"):
+        fields = dict(_ARM_FIELD.findall(paragraph))
+        if "part" in fields:
+            names = ("implementer", "part", "variant")
+            cores.append(" ".join(f"{name} {fields[name]}" for name in names if name in fields))
+    return list(dict.fromkeys(cores))
+
+
+def _ask_macos() -> str:
+    """Return the name of the CPU of a Mac; empty if the system does not say."""
+    command = [SYSCTL, "-n", "machdep.cpu.brand_string"]
+    try:
+        done = subprocess.run(  # nosec B603 - no shell, and the arguments are constants
+            command, capture_output=True, text=True, check=False, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def describe_machine(threads: int) -> dict[str, Any]:
@@ -132,7 +189,8 @@ def describe_load() -> str | None:
     if not hasattr(os, "getloadavg"):
         return None
     load = os.getloadavg()[0]
-    cpus = int(str(describe_cpu()["cpus"]))
+    # The load is that of the whole machine, also where this process may use a part of its CPUs.
+    cpus = os.cpu_count() or 1
     # This process may have computed before, with all CPUs.
     if load <= cpus + 1:
         return None

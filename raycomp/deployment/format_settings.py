@@ -61,6 +61,8 @@ class FormatSettings:
         mixed_lengths: Lengths of the texts of one application, which make up one measurement in place of
             `lengths`; empty: each length is measured by itself.
         reference: File whose time at the moment decides on limits on time; None where they are absolute.
+        runtime: Runtime whose file must meet the limits: "torch", or one of `RUNTIME_FILES`. Empty: one
+            of the files must.
     """
 
     formats: tuple[str, ...]
@@ -70,6 +72,7 @@ class FormatSettings:
     limits: tuple[DeploymentLimit, ...] = ()
     mixed_lengths: tuple[int, ...] = ()
     reference: TimedReference | None = None
+    runtime: str = ""
 
     def num_threads(self) -> int:
         """Return the number of threads."""

@@ -1,7 +1,7 @@
 """The INT8 file of a model: the first form that is accurate and fast enough, or none.
 
-The forms are tried from the fastest to the most careful. A form is taken if it loses at most
-`MAX_LOSS` on the selection split and is at least as fast as the file in fp32, both measured.
+The forms are tried from the fastest to the most careful. A form is taken if it loses at most what
+`loss_limit` allows on the selection split and is at least as fast as the file in fp32, both measured.
 """
 
 from __future__ import annotations
@@ -22,7 +22,18 @@ from raycomp.deployment.runtimes import Calibration
 from raycomp.errors import first_line
 
 MAX_LOSS = 0.005
-"""Largest loss of the metric on the selection split: half a point."""
+"""Largest loss of the metric on the selection split: half a point, or a share of a user's metric."""
+
+
+def loss_limit(score: float, *, is_own_metric: bool) -> float:
+    """Return the largest loss of the metric on the selection split.
+
+    Args:
+        score: Score of the file in fp32.
+        is_own_metric: Whether the metric is a function of the user's, which can have any unit. The limit
+            is then a share of the score's absolute value.
+    """
+    return MAX_LOSS * abs(score) if is_own_metric else MAX_LOSS
 
 
 @dataclass(frozen=True)
@@ -31,16 +42,24 @@ class Judgement:
 
     Attributes:
         loss: Selection score of the file in fp32 minus that of this one.
-        speedup: Median time of the file in fp32 over that of this one.
+        speedup: Time of the file in fp32 over that of this one: the median over the passes.
+        max_loss: Largest loss that is allowed.
+        is_own_metric: As in `loss_limit`; the loss is then not in points.
+        batch: Batch size of the passes.
+        hint: Sentence on other conditions in which the file is faster than in fp32; empty without one.
     """
 
     loss: float
     speedup: float
+    max_loss: float = MAX_LOSS
+    is_own_metric: bool = False
+    batch: int = 1
+    hint: str = ""
 
     @property
     def is_accurate(self) -> bool:
         """Whether the loss is within the limit."""
-        return self.loss <= MAX_LOSS
+        return self.loss <= self.max_loss
 
     @property
     def is_fast(self) -> bool:
@@ -51,11 +70,18 @@ class Judgement:
     def problem(self) -> str:
         """Why the file is refused; empty where it is not."""
         problems = []
-        if not self.is_accurate:
+        if not self.is_accurate and self.is_own_metric:
+            problems.append(f"it loses {self.loss:.4g} of the metric, more than {self.max_loss:.4g}")
+        elif not self.is_accurate:
             problems.append(f"it loses {self.loss * 100:.2f} points")
         if not self.is_fast:
-            problems.append(f"it takes {1 / self.speedup:.2f} times as long as fp32")
+            problems.append(describe_slow(self.speedup, self.batch))
         return " and ".join(problems)
+
+
+def describe_slow(speedup: float, batch: int) -> str:
+    """Return why a file that is slower than in fp32 at a batch size is refused."""
+    return f"it takes {1 / speedup:.2f} times as long as fp32 at batch {batch}"
 
 
 @dataclass(frozen=True)
@@ -67,12 +93,16 @@ class Attempt:
         loss: As in `Judgement`; None where the file could not be run.
         speedup: As in `Judgement`; None where the file could not be run.
         problem: Why the form is refused; empty where it is not.
+        max_loss: As in `Judgement`.
+        hint: As in `Judgement`.
     """
 
     form: str
     loss: float | None
     speedup: float | None
     problem: str
+    max_loss: float = MAX_LOSS
+    hint: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values."""
@@ -154,7 +184,9 @@ def _list_forms(
 
 
 def _lost_accuracy_only(attempt: Attempt) -> bool:
-    return attempt.loss is not None and attempt.loss > MAX_LOSS and (attempt.speedup or 0.0) >= 1.0
+    if attempt.loss is None or attempt.speedup is None:
+        return False
+    return attempt.loss > attempt.max_loss and attempt.speedup >= 1.0
 
 
 def _try_form(
@@ -172,17 +204,29 @@ def _try_form(
     except Exception as error:
         return Attempt(form.name, None, None, f"ONNX Runtime cannot run it: {first_line(error)}")
 
-    return Attempt(form.name, judgement.loss, judgement.speedup, judgement.problem)
+    return attempt_of(form.name, judgement)
+
+
+def attempt_of(form: str, judgement: Judgement) -> Attempt:
+    """Return the attempt at a form, as it was judged."""
+    return Attempt(
+        form, judgement.loss, judgement.speedup, judgement.problem, judgement.max_loss, judgement.hint
+    )
 
 
 def describe_attempts(attempts: Sequence[Attempt]) -> str:
     """Return one sentence per refused form, and one on the form that is used instead."""
-    refused = [f"INT8 ({attempt.form}) is refused: {attempt.problem}." for attempt in attempts[:-1]]
-    last = attempts[-1] if attempts else None
-    if last is None:
-        refused.append("The model lacks products with fixed weights, and INT8 would change nothing.")
-    elif last.problem:
-        refused.append(f"INT8 ({last.form}) is refused: {last.problem}. Use the file in fp32.")
-    elif refused:
-        refused.append(f"The file is INT8 ({last.form}).")
-    return " ".join(refused)
+    if not attempts:
+        return "The model lacks products with fixed weights, and INT8 would change nothing."
+
+    sentences = []
+    for attempt in attempts:
+        if attempt.problem:
+            sentences.append(f"INT8 ({attempt.form}) is refused: {attempt.problem}.")
+            sentences += [attempt.hint] if attempt.hint else []
+    if attempts[-1].problem:
+        sentences.append("Use the file in fp32.")
+    elif sentences:
+        sentences.append(f"The file is INT8 ({attempts[-1].form}).")
+
+    return " ".join(sentences)

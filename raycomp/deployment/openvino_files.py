@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raycomp.deployment.runtime_options import openvino_options
 from raycomp.deployment.runtimes import Calibration, TokenForward, named_inputs
 from raycomp.errors import UserError
 
@@ -88,13 +89,7 @@ def openvino_forward(path: Path, threads: int) -> TokenForward:
     """
     import openvino
 
-    settings = {
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-        # On CPUs with bf16, OpenVINO would otherwise round a file in fp32 to bf16.
-        "INFERENCE_PRECISION_HINT": "f32",
-    }
-    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    compiled = openvino.Core().compile_model(str(path), "CPU", openvino_options(threads))
     names = [port.get_any_name() for port in compiled.inputs]
 
     def forward(ids: Tensor, mask: Tensor, types: Tensor | None) -> Tensor:

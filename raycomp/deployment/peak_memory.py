@@ -12,6 +12,7 @@ import subprocess  # nosec B404 - the arguments are this module's own
 import sys
 from pathlib import Path
 
+from raycomp.deployment.runtime_options import onnx_options, openvino_options
 from raycomp.errors import UserError
 
 LONGEST_SECONDS = 300
@@ -83,9 +84,8 @@ def _run_onnx(path: Path, batch: int, length: int, threads: int) -> float:
     import onnxruntime
 
     libraries = _read_status("VmRSS")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(str(path), onnx_options(threads), providers=providers)
 
     feeds = {
         entry.name: np.full((batch, length), int(entry.name != "token_type_ids"), np.int64)
@@ -104,7 +104,7 @@ def _run_openvino(path: Path, batch: int, length: int, threads: int) -> float:
     import openvino
 
     libraries = _read_status("VmRSS")
-    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_NUM_THREADS": threads})
+    compiled = openvino.Core().compile_model(str(path), "CPU", openvino_options(threads))
     feeds = {
         port.get_any_name(): np.full((batch, length), int(port.get_any_name() != "token_type_ids"))
         for port in compiled.inputs

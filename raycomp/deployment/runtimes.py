@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raycomp.deployment.runtime_options import onnx_options
 from raycomp.encoder.interface import takes_token_types
 from raycomp.errors import UserError
 
@@ -45,7 +46,7 @@ def missing_onnx_packages() -> list[str]:
 
 
 def open_session(path: Path, threads: int) -> Any:
-    """Return an ONNX Runtime session of a file, on the CPU.
+    """Return an ONNX Runtime session of a file, on the CPU, with the options of `onnx_options`.
 
     Args:
         path: ONNX file.
@@ -53,12 +54,8 @@ def open_session(path: Path, threads: int) -> Any:
     """
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Operations of a chain cannot run side by side.
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    providers = ["CPUExecutionProvider"]
+    return onnxruntime.InferenceSession(str(path), onnx_options(threads), providers=providers)
 
 
 def session_forward(session: Any) -> TokenForward:

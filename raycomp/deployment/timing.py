@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from raycomp.deployment.certificate import DeploymentLimit, Latency
 from raycomp.deployment.format_settings import FormatSettings
@@ -26,32 +29,63 @@ PAUSE_SECONDS = 10.0
 HOPELESS = 10.0
 """Largest time that is measured again, as a multiple of the limit: other programs slow a file less."""
 
+ALL = slice(None)
+FIRST = slice(1)
+OTHERS = slice(1, None)
+"""Which batches and lengths are measured."""
+
+
+@dataclass(frozen=True)
+class FileTimes:
+    """Times of one file, measured in turns with others.
+
+    Attributes:
+        latencies: One entry per batch and length.
+        passes: Milliseconds of each pass, one array per batch and length: (passes,). Passes of one number
+            of two files were made in the same turn.
+    """
+
+    latencies: tuple[Latency, ...]
+    passes: tuple[np.ndarray, ...]
+
+    def speedup_over(self, other: FileTimes, condition: int = 0) -> float:
+        """Return the other file's time over that of this one, at one of the batches and lengths."""
+        return paired_speedup(other.passes[condition], self.passes[condition])
+
+
+def paired_speedup(reference: np.ndarray, own: np.ndarray) -> float:
+    """Return the median ratio of two files' passes, both (passes,).
+
+    Passes of one number were made in the same turn of all files: a slow moment slows both.
+    """
+    return float(np.median(reference / own))
+
 
 def time_in_turns(
     forwards: Sequence[TokenForward],
     settings: FormatSettings,
     vocab_size: int,
     length: int,
-    *,
-    first_only: bool = False,
-) -> list[tuple[Latency, ...]]:
-    """Return one tuple per batch and length, with the latency of each forward function.
+    part: slice = ALL,
+) -> list[FileTimes]:
+    """Return the times of each forward function.
 
     Args:
         forwards: Functions of token ids, mask and token types.
         settings: Batches and lengths.
         vocab_size: Tokens are drawn below it.
         length: Length of the task's texts, where the settings name none.
-        first_only: Whether only the first batch and length are measured.
+        part: Which of the batches and lengths are measured: `ALL`, `FIRST` or `OTHERS`.
     """
     calls = [lambda ids, mask, run=forward: run(ids, mask, None) for forward in forwards]
     groups: list[tuple[int, ...]] = [(number,) for number in settings.lengths or (length,)]
     if settings.mixed_lengths:
         groups = [settings.mixed_lengths]
     conditions = [(batch, lengths) for batch in settings.batches for lengths in groups]
-    results = []
+    latencies: list[list[Latency]] = [[] for _ in forwards]
+    passes: list[list[np.ndarray]] = [[] for _ in forwards]
 
-    for batch, lengths in conditions[:1] if first_only else conditions:
+    for batch, lengths in conditions[part]:
         durations = measure_by_length_ms(
             calls,
             vocab_size,
@@ -61,10 +95,12 @@ def time_in_turns(
             seconds=MEASURED_SECONDS,
             turn=TURN,
         )
-        mixed = [list(itertools.chain(*by_length)) for by_length in durations]
-        results.append(tuple(Latency.of_durations(batch, max(lengths), times) for times in mixed))
+        for number, by_length in enumerate(durations):
+            mixed = list(itertools.chain(*by_length))
+            latencies[number].append(Latency.of_durations(batch, max(lengths), mixed))
+            passes[number].append(np.array(mixed))
 
-    return results
+    return [FileTimes(tuple(own), tuple(times)) for own, times in zip(latencies, passes, strict=True)]
 
 
 def time_within_limits(
@@ -73,11 +109,13 @@ def time_within_limits(
     vocab_size: int,
     length: int,
     reference: TokenForward | None = None,
-) -> tuple[list[tuple[Latency, ...]], float]:
-    """Return what `time_in_turns` returns; while no file meets the limits, all are measured again.
+    limited: int | None = None,
+) -> tuple[list[FileTimes], float]:
+    """Return what `time_in_turns` returns; while the limits are not met, all files are measured again.
 
     Other programs make passes longer, never shorter. Of the measurements of a file at the first batch and
-    length, the one with the shortest time counts, up to `REPEATS` of them after the first.
+    length, the one that is closest to the limits counts, up to `REPEATS` of them after the first. Ratios
+    of files are those of the passes of all measurements.
 
     Args:
         forwards: As in `time_in_turns`.
@@ -85,37 +123,43 @@ def time_within_limits(
         vocab_size: As in `time_in_turns`.
         length: As in `time_in_turns`.
         reference: Function of the file of `settings.reference`, which is timed in turns with the others.
+        limited: Number of the file that must meet the limits; None: one of the files must.
 
     Returns:
-        The latencies of `forwards`, and the slowdown: the reference's time over its expected time, by
-        which limits on time grow. It is 1 without a reference.
+        The times of `forwards`, and the slowdown: the reference's time over its expected time, by which
+        limits on time grow. It is 1 without a reference.
     """
     timed = [*forwards, *([] if reference is None else [reference])]
-    latencies = time_in_turns(timed, settings, vocab_size, length)
+    times = time_in_turns(timed, settings, vocab_size, length)
+    judged = slice(len(forwards)) if limited is None else slice(limited, limited + 1)
+
     for _ in range(REPEATS):
-        slowdown = _slowdown(latencies[0], settings)
-        excess = _least_excess(latencies[0][: len(forwards)], settings.limits) / slowdown
-        if excess <= 1 or excess > HOPELESS:
+        least = min(_excess(file.latencies[0], settings.limits) for file in times[judged])
+        if least <= _slowdown(times, settings) or least > HOPELESS * _slowdown(times, settings):
             break
         time.sleep(PAUSE_SECONDS)
-        (again,) = time_in_turns(timed, settings, vocab_size, length, first_only=True)
-        pairs = zip(latencies[0], again, strict=True)
-        latencies[0] = tuple(min(pair, key=lambda latency: latency.p50_ms) for pair in pairs)
-    slowdown = _slowdown(latencies[0], settings)
-    return [entry[: len(forwards)] for entry in latencies], slowdown
+        again = time_in_turns(timed, settings, vocab_size, length, FIRST)
+        times = [_merge(*pair, settings.limits) for pair in zip(times, again, strict=True)]
+
+    return times[: len(forwards)], _slowdown(times, settings)
 
 
-def _slowdown(latencies: Sequence[Latency], settings: FormatSettings) -> float:
+def _merge(first: FileTimes, again: FileTimes, limits: Sequence[DeploymentLimit]) -> FileTimes:
+    """Return the times of a file whose first batch and length were measured again."""
+    pair = (first.latencies[0], again.latencies[0])
+    best = min(pair, key=lambda latency: _excess(latency, limits))
+    passes = np.concatenate([first.passes[0], again.passes[0]])
+    return FileTimes((best, *first.latencies[1:]), (passes, *first.passes[1:]))
+
+
+def _slowdown(times: Sequence[FileTimes], settings: FormatSettings) -> float:
     """Return the time of the last file over its expected time, where it is a reference; else 1."""
     if settings.reference is None:
         return 1.0
-    return latencies[-1].value(settings.reference.quantity) / settings.reference.expected_ms
+    return times[-1].latencies[0].value(settings.reference.quantity) / settings.reference.expected_ms
 
 
-def _least_excess(latencies: Sequence[Latency], limits: Sequence[DeploymentLimit]) -> float:
-    """Return the largest used share of a limit on time, of the file that is closest to its limits."""
+def _excess(latency: Latency, limits: Sequence[DeploymentLimit]) -> float:
+    """Return the largest used share of a limit on time."""
     times = [limit for limit in limits if limit.quantity in Latency.QUANTITIES]
-    return min(
-        max((file.value(limit.quantity) / limit.limit for limit in times), default=0.0)
-        for file in latencies
-    )
+    return max((latency.value(limit.quantity) / limit.limit for limit in times), default=0.0)

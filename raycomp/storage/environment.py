@@ -6,6 +6,8 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+from raycomp.storage.machine_limits import usable_cpus
+
 PACKAGES = ("raycomp", "torch", "ray", "transformers", "datasets", "numpy", "pandas", "plotly")
 
 
@@ -24,12 +26,5 @@ def describe_environment() -> dict[str, str]:
     return {
         **versions,
         "system": platform.platform(),
-        "CPUs": f"{os.cpu_count()} ({_num_usable_cpus()} usable)",
+        "CPUs": f"{os.cpu_count()} ({usable_cpus()} usable)",
     }
-
-
-def _num_usable_cpus() -> int | None:
-    """Return the number of CPUs that this process may use; all CPUs where the system does not say."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()

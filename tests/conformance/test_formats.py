@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from raycomp.deployment import formats, openvino_files, peak_memory, timing
+from raycomp.deployment import formats, measured_files, openvino_files, peak_memory, timing
 from raycomp.deployment.format_settings import FormatSettings, parse_formats, read_format_settings
-from raycomp.deployment.formats import ModelData, write_formats
+from raycomp.deployment.formats import write_formats
 from raycomp.deployment.int8_steps import Judgement
 from raycomp.deployment.latency import MIN_RUNS, measure_durations_ms
+from raycomp.deployment.measured_files import ModelData
+from raycomp.deployment.timing import FileTimes
 from raycomp.encoder.export import export_model
 from raycomp.errors import UserError
 from tests.conftest import make_tokenizer
@@ -53,7 +55,9 @@ def quick(encoder_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "MEASURED_SECONDS", 0.0)
     monkeypatch.setattr(Judgement, "is_fast", True)
     figures = {"memory_mb": 20.0, "libraries_mb": 10.0}
-    monkeypatch.setattr(formats, "measure_peak_memory", lambda *_, **__: figures)
+    monkeypatch.setattr(measured_files, "measure_peak_memory", lambda *_, **__: figures)
+    # The speed of this machine must not decide: no file is slower than another one.
+    monkeypatch.setattr(FileTimes, "speedup_over", lambda *_: 1.0)
 
 
 def test_every_file_is_measured_in_its_runtime(tmp_path: Path, quick: None) -> None:
@@ -127,7 +131,46 @@ def test_an_openvino_int8_file_that_is_slow_is_refused(
         "openvino_model.bin",
         "openvino_model.xml",
     ]
-    assert result.notes[0].startswith("OpenVINO INT8 is refused: it takes ")
+    assert result.notes[0].startswith("INT8 (OpenVINO) is refused: it takes ")
+
+
+@pytest.mark.parametrize(
+    ("step", "files", "note"),
+    [
+        ("convert_to_openvino", [], "OpenVINO cannot convert or run this model: no such operation."),
+        ("openvino_forward", [], "OpenVINO cannot convert or run this model: no such operation."),
+        ("quantise_openvino", ["openvino_model"], "NNCF cannot quantise this model, or OpenVINO cannot"),
+    ],
+)
+def test_an_error_of_openvino_is_a_note_and_the_other_formats_stay(
+    step: str, files: list[str], note: str, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_file(source: Path, target: Path, *_: Any) -> None:
+        target.parent.mkdir(exist_ok=True)
+        target.write_text("graph")
+        target.with_suffix(".bin").write_text("weights")
+
+    def fail(source: Path, target: Path, *_: Any) -> None:
+        if step != "openvino_forward":
+            write_file(source, target)
+        raise RuntimeError("no such operation.\nThe stack of OpenVINO follows.")
+
+    steps = {
+        "convert_to_openvino": write_file,
+        "quantise_openvino": write_file,
+        "openvino_forward": lambda path, threads: lambda *_: torch.zeros(1, 2),
+        step: fail,
+    }
+    for name, function in steps.items():
+        monkeypatch.setattr(formats, name, function)
+    folder, result = write(tmp_path, ("onnx", "openvino", "openvino-int8"))
+
+    expected = [f"openvino/{name}.xml" for name in files]
+    assert [f.file for f in result.files] == ["model.safetensors", "onnx/model.onnx", *expected]
+    assert sorted({path.stem for path in (folder / "openvino").iterdir()}) == files
+    assert len(result.notes) == 1
+    assert result.notes[0].startswith(note)
+    assert "stack" not in result.notes[0]
 
 
 def test_a_missing_openvino_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,6 +196,24 @@ def test_a_refused_int8_file_is_replaced_by_fp32_and_said(
     assert [f.file for f in result.files] == ["model.safetensors", "onnx/model.onnx"]
     assert sorted(p.name for p in (folder / "onnx").iterdir()) == ["model.onnx"]
     assert "Use the file in fp32." in result.notes[0]
+
+
+def test_an_int8_file_that_proves_slow_in_turns_with_all_files_is_removed(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was judged to be fast. At the first batch it is slower than fp32, at the second one faster."""
+
+    def speedup(own: FileTimes, other: FileTimes, condition: int = 0) -> float:
+        return (0.8, 1.3)[condition] if len(own.latencies) == 2 and own is not other else 1.0
+
+    monkeypatch.setattr(FileTimes, "speedup_over", speedup)
+    folder, result = write(tmp_path, ("int8",))
+    assert [f.file for f in result.files] == ["model.safetensors", "onnx/model.onnx"]
+    assert sorted(p.name for p in (folder / "onnx").iterdir()) == ["model.onnx"]
+    assert result.notes == (
+        "INT8 (dynamic) is refused: it takes 1.25 times as long as fp32 at batch 1. At batch 2 it is "
+        "1.30 times as fast as fp32: --batch 2 measures and judges there. Use the file in fp32.",
+    )
 
 
 def test_a_model_that_cannot_be_exported_is_a_note(

@@ -54,7 +54,7 @@ import ray
 from ray._private import ray_constants
 
 from raycomp.errors import UserError, first_line
-from raycomp.runtime.cluster.machine_limits import usable_cpus
+from raycomp.storage.machine_limits import usable_cpus
 
 # An application may have imported ray first, which reads this setting when it is imported.
 if os.environ.get("RAY_ENABLE_UV_RUN_RUNTIME_ENV") == "0":

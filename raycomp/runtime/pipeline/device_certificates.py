@@ -6,23 +6,19 @@ then continues: its scores are in the evaluation cache, and the network that fai
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from raycomp.config.budget import BUDGET_KINDS, SEVERAL, BudgetSettings
-from raycomp.deployment.certificate import FAIL, PASS, DeploymentLimit
-from raycomp.deployment.cpu import describe_machine
-from raycomp.deployment.format_settings import RUNTIME_FILES, FormatSettings, TimedReference
+from raycomp.deployment.certificate import FAIL, PASS
+from raycomp.deployment.cpu import UNKNOWN, same_cpu
 from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.device_table import DeviceTable
 from raycomp.errors import UserError
 from raycomp.methods.base import Deployable
 from raycomp.methods.context import RunContext
-from raycomp.runtime.pipeline.device_profiles import same_cpu
-from raycomp.runtime.pipeline.export_formats import CERTIFICATE_FILE, export_formats, export_teacher
 from raycomp.search.device_budgets import quantity_of
-from raycomp.search.search_loop import budget_settings
 from raycomp.storage.files import read_json, write_json
 
 MAX_TIGHTENINGS = 3
@@ -30,9 +26,6 @@ MAX_TIGHTENINGS = 3
 
 NOT_CERTIFIED = "NOT CERTIFIED"
 """Verdict of a model for a device that this machine is not."""
-
-FORMATS = {"onnxruntime": ("onnx",), "onnxruntime-int8": ("onnx", "int8"), "torch": ("transformers",)}
-"""Formats that a runtime needs. The INT8 file needs the one in fp32 as its reference."""
 
 SHIPPED_KEYS = ("machine", "files", "limits", "passing_files", "notes", "slowdown")
 """Keys of the certificate that the export of a model gets."""
@@ -52,11 +45,13 @@ class Measurement:
         certificate: Content of its certificate.
         values: Measured value of each limit, by kind; None where it was not measured.
         verdict: "PASS", "FAIL" or "NOT CERTIFIED".
+        fallback: Why the file is in fp32 although its budget is for INT8; empty where it is not.
     """
 
     certificate: dict[str, Any]
     values: dict[str, float | None]
     verdict: str
+    fallback: str = ""
 
 
 def certify_budgets(
@@ -102,61 +97,6 @@ def certify_budgets(
     return [deployables[name] for name in order]
 
 
-def certify_file(context: RunContext, deployable: Deployable) -> dict[str, Any]:
-    """Write the files of a model in its budget's runtime, measure them, and return the certificate.
-
-    A model that was measured before an interruption is not measured again.
-    """
-    budget = budget_settings(context.job, deployable.budget)
-    folder = context.layout.devices.certified / f"{context.method}-{budget.name}"
-    path = folder / CERTIFICATE_FILE
-    weights_id = deployable.certificate.get("weights_id")
-
-    # A run that was interrupted between two budgets.
-    if path.exists():
-        earlier = read_json(path)
-        if (earlier.get("arch_id"), earlier.get("weights_id")) == (deployable.arch_id, weights_id):
-            return earlier
-
-    shutil.rmtree(folder, ignore_errors=True)
-    return export_formats(context, deployable, folder, {}, _format_settings(context, budget))
-
-
-def _format_settings(context: RunContext, budget: BudgetSettings) -> FormatSettings:
-    conditions = context.device.tables[budget.name].conditions
-    limits = context.budget_costs.limits(budget)
-    return FormatSettings(
-        FORMATS[conditions.runtime],
-        reference=_find_reference(context, budget),
-        batches=(conditions.batch,),
-        mixed_lengths=conditions.lengths,
-        threads=conditions.threads,
-        limits=tuple(
-            DeploymentLimit(quantity_of(budget, kind), limit)
-            for kind, limit in limits.items()
-            if kind == "latency_ms"
-        ),
-    )
-
-
-def _find_reference(context: RunContext, budget: BudgetSettings) -> TimedReference | None:
-    """Return the teacher's file where a limit on time is a share of the full network's time.
-
-    The speed of a machine differs between the profile and the certificate; the share does not. None for
-    torch, and where INT8 loses too much of the teacher's accuracy: the time of the profile then counts.
-    """
-    conditions = context.device.tables[budget.name].conditions
-    if not isinstance(budget.latency_ms, str) or conditions.runtime not in RUNTIME_FILES:
-        return None
-    if not same_cpu(context.device.tables[budget.name], describe_machine(conditions.threads)):
-        return None
-    path = export_teacher(context, conditions) / RUNTIME_FILES[conditions.runtime]
-    if not path.exists():
-        return None
-    expected = context.budget_costs.predict(budget, "latency_ms", context.space.largest())
-    return TimedReference(path, quantity_of(budget, "latency_ms"), expected)
-
-
 def _measure(
     context: RunContext, budget: BudgetSettings, deployable: Deployable, certify: Certify
 ) -> Measurement:
@@ -177,10 +117,18 @@ def _measure(
     is_met = all(value is not None and value <= limits[kind] for kind, value in values.items())
     verdict = PASS if is_met else FAIL
 
-    # The times of this machine say nothing about the device.
-    if not same_cpu(table, describe_machine(table.conditions.threads)):
+    # The times of another machine say nothing about the device.
+    if not same_cpu(table.machine, certificate["machine"]):
         verdict = NOT_CERTIFIED
-    return Measurement(certificate, values, verdict)
+    return Measurement(certificate, values, verdict, _describe_fallback(certificate, table, file))
+
+
+def _describe_fallback(certificate: dict[str, Any], table: DeviceTable, file: dict[str, Any]) -> str:
+    """Return why a budget for INT8 has a file in fp32; empty where it does not."""
+    if not table.conditions.runtime.endswith("int8") or file["precision"] == "int8":
+        return ""
+    reasons = " ".join(note for note in certificate["notes"] if "INT8" in note)
+    return f"This is the file in fp32. {reasons}".rstrip()
 
 
 def _find_file(certificate: dict[str, Any], runtime: str) -> dict[str, Any]:
@@ -194,7 +142,7 @@ def _find_file(certificate: dict[str, Any], runtime: str) -> dict[str, Any]:
             "runtime for the budget."
         )
 
-    # Where INT8 loses too much accuracy, the file in fp32 is deployed, and it must meet the limit.
+    # Where INT8 is refused, the file in fp32 is deployed, and it must meet the limit.
     precision = "int8" if runtime.endswith("int8") else "fp32"
     return next((entry for entry in files if entry["precision"] == precision), files[0])
 
@@ -218,7 +166,6 @@ def _tighten(
 
     The recorded factors make the predictions of its budget as large as the measured values.
     """
-
     path = context.files.device_corrections
     entries = read_json(path) if path.exists() else {}
     entry = entries.get(budget.name, {"factors": {}, "attempts": 0, "nearest": None})
@@ -236,16 +183,22 @@ def _tighten(
     nearest = entry["nearest"]
     if nearest is None or excess < nearest["excess"]:
         values = dict(measurement.values)
-        entry["nearest"] = {"arch": deployable.arch, "excess": excess, "values": values}
+        entry["nearest"] = {
+            "arch": deployable.arch,
+            "excess": excess,
+            "values": values,
+            "fallback": measurement.fallback,
+        }
     entry["attempts"] += 1
     write_json(path, {**entries, budget.name: entry})
 
     can_continue = entry["attempts"] <= MAX_TIGHTENINGS
     if can_continue:
+        fallback = f" {measurement.fallback}" if measurement.fallback else ""
         say(
             f"Budget {budget.name}: the measured file has {_list_values(measurement.values)}, over the "
-            f"limit of {_list_values(limits)}. The search continues with tighter predictions (attempt "
-            f"{entry['attempts']} of {MAX_TIGHTENINGS})."
+            f"limit of {_list_values(limits)}.{fallback} The search continues with tighter predictions "
+            f"(attempt {entry['attempts']} of {MAX_TIGHTENINGS})."
         )
         # Without its outcome, a budget is searched again; its scores stay in the evaluation cache.
         for outcome in context.files.search_outcomes():
@@ -258,10 +211,12 @@ def _give_up(context: RunContext, budget: BudgetSettings, deployable: Deployable
     """Return the deployable without a model that names the nearest model."""
     nearest = read_json(context.files.device_corrections)[budget.name]["nearest"]
     limits = context.budget_costs.limits(budget)
+    # A record of an earlier version lacks this key.
+    fallback = f" {nearest['fallback']}" if nearest.get("fallback") else ""
     reason = (
         f"Budget {budget.name}: no model met {_list_values(limits)} in {MAX_TIGHTENINGS + 1} "
-        f"measurements. The nearest one has {_list_values(nearest['values'])}: {nearest['arch']}. Raise "
-        "the limit, or profile the device again while no other program runs."
+        f"measurements. The nearest one has {_list_values(nearest['values'])}: {nearest['arch']}."
+        f"{fallback} Raise the limit, or profile the device again while no other program runs."
     )
     return replace(deployable, build=None, arch=None, arch_id=None, verdict=FAIL, reason=reason)
 
@@ -277,9 +232,10 @@ def _with_measurement(
         # Figures of another CPU say nothing about the device.
         arch = Architecture.from_json(str(deployable.arch))
         cost = context.budget(budget).cost(arch)
-        machine = context.device.tables[budget.name].machine.get("model", "another CPU")
+        model = context.device.tables[budget.name].machine.get("model", UNKNOWN)
+        cpu = "a CPU that its system does not name" if model == UNKNOWN else model
         note = (
-            f"The cost is predicted from the profile of {machine}. The figures of the files are of the "
+            f"The cost is predicted from the profile of {cpu}. The figures of the files are of the "
             "machine of the run. Certify the model on the device with `raycomp export`."
         )
         certificate["notes"] = [*certificate["notes"], note]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -256,8 +256,3 @@ def _check_unchanged(context: RunContext) -> None:
                 f"Budget {name}: its profile has changed since the run began. Restore the file, or "
                 "choose another run.name for a new run."
             )
-
-
-def same_cpu(table: DeviceTable, machine: Mapping[str, Any]) -> bool:
-    """Return whether a table was measured on the kind of CPU that a machine has."""
-    return all(table.machine.get(key) == machine.get(key) for key in ("model", "instruction_sets"))

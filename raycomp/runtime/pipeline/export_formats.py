@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 import uuid
@@ -14,6 +15,7 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from raycomp.config.references import is_reference
 from raycomp.data.batches import Batch, collate
 from raycomp.deployment.certificate import (
     MODEL_QUANTITIES,
@@ -22,9 +24,10 @@ from raycomp.deployment.certificate import (
     build_certificate,
     render_card_section,
 )
-from raycomp.deployment.cpu import describe_machine
+from raycomp.deployment.cpu import describe_cpu, describe_machine, same_cpu
 from raycomp.deployment.format_settings import FormatSettings, check_lengths
-from raycomp.deployment.formats import ModelData, write_formats
+from raycomp.deployment.formats import write_formats
+from raycomp.deployment.measured_files import ModelData
 from raycomp.deployment.runtimes import Calibration, TokenForward
 from raycomp.encoder.device_table import Conditions
 from raycomp.encoder.plain import make_plain
@@ -154,9 +157,14 @@ def teacher_deployable(context: RunContext) -> Deployable:
 
 
 def export_teacher(context: RunContext, conditions: Conditions) -> Path:
-    """Return a folder with the teacher's ONNX files; a folder that is complete is used again."""
-    folder = context.layout.devices.certified / TEACHER
-    if not (folder / CERTIFICATE_FILE).exists():
+    """Return a folder with the teacher's ONNX files for these conditions.
+
+    A folder that was written on this kind of CPU is used again. INT8 can be refused at one number of
+    threads and not at another, so the conditions have a folder each; both runtimes share it.
+    """
+    folder = context.layout.devices.certified / _teacher_folder(conditions)
+    if read_certificate(folder) is None:
+        shutil.rmtree(folder, ignore_errors=True)
         settings = FormatSettings(
             ("onnx", "int8"),
             batches=(conditions.batch,),
@@ -165,6 +173,21 @@ def export_teacher(context: RunContext, conditions: Conditions) -> Path:
         )
         export_formats(context, teacher_deployable(context), folder, {}, settings)
     return folder
+
+
+def _teacher_folder(conditions: Conditions) -> str:
+    """Return the name of the teacher's folder: a file of lengths has too many of them for a name."""
+    lengths = hashlib.sha256(repr(conditions.lengths).encode()).hexdigest()[:8]
+    return f"{TEACHER}-threads{conditions.threads}-batch{conditions.batch}-{lengths}"
+
+
+def read_certificate(folder: Path) -> dict[str, Any] | None:
+    """Return the certificate of a complete export that was measured on this kind of CPU, or None."""
+    path = folder / CERTIFICATE_FILE
+    if not path.exists():
+        return None
+    certificate = read_json(path)
+    return certificate if same_cpu(certificate.get("machine", {}), describe_cpu()) else None
 
 
 def _choose_form(
@@ -197,6 +220,7 @@ def _model_data(context: RunContext, network: PreTrainedModel) -> ModelData:
         vocab_size=int(network.config.vocab_size),
         max_positions=max_positions,
         length=min(context.job.task.max_length, max_positions),
+        is_own_metric=is_reference(context.primary),
     )
 
 

@@ -17,7 +17,6 @@ from raycomp.methods.healing import plan_healing
 from raycomp.methods.lengths import find_lengths
 from raycomp.methods.registry import load_method_class
 from raycomp.methods.teacher_length import count_teacher_steps
-from raycomp.runtime.cluster.machine_limits import measure_limits, usable_cpus
 from raycomp.runtime.pipeline.forecast import (
     Machines,
     Rates,
@@ -31,6 +30,7 @@ from raycomp.runtime.scoring.evaluator_slots import evaluator_bytes, evaluator_n
 from raycomp.search.budget import cheapest_architecture
 from raycomp.search.budget_groups import evaluation_budget
 from raycomp.search.search_loop import search_groups
+from raycomp.storage.machine_limits import measure_limits, usable_cpus
 from raycomp.training.optimizers import measure_matmul_flops, resolve_precision
 
 # Share of a matrix product's speed that a training step reaches (benchmarks/step_cost.py).

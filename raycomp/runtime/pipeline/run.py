@@ -24,8 +24,9 @@ from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.file_server import serve_run_files
 from raycomp.runtime.cluster.memory import release_memory
 from raycomp.runtime.cluster.progress import Progress
+from raycomp.runtime.pipeline.certified_files import certify_file
 from raycomp.runtime.pipeline.deploy import deploy_all
-from raycomp.runtime.pipeline.device_certificates import certify_budgets, certify_file, list_verdicts
+from raycomp.runtime.pipeline.device_certificates import certify_budgets, list_verdicts
 from raycomp.runtime.pipeline.device_profiles import record_profiles
 from raycomp.runtime.pipeline.handle import RayRun, run_handle
 from raycomp.runtime.pipeline.inputs import record_inputs

@@ -17,7 +17,7 @@ from raycomp.deployment.cpu import pinned_to_cpus
 from raycomp.deployment.format_settings import RUNTIME_FILES
 from raycomp.deployment.latency import measure_by_length_ms
 from raycomp.deployment.runtimes import TokenForward, open_session, session_forward
-from raycomp.deployment.timing import MEASURED_RUNS, MEASURED_SECONDS, TURN
+from raycomp.deployment.timing import MEASURED_RUNS, MEASURED_SECONDS, TURN, paired_speedup
 from raycomp.encoder.device_table import Conditions
 from raycomp.methods.base import Deployable
 from raycomp.methods.context import RunContext
@@ -145,7 +145,6 @@ def _time_files(files: Sequence[_TimedFile], conditions: Conditions, vocab_size:
     rows = []
     for file, own in zip(files, times, strict=True):
         p50, p95 = (float(value) for value in np.percentile(own, (50, 95)))
-        # Passes of one number were made in the same turn of all files: a slow moment slows both.
-        speedup = None if reference is None else float(np.median(reference / own))
+        speedup = None if reference is None else paired_speedup(reference, own)
         rows.append(replace(file.row, p50_ms=p50, p95_ms=p95, speedup=speedup))
     return rows

@@ -11,8 +11,8 @@ import torch
 from raycomp.data.batches import tokens_at_once
 from raycomp.methods.context import RunContext
 from raycomp.runtime.cluster.connect import ray
-from raycomp.runtime.cluster.machine_limits import MachineLimits, measure_limits
 from raycomp.runtime.cluster.placement import call_on_nodes
+from raycomp.storage.machine_limits import MachineLimits, measure_limits
 
 PROCESS_BYTES = int(0.6 * 2**30)
 """Memory of Python, torch and Ray in one process."""

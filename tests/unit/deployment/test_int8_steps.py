@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from raycomp.deployment import int8_steps
-from raycomp.deployment.int8_steps import Attempt, Judgement, describe_attempts, write_int8
+from raycomp.deployment.int8_steps import (
+    MAX_LOSS,
+    Attempt,
+    Judgement,
+    describe_attempts,
+    loss_limit,
+    write_int8,
+)
 from raycomp.deployment.quantisation import Int8Form, Operation
 
 ENCODER = [Operation("words", "Gather"), *(Operation(f"product{i}", "MatMul") for i in range(24))]
@@ -121,3 +128,33 @@ def test_half_a_point_is_the_limit(loss: float) -> None:
     assert Judgement(loss, 1.0).is_fast
     assert not Judgement(0.0051, 1.0).is_accurate
     assert not Judgement(float("nan"), 1.0).is_accurate
+
+
+def test_a_metric_of_the_user_s_may_lose_a_share_of_its_value() -> None:
+    """A profit of 2,000 may fall by 10; half a point would refuse every INT8 file."""
+    assert loss_limit(0.8, is_own_metric=False) == MAX_LOSS
+    limit = loss_limit(-2000.0, is_own_metric=True)
+    assert limit == pytest.approx(10.0)
+    assert Judgement(9.0, 1.0, limit, is_own_metric=True).problem == ""
+    problem = Judgement(11.0, 1.0, limit, is_own_metric=True).problem
+    assert problem == "it loses 11 of the metric, more than 10"
+
+
+def test_a_form_within_the_limit_of_a_user_s_metric_is_not_taken_for_inaccurate(
+    forms: list[Int8Form], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is slow: layers in fp32 would not help, so only the static form is tried."""
+    slow = Judgement(9.0, 0.9, 10.0, is_own_metric=True)
+    attempts = try_forms(ENCODER, [slow, slow], tmp_path, monkeypatch)
+    assert [a.form for a in attempts] == ["dynamic", "static"]
+
+
+def test_a_refusal_names_its_batch_and_the_batches_at_which_the_form_is_faster(
+    forms: list[Int8Form], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hint = "At batch 32 it is 1.30 times as fast as fp32: --batch 32 measures and judges there."
+    slow = Judgement(0.0, 1 / 1.3, batch=1, hint=hint)
+    text = describe_attempts(try_forms(ENCODER, [slow, SLOW], tmp_path, monkeypatch))
+    first = "INT8 (dynamic) is refused: it takes 1.30 times as long as fp32 at batch 1."
+    assert text.startswith(f"{first} {hint} INT8 (static) is refused: ")
+    assert text.endswith("Use the file in fp32.")

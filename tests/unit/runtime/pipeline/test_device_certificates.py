@@ -13,14 +13,11 @@ import pytest
 
 from raycomp.config.loader import parse_job
 from raycomp.deployment.cpu import describe_machine
-from raycomp.deployment.format_settings import ONNX_FILE, TimedReference
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 from raycomp.methods.base import Deployable
 from raycomp.methods.context import RunContext
-from raycomp.runtime.pipeline import device_certificates
 from raycomp.runtime.pipeline.device_certificates import MAX_TIGHTENINGS, certify_budgets
-from raycomp.search.device_budgets import DeviceState
 from raycomp.search.setup import make_space
 from tests.unit.invented_device import InventedBench, make_table
 
@@ -86,9 +83,9 @@ def certifier(slower: Callable[[Architecture], float], **figures: Any) -> Callab
             "latencies": [{"p50_ms": time, "p95_ms": 1.2 * time}],
         }  # fmt: skip
         return {
-            "machine": {}, "files": [file], "limits": [], "passing_files": [], "notes": [],
-            "arch_id": arch.id, "params": context.costs.cost("params", arch), "flops": deployable.flops,
-            **figures,
+            "machine": describe_machine(1), "files": [file], "limits": [], "passing_files": [],
+            "notes": [], "arch_id": arch.id, "params": context.costs.cost("params", arch),
+            "flops": deployable.flops, **figures,
         }  # fmt: skip
 
     return certify
@@ -146,35 +143,6 @@ def test_a_share_of_the_full_network_s_time_is_judged_at_the_speed_of_the_profil
     time = InventedBench().time(Architecture.from_json(str(edge.arch)))
     assert edge.cost == pytest.approx(time)
     assert edge.certificate["slowdown"] == 1.3
-
-
-@pytest.mark.parametrize(
-    ("limit", "runtime", "has_reference"),
-    [("0.6x", "onnxruntime", True), (7, "onnxruntime", False), ("0.6x", "torch", False)],
-)
-def test_the_teacher_s_file_is_the_reference_of_a_share(
-    limit: Any,
-    runtime: str,
-    has_reference: bool,
-    tiny_job: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    budget = {"name": "edge", "latency_ms": limit}
-    context = make_context(tiny_job, tmp_path, [budget])
-    table = context.device.tables["edge"]
-    conditions = replace(table.conditions, runtime=runtime)
-    state = DeviceState({"edge": replace(table, conditions=conditions)})
-    monkeypatch.setattr(RunContext, "device", state)
-    folder = tmp_path / "teacher"
-    (folder / "onnx").mkdir(parents=True)
-    (folder / ONNX_FILE).touch()
-    monkeypatch.setattr(device_certificates, "export_teacher", lambda *_: folder)
-
-    reference = device_certificates._find_reference(context, context.job.budget[0])
-    full = InventedBench().time(context.space.largest())
-    expected = TimedReference(folder / ONNX_FILE, "latency_ms", pytest.approx(full))
-    assert reference == (expected if has_reference else None)
 
 
 def test_a_second_failure_replaces_the_correction_of_the_first(
@@ -258,6 +226,35 @@ def test_a_model_for_another_cpu_is_deployed_with_its_prediction(
     time = InventedBench().time(Architecture.from_json(str(edge.arch)))
     assert edge.cost == pytest.approx(time)
     assert "predicted from the profile of a phone" in edge.certificate["notes"][-1]
+
+
+def test_a_certificate_of_another_cpu_than_the_device_s_is_not_a_pass(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    """The run was interrupted, and resumes on the device: the certificate is of the first machine."""
+    context = make_context(tiny_job, tmp_path, [{"name": "edge", "latency_ms": 7}])
+    elsewhere = {**describe_machine(1), "model": "another CPU"}
+    certify = certifier(lambda arch: 0.9, machine=elsewhere)
+    (edge,) = certify_budgets(context, Method().compress, certify, print)
+    assert edge.verdict == "NOT CERTIFIED"
+
+
+def test_a_budget_for_int8_says_why_its_file_is_in_fp32(tiny_job: dict[str, Any], tmp_path: Path) -> None:
+    context = make_context(tiny_job, tmp_path, [{"name": "edge", "latency_ms": 7}])
+    table = context.device.tables["edge"]
+    conditions = replace(table.conditions, runtime="onnxruntime-int8")
+    tables = {"edge": replace(table, conditions=conditions).to_dict()}
+    context.layout.devices.profile.write_text(json.dumps(tables))
+    context.forget_device()
+
+    said: list[str] = []
+    refusal = "INT8 (static) is refused: it takes 1.20 times as long as fp32 at batch 1."
+    certify = certifier(lambda arch: 50.0, notes=["Other programs use this machine.", refusal])
+    (edge,) = certify_budgets(context, Method().compress, certify, said.append)
+    assert f"This is the file in fp32. {refusal} The search continues" in said[0]
+    assert edge.build is None
+    if edge.verdict == "FAIL":
+        assert refusal in edge.reason
 
 
 def test_a_model_without_a_file_for_its_runtime_is_one_message(

@@ -8,9 +8,9 @@ import pytest
 
 from raycomp.cli.output import print_plan
 from raycomp.config.loader import parse_job
-from raycomp.runtime.cluster.machine_limits import MachineLimits
 from raycomp.runtime.pipeline import plan as module
 from raycomp.runtime.pipeline.plan import make_plan
+from raycomp.storage.machine_limits import MachineLimits
 
 
 def test_a_plan_says_the_memory_of_the_search(

@@ -57,7 +57,8 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     run_dir = tmp_path / "run-1a2b3c4d"
     layout = RunLayout(run_dir)
-    write_files(layout.devices.certified / "teacher", *NAMES)
+    teacher = write_files(layout.devices.certified / "teacher", *NAMES)
+    monkeypatch.setattr(runtime_rows, "export_teacher", lambda context, conditions: teacher)
     table = SimpleNamespace(conditions=Conditions("onnxruntime-int8", 2, 1, (64,)))
     run = SimpleNamespace(
         run_dir=run_dir,

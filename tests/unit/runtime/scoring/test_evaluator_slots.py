@@ -9,7 +9,6 @@ import pytest
 
 from raycomp.config.loader import parse_job
 from raycomp.methods.context import RunContext
-from raycomp.runtime.cluster.machine_limits import MachineLimits
 from raycomp.runtime.scoring.evaluator_slots import (
     MEMORY_SHARE,
     PROCESS_BYTES,
@@ -19,6 +18,7 @@ from raycomp.runtime.scoring.evaluator_slots import (
     evaluator_node,
     plan_evaluators,
 )
+from raycomp.storage.machine_limits import MachineLimits
 
 GIB = 2**30
 

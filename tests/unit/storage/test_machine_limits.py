@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raycomp.runtime.cluster.machine_limits import free_memory, measure_limits, usable_cpus
+from raycomp.storage.machine_limits import free_memory, measure_limits, usable_cpus
 
 GIB = 2**30
 MEMINFO = f"MemTotal: {64 * GIB // 1024} kB\nMemAvailable: {48 * GIB // 1024} kB\n"
