@@ -61,6 +61,7 @@ class FormatSettings:
         mixed_lengths: Lengths of the texts of one application, which make up one measurement in place of
             `lengths`; empty: each length is measured by itself.
         reference: File whose time at the moment decides on limits on time; None where they are absolute.
+        allow_code: Whether a metric function that the run names may be imported to score the files.
     """
 
     formats: tuple[str, ...]
@@ -70,6 +71,7 @@ class FormatSettings:
     limits: tuple[DeploymentLimit, ...] = ()
     mixed_lengths: tuple[int, ...] = ()
     reference: TimedReference | None = None
+    allow_code: bool = False
 
     def num_threads(self) -> int:
         """Return the number of threads."""
@@ -106,6 +108,8 @@ def read_format_settings(
     lengths: Sequence[int] = (),
     threads: int = 0,
     limits: Sequence[str] = (),
+    *,
+    allow_code: bool = False,
 ) -> FormatSettings:
     """Return settings from the words of the command line and of Python.
 
@@ -115,6 +119,7 @@ def read_format_settings(
         lengths: Tokens of a text; empty is the length of the task.
         threads: Threads of one operation; 0 is all CPUs.
         limits: Limits such as "latency_ms=8".
+        allow_code: As in `FormatSettings`.
 
     Raises:
         UserError: A value is not valid, or a package that a format needs is missing.
@@ -130,6 +135,7 @@ def read_format_settings(
         tuple(lengths),
         threads,
         tuple(parse_limits(limits)),
+        allow_code=allow_code,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from raycomp.data.batches import Batch, collate
+from raycomp.data.metrics import choose_safe_metric
 from raycomp.deployment.certificate import (
     MODEL_QUANTITIES,
     DeploymentLimit,
@@ -24,10 +25,11 @@ from raycomp.deployment.certificate import (
 )
 from raycomp.deployment.cpu import describe_machine
 from raycomp.deployment.format_settings import FormatSettings, check_lengths
-from raycomp.deployment.formats import ModelData, write_formats
+from raycomp.deployment.formats import FormatResult, ModelData, write_formats
 from raycomp.deployment.runtimes import Calibration, TokenForward
 from raycomp.encoder.device_table import Conditions
 from raycomp.encoder.plain import make_plain
+from raycomp.errors import shown
 from raycomp.methods.base import Deployable, Forward
 from raycomp.methods.context import RunContext
 from raycomp.methods.scoring import score_forward
@@ -63,8 +65,10 @@ def export_formats(
         settings: Formats and conditions of the measurement.
 
     Raises:
-        UserError: A conversion or a measurement failed, or the folder cannot be written.
+        UserError: A conversion or a measurement failed, the folder cannot be written, or the only
+            metric of the run is a function that may not be imported.
     """
+    metric, metric_note = _choose_metric(context, settings)
     context = context.cut if deployable.is_cut else context
     deployable = in_user_units(context, deployable)
     assert deployable.build is not None  # nosec B101 - the caller checks that there is a model
@@ -72,7 +76,7 @@ def export_formats(
     network = network.eval()
     # The plain form has the same weights; all other formats are made from raycomp's own network.
     loaded, note = _choose_form(context, network, settings)
-    data = _model_data(context, network)
+    data = _model_data(context, network, metric)
     check_lengths(settings, data.max_positions)
 
     hidden = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
@@ -80,13 +84,9 @@ def export_formats(
         changed = with_model(deployable, loaded, reference)
         proof = export_deployable(context, changed, hidden, dict(figures))
         result = write_formats(network, loaded, hidden, settings, data)
-        certificate = build_certificate(
-            {**_model_figures(context, changed, proof, figures), "slowdown": result.slowdown},
-            {**describe_machine(settings.num_threads()), "pinned_cpus": result.pinned_cpus},
-            [*_budget_limits(context, deployable), *_current_limits(settings, result.slowdown)],
-            result.files,
-            [*note, *result.notes, *_describe_slowdown(settings, result.slowdown)],
-        )
+        own_figures = _model_figures(context, changed, proof, {**figures, "selection_metric": metric})
+        limits = _budget_limits(context, deployable)
+        certificate = _certify(own_figures, limits, [*note, *metric_note], settings, result)
         _finish_folder(hidden, out, certificate)
     except OSError as error:
         raise write_error(out, error) from error
@@ -94,6 +94,31 @@ def export_formats(
         shutil.rmtree(hidden, ignore_errors=True)
 
     return certificate
+
+
+def _certify(
+    figures: Mapping[str, Any],
+    limits: Sequence[DeploymentLimit],
+    notes: Sequence[str],
+    settings: FormatSettings,
+    result: FormatResult,
+) -> dict[str, Any]:
+    """Return the certificate of files.
+
+    Args:
+        figures: Figures of the model.
+        limits: Limits of its budget.
+        notes: Notes from before the measurement.
+        settings: Formats and conditions of the measurement.
+        result: What was written and measured.
+    """
+    return build_certificate(
+        {**figures, "slowdown": result.slowdown},
+        {**describe_machine(settings.num_threads()), "pinned_cpus": result.pinned_cpus},
+        [*limits, *_current_limits(settings, result.slowdown)],
+        result.files,
+        [*notes, *result.notes, *_describe_slowdown(settings, result.slowdown)],
+    )
 
 
 def _current_limits(settings: FormatSettings, slowdown: float) -> list[DeploymentLimit]:
@@ -113,6 +138,25 @@ def _describe_slowdown(settings: FormatSettings, slowdown: float) -> list[str]:
         f"Limits on time are shares of the full network's time, which was measured in turns with the "
         f"files: {expected * slowdown:.3g} ms, and {expected:.3g} ms in the profile."
     ]
+
+
+def _choose_metric(context: RunContext, settings: FormatSettings) -> tuple[str, tuple[str, ...]]:
+    """Return the metric that scores the files, and a note where it is not that of the run.
+
+    Raises:
+        UserError: The only metric of the run is a function that may not be imported.
+    """
+    primary = context.primary
+    if settings.allow_code:
+        return primary, ()
+
+    metric = choose_safe_metric(primary, context.metrics)
+    if metric == primary:
+        return metric, ()
+    return metric, (
+        f"The files were scored by {metric}. The metric of the run, {shown(primary)}, is a function that "
+        "is imported only with --allow-code.",
+    )
 
 
 def _finish_folder(hidden: Path, out: Path, certificate: dict[str, Any]) -> None:
@@ -162,6 +206,8 @@ def export_teacher(context: RunContext, conditions: Conditions) -> Path:
             batches=(conditions.batch,),
             mixed_lengths=conditions.lengths,
             threads=conditions.threads,
+            # A run may import its own metric.
+            allow_code=True,
         )
         export_formats(context, teacher_deployable(context), folder, {}, settings)
     return folder
@@ -181,15 +227,16 @@ def _choose_form(
     )
 
 
-def _model_data(context: RunContext, network: PreTrainedModel) -> ModelData:
-    """Return what the formats need to know about the task."""
+def _model_data(context: RunContext, network: PreTrainedModel, metric: str) -> ModelData:
+    """Return what the formats need to know about the task; files are scored by one metric."""
     max_positions = int(network.config.max_positions)
 
     def score(forward: TokenForward) -> float:
         def run(batch: Batch) -> Tensor:
             return forward(batch.input_ids, batch.attention_mask, batch.token_type_ids)
 
-        return score_forward(context, standardised(context, run), "selection").values[context.primary]
+        score = score_forward(context, standardised(context, run), "selection", metrics=(metric,))
+        return score.values[metric]
 
     return ModelData(
         score=score,
