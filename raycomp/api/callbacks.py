@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -78,4 +79,6 @@ class CallbackList:
                     method,
                     exc_info=True,
                 )
-                self._callbacks.remove(callback)
+                # It may have failed in another thread at the same moment.
+                with contextlib.suppress(ValueError):
+                    self._callbacks.remove(callback)

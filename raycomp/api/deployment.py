@@ -90,6 +90,7 @@ class Deployment:
         lengths: Sequence[int] = (),
         threads: int = 0,
         limits: Sequence[str] = (),
+        allow_code: bool = False,
     ) -> dict[str, Any]:
         """Write the model as `save` does, and return the result of the comparison.
 
@@ -100,6 +101,9 @@ class Deployment:
             lengths: Tokens of a text to time; empty is the length of the task.
             threads: Threads of one operation; 0 is all CPUs.
             limits: Further limits, such as ["latency_ms=8"], at the first batch and length.
+            allow_code: Whether to import the metric function that the run names, to score the files of
+                the formats. If not, another metric of the run scores them. The import runs code: allow it
+                for runs that you trust.
 
         Returns:
             `out`, `arch`, `params` counted on the model that was loaded back, and `parity`: the largest
@@ -107,7 +111,8 @@ class Deployment:
             figures of the model's certificate.json.
 
         Raises:
-            UserError: As `save`; or a format, batch, length or limit is not valid.
+            UserError: As `save`; or a format, batch, length or limit is not valid; or the only
+                metric of the run is a function, and `allow_code` is False.
         """
         from raycomp.deployment.format_settings import read_format_settings
         from raycomp.runtime.pipeline.reexport import export_budget
@@ -117,7 +122,9 @@ class Deployment:
         settings = None
         # A limit or a length asks for a measurement, also of the weights as transformers reads them.
         if formats or batches or lengths or threads or limits:
-            settings = read_format_settings(formats, batches, lengths, threads, limits)
+            settings = read_format_settings(
+                formats, batches, lengths, threads, limits, allow_code=allow_code
+            )
 
         return export_budget(self.run.local_directory(), name, Path(folder), settings)
 
@@ -187,6 +194,7 @@ def export_all(
     lengths: Sequence[int] = (),
     threads: int = 0,
     limits: Sequence[str] = (),
+    allow_code: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
     """Write the teacher and the models of all budgets; see `Run.export`.
@@ -199,6 +207,7 @@ def export_all(
         lengths: As in `Deployment.export`.
         threads: As in `Deployment.export`.
         limits: As in `Deployment.export`.
+        allow_code: As in `Deployment.export`.
         say: Function that shows one line about each finished model.
 
     Raises:
@@ -208,7 +217,7 @@ def export_all(
     from raycomp.runtime.pipeline.reexport import export_family
     from raycomp.storage.layout import RunLayout
 
-    settings = read_format_settings(formats, batches, lengths, threads, limits)
+    settings = read_format_settings(formats, batches, lengths, threads, limits, allow_code=allow_code)
     if folder is None and run.url is not None:
         raise UserError(f"Run {run.url} is not on this machine. Name a directory for its models.")
 

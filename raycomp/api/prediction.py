@@ -95,22 +95,18 @@ def _predict(context: RunContext, model: Any, tokenizer: Any, part: UnlabelledRo
     return predict_logits(
         lambda batch: logits_of(model, batch),
         tokens,
-        pad_id=context.pad_id,
+        # The model's own: where its vocabulary is cut, the run's padding token has another id in it.
+        pad_id=int(model.config.pad_token_id or 0),
         max_tokens=context.job.search.max_tokens,
         precision="fp32",
         device=torch.device("cpu"),
     )
 
 
-def _is_glue_test(context: RunContext, part: UnlabelledRows) -> bool:
-    is_glue = str(context.job.task.name).startswith("glue/")
-    return is_glue and (part.name.startswith("test") or part.name == "ax")
-
-
 def _file_name(context: RunContext, part: UnlabelledRows) -> str:
     from raycomp.data.glue_submission import file_name
 
-    if _is_glue_test(context, part):
+    if part.is_glue_test:
         return file_name(str(context.job.task.name), part.name)
     return f"{part.name}.tsv"
 
@@ -119,7 +115,7 @@ def _format(context: RunContext, model: Any, part: UnlabelledRows, logits: np.nd
     """Return the content of the file of a split: in GLUE's form for its test splits, else class names."""
     from raycomp.data.glue_submission import format_glue, write_tsv
 
-    if _is_glue_test(context, part):
+    if part.is_glue_test:
         return write_tsv(part.index, format_glue(str(context.job.task.name), logits))
     if context.regression:
         return write_tsv(part.index, [f"{score:.6g}" for score in logits[:, 0]])

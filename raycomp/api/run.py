@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,6 @@ class Run:
 
     path: Path
     url: str | None = None
-    _has_weights: bool = field(default=False, repr=False)
 
     @classmethod
     def of_storage(cls, storage: str | Path, directory: Path) -> Run:
@@ -75,7 +74,7 @@ class Run:
 
         # The options of a URL, such as an endpoint, come last.
         place, options = split_url(str(storage))
-        return cls(directory, f"{place}/{directory.name}{options}", _has_weights=True)
+        return cls(directory, f"{place}/{directory.name}{options}")
 
     @property
     def name(self) -> str:
@@ -280,14 +279,10 @@ class Run:
         """
         if self.url is not None:
             self.path = fetched(self.url)
-            self._has_weights = True
         return self.path
 
     def _figures(self) -> Path:
         """Return the run directory with the files of tables and scores; those of a URL are updated."""
-        # A later download without the weights would remove them from the local copy.
-        if self.url is not None and self._has_weights:
-            return self.local_directory()
         if self.url is not None:
             self.path = fetched(self.url, is_figure)
         return self.path

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from raycomp.cli.options import AsJson, RunPlace
+from raycomp.cli.options import AllowCode, AsJson, RunPlace
 from raycomp.cli.output import print_certificates, print_json
 from raycomp.errors import UserError
 
@@ -66,6 +66,7 @@ def export(
     length: Lengths = None,
     threads: Threads = 0,
     limit: Limits = None,
+    allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the model of one budget, or of all budgets, to a directory that plain transformers loads.
@@ -76,7 +77,7 @@ def export(
 
     _check_options(budget, all_budgets, out)
     options: dict[str, Any] = {"formats": formats, "threads": threads, "limits": limit or []}
-    options |= {"batches": batch or (), "lengths": length or ()}
+    options |= {"batches": batch or (), "lengths": length or (), "allow_code": allow_code}
     if budget is not None and out is not None:
         proof = open_run(run).deployment(budget).export(out, **options)
         if "verdict" not in proof:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -26,6 +25,7 @@ from raycomp.cli.options import (
     load_work,
 )
 from raycomp.cli.output import (
+    list_rows,
     print_frame,
     print_json,
     print_plan,
@@ -227,7 +227,7 @@ def query(
     frame = read_rows(run_dir, table, where, best)
 
     if as_json:
-        print_json(json.loads(frame.to_json(orient="records", date_format="iso")))
+        print_json(list_rows(frame))
         return
 
     if frame.empty:

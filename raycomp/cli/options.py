@@ -53,6 +53,14 @@ Gpus = Annotated[
         max=64,
     ),
 ]
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code",
+        help="Import the metric function that the run names, to score files. It runs code: use it for "
+        "runs that you trust. Without it, another metric of the run scores them.",
+    ),
+]
 RunPlace = Annotated[
     str, typer.Argument(metavar="RUN", help="Run directory, such as runs/NAME-HASH, or its URL.")
 ]

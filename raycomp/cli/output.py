@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from raycomp.errors import shown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LABEL_WIDTH = 11  # characters of the label that begins a line
 MAX_CELL = 2000  # characters of one value of a table
@@ -31,7 +35,7 @@ def print_study(study_dir: Path, as_json: bool) -> None:
     study = load_study_results(study_dir)
     sentences = build_study_sentences(study)
     if as_json:
-        rows = json.loads(ablation_table(study).to_json(orient="records"))
+        rows = list_rows(ablation_table(study))
         print_json({"study": str(study_dir), "table": rows, "sentences": sentences})
         return
 
@@ -207,8 +211,31 @@ def print_certificates(certificates: Sequence[dict[str, Any]]) -> None:
 
 
 def print_json(data: Any) -> None:
-    """Print JSON for scripts."""
-    print(json.dumps(data, indent=1, default=str))
+    """Print JSON for scripts. Floats have all their digits; a number that is not finite is null."""
+    print(json.dumps(_to_plain(data), indent=1, default=str, allow_nan=False))
+
+
+def list_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table for `print_json`: `to_json` of pandas rounds numbers to 10 decimals."""
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
+def _to_plain(value: Any) -> Any:
+    """Return a value as JSON can represent it: no NaN, and times as text in ISO 8601."""
+    if isinstance(value, dict):
+        return {key: _to_plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_plain(entry) for entry in value]
+
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    # NumPy's arrays and numbers. The import of NumPy would delay every command.
+    if hasattr(value, "tolist"):
+        return _to_plain(value.tolist())
+    return value
 
 
 def relative_to_cwd(path: Path) -> Path:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from raycomp.cli.output import MAX_CELL, print_grid, print_json, print_line, print_paths
+from raycomp.cli.output import MAX_CELL, list_rows, print_grid, print_json, print_line, print_paths
 from raycomp.errors import shown
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def print_run(run_dir: Path, as_json: bool) -> None:
 
 
 def _describe_run(run_dir: Path, tables: RunTables) -> dict[str, Any]:
-    """Return a run as values that a script reads."""
+    """Return a run as values that `print_json` prints."""
     from raycomp.report.weak_teacher import find_teacher_warnings
 
     (run,) = tables.runs
@@ -75,13 +74,13 @@ def _describe_run(run_dir: Path, tables: RunTables) -> dict[str, Any]:
     summaries = {"search" if name == "yoco" else name: value for name, value in run.searches.items()}
     return {
         "run": str(run_dir),
-        "deployments": json.loads(tables.deployments.to_json(orient="records")),
+        "deployments": list_rows(tables.deployments),
         **summaries,
         "teacher": run.teacher,
         "teacher_warnings": find_teacher_warnings(tables, run),
         "overview": run.overview.to_json() if run.overview is not None else None,
-        "costs": json.loads(tables.costs.to_json(orient="records")),
-        "runtimes": json.loads(tables.runtimes.to_json(orient="records")),
+        "costs": list_rows(tables.costs),
+        "runtimes": list_rows(tables.runtimes),
     }
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from raycomp.cli.options import RunPlace
+from raycomp.cli.options import AllowCode, RunPlace
 
 
 def serve(
@@ -42,6 +43,7 @@ def serve(
             "--threads", help="CPU threads of a replica. 0: an equal share of this machine.", min=0
         ),
     ] = 0,
+    allow_code: AllowCode = False,
 ) -> None:
     """Answer HTTP requests with the models of a run, on Ray Serve. Ctrl-C stops the server.
 
@@ -52,6 +54,7 @@ def serve(
     from raycomp.runtime.serving.server import serve_run
 
     settings = read_serve_settings(budgets, runtime, p95_ms, host, port, replicas, threads)
+    settings = replace(settings, allow_code=allow_code)
     run_dir = open_run(run).local_directory()
     # A pipe gets each line when it is said.
     answered = serve_run(run_dir, settings, lambda line: print(line, flush=True))

@@ -1,9 +1,9 @@
 """References to Python objects in settings: "module:name", imported by each process that needs one.
 
 A job file can name a function or a class of the user's, such as `task.metric = "my_metrics:profit"`. The
-text is a part of the job: job.json and the run's identity record it, and no object is ever pickled. Only
-a run imports it. Reading, reporting and exporting a run do not, because its job.json may come from
-somebody else.
+text is a part of the job: job.json and the run's identity record it, and no object is ever pickled.
+Running and planning a job import it. Reading and reporting a run do not, because its job.json may come
+from somebody else; exporting and serving a run do only if the user allows it (`--allow-code`).
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ def compute(
         labels: (rows,) classes or targets.
         logits: (rows, classes), or (rows, 1) for regression.
         positive: Number of the class that F1 of two classes counts as positive.
-        allow_custom: Whether references may be imported. Only a run may import them, because a table of
-            results can come from another person.
+        allow_custom: Whether references may be imported. Only a run may import them, and an export that
+            the user allows to, because a run directory can come from another person.
 
     Raises:
         UserError: A name is unknown, or a function of the user failed.
@@ -63,6 +63,25 @@ def check_metric(name: str, kind: str) -> str:
             f"task.metric = {shown(repr(name))} does not fit {kind}.{hint} Allowed: {', '.join(allowed)}."
         )
     return name
+
+
+def choose_safe_metric(primary: str, metrics: Sequence[str]) -> str:
+    """Return the primary metric of a run, or another one of it whose computation imports nothing.
+
+    Args:
+        primary: The metric by which the run chose its models.
+        metrics: All metrics of the run.
+
+    Raises:
+        UserError: The run has only metrics that are functions of its author.
+    """
+    for name in (primary, *metrics):
+        if not is_reference(name):
+            return name
+    raise UserError(
+        f"The files are scored by the metric of the run, {shown(primary)}, and its import runs code that "
+        "is not raycomp's. If you trust the run, allow it with --allow-code (in Python: allow_code=True)."
+    )
 
 
 def find_positive(name: str | None, classes: Sequence[str], kind: str) -> int:

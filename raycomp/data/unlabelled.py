@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,14 @@ class UnlabelledRows:
         name: Name of the split or of the file.
         texts: The texts; all labels are 0.
         index: The number of each row in its file, which a submission repeats.
+        is_glue_test: Whether it is a test split of GLUE, whose predictions its server reads. A file of
+            the user's never is one, also if it has the name of one.
     """
 
     name: str
     texts: Split
     index: list[Any]
+    is_glue_test: bool = False
 
 
 def read_test_rows(settings: TaskSettings, split: str) -> list[UnlabelledRows] | None:
@@ -91,7 +94,8 @@ def _read_glue(settings: TaskSettings, task: str) -> list[UnlabelledRows]:
         diagnostic = find_diagnostic(folder) if task == "mnli" else None
         if diagnostic is not None:
             raw[DIAGNOSTIC] = diagnostic
-    return [_make_rows(name, rows, text, f"glue/{task} {name}") for name, rows in raw.items()]
+    parts = [_make_rows(name, rows, text, f"glue/{task} {name}") for name, rows in raw.items()]
+    return [replace(part, is_glue_test=True) for part in parts]
 
 
 def _make_rows(name: str, rows: FileRows, text: list[str], where: str) -> UnlabelledRows:

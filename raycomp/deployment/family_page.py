@@ -35,6 +35,7 @@ def write_family_page(out: Path, run: str, certificates: Sequence[Mapping[str, A
         notes=[(c["out"], note) for c in certificates for note in c["notes"]],
         machine=certificates[-1]["machine"],
         metric=certificates[-1]["metric"],
+        selection_metric=certificates[-1].get("selection_metric", certificates[-1]["metric"]),
     )
     write_text(out / PAGE, page)
     write_json(out / TABLE, {"run": run, "files": rows})

@@ -63,6 +63,7 @@ class FormatSettings:
         reference: File whose time at the moment decides on limits on time; None where they are absolute.
         runtime: Runtime whose file must meet the limits: "torch", or one of `RUNTIME_FILES`. Empty: one
             of the files must.
+        allow_code: Whether a metric function that the run names may be imported to score the files.
     """
 
     formats: tuple[str, ...]
@@ -73,6 +74,7 @@ class FormatSettings:
     mixed_lengths: tuple[int, ...] = ()
     reference: TimedReference | None = None
     runtime: str = ""
+    allow_code: bool = False
 
     def num_threads(self) -> int:
         """Return the number of threads."""
@@ -109,6 +111,8 @@ def read_format_settings(
     lengths: Sequence[int] = (),
     threads: int = 0,
     limits: Sequence[str] = (),
+    *,
+    allow_code: bool = False,
 ) -> FormatSettings:
     """Return settings from the words of the command line and of Python.
 
@@ -118,6 +122,7 @@ def read_format_settings(
         lengths: Tokens of a text; empty is the length of the task.
         threads: Threads of one operation; 0 is all CPUs.
         limits: Limits such as "latency_ms=8".
+        allow_code: As in `FormatSettings`.
 
     Raises:
         UserError: A value is not valid, or a package that a format needs is missing.
@@ -133,6 +138,7 @@ def read_format_settings(
         tuple(lengths),
         threads,
         tuple(parse_limits(limits)),
+        allow_code=allow_code,
     )
 
 

@@ -15,7 +15,11 @@ from raycomp.training.evaluation import Score, predict_logits, score_logits
 
 
 def score_forward(
-    context: RunContext, forward: Callable[[Batch], Tensor], split: str, save_as: str = ""
+    context: RunContext,
+    forward: Callable[[Batch], Tensor],
+    split: str,
+    save_as: str = "",
+    metrics: tuple[str, ...] | None = None,
 ) -> Score:
     """Score a forward function on a split, in fp32 on the CPU.
 
@@ -25,6 +29,8 @@ def score_forward(
         split: Name of the split.
         save_as: Name under which the logits are written into the run directory. Later
             comparisons example by example read them. Empty: they are not written.
+        metrics: Metrics to compute; None is all metrics of the task. A metric function of the user's is
+            imported.
     """
     tokens = context.tokens(split)
     logits = predict_logits(
@@ -39,7 +45,8 @@ def score_forward(
         # A user reads these files: they have the units of the targets as written.
         write_array(context.layout.predictions(save_as, split), tokens.scaling.restore(logits))
         write_array(context.layout.predictions("labels", split), np.asarray(tokens.written_labels))
-    return score_logits(context.metrics, tokens, logits, context.facts.positive)
+    names = context.metrics if metrics is None else metrics
+    return score_logits(names, tokens, logits, context.facts.positive)
 
 
 def score_validation(context: RunContext, forward: Callable[[Batch], Tensor], save_as: str) -> float:

@@ -7,12 +7,15 @@ newer, else from the URL: at most the work since the last copy is repeated.
 
 from __future__ import annotations
 
+import logging
+import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from raycomp.errors import UserError
+from raycomp.errors import UserError, redacted
 from raycomp.storage.lease import Say
 from raycomp.storage.lock import held
 from raycomp.storage.mirror import Mirror
@@ -20,6 +23,9 @@ from raycomp.storage.remote import download, listed, open_url, split_url, work_f
 
 EVERY = 20.0
 """Seconds between two copies, and between two heartbeats."""
+
+STAMP_SUFFIX = ".seen"
+"""End of the name of the hidden file that says which version of a file was downloaded."""
 
 
 def is_url(storage: str | Path) -> bool:
@@ -66,9 +72,22 @@ def opened(storage: str | Path, run: str, say: Say = lambda _: None) -> Iterator
         end_beating = _repeat(mirror.beat, "heartbeat")
         try:
             yield mirror.folder.parent
-        finally:
-            end_copying()
-            mirror.close(end_beating)
+        except BaseException:
+            _close_after_failure(mirror, end_copying, end_beating)
+            raise
+        end_copying()
+        mirror.close(end_beating)
+
+
+def _close_after_failure(
+    mirror: Mirror, end_copying: Callable[[], None], end_beating: Callable[[], None]
+) -> None:
+    """Copy a last time; a failure is logged only, because the user must read why the run failed."""
+    try:
+        end_copying()
+        mirror.close(end_beating)
+    except Exception as error:
+        logging.getLogger("raycomp").warning("%s", redacted(str(error)))
 
 
 def _repeat(action: Callable[[], bool], name: str) -> Callable[[], None]:
@@ -113,25 +132,51 @@ def fetched(path: str | Path, is_wanted: Callable[[str], bool] = lambda _: True)
     remote = open_url(str(path))
     url, _ = split_url(str(path))
     folder = work_folder(url) / "read" / url.rpartition("/")[2]
-    files = {name: info for name, info in listed(remote, url).items() if is_wanted(name)}
+    start_ns = _file_time_ns(folder.parent)
+    listed_files = listed(remote, url)
+    files = {name: info for name, info in listed_files.items() if is_wanted(name)}
     if not files:
         raise UserError(f"{url} does not contain files of a run. Name the URL of a run or of a storage.")
 
     for name, info in files.items():
         target = folder / name
-        stamp_file = target.with_name(f".{target.name}.seen")
+        stamp_file = target.with_name(f".{target.name}{STAMP_SUFFIX}")
         stamp = f"{info.size} {info.mtime_ns}"
         if target.exists() and stamp_file.exists() and stamp_file.read_text() == stamp:
             continue
+
         download(remote, name, target)
         stamp_file.write_text(stamp)
-    _remove_others(folder, set(files))
+
+    _remove_lost(folder, set(listed_files), start_ns)
     return folder
 
 
-def _remove_others(folder: Path, names: set[str]) -> None:
-    """Remove the visible files that the URL no longer has."""
-    for path in list(folder.rglob("*")):
-        is_visible = path.is_file() and not path.name.startswith(".")
-        if is_visible and str(path.relative_to(folder)) not in names:
-            path.unlink()
+def _file_time_ns(folder: Path) -> int:
+    """Return the present time as the file system of a directory has it: its clock may be another one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return os.fstat(file.fileno()).st_mtime_ns
+
+
+def _remove_lost(folder: Path, names: set[str], start_ns: int) -> None:
+    """Remove the downloaded files that the URL no longer has.
+
+    Other files stay: the user's own, such as a report or exported models, and those that were downloaded
+    for another purpose.
+
+    Args:
+        folder: The local copy.
+        names: All files at the URL.
+        start_ns: Time before they were listed. Another process may have downloaded newer files since.
+    """
+    for stamp_file in list(folder.rglob(f".*{STAMP_SUFFIX}")):
+        target = stamp_file.with_name(stamp_file.name[1:].removesuffix(STAMP_SUFFIX))
+        if str(target.relative_to(folder)) in names:
+            continue
+
+        # Two processes may remove the same files.
+        with suppress(FileNotFoundError):
+            if stamp_file.stat().st_mtime_ns < start_ns:
+                target.unlink(missing_ok=True)
+                stamp_file.unlink()

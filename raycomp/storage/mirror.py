@@ -162,8 +162,8 @@ class Mirror:
 
         The run can be resumed from the copy at any moment, also if this process ends in between:
 
-        1. All files that will be copied are fixed: JSON files are read, and other files get a second
-           name. A run removes old checkpoints while files are copied.
+        1. All files that will be copied are fixed: changed JSON files are read, and other changed files
+           get a second name. A run removes old checkpoints while files are copied.
         2. Tables are copied first, then checkpoints and other files. A checkpoint counts on the rows of
            the tables.
         3. JSON files are copied last. They say which other files are complete.
@@ -186,7 +186,7 @@ class Mirror:
             shutil.rmtree(aside, ignore_errors=True)
 
     def _fix_contents(self, aside: Path) -> tuple[dict[str, bytes | Path], dict[str, FileStamp]]:
-        """Return what to copy, in order, and the stamp of every file of the run (steps 1 to 3)."""
+        """Return what has changed, in the order of the copy, and the stamp of every file (step 1)."""
         # Tables come first: a checkpoint that is fixed later then has its rows.
         names = [str(path.relative_to(self.folder)) for path in visible_files(self.folder)]
         names.sort(key=lambda name: (not name.endswith(".parquet"), name))
@@ -195,9 +195,11 @@ class Mirror:
         for name in names:
             path = self.folder / name
             stamps[name] = stamp(path)
+            if self._copied.has(name, stamps[name]):
+                continue
             if path.suffix == ".json":
                 contents[name] = path.read_bytes()
-            elif not self._copied.has(name, stamps[name]):
+            else:
                 _link_or_copy(path, aside / name)
                 contents[name] = aside / name
         return {name: contents[name] for name in sorted(contents, key=copy_order)}, stamps
@@ -208,9 +210,8 @@ class Mirror:
             # The thread of the heartbeats notices a new owner. A process that was suspended asks itself.
             if self._new_owner is not None or not (self._lease.is_fresh() or self._is_owner()):
                 return False
-            if not self._copied.has(name, stamps[name]):
-                self._upload(name, content)
-                self._copied.add(name, stamps[name])
+            self._upload(name, content)
+            self._copied.add(name, stamps[name])
         return True
 
     def _remove_others(self, names: set[str]) -> bool:

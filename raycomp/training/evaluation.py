@@ -76,7 +76,8 @@ def score_logits(
     """Compute metrics and the mean label loss.
 
     Args:
-        metrics: Names of the metrics.
+        metrics: Names of the metrics. A reference to a function of the user's is imported, which only a
+            run may do, or a user who allows it (`FormatSettings.allow_code`).
         tokens: The split, with its labels.
         logits: (rows, classes), in the order of the split; standardised where the targets are.
         positive: Number of the class that F1 of two classes counts as positive.

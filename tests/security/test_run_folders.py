@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raycomp.config.loader import parse_job
 from raycomp.data.tokens import cached
+from raycomp.deployment.format_settings import FormatSettings
+from raycomp.deployment.formats import FormatResult, ModelData
+from raycomp.deployment.runtimes import model_forward
 from raycomp.errors import UserError
+from raycomp.methods.context import RunContext
 from raycomp.report import query, write_report
+from raycomp.runtime.pipeline import export_formats
 from raycomp.runtime.pipeline.reexport import export_budget
-from raycomp.storage.files import read_json
+from raycomp.storage.files import read_json, write_json
 from raycomp.storage.schemas import SCHEMAS
 from raycomp.storage.tables import read_table, write_rows
+from raycomp.storage.tensors import save_tensors
 from tests.security.conftest import Refused
+from tests.unit.deployment.test_certificate import FILES
 
 FRAME = pd.DataFrame({"params": [1.0, 2.0], "n": [1, 2], "budget": ["a", "b"], "feasible": [True, False]})
 
@@ -191,3 +201,63 @@ def test_a_write_replaces_a_link_and_not_what_it_points_to(run: Path, tmp_path: 
     write_rows(run, "steps", [{"run": "r", "step": 1}], "a")
     assert (tmp_path / "precious").read_text() == "mine"
     assert list(read_table(run, "steps")["step"]) == [1]
+
+
+def write_run(job: dict[str, Any], metric: str, folder: Path) -> Path:
+    """Write a run whose teacher can be exported, and return its directory."""
+    job["task"]["metric"] = metric
+    parsed = parse_job(job)
+    context = RunContext(parsed, folder / parsed.run_id)
+    context.run_dir.mkdir()
+    context.record_facts()
+    write_json(context.layout.job, parsed.model_dump(mode="json"))
+    scores = {"selection": {metric: 0.5}, "validation": {metric: 0.5}}
+    write_json(context.layout.teacher_score, scores)
+    save_tensors(context.layout.teacher_network, context.network().state_dict())
+    return context.run_dir
+
+
+def test_an_export_imports_the_metric_of_a_run_only_when_it_is_allowed(
+    tiny_job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its module may be any file of the working directory, or any installed one."""
+    ran = tmp_path / "ran"
+    (tmp_path / "their_metrics.py").write_text(
+        f"from pathlib import Path\nPath({str(ran)!r}).touch()\n"
+        "def profit(labels, predictions):\n    return 0.25\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "their_metrics", raising=False)
+
+    def write_files(
+        network: Any, loaded: Any, folder: Path, settings: FormatSettings, data: ModelData
+    ) -> FormatResult:
+        score = data.score(model_forward(loaded))
+        return FormatResult((replace(FILES[0], selection=score),), ())
+
+    def write_folder(context: Any, deployable: Any, out: Path, figures: Any) -> dict[str, Any]:
+        out.mkdir()
+        return {"params": 1, "max_logit_difference": 0.0}
+
+    monkeypatch.setattr(export_formats, "write_formats", write_files)
+    monkeypatch.setattr(export_formats, "export_deployable", write_folder)
+    monkeypatch.setattr(export_formats, "_calibration", lambda context: [])
+    run_dir = write_run(tiny_job, "their_metrics:profit", tmp_path)
+    settings = FormatSettings(("onnx",), threads=1)
+
+    certificate = export_budget(run_dir, "teacher", tmp_path / "a", settings)
+    assert certificate["selection_metric"] == "accuracy"
+    assert any("--allow-code" in note for note in certificate["notes"])
+    # A run without another metric is refused, before anything is written.
+    facts = run_dir / "facts.json"
+    write_json(facts, read_json(facts) | {"metrics": ["their_metrics:profit"]})
+    with pytest.raises(UserError, match=r"their_metrics:profit.*--allow-code"):
+        export_budget(run_dir, "teacher", tmp_path / "b", settings)
+    assert not (tmp_path / "b").exists()
+    assert not ran.exists()
+
+    allowed = replace(settings, allow_code=True)
+    certificate = export_budget(run_dir, "teacher", tmp_path / "c", allowed)
+    assert certificate["selection_metric"] == "their_metrics:profit"
+    assert certificate["files"][0]["selection"] == 0.25
+    assert ran.exists()

@@ -596,3 +596,16 @@ def test_the_package_is_imported_without_what_it_does_not_need() -> None:
         assert name in dir(raycomp)
     with pytest.raises(AttributeError, match="compres"):
         raycomp.compres  # noqa: B018
+
+
+def test_a_callback_that_fails_twice_at_the_same_moment_is_switched_off() -> None:
+    """Progress and messages come from two threads; the other one has removed it already."""
+
+    class TwiceBroken(raycomp.Callback):
+        def on_message(self, text: str) -> None:
+            callbacks._callbacks.remove(self)
+            raise ValueError("broken")
+
+    callbacks = CallbackList([TwiceBroken()])
+    callbacks.call("on_message", "text")
+    assert callbacks._callbacks == []

@@ -60,12 +60,27 @@ def test_one_budget_with_formats(
         "limits": ["latency_ms=3"],
         "batches": [8],
         "lengths": [64],
+        "allow_code": False,
     }
     shown = capsys.readouterr().out
     assert "p50_ms (batch 1, length 64)" in shown
     assert "FAIL       m model.onnx: latency_ms 4, limit 3" in shown
     assert "PASS       m model_int8.onnx: latency_ms 2, limit 3" in shown
     assert "Note       m: A note." in shown
+
+
+def test_code_of_the_run_is_allowed_by_an_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = Exported({"out": "m", **certify()})
+    calls = export(monkeypatch, run, "--all-budgets", "--formats", "onnx", "--allow-code")
+    assert calls[0][1]["allow_code"] is True
+
+    settings: list[Any] = []
+    monkeypatch.setattr(reexport, "export_budget", lambda *args: settings.append(args[3]) or {})
+    opened: Any = SimpleNamespace(local_directory=lambda: tmp_path)
+    for allowed in (False, True):
+        options: Any = {"formats": "onnx", "allow_code": allowed}
+        Deployment(opened, "yoco", "half", {}).export(tmp_path / "out", **options)
+        assert settings[-1].allow_code is allowed
 
 
 def test_a_failed_certificate_has_its_own_exit_code(

@@ -230,3 +230,42 @@ def test_the_command_prints_the_files(
     assert ended.value.code == 0
     assert calls == [("half",), ("test", None, Path("o"))]
     assert json.loads(capsys.readouterr().out) == [str(tmp_path / "MRPC.tsv")]
+
+
+@pytest.mark.parametrize("name", ["cola", "mnli"])
+def test_a_file_with_the_name_of_a_test_split_is_the_user_s(
+    name: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    """It neither replaces a submission to GLUE, nor is it looked up among GLUE's files."""
+    write_glue(tmp_path, name)
+    labels = len(GLUE[name].labels)
+    task = {"name": f"glue/{name}", "folder": str(tmp_path)}
+    deployment = deployed(task, tmp_path, tiny_model, labels)
+    deployment.model.config.id2label = {number: f"class {number}" for number in range(labels)}
+    submissions = {path: path.read_bytes() for path in deployment.predict("test")}
+
+    for stem in ("test", "test_new", "ax"):
+        data = tmp_path / f"{stem}.csv"
+        pd.DataFrame({column: texts(4, 3) for column in GLUE[name].text}).to_csv(data, index=False)
+        (path,) = deployment.predict(data=data)
+        assert path.name == f"{stem}.tsv"
+        assert set(read(path)[1]) <= set(deployment.model.config.id2label.values())
+    assert {path: path.read_bytes() for path in submissions} == submissions
+
+
+def test_a_batch_is_padded_with_the_token_of_the_deployed_model(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cut vocabulary has another id for it than the vocabulary of the run."""
+    pad_ids: list[int] = []
+
+    def predict_logits(forward: Any, tokens: Any, *, pad_id: int, **options: Any) -> np.ndarray:
+        pad_ids.append(pad_id)
+        return np.zeros((len(tokens), 2), np.float32)
+
+    monkeypatch.setattr("raycomp.training.evaluation.predict_logits", predict_logits)
+    task = {"train": str(tiny_data / "train.csv"), "text": ["text"], "label": "label"}
+    deployment = deployed(task, tmp_path, tiny_model, 2)
+    deployment.model.config.pad_token_id = 3
+    deployment.predict("selection")
+    assert pad_ids == [3]

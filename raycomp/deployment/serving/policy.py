@@ -105,6 +105,8 @@ class NetworkPolicy:
     def record_arrival(self, now_s: float, num_texts: int) -> None:
         """Count the texts of a request that has arrived."""
         self._arrivals.append((now_s, num_texts))
+        # Here too: a server without a target, or that is never overloaded, does not ask for the rate.
+        self._forget_arrivals(now_s)
 
     def record_batch(self, level: int, num_texts: int, measured_ms: float) -> None:
         """Learn from the time of a batch how fast the networks are on the texts of this server."""
@@ -194,8 +196,7 @@ class NetworkPolicy:
         therefore stays the same, and the policy does not move to and fro.
         """
         assert self._target_ms is not None  # nosec B101 - `choose` returns before
-        while self._arrivals and self._arrivals[0][0] < now_s - RATE_SECONDS:
-            self._arrivals.popleft()
+        self._forget_arrivals(now_s)
         texts_per_ms = sum(number for _, number in self._arrivals) / (1000 * RATE_SECONDS)
         speed = self._speeds[level]
         # Under load, batches are large, and the constant part of their time does not count.
@@ -206,6 +207,10 @@ class NetworkPolicy:
         single_ms = self._scale * speed.batch_ms(1)
         waiting_ms = TAIL * single_ms * utilisation / (1 - utilisation)
         return single_ms + waiting_ms <= MARGIN * self._target_ms
+
+    def _forget_arrivals(self, now_s: float) -> None:
+        while self._arrivals and self._arrivals[0][0] < now_s - RATE_SECONDS:
+            self._arrivals.popleft()
 
     def _lower(self, now_s: float, level: int) -> None:
         # A move back that did not last was too early: the next one waits for longer.

@@ -26,6 +26,7 @@ class ServeSettings:
         port: Port to listen on.
         replicas: Processes that each answer with the whole family.
         threads: Threads of each replica.
+        allow_code: Whether a metric function that the run names may be imported to score files.
     """
 
     budgets: tuple[str, ...] = ()
@@ -35,6 +36,7 @@ class ServeSettings:
     port: int = 8000
     replicas: int = 1
     threads: int = 1
+    allow_code: bool = False
 
 
 def read_serve_settings(

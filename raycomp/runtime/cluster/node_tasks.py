@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from raycomp.errors import UserError
 from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.stack_traces import describe_cause
+from raycomp.runtime.cluster.tasks import cancelling
 
 Result = TypeVar("Result")
 
@@ -55,8 +56,10 @@ def run_on_node(label: str, cpus: int, function: Callable[[Any], Result], argume
     """
     require_node(label, cpus)
     task = ray.remote(function).options(num_cpus=cpus, resources={label: SHARE}, max_retries=1)
+    reference = task.remote(argument)
     try:
-        result: Result = ray.get(task.remote(argument))
+        with cancelling([reference]):
+            result: Result = ray.get(reference)
     except ray.exceptions.RayError as error:
         raise UserError(
             f"The node with the resource {label!r} cannot be measured: {describe_cause(error)}"

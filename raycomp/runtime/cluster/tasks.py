@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,32 +36,51 @@ def run_tasks(
         run_dir: Run directory that gets the stack trace of a failed task.
 
     Raises:
-        UserError: A task failed, or its process died again and again. The other tasks are cancelled. The
-            files of tasks that have ended stay.
+        UserError: A task failed, or its process died again and again. The other tasks are cancelled, as
+            after Ctrl-C. The files of tasks that have ended stay.
     """
     title = function.__name__.strip("_")
     if calls and say is not None:
         _wait_for_resources(title, resources, say)
     task = ray.remote(function).options(max_retries=3, **resources)
     max_parallel = max_parallel or len(calls)
-    running = [task.remote(*call) for call in calls[:max_parallel]]
-    not_started = list(calls[max_parallel:])
+    running: list[Any] = []
+    not_started = list(calls)
 
-    while running:
-        on_done(len(calls) - len(running) - len(not_started))
-        ended, running = ray.wait(running, num_returns=1)
-        if not_started:
-            running.append(task.remote(*not_started.pop(0)))
+    with cancelling(running):
+        while running or not_started:
+            while not_started and len(running) < max_parallel:
+                running.append(task.remote(*not_started.pop(0)))
 
-        try:
-            ray.get(ended)
-        except ray.exceptions.RayError as error:
-            # The user gets one message, and the cluster is free for the next command.
-            for other in running:
-                ray.cancel(other, force=True)
-            raise UserError(f"{title}: {_describe(error, title, run_dir)}") from error
+            on_done(len(calls) - len(running) - len(not_started))
+            ended, running[:] = ray.wait(running, num_returns=1)
+
+            try:
+                ray.get(ended)
+            except ray.exceptions.RayError as error:
+                raise UserError(f"{title}: {_describe(error, title, run_dir)}") from error
 
     on_done(len(calls))
+
+
+@contextmanager
+def cancelling(references: list[Any]) -> Iterator[None]:
+    """Run a block; if it fails or is interrupted, cancel tasks: the cluster is free for other work then.
+
+    In a Ray session of the user's, they would otherwise continue, and nobody would get their results.
+
+    Args:
+        references: Tasks that run. The block may change the list.
+    """
+    try:
+        yield
+    except BaseException:
+        # The error of the block is the one to show, also if the session is over.
+        if ray.is_initialized():
+            for reference in references:
+                with contextlib.suppress(Exception):
+                    ray.cancel(reference, force=True)
+        raise
 
 
 def _describe(error: Exception, title: str, run_dir: Path | None) -> str:
@@ -88,8 +109,9 @@ def _wait_for_resources(title: str, resources: dict[str, Any], say: Callable[[st
 
     notice = WaitNotice(title, say)
     probe = ray.remote(_do_nothing).options(**resources).remote()
-    while not ray.wait([probe], timeout=1)[0]:
-        notice.update(needs)
+    with cancelling([probe]):
+        while not ray.wait([probe], timeout=1)[0]:
+            notice.update(needs)
 
 
 def _do_nothing() -> None:

@@ -46,6 +46,8 @@ def _format_settings(context: RunContext, budget: BudgetSettings) -> FormatSetti
         batches=(conditions.batch,),
         mixed_lengths=conditions.lengths,
         threads=conditions.threads,
+        # A run may import its own metric.
+        allow_code=True,
         runtime=conditions.runtime,
         limits=tuple(
             DeploymentLimit(quantity_of(budget, kind), limit)

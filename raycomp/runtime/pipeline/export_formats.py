@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from raycomp.config.references import is_reference
 from raycomp.data.batches import Batch, collate
+from raycomp.data.metrics import choose_safe_metric
 from raycomp.deployment.certificate import (
     MODEL_QUANTITIES,
     DeploymentLimit,
@@ -26,11 +27,12 @@ from raycomp.deployment.certificate import (
 )
 from raycomp.deployment.cpu import describe_cpu, describe_machine, same_cpu
 from raycomp.deployment.format_settings import FormatSettings, check_lengths
-from raycomp.deployment.formats import write_formats
+from raycomp.deployment.formats import FormatResult, write_formats
 from raycomp.deployment.measured_files import ModelData
 from raycomp.deployment.runtimes import Calibration, TokenForward
 from raycomp.encoder.device_table import Conditions
 from raycomp.encoder.plain import make_plain
+from raycomp.errors import shown
 from raycomp.methods.base import Deployable, Forward
 from raycomp.methods.context import RunContext
 from raycomp.methods.scoring import score_forward
@@ -66,8 +68,10 @@ def export_formats(
         settings: Formats and conditions of the measurement.
 
     Raises:
-        UserError: A conversion or a measurement failed, or the folder cannot be written.
+        UserError: A conversion or a measurement failed, the folder cannot be written, or the only
+            metric of the run is a function that may not be imported.
     """
+    metric, metric_note = _choose_metric(context, settings)
     context = context.cut if deployable.is_cut else context
     deployable = in_user_units(context, deployable)
     assert deployable.build is not None  # nosec B101 - the caller checks that there is a model
@@ -75,7 +79,7 @@ def export_formats(
     network = network.eval()
     # The plain form has the same weights; all other formats are made from raycomp's own network.
     loaded, note = _choose_form(context, network, settings)
-    data = _model_data(context, network)
+    data = _model_data(context, network, metric)
     check_lengths(settings, data.max_positions)
 
     hidden = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
@@ -83,13 +87,9 @@ def export_formats(
         changed = with_model(deployable, loaded, reference)
         proof = export_deployable(context, changed, hidden, dict(figures))
         result = write_formats(network, loaded, hidden, settings, data)
-        certificate = build_certificate(
-            {**_model_figures(context, changed, proof, figures), "slowdown": result.slowdown},
-            {**describe_machine(settings.num_threads()), "pinned_cpus": result.pinned_cpus},
-            [*_budget_limits(context, deployable), *_current_limits(settings, result.slowdown)],
-            result.files,
-            [*note, *result.notes, *_describe_slowdown(settings, result.slowdown)],
-        )
+        own_figures = _model_figures(context, changed, proof, {**figures, "selection_metric": metric})
+        limits = _budget_limits(context, deployable)
+        certificate = _certify(own_figures, limits, [*note, *metric_note], settings, result)
         _finish_folder(hidden, out, certificate)
     except OSError as error:
         raise write_error(out, error) from error
@@ -97,6 +97,31 @@ def export_formats(
         shutil.rmtree(hidden, ignore_errors=True)
 
     return certificate
+
+
+def _certify(
+    figures: Mapping[str, Any],
+    limits: Sequence[DeploymentLimit],
+    notes: Sequence[str],
+    settings: FormatSettings,
+    result: FormatResult,
+) -> dict[str, Any]:
+    """Return the certificate of files.
+
+    Args:
+        figures: Figures of the model.
+        limits: Limits of its budget.
+        notes: Notes from before the measurement.
+        settings: Formats and conditions of the measurement.
+        result: What was written and measured.
+    """
+    return build_certificate(
+        {**figures, "slowdown": result.slowdown},
+        {**describe_machine(settings.num_threads()), "pinned_cpus": result.pinned_cpus},
+        [*limits, *_current_limits(settings, result.slowdown)],
+        result.files,
+        [*notes, *result.notes, *_describe_slowdown(settings, result.slowdown)],
+    )
 
 
 def _current_limits(settings: FormatSettings, slowdown: float) -> list[DeploymentLimit]:
@@ -116,6 +141,25 @@ def _describe_slowdown(settings: FormatSettings, slowdown: float) -> list[str]:
         f"Limits on time are shares of the full network's time, which was measured in turns with the "
         f"files: {expected * slowdown:.3g} ms, and {expected:.3g} ms in the profile."
     ]
+
+
+def _choose_metric(context: RunContext, settings: FormatSettings) -> tuple[str, tuple[str, ...]]:
+    """Return the metric that scores the files, and a note where it is not that of the run.
+
+    Raises:
+        UserError: The only metric of the run is a function that may not be imported.
+    """
+    primary = context.primary
+    if settings.allow_code:
+        return primary, ()
+
+    metric = choose_safe_metric(primary, context.metrics)
+    if metric == primary:
+        return metric, ()
+    return metric, (
+        f"The files were scored by {metric}. The metric of the run, {shown(primary)}, is a function that "
+        "is imported only with --allow-code.",
+    )
 
 
 def _finish_folder(hidden: Path, out: Path, certificate: dict[str, Any]) -> None:
@@ -170,6 +214,8 @@ def export_teacher(context: RunContext, conditions: Conditions) -> Path:
             batches=(conditions.batch,),
             mixed_lengths=conditions.lengths,
             threads=conditions.threads,
+            # A run may import its own metric.
+            allow_code=True,
         )
         export_formats(context, teacher_deployable(context), folder, {}, settings)
     return folder
@@ -204,15 +250,16 @@ def _choose_form(
     )
 
 
-def _model_data(context: RunContext, network: PreTrainedModel) -> ModelData:
-    """Return what the formats need to know about the task."""
+def _model_data(context: RunContext, network: PreTrainedModel, metric: str) -> ModelData:
+    """Return what the formats need to know about the task; files are scored by one metric."""
     max_positions = int(network.config.max_positions)
 
     def score(forward: TokenForward) -> float:
         def run(batch: Batch) -> Tensor:
             return forward(batch.input_ids, batch.attention_mask, batch.token_type_ids)
 
-        return score_forward(context, standardised(context, run), "selection").values[context.primary]
+        score = score_forward(context, standardised(context, run), "selection", metrics=(metric,))
+        return score.values[metric]
 
     return ModelData(
         score=score,
@@ -220,7 +267,7 @@ def _model_data(context: RunContext, network: PreTrainedModel) -> ModelData:
         vocab_size=int(network.config.vocab_size),
         max_positions=max_positions,
         length=min(context.job.task.max_length, max_positions),
-        is_own_metric=is_reference(context.primary),
+        is_own_metric=is_reference(metric),
     )
 
 

@@ -40,6 +40,7 @@ from raycomp.runtime.training.trainer import run_training
 from raycomp.storage.environment import describe_environment
 from raycomp.storage.files import write_json
 from raycomp.storage.layout import RunLayout
+from raycomp.storage.leftovers import remove_leftovers
 from raycomp.storage.lock import held
 from raycomp.storage.tables import write_rows
 from raycomp.storage.tensors import save_tensors
@@ -70,6 +71,7 @@ def run_job(job: Job, storage: Path, progress: Progress) -> Path:
     with lock_run(run_dir, progress):
         if not is_new:
             progress.say(f"Resuming {job.run_id}: {describe_progress(context)}.")
+            remove_leftovers(context.layout)
             repair_tables(context, progress)
         _record_job(context, job)
         show_overview(context, progress)
@@ -138,6 +140,8 @@ def _remove_working_files(layout: RunLayout) -> None:
     """Remove what Ray Train leaves if a training is interrupted, and models that were measured."""
     for folder in (layout.train_dir, layout.rescued_checkpoint(""), layout.devices.certified):
         shutil.rmtree(folder, ignore_errors=True)
+    # Workers that died during this run may have left files, too.
+    remove_leftovers(layout)
 
 
 def _run_method(context: RunContext, name: str, progress: Progress) -> None:

@@ -21,9 +21,8 @@ from raycomp.storage.layout import RunLayout
 # Tracker -> package that its client needs.
 PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 
-# MLflow accepts at most 1,000 metrics in one request. The client sends them before a request is full.
+# MLflow accepts at most 1,000 metrics in one request.
 MLFLOW_MAX_METRICS = 1000
-MLFLOW_SEND_AT = 900
 
 # MLflow refuses longer parameter values.
 MAX_SETTING_LENGTH = 500
@@ -33,7 +32,9 @@ class Tracker(Protocol):
     """Destination of a run's figures."""
 
     def send(self, series: str, step: int, values: dict[str, float]) -> None:
-        """Add figures of one step.
+        """Add figures of one step. It does not wait for a server: `flush` does.
+
+        If it raises an exception, it must not have added any of the figures.
 
         Args:
             series: Group of figures that share one step counter, such as "supernet".
@@ -136,12 +137,11 @@ class MLflowTracker:
         self._buffer: list[Any] = []
 
     def send(self, series: str, step: int, values: dict[str, float]) -> None:
-        """Add metrics SERIES/NAME; a full buffer is sent."""
+        """Add metrics SERIES/NAME to the buffer."""
         now_ms = int(time.time() * 1000)
-        for name, value in values.items():
-            self._buffer.append(self._metric_type(f"{series}/{name}", value, now_ms, step))
-        if len(self._buffer) >= MLFLOW_SEND_AT:
-            self.flush()
+        self._buffer += [
+            self._metric_type(f"{series}/{name}", value, now_ms, step) for name, value in values.items()
+        ]
 
     def flush(self) -> None:
         """Send the buffered metrics; metrics that cannot be sent stay in the buffer."""

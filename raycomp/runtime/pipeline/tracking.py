@@ -1,7 +1,8 @@
 """Sends a run's figures to trackers while it runs: from its tables, each row once.
 
-The file `<run>/live.json` records the last step that was sent of each series. A run that resumes sends
-only newer steps. A row that a restarted training writes again is not sent again: it has the same values.
+The file `<run>/live.json` records the last step of each series that each tracker has. A run that resumes
+sends only newer steps. A row that a restarted training writes again is not sent again: it has the same
+values. A tracker that fails gets its figures later, and the others do not get theirs twice.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import functools
 import json
 import logging
 import math
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ from raycomp.errors import redacted
 from raycomp.methods.context import RunContext
 from raycomp.methods.yoco.schedule import progressive_phases
 from raycomp.runtime.cluster.progress import polling
-from raycomp.runtime.pipeline.trackers import open_tracker
+from raycomp.runtime.pipeline.trackers import Tracker, open_tracker
 from raycomp.search.budget import SearchBudget
 from raycomp.storage.files import write_json
 from raycomp.storage.layout import RunLayout
@@ -71,6 +72,46 @@ def track_run(job: Job, run_dir: Path) -> Iterator[None]:
         feed.close()
 
 
+class Delivery:
+    """What one tracker has received, and the points that wait for it.
+
+    Args:
+        name: Name of the tracker.
+        tracker: The tracker.
+        sent: Series -> last step that it has from an earlier process.
+    """
+
+    def __init__(self, name: str, tracker: Tracker, sent: Mapping[str, int]) -> None:
+        self.name = name
+        self.sent = dict(sent)
+        """Series -> last step that is out of this process."""
+        self._tracker = tracker
+        self._waiting: deque[tuple[str, int, dict[str, float]]] = deque()
+        self._last_waiting = dict(sent)
+        self._last_added = dict(sent)
+
+    def add(self, series: str, step: int, values: dict[str, float]) -> None:
+        """Add a point, unless the tracker has it or will get it."""
+        if step > self._last_waiting.get(series, -1):
+            self._waiting.append((series, step, values))
+            self._last_waiting[series] = step
+
+    def send(self) -> None:
+        """Send the points that wait. If the tracker fails, those that it does not have wait further."""
+        while self._waiting:
+            series, step, values = self._waiting[0]
+            self._tracker.send(series, step, values)
+            self._waiting.popleft()
+            self._last_added[series] = step
+        self._tracker.flush()
+        # Only after the flush: steps that the state file names are out of this process.
+        self.sent = dict(self._last_added)
+
+    def close(self) -> None:
+        """Close the tracker."""
+        self._tracker.close()
+
+
 class TrackingFeed:
     """Sends new rows of a run's tables to every tracker of the job.
 
@@ -93,46 +134,65 @@ class TrackingFeed:
         state: dict[str, Any] = {}
         if self._path.exists():
             state = json.loads(self._path.read_text())
-        # Series -> last step that was sent, and the same as the state file has it.
-        self._sent: dict[str, int] = state.get("sent", {})
-        self._recorded: dict[str, int] | None = dict(self._sent) if state else None
-        self._ids: dict[str, str] = state.get("ids", {})
+        # Tracker -> series -> last step that it has. Runs of earlier versions have one record for all.
+        sent: dict[str, dict[str, int]] = state.get("trackers", {})
+        old_sent: dict[str, int] = state.get("sent", {})
+        self._state = state
+        self._ids: dict[str, str] = dict(state.get("ids", {}))
 
-        # Table -> names of files whose rows are sent or in `_unsent_evaluations`. A run writes thousands.
+        # Table -> names of files whose rows are added or in `_new_evaluations`. A run writes thousands.
         self._read_files: defaultdict[str, set[str]] = defaultdict(set)
-        self._unsent_evaluations: list[dict[str, Any]] = []
+        self._new_evaluations: list[dict[str, Any]] = []
         self._num_evaluations = 0
         self._evaluation_times: list[datetime] = []
         self._best_scores: dict[str, float] = {}
 
-        self._trackers = [open_tracker(name, job, run_dir, self._ids) for name in job.run.live]
+        self._deliveries = [
+            Delivery(name, open_tracker(name, job, run_dir, self._ids), sent.get(name, old_sent))
+            for name in job.run.live
+        ]
 
     def send_new_rows(self) -> None:
         """Send the rows that were written since the last call.
 
-        A failure is logged once, and its rows are sent by the next call: a tracker that is down must
-        not end the run.
+        A failure is logged once, and the next call tries again: a tracker that is down must end neither
+        the run nor the figures of the other trackers.
         """
         try:
-            self._send_steps()
-            self._send_evaluations()
-            self._send_deployments()
-            for tracker in self._trackers:
-                tracker.flush()
-            # Only after the flush: steps that the file names are out of this process.
-            if self._sent != self._recorded:
-                write_json(self._path, {"sent": self._sent, "ids": self._ids})
-                self._recorded = dict(self._sent)
+            self._read_steps()
+            self._read_evaluations()
+            self._read_deployments()
+        except Exception as error:
+            self._warn_once(error)
+
+        for delivery in self._deliveries:
+            try:
+                delivery.send()
+            except Exception as error:
+                self._warn_once(error)
+
+        try:
+            self._record()
         except Exception as error:
             self._warn_once(error)
 
     def close(self) -> None:
         """Close every tracker."""
-        for tracker in self._trackers:
+        for delivery in self._deliveries:
             try:
-                tracker.close()
+                delivery.close()
             except Exception as error:
                 self._warn_once(error)
+
+    def _record(self) -> None:
+        """Write what the trackers have, if that has changed."""
+        sent = {delivery.name: delivery.sent for delivery in self._deliveries if delivery.sent}
+        # A tracker that the job does not name any more keeps its record.
+        sent = self._state.get("trackers", {}) | sent
+        state = {"trackers": sent, "ids": dict(self._ids)}
+        if (sent or self._ids) and state != self._state:
+            write_json(self._path, state)
+            self._state = state
 
     def _warn_once(self, error: Exception) -> None:
         if not self._has_warned:
@@ -141,28 +201,25 @@ class TrackingFeed:
             _LOGGER.warning("Figures cannot be sent to a tracker: %s. The run continues.", reason)
         self._has_warned = True
 
-    def _send(self, series: str, step: int, values: dict[str, Any]) -> None:
-        """Send figures of a step unless it was sent before; null and infinite values are left out."""
-        if step <= self._sent.get(series, -1):
-            return
+    def _add(self, series: str, step: int, values: dict[str, Any]) -> None:
+        """Let every tracker get the figures of a step; null and infinite values are left out."""
         finite = {
             name: float(value)
             for name, value in values.items()
             if value is not None and math.isfinite(value)
         }
-        for tracker in self._trackers:
-            tracker.send(series, step, finite)
-        self._sent[series] = step
+        for delivery in self._deliveries:
+            delivery.add(series, step, finite)
 
     def _new_files(self, table: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         """Yield name and rows of each file of a table that was not read before."""
         read_files = self._read_files[table]
         for path, rows in read_parts(self._run_dir, table, read_files):
             yield path.stem, rows.to_pylist()
-            # After the yield: if sending fails, the next call reads the file again.
+            # After the yield: if the rows cannot be used, the next call reads the file again.
             read_files.add(path.stem)
 
-    def _send_steps(self) -> None:
+    def _read_steps(self) -> None:
         for stem, rows in self._new_files("steps"):
             # The file of a training task is named TASK-FIRST_STEP.
             series = stem.rpartition("-")[0]
@@ -173,22 +230,22 @@ class TrackingFeed:
                 if row["phase"] is not None:
                     # Trackers plot numbers, so a phase is sent as its number, from 0.
                     figures["phase"] = self._phase_numbers.get(row["phase"])
-                self._send(series, int(row["step"]), figures)
+                self._add(series, int(row["step"]), figures)
 
-    def _send_evaluations(self) -> None:
+    def _read_evaluations(self) -> None:
         for _, rows in self._new_files("evaluations"):
-            self._unsent_evaluations += [row for row in rows if _is_of_search(row)]
-        self._unsent_evaluations.sort(key=lambda row: row["created_at"])
+            self._new_evaluations += [row for row in rows if _is_of_search(row)]
+        self._new_evaluations.sort(key=lambda row: row["created_at"])
 
-        while self._unsent_evaluations:
-            row = self._unsent_evaluations[0]
+        while self._new_evaluations:
+            row = self._new_evaluations[0]
             best_scores = self._best_scores_with(row)
             times = [*self._evaluation_times, row["created_at"]][-RATE_WINDOW:]
             figures = {"value": row["value"], "params": row["params"], "per_second": _rate(times)}
-            self._send("search", self._num_evaluations, {**figures, **best_scores})
+            self._add("search", self._num_evaluations, {**figures, **best_scores})
 
-            # Only after sending succeeded: a failed row stays, and is sent by the next call.
-            del self._unsent_evaluations[0]
+            # Only now: a row that cannot be used stays, and the next call tries it again.
+            del self._new_evaluations[0]
             self._best_scores = best_scores
             self._evaluation_times = times
             self._num_evaluations += 1
@@ -207,11 +264,11 @@ class TrackingFeed:
                 best_scores[key] = row["value"]
         return best_scores
 
-    def _send_deployments(self) -> None:
+    def _read_deployments(self) -> None:
         for _, rows in self._new_files("deployments"):
             for row in rows:
                 figures = {column: row[column] for column in DEPLOYMENT_COLUMNS}
-                self._send(f"{row['method']}-{row['budget']}", 0, figures)
+                self._add(f"{row['method']}-{row['budget']}", 0, figures)
 
     @functools.cached_property
     def _phase_numbers(self) -> dict[str, int]:

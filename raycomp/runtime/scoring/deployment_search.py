@@ -25,6 +25,7 @@ from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.grid import Trial, run_grid
 from raycomp.runtime.cluster.progress import polling
 from raycomp.runtime.cluster.waiting import WaitNotice
+from raycomp.runtime.scoring.evaluator_pool import FIRST_PASS_FACTOR
 from raycomp.search.budget_groups import evaluation_budget
 from raycomp.search.device_budgets import DeviceState
 from raycomp.search.outcome import Outcome
@@ -43,6 +44,9 @@ TRIAL_RESOURCES = {"cpu": 0.001}
 
 POOL_TIMEOUT_SECONDS = 10.0
 """How long the driver waits for the ledger's answer about its evaluators."""
+
+FIRST_PASS_NOTICE_SECONDS = 120.0
+"""Time without any score after which the user is told."""
 
 SearchProgress = Callable[[int, int, dict[str, float]], None]
 """Function of evaluations done, evaluations in all, and the best score so far of each budget."""
@@ -213,6 +217,7 @@ class _PoolWatcher:
         self._say = say
         self._notice = WaitNotice("search", say)
         self._num_losses = 0
+        self._next_first_pass_seconds = FIRST_PASS_NOTICE_SECONDS
 
     def update(self) -> None:
         """Ask the ledger for the state of the evaluators."""
@@ -225,6 +230,17 @@ class _PoolWatcher:
                 )
             self._num_losses = len(status.losses)
             self._notice.update(status.missing)
+            self._describe_first_pass(status.first_pass_seconds)
+
+    def _describe_first_pass(self, seconds: float) -> None:
+        """Say that the first score is missing, after 2, 4, 8 and more minutes."""
+        if seconds < self._next_first_pass_seconds:
+            return
+        self._next_first_pass_seconds = 2 * seconds
+        self._say(
+            f"search waits for its first score: the evaluators have computed for {seconds:.0f} s. A "
+            f"first pass is ended after {FIRST_PASS_FACTOR} times train.barrier_seconds."
+        )
 
 
 def run_trial(

@@ -32,6 +32,12 @@ RESTART_POLL_SECONDS = 0.2
 HANG_FACTOR = 20
 """How much longer than the slowest pass so far another one may take."""
 
+FIRST_PASS_FACTOR = 100
+"""How many times `train.barrier_seconds` a pass may take before any other one has ended.
+
+There is nothing to compare it with, and the first pass over a large split takes long on a slow CPU.
+"""
+
 Life = tuple[int, int]
 """One process of an evaluator. A process that Ray starts again is another life."""
 
@@ -86,12 +92,14 @@ class EvaluatorPool:
         Args:
             handles: Actors, or names of actors.
             on_change: Function that is called when an evaluator is free or lost.
-            hang_seconds: Time that a pass may take in any case. A pass that takes longer, and much longer
-                than all others, hangs. If absent, the pool waits without limit.
+            hang_seconds: Time that a pass may take in any case (`train.barrier_seconds`). A pass that
+                takes longer, and much longer than all others, hangs; so does a first pass that takes
+                FIRST_PASS_FACTOR times as long. If absent, the pool waits without limit.
         """
         self._hang_seconds = hang_seconds
         # Seconds per architecture of the slowest pass; 0 before the first one has ended.
         self._slowest_seconds = 0.0
+        self._first_pass_start: float | None = None
         self._not_started = [PooledEvaluator(handle) for handle in handles]
         self._starting: set[PooledEvaluator] = set()
         self._free: list[PooledEvaluator] = []
@@ -118,6 +126,13 @@ class EvaluatorPool:
     def seconds_without(self) -> float:
         """For how long no evaluator has run; 0 if one runs."""
         return 0.0 if self.num_running else time.monotonic() - self._idle_since
+
+    @property
+    def seconds_of_first_pass(self) -> float:
+        """For how long evaluators have computed without the end of any pass; 0 after the first end."""
+        if self._first_pass_start is None or self._slowest_seconds or not self._busy:
+            return 0.0
+        return time.monotonic() - self._first_pass_start
 
     def start(self) -> None:
         """Use each evaluator from the moment when it has started. A second call changes nothing.
@@ -164,6 +179,8 @@ class EvaluatorPool:
             Exception: What the evaluator raised.
         """
         start = time.monotonic()
+        if self._first_pass_start is None:
+            self._first_pass_start = start
         try:
             reply = evaluator.actor.evaluate.remote(archs, split, precision)
             rows: list[dict[str, Any]] = await asyncio.wait_for(reply, self._time_limit(len(archs)))
@@ -171,7 +188,10 @@ class EvaluatorPool:
             # An error that the evaluator raised itself is a RayTaskError, with any cause.
             is_raised = isinstance(error, ray.exceptions.RayTaskError)
             if not is_raised and isinstance(error, TimeoutError):
-                error = EvaluatorLostError(f"it did not reply for {time.monotonic() - start:.0f} s")
+                seconds = time.monotonic() - start
+                error = EvaluatorLostError(
+                    f"it did not reply for {seconds:.0f} s, which train.barrier_seconds does not allow"
+                )
                 ray.kill(evaluator.actor, no_restart=False)
             elif is_raised or not isinstance(error, ray.exceptions.RayActorError):
                 self._count_failure(evaluator, error)
@@ -188,8 +208,10 @@ class EvaluatorPool:
 
     def _time_limit(self, num_archs: int) -> float | None:
         """Return how long a pass may take; None without limit."""
-        if self._hang_seconds is None or not self._slowest_seconds:
+        if self._hang_seconds is None:
             return None
+        if not self._slowest_seconds:
+            return FIRST_PASS_FACTOR * self._hang_seconds
         return max(self._hang_seconds, HANG_FACTOR * self._slowest_seconds * num_archs)
 
     def _count_failure(self, evaluator: PooledEvaluator, error: BaseException) -> None:

@@ -48,11 +48,13 @@ class PoolStatus(NamedTuple):
         num_left: Evaluators that are not lost.
         missing: What the evaluators wait for; None if one of them runs.
         losses: Why evaluators were lost, in order.
+        first_pass_seconds: For how long evaluators have computed without any score; 0 after the first.
     """
 
     num_left: int
     missing: Resources | None
     losses: list[str]
+    first_pass_seconds: float = 0.0
 
 
 class Ledger:
@@ -131,7 +133,7 @@ class Ledger:
         missing = None
         if needs is not None and not pool.num_running:
             missing = Resources(needs.cpus, needs.gpus)
-        return PoolStatus(pool.num_left, missing, list(pool.losses))
+        return PoolStatus(pool.num_left, missing, list(pool.losses), pool.seconds_of_first_pass)
 
     async def list_scores(self, start: int = 0) -> list[tuple[str, float]]:
         """Return architecture (JSON) and score of all evaluations with these weights, in order.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raycomp.config.references import is_reference
 from raycomp.deployment.format_settings import (
     INT8_FILE,
     ONNX_FILE,
@@ -66,7 +67,7 @@ def prepare_family(
     members = []
 
     for full_name, row in rows.items():
-        folder = _find_folder(run_dir, full_name, row, settings.runtime)
+        folder = _find_folder(run_dir, full_name, row, settings)
         if folder is None:
             say(f"Writing {full_name} for {settings.runtime}")
             folder = _write_folder(run_dir, full_name, settings)
@@ -82,24 +83,34 @@ def _full_name(row: dict[str, Any]) -> str:
     return TEACHER if row["method"] == TEACHER else f"{row['method']}-{row['budget']}"
 
 
-def _find_folder(run_dir: Path, full_name: str, row: dict[str, Any], runtime: str) -> Path | None:
+def _find_folder(
+    run_dir: Path, full_name: str, row: dict[str, Any], settings: ServeSettings
+) -> Path | None:
     """Return an export of the model that has the runtime's file, or that could not have it."""
     layout = RunLayout(run_dir)
+    runtime = settings.runtime
     # A folder that was written for this runtime without its file says that the file was refused.
-    if _is_current(layout.devices.served_model(runtime, full_name), row):
+    if _is_current(layout.devices.served_model(runtime, full_name), row, settings.allow_code):
         return layout.devices.served_model(runtime, full_name)
     family = layout.models / full_name
-    if _is_current(family, row) and (family / FILE_OF_RUNTIME[runtime]).exists():
+    if _is_current(family, row, settings.allow_code) and (family / FILE_OF_RUNTIME[runtime]).exists():
         return family
     return None
 
 
-def _is_current(folder: Path, row: dict[str, Any]) -> bool:
-    """Return whether a folder is complete, and has the architecture that the run deployed last."""
+def _is_current(folder: Path, row: dict[str, Any], allow_code: bool) -> bool:
+    """Return whether a folder is complete, and has the architecture that the run deployed last.
+
+    Its scores must also be by the metric that the others have: scores choose the networks of a policy.
+    """
     path = folder / CERTIFICATE_FILE
     if not path.exists():
         return False
     certificate = read_json(path)
+    primary = str(certificate.get("metric"))
+    scored_by = str(certificate.get("selection_metric", primary))
+    if is_reference(scored_by) != (allow_code and is_reference(primary)):
+        return False
     return "files" in certificate and row.get("arch_id") in (None, certificate.get("arch_id"))
 
 
@@ -108,7 +119,10 @@ def _write_folder(run_dir: Path, full_name: str, settings: ServeSettings) -> Pat
     folder = RunLayout(run_dir).devices.served_model(settings.runtime, full_name)
     shutil.rmtree(folder, ignore_errors=True)
     formats = read_format_settings(
-        FORMAT_OF_RUNTIME[settings.runtime], batches=(1,), threads=settings.threads
+        FORMAT_OF_RUNTIME[settings.runtime],
+        batches=(1,),
+        threads=settings.threads,
+        allow_code=settings.allow_code,
     )
     export_budget(run_dir, full_name, folder, formats)
     return folder

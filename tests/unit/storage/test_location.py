@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from raycomp.errors import UserError
 from raycomp.storage import location
 from raycomp.storage import mirror as module
 from raycomp.storage.lease_files import DirectoryLeaseStore
-from raycomp.storage.location import fetched, is_url, opened
+from raycomp.storage.location import fetched, is_figure, is_url, opened
 from raycomp.storage.mirror import Mirror
 from raycomp.storage.remote import open_url, upload
 
@@ -413,3 +414,94 @@ def test_a_file_at_a_url_is_replaced_when_the_new_one_is_whole(storage: Storage)
     assert seen == [b"old", b"old"]
     assert target.read_bytes() == b"new"
     assert [p.name for p in target.parent.iterdir()] == ["holder.json"]
+
+
+def read_figures(storage: Storage) -> Path:
+    return fetched(f"{storage.url}/{RUN}", is_figure)
+
+
+def test_reading_figures_keeps_the_weights_and_the_files_of_the_user(storage: Storage) -> None:
+    """`raycomp query` may run while `raycomp export` reads the same copy."""
+    storage.write({"job.json": "{}", "weights": "many", "tables/a.parquet": "1"})
+    copy = fetched(f"{storage.url}/{RUN}")
+    put(copy, "served/onnx/model", "own")
+    put(copy, "report.html", "own")
+
+    assert read_figures(storage) == copy
+    kept = ("job.json", "weights", "tables/a.parquet", "served/onnx/model", "report.html")
+    assert all((copy / name).exists() for name in kept)
+
+    # What the run has removed is removed, also from the files that this reader does not want.
+    (storage.copy / "weights").unlink()
+    (storage.copy / "tables/a.parquet").unlink()
+    time.sleep(0.02)  # more than the resolution of a file's time
+    read_figures(storage)
+    assert [name for name in kept if (copy / name).exists()] == ["job.json", *kept[3:]]
+    put(storage.copy, "weights", "new")
+    assert (fetched(f"{storage.url}/{RUN}") / "weights").read_text() == "new"
+
+
+def test_a_file_that_another_process_has_just_downloaded_stays(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write({"job.json": "{}"})
+    list_files = location.listed
+
+    def list_slowly(*args: Any) -> Any:
+        files = list_files(*args)
+        put(storage.copy, "weights", "new")
+        with monkeypatch.context() as patched:
+            patched.setattr(location, "listed", list_files)
+            fetched(f"{storage.url}/{RUN}")
+        return files
+
+    monkeypatch.setattr(location, "listed", list_slowly)
+    assert (read_figures(storage) / "weights").read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [ValueError("the cause"), KeyboardInterrupt("the cause")])
+def test_an_upload_that_fails_does_not_hide_why_the_run_failed(
+    error: BaseException,
+    storage: Storage,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(self: Mirror, name: str, content: bytes | Path) -> None:
+        raise OSError("no space left")
+
+    def write_and_fail() -> None:
+        with storage.opened() as folder:
+            put(folder / RUN, "a.json", "1")
+            raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Mirror, "_upload", fail)
+        with pytest.raises(type(error), match="the cause"):
+            write_and_fail()
+    assert "uploading it to" in caplog.text
+    assert "no space left" in caplog.text
+    # A run that does not fail ends with the message.
+    with monkeypatch.context() as patched:
+        patched.setattr(Mirror, "_upload", fail)
+        with pytest.raises(UserError, match="no space left"):
+            storage.write({"a.json": "2"})
+
+
+def test_a_copy_reads_only_json_files_that_have_changed(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = storage.take({"a.json": "1", "b.json": "1"})
+    assert mirror.push()
+    put(mirror.folder, "b.json", "22")
+
+    reads: list[str] = []
+    read_bytes = Path.read_bytes
+
+    def record(path: Path) -> bytes:
+        reads.append(path.name)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", record)
+    assert mirror.push()
+    assert [name for name in reads if name in ("a.json", "b.json")] == ["b.json"]
+    assert storage.files() == {"a.json": "1", "b.json": "22"}

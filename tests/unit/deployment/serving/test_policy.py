@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from raycomp.deployment.serving.policy import NetworkPolicy, Speed
+from raycomp.deployment.serving.policy import RATE_SECONDS, NetworkPolicy, Speed
 
 MAX_BATCH = 32
 SPEEDS = [Speed(2.0, 8.0), Speed(1.0, 4.0), Speed(0.5, 1.0)]
@@ -162,3 +162,13 @@ def test_a_speed_is_the_line_through_two_measurements() -> None:
     assert Speed.of_measurements(3.0, 17.0, 8) == Speed(1.0, 2.0)
     # Noise can make a batch faster than one text. Times below zero would mislead the policy.
     assert Speed.of_measurements(5.0, 4.0, 8) == Speed(5.0, 0.0)
+
+
+@pytest.mark.parametrize("target_ms", [None, TARGET_MS])
+def test_a_long_service_keeps_the_arrivals_of_the_last_seconds_only(target_ms: float | None) -> None:
+    """Also without a target, and at a small load: nothing asks for the rate of arrivals then."""
+    policy = make_policy(target_ms)
+    for second in range(200):
+        policy.record_arrival(float(second), 1)
+        policy.choose(float(second), 1, 0.0)
+    assert len(policy._arrivals) <= RATE_SECONDS + 1

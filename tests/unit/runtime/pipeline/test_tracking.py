@@ -7,7 +7,9 @@ import struct
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,11 +18,12 @@ from raycomp.config.job import Job
 from raycomp.config.loader import parse_job
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
-from raycomp.runtime.pipeline import trackers
-from raycomp.runtime.pipeline.trackers import check_trackers
+from raycomp.runtime.pipeline import trackers, tracking
+from raycomp.runtime.pipeline.trackers import MLflowTracker, check_trackers
 from raycomp.runtime.pipeline.tracking import TrackingFeed, track_run
 from raycomp.storage.tables import write_rows
 
+NAMES = ["tensorboard", "mlflow"]
 STEP = {"method": "yoco", "phase": "largest", "tokens": 100, "seconds": 0.5, "entropy": 2.0}
 
 
@@ -67,11 +70,18 @@ class RecordingTracker:
         pass
 
 
-def view(job: Job, run: Path, tracker: RecordingTracker) -> TrackingFeed:
-    feed = TrackingFeed(job, run)
-    feed._trackers = [tracker]
+def view(job: Job, run: Path, *opened: RecordingTracker) -> TrackingFeed:
+    """Return a feed of trackers that have the names of real ones."""
+    job = job.model_copy(update={"run": job.run.model_copy(update={"live": NAMES[: len(opened)]})})
+    by_name = dict(zip(NAMES, opened, strict=False))
+    with patch.object(tracking, "open_tracker", lambda name, *_: by_name[name]):
+        feed = TrackingFeed(job, run)
     feed._budgets = {"small": SmallOnes()}  # type: ignore[dict-item]
     return feed
+
+
+def read_record(run: Path) -> Any:
+    return json.loads((run / "live.json").read_text())
 
 
 class SmallOnes:
@@ -203,6 +213,99 @@ def test_evaluations_that_could_not_be_sent_come_with_the_next(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("part", ["send", "flush"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_tracker_that_fails_costs_the_others_nothing(
+    tiny_job: dict[str, Any], tmp_path: Path, part: str, order: int
+) -> None:
+    class Down(RecordingTracker):
+        is_up = False
+
+        def send(self, series: str, step: int, values: dict[str, float]) -> None:
+            if part == "send" and step == 1 and not self.is_up:
+                raise ConnectionError("no route")
+            super().send(series, step, values)
+
+        def flush(self) -> None:
+            if not self.is_up:
+                raise ConnectionError("no route")
+
+    down, other = Down(), RecordingTracker()
+    feed = view(job(tiny_job), tmp_path, *(down, other)[::order])
+    other_name = NAMES[:2][::order][1]
+    for first in range(0, 9, 3):
+        steps(tmp_path, first, first + 3)
+        feed.send_new_rows()
+        assert [row[1] for row in other.rows] == list(range(first + 3))
+    # Only the tracker that received the rows has a record of them.
+    assert read_record(tmp_path)["trackers"] == {other_name: {"supernet": 8}}
+
+    down.is_up = True
+    feed.send_new_rows()
+    assert [row[1] for row in down.rows] == [row[1] for row in other.rows] == list(range(9))
+
+
+def test_a_tracker_that_was_down_gets_its_rows_from_the_next_process(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    class Down(RecordingTracker):
+        def flush(self) -> None:
+            raise ConnectionError("no route")
+
+    other = RecordingTracker()
+    steps(tmp_path, 0, 3)
+    view(job(tiny_job), tmp_path, other, Down()).send_new_rows()
+    back = RecordingTracker()
+    view(job(tiny_job), tmp_path, other, back).send_new_rows()
+    assert [row[1] for row in back.rows] == [row[1] for row in other.rows] == [0, 1, 2]
+
+
+def test_the_record_of_an_earlier_version_counts_for_every_tracker(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "live.json").write_text(json.dumps({"sent": {"supernet": 1}, "ids": {"mlflow": "x"}}))
+    steps(tmp_path, 0, 3)
+    both = RecordingTracker(), RecordingTracker()
+    view(job(tiny_job), tmp_path, *both).send_new_rows()
+    assert [[row[1] for row in tracker.rows] for tracker in both] == [[2], [2]]
+    assert read_record(tmp_path)["ids"] == {"mlflow": "x"}
+
+
+def test_the_id_of_a_tracker_is_recorded_before_there_are_rows(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    """A run that is interrupted soon continues the same run of MLflow."""
+    feed = view(job(tiny_job), tmp_path, RecordingTracker())
+    feed._ids["mlflow"] = "x"
+    feed.send_new_rows()
+    assert read_record(tmp_path)["ids"] == {"mlflow": "x"}
+
+
+def test_mlflow_keeps_each_metric_once_while_its_server_is_down() -> None:
+    sent: list[Any] = []
+    is_up = False
+
+    def log_batch(run_id: str, metrics: list[Any]) -> None:
+        if not is_up:
+            raise ConnectionError("no route")
+        sent.extend(metrics)
+
+    tracker = MLflowTracker.__new__(MLflowTracker)
+    tracker._metric_type = lambda *values: values
+    tracker._client = SimpleNamespace(log_batch=log_batch)
+    tracker._run_id = "x"
+    tracker._buffer = []
+    # More than one request; `send` does not ask the server.
+    for step in range(2500):
+        tracker.send("supernet", step, {"loss": 1.0})
+    for _ in range(3):
+        with pytest.raises(ConnectionError):
+            tracker.flush()
+    is_up = True
+    tracker.flush()
+    assert [values[3] for values in sent] == list(range(2500))
+
+
 def test_what_is_noted_as_sent_is_out_of_this_process(tiny_job: dict[str, Any], tmp_path: Path) -> None:
     class Late(RecordingTracker):
         """As MLflow's: holds figures until it is flushed."""
@@ -220,7 +323,7 @@ def test_what_is_noted_as_sent_is_out_of_this_process(tiny_job: dict[str, Any], 
     steps(tmp_path, 0, 3)
     shown.send_new_rows()
     assert tracker.out == 3
-    assert json.loads((tmp_path / "live.json").read_text())["sent"] == {"supernet": 2}
+    assert read_record(tmp_path)["trackers"] == {"tensorboard": {"supernet": 2}}
 
 
 def test_what_a_second_flush_sent_is_noted(tiny_job: dict[str, Any], tmp_path: Path) -> None:
@@ -237,7 +340,7 @@ def test_what_a_second_flush_sent_is_noted(tiny_job: dict[str, Any], tmp_path: P
     shown.send_new_rows()
     assert not (tmp_path / "live.json").exists()
     shown.send_new_rows()
-    assert json.loads((tmp_path / "live.json").read_text())["sent"] == {"supernet": 2}
+    assert read_record(tmp_path)["trackers"] == {"tensorboard": {"supernet": 2}}
 
 
 def test_tensorboard_holds_the_figures(tiny_job: dict[str, Any], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
-from raycomp.runtime.scoring import evaluation_queue, evaluator_pool
+from raycomp.runtime.scoring import deployment_search, evaluation_queue, evaluator_pool
 from raycomp.runtime.scoring.evaluation_queue import EvaluatorNeeds
 from raycomp.runtime.scoring.ledger import Ledger, PoolStatus
 from raycomp.storage.layout import RunLayout
@@ -252,3 +253,61 @@ def score_for(seconds: float, run_dir: Path, evaluator: FakeEvaluator, needs: Ev
 
     (reply,) = asyncio.run(send())
     return reply
+
+
+class SilentEvaluator(FakeEvaluator):
+    """An evaluator whose first process never replies. A kill ends it."""
+
+    is_killed = False
+
+    async def _evaluate(self, archs: list[str], split: str, precision: str) -> list[dict[str, Any]]:
+        if not self.is_killed:
+            await asyncio.Event().wait()
+        return await super()._evaluate(archs, split, precision)
+
+
+def test_an_evaluator_that_hangs_in_the_first_pass_is_killed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other pass says how long one takes, so the limit is generous."""
+    silent = SilentEvaluator()
+
+    def kill(actor: SilentEvaluator, no_restart: bool) -> None:
+        actor.is_killed = True
+
+    monkeypatch.setattr(evaluator_pool.ray, "kill", kill)
+    monkeypatch.setattr(evaluator_pool, "FIRST_PASS_FACTOR", 10)
+    replies, status = score(tmp_path, [silent], [ARCHS[:2]], EvaluatorNeeds(1.0, 0.0, 0.01))
+    assert [row["arch"] for row in replies[0]] == ARCHS[:2]
+    assert status.num_left == 1
+    assert status.first_pass_seconds == 0.0
+
+
+def test_a_search_without_a_score_says_so_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    seconds = 0.0
+    status = lambda: PoolStatus(1, None, [], seconds)  # noqa: E731
+    ledger = SimpleNamespace(describe_pool=SimpleNamespace(remote=status))
+    fake_ray = SimpleNamespace(get=lambda reply, timeout: reply, exceptions=evaluator_pool.ray.exceptions)
+    monkeypatch.setattr(deployment_search, "ray", fake_ray)
+    watcher = deployment_search._PoolWatcher(ledger, lines.append)
+    for second in range(0, 1000, 10):
+        seconds = float(second)
+        watcher.update()
+    assert [re.findall(r"\d+ s", line) for line in lines] == [["120 s"], ["240 s"], ["480 s"], ["960 s"]]
+    assert lines[0].startswith("search waits for its first score")
+
+
+def test_the_pool_says_how_long_the_first_pass_has_taken(tmp_path: Path) -> None:
+    async def ask() -> tuple[float, float]:
+        ledger = Ledger(str(tmp_path), "w", "accuracy", [SilentEvaluator()], needs=None)
+        idle = (await ledger.describe_pool()).first_pass_seconds
+        call = asyncio.create_task(ledger.score(ARCHS[:1], "selection", "fp32"))
+        await asyncio.sleep(0.02)
+        busy = (await ledger.describe_pool()).first_pass_seconds
+        call.cancel()
+        return idle, busy
+
+    idle, busy = asyncio.run(ask())
+    assert idle == 0.0
+    assert 0.0 < busy < 5.0

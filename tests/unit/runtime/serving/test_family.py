@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from raycomp.deployment.serving.settings import ServeSettings, read_serve_settin
 from raycomp.errors import UserError
 from raycomp.runtime.serving import family
 from raycomp.runtime.serving.family import FamilyMember, choose_ladder, prepare_family
-from raycomp.storage.files import write_json
+from raycomp.storage.files import read_json, write_json
 from raycomp.storage.layout import RunLayout
 
 FILES = {
@@ -125,6 +126,28 @@ def test_a_model_without_the_file_runs_in_the_next_runtime_and_says_so(
         f"third runs in {runtime}: its file for onnxruntime-int8 was not written. INT8 (dynamic) is "
         "refused."
     )
+
+
+def test_scores_of_one_metric_choose_the_networks(run: FakeRun) -> None:
+    """A folder that was scored by a function of the user's is not mixed with those that were not."""
+    folder = RunLayout(run.path).models / "yoco-third"
+
+    def write(scored_by: str) -> None:
+        write_export(folder, ("onnx", "int8"), "b")
+        path = folder / "certificate.json"
+        write_json(path, read_json(path) | {"metric": "my:profit", "selection_metric": scored_by})
+
+    for scored_by, allow_code in (("accuracy", False), ("my:profit", True)):
+        write(scored_by)
+        (member,) = run.prepare(budgets=("third",), allow_code=allow_code)
+        assert member.folder == folder
+        assert run.written == []
+
+    for scored_by, allow_code in (("my:profit", False), ("accuracy", True)):
+        write(scored_by)
+        run.prepare(budgets=("third",), allow_code=allow_code)
+        shutil.rmtree(RunLayout(run.path).devices.served)
+    assert [settings.allow_code for _, settings in run.written] == [False, True]
 
 
 def make_member(name: str, selection: float) -> FamilyMember:
