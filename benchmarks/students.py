@@ -28,7 +28,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -184,11 +184,9 @@ def read_predictions(context: RunContext, out: Path, row: dict[str, Any]) -> dic
     """Return a student's outputs on each half of the validation rows."""
     logits = np.load(out / row["outputs"], allow_pickle=False)
     labels = np.asarray(context.tokens(context.task.validation[0].name).written_labels)
+    both = Predictions((labels,), (logits,), context.facts.positive)
     halves = {half: kept_rows(context, half) for half in ("a", "b")}
-    positive = context.facts.positive
-    return {
-        half: Predictions((labels[rows],), (logits[rows],), positive) for half, rows in halves.items()
-    }
+    return {k: replace(both, labels=(labels[i],), logits=(logits[i],)) for k, i in halves.items()}
 
 
 def prepare_teacher(context: RunContext) -> None:

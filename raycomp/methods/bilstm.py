@@ -44,6 +44,9 @@ def _check_rate(rate: float | Literal["auto"]) -> float | Literal["auto"]:
     return rate
 
 
+LearningRate = Annotated[float | Literal["auto"], AfterValidator(_check_rate)]
+
+
 class BilstmSettings(TextStudentSettings):
     """BiLSTM-soft; one model, whose size no budget binds."""
 
@@ -51,9 +54,7 @@ class BilstmSettings(TextStudentSettings):
     title: ClassVar[str] = "BiLSTM-soft (teacher's embeddings)"
 
     # Other small text models have numbers only.
-    learning_rate: Annotated[  # type: ignore[assignment]
-        float | Literal["auto"], AfterValidator(_check_rate)
-    ] = Field(
+    learning_rate: LearningRate = Field(  # type: ignore[assignment]
         "auto",
         description=choices(
             "Largest learning rate. It falls linearly to 0.",

@@ -87,9 +87,11 @@ def shrink_to_limit(
         if not smaller:
             # With several limits, the order of the tables can depend on the layers.
             tables = _order_tables(arch, space, cost)
+
         place = tables.index(arch.table)
         if place:
             smaller.append(functools.partial(replace, arch, table=tables[place - 1]))
+
         if not smaller:
             return None
         arch = smaller[int(rng.integers(len(smaller)))]()

@@ -275,6 +275,7 @@ def infeasible_reason(setup: SearchSetup, budget: BudgetSettings) -> str:
     _, share = cheapest_architecture(setup.space, costs.function(budget))
     if share <= costs.limit(budget):
         return ""
+
     limits = " and ".join(f"{kind} <= {format_cost(kind, v)}" for kind, v in costs.limits(budget).items())
     return (
         f"Budget {budget.name}: {limits} cannot be met together, because no word table of the space is "

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from raycomp.data.batches import Batch
 from raycomp.encoder.elastic import ElasticEncoder
+from raycomp.encoder.layers import Layer
 from raycomp.training.finetune_step import Teacher, check_teacher, run_teacher
 from raycomp.training.hints import Objective
 from raycomp.training.int8_rounding import Int8Rounding
@@ -144,7 +145,8 @@ def table_modules(network: ElasticEncoder) -> dict[str, nn.Module]:
 def has_dropout(network: ElasticEncoder) -> bool:
     """Return whether a network drops numbers out while it trains."""
     rates = [network.classifier_dropout, network.embeddings.dropout]
-    for layer in network.layers:
+    for module in network.layers:
+        layer = cast(Layer, module)
         rates += [layer.hidden_dropout, layer.attention_dropout]
     return max(rates) > 0
 

@@ -81,13 +81,15 @@ def training_flops(
     macs = {name: operation_macs(name, shape.width, 1) for name in (*candidates, *structure.operations)}
     passes = TRAINING_PASSES if trains_weights else TRAINING_PASSES - 1
 
-    # Operations that were not drawn run forward only.
+    # Operations that were not sampled run forward only.
     forward = sum(_unsampled_macs(name, candidates, macs, estimator) for name in structure.operations)
-    drawn = sum(macs[name] for name in structure.operations)
+    sampled = sum(macs[name] for name in structure.operations)
+
     depth = len(student.cells) if estimator == "full" else structure.layers
-    cells = structure.layers * (passes * drawn + forward)
+    cells = structure.layers * (passes * sampled + forward)
     # The cells below the sampled depth run for their loss only.
-    cells += (depth - structure.layers) * (drawn + forward)
+    cells += (depth - structure.layers) * (sampled + forward)
+
     # Without gradients of weights, nothing before the first cell has one.
     projection = (passes if trains_weights else 1) * shape.embedding_size * shape.width
 
@@ -102,10 +104,10 @@ def training_flops(
 def _unsampled_macs(
     name: str, candidates: Sequence[str], macs: Mapping[str, int], estimator: str
 ) -> float:
-    """Return the multiply-adds per token of the operations that run on an edge next to the drawn one.
+    """Return the multiply-adds per token of the operations that run on an edge next to the sampled one.
 
     Args:
-        name: The drawn operation.
+        name: The sampled operation.
         candidates: Operations of the edge; none in a child.
         macs: Multiply-adds of each operation per token.
         estimator: "full", "sampled" or "contrast".
