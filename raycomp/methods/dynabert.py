@@ -9,9 +9,9 @@ each network is
 
 with a = 1 and b = 0.1 in the width stage, where the fine-tuned teacher teaches, and a = b = 1 in the
 depth stage, where the full network of the width stage does. No label is read. With `width_labels`, the
-width stage reads labels only, as the released code does without augmentation. Each budget gets the
-network with the best score on the selection split of those within it. Importance is measured on labelled
-selection rows (`methods.supernet_start`; the released code: on the development set).
+width stage reads labels only, as the released code does without augmentation. Each budget gets the best
+network on the selection split of those within it. Importance is measured on labelled selection rows
+(`methods.supernet_start`; the released code: on the development set).
 
 refs: L. Hou, Z. Huang, L. Shang, X. Jiang, X. Chen, Q. Liu. DynaBERT: Dynamic BERT with Adaptive Width
 and Depth. NeurIPS 2020. https://arxiv.org/abs/2004.04037
@@ -203,8 +203,8 @@ class Dynabert(Method):
         if context.files.sampler.exists():
             return
         write_start_network(run)
-        # Sorted once: the stages train front slices of the same order.
         stages = _stages(context)
+        # Sorted once: the stages train front slices of the same order.
         for stage in stages:
             if not context.files.student(stage).network.exists():
                 run.train(f"dynabert-stage.{stage}", _stage_plan(context, stage))
@@ -219,8 +219,7 @@ class Dynabert(Method):
 
     def least_cost(self, context: RunContext, kind: str) -> float:
         """Return the cost of the smallest network."""
-        networks = _networks(context, "depth")
-        return min(float(context.costs.cost(kind, arch)) for arch in networks)
+        return min(float(context.costs.cost(kind, arch)) for arch in _networks(context, "depth"))
 
     def explain_infeasible(self, context: RunContext, budget: BudgetSettings) -> str:
         """Return why none of the networks meets a budget."""
