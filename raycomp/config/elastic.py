@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 from raycomp.config.references import check_choice
 from raycomp.config.section import Section, choices
 
-DISTILLATIONS = ("none", "logits", "hidden")
+DISTILLATIONS = ("none", "logits", "hidden", "teacher")
 """Objectives of raycomp's own, the values of train.distill."""
 
 AUTO_RATE = {
@@ -148,6 +148,7 @@ class TrainSettings(Section):
                 "none": "the labels only (the paper's form)",
                 "logits": "the labels and the teacher's predictions",
                 "hidden": "the labels, the teacher's predictions and its hidden states",
+                "teacher": "the teacher's predictions at temperature 2 and its hidden states, no labels",
                 "module:name": "the labels and your hint, or your objective. All nodes must be able to "
                 "import the module",
             },

@@ -177,6 +177,7 @@ class HealSettings(Section):
                 "none": "the labels only",
                 "logits": "the labels and the teacher's predictions",
                 "hidden": "the labels, the teacher's predictions and its hidden states",
+                "teacher": "the teacher's predictions at temperature 2 and its hidden states, no labels",
                 "module:name": "the labels and your hint, or your objective. All nodes must be able to "
                 "import the module",
             },

@@ -258,6 +258,8 @@ DISTILLATION = {
     "none": LABELS_ONLY,
     "logits": Objective(((1.0, Labels()), (1.0, Logits()))),
     "hidden": Objective(((1.0, Labels()), (1.0, Logits()), (1.0, Hidden()))),
+    # A network that reads the same rows many times memorises their labels, as the teacher did before.
+    "teacher": Objective(((1.0, Logits(temperature=2.0)), (1.0, Hidden()))),
 }
 """Objectives of `train.distill`, by its values."""
 

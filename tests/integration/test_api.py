@@ -119,10 +119,10 @@ def test_the_family_of_a_run_in_all_formats(
 ) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    from raycomp.deployment import formats
+    from raycomp.deployment import measured_files
 
     # A process of its own for each file takes seconds.
-    monkeypatch.setattr(formats, "measure_peak_memory", lambda *_, **__: None)
+    monkeypatch.setattr(measured_files, "measure_peak_memory", lambda *_, **__: None)
     names = ("plain", "onnx", "int8")
     certificates = run.export(tmp_path / "models", formats=names, batches=[1, 2], threads=1)
     assert [certificate["out"] for certificate in certificates] == ["teacher", "yoco-half"]

@@ -138,13 +138,19 @@ def test_layer_maps_are_those_of_the_papers() -> None:
 def old_objective(
     distill: str, arch: Architecture, own: ElasticOutput, target: ElasticOutput, b: Batch
 ) -> Tensor:
-    """The objective as one function wrote it before hints: labels, soft labels, states."""
+    """The objective as one function: labels, soft labels, states."""
     loss = F.cross_entropy(own.logits, b.labels, reduction="sum") / b.total
     if distill == "none":
         return loss
-    soft = torch.softmax(target.logits, -1)
-    loss = loss - (soft * torch.log_softmax(own.logits, -1)).sum() / b.total
-    if distill == "hidden":
+    # Without labels, the predictions are compared at temperature 2, and gradients shrink by its square.
+    temperature = 1.0
+    if distill == "teacher":
+        temperature = 2.0
+        loss = torch.zeros(())
+    soft = torch.softmax(target.logits / temperature, -1)
+    entropy = -(soft * torch.log_softmax(own.logits / temperature, -1)).sum() / b.total
+    loss = loss + temperature**2 * entropy
+    if distill in ("hidden", "teacher"):
         assert own.hidden is not None
         assert target.hidden is not None
         layers = len(target.hidden) - 1
