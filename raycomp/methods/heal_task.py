@@ -24,7 +24,6 @@ from raycomp.training.group_step import GroupStep, table_modules, trained_parts
 from raycomp.training.hints import load_objective
 from raycomp.training.learning_rates import choose_learning_rate
 from raycomp.training.optimizers import JointUpdater, LinearDecay, Updater
-from raycomp.training.seeding import healing_seed
 
 if TYPE_CHECKING:
     from raycomp.encoder.static_model import RaycompForSequenceClassification
@@ -89,24 +88,14 @@ class HealTask(TrainingTask):
             reduce_range=bool(self.plan.get("reduce_range")),
         )
 
-    @property
-    def data_seed(self) -> int:
-        """Seed of the order of batches and of dropout."""
-        seed = super().data_seed
-        return healing_seed(seed) if self._reads_fresh_rows else seed
-
     def batch_plan(self) -> TrainPlan:
         """Return the plan of the rows of each step, which continues that of the round before."""
         settings = self.context.job.heal
         first = 0
-        if self._reads_fresh_rows:
+        # Runs that began with an earlier revision read the same rows in each round.
+        if self.context.revision > SECOND_REVISION:
             first = sum(settings.steps_of_round(number) for number in range(1, self._round))
         return TrainPlan(self.tokens.lengths, self.batch_size, self.data_seed, first=first)
-
-    @property
-    def _reads_fresh_rows(self) -> bool:
-        """Whether a round reads other rows than those before it, as long as there are any."""
-        return self.context.revision > SECOND_REVISION
 
     def load_source(self) -> ElasticEncoder:
         """Return the network that the networks are cut out of: the trained super-network."""

@@ -13,8 +13,8 @@ AdaBERT's seeds has its own order of batches and masks. Both distillation terms 
 Importance is measured on selection rows. A child that is not trained has its running statistics measured
 again.
 
-Revision 3: the rounds of healing read the training rows one after the other, in an order that is not that
-of the super-network's training. Before, each round began with the rows of the round before it.
+Revision 3: each round of healing continues with the training rows that follow those of the round before.
+In earlier revisions, each round begins with the same rows.
 """
 
 from __future__ import annotations

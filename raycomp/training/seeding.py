@@ -32,11 +32,6 @@ def trial_seed(job_seed: int, trial: int) -> int:
     return job_seed * 10_007 + trial
 
 
-def healing_seed(job_seed: int) -> int:
-    """Return the seed of the order of batches in healing, which is not that of the super-network."""
-    return job_seed * 6_007 + 3
-
-
 def searcher_seed(trial: int) -> int:
     """Return the seed of a searcher; the initial set of its trial is drawn with the trial's own seed.
 

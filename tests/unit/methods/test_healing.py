@@ -317,14 +317,12 @@ def test_rounds_read_one_row_after_the_other(make_context: Callable[..., RunCont
         heal_networks(HealingRun(context), "heal", [SMALL], number)
     assert len(rows) == 2 * (1 + 2 + 4)
     assert len(set(rows)) == len(rows)
-    # The super-network's training has another order.
-    supernet = TrainPlan(context.tokens("train").lengths, 2, context.job.run.seed)
-    assert rows[:2] != list(supernet.rows(0))
 
     # Runs that began earlier resume with their rows.
+    first = TrainPlan(context.tokens("train").lengths, 2, context.job.run.seed)
     write_json(context.layout.inputs, {"data": "", "revision": 2})
     early = RunContext(context.job, context.run_dir)
-    assert list(make_heal_task(early, 2).batch_plan().rows(0)) == list(supernet.rows(0))
+    assert list(make_heal_task(early, 2).batch_plan().rows(0)) == list(first.rows(0))
 
 
 def test_a_budget_near_its_teacher_needs_no_further_round(
