@@ -24,7 +24,7 @@ from raycomp.deployment.serving.requests import MAX_BODY_BYTES, TOO_LARGE, read_
 from raycomp.deployment.serving.service import UNAVAILABLE, FamilyService
 from raycomp.errors import RequestError, UserError
 from raycomp.methods.exported_models import load_export, load_export_tokenizer
-from raycomp.runtime.serving.family import FILE_OF_RUNTIME, FamilyMember, choose_ladder
+from raycomp.runtime.serving.family import FILE_OF_RUNTIME, FamilyMember, choose_ladder, fit_member
 
 PREDICT = "/predict"
 METHODS = {PREDICT: "POST", "/health": "GET", "/models": "GET"}
@@ -58,6 +58,7 @@ class FamilyApp:
         """
         torch.set_num_threads(threads)
         self._takes_pairs = takes_pairs
+        members, self._notices = _fit_members(members)
         self._networks = [
             load_network(member, threads, max_length, is_regression=is_regression) for member in members
         ]
@@ -90,6 +91,10 @@ class FamilyApp:
             logging.getLogger("ray.serve").exception("A request failed")
             message = "The server failed to answer; its log has the cause."
             return JSONResponse({"error": message}, SERVER_ERROR)
+
+    async def list_notices(self) -> list[str]:
+        """Return sentences about networks that run otherwise than the user asked for."""
+        return self._notices
 
     async def drain(self) -> int:
         """Refuse new requests, answer those that wait, and return the number of all answers."""
@@ -131,6 +136,22 @@ async def _read_body(request: Request) -> bytes:
     return b"".join(parts)
 
 
+def _fit_members(members: Sequence[FamilyMember]) -> tuple[list[FamilyMember], list[str]]:
+    """Return the members with files that compute correctly on this node, and notices for the user.
+
+    Raises:
+        UserError: This node cannot read a folder.
+    """
+    for member in members:
+        if not (member.folder / "config.json").exists():
+            raise UserError(
+                f"This node cannot read {member.folder}. Put the run directory on storage that all nodes "
+                "of the cluster share, or serve on one machine."
+            )
+    fitted = [fit_member(member) for member in members]
+    return [member for member, _ in fitted], [notice for _, notice in fitted if notice]
+
+
 def load_network(
     member: FamilyMember, threads: int, max_length: int, *, is_regression: bool
 ) -> ServedNetwork:
@@ -141,18 +162,8 @@ def load_network(
         threads: Threads of a forward pass.
         max_length: Largest number of tokens of a row.
         is_regression: Whether outputs are numbers instead of classes.
-
-    Raises:
-        UserError: This node cannot read the folder.
     """
-    path = member.folder / "config.json"
-    if not path.exists():
-        raise UserError(
-            f"This node cannot read {member.folder}. Put the run directory on storage that all nodes of "
-            "the cluster share, or serve on one machine."
-        )
-
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = json.loads((member.folder / "config.json").read_text(encoding="utf-8"))
     labels = [str(config["id2label"][str(i)]) for i in range(len(config["id2label"]))]
     tokenizer = load_export_tokenizer(member.folder)
     return ServedNetwork(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from raycomp.config.references import is_reference
+from raycomp.deployment.cpu import describe_cpu, needs_reduced_range, same_cpu
 from raycomp.deployment.format_settings import (
     INT8_FILE,
     ONNX_FILE,
@@ -24,6 +25,8 @@ from raycomp.storage.layout import RunLayout
 FORMAT_OF_RUNTIME = {"onnxruntime-int8": "int8", "onnxruntime": "onnx", "torch": "transformers"}
 FILE_OF_RUNTIME = {"onnxruntime-int8": INT8_FILE, "onnxruntime": ONNX_FILE, "torch": WEIGHTS_FILE}
 """Format and file of each runtime. A model without the file of one uses the next one."""
+
+INT8 = "onnxruntime-int8"
 
 
 @dataclass(frozen=True)
@@ -90,15 +93,15 @@ def _find_folder(
     layout = RunLayout(run_dir)
     runtime = settings.runtime
     # A folder that was written for this runtime without its file says that the file was refused.
-    if _is_current(layout.devices.served_model(runtime, full_name), row, settings.allow_code):
+    if _is_current(layout.devices.served_model(runtime, full_name), row, settings):
         return layout.devices.served_model(runtime, full_name)
     family = layout.models / full_name
-    if _is_current(family, row, settings.allow_code) and (family / FILE_OF_RUNTIME[runtime]).exists():
+    if _is_current(family, row, settings) and (family / FILE_OF_RUNTIME[runtime]).exists():
         return family
     return None
 
 
-def _is_current(folder: Path, row: dict[str, Any], allow_code: bool) -> bool:
+def _is_current(folder: Path, row: dict[str, Any], settings: ServeSettings) -> bool:
     """Return whether a folder is complete, and has the architecture that the run deployed last.
 
     Its scores must also be by the metric that the others have: scores choose the networks of a policy.
@@ -109,9 +112,23 @@ def _is_current(folder: Path, row: dict[str, Any], allow_code: bool) -> bool:
     certificate = read_json(path)
     primary = str(certificate.get("metric"))
     scored_by = str(certificate.get("selection_metric", primary))
-    if is_reference(scored_by) != (allow_code and is_reference(primary)):
+    if is_reference(scored_by) != (settings.allow_code and is_reference(primary)):
         return False
-    return "files" in certificate and row.get("arch_id") in (None, certificate.get("arch_id"))
+    if "files" not in certificate or row.get("arch_id") not in (None, certificate.get("arch_id")):
+        return False
+    return _holds_here(folder, certificate, settings)
+
+
+def _holds_here(folder: Path, certificate: dict[str, Any], settings: ServeSettings) -> bool:
+    """Return whether the runtime's file, or its absence, is also right on this machine."""
+    is_written = (folder / FILE_OF_RUNTIME[settings.runtime]).exists()
+    if is_written and settings.runtime != INT8:
+        return True
+    # The CPU decides on the range of INT8 weights, on the score and on the speed. An INT8 file can be
+    # refused at one number of threads and not at another.
+    machine = certificate.get("machine", {})
+    is_same_cpu = same_cpu(machine, describe_cpu())
+    return is_same_cpu and (is_written or machine.get("threads") == settings.threads)
 
 
 def _write_folder(run_dir: Path, full_name: str, settings: ServeSettings) -> Path:
@@ -132,23 +149,61 @@ def _make_member(
     name: str, full_name: str, folder: Path, runtime: str, say: Callable[[str], None]
 ) -> FamilyMember:
     """Return the member with the first runtime, from the asked one on, whose file exists."""
-    runtimes = list(FILE_OF_RUNTIME)
-    candidates = runtimes[runtimes.index(runtime) :]
-    own = next(entry for entry in candidates if (folder / FILE_OF_RUNTIME[entry]).exists())
     certificate = read_json(folder / CERTIFICATE_FILE)
+    own, selection = _choose_file(folder, certificate, runtime)
     if own != runtime:
         reasons = " ".join(certificate["notes"])
         say(f"{name} runs in {own}: its file for {runtime} was not written. {reasons}".rstrip())
 
-    file = FILE_OF_RUNTIME[own].as_posix()
-    figures = next(entry for entry in certificate["files"] if entry["file"] == file)
     return FamilyMember(
         name=name,
         full_name=full_name,
         folder=folder,
         runtime=own,
-        selection=float(figures["selection"]),
+        selection=selection,
         params=int(certificate["params"]),
+    )
+
+
+def _choose_file(folder: Path, certificate: dict[str, Any], runtime: str) -> tuple[str, float]:
+    """Return the first runtime, from one on, whose file exists, and the file's selection score."""
+    runtimes = list(FILE_OF_RUNTIME)
+    candidates = runtimes[runtimes.index(runtime) :]
+    own = next(entry for entry in candidates if (folder / FILE_OF_RUNTIME[entry]).exists())
+    return own, float(_find_figures(certificate, own)["selection"])
+
+
+def _find_figures(certificate: dict[str, Any], runtime: str) -> dict[str, Any]:
+    """Return what a certificate says about the file of a runtime."""
+    file = FILE_OF_RUNTIME[runtime].as_posix()
+    figures: dict[str, Any] = next(entry for entry in certificate["files"] if entry["file"] == file)
+    return figures
+
+
+def fit_member(member: FamilyMember) -> tuple[FamilyMember, str]:
+    """Return the member with a file that computes correctly on this node, and a notice.
+
+    A node of a cluster can have another CPU than the machine that wrote the files. Where sums of 8-bit
+    products overflow on this CPU, and did not on that one, the member uses its file in fp32.
+
+    Args:
+        member: A member whose folder this node can read.
+
+    Returns:
+        The member, and a sentence for the user; empty where the file stays the same.
+    """
+    if member.runtime != INT8 or not needs_reduced_range():
+        return member, ""
+    certificate = read_json(member.folder / CERTIFICATE_FILE)
+    details = _find_figures(certificate, INT8).get("details", {})
+    if details.get("reduce_range"):
+        return member, ""
+
+    own, selection = _choose_file(member.folder, certificate, "onnxruntime")
+    return replace(member, runtime=own, selection=selection), (
+        f"{member.name} runs in {own} on {describe_cpu()['model']}: its INT8 file was written on "
+        f"{certificate.get('machine', {}).get('model', 'an unknown CPU')}, and sums of INT8 products "
+        "would overflow on this CPU."
     )
 
 

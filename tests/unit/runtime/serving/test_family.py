@@ -12,7 +12,7 @@ from raycomp.deployment.format_settings import FormatSettings
 from raycomp.deployment.serving.settings import ServeSettings, read_serve_settings
 from raycomp.errors import UserError
 from raycomp.runtime.serving import family
-from raycomp.runtime.serving.family import FamilyMember, choose_ladder, prepare_family
+from raycomp.runtime.serving.family import FamilyMember, choose_ladder, fit_member, prepare_family
 from raycomp.storage.files import read_json, write_json
 from raycomp.storage.layout import RunLayout
 
@@ -23,8 +23,15 @@ FILES = {
 }
 
 
+THIS_CPU = {"model": "Some CPU", "instruction_sets": ["avx2"]}
+
+
 def write_export(
-    folder: Path, formats: tuple[str, ...], arch_id: str, notes: tuple[str, ...] = ()
+    folder: Path,
+    formats: tuple[str, ...],
+    arch_id: str,
+    notes: tuple[str, ...] = (),
+    threads: int = 1,
 ) -> None:
     files = [FILES[name] for name in ("transformers", *formats)]
     for file in files:
@@ -32,6 +39,7 @@ def write_export(
         (folder / file).write_text("weights")
     entries = [{"file": file, "selection": 0.8} for file in files]
     certificate = {"files": entries, "arch_id": arch_id, "params": 7, "notes": list(notes)}
+    certificate["machine"] = {**THIS_CPU, "threads": threads}
     write_json(folder / "certificate.json", certificate)
 
 
@@ -62,9 +70,12 @@ class FakeRun:
             self.written.append((name, settings))
             arch_id = str(rows[name].get("arch_id", "t"))
             notes = ("INT8 (dynamic) is refused.",) if name in self.formats else ()
-            write_export(out, self.formats.get(name, settings.formats), arch_id, notes)
+            formats = self.formats.get(name, settings.formats)
+            write_export(out, formats, arch_id, notes, settings.threads)
 
         monkeypatch.setattr(family, "export_budget", export)
+        # The models of some machines' CPUs are not known, and are then never the same.
+        monkeypatch.setattr(family, "describe_cpu", lambda: THIS_CPU)
 
     def prepare(self, **settings: Any) -> list[FamilyMember]:
         return prepare_family(self.path, ServeSettings(**settings), self.said.append)
@@ -148,6 +159,58 @@ def test_scores_of_one_metric_choose_the_networks(run: FakeRun) -> None:
         run.prepare(budgets=("third",), allow_code=allow_code)
         shutil.rmtree(RunLayout(run.path).devices.served)
     assert [settings.allow_code for _, settings in run.written] == [False, True]
+
+
+def test_int8_files_of_another_cpu_are_written_again(
+    run: FakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.prepare(budgets=("third",), runtime="onnxruntime")
+    for _ in range(2):
+        run.prepare(budgets=("third",), threads=2)
+        # Threads decide only on whether INT8 is refused.
+        run.prepare(budgets=("third",), threads=1)
+    assert len(run.written) == 2
+
+    monkeypatch.setattr(family, "describe_cpu", lambda: THIS_CPU | {"instruction_sets": []})
+    run.prepare(budgets=("third",))
+    # A file in fp32 is right on each CPU.
+    run.prepare(budgets=("third",), runtime="onnxruntime")
+    assert [settings.formats for _, settings in run.written] == [("onnx",), ("int8",), ("int8",)]
+
+
+def test_an_int8_file_that_was_refused_is_tried_again_with_other_threads(run: FakeRun) -> None:
+    run.formats["yoco-third"] = ("onnx",)
+    for threads in (2, 2, 4):
+        run.prepare(budgets=("third",), threads=threads)
+    assert [settings.threads for _, settings in run.written] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("needs_reduced", "reduced", "runtime"),
+    [
+        (True, False, "onnxruntime"),
+        (True, True, "onnxruntime-int8"),
+        (False, False, "onnxruntime-int8"),
+    ],
+)
+def test_a_node_whose_sums_would_overflow_uses_the_file_in_fp32(
+    needs_reduced: bool, reduced: bool, runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_export(tmp_path, ("onnx", "int8"), "a")
+    path = tmp_path / "certificate.json"
+    certificate = read_json(path)
+    certificate["files"][1]["selection"] = 0.9
+    certificate["files"][2]["details"] = {"reduce_range": reduced}
+    write_json(path, certificate)
+    monkeypatch.setattr(family, "needs_reduced_range", lambda: needs_reduced)
+
+    member = FamilyMember("third", "yoco-third", tmp_path, "onnxruntime-int8", 0.8, 7)
+    fitted, notice = fit_member(member)
+
+    assert fitted.runtime == runtime
+    # The policy compares the scores of the files that answer.
+    assert fitted.selection == (0.9 if runtime == "onnxruntime" else 0.8)
+    assert ("written on Some CPU" in notice) is (runtime == "onnxruntime")
 
 
 def make_member(name: str, selection: float) -> FamilyMember:
