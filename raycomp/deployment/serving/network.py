@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,20 @@ TIMED_BATCH = 8
 TIMED_RUNS = 10
 WARMUP_RUNS = 2
 """Texts of the larger batch that is timed when a server starts, and passes of each batch."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Results of a batch.
+
+    Attributes:
+        results: One entry per text: `label`, `score` and `scores`, or the `value` of a regression. That
+            of a text with too many tokens has `cut`: true.
+        forward_ms: Time of the forward passes, without the tokenizer.
+    """
+
+    results: list[dict[str, Any]]
+    forward_ms: float
 
 
 @dataclass(frozen=True)
@@ -44,10 +59,8 @@ class ServedNetwork:
     vocab_size: int
     facts: dict[str, Any]
 
-    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
-        """Return one result per text: label, score and scores, or the value of a regression.
-
-        The result of a text with too many tokens has `cut`: true.
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Predictions:
+        """Return one result per text, in order.
 
         Args:
             texts: Texts, or the first texts of pairs.
@@ -63,14 +76,16 @@ class ServedNetwork:
         )
         # The tokenizer keeps the tokens that it cut off in `overflowing`.
         is_cut = [bool(encoding.overflowing) for encoding in encoded.encodings]
+        began = time.perf_counter()
         outputs = self._compute(encoded["input_ids"], encoded["token_type_ids"])
+        forward_ms = (time.perf_counter() - began) * 1000
         results = [self._describe(row) for row in outputs]
         # Clients of short texts need not read a key that is always false.
         for result, cut in zip(results, is_cut, strict=True):
             if cut:
                 result["cut"] = True
 
-        return results
+        return Predictions(results, forward_ms)
 
     @torch.inference_mode()
     def _compute(self, ids: list[list[int]], types: list[list[int]]) -> Tensor:

@@ -38,6 +38,9 @@ MIN_ANSWERS = 20
 SCALE_STEP = 0.2
 """Weight of the last batch in the average of measured over expected times."""
 
+MAX_GROWTH = 2.0
+"""Largest ratio of a batch that counts, over the average. A slower batch counts as one of this ratio."""
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -109,11 +112,19 @@ class NetworkPolicy:
         self._forget_arrivals(now_s)
 
     def record_batch(self, level: int, num_texts: int, measured_ms: float) -> None:
-        """Learn from the time of a batch how fast the networks are on the texts of this server."""
-        # A moving average: one slow batch of a busy machine must not move the policy.
+        """Learn from the time of a batch how fast the networks are on the texts of this server.
+
+        Args:
+            level: Index of the network.
+            num_texts: Texts of the batch.
+            measured_ms: Time of its forward passes.
+        """
         expected_ms = self._speeds[level].batch_ms(num_texts)
         if expected_ms > 0:
-            self._scale += SCALE_STEP * (measured_ms / expected_ms - self._scale)
+            # One batch that takes 60 times as long, on a machine that is busy for a moment, must not
+            # move the policy. The limit follows the average: slowness that lasts is learned.
+            ratio = min(measured_ms / expected_ms, MAX_GROWTH * self._scale)
+            self._scale += SCALE_STEP * (ratio - self._scale)
 
     def record_answer(self, arrived_s: float, answer_ms: float) -> None:
         """Count the time of an answer. Requests that waited before the last move say nothing about it."""

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from raycomp.errors import RequestError, shown
 
-MAX_BODY_BYTES = 16 * 2**20
-"""Largest body of a request."""
+MAX_BODY_BYTES = 4 * 2**20
+"""Largest body of a request: all characters that are allowed, each as two escapes of JSON."""
 
 MAX_TEXTS = 128
 """Largest number of texts of a request."""
 
 MAX_CHARACTERS = 20_000
 """Largest number of characters of a text. A shorter text that has too many tokens is cut."""
+
+MAX_REQUEST_CHARACTERS = 256_000
+"""Largest number of characters of all texts of a request. All other requests wait while a tokenizer reads
+them, also those that are cut afterwards."""
 
 MAX_LATENCY_MS = 3_600_000
 """Longest time that a request may allow: one hour."""
@@ -61,6 +65,7 @@ def read_request(body: bytes, budgets: Collection[str], *, takes_pairs: bool) ->
     fields = _read_object(body)
     texts = _read_texts(fields, "text", "texts")
     pairs = _read_pairs(fields, len(texts)) if takes_pairs else None
+    _check_characters((*texts, *(pairs or ())))
     if not takes_pairs and {"text_pair", "text_pairs"} & set(fields):
         raise RequestError(BAD_REQUEST, "This task has one text per row; send no text_pair.")
 
@@ -115,6 +120,16 @@ def _read_pairs(fields: dict[str, Any], num_texts: int) -> tuple[str, ...]:
             "This task has two texts per row; send text and text_pair, or texts and text_pairs.",
         )
     return pairs
+
+
+def _check_characters(texts: Sequence[str]) -> None:
+    number = sum(len(text) for text in texts)
+    if number > MAX_REQUEST_CHARACTERS:
+        raise RequestError(
+            TOO_LARGE,
+            f"The texts of the request have {number:,} characters together, and at most "
+            f"{MAX_REQUEST_CHARACTERS:,} are allowed.",
+        )
 
 
 def _check_text(text: Any, number: int) -> None:

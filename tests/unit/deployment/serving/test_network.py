@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -32,7 +35,7 @@ def expected_scores(model: Any, *texts: str) -> torch.Tensor:
 def test_results_have_the_order_of_the_texts_whatever_their_lengths(model: Any) -> None:
     texts = [("the film was " * (i % 3)) + (GOOD + BAD)[i % 10] for i in range(MAX_BATCH + 9)]
 
-    results = make_network(model).predict(texts, None)
+    results = make_network(model).predict(texts, None).results
 
     for text, result in zip(texts, results, strict=True):
         scores = expected_scores(model, text)
@@ -43,22 +46,37 @@ def test_results_have_the_order_of_the_texts_whatever_their_lengths(model: Any) 
 
 
 def test_pairs_have_token_types(model: Any) -> None:
-    (result,) = make_network(model).predict(["a fine film"], ["a dull plot"])
+    (result,) = make_network(model).predict(["a fine film"], ["a dull plot"]).results
 
     scores = expected_scores(model, "a fine film", "a dull plot")
     assert torch.allclose(torch.tensor(list(result["scores"].values())), scores, atol=1e-5)
 
 
 def test_a_text_with_too_many_tokens_is_cut_and_says_so(model: Any) -> None:
-    whole, cut = make_network(model).predict(["fine film", "fine " + "film " * 5000], None)
+    whole, cut = make_network(model).predict(["fine film", "fine " + "film " * 5000], None).results
 
     assert "cut" not in whole
     assert cut["cut"] is True
 
 
 def test_a_regression_has_a_value(model: Any) -> None:
-    (result,) = make_network(model, ()).predict(["a fine film"], None)
+    (result,) = make_network(model, ()).predict(["a fine film"], None).results
     assert list(result) == ["value"]
+
+
+def test_the_time_of_the_forward_passes_leaves_out_the_tokenizer(model: Any) -> None:
+    """The policy compares it with times of forward passes."""
+    network = make_network(model)
+    tokenizer = network.tokenizer
+
+    def read_slowly(*args: Any, **options: Any) -> Any:
+        time.sleep(0.1)
+        return tokenizer(*args, **options)
+
+    slow = Mock(side_effect=read_slowly, pad_token_id=tokenizer.pad_token_id)
+    predictions = replace(network, tokenizer=slow).predict(["a fine film"], None)
+
+    assert 0 < predictions.forward_ms < 100
 
 
 def test_the_speed_of_a_network_is_measured(model: Any) -> None:

@@ -89,6 +89,19 @@ def test_the_policy_learns_that_texts_are_shorter_or_longer_than_those_it_was_ti
     assert slowness > 1 or (outcome.level < 2).mean() > 0.5
 
 
+def test_one_slow_batch_does_not_move_the_policy_and_lasting_slowness_does() -> None:
+    policy = make_policy()
+    slow_ms = 60 * SPEEDS[0].batch_ms(1)
+
+    # The machine was busy for a moment. 10 ms are expected for the text that waits now.
+    policy.record_batch(0, 1, slow_ms)
+    assert policy.choose(1.0, 1, 0.0) == 0
+
+    for _ in range(20):
+        policy.record_batch(0, 1, slow_ms)
+    assert policy.choose(2.0, 1, 0.0) > 0
+
+
 def test_a_small_load_is_answered_by_the_first_network() -> None:
     policy = make_policy()
 

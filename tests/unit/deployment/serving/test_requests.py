@@ -10,6 +10,7 @@ import pytest
 from raycomp.deployment.serving.requests import (
     MAX_BODY_BYTES,
     MAX_CHARACTERS,
+    MAX_REQUEST_CHARACTERS,
     MAX_TEXTS,
     TextRequest,
     read_request,
@@ -63,8 +64,20 @@ BAD: list[tuple[Any, int, str]] = [
     ({"text": "a", "text_pair": "b"}, 400, "one text per row"),
     ({"text": "word " * 100_000}, 413, "has 500,000 characters"),
     ({"texts": ["a"] * (MAX_TEXTS + 1)}, 413, "has 129 texts"),
+    ({"texts": ["a" * MAX_CHARACTERS] * 13}, 413, "260,000 characters together, and at most 256,000"),
     (b" " * (MAX_BODY_BYTES + 1), 413, "The body has more than"),
 ]
+
+
+def test_the_largest_requests_are_read() -> None:
+    # An emoji is two escapes in JSON: no body with so many characters is longer.
+    text = "\U0001f600" * (MAX_REQUEST_CHARACTERS // MAX_TEXTS)
+    assert read({"texts": [text] * MAX_TEXTS}).texts == (text,) * MAX_TEXTS
+    # Both texts of a pair count.
+    half = [text] * (MAX_TEXTS // 2)
+    assert read({"texts": half, "text_pairs": half}, takes_pairs=True).pairs == tuple(half)
+    with pytest.raises(RequestError, match="characters together"):
+        read({"texts": [text] * MAX_TEXTS, "text_pairs": ["a"] * MAX_TEXTS}, takes_pairs=True)
 
 
 @pytest.mark.parametrize(("body", "status", "words"), BAD)

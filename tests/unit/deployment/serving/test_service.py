@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from raycomp.deployment.serving import service as service_module
-from raycomp.deployment.serving.network import MAX_BATCH
+from raycomp.deployment.serving.network import MAX_BATCH, Predictions
 from raycomp.deployment.serving.policy import NetworkPolicy, Speed
 from raycomp.deployment.serving.requests import TextRequest
 from raycomp.deployment.serving.service import FamilyService
 from raycomp.errors import RequestError
+
+
+FORWARD_MS = 5.0
 
 
 class EchoNetwork:
@@ -25,12 +28,12 @@ class EchoNetwork:
         self.batches: list[list[str]] = []
         self._gate = gate
 
-    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[dict[str, Any]]:
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Predictions:
         self._gate.wait(10)
         self.batches.append(list(texts))
         if "broken" in texts:
             raise ValueError("the network is broken")
-        return [{"echo": text} for text in texts]
+        return Predictions([{"echo": text} for text in texts], FORWARD_MS)
 
 
 class Server:
@@ -124,6 +127,24 @@ def test_a_batch_that_fails_does_not_stop_the_batches_after_it() -> None:
         await server.service.drain()
 
     run(check)
+
+
+def test_the_policy_learns_from_the_time_of_the_forward_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time in the tokenizer says nothing about the networks."""
+    seen: list[tuple[int, int, float]] = []
+    monkeypatch.setattr(NetworkPolicy, "record_batch", lambda _, *batch: seen.append(batch))
+
+    async def check() -> None:
+        server = Server()
+        first = server.send("a", "b")
+        await asyncio.sleep(0.05)
+        server.gate.set()
+        answer = await first
+        assert answer["compute_ms"] > 40.0
+        await server.service.drain()
+
+    run(check)
+    assert seen == [(0, 2, FORWARD_MS)]
 
 
 def test_a_client_that_goes_away_is_not_computed() -> None:
