@@ -150,9 +150,22 @@ class NetworkPolicy:
         if level > self.level:
             self._lower(now_s, level)
         elif self._may_raise(now_s):
-            self._raise(now_s)
+            # A burst after a calm time: the more expensive network would be late with these texts.
+            if self._predict_ms(self.level - 1, num_waiting, oldest_ms) <= allowed_ms:
+                self._raise(now_s)
 
         return self.level
+
+    def rest(self, now_s: float) -> None:
+        """Move back after a time of small load, although no text waits.
+
+        Call it about twice a second while no request comes: `choose` is only called for a request.
+
+        Args:
+            now_s: As in `choose`.
+        """
+        if self._target_ms is not None and self._may_raise(now_s):
+            self._raise(now_s)
 
     def choose_for(self, target_ms: float, num_waiting: int, oldest_ms: float) -> int:
         """Return the most expensive network that answers a request in time, or the last network.

@@ -23,6 +23,9 @@ from raycomp.errors import RequestError
 MAX_WAITING_TEXTS = 4096
 """Texts that may wait. A request beyond is refused: its answer would come too late for its client."""
 
+REST_SECONDS = 0.5
+"""Time between two questions whether a policy moves back, while no request comes."""
+
 UNAVAILABLE = 503
 
 
@@ -127,11 +130,20 @@ class FamilyService:
             # A client that has gone away needs no answer.
             self._waiting = [waiting for waiting in self._waiting if not waiting.answer.done()]
             if not self._waiting:
-                self._has_work.clear()
-                await self._has_work.wait()
+                await self._wait_for_request()
                 continue
             name, batch = self._take_batch(time.monotonic())
             await self._answer_batch(self._networks[name], batch)
+
+    async def _wait_for_request(self) -> None:
+        """Wait for a request. In the meantime the policy moves back, one network after another."""
+        self._has_work.clear()
+        while self._policy.level > 0 and not self._has_work.is_set():
+            try:
+                await asyncio.wait_for(self._has_work.wait(), REST_SECONDS)
+            except TimeoutError:
+                self._policy.rest(time.monotonic())
+        await self._has_work.wait()
 
     def _take_batch(self, now_s: float) -> tuple[str, list[_Waiting]]:
         """Remove the oldest request, and later ones that the same network answers, from the queue."""

@@ -120,6 +120,45 @@ def test_the_policy_moves_back_after_the_load() -> None:
     assert (outcome.level[outcome.arrived_s > 25.0] == 0).all()
 
 
+def test_the_policy_moves_back_while_no_request_comes() -> None:
+    policy = make_policy()
+    simulate(policy, [(2.0, 6 * TEACHER_LIMIT)])
+    assert policy.level == 2
+
+    levels = []
+    for step in range(40):
+        policy.rest(3.0 + step / 2)
+        levels.append(policy.level)
+
+    # Not at once: a burst can have pauses. One network at a time.
+    assert levels[0] == 2
+    assert sorted(set(levels)) == [0, 1, 2]
+    assert levels == sorted(levels, reverse=True)
+    assert policy.num_moves >= 3
+
+
+def test_a_policy_without_a_target_or_with_slow_networks_does_not_move_back_while_it_rests() -> None:
+    for target_ms in (None, 1.0):
+        policy = make_policy(target_ms)
+        policy.level = 1
+        for second in range(100):
+            policy.rest(float(second))
+        assert policy.level == 1
+
+
+def test_a_burst_after_a_calm_time_is_not_answered_by_a_network_that_would_be_late() -> None:
+    policy = make_policy()
+    policy.choose(0.0, 100, 0.0)
+    assert policy.level == 2
+    policy.rest(5.0)
+    for _ in range(MAX_BATCH):
+        policy.record_arrival(10.0, 1)
+
+    # 5 seconds of calm are enough for a move back, but not with 32 texts of 4 ms each.
+    assert policy.choose(10.0, MAX_BATCH, 0.0) == 2
+    assert policy.choose(10.2, 1, 0.0) == 1
+
+
 @pytest.mark.parametrize("load", [0.5, 0.8, 2.0])
 def test_the_policy_does_not_move_to_and_fro_at_a_constant_load(load: float) -> None:
     policy = make_policy()

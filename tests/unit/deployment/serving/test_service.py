@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from raycomp.deployment.serving import policy as policy_module
 from raycomp.deployment.serving import service as service_module
 from raycomp.deployment.serving.network import MAX_BATCH, Predictions
 from raycomp.deployment.serving.policy import NetworkPolicy, Speed
 from raycomp.deployment.serving.requests import TextRequest
 from raycomp.deployment.serving.service import FamilyService
 from raycomp.errors import RequestError
-
 
 FORWARD_MS = 5.0
 
@@ -111,6 +111,26 @@ def test_waiting_texts_move_the_policy_to_the_small_network() -> None:
         assert answers[0]["network"] == "large"
         assert {answer["network"] for answer in answers[1:]} == {"small"}
         assert server.service.state()["network"] == "small"
+        await server.service.drain()
+
+    run(check)
+
+
+def test_an_idle_server_moves_back_and_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "REST_SECONDS", 0.01)
+    monkeypatch.setattr(policy_module, "HOLD_SECONDS", 0.02)
+    monkeypatch.setattr(policy_module, "RATE_SECONDS", 0.02)
+
+    async def check() -> None:
+        server = Server(target_ms=60.0)
+        server.gate.set()
+        await asyncio.gather(*(server.send(f"text {i}") for i in range(64)))
+        assert server.service.state()["network"] == "small"
+        # No request comes.
+        await asyncio.sleep(0.15)
+        assert server.service.state()["network"] == "large"
+        # The server still answers.
+        assert (await server.send("later"))["network"] == "large"
         await server.service.drain()
 
     run(check)
