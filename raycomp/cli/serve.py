@@ -57,5 +57,11 @@ def serve(
     settings = replace(settings, allow_code=allow_code)
     run_dir = open_run(run).local_directory()
     # A pipe gets each line when it is said.
-    answered = serve_run(run_dir, settings, lambda line: print(line, flush=True))
-    print(f"Stopped. All {answered:,} accepted requests were answered.")
+    outcome = serve_run(run_dir, settings, lambda line: print(line, flush=True))
+    if outcome.refused:
+        print(
+            f"Stopped before all requests were answered: {outcome.answered:,} accepted requests were "
+            f"answered, and {outcome.refused:,} got status 503."
+        )
+    else:
+        print(f"Stopped. All {outcome.answered:,} accepted requests were answered.")

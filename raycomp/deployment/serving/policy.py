@@ -149,10 +149,12 @@ class NetworkPolicy:
             level += 1
         if level > self.level:
             self._lower(now_s, level)
-        elif self._may_raise(now_s):
-            # A burst after a calm time: the more expensive network would be late with these texts.
-            if self._predict_ms(self.level - 1, num_waiting, oldest_ms) <= allowed_ms:
-                self._raise(now_s)
+        # In a burst after a calm time, the more expensive network can be late with the waiting texts.
+        elif (
+            self._may_raise(now_s)
+            and self._predict_ms(self.level - 1, num_waiting, oldest_ms) <= allowed_ms
+        ):
+            self._raise(now_s)
 
         return self.level
 

@@ -27,6 +27,7 @@ REST_SECONDS = 0.5
 """Time between two questions whether a policy moves back, while no request comes."""
 
 UNAVAILABLE = 503
+CLOSING = "The server is shutting down."
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ class FamilyService:
         self._ladder = tuple(ladder)
         self._names = dict(names)
         self._waiting: list[_Waiting] = []
-        self._num_unanswered = 0
+        # Counted here: a sum over thousands of requests for each new one would take most of the time.
+        self._num_waiting = 0
+        self.num_unanswered = 0
         self._has_work = asyncio.Event()
         self._is_closed = False
         self.num_answered = 0
@@ -83,7 +86,7 @@ class FamilyService:
         return {
             "status": "closing" if self._is_closed else "ok",
             "network": self._ladder[self._policy.level],
-            "waiting_texts": self._num_waiting(),
+            "waiting_texts": self._num_waiting,
             "answered_requests": self.num_answered,
             "policy_moves": self._policy.num_moves,
         }
@@ -95,8 +98,8 @@ class FamilyService:
             RequestError: Too many texts wait, or the server is shutting down.
         """
         if self._is_closed:
-            raise RequestError(UNAVAILABLE, "The server is shutting down.")
-        if self._num_waiting() + len(request.texts) > MAX_WAITING_TEXTS:
+            raise RequestError(UNAVAILABLE, CLOSING)
+        if self._num_waiting + len(request.texts) > MAX_WAITING_TEXTS:
             raise RequestError(
                 UNAVAILABLE, f"More than {MAX_WAITING_TEXTS:,} texts wait; send the request again later."
             )
@@ -104,31 +107,50 @@ class FamilyService:
         waiting = _Waiting(request, asyncio.get_running_loop().create_future(), time.monotonic())
         self._policy.record_arrival(waiting.arrived_s, waiting.num_texts)
         self._waiting.append(waiting)
-        self._num_unanswered += 1
+        self._num_waiting += waiting.num_texts
+        self.num_unanswered += 1
         self._has_work.set()
         try:
             return await waiting.answer
         finally:
-            self._num_unanswered -= 1
+            self.num_unanswered -= 1
+
+    def close(self) -> None:
+        """Refuse new requests."""
+        self._is_closed = True
 
     async def drain(self) -> int:
         """Refuse new requests, answer those that wait, and return the number of all answers."""
         # Closed first: otherwise a steady load would never let the queue become empty.
-        self._is_closed = True
-        while self._num_unanswered:
+        self.close()
+        while self.num_unanswered:
             await asyncio.sleep(0.01)
         self._worker.cancel()
-        self._executor.shutdown()
+        # The thread may still compute for a client that has gone away.
+        self._executor.shutdown(wait=False)
         return self.num_answered
 
-    def _num_waiting(self) -> int:
-        return sum(waiting.num_texts for waiting in self._waiting)
+    def abandon(self) -> int:
+        """Refuse new requests and those that wait, and return the number of the latter.
+
+        Requests whose batch is being computed get their answers.
+        """
+        self.close()
+        abandoned = [waiting for waiting in self._waiting if not waiting.answer.done()]
+        for waiting in abandoned:
+            waiting.answer.set_exception(RequestError(UNAVAILABLE, CLOSING))
+        self._set_waiting([])
+        return len(abandoned)
+
+    def _set_waiting(self, waiting: list[_Waiting]) -> None:
+        self._waiting = waiting
+        self._num_waiting = sum(entry.num_texts for entry in waiting)
 
     async def _work(self) -> None:
         """Compute one batch after another for as long as the server runs."""
         while True:
             # A client that has gone away needs no answer.
-            self._waiting = [waiting for waiting in self._waiting if not waiting.answer.done()]
+            self._set_waiting([waiting for waiting in self._waiting if not waiting.answer.done()])
             if not self._waiting:
                 await self._wait_for_request()
                 continue
@@ -163,12 +185,12 @@ class FamilyService:
             else:
                 rest.append(waiting)
 
-        self._waiting = rest
+        self._set_waiting(rest)
         return name, batch
 
     def _choose_level(self, now_s: float) -> int:
         oldest_ms = (now_s - self._waiting[0].arrived_s) * 1000
-        return self._policy.choose(now_s, self._num_waiting(), oldest_ms)
+        return self._policy.choose(now_s, self._num_waiting, oldest_ms)
 
     def _choose_network(self, waiting: _Waiting, level: int, now_s: float) -> str:
         request = waiting.request
@@ -176,7 +198,7 @@ class FamilyService:
             return self._names[request.budget]
         if request.latency_ms is not None:
             waited_ms = (now_s - waiting.arrived_s) * 1000
-            level = self._policy.choose_for(request.latency_ms, self._num_waiting(), waited_ms)
+            level = self._policy.choose_for(request.latency_ms, self._num_waiting, waited_ms)
         return self._ladder[level]
 
     async def _answer_batch(self, network: ServedNetwork, batch: list[_Waiting]) -> None:

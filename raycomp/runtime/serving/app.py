@@ -96,9 +96,23 @@ class FamilyApp:
         """Return sentences about networks that run otherwise than the user asked for."""
         return self._notices
 
-    async def drain(self) -> int:
-        """Refuse new requests, answer those that wait, and return the number of all answers."""
-        return await self._get_service().drain()
+    async def close(self) -> tuple[int, int]:
+        """Refuse new requests, and return how many are without an answer and how many have one."""
+        service = self._get_service()
+        service.close()
+        if not service.num_unanswered:
+            await service.drain()
+        return service.num_unanswered, service.num_answered
+
+    async def abandon(self) -> tuple[int, int]:
+        """Refuse new requests and those that wait.
+
+        Returns:
+            How many requests waited, and how many were answered in the time of the replica.
+        """
+        service = self._get_service()
+        num_refused = service.abandon()
+        return num_refused, await service.drain()
 
     async def _respond(self, request: Request) -> JSONResponse:
         path = request.url.path

@@ -15,11 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from raycomp.config.loader import parse_stored
+from raycomp.deployment.serving.service import MAX_WAITING_TEXTS
 from raycomp.deployment.serving.settings import ServeSettings
 from raycomp.errors import UserError, first_line, last_line
 from raycomp.methods.facts import read_facts
 from raycomp.runtime.cluster.connect import connect, ray
-from raycomp.runtime.serving.family import FamilyMember, prepare_family
+from raycomp.runtime.serving.application import (
+    ServerOutcome,
+    close_application,
+    say_notices,
+    start_in_thread,
+)
+from raycomp.runtime.serving.family import INT8, FamilyMember, prepare_family
 from raycomp.storage.files import read_json
 from raycomp.storage.layout import RunLayout
 
@@ -28,14 +35,19 @@ APPLICATION = "raycomp"
 SERVE_PACKAGES = ("fastapi", "grpc_reflection", "starlette", "uvicorn", "watchfiles")
 """Packages of ray[serve] that Ray Serve cannot do without."""
 
-MAX_ONGOING = 4096
-"""Requests that one replica has at a time. They must wait in the replica, where the policy sees them."""
+MAX_ONGOING = MAX_WAITING_TEXTS + 512
+"""Requests that one replica has at a time. Each text that waits must do so in the replica, where the
+policy sees it, and a request beyond must reach the replica to be refused."""
+
+MAX_QUEUED = MAX_ONGOING
+"""Requests that wait in Ray Serve until a replica takes them; others get status 503. Without a limit,
+they would wait where neither the policy nor `time_ms` sees them."""
 
 LAST_ANSWER_SECONDS = 0.5
 """Time from the last answer of a replica until the proxy stops."""
 
-DRAIN_SECONDS = 60.0
-"""Time for the answers that are missing when the server is stopped."""
+GRACE_SECONDS = 60.0
+"""Time that Ray Serve gives a replica to end: its requests are answered before."""
 
 
 def require_serve() -> None:
@@ -52,7 +64,7 @@ def require_serve() -> None:
         )
 
 
-def serve_run(run_dir: Path, settings: ServeSettings, say: Callable[[str], None]) -> int:
+def serve_run(run_dir: Path, settings: ServeSettings, say: Callable[[str], None]) -> ServerOutcome:
     """Serve the models of a run until Ctrl-C or SIGTERM, then answer the requests that wait.
 
     Args:
@@ -61,7 +73,7 @@ def serve_run(run_dir: Path, settings: ServeSettings, say: Callable[[str], None]
         say: Function that shows one line.
 
     Returns:
-        The number of answered requests.
+        The number of answered requests. A second Ctrl-C refuses those that still wait.
 
     Raises:
         UserError: A package or a model is missing, the port is in use, or the cluster cannot be used.
@@ -94,34 +106,57 @@ def _serve_until(
     members: list[FamilyMember],
     settings: ServeSettings,
     say: Callable[[str], None],
-) -> int:
+) -> ServerOutcome:
     """Start the application on the connected cluster, wait for the event, and stop it."""
     from ray import serve
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    try:
+
+    def start() -> Any:
         serve.start(
             proxy_location="HeadOnly",
             http_options={"host": settings.host, "port": settings.port},
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )
-        handle = serve.run(
+        return serve.run(
             _make_application(run_dir, members, settings), name=APPLICATION, route_prefix="/"
         )
-        names = ", ".join(member.name for member in members)
-        say(f"Serving {names} on http://{settings.host}:{settings.port}. Ctrl-C stops the server.")
-        while not stop.wait(1.0):
-            pass
 
-        # A client that comes from now on learns from the replicas that the server is shutting down.
-        answered = sum(handle.broadcast("drain").results(timeout_s=DRAIN_SECONDS))
-        # The last answers are on their way through the proxy.
-        time.sleep(LAST_ANSWER_SECONDS)
-        return int(answered)
-    except RuntimeError as error:
+    try:
+        handle = start_in_thread(start, stop, lambda: _describe_wait(settings), say)
+    # TimeoutError: the proxy did not start in a minute.
+    except (RuntimeError, TimeoutError) as error:
         raise UserError(
             f"Ray Serve did not start the models of {run_dir.name}: {last_line(error)}"
         ) from None
+    if handle is None:
+        return ServerOutcome(0)
+
+    names = ", ".join(member.name for member in members)
+    say(f"Serving {names} on http://{settings.host}:{settings.port}. Ctrl-C stops the server.")
+    must_ask = _has_other_nodes() and any(member.runtime == INT8 for member in members)
+    while not stop.wait(1.0):
+        # Only a node with another CPU than that of this machine has something to say.
+        must_ask = must_ask and not say_notices(handle, say)
+
+    # A client that comes from now on learns from the replicas that the server is shutting down.
+    outcome = close_application(handle, say)
+    # The last answers are on their way through the proxy.
+    time.sleep(LAST_ANSWER_SECONDS)
+    return outcome
+
+
+def _has_other_nodes() -> bool:
+    return len([node for node in ray.nodes() if node["Alive"]]) > 1
+
+
+def _describe_wait(settings: ServeSettings) -> str:
+    """Return what a server that does not start may wait for."""
+    free = ray.available_resources().get("CPU", 0)
+    return (
+        f"Its replicas ({settings.replicas}) need {settings.threads} CPUs each, and {free:g} CPUs of the "
+        "cluster are free. Ctrl-C stops the server."
+    )
 
 
 def _stop_serve() -> None:
@@ -156,10 +191,11 @@ def _make_application(run_dir: Path, members: list[FamilyMember], settings: Serv
         name="family",
         num_replicas=settings.replicas,
         max_ongoing_requests=MAX_ONGOING,
+        max_queued_requests=MAX_QUEUED,
         max_constructor_retry_count=1,
         ray_actor_options={"num_cpus": settings.threads},
         graceful_shutdown_wait_loop_s=0.1,
-        graceful_shutdown_timeout_s=DRAIN_SECONDS,
+        graceful_shutdown_timeout_s=GRACE_SECONDS,
         # A line per request would cost more than a small network.
         logging_config={"log_level": "WARNING", "enable_access_log": False},
     )
@@ -192,17 +228,19 @@ def _check_port_is_free(host: str, port: int) -> None:
 
 
 def _check_cpus(settings: ServeSettings) -> None:
-    """Check that the cluster has the CPUs of all replicas: Ray Serve would wait for them for ever.
+    """Check that the nodes have the CPUs of all replicas: Ray Serve would wait for them for ever.
 
     Raises:
-        UserError: It does not.
+        UserError: They do not.
     """
-    cpus = int(ray.cluster_resources().get("CPU", 0))
-    needed = settings.replicas * settings.threads
-    if needed > cpus:
+    cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    # A replica is one process: it cannot use CPUs of two nodes.
+    room = sum(count // settings.threads for count in cpus)
+    if settings.replicas > room:
         raise UserError(
-            f"{settings.replicas} replicas with {settings.threads} threads need {needed} CPUs, and the "
-            f"cluster has {cpus}. Choose smaller numbers with --replicas and --threads."
+            f"The cluster has CPUs for {room} replicas with {settings.threads} threads, and "
+            f"{settings.replicas} are asked for. Its largest node has {max(cpus, default=0)} CPUs. "
+            "Choose smaller numbers with --replicas and --threads."
         )
 
 

@@ -204,6 +204,48 @@ def test_drain_answers_all_that_was_accepted_and_refuses_the_rest() -> None:
     run(check)
 
 
+def test_an_interrupted_stop_refuses_the_requests_that_wait() -> None:
+    async def check() -> None:
+        server = Server()
+        computed = server.send("first")
+        await settle()
+        waiting = [server.send(f"text {i}") for i in range(5)]
+        await settle()
+
+        assert server.service.abandon() == 5
+        for request in waiting:
+            with pytest.raises(RequestError, match="shutting down"):
+                await request
+        with pytest.raises(RequestError, match="shutting down"):
+            await server.send("too late")
+        # The batch that is being computed is not lost.
+        server.gate.set()
+        assert (await computed)["results"] == [{"echo": "first"}]
+        assert await server.service.drain() == 1
+        assert server.service.state()["waiting_texts"] == 0
+
+    run(check)
+
+
+def test_the_number_of_waiting_texts_follows_the_queue() -> None:
+    async def check() -> None:
+        server = Server()
+        first = server.send("first")
+        await settle()
+        gone = server.send("gone")
+        later = [server.send(f"a{i}", f"b{i}") for i in range(20)]
+        await settle()
+        assert server.service.state()["waiting_texts"] == 41
+        gone.cancel()
+        await settle()
+        server.gate.set()
+        await asyncio.gather(first, *later)
+        assert server.service.state()["waiting_texts"] == 0
+        await server.service.drain()
+
+    run(check)
+
+
 def test_too_many_waiting_texts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service_module, "MAX_WAITING_TEXTS", 3)
 

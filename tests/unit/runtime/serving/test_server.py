@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from transformers import BertForSequenceClassification
 
+from raycomp.deployment.serving.network import MAX_BATCH
 from raycomp.deployment.serving.requests import MAX_BODY_BYTES
+from raycomp.deployment.serving.service import MAX_WAITING_TEXTS
 from raycomp.deployment.serving.settings import ServeSettings
 from raycomp.errors import UserError
 from raycomp.runtime.serving import server
 from raycomp.runtime.serving.family import FamilyMember
-from raycomp.runtime.serving.server import require_serve, serve_run, stop_signals
+from raycomp.runtime.serving.server import _check_cpus, require_serve, serve_run, stop_signals
 from tests.conftest import make_tokenizer
 
 pytest.importorskip("starlette")
@@ -60,7 +64,7 @@ def send(app: Any, *requests: tuple[str, str, bytes]) -> list[tuple[int, Any]]:
     async def send_all() -> list[tuple[int, Any]]:
         app._service = None
         responses = [await send_one(*request) for request in requests]
-        await app.drain()
+        assert (await app.close())[0] == 0
         return responses
 
     return asyncio.run(send_all())
@@ -116,6 +120,67 @@ def test_a_failure_does_not_show_the_inside_of_the_server(
     response = asyncio.run(app(Request(scope)))
     assert response.status_code == 500
     assert b"secret" not in response.body
+
+
+def test_an_interrupted_stop_of_a_replica_names_both_numbers(app: Any) -> None:
+    async def check() -> tuple[int, int]:
+        app._service = None
+        numbers: tuple[int, int] = await app.abandon()
+        return numbers
+
+    assert asyncio.run(check()) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "threads", "words"),
+    [
+        (2, 2, ""),
+        # 7 CPUs, of which no node has 5.
+        (
+            1,
+            5,
+            "has CPUs for 0 replicas with 5 threads, and 1 are asked for. Its largest node has 4 CPUs",
+        ),
+        (4, 2, "has CPUs for 3 replicas with 2 threads"),
+    ],
+)
+def test_replicas_that_no_node_can_carry_stop_the_server(
+    replicas: int, threads: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [(4, True), (3, True), (64, False)]
+    fake = [{"Alive": alive, "Resources": {"CPU": float(cpus)}} for cpus, alive in nodes]
+    fake.append({"Alive": True, "Resources": {}})
+    monkeypatch.setattr(server, "ray", SimpleNamespace(nodes=lambda: fake))
+
+    settings = ServeSettings(replicas=replicas, threads=threads)
+    if not words:
+        _check_cpus(settings)
+        return
+    with pytest.raises(UserError, match=re.escape(words)):
+        _check_cpus(settings)
+
+
+def test_each_waiting_text_is_in_the_replica_and_others_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {}
+
+    def deployment(app: Any, **given: Any) -> Any:
+        options.update(given)
+        return SimpleNamespace(bind=lambda *args, **kwargs: None)
+
+    job = SimpleNamespace(task=SimpleNamespace(max_length=8))
+    monkeypatch.setattr(server.ray, "serve", SimpleNamespace(deployment=deployment), raising=False)
+    monkeypatch.setattr(server, "read_facts", lambda _: SimpleNamespace(pair=False, kind=""))
+    monkeypatch.setattr(server, "read_json", lambda _: {})
+    monkeypatch.setattr(server, "parse_stored", lambda _: job)
+
+    server._make_application(tmp_path, [], ServeSettings())
+
+    # One text per request: the replica must have room for one request more than may wait.
+    assert options["max_ongoing_requests"] > MAX_WAITING_TEXTS + MAX_BATCH
+    # -1 would be no limit.
+    assert options["max_queued_requests"] > 0
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
