@@ -142,9 +142,11 @@ def _check_text(text: Any, number: int) -> None:
             TOO_LARGE,
             f"Text {number} has {len(text):,} characters, and at most {MAX_CHARACTERS:,} are allowed.",
         )
-    # JSON can escape half of a pair of UTF-16, which tokenizers refuse.
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise RequestError(BAD_REQUEST, f"Text {number} contains half of a character.")
+    # JSON can escape half of a pair of UTF-16, which tokenizers refuse, and which UTF-8 cannot write.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RequestError(BAD_REQUEST, f"Text {number} contains half of a character.") from None
 
 
 def _read_budget(fields: dict[str, Any], budgets: Collection[str]) -> str | None:

@@ -9,6 +9,7 @@ texts wait.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ REST_SECONDS = 0.5
 
 UNAVAILABLE = 503
 CLOSING = "The server is shutting down."
+FAILED = "The server failed and starts again; its log has the cause."
 
 
 @dataclass(frozen=True)
@@ -75,28 +77,36 @@ class FamilyService:
         # One thread: two batches at a time would share the same CPUs.
         self._executor = ThreadPoolExecutor(1)
         self._worker = asyncio.get_running_loop().create_task(self._work())
+        self._worker.add_done_callback(self._refuse_after_failure)
 
     @property
-    def is_closed(self) -> bool:
-        """Whether new requests are refused."""
-        return self._is_closed
+    def has_failed(self) -> bool:
+        """Whether the queue has stopped because of an error: no request would be answered."""
+        return self._worker.done() and not self._worker.cancelled()
 
     def state(self) -> dict[str, Any]:
         """Return what GET /health shows."""
         return {
-            "status": "closing" if self._is_closed else "ok",
+            "status": self._status(),
             "network": self._ladder[self._policy.level],
             "waiting_texts": self._num_waiting,
             "answered_requests": self.num_answered,
             "policy_moves": self._policy.num_moves,
         }
 
+    def _status(self) -> str:
+        if self.has_failed:
+            return "failed"
+        return "closing" if self._is_closed else "ok"
+
     async def answer(self, request: TextRequest) -> dict[str, Any]:
         """Return the answer to a request.
 
         Raises:
-            RequestError: Too many texts wait, or the server is shutting down.
+            RequestError: Too many texts wait, the queue has failed, or the server is shutting down.
         """
+        if self.has_failed:
+            raise RequestError(UNAVAILABLE, FAILED)
         if self._is_closed:
             raise RequestError(UNAVAILABLE, CLOSING)
         if self._num_waiting + len(request.texts) > MAX_WAITING_TEXTS:
@@ -136,11 +146,22 @@ class FamilyService:
         Requests whose batch is being computed get their answers.
         """
         self.close()
-        abandoned = [waiting for waiting in self._waiting if not waiting.answer.done()]
-        for waiting in abandoned:
-            waiting.answer.set_exception(RequestError(UNAVAILABLE, CLOSING))
+        return self._refuse_waiting(CLOSING)
+
+    def _refuse_after_failure(self, worker: asyncio.Task[None]) -> None:
+        """Refuse the requests that wait where the worker has failed: nothing would answer them."""
+        error = None if worker.cancelled() else worker.exception()
+        if error is not None:
+            logging.getLogger(__name__).error("The queue has failed", exc_info=error)
+            self._refuse_waiting(FAILED)
+
+    def _refuse_waiting(self, reason: str) -> int:
+        """Give all requests that wait a status 503, and return their number."""
+        refused = [waiting for waiting in self._waiting if not waiting.answer.done()]
+        for waiting in refused:
+            waiting.answer.set_exception(RequestError(UNAVAILABLE, reason))
         self._set_waiting([])
-        return len(abandoned)
+        return len(refused)
 
     def _set_waiting(self, waiting: list[_Waiting]) -> None:
         self._waiting = waiting
@@ -212,6 +233,10 @@ class FamilyService:
         loop = asyncio.get_running_loop()
         try:
             batched = await loop.run_in_executor(self._executor, network.predict, texts, pairs)
+            # Without the tokenizer: a smaller network does not make it faster.
+            if network.name in self._ladder:
+                level = self._ladder.index(network.name)
+                self._policy.record_batch(level, len(texts), batched.forward_ms)
         # One batch that fails must not stop the batches after it. The clients get the error.
         except Exception as error:
             for waiting in batch:
@@ -221,10 +246,6 @@ class FamilyService:
 
         ended_s = time.monotonic()
         compute_ms = (ended_s - began_s) * 1000
-        if network.name in self._ladder:
-            level = self._ladder.index(network.name)
-            # Without the tokenizer: a smaller network does not make it faster.
-            self._policy.record_batch(level, len(texts), batched.forward_ms)
         results = batched.results
         for waiting in batch:
             own, results = results[: waiting.num_texts], results[waiting.num_texts :]

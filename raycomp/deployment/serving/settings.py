@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raycomp.deployment.cpu import describe_cpu
-from raycomp.deployment.runtimes import require_onnx
+from raycomp.deployment.runtimes import missing_onnx_packages
 from raycomp.errors import UserError
 
 RUNTIMES = ("onnxruntime-int8", "onnxruntime", "torch")
@@ -66,8 +66,12 @@ def read_serve_settings(
         raise UserError(f"The runtime {runtime!r} is unknown. Runtimes: {', '.join(RUNTIMES)}.")
     if p95_ms is not None and not 0 < p95_ms < math.inf:
         raise UserError("--p95-ms is not a time above 0. Give milliseconds, such as --p95-ms 50.")
-    if runtime != "torch":
-        require_onnx()
+    missing = [] if runtime == "torch" else missing_onnx_packages()
+    if missing:
+        raise UserError(
+            f"The runtime {runtime} needs the package {missing[0]}, which is not installed. Run pip "
+            "install 'raycomp[onnx]', or choose --runtime torch."
+        )
 
     return ServeSettings(
         budgets=_split_names(budgets),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from raycomp.deployment.runtimes import (
     session_forward,
 )
 from raycomp.deployment.serving.network import MAX_BATCH, ServedNetwork
-from raycomp.deployment.serving.policy import NetworkPolicy
+from raycomp.deployment.serving.policy import NetworkPolicy, Speed
 from raycomp.deployment.serving.requests import MAX_BODY_BYTES, TOO_LARGE, read_request
 from raycomp.deployment.serving.service import UNAVAILABLE, FamilyService
 from raycomp.errors import RequestError, UserError
@@ -67,6 +67,7 @@ class FamilyApp:
         batch_ms = [speeds[member.name].batch_ms(MAX_BATCH) for member in members]
         self._ladder = [member.name for member in choose_ladder(members, batch_ms)]
         self._policy = NetworkPolicy([speeds[name] for name in self._ladder], p95_ms, MAX_BATCH)
+        self._notices += self._describe_target(p95_ms, speeds)
         self._names = {member.full_name: member.name for member in members}
         self._names |= {member.name: member.name for member in members}
         self._models = [
@@ -80,6 +81,18 @@ class FamilyApp:
         ]
         self._service: FamilyService | None = None
 
+    def _describe_target(self, p95_ms: float | None, speeds: Mapping[str, Speed]) -> list[str]:
+        """Return a sentence where not even the fastest network keeps the target; none otherwise."""
+        fastest = self._ladder[-1]
+        single_ms = speeds[fastest].batch_ms(1)
+        if p95_ms is None or single_ms <= p95_ms:
+            return []
+        return [
+            f"The target of {p95_ms:g} ms cannot be kept for the longest texts: {fastest}, the fastest "
+            f"network, takes {single_ms:.3g} ms for one of them. Choose a larger --p95-ms, or serve a "
+            "smaller model."
+        ]
+
     async def __call__(self, request: Request) -> JSONResponse:
         """Return the response to a request. Bad input gets a status from 400 and one sentence."""
         try:
@@ -91,6 +104,15 @@ class FamilyApp:
             logging.getLogger("ray.serve").exception("A request failed")
             message = "The server failed to answer; its log has the cause."
             return JSONResponse({"error": message}, SERVER_ERROR)
+
+    async def check_health(self) -> None:
+        """Tell Ray Serve whether this replica works. It replaces a replica that raises an error here.
+
+        Raises:
+            RuntimeError: The queue has stopped.
+        """
+        if self._service is not None and self._service.has_failed:
+            raise RuntimeError("The queue of this replica has stopped.")
 
     async def list_notices(self) -> list[str]:
         """Return sentences about networks that run otherwise than the user asked for."""
@@ -125,7 +147,8 @@ class FamilyApp:
         if path == "/models":
             return JSONResponse({"models": self._models})
         if path == "/health":
-            return JSONResponse(service.state(), UNAVAILABLE if service.is_closed else 200)
+            state = service.state()
+            return JSONResponse(state, 200 if state["status"] == "ok" else UNAVAILABLE)
 
         body = await _read_body(request)
         text_request = read_request(body, self._names, takes_pairs=self._takes_pairs)

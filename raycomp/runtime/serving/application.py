@@ -20,6 +20,10 @@ REPLY_SECONDS = 60.0
 """Longest time until a replica replies. It computes in another thread, and can reply at any time."""
 
 
+NOTICE_SECONDS = 2.0
+"""Longest time for notices. They are asked for again, and Ctrl-C must not wait for them."""
+
+
 @dataclass(frozen=True)
 class ServerOutcome:
     """What became of the requests that a server accepted.
@@ -106,7 +110,7 @@ def say_notices(handle: Any, say: Callable[[str], None]) -> bool:
         Whether all of them replied. Ray Serve may not know its replicas yet.
     """
     try:
-        notices = handle.broadcast("list_notices").results(timeout_s=REPLY_SECONDS)
+        notices = handle.broadcast("list_notices").results(timeout_s=NOTICE_SECONDS)
     # As in `_ask`. The server works without the notices.
     except Exception:
         return False

@@ -26,7 +26,7 @@ from raycomp.runtime.serving.application import (
     say_notices,
     start_in_thread,
 )
-from raycomp.runtime.serving.family import INT8, FamilyMember, prepare_family
+from raycomp.runtime.serving.family import FamilyMember, prepare_family
 from raycomp.storage.files import read_json
 from raycomp.storage.layout import RunLayout
 
@@ -42,6 +42,9 @@ policy sees it, and a request beyond must reach the replica to be refused."""
 MAX_QUEUED = MAX_ONGOING
 """Requests that wait in Ray Serve until a replica takes them; others get status 503. Without a limit,
 they would wait where neither the policy nor `time_ms` sees them."""
+
+HEAD = "node:__internal_head__"
+"""Resource that Ray gives the head node."""
 
 LAST_ANSWER_SECONDS = 0.5
 """Time from the last answer of a replica until the proxy stops."""
@@ -79,7 +82,9 @@ def serve_run(run_dir: Path, settings: ServeSettings, say: Callable[[str], None]
         UserError: A package or a model is missing, the port is in use, or the cluster cannot be used.
     """
     require_serve()
-    _check_port_is_free(settings.host, settings.port)
+    # A cluster's server listens on its head node, where this machine's ports say nothing.
+    if not os.environ.get("RAY_ADDRESS"):
+        _check_port_is_free(settings.host, settings.port)
     run_dir = run_dir.resolve()
     members = prepare_family(run_dir, settings, say)
 
@@ -133,11 +138,10 @@ def _serve_until(
         return ServerOutcome(0)
 
     names = ", ".join(member.name for member in members)
-    say(f"Serving {names} on http://{settings.host}:{settings.port}. Ctrl-C stops the server.")
-    must_ask = _has_other_nodes() and any(member.runtime == INT8 for member in members)
+    say(f"Serving {names} on {_describe_address(settings)}. Ctrl-C stops the server.")
+    has_notices = True
     while not stop.wait(1.0):
-        # Only a node with another CPU than that of this machine has something to say.
-        must_ask = must_ask and not say_notices(handle, say)
+        has_notices = has_notices and not say_notices(handle, say)
 
     # A client that comes from now on learns from the replicas that the server is shutting down.
     outcome = close_application(handle, say)
@@ -146,8 +150,14 @@ def _serve_until(
     return outcome
 
 
-def _has_other_nodes() -> bool:
-    return len([node for node in ray.nodes() if node["Alive"]]) > 1
+def _describe_address(settings: ServeSettings) -> str:
+    """Return where the server listens. On a cluster, this is the head node."""
+    heads = [node for node in ray.nodes() if node["Alive"] and HEAD in node["Resources"]]
+    if heads and heads[0]["NodeID"] != ray.get_runtime_context().get_node_id():
+        node = heads[0]["NodeManagerAddress"]
+        return f"{settings.host}, port {settings.port}, of the head node {node}"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{settings.port}"
 
 
 def _describe_wait(settings: ServeSettings) -> str:

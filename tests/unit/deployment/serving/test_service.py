@@ -167,6 +167,30 @@ def test_the_policy_learns_from_the_time_of_the_forward_passes(monkeypatch: pyte
     assert seen == [(0, 2, FORWARD_MS)]
 
 
+def test_a_queue_that_fails_refuses_requests_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests would otherwise wait for ever, and Ray Serve would see a healthy replica."""
+
+    def fail(*_: Any) -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(NetworkPolicy, "choose", fail)
+
+    async def check() -> None:
+        server = Server()
+        assert server.service.state()["status"] == "ok"
+        with pytest.raises(RequestError, match="starts again"):
+            await server.send("first")
+        assert server.service.has_failed
+        assert server.service.state()["status"] == "failed"
+        with pytest.raises(RequestError, match="starts again") as caught:
+            await server.send("later")
+        assert caught.value.status == 503
+        # A stop does not wait for answers that nothing computes.
+        await server.service.drain()
+
+    run(check)
+
+
 def test_a_client_that_goes_away_is_not_computed() -> None:
     async def check() -> None:
         server = Server()

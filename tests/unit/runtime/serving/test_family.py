@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from raycomp.deployment.format_settings import FormatSettings
+from raycomp.deployment.serving import settings as settings_module
 from raycomp.deployment.serving.settings import ServeSettings, read_serve_settings
 from raycomp.errors import UserError
 from raycomp.runtime.serving import family
@@ -211,6 +212,9 @@ def test_a_node_whose_sums_would_overflow_uses_the_file_in_fp32(
     # The policy compares the scores of the files that answer.
     assert fitted.selection == (0.9 if runtime == "onnxruntime" else 0.8)
     assert ("written on Some CPU" in notice) is (runtime == "onnxruntime")
+    # An export that was asked for INT8 only has no ONNX file in fp32.
+    (tmp_path / "onnx" / "model.onnx").unlink()
+    assert fit_member(member)[0].runtime == ("torch" if runtime == "onnxruntime" else runtime)
 
 
 def make_member(name: str, selection: float) -> FamilyMember:
@@ -245,6 +249,14 @@ def test_settings_of_the_command() -> None:
     # More replicas than CPUs still have a thread each.
     assert settings.threads == 1
     assert read_serve_settings("", "torch", None, "::", 1, 1, 5).threads == 5
+
+
+def test_a_missing_package_of_a_runtime_names_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings_module, "missing_onnx_packages", lambda: ["onnxscript"])
+    words = r"runtime onnxruntime-int8 needs the package onnxscript.*or choose --runtime torch"
+    with pytest.raises(UserError, match=words):
+        read_serve_settings("", "onnxruntime-int8", None, "127.0.0.1", 8000, 1, 0)
+    read_serve_settings("", "torch", None, "127.0.0.1", 8000, 1, 0)
 
 
 @pytest.mark.parametrize(

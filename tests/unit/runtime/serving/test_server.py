@@ -15,6 +15,7 @@ import pytest
 from transformers import BertForSequenceClassification
 
 from raycomp.deployment.serving.network import MAX_BATCH
+from raycomp.deployment.serving.policy import Speed
 from raycomp.deployment.serving.requests import MAX_BODY_BYTES
 from raycomp.deployment.serving.service import MAX_WAITING_TEXTS
 from raycomp.deployment.serving.settings import ServeSettings
@@ -131,6 +132,43 @@ def test_an_interrupted_stop_of_a_replica_names_both_numbers(app: Any) -> None:
     assert asyncio.run(check()) == (0, 0)
 
 
+def test_a_replica_whose_queue_has_failed_is_not_healthy(
+    app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(app.check_health())
+    monkeypatch.setattr(app, "_service", SimpleNamespace(has_failed=True))
+    with pytest.raises(RuntimeError, match="has stopped"):
+        asyncio.run(app.check_health())
+
+
+def test_a_target_that_no_network_keeps_is_named(app: Any) -> None:
+    speeds = {"half": Speed(1.0, 4.0)}
+    assert asyncio.run(app.list_notices()) == []
+    assert app._describe_target(None, speeds) == app._describe_target(5.0, speeds) == []
+    (notice,) = app._describe_target(4.9, speeds)
+    assert notice.startswith("The target of 4.9 ms cannot be kept for the longest texts: half, the fast")
+
+
+def test_the_address_is_that_of_the_node_that_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = {
+        "Alive": True,
+        "NodeID": "a",
+        "NodeManagerAddress": "10.0.0.1",
+        "Resources": {"node:__internal_head__": 1.0},
+    }
+    nodes = [{"Alive": True, "NodeID": "b", "Resources": {}}, head]
+
+    def describe(node_id: str, host: str) -> str:
+        context = SimpleNamespace(get_node_id=lambda: node_id)
+        fake = SimpleNamespace(nodes=lambda: nodes, get_runtime_context=lambda: context)
+        monkeypatch.setattr(server, "ray", fake)
+        return server._describe_address(ServeSettings(host=host))
+
+    assert describe("a", "127.0.0.1") == "http://127.0.0.1:8000"
+    assert describe("a", "::1") == "http://[::1]:8000"
+    assert describe("b", "0.0.0.0") == "0.0.0.0, port 8000, of the head node 10.0.0.1"
+
+
 @pytest.mark.parametrize(
     ("replicas", "threads", "words"),
     [
@@ -193,6 +231,7 @@ def test_a_port_in_use_stops_the_server_before_models_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "require_serve", lambda: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
