@@ -26,7 +26,7 @@ NOTICE_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class ServerOutcome:
-    """What became of the requests that a server accepted.
+    """Numbers of the requests that a server accepted, by their end.
 
     Attributes:
         answered: Requests that got an answer.
@@ -48,7 +48,7 @@ def start_in_thread(
     Args:
         start: The call. It stays behind in its thread if the event comes first.
         stop: Event that Ctrl-C and SIGTERM set.
-        describe_wait: Function that returns what the call may wait for, one sentence.
+        describe_wait: Function that returns one sentence on the resources that the call may lack.
         say: Function that shows one line.
     """
     result: Future[Any] = Future()
@@ -104,7 +104,7 @@ def close_application(handle: Any, say: Callable[[str], None]) -> ServerOutcome:
 
 
 def say_notices(handle: Any, say: Callable[[str], None]) -> bool:
-    """Show what the replicas have to say to the user; see `family.fit_member`.
+    """Show the notices of the replicas; see `app.FamilyApp.list_notices`.
 
     Returns:
         Whether all of them replied. Ray Serve may not know its replicas yet.

@@ -161,7 +161,7 @@ def _describe_address(settings: ServeSettings) -> str:
 
 
 def _describe_wait(settings: ServeSettings) -> str:
-    """Return what a server that does not start may wait for."""
+    """Return a sentence on the CPUs that a server needs before it starts."""
     free = ray.available_resources().get("CPU", 0)
     return (
         f"Its replicas ({settings.replicas}) need {settings.threads} CPUs each, and {free:g} CPUs of the "
