@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from raycomp.cli.options import AllowCode, RunPlace
+
+if TYPE_CHECKING:
+    from raycomp.runtime.serving.application import ServerOutcome
 
 
 def serve(
@@ -58,10 +61,14 @@ def serve(
     run_dir = open_run(run).local_directory()
     # A pipe gets each line when it is said.
     outcome = serve_run(run_dir, settings, lambda line: print(line, flush=True))
-    if outcome.refused:
-        print(
-            f"Stopped before all requests were answered: {outcome.answered:,} accepted requests were "
-            f"answered, and {outcome.refused:,} got status 503."
-        )
-    else:
-        print(f"Stopped. All {outcome.answered:,} accepted requests were answered.")
+    print(_describe_outcome(outcome))
+
+
+def _describe_outcome(outcome: ServerOutcome) -> str:
+    """Return the last line of the command."""
+    if not outcome.refused:
+        return f"Stopped. All {outcome.answered:,} accepted requests were answered."
+    return (
+        f"Stopped before all requests were answered: {outcome.answered:,} accepted requests were "
+        f"answered, and {outcome.refused:,} got status 503."
+    )

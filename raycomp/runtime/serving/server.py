@@ -245,10 +245,10 @@ def _check_cpus(settings: ServeSettings) -> None:
     """
     cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     # A replica is one process: it cannot use CPUs of two nodes.
-    room = sum(count // settings.threads for count in cpus)
-    if settings.replicas > room:
+    num_fitting = sum(count // settings.threads for count in cpus)
+    if settings.replicas > num_fitting:
         raise UserError(
-            f"The cluster has CPUs for {room} replicas with {settings.threads} threads, and "
+            f"The cluster has CPUs for {num_fitting} replicas with {settings.threads} threads, and "
             f"{settings.replicas} are asked for. Its largest node has {max(cpus, default=0)} CPUs. "
             "Choose smaller numbers with --replicas and --threads."
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from raycomp.cli.serve import _describe_outcome
 from raycomp.errors import UserError
 from raycomp.runtime.serving import application
 from raycomp.runtime.serving.application import (
@@ -107,3 +108,9 @@ def test_the_notices_of_the_replicas_are_shown_once() -> None:
         FakeHandle(lambda _: [["half runs in fp32."], ["half runs in fp32."], []]), said.append
     )
     assert said == ["half runs in fp32."]
+
+
+def test_the_last_line_of_the_command_names_requests_without_an_answer() -> None:
+    assert _describe_outcome(ServerOutcome(3)) == "Stopped. All 3 accepted requests were answered."
+    line = _describe_outcome(ServerOutcome(1200, refused=5))
+    assert "1,200 accepted requests were answered, and 5 got status 503." in line
