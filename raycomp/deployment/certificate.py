@@ -24,6 +24,12 @@ FILE_QUANTITIES = ("latency_ms", "p95_ms", "p99_ms", "memory_mb", "size_mb")
 PASS = "PASS"  # nosec B105 - a verdict
 FAIL = "FAIL"
 
+NOT_CERTIFIED = "NOT CERTIFIED"
+"""Verdict of a model whose limits are not all judged: this machine is not its device."""
+
+MACHINE_QUANTITIES = ("latency_ms", "p95_ms", "p99_ms", "memory_mb")
+"""Quantities that differ between machines. Counts and file sizes do not."""
+
 
 @dataclass(frozen=True)
 class Latency:

@@ -85,6 +85,19 @@ def same_cpu(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     return all(first.get(key) == second.get(key) for key in ("model", "instruction_sets"))
 
 
+def is_same_device(machine: Mapping[str, Any], device: Mapping[str, Any], threads: int) -> bool:
+    """Return whether times of a machine are those of a device that was profiled.
+
+    A virtual machine with the same CPU can have fewer of them: threads then wait for each other.
+
+    Args:
+        machine: Machine that measures, as `describe_cpu` describes it.
+        device: Machine of the profile, likewise.
+        threads: Threads of one operation.
+    """
+    return same_cpu(machine, device) and int(machine.get("cpus", threads)) >= threads
+
+
 def _find_model(cpuinfo: str) -> str:
     """Return the name of the CPU, from the text of /proc/cpuinfo and from the system."""
     names = re.search(r"^(?:model name|Processor|Hardware|cpu|uarch)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)

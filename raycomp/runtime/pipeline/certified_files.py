@@ -7,7 +7,7 @@ from typing import Any
 
 from raycomp.config.budget import BudgetSettings
 from raycomp.deployment.certificate import DeploymentLimit
-from raycomp.deployment.cpu import describe_machine, same_cpu
+from raycomp.deployment.cpu import describe_machine, is_same_device
 from raycomp.deployment.format_settings import RUNTIME_FILES, FormatSettings, TimedReference
 from raycomp.methods.base import Deployable
 from raycomp.methods.context import RunContext
@@ -66,8 +66,8 @@ def _find_reference(context: RunContext, budget: BudgetSettings) -> TimedReferen
     conditions = context.device.tables[budget.name].conditions
     if not isinstance(budget.latency_ms, str) or conditions.runtime not in RUNTIME_FILES:
         return None
-    machine = context.device.tables[budget.name].machine
-    if not same_cpu(machine, describe_machine(conditions.threads)):
+    device = context.device.tables[budget.name].machine
+    if not is_same_device(describe_machine(conditions.threads), device, conditions.threads):
         return None
     path = export_teacher(context, conditions) / RUNTIME_FILES[conditions.runtime]
     if not path.exists():

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raycomp.config.budget import BUDGET_KINDS, SEVERAL, BudgetSettings
-from raycomp.deployment.certificate import FAIL, PASS
-from raycomp.deployment.cpu import UNKNOWN, same_cpu
+from raycomp.deployment.certificate import FAIL, MACHINE_QUANTITIES, NOT_CERTIFIED, PASS
+from raycomp.deployment.cpu import UNKNOWN, is_same_device, same_cpu
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.device_table import DeviceTable
 from raycomp.errors import UserError
@@ -23,9 +23,6 @@ from raycomp.storage.files import read_json, write_json
 
 MAX_TIGHTENINGS = 3
 """How often the search of a budget continues after a model that failed."""
-
-NOT_CERTIFIED = "NOT CERTIFIED"
-"""Verdict of a model for a device that this machine is not."""
 
 SHIPPED_KEYS = ("machine", "files", "limits", "passing_files", "notes", "slowdown")
 """Keys of the certificate that the export of a model gets."""
@@ -43,7 +40,8 @@ class Measurement:
 
     Attributes:
         certificate: Content of its certificate.
-        values: Measured value of each limit, by kind; None where it was not measured.
+        values: Measured value of each limit that this machine can judge, by kind; None where it was not
+            measured. Times and memory are left out on another machine than the device.
         verdict: "PASS", "FAIL" or "NOT CERTIFIED".
         fallback: Why the file is in fp32 although its budget is for INT8; empty where it is not.
     """
@@ -106,8 +104,12 @@ def _measure(
     limits = context.budget_costs.limits(budget)
     file = _find_file(certificate, table.conditions.runtime)
     values: dict[str, float | None] = {}
+    is_device = is_same_device(certificate["machine"], table.machine, table.conditions.threads)
 
     for kind in limits:
+        # The times of another machine say nothing about the device. Sizes are the same on both.
+        if kind in MACHINE_QUANTITIES and not is_device:
+            continue
         if kind in BUDGET_KINDS:
             values[kind] = float(certificate[kind])
         else:
@@ -115,11 +117,9 @@ def _measure(
 
     # A limit that could not be measured must not pass.
     is_met = all(value is not None and value <= limits[kind] for kind, value in values.items())
-    verdict = PASS if is_met else FAIL
-
-    # The times of another machine say nothing about the device.
-    if not same_cpu(table.machine, certificate["machine"]):
-        verdict = NOT_CERTIFIED
+    verdict = FAIL
+    if is_met:
+        verdict = PASS if len(values) == len(limits) else NOT_CERTIFIED
     return Measurement(certificate, values, verdict, _describe_fallback(certificate, table, file))
 
 
@@ -228,21 +228,17 @@ def _with_measurement(
     measured = measurement.certificate
     certificate = {key: measured[key] for key in SHIPPED_KEYS if key in measured}
     limits = context.budget_costs.limits(budget)
+    values = measurement.values
     if measurement.verdict == NOT_CERTIFIED:
-        # Figures of another CPU say nothing about the device.
         arch = Architecture.from_json(str(deployable.arch))
-        cost = context.budget(budget).cost(arch)
-        model = context.device.tables[budget.name].machine.get("model", UNKNOWN)
-        cpu = "a CPU that its system does not name" if model == UNKNOWN else model
-        note = (
-            f"The cost is predicted from the profile of {cpu}. The figures of the files are of the "
-            "machine of the run. Certify the model on the device with `raycomp export`."
-        )
+        predicted = {kind: context.budget_costs.cost_of_kind(budget, kind, arch) for kind in limits}
+        # A file can be larger than predicted, for example where INT8 was refused.
+        values = {**predicted, **values}
+        note = _describe_prediction(context, budget, measurement)
         certificate["notes"] = [*certificate["notes"], note]
-    elif budget.kind == SEVERAL:
-        cost = _excess(measurement.values, limits)
-    else:
-        cost = float(measurement.values[budget.kind] or 0.0)
+    cost = _excess(values, limits) if budget.kind == SEVERAL else float(values[budget.kind] or 0.0)
+    if measurement.fallback:
+        certificate["fallback"] = measurement.fallback
 
     return replace(
         deployable,
@@ -250,6 +246,25 @@ def _with_measurement(
         verdict=measurement.verdict,
         certificate={**deployable.certificate, **certificate, "verdict": measurement.verdict},
         measured_files=context.layout.devices.certified / f"{context.method}-{budget.name}",
+    )
+
+
+def _describe_prediction(context: RunContext, budget: BudgetSettings, measurement: Measurement) -> str:
+    """Return which limits of a model are predicted, from which profile, and why."""
+    table = context.device.tables[budget.name]
+    machine = measurement.certificate["machine"]
+    model = table.machine.get("model", UNKNOWN)
+    cpu = "a CPU that its system does not name" if model == UNKNOWN else model
+    kinds = [kind for kind in budget.limits if kind not in measurement.values]
+
+    reason = ""
+    if same_cpu(machine, table.machine):
+        threads = table.conditions.threads
+        reason = f" The machine of the run has {machine['cpus']} CPUs for {threads} threads."
+    return (
+        f"{' and '.join(kinds)} {'is' if len(kinds) == 1 else 'are'} predicted from the profile of "
+        f"{cpu}.{reason} The figures of the files are of the machine of the run. Certify the model on "
+        "the device with `raycomp export`."
     )
 
 
@@ -269,7 +284,8 @@ def _list_values(values: Any) -> str:
 def list_verdicts(deployables: Sequence[Deployable]) -> list[str]:
     """Return the verdict of each model for a device, as lines for the user."""
     return [
-        f"Budget {entry.budget}: {entry.verdict}, {entry.kind} {entry.cost:,.4g} of {entry.limit:,.4g}."
+        f"Budget {entry.budget}: {entry.verdict}, {entry.kind} {entry.cost:,.4g} of {entry.limit:,.4g}. "
+        f"{entry.certificate.get('fallback', '')}".rstrip()
         for entry in deployables
         if entry.verdict is not None and entry.cost is not None
     ]

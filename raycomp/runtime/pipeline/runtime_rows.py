@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from raycomp.deployment.cpu import pinned_to_cpus
+from raycomp.deployment.cpu import is_same_device, pinned_to_cpus
 from raycomp.deployment.format_settings import RUNTIME_FILES
 from raycomp.deployment.latency import measure_by_length_ms
 from raycomp.deployment.runtimes import TokenForward, open_session, session_forward
@@ -74,8 +74,12 @@ def _group_by_conditions(
     for entry in deployables:
         if entry.measured_files is None or entry.verdict != "PASS":
             continue
+        # A limit on the size is judged on every machine.
+        table = context.device.tables[entry.budget]
+        conditions = table.conditions
+        if not is_same_device(entry.certificate["machine"], table.machine, conditions.threads):
+            continue
         if (entry.measured_files / RUNTIME_FILES["onnxruntime"]).exists():
-            conditions = context.device.tables[entry.budget].conditions
             groups.setdefault(replace(conditions, runtime="onnxruntime"), []).append(entry)
     return groups
 

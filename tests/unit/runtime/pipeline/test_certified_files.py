@@ -51,6 +51,11 @@ def test_the_teacher_s_file_is_the_reference_of_a_share(
     expected = TimedReference(folder / ONNX_FILE, "latency_ms", pytest.approx(full))
     assert reference == (expected if has_reference else None)
 
+    # A machine with too few CPUs is not the device, and the share is then not judged.
+    fewer = {**describe_machine(1), "cpus": 0}
+    monkeypatch.setattr(certified_files, "describe_machine", lambda threads: fewer)
+    assert certified_files._find_reference(context, context.job.budget[0]) is None
+
 
 def test_a_model_is_measured_again_where_the_run_resumes_on_another_cpu(
     tiny_job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

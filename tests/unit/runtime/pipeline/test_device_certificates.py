@@ -17,7 +17,11 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 from raycomp.methods.base import Deployable
 from raycomp.methods.context import RunContext
-from raycomp.runtime.pipeline.device_certificates import MAX_TIGHTENINGS, certify_budgets
+from raycomp.runtime.pipeline.device_certificates import (
+    MAX_TIGHTENINGS,
+    certify_budgets,
+    list_verdicts,
+)
 from raycomp.search.setup import make_space
 from tests.unit.invented_device import InventedBench, make_table
 
@@ -225,7 +229,68 @@ def test_a_model_for_another_cpu_is_deployed_with_its_prediction(
     assert (edge.verdict, len(asked)) == ("NOT CERTIFIED", 1)
     time = InventedBench().time(Architecture.from_json(str(edge.arch)))
     assert edge.cost == pytest.approx(time)
-    assert "predicted from the profile of a phone" in edge.certificate["notes"][-1]
+    assert "latency_ms is predicted from the profile of a phone" in edge.certificate["notes"][-1]
+
+
+def with_larger_files(ratio: float, **figures: Any) -> Callable[..., dict[str, Any]]:
+    """Return a function that measures files of `ratio` times their size, on a slow machine."""
+    inner = certifier(lambda arch: 50.0, **figures)
+
+    def certify(context: RunContext, deployable: Deployable) -> dict[str, Any]:
+        certificate = inner(context, deployable)
+        certificate["files"][0]["size_mb"] *= ratio
+        return certificate
+
+    return certify
+
+
+PHONE = {"model": "a phone", "instruction_sets": ["asimddp"]}
+
+
+def test_a_file_that_is_too_large_fails_on_every_cpu(tiny_job: dict[str, Any], tmp_path: Path) -> None:
+    """INT8 was refused on the machine of the run: the file that is shipped is larger than predicted."""
+    budgets = [{"name": "edge", "latency_ms": 100, "size_mb": 5}]
+    context = make_context(tiny_job, tmp_path, budgets, PHONE)
+    method = Method()
+    said: list[str] = []
+    (edge,) = certify_budgets(context, method.compress, with_larger_files(1.2), said.append)
+    assert (edge.verdict, len(method.asked)) == ("NOT CERTIFIED", 2)
+    assert "the measured file has size_mb" in said[0], "times of this machine are not compared"
+    corrections = json.loads(context.files.device_corrections.read_text())
+    assert list(corrections["edge"]["factors"]) == ["size_mb"]
+    arch = Architecture.from_json(str(edge.arch))
+    bench = InventedBench()
+    shares = [bench.time(arch) / 100, 1.2 * bench.size(arch) / 5]
+    assert edge.cost == pytest.approx(max(shares)), "the size is the measured one"
+
+
+def test_a_limit_on_the_size_only_is_certified_on_every_cpu(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    context = make_context(tiny_job, tmp_path, [{"name": "edge", "size_mb": 5}], PHONE)
+    (edge,) = certify_budgets(context, Method().compress, with_larger_files(1.0), print)
+    assert edge.verdict == "PASS"
+
+
+def test_a_machine_with_fewer_cpus_than_threads_is_not_the_device(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    budgets = [{"name": "edge", "latency_ms": 7, "threads": 8}]
+    machine = {**describe_machine(8), "cpus": 8}
+    context = make_context(tiny_job, tmp_path, budgets, machine)
+    table = context.device.tables["edge"]
+    table = replace(table, conditions=replace(table.conditions, threads=8))
+    context.layout.devices.profile.write_text(json.dumps({"edge": table.to_dict()}))
+    context.forget_device()
+
+    certify = certifier(lambda arch: 50.0, machine={**machine, "cpus": 2})
+    (edge,) = certify_budgets(context, Method().compress, certify, print)
+    assert edge.verdict == "NOT CERTIFIED"
+    assert "The machine of the run has 2 CPUs for 8 threads." in edge.certificate["notes"][-1]
+
+    certify = certifier(lambda arch: 0.9, machine=machine)
+    (edge,) = certify_budgets(context, Method().compress, certify, print)
+    assert edge.verdict == "PASS"
 
 
 def test_a_certificate_of_another_cpu_than_the_device_s_is_not_a_pass(
@@ -255,6 +320,12 @@ def test_a_budget_for_int8_says_why_its_file_is_in_fp32(tiny_job: dict[str, Any]
     assert edge.build is None
     if edge.verdict == "FAIL":
         assert refusal in edge.reason
+
+    # The file in fp32 can meet the limit.
+    context.files.device_corrections.unlink()
+    certify = certifier(lambda arch: 0.9, notes=[refusal])
+    (edge,) = certify_budgets(context, Method().compress, certify, said.append)
+    assert list_verdicts([edge])[0].endswith(f"of 7. This is the file in fp32. {refusal}")
 
 
 def test_a_model_without_a_file_for_its_runtime_is_one_message(

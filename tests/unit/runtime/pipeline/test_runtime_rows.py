@@ -25,6 +25,7 @@ TIMES = {
     "edge/fp32": [2.0, 2.0, 20.0, 20.0],
     "edge/int8": [1.0, 1.0, 10.0, 10.0],
 }
+MACHINE = {"model": "an invented CPU", "instruction_sets": [], "cpus": 2}
 NAMES = {"model.onnx": "fp32", "model_int8.onnx": "int8"}
 
 
@@ -59,7 +60,7 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     layout = RunLayout(run_dir)
     teacher = write_files(layout.devices.certified / "teacher", *NAMES)
     monkeypatch.setattr(runtime_rows, "export_teacher", lambda context, conditions: teacher)
-    table = SimpleNamespace(conditions=Conditions("onnxruntime-int8", 2, 1, (64,)))
+    table = SimpleNamespace(conditions=Conditions("onnxruntime-int8", 2, 1, (64,)), machine=MACHINE)
     run = SimpleNamespace(
         run_dir=run_dir,
         layout=layout,
@@ -76,7 +77,10 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def deployable(verdict: str | None, files: Path | None) -> Deployable:
-    return Deployable("edge", "latency_ms", 5.0, None, verdict=verdict, measured_files=files)
+    return Deployable(
+        "edge", "latency_ms", 5.0, None, verdict=verdict, measured_files=files,
+        certificate={"machine": MACHINE},
+    )  # fmt: skip
 
 
 def test_files_are_compared_with_the_quantised_teacher_pass_by_pass(context: Any, tmp_path: Path) -> None:
@@ -106,6 +110,15 @@ def test_models_for_another_machine_are_not_timed(
 ) -> None:
     folder = write_files(tmp_path / "edge", *NAMES)
     record_runtimes(context, [deployable(verdict, folder), deployable(verdict, None)])
+    assert read_table(context.run_dir, "runtimes").empty
+
+
+@pytest.mark.parametrize("changes", [{"model": "another CPU"}, {"cpus": 1}])
+def test_a_model_that_passed_by_its_size_on_another_machine_is_not_timed(
+    context: Any, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    entry = deployable("PASS", write_files(tmp_path / "edge", *NAMES))
+    record_runtimes(context, [replace(entry, certificate={"machine": {**MACHINE, **changes}})])
     assert read_table(context.run_dir, "runtimes").empty
 
 
