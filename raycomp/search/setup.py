@@ -6,11 +6,13 @@ processes starts in a second.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from raycomp.config.budget import BUDGET_KINDS, BudgetSettings, width_step
 from raycomp.config.job import Job
@@ -138,8 +140,16 @@ class SearchSetup:
     def forget_device(self) -> None:
         """Read tables and corrections again: the run has measured."""
         self._device = None
-        for name in ("_budget_functions", "budget_costs"):
+        # The costs of a copied setup would ask the functions of the setup that it was copied from.
+        for name in ("_budget_functions", "budget_costs", "costs"):
             self.__dict__.pop(name, None)
+
+    def uncorrected(self) -> Self:
+        """Return this setup with the predictions of the profiles, as they were before any certificate."""
+        setup = copy.copy(self)
+        setup.forget_device()
+        setup._device = replace(self.device, corrections={})
+        return setup
 
     @property
     def flops_length(self) -> int:

@@ -75,6 +75,9 @@ def certify_budgets(
         for budget in open_budgets:
             deployable = deployables[budget.name]
             if deployable.build is None:
+                # After a correction, no network of the space is predicted to meet the limits.
+                if _read_corrections(context).get(budget.name) is not None:
+                    deployables[budget.name] = _give_up(context, budget, deployable)
                 continue
             measurement = _measure(context, budget, deployable, certify)
             if measurement.verdict == FAIL:
@@ -166,8 +169,7 @@ def _tighten(
 
     The recorded factors make the predictions of its budget as large as the measured values.
     """
-    path = context.files.device_corrections
-    entries = read_json(path) if path.exists() else {}
+    entries = _read_corrections(context)
     entry = entries.get(budget.name, {"factors": {}, "attempts": 0, "nearest": None})
     limits = context.budget_costs.limits(budget)
     arch = Architecture.from_json(str(deployable.arch))
@@ -190,7 +192,7 @@ def _tighten(
             "fallback": measurement.fallback,
         }
     entry["attempts"] += 1
-    write_json(path, {**entries, budget.name: entry})
+    write_json(context.files.device_corrections, {**entries, budget.name: entry})
 
     can_continue = entry["attempts"] <= MAX_TIGHTENINGS
     if can_continue:
@@ -207,15 +209,25 @@ def _tighten(
     return can_continue
 
 
+def _read_corrections(context: RunContext) -> dict[str, Any]:
+    """Return what is recorded of failed models, by budget; empty before the first of them."""
+    path = context.files.device_corrections
+    return read_json(path) if path.exists() else {}
+
+
 def _give_up(context: RunContext, budget: BudgetSettings, deployable: Deployable) -> Deployable:
     """Return the deployable without a model that names the nearest model."""
-    nearest = read_json(context.files.device_corrections)[budget.name]["nearest"]
+    entry = _read_corrections(context)[budget.name]
+    nearest = entry["nearest"]
+    # A run that is resumed after the last attempt counts the same model again.
+    attempts = min(entry["attempts"], MAX_TIGHTENINGS + 1)
     limits = context.budget_costs.limits(budget)
     # A record of an earlier version lacks this key.
     fallback = f" {nearest['fallback']}" if nearest.get("fallback") else ""
+    measurements = "1 measurement" if attempts == 1 else f"{attempts} measurements"
     reason = (
-        f"Budget {budget.name}: no model met {_list_values(limits)} in {MAX_TIGHTENINGS + 1} "
-        f"measurements. The nearest one has {_list_values(nearest['values'])}: {nearest['arch']}."
+        f"Budget {budget.name}: no model met {_list_values(limits)} in {measurements}. The nearest one "
+        f"has {_list_values(nearest['values'])}: {nearest['arch']}."
         f"{fallback} Raise the limit, or profile the device again while no other program runs."
     )
     return replace(deployable, build=None, arch=None, arch_id=None, verdict=FAIL, reason=reason)

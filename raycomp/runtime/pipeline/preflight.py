@@ -73,7 +73,12 @@ def _check_teacher(context: RunContext) -> None:
 
 
 def unmet_budgets(context: RunContext) -> dict[str, str]:
-    """Return for each budget why no method of the job meets it; an empty text where one does."""
+    """Return for each budget why no method of the job meets it; an empty text where one does.
+
+    Corrections of an interrupted run do not count: a budget that they leave without a network is reported
+    with its nearest model, and the others are deployed.
+    """
+    context = context.uncorrected()
     reasons = {}
     for budget in context.job.budget:
         reasons[budget.name] = ""

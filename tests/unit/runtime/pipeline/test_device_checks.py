@@ -113,6 +113,38 @@ def test_budgets_that_no_network_meets_are_said_after_the_measurement(
         check_budgets(context)
 
 
+def test_corrections_of_an_interrupted_run_do_not_end_it(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    budgets = ({"latency_ms": 5}, {"params": "0.9x"})
+    context = make_context(tiny_job, tmp_path / "run", *budgets)
+    record(context)
+    entry = {"factors": {"latency_ms": 100.0}, "attempts": 1, "nearest": None}
+    context.files.device_corrections.write_text(json.dumps({"b0": entry}))
+
+    # The correction leaves the first budget without a network; the second one can still be deployed.
+    resumed = make_context(tiny_job, tmp_path / "run", *budgets)
+    check(resumed)
+    check_budgets(resumed)
+    smallest = resumed.space.smallest()
+    assert not resumed.budget(resumed.job.budget[0]).is_met_by(smallest), "the search has the correction"
+
+
+def test_each_method_has_its_own_corrections(tiny_job: dict[str, Any], tmp_path: Path) -> None:
+    """The checks of a resumed run ask for costs before its methods do."""
+    context = make_context(tiny_job, tmp_path / "run", {"latency_ms": 5})
+    record(context)
+    own = RunContext(context.job, context.run_dir, method="hat")
+    own.files.device_corrections.parent.mkdir(parents=True, exist_ok=True)
+    entry = {"factors": {"latency_ms": 1.5}, "attempts": 1, "nearest": None}
+    own.files.device_corrections.write_text(json.dumps({"b0": entry}))
+
+    smallest = context.space.smallest()
+    (budget,) = context.job.budget
+    cost = context.budget(budget).cost(smallest)
+    assert context.for_method("hat").budget(budget).cost(smallest) == pytest.approx(1.5 * cost)
+
+
 def test_a_profile_that_changes_during_a_run_is_refused(tiny_job: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "edge.json"
     context = make_context(tiny_job, tmp_path / "run", {"latency_ms": 5, "profile": str(path)})
