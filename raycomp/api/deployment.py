@@ -58,7 +58,10 @@ class Deployment:
 
     @property
     def latency_ms(self) -> float:
-        """Median time of one sequence on the machine of the run, in milliseconds."""
+        """Median time of one sequence in PyTorch (fp32) on the machine of the run, in milliseconds.
+
+        The `latency_ms` of a budget limits the exported file in its runtime: `figures["cost"]`.
+        """
         return float(self.figures["latency_ms"])
 
     def save(self, folder: str | Path, **options: Any) -> Path:
@@ -97,7 +100,8 @@ class Deployment:
         Args:
             folder: New or empty directory.
             formats: Formats to write and to measure, such as ("onnx", "int8", "plain").
-            batches: Batch sizes to time; empty is 1 and 32.
+            batches: Batch sizes to time; empty is 1 and 32. Without batches, lengths and threads, a model
+                for a device is measured under the conditions of its budget.
             lengths: Tokens of a text to time; empty is the length of the task.
             threads: Threads of one operation; 0 is all CPUs.
             limits: Further limits, such as ["latency_ms=8"], at the first batch and length.

@@ -71,6 +71,9 @@ def export(
 ) -> None:
     """Write the model of one budget, or of all budgets, to a directory that plain transformers loads.
 
+    Without --batch, --length and --threads, a model for a device is measured under the conditions of its
+    budget, and all limits of the budget are judged.
+
     Example: raycomp export runs/quickstart-1f3a9c02 --budget half --out models/half --formats onnx,int8
     """
     from raycomp.api.run import open_run

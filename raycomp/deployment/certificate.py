@@ -24,8 +24,11 @@ FILE_QUANTITIES = ("latency_ms", "p95_ms", "p99_ms", "memory_mb", "size_mb")
 PASS = "PASS"  # nosec B105 - a verdict
 FAIL = "FAIL"
 
+NOT_JUDGED = "NOT JUDGED"
+"""Verdict on a limit that this measurement cannot decide, and on a file that meets the other limits."""
+
 NOT_CERTIFIED = "NOT CERTIFIED"
-"""Verdict of a model whose limits are not all judged: this machine is not its device."""
+"""Verdict on a model that meets the judged limits, and has others that are not judged."""
 
 MACHINE_QUANTITIES = ("latency_ms", "p95_ms", "p99_ms", "memory_mb")
 """Quantities that differ between machines. Counts and file sizes do not."""
@@ -123,7 +126,7 @@ class Verdict:
         quantity: What is limited.
         limit: Largest allowed value.
         value: Measured or counted value; None where it could not be measured.
-        verdict: "PASS" or "FAIL". A value that was not measured fails.
+        verdict: "PASS", "FAIL" or "NOT JUDGED". A value that could not be measured fails.
     """
 
     file: str
@@ -190,12 +193,15 @@ def _judge(file: str, limit: DeploymentLimit, value: float | None) -> Verdict:
     return Verdict(file, limit.quantity, limit.limit, value, verdict)
 
 
-def find_passing_files(verdicts: Sequence[Verdict], files: Sequence[FileFigures]) -> list[str]:
-    """Return the files that meet every limit, in order."""
-    failing = {verdict.file for verdict in verdicts if verdict.verdict == FAIL}
-    if "" in failing:
-        return []
-    return [entry.file for entry in files if entry.file not in failing]
+def judge_file(limits: Sequence[Mapping[str, Any]], file: str) -> str:
+    """Return the verdict on one file: "PASS" where it meets every limit, "FAIL" or "NOT JUDGED".
+
+    Args:
+        limits: The verdicts of a certificate, as it has them under `limits`.
+        file: Path in the folder.
+    """
+    verdicts = {limit["verdict"] for limit in limits if limit["file"] in ("", file)}
+    return next((verdict for verdict in (FAIL, NOT_JUDGED) if verdict in verdicts), PASS)
 
 
 def build_certificate(
@@ -204,6 +210,8 @@ def build_certificate(
     limits: Sequence[DeploymentLimit],
     files: Sequence[FileFigures],
     notes: Sequence[str],
+    not_judged: Sequence[DeploymentLimit] = (),
+    limited: str = "",
 ) -> dict[str, Any]:
     """Return the content of certificate.json.
 
@@ -213,18 +221,26 @@ def build_certificate(
         limits: Limits of the budget and of the command line.
         files: What was measured of each file.
         notes: Formats that were not written, and why.
+        not_judged: Limits that this measurement cannot decide.
+        limited: File that must meet the limits; empty where one of the files must.
     """
     counts = {name: float(figures[name]) for name in MODEL_QUANTITIES if name in figures}
     verdicts = judge_limits(limits, counts, files)
-    passing = find_passing_files(verdicts, files)
+    verdicts += [Verdict("", entry.quantity, entry.limit, None, NOT_JUDGED) for entry in not_judged]
+    judged = [asdict(verdict) for verdict in verdicts]
+    by_file = {entry.file: judge_file(judged, entry.file) for entry in files}
+    decisive = {by_file[limited]} if limited in by_file else set(by_file.values())
+    verdict = PASS if PASS in decisive else FAIL
+    if NOT_JUDGED in decisive:
+        verdict = NOT_CERTIFIED
 
     return {
         **figures,
         "machine": dict(machine),
         "files": [asdict(entry) for entry in files],
-        "limits": [asdict(verdict) for verdict in verdicts],
-        "passing_files": passing,
-        "verdict": PASS if passing else FAIL,
+        "limits": judged,
+        "passing_files": [file for file, verdict in by_file.items() if verdict == PASS],
+        "verdict": verdict,
         "notes": list(notes),
     }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from raycomp.deployment.certificate import judge_file
 from raycomp.storage.files import write_json, write_text
 
 PAGE = "index.html"
@@ -57,7 +58,7 @@ def family_rows(certificates: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
                 "selection": entry["selection"],
                 "loss": entry["loss"],
                 "validation": certificate.get("validation"),
-                "verdict": "PASS" if entry["file"] in certificate["passing_files"] else "FAIL",
+                "verdict": judge_file(certificate["limits"], entry["file"]),
             }
             # One column per condition: a table of pandas needs no unpacking.
             for latency in entry["latencies"]:

@@ -25,6 +25,9 @@ WEIGHTS_FILE = Path("model.safetensors")
 RUNTIME_FILES = {"onnxruntime": ONNX_FILE, "onnxruntime-int8": INT8_FILE}
 """File of an export that each of these runtimes reads."""
 
+FORMAT_OF_RUNTIME = {"onnxruntime": "onnx", "onnxruntime-int8": "int8", "torch": "transformers"}
+"""Format that has the file of each of these runtimes."""
+
 OPENVINO_FORMATS = frozenset({"openvino", "openvino-int8"})
 ONNX_FORMATS = frozenset({"onnx", "int8"}) | OPENVINO_FORMATS
 """Formats that are made from the ONNX file in fp32."""
@@ -64,6 +67,8 @@ class FormatSettings:
         runtime: Runtime whose file must meet the limits: "torch", or one of `RUNTIME_FILES`. Empty: one
             of the files must.
         allow_code: Whether a metric function that the run names may be imported to score the files.
+        takes_budget_conditions: Whether batches, lengths and threads are those of the model's budget,
+            where it limits a time or memory.
     """
 
     formats: tuple[str, ...]
@@ -75,6 +80,7 @@ class FormatSettings:
     reference: TimedReference | None = None
     runtime: str = ""
     allow_code: bool = False
+    takes_budget_conditions: bool = False
 
     def num_threads(self) -> int:
         """Return the number of threads."""
@@ -120,7 +126,8 @@ def read_format_settings(
         formats: Names, or one text with commas between them; empty writes the folder of transformers.
         batches: Batch sizes; empty is `BATCHES`.
         lengths: Tokens of a text; empty is the length of the task.
-        threads: Threads of one operation; 0 is all CPUs.
+        threads: Threads of one operation; 0 is all CPUs. Without batches, lengths and threads, the
+            conditions of a model's budget replace these values.
         limits: Limits such as "latency_ms=8".
         allow_code: As in `FormatSettings`.
 
@@ -139,6 +146,7 @@ def read_format_settings(
         threads,
         tuple(parse_limits(limits)),
         allow_code=allow_code,
+        takes_budget_conditions=not (batches or lengths or threads),
     )
 
 

@@ -184,13 +184,17 @@ def find_limited(files: Sequence[WrittenFile], settings: FormatSettings) -> int 
 
     Where INT8 was refused, it is the file in fp32.
     """
-    if not settings.runtime:
-        return None
     paths = [file.path for file in files]
-    for path in (RUNTIME_FILES.get(settings.runtime, WEIGHTS_FILE), ONNX_FILE):
-        if path in paths:
-            return paths.index(path)
-    return None
+    path = choose_limited(paths, settings.runtime)
+    return None if path is None else paths.index(path)
+
+
+def choose_limited(paths: Sequence[Path], runtime: str) -> Path | None:
+    """Return the file that must meet the limits of a runtime; None where one of the files must."""
+    if not runtime:
+        return None
+    candidates = (RUNTIME_FILES.get(runtime, WEIGHTS_FILE), ONNX_FILE)
+    return next((path for path in candidates if path in paths), None)
 
 
 def _refuse_slow_files(

@@ -177,6 +177,12 @@ def write_card(folder: Path, card: dict[str, Any]) -> None:
     write_text(folder / "README.md", _render_card(card))
 
 
+def add_to_card(folder: Path, section: str) -> None:
+    """Add a section, Markdown, to the model card of an export."""
+    with (folder / "README.md").open("a", encoding="utf-8") as card:
+        card.write(section)
+
+
 def _save_tokenizer(tokenizer: Any, config: Any, folder: Path) -> None:
     """Write a tokenizer that truncates to the longest text of the model and sends what the model reads.
 

@@ -6,7 +6,6 @@ import shutil
 from typing import Any
 
 from raycomp.config.budget import BudgetSettings
-from raycomp.deployment.certificate import DeploymentLimit
 from raycomp.deployment.cpu import describe_machine, is_same_device
 from raycomp.deployment.format_settings import RUNTIME_FILES, FormatSettings, TimedReference
 from raycomp.methods.base import Deployable
@@ -39,7 +38,6 @@ def certify_file(context: RunContext, deployable: Deployable) -> dict[str, Any]:
 
 def _format_settings(context: RunContext, budget: BudgetSettings) -> FormatSettings:
     conditions = context.device.tables[budget.name].conditions
-    limits = context.budget_costs.limits(budget)
     return FormatSettings(
         FORMATS[conditions.runtime],
         reference=_find_reference(context, budget),
@@ -49,11 +47,6 @@ def _format_settings(context: RunContext, budget: BudgetSettings) -> FormatSetti
         # A run may import its own metric.
         allow_code=True,
         runtime=conditions.runtime,
-        limits=tuple(
-            DeploymentLimit(quantity_of(budget, kind), limit)
-            for kind, limit in limits.items()
-            if kind == "latency_ms"
-        ),
     )
 
 

@@ -19,7 +19,6 @@ from raycomp.config.references import is_reference
 from raycomp.data.batches import Batch, collate
 from raycomp.data.metrics import choose_safe_metric
 from raycomp.deployment.certificate import (
-    MODEL_QUANTITIES,
     DeploymentLimit,
     Latency,
     build_certificate,
@@ -28,14 +27,16 @@ from raycomp.deployment.certificate import (
 from raycomp.deployment.cpu import describe_cpu, describe_machine, same_cpu
 from raycomp.deployment.format_settings import FormatSettings, check_lengths
 from raycomp.deployment.formats import FormatResult, write_formats
-from raycomp.deployment.measured_files import ModelData
+from raycomp.deployment.measured_files import ModelData, choose_limited
 from raycomp.deployment.runtimes import Calibration, TokenForward
 from raycomp.encoder.device_table import Conditions
+from raycomp.encoder.export import add_to_card
 from raycomp.encoder.plain import make_plain
 from raycomp.errors import shown
 from raycomp.methods.base import Deployable, Forward
 from raycomp.methods.context import RunContext
 from raycomp.methods.scoring import score_forward
+from raycomp.runtime.pipeline.budget_limits import BudgetLimits, find_limits
 from raycomp.runtime.pipeline.deploy import export_deployable
 from raycomp.runtime.pipeline.plain_form import explain_no_plain_form, with_model
 from raycomp.runtime.pipeline.user_units import in_user_units, standardised
@@ -81,6 +82,12 @@ def export_formats(
     loaded, note = _choose_form(context, network, settings)
     data = _model_data(context, network, metric)
     check_lengths(settings, data.max_positions)
+    limits = find_limits(context, deployable, settings)
+    settings = replace(
+        settings,
+        limits=(*limits.times, *settings.limits),
+        runtime=limits.runtime or settings.runtime,
+    )
 
     hidden = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
     try:
@@ -88,7 +95,6 @@ def export_formats(
         proof = export_deployable(context, changed, hidden, dict(figures))
         result = write_formats(network, loaded, hidden, settings, data)
         own_figures = _model_figures(context, changed, proof, {**figures, "selection_metric": metric})
-        limits = _budget_limits(context, deployable)
         certificate = _certify(own_figures, limits, [*note, *metric_note], settings, result)
         _finish_folder(hidden, out, certificate)
     except OSError as error:
@@ -101,7 +107,7 @@ def export_formats(
 
 def _certify(
     figures: Mapping[str, Any],
-    limits: Sequence[DeploymentLimit],
+    limits: BudgetLimits,
     notes: Sequence[str],
     settings: FormatSettings,
     result: FormatResult,
@@ -118,14 +124,22 @@ def _certify(
     return build_certificate(
         {**figures, "slowdown": result.slowdown},
         {**describe_machine(settings.num_threads()), "pinned_cpus": result.pinned_cpus},
-        [*limits, *_current_limits(settings, result.slowdown)],
+        [*limits.others, *_current_limits(settings, result.slowdown)],
         result.files,
-        [*notes, *result.notes, *_describe_slowdown(settings, result.slowdown)],
+        [*notes, *result.notes, *_describe_slowdown(settings, result.slowdown), *limits.notes],
+        limits.not_judged,
+        _find_limited(result, limits.runtime),
     )
 
 
+def _find_limited(result: FormatResult, runtime: str) -> str:
+    """Return the file that must meet the limits of a budget; empty where one of the files must."""
+    path = choose_limited([Path(entry.file) for entry in result.files], runtime)
+    return "" if path is None else path.as_posix()
+
+
 def _current_limits(settings: FormatSettings, slowdown: float) -> list[DeploymentLimit]:
-    """Return the limits beyond that of the budget; those on times grow with the slowdown."""
+    """Return the limits on times and those of the command line; times grow with the slowdown."""
     return [
         replace(limit, limit=limit.limit * slowdown) if limit.quantity in Latency.QUANTITIES else limit
         for limit in settings.limits
@@ -165,8 +179,7 @@ def _choose_metric(context: RunContext, settings: FormatSettings) -> tuple[str, 
 def _finish_folder(hidden: Path, out: Path, certificate: dict[str, Any]) -> None:
     """Write the certificate into a folder, and move the folder to its place."""
     write_json(hidden / CERTIFICATE_FILE, certificate)
-    with (hidden / "README.md").open("a", encoding="utf-8") as card:
-        card.write(render_card_section(certificate))
+    add_to_card(hidden, render_card_section(certificate))
 
     # An empty directory of the user's is replaced.
     if out.exists():
@@ -283,20 +296,6 @@ def _calibration(context: RunContext) -> Calibration:
         batch = collate(tokens, rows[start : start + CALIBRATION_BATCH], context.pad_id)
         batches.append((batch.input_ids, batch.attention_mask.long(), batch.token_type_ids))
     return batches
-
-
-def _budget_limits(context: RunContext, deployable: Deployable) -> list[DeploymentLimit]:
-    """Return the limits of the model's budget, except for times: the user chooses their conditions.
-
-    AdaBERT's settings are not limits.
-    """
-    if deployable.kind in MODEL_QUANTITIES:
-        return [DeploymentLimit(deployable.kind, deployable.limit)]
-    for budget in context.job.budget:
-        if budget.name == deployable.budget and budget.kind == deployable.kind:
-            limits = context.budget_costs.limits(budget)
-            return [DeploymentLimit(kind, v) for kind, v in limits.items() if kind != "latency_ms"]
-    return []
 
 
 def _model_figures(

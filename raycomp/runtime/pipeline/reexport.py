@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from raycomp.methods.base import Deployable
 from raycomp.methods.context import RunContext
 from raycomp.methods.registry import load_method_class
 from raycomp.report.shortfall import describe_shortfall
+from raycomp.runtime.pipeline.budget_limits import with_budget_conditions
 from raycomp.runtime.pipeline.deploy import export_deployable
 from raycomp.runtime.pipeline.export_formats import TEACHER, export_formats, teacher_deployable
 from raycomp.runtime.pipeline.plain_form import in_plain_form
@@ -44,6 +45,8 @@ def export_budget(
     """
     _check_new(out)
     row = find_row(run_dir, budget)
+    if settings is not None:
+        settings = _at_conditions(run_dir, settings, [str(row["budget"])])
 
     return _export_row(run_dir.resolve(), row, out, settings)
 
@@ -68,9 +71,10 @@ def export_family(
     """
     _check_new(out)
     certificates = []
+    rows = {name: find_row(run_dir, name) for name in list_models(run_dir)}
+    settings = _at_conditions(run_dir, settings, [str(row["budget"]) for row in rows.values()])
 
-    for name in list_models(run_dir):
-        row = find_row(run_dir, name)
+    for name, row in rows.items():
         certificate = _export_row(run_dir.resolve(), row, out / name, settings)
         certificates.append({**certificate, "out": name})
         say(f"{out / name}: {certificate['verdict']}. {' '.join(certificate['notes'])}".rstrip())
@@ -78,6 +82,12 @@ def export_family(
         write_family_page(out, run_dir.name, certificates)
 
     return certificates
+
+
+def _at_conditions(run_dir: Path, settings: FormatSettings, budgets: Sequence[str]) -> FormatSettings:
+    """Return settings with the conditions of the budgets, where the user chose none."""
+    job = parse_stored(read_json(RunLayout(run_dir).job))
+    return with_budget_conditions(RunContext(job, run_dir.resolve()), budgets, settings)
 
 
 def list_models(run_dir: Path) -> list[str]:

@@ -64,6 +64,27 @@ def test_a_value_that_was_not_measured_fails() -> None:
     assert certify(DeploymentLimit("memory_mb", 1e9))["passing_files"] == ["model.onnx"]
 
 
+def test_a_limit_that_is_not_judged_is_not_met() -> None:
+    latency, size = DeploymentLimit("latency_ms", 9.0), DeploymentLimit("size_mb", 23.0)
+    certificate = build_certificate(FIGURES, MACHINE, [size], FILES, [], not_judged=[latency])
+    assert (certificate["verdict"], certificate["passing_files"]) == ("NOT CERTIFIED", [])
+    rows = family_rows([{**certificate, "out": "half"}])
+    assert [row["verdict"] for row in rows] == ["FAIL", "NOT JUDGED"]
+    assert "NOT JUDGED: not measured (allowed: 9)" in render_card_section(certificate)
+
+    size = DeploymentLimit("size_mb", 1.0)
+    assert build_certificate(FIGURES, MACHINE, [size], FILES, [], [latency])["verdict"] == "FAIL"
+
+
+@pytest.mark.parametrize(
+    ("limited", "verdict"), [("", "PASS"), ("model.onnx", "FAIL"), ("model_int8.onnx", "PASS")]
+)
+def test_the_file_of_the_budget_s_runtime_decides(limited: str, verdict: str) -> None:
+    limits = [DeploymentLimit("latency_ms", 3.0)]
+    certificate = build_certificate(FIGURES, MACHINE, limits, FILES, [], limited=limited)
+    assert certificate["verdict"] == verdict
+
+
 def test_without_limits_all_files_pass() -> None:
     assert certify()["passing_files"] == ["model.onnx", "model_int8.onnx"]
 
