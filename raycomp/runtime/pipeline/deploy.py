@@ -16,9 +16,16 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from raycomp.config.budget import SEVERAL
 from raycomp.data.batches import collate
+from raycomp.deployment.certificate import render_card_section
 from raycomp.deployment.cpu import describe_machine
 from raycomp.deployment.latency import measure_latencies_ms
-from raycomp.encoder.export import export_model, verify_export, verify_tokenizer, write_card
+from raycomp.encoder.export import (
+    add_to_card,
+    export_model,
+    verify_export,
+    verify_tokenizer,
+    write_card,
+)
 from raycomp.encoder.interface import logits_of
 from raycomp.errors import UserError
 from raycomp.methods.base import Deployable, Forward, Healing, ProgressUpdate
@@ -288,6 +295,9 @@ def _write_certificate(context: RunContext, row: DeploymentRow, deployable: Depl
         # A measured model was measured with the threads of its budget.
         figures = {**row.to_row(), "machine": machine, **deployable.certificate, "made": time.time()}
         write_json(context.layout.certificate(context.method, deployable.budget), figures)
+        if deployable.certificate.get("files"):
+            folder = context.layout.export(context.method, deployable.budget)
+            add_to_card(folder, render_card_section(deployable.certificate))
         return row
 
     folder = context.layout.export(context.method, deployable.budget)

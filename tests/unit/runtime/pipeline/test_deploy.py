@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from raycomp.config.loader import parse_job
+from raycomp.deployment.certificate import DeploymentLimit
 from raycomp.errors import UserError
 from raycomp.methods.base import Deployable
 from raycomp.methods.context import RunContext
-from raycomp.runtime.pipeline.deploy import _check_counts
+from raycomp.runtime.pipeline.deploy import _check_counts, _write_certificate
+from raycomp.storage.rows import DeploymentRow
+from tests.unit.deployment.test_certificate import certify
+
+ROW = DeploymentRow(
+    run="run", method="yoco", budget="edge", kind="latency_ms", limit=3.0, feasible=True,
+    searcher="rated", seed=0, metric="accuracy", evaluations=1, teacher_validation=0.8,
+)  # fmt: skip
+
+
+def test_the_model_card_has_the_measured_figures_and_the_verdict(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    context = RunContext(parse_job(tiny_job), tmp_path / "run")
+    folder = context.layout.export("yoco", "edge")
+    folder.mkdir(parents=True)
+    (folder / "README.md").write_text("# A model\n")
+    certificate = certify(DeploymentLimit("latency_ms", 3.0))
+    model = Deployable("edge", "latency_ms", 3.0, None, certificate=certificate)
+
+    _write_certificate(context, ROW, model)
+    card = (folder / "README.md").read_text()
+    assert card.startswith("# A model\n")
+    for part in ("Verdict: PASS", "p50 4.00, p95 12", "p99", "FAIL: 4 (allowed: 3)", "CPU, 2 threads"):
+        assert part in card
+
+    # A budget of parameters has no measured files.
+    _write_certificate(context, ROW, Deployable("edge", "params", 3.0, None))
+    assert (folder / "README.md").read_text() == card
+
 
 COUNTS = {"params": 100.0, "encoder_params": 40.0, "flops": 9.0}
 
