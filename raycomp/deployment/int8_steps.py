@@ -6,7 +6,7 @@ The forms are tried from the fastest to the most careful. A form is taken if it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,13 @@ def write_int8(
     operations = find_operations(source)
 
     def rank() -> list[tuple[Operation, ...]]:
-        return rank_groups(source, operations, calibration, target.parent, reduce_range=reduce_range)
+        try:
+            return rank_groups(source, operations, calibration, target.parent, reduce_range=reduce_range)
+        # As in `_try_form`. The static forms do not need the ranking.
+        except Exception as error:
+            problem = f"ONNX Runtime cannot compare the layers: {first_line(error)}"
+            attempts.append(Attempt("dynamic, most sensitive products in fp32", None, None, problem))
+            return []
 
     for form in _list_forms(operations, attempts, rank):
         attempt = _try_form(source, target, form, calibration, judge, reduce_range)
@@ -168,19 +174,42 @@ def _list_forms(
     yield Int8Form("dynamic", False, everything)
     # Layers in fp32 restore accuracy and never speed.
     if _lost_accuracy_only(attempts[-1]):
-        groups = rank()
-        for share in (4, 2):
-            num_excluded = max(1, len(groups) // share)
-            excluded = {operation for group in groups[:num_excluded] for operation in group}
+        for excluded in _list_exclusions(rank()):
             remaining = tuple(operation for operation in operations if operation not in excluded)
             if remaining:
-                name = f"dynamic, {len(excluded)} most sensitive products in fp32"
-                yield Int8Form(name, False, remaining)
+                yield Int8Form(f"dynamic, {_name_operations(excluded)} in fp32", False, remaining)
 
     yield Int8Form("static", True, everything)
     # Smoothing adds nodes: it restores accuracy and never speed.
     if _lost_accuracy_only(attempts[-1]):
         yield Int8Form("static, smoothed", True, everything, is_smoothed=True)
+
+
+def _list_exclusions(groups: Sequence[tuple[Operation, ...]]) -> list[frozenset[Operation]]:
+    """Return which operations to keep in fp32, one set after another.
+
+    Args:
+        groups: Result of `rank_groups`.
+    """
+    if not groups:
+        return []
+    counts = [max(1, len(groups) // share) for share in (4, 2)]
+    # Embeddings in fp32 make the file larger and not slower: they are tried without any layer.
+    if groups[0][0].kind == "Gather":
+        counts.insert(0, 1)
+    # A quarter and a half of a small network can be the same group.
+    return [
+        frozenset(operation for group in groups[:count] for operation in group)
+        for count in dict.fromkeys(counts)
+    ]
+
+
+def _name_operations(operations: Collection[Operation]) -> str:
+    """Return what the name of a form calls the operations that stay in fp32."""
+    num_products = sum(operation.kind != "Gather" for operation in operations)
+    parts = ["embeddings"] if num_products < len(operations) else []
+    parts += [f"{num_products} most sensitive products"] if num_products else []
+    return " and ".join(parts)
 
 
 def _lost_accuracy_only(attempt: Attempt) -> bool:

@@ -210,7 +210,10 @@ def rank_groups(
     reduce_range: bool,
     size: int = 6,
 ) -> list[tuple[Operation, ...]]:
-    """Return groups of neighbouring products, the one whose INT8 form changes the logits most first.
+    """Return groups of operations, the one whose INT8 form changes the logits most first.
+
+    A group has neighbouring products and convolutions, or all embeddings: ONNX Runtime gives a whole
+    table one scale, so a few large words can cost the precision of all others.
 
     Args:
         source: ONNX file in fp32.
@@ -222,6 +225,8 @@ def rank_groups(
     """
     products = [operation for operation in operations if operation.kind != "Gather"]
     groups = [tuple(products[i : i + size]) for i in range(0, len(products), size)]
+    embeddings = tuple(operation for operation in operations if operation.kind == "Gather")
+    groups += [embeddings] if embeddings else []
     expected = _logits(source, calibration)
 
     # One group at a time: errors of groups that are quantised together would hide each other.
@@ -229,9 +234,12 @@ def rank_groups(
 
     for group in groups:
         trial = folder / "trial.onnx"
-        quantise(source, trial, Int8Form("trial", False, group), calibration, reduce_range=reduce_range)
-        errors.append(float(((_logits(trial, calibration) - expected) ** 2).mean()))
-        trial.unlink()
+        form = Int8Form("trial", False, group)
+        try:
+            quantise(source, trial, form, calibration, reduce_range=reduce_range)
+            errors.append(float(((_logits(trial, calibration) - expected) ** 2).mean()))
+        finally:
+            trial.unlink(missing_ok=True)
 
     order = np.argsort(-np.array(errors), kind="stable")
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from raycomp.deployment import int8_steps
+from raycomp.deployment import int8_steps, quantisation
 from raycomp.deployment.int8_steps import (
     MAX_LOSS,
     Attempt,
@@ -16,7 +17,7 @@ from raycomp.deployment.int8_steps import (
     loss_limit,
     write_int8,
 )
-from raycomp.deployment.quantisation import Int8Form, Operation
+from raycomp.deployment.quantisation import Int8Form, Operation, rank_groups
 
 ENCODER = [Operation("words", "Gather"), *(Operation(f"product{i}", "MatMul") for i in range(24))]
 CNN = [Operation("words", "Gather"), Operation("conv", "Conv"), Operation("head", "Gemm")]
@@ -87,6 +88,72 @@ def test_lost_accuracy_restores_layers_and_then_calibrates(
     text = describe_attempts(attempts)
     assert "INT8 (dynamic) is refused: it loses 0.60 points." in text
     assert text.endswith("The file is INT8 (static).")
+
+
+EMBEDDINGS = (ENCODER[0],)
+
+
+@pytest.mark.parametrize(
+    ("ranked", "kept"),
+    [
+        # The word table is the most sensitive group: it comes first, without any layer.
+        ([EMBEDDINGS, *(tuple(ENCODER[i : i + 2]) for i in range(1, 25, 2))], ["e", "e4", "e10"]),
+        ([tuple(ENCODER[1:13]), EMBEDDINGS, tuple(ENCODER[13:])], ["12"]),
+        ([EMBEDDINGS, tuple(ENCODER[1:])], ["e"]),
+        ([tuple(ENCODER[1:])], ["24"]),
+    ],
+)
+def test_embeddings_stay_in_fp32_where_they_are_sensitive(
+    ranked: list[tuple[Operation, ...]],
+    kept: list[str],
+    forms: list[Int8Form],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(int8_steps, "rank_groups", lambda *_, **__: ranked)
+    judgements = [INACCURATE] * (1 + len(kept)) + [GOOD]
+    attempts = try_forms(ENCODER, judgements, tmp_path, monkeypatch)
+
+    names = {
+        "e": "embeddings",
+        "e4": "embeddings and 4 most sensitive products",
+        "e10": "embeddings and 10 most sensitive products",
+        "12": "12 most sensitive products",
+        "24": "24 most sensitive products",
+    }
+    expected = [f"dynamic, {names[name]} in fp32" for name in kept]
+    assert [attempt.form for attempt in attempts] == ["dynamic", *expected, "static"]
+    for form, name in zip(forms[1:-1], kept, strict=True):
+        assert (ENCODER[0] in form.operations) == (not name.startswith("e"))
+
+
+def test_layers_that_cannot_be_ranked_leave_the_static_forms(
+    forms: list[Int8Form], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> list[Any]:
+        raise RuntimeError("the trial file cannot be loaded")
+
+    monkeypatch.setattr(int8_steps, "rank_groups", fail)
+    attempts = try_forms(ENCODER, [INACCURATE, GOOD], tmp_path, monkeypatch)
+    assert [form.name for form in forms] == ["dynamic", "static"]
+    text = describe_attempts(attempts)
+    assert "cannot compare the layers: the trial file cannot be loaded." in text
+    assert text.endswith("The file is INT8 (static).")
+
+
+def test_a_ranking_that_fails_leaves_no_trial_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = iter([torch.zeros(1)])
+
+    def write(source: Path, target: Path, *_: Any, **__: Any) -> None:
+        target.write_text("a file that cannot be loaded")
+
+    monkeypatch.setattr(quantisation, "quantise", write)
+    monkeypatch.setattr(quantisation, "_logits", lambda path, calibration: next(logits))
+    with pytest.raises(StopIteration):
+        rank_groups(tmp_path / "model.onnx", ENCODER, [], tmp_path, reduce_range=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_static_form_that_loses_accuracy_is_smoothed(
