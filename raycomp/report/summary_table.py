@@ -39,7 +39,8 @@ COLUMN_MEANINGS = {
     "params_ratio": "params divided by the teacher's params",
     "vocab_size": "tokens of the word table; the vocabulary of some models is cut to the task",
     "word_rank": "rank of the word table, where it is the product of two matrices",
-    "latency_ms": "median time of one forward pass of one sequence on a CPU, in milliseconds",
+    "latency_ms": "median time of one forward pass of one sequence in PyTorch (fp32) on the run's CPU, "
+    "in milliseconds; a budget's latency_ms limits the exported file in its runtime, which cost has",
     "inherited": "selection score of the best network of the search, with the super-network's weights",
     "healed": "selection score of the best network after healing",
     "selection": "score of the deployed model on the selection split, which was used to choose it",
@@ -47,7 +48,7 @@ COLUMN_MEANINGS = {
     "gap": "selection minus validation; a large gap means that the selection score is optimistic",
     "retention": "validation divided by the teacher's validation score",
     "verdict": "of a budget for a device: PASS if the measured file meets its limits; NOT CERTIFIED if "
-    "the profile is of another CPU than that of the run",
+    "the machine of the run is not the device, so that time and memory are not judged",
     "warning": "chance: not shown to be better than a constant answer; low retention: below the smallest "
     "retention that the budget asks for",
     "finetuned": "validation score after the extracted network was fine-tuned again; the other columns "

@@ -107,7 +107,7 @@ class DeploymentRow:
         selection: Selection score.
         validation: Validation score of the exported model.
         parity: Largest difference of a logit between the trained and the exported model.
-        latency_ms: Median time of one text on one CPU thread.
+        latency_ms: Median time of one text in PyTorch on one CPU thread, not in a budget's runtime.
         export: Directory of the exported model, relative to the run directory; None if it was removed.
         inherited: Selection score of the best network of the search, with inherited weights.
         healed: Selection score of the best healed network.
