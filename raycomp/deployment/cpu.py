@@ -92,7 +92,7 @@ def is_same_device(machine: Mapping[str, Any], device: Mapping[str, Any], thread
 
     Args:
         machine: Machine that measures, as `describe_cpu` describes it.
-        device: Machine of the profile, likewise.
+        device: Machine of the profile, in the same form.
         threads: Threads of one operation.
     """
     return same_cpu(machine, device) and int(machine.get("cpus", threads)) >= threads

@@ -197,6 +197,7 @@ def _list_exclusions(groups: Sequence[tuple[Operation, ...]]) -> list[frozenset[
     # Embeddings in fp32 make the file larger and not slower: they are tried without any layer.
     if groups[0][0].kind == "Gather":
         counts.insert(0, 1)
+
     # A quarter and a half of a small network can be the same group.
     return [
         frozenset(operation for group in groups[:count] for operation in group)

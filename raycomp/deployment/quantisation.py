@@ -227,6 +227,7 @@ def rank_groups(
     groups = [tuple(products[i : i + size]) for i in range(0, len(products), size)]
     embeddings = tuple(operation for operation in operations if operation.kind == "Gather")
     groups += [embeddings] if embeddings else []
+
     expected = _logits(source, calibration)
 
     # One group at a time: errors of groups that are quantised together would hide each other.

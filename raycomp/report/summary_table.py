@@ -48,7 +48,7 @@ COLUMN_MEANINGS = {
     "gap": "selection minus validation; a large gap means that the selection score is optimistic",
     "retention": "validation divided by the teacher's validation score",
     "verdict": "of a budget for a device: PASS if the measured file meets its limits; NOT CERTIFIED if "
-    "the machine of the run is not the device, so that time and memory are not judged",
+    "time and memory are not judged, because the machine of the run is not the device",
     "warning": "chance: not shown to be better than a constant answer; low retention: below the smallest "
     "retention that the budget asks for",
     "finetuned": "validation score after the extracted network was fine-tuned again; the other columns "

@@ -45,6 +45,11 @@ class BudgetLimits:
         """The judged limits that are not on times."""
         return tuple(limit for limit in self.judged if limit.quantity not in Latency.QUANTITIES)
 
+    def applied_to(self, settings: FormatSettings) -> FormatSettings:
+        """Return settings under which files that miss the limits on times are measured again."""
+        limits = (*self.times, *settings.limits)
+        return replace(settings, limits=limits, runtime=self.runtime or settings.runtime)
+
 
 def find_limits(context: RunContext, deployable: Deployable, settings: FormatSettings) -> BudgetLimits:
     """Return the limits of a model's budget. AdaBERT's settings are not limits.
@@ -56,6 +61,7 @@ def find_limits(context: RunContext, deployable: Deployable, settings: FormatSet
     """
     if deployable.kind in MODEL_QUANTITIES:
         return BudgetLimits((DeploymentLimit(deployable.kind, deployable.limit),))
+
     for budget in context.job.budget:
         if (budget.name, budget.kind) == (deployable.budget, deployable.kind):
             return _split_limits(context, budget, settings)
@@ -77,6 +83,7 @@ def _split_limits(context: RunContext, budget: BudgetSettings, settings: FormatS
 
     judged = tuple(limit for kind, limit in limits.items() if kind not in excluded)
     not_judged = tuple(limit for kind, limit in limits.items() if kind in excluded)
+
     notes = []
     if not_judged:
         names = ", ".join(f"{limit.quantity} <= {limit.limit:,.4g}" for limit in not_judged)
@@ -87,6 +94,7 @@ def _split_limits(context: RunContext, budget: BudgetSettings, settings: FormatS
             f"{limit.quantity} <= {limit.limit:,.4g} of budget {budget.name} is {budget.latency_ms} of "
             "the full network's time in the profile. The speed of this machine can have changed since."
         )
+
     has_file_limits = any(kind in DEVICE_KINDS and kind not in excluded for kind in limits)
     return BudgetLimits(judged, not_judged, tuple(notes), budget.runtime if has_file_limits else "")
 
@@ -132,6 +140,7 @@ def _explain_conditions(context: RunContext, budget: BudgetSettings, settings: F
     )
     if actual == expected:
         return ""
+
     return (
         f"The limits are for {expected.describe()}, and the measurement was for {actual.describe()}. "
         f"Export this model with --budget {budget.name}, without --batch, --length and --threads."
@@ -150,6 +159,7 @@ def with_budget_conditions(
     """
     if not settings.takes_budget_conditions:
         return settings
+
     cpus = int(str(describe_cpu()["cpus"]))
     conditions = {
         replace(context.device.tables[budget.name].conditions, runtime="")

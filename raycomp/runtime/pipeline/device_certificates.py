@@ -248,6 +248,7 @@ def _with_measurement(
         values = {**predicted, **values}
         note = _describe_prediction(context, budget, measurement)
         certificate["notes"] = [*certificate["notes"], note]
+
     cost = _excess(values, limits) if budget.kind == SEVERAL else float(values[budget.kind] or 0.0)
     if measurement.fallback:
         certificate["fallback"] = measurement.fallback

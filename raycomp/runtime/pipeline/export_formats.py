@@ -83,11 +83,7 @@ def export_formats(
     data = _model_data(context, network, metric)
     check_lengths(settings, data.max_positions)
     limits = find_limits(context, deployable, settings)
-    settings = replace(
-        settings,
-        limits=(*limits.times, *settings.limits),
-        runtime=limits.runtime or settings.runtime,
-    )
+    settings = limits.applied_to(settings)
 
     hidden = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
     try:

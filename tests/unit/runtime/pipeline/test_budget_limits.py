@@ -105,7 +105,8 @@ def test_an_export_without_the_conditions_of_its_budget_does_not_pass(
 ) -> None:
     context = make_context(tiny_job, tmp_path, [{"name": "edge", "latency_ms": 3}])
     network = SimpleNamespace(eval=lambda: SimpleNamespace())
-    model = replace(MODEL, kind="latency_ms", build=lambda: (network, print))
+    build: Any = lambda: (network, print)  # noqa: E731 - its type is not that of a model
+    model = replace(MODEL, kind="latency_ms", build=build)
     asked: list[FormatSettings] = []
 
     def write(*arguments: Any) -> FormatResult:

@@ -192,7 +192,10 @@ def test_the_outcomes_of_a_failed_budget_are_searched_again_and_no_others(
 def test_after_three_corrections_or_without_a_network_the_nearest_model_is_named(
     tiny_job: dict[str, Any], tmp_path: Path, factors: tuple[float, ...], measurements: int
 ) -> None:
-    budgets = [{"name": "edge", "latency_ms": 7}, {"name": "half", "encoder_params": "0.5x"}]
+    budgets: list[dict[str, Any]] = [
+        {"name": "edge", "latency_ms": 7},
+        {"name": "half", "encoder_params": "0.5x"},
+    ]
     context = make_context(tiny_job, tmp_path, budgets)
     ratios = iter(factors)
     measured: list[tuple[float, str]] = []
