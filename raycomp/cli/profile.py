@@ -31,12 +31,14 @@ def profile(
 
     Example: raycomp profile edge.toml --out edge.json
     """
+    # Before the imports, which take seconds.
+    if out.exists():
+        raise UserError(f"{out} exists. Name a new file with --out, or remove the old one.")
+    settings = load_job(job, sets)
+
     from raycomp.encoder.pretrained import load_config
     from raycomp.runtime.pipeline.device_profiles import profile_job, write_profile
 
-    settings = load_job(job, sets)
-    if out.exists():
-        raise UserError(f"{out} exists. Name a new file with --out, or remove the old one.")
     if load := describe_load():
         print(f"Warning: {load}", file=sys.stderr)
 

@@ -6,6 +6,8 @@ from raycomp.config.budget import BUDGET_KINDS, BudgetSettings
 from raycomp.deployment.cpu import describe_cpu
 from raycomp.deployment.peak_memory import STATUS
 from raycomp.deployment.runtimes import missing_onnx_packages
+from raycomp.encoder.device_table import Conditions
+from raycomp.encoder.layers import EncoderConfig
 from raycomp.methods.context import RunContext
 from raycomp.methods.registry import load_method_class, load_settings
 from raycomp.search.device_budgets import conditions_of
@@ -21,7 +23,9 @@ def find_device_problems(context: RunContext) -> list[str]:
     problems = [problem for budget in budgets for problem in _find_method_problems(context, budget)]
     for budget in budgets:
         if budget.is_for_device:
-            problems += _find_runtime_problems(context, budget)
+            conditions = conditions_of(context.job, budget)
+            is_local = budget.node is None and budget.profile is None
+            problems += find_runtime_problems(budget, conditions, context.config, is_local=is_local)
     return problems
 
 
@@ -42,7 +46,17 @@ def _find_method_problems(context: RunContext, budget: BudgetSettings) -> list[s
     return problems
 
 
-def _find_runtime_problems(context: RunContext, budget: BudgetSettings) -> list[str]:
+def find_runtime_problems(
+    budget: BudgetSettings, conditions: Conditions, config: EncoderConfig, *, is_local: bool
+) -> list[str]:
+    """Return one message per reason why the files of a budget cannot be made or measured.
+
+    Args:
+        budget: A budget for a device.
+        conditions: Its conditions.
+        config: Shapes of the full network.
+        is_local: Whether this machine is the device.
+    """
     problems = []
     # An export without ONNX would fail after all training.
     missing = missing_onnx_packages() if budget.runtime != "torch" else []
@@ -52,16 +66,18 @@ def _find_runtime_problems(context: RunContext, budget: BudgetSettings) -> list[
             "is not installed. Run pip install 'raycomp[onnx]', or set runtime = \"torch\"."
         )
 
-    longest = max(conditions_of(context.job, budget).lengths)
-    if longest > context.config.max_positions:
+    longest = max(conditions.lengths)
+    if longest > config.max_positions:
+        remedy = "Set length to this number or less."
+        if budget.lengths is not None:
+            remedy = f"Remove the longer texts from {budget.lengths}, or write this number for them."
         problems.append(
             f"Budget {budget.name} is measured with {longest} tokens, and the model reads at most "
-            f"{context.config.max_positions}. Set length to this number or less."
+            f"{config.max_positions}. {remedy}"
         )
 
     # The node of a cluster is checked when the run has connected.
     cpus = int(str(describe_cpu()["cpus"]))
-    is_local = budget.node is None and budget.profile is None
     if is_local and budget.threads > cpus:
         problems.append(
             f"Budget {budget.name} has threads = {budget.threads}, and this machine has {cpus} CPUs. Set "

@@ -24,6 +24,7 @@ from raycomp.encoder.layers import EncoderConfig
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
 from raycomp.runtime.cluster.progress import Progress
+from raycomp.runtime.pipeline.device_checks import find_runtime_problems
 from raycomp.search.device_budgets import conditions_of, find_named_tables
 from raycomp.search.setup import make_space
 from raycomp.storage.files import write_json
@@ -142,7 +143,7 @@ def profile_job(
         update: From conditions to the progress function of their measurement.
 
     Raises:
-        UserError: No budget is for a device, or a measurement failed.
+        UserError: No budget is for a device, this machine lacks what a measurement needs, or one failed.
     """
     budgets = [budget for budget in job.budget if budget.is_for_device]
     if not budgets:
@@ -150,6 +151,14 @@ def profile_job(
             "No budget of the job limits latency_ms, memory_mb or size_mb, so a profile is not needed. "
             "Add such a limit to a [[budget]]."
         )
+    # Writing the networks takes minutes, and the weakest machine would fail after that.
+    problems = [
+        problem
+        for budget in budgets
+        for problem in find_runtime_problems(budget, conditions_of(job, budget), config, is_local=True)
+    ]
+    if problems:
+        raise UserError("\n".join(problems))
     # Here, the node of a budget is this machine.
     tasks = {task.conditions: task for task in plan_profiles(job, config, budgets).values()}
     with open_files(list(tasks.values())) as files:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from raycomp.cli.profile import profile
 from raycomp.config.loader import parse_job
 from raycomp.deployment.network_files import NetworkFiles
 from raycomp.deployment.profile import measure_table
@@ -17,7 +18,12 @@ from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
 from raycomp.runtime.cluster.progress import Progress
 from raycomp.runtime.pipeline import device_checks
-from raycomp.runtime.pipeline.device_profiles import ProfileTask, Update, record_profiles
+from raycomp.runtime.pipeline.device_profiles import (
+    ProfileTask,
+    Update,
+    profile_job,
+    record_profiles,
+)
 from raycomp.runtime.pipeline.plan import make_plan
 from raycomp.runtime.pipeline.preflight import check, check_budgets
 from raycomp.search.setup import make_space
@@ -70,6 +76,42 @@ def test_a_runtime_that_is_not_installed_is_named(
     with pytest.raises(UserError, match=r"needs the package onnxruntime.*pip install 'raycomp\[onnx\]'"):
         check(context)
     check(make_context(tiny_job, tmp_path / "run", {"latency_ms": 5, "runtime": "torch"}))
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ({"latency_ms": 5, "length": 41}, "measured with 41 tokens.*at most 40"),
+        ({"latency_ms": 5, "threads": 1000}, "threads = 1000, and this machine has"),
+        ({"memory_mb": 5, "runtime": "torch"}, "limits memory_mb, which only Linux reports"),
+        ({"latency_ms": 5, "node": "edge"}, "needs the package onnxruntime"),
+        ({"latency_ms": 5, "threads": 1000, "profile": "edge.json"}, "threads = 1000"),
+    ],
+)
+def test_a_device_is_checked_before_a_profile_writes_networks(
+    tiny_job: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    budget: dict[str, Any],
+    message: str,
+) -> None:
+    """The machine of `raycomp profile` is the device, whatever node or profile the budget names."""
+    monkeypatch.setattr(device_checks, "missing_onnx_packages", lambda: ["onnxruntime"])
+    monkeypatch.setattr(device_checks, "STATUS", tmp_path / "none")
+    context = make_context(tiny_job, tmp_path / "run", budget)
+
+    def update(conditions: Any) -> Any:
+        raise AssertionError("a measurement began")
+
+    with pytest.raises(UserError, match=message):
+        profile_job(context.job, context.config, update)
+
+
+def test_a_profile_that_exists_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    out = tmp_path / "edge.json"
+    out.touch()
+    with pytest.raises(UserError, match=r"edge.json exists. Name a new file with --out"):
+        profile(tmp_path / "none.toml", out=out)
 
 
 def record(context: RunContext) -> list[str]:
