@@ -10,7 +10,7 @@ from raycomp.encoder.device_table import Conditions
 from raycomp.encoder.layers import EncoderConfig
 from raycomp.methods.context import RunContext
 from raycomp.methods.registry import load_method_class, load_settings
-from raycomp.search.device_budgets import conditions_of
+from raycomp.search.device_budgets import conditions_of, find_recorded_tables
 
 
 def find_device_problems(context: RunContext) -> list[str]:
@@ -21,9 +21,14 @@ def find_device_problems(context: RunContext) -> list[str]:
     """
     budgets = [budget for budget in context.job.budget if budget.kind not in BUDGET_KINDS]
     problems = [problem for budget in budgets for problem in _find_method_problems(context, budget)]
+    # A run that resumes needs neither its file of lengths nor a profile.
+    recorded = find_recorded_tables(context.layout) or {}
     for budget in budgets:
         if budget.is_for_device:
-            conditions = conditions_of(context.job, budget)
+            if budget.name in recorded:
+                conditions = recorded[budget.name].conditions
+            else:
+                conditions = conditions_of(context.job, budget)
             is_local = budget.node is None and budget.profile is None
             problems += find_runtime_problems(budget, conditions, context.config, is_local=is_local)
     return problems

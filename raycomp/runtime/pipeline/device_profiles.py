@@ -25,7 +25,7 @@ from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
 from raycomp.runtime.cluster.progress import Progress
 from raycomp.runtime.pipeline.device_checks import find_runtime_problems
-from raycomp.search.device_budgets import conditions_of, find_named_tables
+from raycomp.search.device_budgets import conditions_of, match_table, read_profile
 from raycomp.search.setup import make_space
 from raycomp.storage.files import write_json
 
@@ -254,14 +254,32 @@ def _without_metrics(bar: Callable[[int, int, dict[str, Any]], None]) -> Update:
 
 
 def _check_unchanged(context: RunContext) -> None:
-    """Refuse to resume with another profile than the run began with."""
+    """Refuse to resume with another profile or other lengths than the run began with.
+
+    Raises:
+        UserError: A file has changed.
+    """
+    # On another machine a file may be missing: the run has its content.
+    for budget in context.job.budget:
+        if budget.lengths is not None and Path(budget.lengths).exists():
+            recorded = context.device.tables[budget.name].conditions.lengths
+            if conditions_of(context.job, budget).lengths != recorded:
+                raise _change_error(budget, f"file of lengths {budget.lengths}")
+
     named = [budget for budget in context.job.budget if budget.profile is not None]
-    # On another machine the file may be missing: the run has its content.
     if not all(Path(str(budget.profile)).exists() for budget in named):
         return
-    for name, table in find_named_tables(context.job, context.shape).items():
-        if table.to_dict() != context.device.tables[name].to_dict():
-            raise UserError(
-                f"Budget {name}: its profile has changed since the run began. Restore the file, or "
-                "choose another run.name for a new run."
-            )
+    for budget in named:
+        recorded_table = context.device.tables[budget.name]
+        table = match_table(
+            read_profile(Path(str(budget.profile))), recorded_table.conditions, context.shape, budget
+        )
+        if table.to_dict() != recorded_table.to_dict():
+            raise _change_error(budget, "profile")
+
+
+def _change_error(budget: BudgetSettings, name: str) -> UserError:
+    return UserError(
+        f"Budget {budget.name}: its {name} has changed since the run began. Restore the file, or choose "
+        "another run.name for a new run."
+    )

@@ -203,6 +203,27 @@ def test_a_profile_that_changes_during_a_run_is_refused(tiny_job: dict[str, Any]
         record(again)
 
 
+def test_a_file_of_lengths_belongs_to_the_run(tiny_job: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "lengths.txt"
+    path.write_text("4 8")
+    budget = {"latency_ms": 9, "lengths": str(path)}
+    context = make_context(tiny_job, tmp_path / "run", budget)
+    assert record(context) == ["None: onnxruntime, 1 thread, batch 1, length 4 to 8"]
+
+    path.write_text("4 8 8")
+    again = make_context(tiny_job, tmp_path / "run", budget)
+    check(again)
+    with pytest.raises(UserError, match=r"its file of lengths .*lengths.txt has changed since the run"):
+        record(again)
+
+    # On another machine, the run has its lengths.
+    path.unlink()
+    check(again)
+    assert record(again) == []
+    with pytest.raises(UserError, match="cannot be read"):
+        check(make_context(tiny_job, tmp_path / "new", budget))
+
+
 def test_a_plan_says_which_budgets_wait_for_a_measurement(
     tiny_job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
