@@ -43,7 +43,8 @@ class Latency:
         length: Tokens of each text, all real; the longest one where texts of several lengths are mixed.
         p50_ms: Median.
         p95_ms: 95th percentile.
-        p99_ms: 99th percentile. With fewer than 100 passes it is close to the slowest one.
+        p99_ms: 99th percentile. With fewer than 100 passes it is close to the slowest one. None where the
+            longest texts are not in the sample of lengths that was timed.
         runs: Measured passes.
     """
 
@@ -54,7 +55,7 @@ class Latency:
     length: int
     p50_ms: float
     p95_ms: float
-    p99_ms: float
+    p99_ms: float | None
     runs: int
 
     @classmethod
@@ -63,9 +64,10 @@ class Latency:
         p50, p95, p99 = (float(value) for value in np.percentile(durations, (50, 95, 99)))
         return cls(batch, length, p50, p95, p99, len(durations))
 
-    def value(self, quantity: str) -> float:
-        """Return a quantity of `QUANTITIES`."""
-        return float(getattr(self, "p50_ms" if quantity == "latency_ms" else quantity))
+    def value(self, quantity: str) -> float | None:
+        """Return a quantity of `QUANTITIES`; None where it is not known."""
+        value = getattr(self, "p50_ms" if quantity == "latency_ms" else quantity)
+        return None if value is None else float(value)
 
 
 @dataclass(frozen=True)
@@ -265,8 +267,7 @@ def card_figures(certificate: Mapping[str, Any]) -> dict[str, str]:
 
     for entry in certificate["files"]:
         times = "; ".join(
-            f"batch {latency['batch']}, length {latency['length']}: p50 {latency['p50_ms']:.2f}, p95 "
-            f"{latency['p95_ms']:.2f}, p99 {latency['p99_ms']:.2f} ms"
+            f"batch {latency['batch']}, length {latency['length']}: {_list_percentiles(latency)}"
             for latency in entry["latencies"]
         )
         # Memory is known on Linux only.
@@ -284,6 +285,13 @@ def card_figures(certificate: Mapping[str, Any]) -> dict[str, str]:
     lines["measured on"] = f"{machine['model']}, {machine['threads']} threads; instruction sets: {sets}"
 
     return lines
+
+
+def _list_percentiles(latency: Mapping[str, Any]) -> str:
+    # The 99th percentile of a sample of lengths can be unknown.
+    percentiles = {name: latency[f"{name}_ms"] for name in ("p50", "p95", "p99")}
+    known = [f"{name} {value:.2f}" for name, value in percentiles.items() if value is not None]
+    return f"{', '.join(known)} ms"
 
 
 def _is_number(text: str) -> bool:

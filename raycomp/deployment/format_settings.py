@@ -63,6 +63,7 @@ class FormatSettings:
         limits: Limits beyond that of the budget.
         mixed_lengths: Lengths of the texts of one application, which make up one measurement in place of
             `lengths`; empty: each length is measured by itself.
+        longest: Tokens of the longest text of the application, where `mixed_lengths` lacks it; or 0.
         reference: File whose time at the moment decides on limits on time; None where they are absolute.
         runtime: Runtime whose file must meet the limits: "torch", or one of `RUNTIME_FILES`. Empty: one
             of the files must.
@@ -77,6 +78,7 @@ class FormatSettings:
     threads: int = 0
     limits: tuple[DeploymentLimit, ...] = ()
     mixed_lengths: tuple[int, ...] = ()
+    longest: int = 0
     reference: TimedReference | None = None
     runtime: str = ""
     allow_code: bool = False
@@ -156,7 +158,8 @@ def check_lengths(settings: FormatSettings, max_positions: int) -> None:
     Raises:
         UserError: A length is above the model's limit.
     """
-    for length in (*settings.lengths, *settings.mixed_lengths):
+    longest = (settings.longest,) if settings.longest else ()
+    for length in (*settings.lengths, *settings.mixed_lengths, *longest):
         if not 2 <= length <= max_positions:
             raise UserError(
                 f"The model reads texts of 2 to {max_positions} tokens, and --length is {length}. Choose "

@@ -255,7 +255,8 @@ def _figures(
             file.runtime,
             target,
             batch=settings.batches[0],
-            length=max(settings.mixed_lengths, default=(settings.lengths or (data.length,))[0]),
+            length=settings.longest
+            or max(settings.mixed_lengths, default=(settings.lengths or (data.length,))[0]),
             threads=settings.num_threads(),
         )
 

@@ -115,7 +115,7 @@ class NetworkBench:
             "torch" if is_torch else "onnxruntime",
             path.parent if is_torch else path,
             batch=self._conditions.batch,
-            length=max(self._conditions.lengths),
+            length=self._conditions.max_length,
             threads=self._conditions.threads,
         )
         return None if memory is None else memory["memory_mb"]

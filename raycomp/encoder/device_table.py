@@ -43,6 +43,7 @@ class Conditions:
         batch: Texts of a forward pass.
         lengths: Tokens of the texts: one number, or a sample of them.
         device: "cpu".
+        longest: Tokens of the longest text, where the sample lacks it.
     """
 
     runtime: str
@@ -50,12 +51,18 @@ class Conditions:
     batch: int
     lengths: tuple[int, ...]
     device: str = "cpu"
+    longest: int | None = None
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest text."""
+        return self.longest or max(self.lengths)
 
     def describe(self) -> str:
         """Return the conditions in words."""
         length = str(self.lengths[0])
         if len(self.lengths) > 1:
-            length = f"{min(self.lengths)} to {max(self.lengths)}"
+            length = f"{min(self.lengths)} to {self.max_length}"
         noun = "thread" if self.threads == 1 else "threads"
         return f"{self.runtime}, {self.threads} {noun}, batch {self.batch}, length {length}"
 
@@ -194,6 +201,8 @@ class DeviceTable:
             "threads": self.conditions.threads,
             "batch": self.conditions.batch,
             "lengths": list(self.conditions.lengths),
+            # Tables of earlier versions lack it.
+            **({} if self.conditions.longest is None else {"longest": self.conditions.longest}),
             "machine": dict(self.machine),
             "encoder": dict(self.encoder),
             "layers": [
@@ -223,6 +232,7 @@ class DeviceTable:
                 int(data["batch"]),
                 tuple(int(length) for length in data["lengths"]),
                 str(data["device"]),
+                int(data["longest"]) if "longest" in data else None,
             ),
             dict(data["encoder"]),
             dict(data["machine"]),

@@ -22,9 +22,6 @@ from raycomp.storage.method_layout import MethodLayout
 MAX_LENGTHS = 20
 """Numbers of tokens that stand for a file of lengths: evenly spaced in its sorted lines."""
 
-LONGEST_LENGTHS = 1_000_000
-"""Largest number of lines of a file of lengths."""
-
 TABLE_ERRORS = (KeyError, TypeError, ValueError, AttributeError)
 
 Corrections = Mapping[str, Mapping[str, float]]
@@ -159,9 +156,14 @@ def conditions_of(job: Job, budget: BudgetSettings) -> Conditions:
         UserError: The file of lengths cannot be read.
     """
     lengths: tuple[int, ...] = (budget.length or job.task.max_length,)
+    longest = None
     if budget.lengths is not None:
-        lengths = read_lengths(Path(budget.lengths), budget.name)
-    return Conditions(budget.runtime, budget.threads, budget.batch, lengths, budget.device)
+        lines = _read_lines(Path(budget.lengths), budget.name)
+        lengths = _sample(lines)
+        # A few long texts decide on memory, and are not in the sample.
+        if lines[-1] > lengths[-1]:
+            longest = lines[-1]
+    return Conditions(budget.runtime, budget.threads, budget.batch, lengths, budget.device, longest)
 
 
 def read_lengths(path: Path, name: str) -> tuple[int, ...]:
@@ -174,9 +176,13 @@ def read_lengths(path: Path, name: str) -> tuple[int, ...]:
     Raises:
         UserError: The file cannot be read, or a line is not such a number.
     """
+    return _sample(_read_lines(path, name))
+
+
+def _read_lines(path: Path, name: str) -> list[int]:
+    """Return the numbers of a file of lengths, ascending; see `read_lengths`."""
     try:
-        lines = path.read_text(encoding="utf-8").split()
-        lengths = sorted(int(line) for line in lines[:LONGEST_LENGTHS])
+        lengths = sorted(int(line) for line in path.read_text(encoding="utf-8").split())
     except (OSError, ValueError) as error:
         raise UserError(
             f"Budget {name}: the file of lengths {path} cannot be read ({first_line(error)}). Write one "
@@ -188,7 +194,10 @@ def read_lengths(path: Path, name: str) -> tuple[int, ...]:
             f"Budget {name}: the file of lengths {path} must have numbers of tokens above 1, one per "
             "line."
         )
+    return lengths
 
+
+def _sample(lengths: Sequence[int]) -> tuple[int, ...]:
     # Evenly spaced in the sorted lines, each number represents as many texts.
     places = (np.arange(min(MAX_LENGTHS, len(lengths))) + 0.5) * len(lengths)
     return tuple(lengths[int(place // min(MAX_LENGTHS, len(lengths)))] for place in places)
@@ -264,6 +273,9 @@ def match_table(
 ) -> DeviceTable:
     """Return the table with a budget's conditions and encoder.
 
+    Returns:
+        The table, with these conditions.
+
     Raises:
         UserError: The profile lacks it.
     """
@@ -275,9 +287,11 @@ def match_table(
         )
 
     # Times at other conditions say nothing about these: they are not scaled.
-    for table in own:
-        if table.conditions == conditions:
-            return table
+    # An earlier version did not record the longest text, which the times do not depend on.
+    for known in (conditions, replace(conditions, longest=None)):
+        for table in own:
+            if table.conditions == known:
+                return replace(table, conditions=conditions)
 
     present = "; ".join(table.conditions.describe() for table in own)
     raise UserError(

@@ -43,6 +43,7 @@ def _format_settings(context: RunContext, budget: BudgetSettings) -> FormatSetti
         reference=_find_reference(context, budget),
         batches=(conditions.batch,),
         mixed_lengths=conditions.lengths,
+        longest=conditions.longest or 0,
         threads=conditions.threads,
         # A run may import its own metric.
         allow_code=True,

@@ -71,7 +71,7 @@ def find_runtime_problems(
             "is not installed. Run pip install 'raycomp[onnx]', or set runtime = \"torch\"."
         )
 
-    longest = max(conditions.lengths)
+    longest = conditions.max_length
     if longest > config.max_positions:
         remedy = "Set length to this number or less."
         if budget.lengths is not None:

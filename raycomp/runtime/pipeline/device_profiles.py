@@ -89,7 +89,7 @@ class ProfileTask:
 
 def open_files(tasks: Sequence[ProfileTask]) -> NetworkFiles:
     """Return a folder for the files of tasks of one encoder."""
-    longest = max(length for task in tasks for length in task.conditions.lengths)
+    longest = max(task.conditions.max_length for task in tasks)
     return NetworkFiles(tasks[0].config, longest)
 
 
@@ -262,8 +262,11 @@ def _check_unchanged(context: RunContext) -> None:
     # On another machine a file may be missing: the run has its content.
     for budget in context.job.budget:
         if budget.lengths is not None and Path(budget.lengths).exists():
-            recorded = context.device.tables[budget.name].conditions.lengths
-            if conditions_of(context.job, budget).lengths != recorded:
+            recorded = context.device.tables[budget.name].conditions
+            current = conditions_of(context.job, budget)
+            # An earlier version did not record the longest text.
+            is_known = recorded.longest is not None
+            if current.lengths != recorded.lengths or (is_known and current.longest != recorded.longest):
                 raise _change_error(budget, f"file of lengths {budget.lengths}")
 
     named = [budget for budget in context.job.budget if budget.profile is not None]

@@ -222,6 +222,7 @@ def export_teacher(context: RunContext, conditions: Conditions) -> Path:
             ("onnx", "int8"),
             batches=(conditions.batch,),
             mixed_lengths=conditions.lengths,
+            longest=conditions.longest or 0,
             threads=conditions.threads,
             # A run may import its own metric.
             allow_code=True,
@@ -232,7 +233,8 @@ def export_teacher(context: RunContext, conditions: Conditions) -> Path:
 
 def _teacher_folder(conditions: Conditions) -> str:
     """Return the name of the teacher's folder: a file of lengths has too many of them for a name."""
-    lengths = hashlib.sha256(repr(conditions.lengths).encode()).hexdigest()[:8]
+    numbers = (conditions.lengths, conditions.longest) if conditions.longest else conditions.lengths
+    lengths = hashlib.sha256(repr(numbers).encode()).hexdigest()[:8]
     return f"{TEACHER}-threads{conditions.threads}-batch{conditions.batch}-{lengths}"
 
 

@@ -111,7 +111,7 @@ def _open_files(
             runtime=runtime,
             threads=conditions.threads,
             batch=conditions.batch,
-            length=max(conditions.lengths),
+            length=conditions.max_length,
             size_mb=float(entry["size_mb"]),
             selection=float(entry["selection"]),
             validation=_score(context, forward),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -110,3 +111,13 @@ def test_limits_of_the_command_line() -> None:
     for text in ("latency=8", "latency_ms", "latency_ms=", "latency_ms=-1", "params=0.5x", "size_mb=nan"):
         with pytest.raises(UserError, match="--limit"):
             parse_limits([text])
+
+
+def test_the_card_leaves_out_a_percentile_that_is_not_known() -> None:
+    file = FILES[0]
+    latency = replace(file.latencies[0], p99_ms=None)
+    certificate = build_certificate(
+        FIGURES, MACHINE, [DeploymentLimit("p99_ms", 1e9)], [replace(file, latencies=(latency,))], []
+    )
+    assert "p50 4.00, p95 12.00 ms" in render_card_section(certificate)
+    assert certificate["verdict"] == "FAIL"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raycomp.deployment import timing
+from raycomp.deployment import measured_files, timing
 from raycomp.deployment.format_settings import (
     INT8_FILE,
     ONNX_FILE,
@@ -106,3 +106,24 @@ def test_the_limits_of_a_budget_are_for_the_file_of_its_runtime(
 ) -> None:
     settings = FormatSettings(("onnx",), runtime=runtime)
     assert find_limited([make_file(path) for path in paths], settings) == number
+
+
+@pytest.mark.parametrize(("longest", "length"), [(0, 9), (20, 20)])
+def test_memory_is_that_of_the_longest_text(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, longest: int, length: int
+) -> None:
+    lengths = []
+
+    def measure(*_: Any, **options: Any) -> dict[str, float]:
+        lengths.append(options["length"])
+        return {"memory_mb": 9.0, "libraries_mb": 5.0}
+
+    monkeypatch.setattr(measured_files, "measure_peak_memory", measure)
+    monkeypatch.setattr(timing, "measure_by_length_ms", lambda *_, **__: [[[1.0] * 20]])
+    (tmp_path / ONNX_FILE).parent.mkdir()
+    (tmp_path / ONNX_FILE).touch()
+    settings = FormatSettings(("onnx",), batches=(1,), threads=1, mixed_lengths=(8, 9), longest=longest)
+    data = ModelData(lambda forward: 0.0, [], 30, 40, 12)
+    files = [WrittenFile(ONNX_FILE, "onnx", "onnxruntime", "fp32", print, 0.8)]  # type: ignore[arg-type]
+    (figures,) = measured_files.measure_files(files, tmp_path, settings, data).figures
+    assert (figures.memory_mb, lengths) == (9.0, [length])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from raycomp.deployment import timing
-from raycomp.deployment.certificate import DeploymentLimit
+from raycomp.deployment.certificate import DeploymentLimit, Latency
 from raycomp.deployment.format_settings import FormatSettings, TimedReference
 from raycomp.deployment.timing import REPEATS, time_within_limits
 
@@ -140,3 +140,20 @@ def test_a_file_far_over_its_limit_is_not_measured_again(
     invent_machine(monkeypatch, iter([BUSY]))
     assert measure(DeploymentLimit("latency_ms", 0.8))[0].p50_ms == 9.0
     assert pauses == []
+
+
+def test_a_sample_without_the_longest_texts_has_no_99th_percentile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    invent_machine(monkeypatch, itertools.repeat(BUSY))
+
+    def time(longest: int) -> Latency:
+        limit = DeploymentLimit("p99_ms", 1.0)
+        settings = FormatSettings(
+            ("onnx",), (1,), threads=1, mixed_lengths=(8, 9), longest=longest, limits=(limit,)
+        )
+        return timing.time_in_turns([print, print], settings, 30, 8)[0].latencies[0]
+
+    assert (time(0).length, time(0).p99_ms) == (9, 40.0)
+    latency = time(20)
+    assert (latency.length, latency.p95_ms, latency.value("p99_ms")) == (20, 40.0, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,12 @@ from raycomp.config.loader import parse_job
 from raycomp.encoder.cost import EncoderShape
 from raycomp.encoder.device_table import Conditions, DeviceTable
 from raycomp.errors import UserError
-from raycomp.search.device_budgets import DeviceState, conditions_of, read_lengths
+from raycomp.search.device_budgets import (
+    DeviceState,
+    conditions_of,
+    find_named_tables,
+    read_lengths,
+)
 from raycomp.search.distribution import ArchitectureDistribution
 from raycomp.search.search_loop import SearchLoop, SearchTrial, infeasible_reason, search_groups
 from raycomp.search.setup import SearchSetup, make_space
@@ -231,3 +237,29 @@ def test_a_file_of_lengths_becomes_a_sample(tmp_path: Path) -> None:
 def test_conditions_take_the_length_of_the_task(tiny_job: dict[str, Any]) -> None:
     job = parse_job(make_job(tiny_job, [{"name": "edge", "latency_ms": 6, "threads": 2}]))
     assert conditions_of(job, job.budget[0]) == Conditions("onnxruntime", 2, 1, (16,))
+
+
+def test_the_longest_text_counts_where_the_sample_lacks_it(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    """Twenty long texts of a thousand are 2%: no quantile of twenty has them."""
+    path = tmp_path / "lengths.txt"
+    path.write_text("16\n" * 980 + "30\n" * 20)
+    budget = {"name": "edge", "latency_ms": 6, "lengths": str(path)}
+    job = parse_job(make_job(tiny_job, [budget]))
+    conditions = conditions_of(job, job.budget[0])
+    assert (conditions.lengths, conditions.max_length) == ((16,) * 20, 30)
+    assert conditions.describe().endswith("length 16 to 30")
+
+    # A profile of an earlier version lacks the longest text, and its times are those of the sample.
+    table = make_table(make_space(job, SHAPE), SHAPE, conditions=replace(conditions, longest=None))
+    assert "longest" not in table.to_dict()
+    profile = write_profile(tmp_path, table)
+    named = parse_job(make_job(tiny_job, [{**budget, "profile": profile}]))
+    tables = find_named_tables(named, SHAPE)
+    assert tables["edge"].conditions == conditions
+    again = DeviceTable.from_dict(json.loads(json.dumps(tables["edge"].to_dict())))
+    assert again.conditions == conditions
+
+    path.write_text("16\n" * 900 + "30\n" * 100)
+    assert conditions_of(job, job.budget[0]).longest is None

@@ -203,6 +203,16 @@ def test_a_profile_that_changes_during_a_run_is_refused(tiny_job: dict[str, Any]
         record(again)
 
 
+def test_the_longest_line_of_a_file_of_lengths_is_checked(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "lengths.txt"
+    path.write_text("8\n" * 99 + "41\n")
+    context = make_context(tiny_job, tmp_path / "run", {"latency_ms": 9, "lengths": str(path)})
+    with pytest.raises(UserError, match=r"measured with 41 tokens.*Remove the longer texts from .*txt"):
+        check(context)
+
+
 def test_a_file_of_lengths_belongs_to_the_run(tiny_job: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "lengths.txt"
     path.write_text("4 8")
