@@ -1,6 +1,7 @@
 """Networks with random weights as files of one runtime, timed in turns.
 
-The time of a dense encoder does not depend on its weights: only its configuration is needed.
+The time of a dense encoder depends neither on its weights nor on the rows of its word table: only its
+configuration is needed, and the table that is timed has few rows.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from raycomp.deployment.latency import Clock, measure_by_length_ms
-from raycomp.deployment.network_files import NetworkFiles, random_model
+from raycomp.deployment.network_files import NetworkFiles, cut_table, missing_rows_mb, random_model
 from raycomp.deployment.peak_memory import measure_peak_memory
 from raycomp.deployment.profile import NetworkTimes
 from raycomp.deployment.runtimes import (
@@ -24,9 +25,13 @@ from raycomp.deployment.runtimes import (
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.device_table import Conditions
 from raycomp.encoder.layers import EncoderConfig
+from raycomp.storage.machine_limits import free_memory
 
 CHUNK_MB = 2000.0
 """Size of the files of the networks that are in memory at the same time, next to the reference."""
+
+CHUNK_SHARE = 0.3
+"""Largest share of the free memory for them. A session takes more memory than its file has bytes."""
 
 RUNS = 200
 SECONDS = 1.5
@@ -61,6 +66,7 @@ class NetworkBench:
         self._config = config
         self._conditions = conditions
         self._files = files
+        self._missing_mb = missing_rows_mb(config, conditions.runtime)
         self._update = update
         self._reference: TokenForward | None = None
         # Its passes of each length, when the bench first timed it.
@@ -88,24 +94,35 @@ class NetworkBench:
     def _open_chunk(
         self, archs: Sequence[Architecture], first: int, memory: Sequence[Architecture]
     ) -> list[tuple[TokenForward, NetworkTimes]]:
-        """Return networks from a position on: as many as fit into `CHUNK_MB`, and at least one."""
+        """Return networks from a position on: as many as fit into memory, and at least one."""
         entries: list[tuple[TokenForward, NetworkTimes]] = []
+        free = free_memory()
+        largest_mb = CHUNK_MB if free is None else min(CHUNK_MB, CHUNK_SHARE * free / 1e6)
+        loaded_mb = 0.0
         for arch in archs[first:]:
             entries.append(self._open(arch, arch in memory))
             # Most of the time is that of writing files.
             self._update(first + len(entries), len(archs))
-            if sum(figures.size_mb for _, figures in entries) > CHUNK_MB:
+            loaded_mb += entries[-1][1].size_mb - self._missing_mb
+            if loaded_mb > largest_mb:
                 break
         return entries
 
     def _open(self, arch: Architecture, with_memory: bool) -> tuple[TokenForward, NetworkTimes]:
-        """Return a network's forward function, its size, and its memory where it is asked for."""
-        with self._files.open(self._conditions.runtime, arch) as path:
-            figures = NetworkTimes((), path.stat().st_size / 1e6)
-            if with_memory:
-                figures = replace(figures, memory_mb=self._measure_memory(path))
-            if self._conditions.runtime == "torch":
-                return model_forward(random_model(self._config, arch)), figures
+        """Return a network's forward function, its size, and its memory where it is asked for.
+
+        Both are those of the file with the whole word table. The table of the network that is timed has
+        few rows: of a multilingual encoder, each file would have a gigabyte.
+        """
+        runtime = self._conditions.runtime
+        memory_mb = None
+        if with_memory:
+            with self._files.open(runtime, arch, has_all_rows=True) as path:
+                memory_mb = self._measure_memory(path)
+        with self._files.open(runtime, arch) as path:
+            figures = NetworkTimes((), path.stat().st_size / 1e6 + self._missing_mb, memory_mb)
+            if runtime == "torch":
+                return model_forward(random_model(cut_table(self._config), arch)), figures
             # A session reads the whole file at once, so the file can go.
             return session_forward(open_session(path, self._conditions.threads)), figures
 
@@ -143,7 +160,7 @@ class NetworkBench:
         calls = [lambda ids, mask, run=forward: run(ids, mask, None) for forward in forwards]
         return measure_by_length_ms(
             calls,
-            self._config.vocab_size,
+            cut_table(self._config).vocab_size,
             self._conditions.lengths,
             batch=self._conditions.batch,
             runs=RUNS,

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,11 +18,15 @@ from raycomp.deployment.format_settings import INT8_FILE, ONNX_FILE, WEIGHTS_FIL
 from raycomp.deployment.onnx_export import export_onnx
 from raycomp.deployment.quantisation import Int8Form, find_operations, quantise
 from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.device_table import bytes_per_weight
 from raycomp.encoder.export import write_network
 from raycomp.encoder.layers import EncoderConfig
 
 STORED_MB = 4000.0
 """Size of the files that are kept for the next conditions. A network beyond it is written again."""
+
+TABLE_ROWS = 1000
+"""Rows of the word tables of networks that are timed. A pass reads as many rows of a longer table."""
 
 SHORTEST_CHECK = 16
 """Fewest tokens of the longest text on which an exported file is compared with its network."""
@@ -46,7 +51,7 @@ class NetworkFiles:
         self._config = config
         self._checked_tokens = min(config.max_positions, max(SHORTEST_CHECK, longest))
         self._folder = tempfile.TemporaryDirectory()
-        self._stored: dict[tuple[str, Architecture], Path] = {}
+        self._stored: dict[tuple[str, Architecture, int], Path] = {}
         self._stored_mb = 0.0
         self._count = 0
 
@@ -64,24 +69,26 @@ class NetworkFiles:
         self._folder.cleanup()
 
     @contextmanager
-    def open(self, runtime: str, arch: Architecture) -> Iterator[Path]:
+    def open(self, runtime: str, arch: Architecture, *, has_all_rows: bool = False) -> Iterator[Path]:
         """Yield the file of a network; it can be gone afterwards.
 
         Args:
             runtime: "onnxruntime", "onnxruntime-int8" or "torch".
             arch: The network.
+            has_all_rows: Whether its word table has all rows of the vocabulary, or `TABLE_ROWS`.
 
         Raises:
             UserError: The network cannot be written in this format.
         """
-        key = (runtime, arch)
+        config = self._config if has_all_rows else cut_table(self._config)
+        key = (runtime, arch, config.vocab_size)
         if key in self._stored:
             yield self._stored[key]
             return
 
         folder = Path(self._folder.name, str(self._count))
         self._count += 1
-        path = self._write(runtime, arch, folder)
+        path = self._write(runtime, random_model(config, arch), folder)
         size_mb = path.stat().st_size / 1e6
         if self._stored_mb + size_mb <= STORED_MB:
             self._stored[key] = path
@@ -95,12 +102,8 @@ class NetworkFiles:
             # The files of a large encoder would fill the disk.
             shutil.rmtree(folder)
 
-    def _write(self, runtime: str, arch: Architecture, folder: Path) -> Path:
+    def _write(self, runtime: str, model: Any, folder: Path) -> Path:
         """Write a network into a new folder; return the path of its file."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = random_model(self._config, arch)
-
         if runtime == "torch":
             write_network(model, folder)
             return folder / WEIGHTS_FILE
@@ -119,16 +122,30 @@ class NetworkFiles:
         return target
 
 
+def cut_table(config: EncoderConfig) -> EncoderConfig:
+    """Return the shapes with the word table of networks that are timed; see `TABLE_ROWS`."""
+    rows = min(config.vocab_size, TABLE_ROWS)
+    # The padding token must have a row.
+    pad = None if config.pad_token_id is None else min(config.pad_token_id, rows - 1)
+    return replace(config, vocab_size=rows, pad_token_id=pad)
+
+
+def missing_rows_mb(config: EncoderConfig, runtime: str) -> float:
+    """Return how much larger a file with the whole word table is than that of `cut_table`."""
+    rows = config.vocab_size - cut_table(config).vocab_size
+    return bytes_per_weight(runtime) * rows * config.embedding_size / 1e6
+
+
 def random_model(config: EncoderConfig, arch: Architecture) -> Any:
-    """Return a network with random weights as it is exported, in evaluation mode."""
+    """Return a network with the random weights of seed 0, as it is exported, in evaluation mode."""
     # Imported here: transformers takes seconds to import.
     from raycomp.encoder.static_model import RaycompConfig, RaycompForSequenceClassification
 
     shapes = {"layer_heads": list(arch.heads), "layer_ffn": list(arch.ffn)}
-    model = RaycompForSequenceClassification(RaycompConfig(**config.to_dict() | shapes)).eval()
-
-    # New biases are 0 and new norms 1 in every layer. An ONNX file has equal tensors once: too small.
-    with torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = RaycompForSequenceClassification(RaycompConfig(**config.to_dict() | shapes)).eval()
+        # New biases are 0 and new norms 1 in every layer. An ONNX file has equal tensors once: too small.
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter += config.initializer_range * torch.randn_like(parameter)

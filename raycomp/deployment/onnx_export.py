@@ -26,6 +26,9 @@ from raycomp.storage.files import atomic_write
 MAX_LOGIT_DIFFERENCE = 1e-4
 """Largest difference of a logit from the model's in torch, as a share of the largest logit above 1."""
 
+MAX_ONNX_MB = 2147.0
+"""Largest ONNX file without a second file of weights: protobuf counts its bytes in 31 bits."""
+
 CHECKED_SHAPES = ((1, 2), (1, 9), (2, 16), (5, 7), (32, 24))
 """Batch sizes and lengths on which an exported file is compared with the model."""
 
@@ -62,6 +65,12 @@ def export_onnx(model: Any, path: Path, max_positions: int) -> float:
     Raises:
         UserError: torch cannot export the model, or the file computes something else.
     """
+    weights_mb = sum(parameter.nbytes for parameter in model.parameters()) / 1e6
+    if weights_mb > MAX_ONNX_MB:
+        raise UserError(
+            f"An ONNX file has at most {MAX_ONNX_MB:,.0f} MB, and the weights of this model have "
+            f"{weights_mb:,.0f} MB. Leave the format out, or choose a smaller model or word table."
+        )
     inputs = _example_inputs(model)
 
     def write(target: Path) -> None:

@@ -250,6 +250,11 @@ def _read_figures(data: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(data[name]) for name in (*TIMES, "size_mb")}
 
 
+def bytes_per_weight(runtime: str) -> int:
+    """Return the bytes of a number of a word table in a runtime's file."""
+    return 1 if runtime.endswith("int8") else 4
+
+
 def describe_encoder(shape: EncoderShape) -> dict[str, Any]:
     """Return what the time of a network depends on, JSON-able; the number of outputs hardly counts."""
     data = shape.to_dict()

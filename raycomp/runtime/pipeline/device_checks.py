@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from raycomp.config.budget import BUDGET_KINDS, BudgetSettings
 from raycomp.deployment.cpu import describe_cpu
+from raycomp.deployment.onnx_export import MAX_ONNX_MB
 from raycomp.deployment.peak_memory import STATUS
 from raycomp.deployment.runtimes import missing_onnx_packages
+from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.cost import CostModel, EncoderShape
 from raycomp.encoder.device_table import Conditions
 from raycomp.encoder.layers import EncoderConfig
 from raycomp.methods.context import RunContext
@@ -69,6 +72,16 @@ def find_runtime_problems(
         problems.append(
             f"Budget {budget.name}: the runtime {budget.runtime} needs the package {missing[0]}, which "
             "is not installed. Run pip install 'raycomp[onnx]', or set runtime = \"torch\"."
+        )
+
+    full = Architecture(len(config.layer_heads), tuple(config.layer_heads), tuple(config.layer_ffn))
+    weights_mb = 4 * CostModel(EncoderShape.from_config(config), 1).cost("params", full) / 1e6
+    # A run exports the teacher too, and compares the models with it.
+    if budget.runtime != "torch" and weights_mb > MAX_ONNX_MB:
+        problems.append(
+            f"Budget {budget.name}: an ONNX file has at most {MAX_ONNX_MB:,.0f} MB, and that of the "
+            f'teacher would have {weights_mb:,.0f} MB in fp32. Set runtime = "torch", or choose a '
+            "smaller model."
         )
 
     longest = conditions.max_length

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raycomp.deployment import network_bench, network_files
+from raycomp.deployment import network_bench, network_files, onnx_export
 from raycomp.deployment.network_bench import NetworkBench
 from raycomp.deployment.network_files import NetworkFiles, random_model
 from raycomp.encoder.architecture import Architecture
@@ -17,6 +18,7 @@ from raycomp.encoder.cost import CostModel, EncoderShape
 from raycomp.encoder.device_table import Conditions
 from raycomp.encoder.export import write_network
 from raycomp.encoder.layers import EncoderConfig
+from raycomp.errors import UserError
 
 CONFIG = EncoderConfig(
     vocab_size=30, hidden_size=16, embedding_size=16, head_size=8, layer_heads=(2,), layer_ffn=(32,),
@@ -142,3 +144,45 @@ def test_each_length_counts_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "measure_durations_ms", measure)
     times = latency.measure_by_length_ms([print, print], 30, (2, 8), batch=1, runs=40, seconds=1, turn=1)
     assert times == [[[2.0] * 5, [8.0] * 5]] * 2
+
+
+def test_networks_are_timed_with_few_rows_of_their_word_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of XLM-R, each of thirty files would otherwise have 0.8 GB."""
+    monkeypatch.setattr(network_files, "TABLE_ROWS", 6)
+    invent_clock(monkeypatch, 1.0)
+    config = replace(CONFIG, vocab_size=30_000, pad_token_id=9)
+    conditions = Conditions("torch", 1, 1, (4,), longest=7)
+    costs = CostModel(EncoderShape.from_config(config), 4)
+    measured: list[tuple[float, int]] = []
+
+    def measure(kind: str, path: Path, *, length: int, **_: Any) -> dict[str, float]:
+        measured.append(((path / "model.safetensors").stat().st_size / 1e6, length))
+        return {"memory_mb": 50.0}
+
+    monkeypatch.setattr(network_bench, "measure_peak_memory", measure)
+    with NetworkFiles(config, longest=7) as files:
+        times = NetworkBench(config, conditions, files).measure(ARCHS[:2], ARCHS[:1])
+        written = sum(file.stat().st_size for file in Path(files._folder.name).rglob("*.safetensors"))
+
+    weights = [4 * costs.cost("params", arch) / 1e6 for arch in ARCHS[:2]]
+    assert [entry.size_mb for entry in times] == pytest.approx(weights, abs=0.02)
+    # Memory needs the whole table, and the longest text.
+    assert [entry.memory_mb for entry in times] == [50.0, None]
+    assert measured == [(pytest.approx(weights[0], abs=0.02), 7)]
+    assert written / 1e6 < weights[0] + 0.2
+
+
+def test_few_networks_are_in_memory_where_little_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks = invent_clock(monkeypatch, 1.0)
+    monkeypatch.setattr(network_bench, "free_memory", lambda: 1000)
+    with NetworkFiles(CONFIG, longest=4) as files:
+        NetworkBench(CONFIG, Conditions("torch", 1, 1, (4,)), files).measure(ARCHS[:3])
+    assert chunks == [2, 2, 2], "the reference and one network"
+
+
+def test_a_network_that_is_too_large_for_an_onnx_file_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(onnx_export, "MAX_ONNX_MB", 0.001)
+    with pytest.raises(UserError, match=r"An ONNX file has at most 0 MB.*smaller model or word table"):
+        onnx_export.export_onnx(random_model(CONFIG, ARCHS[0]), tmp_path / "model.onnx", 20)

@@ -84,6 +84,7 @@ def test_a_runtime_that_is_not_installed_is_named(
         ({"latency_ms": 5, "length": 41}, "measured with 41 tokens.*at most 40"),
         ({"latency_ms": 5, "threads": 1000}, "threads = 1000, and this machine has"),
         ({"memory_mb": 5, "runtime": "torch"}, "limits memory_mb, which only Linux reports"),
+        ({"latency_ms": 5}, "file has at most 0 MB, and that of the teacher would have 0 MB in fp32"),
         ({"latency_ms": 5, "node": "edge"}, "needs the package onnxruntime"),
         ({"latency_ms": 5, "threads": 1000, "profile": "edge.json"}, "threads = 1000"),
     ],
@@ -98,6 +99,7 @@ def test_a_device_is_checked_before_a_profile_writes_networks(
     """The machine of `raycomp profile` is the device, whatever node or profile the budget names."""
     monkeypatch.setattr(device_checks, "missing_onnx_packages", lambda: ["onnxruntime"])
     monkeypatch.setattr(device_checks, "STATUS", tmp_path / "none")
+    monkeypatch.setattr(device_checks, "MAX_ONNX_MB", 0.001)
     context = make_context(tiny_job, tmp_path / "run", budget)
 
     def update(conditions: Any) -> Any:
