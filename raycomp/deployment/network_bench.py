@@ -6,6 +6,7 @@ configuration is needed, and the table that is timed has few rows.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -45,9 +46,9 @@ class NetworkBench:
     """Writes networks as files of a runtime, and times them on this machine.
 
     All networks in memory take turns with one reference network. The ratio of the fastest passes counts,
-    times the reference's own passes: other programs and a slower clock only make passes longer. With one
-    thread, passes are compared by the CPU time of the thread. The reference, and its passes, stay the
-    same in all calls of `measure`.
+    times the reference's usual pass: other programs and a slower clock only make passes longer. With one
+    thread, passes are compared by the CPU time of the thread. The reference, and its usual pass, stay the
+    same in all calls of `measure`. How much longer the slow passes take is each network's own.
 
     Args:
         config: Shapes of the full network.
@@ -69,8 +70,8 @@ class NetworkBench:
         self._missing_mb = missing_rows_mb(config, conditions.runtime)
         self._update = update
         self._reference: TokenForward | None = None
-        # Its passes of each length, when the bench first timed it.
-        self._usual_ms: list[list[float]] | None = None
+        # Its median pass of each length, when the bench first timed it.
+        self._usual_ms: list[float] | None = None
 
     def measure(
         self, archs: Sequence[Architecture], memory: Sequence[Architecture] = ()
@@ -143,16 +144,23 @@ class NetworkBench:
         # One thread computes in the calling thread, whose own time does not depend on other programs.
         clock = time.thread_time if self._conditions.threads == 1 else time.perf_counter
         if self._usual_ms is None:
-            (self._usual_ms,) = self._run_turns([self._reference], time.perf_counter)
+            (passes,) = self._run_turns([self._reference], time.perf_counter)
+            self._usual_ms = [statistics.median(times) for times in passes]
         reference, *networks = self._run_turns([self._reference, *forwards], clock)
+        # The CPU time of a thread lacks the waiting that makes slow passes slow.
+        walls = networks if clock is time.perf_counter else self._run_turns(forwards, time.perf_counter)
 
         # A mean or a median of a busy machine says more about the other programs than about the network.
-        return [
+        medians_ms = [
             [
-                [min(own) / min(now) * usual for usual in usual_ms]
-                for own, now, usual_ms in zip(times, reference, self._usual_ms, strict=True)
+                min(own) / min(now) * usual
+                for own, now, usual in zip(n, reference, self._usual_ms, strict=True)
             ]
-            for times in networks
+            for n in networks
+        ]
+        return [
+            [_scale(passes, median_ms) for passes, median_ms in zip(own, by_length, strict=True)]
+            for own, by_length in zip(walls, medians_ms, strict=True)
         ]
 
     def _run_turns(self, forwards: Sequence[TokenForward], clock: Clock) -> list[list[list[float]]]:
@@ -168,3 +176,9 @@ class NetworkBench:
             turn=TURN,
             clock=clock,
         )
+
+
+def _scale(passes: Sequence[float], median_ms: float) -> list[float]:
+    """Return passes in the same proportions with another median."""
+    factor = median_ms / statistics.median(passes)
+    return [factor * time_ms for time_ms in passes]

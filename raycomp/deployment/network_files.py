@@ -25,8 +25,8 @@ from raycomp.encoder.layers import EncoderConfig
 STORED_MB = 4000.0
 """Size of the files that are kept for the next conditions. A network beyond it is written again."""
 
-TABLE_ROWS = 1000
-"""Rows of the word tables of networks that are timed. A pass reads as many rows of a longer table."""
+TABLE_ROWS = 4096
+"""Rows of the word tables of networks that are timed: enough for 32 texts of 64 different tokens."""
 
 SHORTEST_CHECK = 16
 """Fewest tokens of the longest text on which an exported file is compared with its network."""

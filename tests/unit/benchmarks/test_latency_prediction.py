@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import numpy as np
 import pytest
 
+from benchmarks import latency_prediction
 from benchmarks.latency_prediction import LAYERS, fit_predictions, format_errors
+from raycomp.deployment import timing
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import CostModel, EncoderShape
+from raycomp.encoder.device_table import Conditions
 from raycomp.search.space import SearchSpace
 from tests.unit.invented_device import InventedBench, make_table
 
@@ -44,3 +51,30 @@ def test_the_table_has_a_row_per_prediction_and_a_verdict(slower: float, verdict
     lines = format_errors(predictions, NETWORKS, [slower * bench.time(arch) for arch in NETWORKS])
     assert [line.split(" | ")[0] for line in lines[2:-1]] == [f"| {name}" for name in predictions]
     assert lines[-1].endswith(f"percentile): {verdict}")
+
+
+def test_networks_are_timed_as_an_export_times_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Architecture] = []
+    groups: list[int] = []
+
+    class Files:
+        @contextmanager
+        def open(self, runtime: str, arch: Architecture, *, has_all_rows: bool) -> Iterator[Architecture]:
+            assert has_all_rows, "an exported file has its whole word table"
+            opened.append(arch)
+            yield arch
+
+    def measure(forwards: Any, *_: Any, batch: int, **__: Any) -> list[list[list[float]]]:
+        assert batch == 8
+        group = opened[sum(groups) :]
+        groups.append(len(forwards))
+        return [[[InventedBench().time(arch)] * 20] for arch in group]
+
+    monkeypatch.setattr(latency_prediction, "open_session", lambda path, threads: path)
+    monkeypatch.setattr(latency_prediction, "session_forward", lambda session: session)
+    monkeypatch.setattr(timing, "measure_by_length_ms", measure)
+    files: Any = Files()
+    conditions = Conditions("onnxruntime", 2, 8, (16,))
+    times = latency_prediction.time_as_certificates(files, NETWORKS[:7], conditions, 100, "p95_ms")
+    assert times == pytest.approx([InventedBench().time(arch) for arch in NETWORKS[:7]])
+    assert (opened, groups) == (NETWORKS[:7], [3, 3, 1])

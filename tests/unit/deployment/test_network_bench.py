@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,20 +40,29 @@ def invent_clock(monkeypatch: pytest.MonkeyPatch, *slow: float) -> list[int]:
         The number of forward functions of each chunk.
     """
     chunks: list[int] = []
+    clocks: list[Any] = []
 
     def measure(
         forwards: Sequence[Any], vocab_size: int, lengths: Sequence[int], clock: Any, **_: Any
     ) -> Any:
-        if len(forwards) == 1:
+        clocks.append(clock)
+        if len(clocks) == 1:
             assert clock is time.perf_counter, "the reference's own passes are those of a wall clock"
             return [[[2.0 * length * factor for factor in slow] for length in lengths]]
-        chunks.append(len(forwards))
+
         unit = 0.01 if clock is time.thread_time else 1.0
+        # A run by the CPU time of the thread is followed by one of the networks by a wall clock.
+        has_reference = clocks[-2:] != [time.thread_time, time.perf_counter]
+        if has_reference:
+            chunks.append(len(forwards))
         # Each network meets the slow moments in another order.
         orders = [[*slow[i % len(slow) :], *slow[: i % len(slow)]] for i in range(len(forwards))]
         return [
             [
-                [unit * (3.0 if i else 2.0) * length * len(chunks) * factor for factor in order]
+                [
+                    unit * (2.0 if has_reference and i == 0 else 3.0) * length * len(chunks) * factor
+                    for factor in order
+                ]
                 for length in lengths
             ]
             for i, order in enumerate(orders)
@@ -76,11 +86,33 @@ def test_times_are_ratios_to_the_reference_whatever_the_machine_does(
         # Later networks have the same unit, although the machine is slower still.
         (later,) = bench.measure(ARCHS[:1])
 
-    # One and a half times each pass of the reference in the first chunk: its percentiles stay.
+    # 1.5 times the reference's usual pass in the first chunk, in the network's own proportions.
     for entry in times:
-        assert entry.durations[0] == pytest.approx([12.0, 84.0, 14.4])
-        assert entry.durations[1] == pytest.approx([27.0, 189.0, 32.4])
-    assert later.durations[1] == pytest.approx([27.0, 189.0, 32.4])
+        assert sorted(entry.durations[0]) == pytest.approx([12.0, 14.4, 84.0])
+        assert sorted(entry.durations[1]) == pytest.approx([27.0, 32.4, 189.0])
+    assert sorted(later.durations[1]) == pytest.approx([27.0, 32.4, 189.0])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_each_network_has_its_own_slow_passes(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    """The smallest network is the reference, and its slow passes are relatively the slowest."""
+    sizes = {1: (1.0, 3.0), 2: (10.0, 12.0)}
+
+    def measure(forwards: Sequence[Any], *_: Any, clock: Any, **__: Any) -> Any:
+        # CPU time does not show the slow passes.
+        is_wall = clock is time.perf_counter
+        tails = [sizes[forward(None, None)] for forward in forwards]
+        return [[[most] * 9 + [slow if is_wall else most]] for most, slow in tails]
+
+    monkeypatch.setattr(network_bench, "measure_by_length_ms", measure)
+    monkeypatch.setattr(network_bench, "model_forward", lambda model: lambda *_: model.config.depth)
+    monkeypatch.setattr(network_bench, "random_model", lambda _, arch: SimpleNamespace(config=arch))
+    with NetworkFiles(CONFIG, longest=4) as files:
+        bench = NetworkBench(CONFIG, Conditions("torch", threads, 1, (4,)), files)
+        small, large = bench.measure([ARCHS[0], ARCHS[2]])
+    assert small.durations == [pytest.approx([1.0] * 9 + [3.0])]
+    assert large.durations == [pytest.approx([10.0] * 9 + [12.0])]
+    assert large.typical()["latency_ms"] == pytest.approx(10.0)
 
 
 def test_files_have_the_weights_of_their_networks(monkeypatch: pytest.MonkeyPatch) -> None:
