@@ -187,7 +187,8 @@ def print_certificates(certificates: Sequence[dict[str, Any]]) -> None:
         certificates: Certificates with the key `out`, the folder of the model.
     """
     conditions = [
-        (latency["batch"], latency["length"]) for latency in certificates[0]["files"][0]["latencies"]
+        (latency["batch"], latency.get("lengths") or latency["length"])
+        for latency in certificates[0]["files"][0]["latencies"]
     ]
     columns = ["model", "file", "size_mb", "memory_mb", "selection"]
     columns += [f"p50_ms (batch {batch}, length {length})" for batch, length in conditions]

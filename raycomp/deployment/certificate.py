@@ -46,6 +46,7 @@ class Latency:
         p99_ms: 99th percentile. With fewer than 100 passes it is close to the slowest one. None where the
             longest texts are not in the sample of lengths that was timed.
         runs: Measured passes.
+        lengths: The lengths in words, where texts of several lengths are mixed.
     """
 
     QUANTITIES: ClassVar[tuple[str, ...]] = ("latency_ms", "p95_ms", "p99_ms")
@@ -57,6 +58,7 @@ class Latency:
     p95_ms: float
     p99_ms: float | None
     runs: int
+    lengths: str = ""
 
     @classmethod
     def of_durations(cls, batch: int, length: int, durations: Sequence[float]) -> Latency:
@@ -267,7 +269,8 @@ def card_figures(certificate: Mapping[str, Any]) -> dict[str, str]:
 
     for entry in certificate["files"]:
         times = "; ".join(
-            f"batch {latency['batch']}, length {latency['length']}: {_list_percentiles(latency)}"
+            f"batch {latency['batch']}, length {latency.get('lengths') or latency['length']}: "
+            f"{_list_percentiles(latency)}"
             for latency in entry["latencies"]
         )
         # Memory is known on Linux only.

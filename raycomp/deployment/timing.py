@@ -13,6 +13,7 @@ from raycomp.deployment.certificate import DeploymentLimit, Latency
 from raycomp.deployment.format_settings import FormatSettings
 from raycomp.deployment.latency import measure_by_length_ms
 from raycomp.deployment.runtimes import TokenForward
+from raycomp.encoder.device_table import describe_lengths
 
 MEASURED_RUNS = 200
 MEASURED_SECONDS = 6.0
@@ -97,9 +98,11 @@ def time_in_turns(
         )
         for number, by_length in enumerate(durations):
             mixed = list(itertools.chain(*by_length))
-            latency = Latency.of_durations(batch, settings.longest or max(lengths), mixed)
+            longest = settings.longest or max(lengths)
+            latency = Latency.of_durations(batch, longest, mixed)
+            latency = replace(latency, lengths=describe_lengths(lengths, longest))
             # The slowest hundredth are the longest texts, and the sample lacks them.
-            if settings.longest > max(lengths):
+            if longest > max(lengths):
                 latency = replace(latency, p99_ms=None)
             latencies[number].append(latency)
             passes[number].append(np.array(mixed))

@@ -10,6 +10,7 @@ each layer below. A line through the whole networks corrects the sum:
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,11 +61,24 @@ class Conditions:
 
     def describe(self) -> str:
         """Return the conditions in words."""
-        length = str(self.lengths[0])
-        if len(self.lengths) > 1:
-            length = f"{min(self.lengths)} to {self.max_length}"
+        length = describe_lengths(self.lengths, self.max_length) or str(self.lengths[0])
         noun = "thread" if self.threads == 1 else "threads"
         return f"{self.runtime}, {self.threads} {noun}, batch {self.batch}, length {length}"
+
+
+def describe_lengths(lengths: Sequence[int], longest: int) -> str:
+    """Return a sample of several lengths in words, empty for one length.
+
+    Two samples with the same limits have different hashes, because their times are not comparable.
+
+    Args:
+        lengths: The sample.
+        longest: Tokens of the longest text.
+    """
+    if len(lengths) < 2:
+        return ""
+    numbers = ",".join(map(str, (*lengths, longest)))
+    return f"{min(lengths)} to {longest} (sample {hashlib.sha256(numbers.encode()).hexdigest()[:6]})"
 
 
 @dataclass(frozen=True)

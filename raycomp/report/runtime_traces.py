@@ -6,6 +6,7 @@ a point of its own: a user without raycomp would deploy it.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pandas as pd
@@ -51,10 +52,10 @@ def add_runtime_axes(
     for cost in COSTS:
         # A trace that another axis hides must appear again.
         variants[cost]["data"] = [{"visible": True, **patch} for patch in variants[cost]["data"]]
-    for (threads, batch, length), rows in files.groupby(CONDITIONS, sort=True):
+    for (threads, batch, length, lengths), rows in files.groupby(CONDITIONS, sort=True):
         noun = "thread" if threads == 1 else "threads"
-        condition = f"{threads} {noun}, batch {batch}, {length} tokens"
-        key = f"onnxruntime_{threads}_{batch}_{length}"
+        condition = f"{threads} {noun}, batch {batch}, {lengths or length} tokens"
+        key = "_".join(["onnxruntime", *re.findall(r"\w+", f"{threads} {batch} {length} {lengths}")])
         choices[key] = f"ONNX Runtime ({condition})"
 
         own = _build_traces(rows, len(tables.runs) > 1)

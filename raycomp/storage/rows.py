@@ -256,6 +256,7 @@ class RuntimeRow:
         p50_ms: Median time of a pass.
         p95_ms: 95th percentile.
         speedup: Time of the teacher in INT8 over that of this file; None where INT8 was refused for it.
+        lengths: The lengths in words, where texts of several lengths are mixed.
     """
 
     run: str
@@ -272,6 +273,7 @@ class RuntimeRow:
     p50_ms: float | None = None
     p95_ms: float | None = None
     speedup: float | None = None
+    lengths: str | None = None
 
     def to_row(self) -> dict[str, Any]:
         """Return the columns that have a value."""

@@ -42,7 +42,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "runtimes": _schema(
         run=_TEXT, method=_TEXT, budget=_TEXT, runtime=_TEXT, threads=_INT, batch=_INT, length=_INT,
         p50_ms=_REAL, p95_ms=_REAL, speedup=_REAL, size_mb=_REAL, selection=_REAL, validation=_REAL,
-        metric=_TEXT,
+        metric=_TEXT, lengths=_TEXT,
     ),
     "ablations": _schema(
         run=_TEXT, study=_TEXT, variant=_TEXT, task=_TEXT, seed=_INT, budget=_TEXT, metric=_TEXT,

@@ -18,7 +18,7 @@ from raycomp.deployment.format_settings import RUNTIME_FILES
 from raycomp.deployment.latency import measure_by_length_ms
 from raycomp.deployment.runtimes import TokenForward, open_session, session_forward
 from raycomp.deployment.timing import MEASURED_RUNS, MEASURED_SECONDS, TURN, paired_speedup
-from raycomp.encoder.device_table import Conditions
+from raycomp.encoder.device_table import Conditions, describe_lengths
 from raycomp.methods.base import Deployable
 from raycomp.methods.context import RunContext
 from raycomp.methods.scoring import score_validation
@@ -116,6 +116,7 @@ def _open_files(
             selection=float(entry["selection"]),
             validation=_score(context, forward),
             metric=context.primary,
+            lengths=describe_lengths(conditions.lengths, conditions.max_length) or None,
         )
         files.append(_TimedFile(row, forward))
     return files

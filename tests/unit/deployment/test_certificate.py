@@ -115,9 +115,11 @@ def test_limits_of_the_command_line() -> None:
 
 def test_the_card_leaves_out_a_percentile_that_is_not_known() -> None:
     file = FILES[0]
-    latency = replace(file.latencies[0], p99_ms=None)
+    latency = replace(file.latencies[0], p99_ms=None, lengths="8 to 64 (sample 1a2b3c)")
     certificate = build_certificate(
         FIGURES, MACHINE, [DeploymentLimit("p99_ms", 1e9)], [replace(file, latencies=(latency,))], []
     )
-    assert "p50 4.00, p95 12.00 ms" in render_card_section(certificate)
+    assert "batch 1, length 8 to 64 (sample 1a2b3c): p50 4.00, p95 12.00 ms" in render_card_section(
+        certificate
+    )
     assert certificate["verdict"] == "FAIL"

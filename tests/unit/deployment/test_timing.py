@@ -155,5 +155,6 @@ def test_a_sample_without_the_longest_texts_has_no_99th_percentile(
         return timing.time_in_turns([print, print], settings, 30, 8)[0].latencies[0]
 
     assert (time(0).length, time(0).p99_ms) == (9, 40.0)
+    assert time(0).lengths.startswith("8 to 9 (sample ")
     latency = time(20)
     assert (latency.length, latency.p95_ms, latency.value("p99_ms")) == (20, 40.0, None)

@@ -90,3 +90,19 @@ def test_a_run_without_such_budgets_has_neither_table_nor_axis(tmp_path: Path) -
     page = read_page(write_report(run, tmp_path / "r.html"))
     assert set(page.plots()[0]["variants"]) == {"params", "flops", "latency_ms"}
     assert not any("ONNX Runtime" in text for text in page.text)
+
+
+def test_a_sample_of_lengths_is_not_compared_with_one_length(run: Path, tmp_path: Path) -> None:
+    """Both have 64 as their longest text; the times of the sample are a tenth."""
+    sample = "8 to 64 (sample 1a2b3c)"
+    write_files(run, part="hat", lengths=sample, p50_ms=0.1)
+    table = build_runtime_table(load_tables(run).runtimes)
+    assert table is not None
+    lengths = [row[table.columns.index("length")] for row in table.rows]
+    assert lengths == ["64"] * 4 + [sample] * 4
+
+    plot = read_page(write_report(run, tmp_path / "r.html")).plots()[0]
+    variants = plot["variants"]
+    assert {"onnxruntime_2_1_64", "onnxruntime_2_1_64_8_to_64_sample_1a2b3c"} <= set(variants)
+    times = [trace.get("x") for trace in variants["onnxruntime_2_1_64"]["data"] if trace.get("x")]
+    assert all(0.1 not in own for own in times)

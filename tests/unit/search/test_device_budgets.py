@@ -249,7 +249,7 @@ def test_the_longest_text_counts_where_the_sample_lacks_it(
     job = parse_job(make_job(tiny_job, [budget]))
     conditions = conditions_of(job, job.budget[0])
     assert (conditions.lengths, conditions.max_length) == ((16,) * 20, 30)
-    assert conditions.describe().endswith("length 16 to 30")
+    assert "length 16 to 30 (sample " in conditions.describe()
 
     # A profile of an earlier version lacks the longest text, and its times are those of the sample.
     table = make_table(make_space(job, SHAPE), SHAPE, conditions=replace(conditions, longest=None))
@@ -263,3 +263,15 @@ def test_the_longest_text_counts_where_the_sample_lacks_it(
 
     path.write_text("16\n" * 900 + "30\n" * 100)
     assert conditions_of(job, job.budget[0]).longest is None
+
+
+def test_budgets_with_other_samples_of_lengths_have_costs_of_their_own(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    budgets = []
+    for name, text in (("a", "4 8 30"), ("b", "4 20 30")):
+        path = tmp_path / name
+        path.write_text(text)
+        budgets.append({"name": name, "latency_ms": 6, "lengths": str(path)})
+    groups = search_groups(make_setup(tiny_job, tmp_path, budgets))
+    assert [[b.name for b in g.members] for g in groups] == [["a"], ["b"]]

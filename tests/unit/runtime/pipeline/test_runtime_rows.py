@@ -98,6 +98,16 @@ def test_files_are_compared_with_the_quantised_teacher_pass_by_pass(context: Any
     assert (edge["threads"], edge["batch"], edge["length"], edge["metric"]) == (2, 1, 64, "accuracy")
 
 
+def test_a_sample_of_lengths_is_named(context: Any, tmp_path: Path) -> None:
+    conditions = Conditions("onnxruntime-int8", 2, 1, (16, 64), longest=90)
+    context.device.tables["edge"].conditions = conditions
+    record_runtimes(context, [deployable("PASS", write_files(tmp_path / "edge", *NAMES))])
+    rows = read_table(context.run_dir, "runtimes")
+    assert rows["length"].unique().tolist() == [90]
+    (lengths,) = rows["lengths"].unique()
+    assert lengths.startswith("16 to 90 (sample ")
+
+
 def test_an_int8_file_that_was_refused_has_no_row(context: Any, tmp_path: Path) -> None:
     record_runtimes(context, [deployable("PASS", write_files(tmp_path / "edge", "model.onnx"))])
     rows = read_table(context.run_dir, "runtimes")
