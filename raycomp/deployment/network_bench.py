@@ -67,7 +67,6 @@ class NetworkBench:
         self._config = config
         self._conditions = conditions
         self._files = files
-        self._missing_mb = missing_rows_mb(config, conditions.runtime)
         self._update = update
         self._reference: TokenForward | None = None
         # Its median pass of each length, when the bench first timed it.
@@ -100,11 +99,12 @@ class NetworkBench:
         free = free_memory()
         largest_mb = CHUNK_MB if free is None else min(CHUNK_MB, CHUNK_SHARE * free / 1e6)
         loaded_mb = 0.0
+        runtime = self._conditions.runtime
         for arch in archs[first:]:
             entries.append(self._open(arch, arch in memory))
             # Most of the time is that of writing files.
             self._update(first + len(entries), len(archs))
-            loaded_mb += entries[-1][1].size_mb - self._missing_mb
+            loaded_mb += entries[-1][1].size_mb - missing_rows_mb(self._config, runtime, arch)
             if loaded_mb > largest_mb:
                 break
         return entries
@@ -121,7 +121,8 @@ class NetworkBench:
             with self._files.open(runtime, arch, has_all_rows=True) as path:
                 memory_mb = self._measure_memory(path)
         with self._files.open(runtime, arch) as path:
-            figures = NetworkTimes((), path.stat().st_size / 1e6 + self._missing_mb, memory_mb)
+            missing_mb = missing_rows_mb(self._config, runtime, arch)
+            figures = NetworkTimes((), path.stat().st_size / 1e6 + missing_mb, memory_mb)
             if runtime == "torch":
                 return model_forward(random_model(cut_table(self._config), arch)), figures
             # A session reads the whole file at once, so the file can go.

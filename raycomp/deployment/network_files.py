@@ -130,10 +130,10 @@ def cut_table(config: EncoderConfig) -> EncoderConfig:
     return replace(config, vocab_size=rows, pad_token_id=pad)
 
 
-def missing_rows_mb(config: EncoderConfig, runtime: str) -> float:
+def missing_rows_mb(config: EncoderConfig, runtime: str, arch: Architecture) -> float:
     """Return how much larger a file with the whole word table is than that of `cut_table`."""
     rows = config.vocab_size - cut_table(config).vocab_size
-    return bytes_per_weight(runtime) * rows * config.embedding_size / 1e6
+    return bytes_per_weight(runtime) * rows * (arch.table.rank or config.embedding_size) / 1e6
 
 
 def random_model(config: EncoderConfig, arch: Architecture) -> Any:
@@ -141,7 +141,9 @@ def random_model(config: EncoderConfig, arch: Architecture) -> Any:
     # Imported here: transformers takes seconds to import.
     from raycomp.encoder.static_model import RaycompConfig, RaycompForSequenceClassification
 
-    shapes = {"layer_heads": list(arch.heads), "layer_ffn": list(arch.ffn)}
+    shapes: dict[str, Any] = {"layer_heads": list(arch.heads), "layer_ffn": list(arch.ffn)}
+    if arch.table.rank is not None:
+        shapes["word_rank"] = arch.table.rank
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         model = RaycompForSequenceClassification(RaycompConfig(**config.to_dict() | shapes)).eval()

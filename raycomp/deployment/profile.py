@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.architecture import Architecture, WordTable
 from raycomp.encoder.device_table import (
     TIMES,
     Conditions,
@@ -73,8 +73,9 @@ def measure_table(
     layers: Sequence[Layer],
     networks: Sequence[Architecture],
     memory: Sequence[Architecture] = (),
+    ranks: Sequence[int] = (),
 ) -> DeviceTable:
-    """Measure each layer once and a few whole networks, in one sequence of turns.
+    """Measure each layer and each rank once, and a few whole networks, in one sequence of turns.
 
     Args:
         bench: Where the networks run.
@@ -84,11 +85,14 @@ def measure_table(
         layers: Heads and neurons of each kind of layer.
         networks: Whole networks, which the correction is fitted on.
         memory: Those of them whose memory is measured too.
+        ranks: Ranks of word tables of the search space.
     """
     singles = [_equal_layers(layer, 1) for layer in layers]
     stacks = [_equal_layers(layer, 1 + ADDED_LAYERS) for layer in layers]
+    # In the smallest network, the product of a word table of a rank is the largest share of the time.
+    ranked = [replace(singles[0], table=WordTable(rank=rank)) for rank in ranks]
     # A whole network can be one of equal layers. It is then measured twice, and counts for both.
-    times = bench.measure([*singles, *stacks, *networks], memory)
+    times = bench.measure([*singles, *stacks, *ranked, *networks], memory)
     typical = [entry.typical() for entry in times]
 
     figures = {}
@@ -99,13 +103,19 @@ def measure_table(
         added = {name: max(0.0, (stack[name] - single[name]) / ADDED_LAYERS) for name in single}
         figures[layer] = LayerFigures(single, added)
 
-    measured = [entry.measured() for entry in times[2 * len(layers) :]]
+    first = 2 * len(layers)
+    rank_figures = {
+        rank: {name: max(0.0, own[name] - typical[0][name]) for name in TIMES}
+        for rank, own in zip(ranks, typical[first : first + len(ranks)], strict=True)
+    }
+    measured = [entry.measured() for entry in times[first + len(ranks) :]]
     return DeviceTable(
         conditions,
         encoder,
         machine,
         figures,
         tuple(NetworkFigures(arch, m) for arch, m in zip(networks, measured, strict=True)),
+        rank_figures,
     )
 
 

@@ -2,23 +2,23 @@
 
 `raycomp profile` measures networks of equal layers and a few whole networks; this module needs neither
 torch nor a runtime. A network's time is that of its last layer with everything around it, plus that of
-each layer below. A line through the whole networks corrects the sum:
+each layer below. A line through the whole networks corrects the sum. A word table of a rank adds the
+product with its second matrix:
 
-    time = offset + scale * (single(last layer) + sum of added(layer))
+    time = offset + scale * (single(last layer) + sum of added(layer)) + added(rank)
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import EncoderShape
+from raycomp.encoder.device_lines import Line, fit_line, make_monotone
 from raycomp.errors import UserError
 
 TIMES = ("latency_ms", "p95_ms")
@@ -26,9 +26,6 @@ TIMES = ("latency_ms", "p95_ms")
 
 QUANTITIES = (*TIMES, "memory_mb", "size_mb")
 """Quantities that a table predicts; a certificate has the same names."""
-
-LINE_NETWORKS = 3
-"""Fewest whole networks for a line with an offset. With fewer of them it is a scale."""
 
 Layer = tuple[int, int]
 """Heads and FFN neurons of a layer."""
@@ -103,18 +100,6 @@ class NetworkFigures:
 
 
 @dataclass(frozen=True)
-class Line:
-    """A correction: `offset + scale * sum`."""
-
-    offset: float
-    scale: float
-
-    def at(self, value: float) -> float:
-        """Return the corrected value; a time or a size is not negative."""
-        return max(0.0, self.offset + self.scale * value)
-
-
-@dataclass(frozen=True)
 class DeviceTable:
     """The figures of all layers of a search space, and of a few whole networks, on one device.
 
@@ -124,6 +109,8 @@ class DeviceTable:
         machine: CPU, threads and versions.
         layers: Figures of each kind of layer.
         networks: Figures of the whole networks.
+        ranks: Milliseconds that a word table of each rank adds to the full one, by quantity of `TIMES`.
+            It is empty in tables of earlier versions.
     """
 
     conditions: Conditions
@@ -131,24 +118,37 @@ class DeviceTable:
     machine: Mapping[str, Any]
     layers: Mapping[Layer, LayerFigures]
     networks: tuple[NetworkFigures, ...]
+    ranks: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
 
     def predict(self, quantity: str, arch: Architecture, added_mb: float = 0.0) -> float:
         """Return the predicted value of a quantity of `QUANTITIES`.
 
         Args:
             quantity: The quantity.
-            arch: The network. Times of word tables hardly differ.
+            arch: The network. The rows of its word table do not change its time.
             added_mb: How much larger its word table is than the one that was measured.
 
         Raises:
-            UserError: The table lacks a layer of the network, or its memory was not measured.
+            UserError: The table lacks a layer or the rank of the network, or its memory was not measured.
         """
         if quantity == "size_mb":
             return self._sum(quantity, arch) + added_mb
         # The weights are nearly all of the memory that differs between networks.
         if quantity == "memory_mb":
             return self.line(quantity).at(self._sum("size_mb", arch) + added_mb)
-        return self.line(quantity).at(self._sum(quantity, arch))
+        return self.line(quantity).at(self._sum(quantity, arch)) + self._rank_ms(quantity, arch)
+
+    def _rank_ms(self, quantity: str, arch: Architecture) -> float:
+        """Return the time that a word table of a rank adds; 0 where no rank was measured."""
+        rank = arch.table.rank
+        if rank is None or not self.ranks:
+            return 0.0
+        if rank not in self.ranks:
+            raise UserError(
+                f"The profile lacks a word table of rank {rank}. Run `raycomp profile` again with this "
+                "job."
+            )
+        return self.ranks[rank][quantity]
 
     def line(self, quantity: str) -> Line:
         """Return the correction of a quantity, fitted on the whole networks.
@@ -209,6 +209,7 @@ class DeviceTable:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values."""
+        ranks = [{"rank": rank, **figures} for rank, figures in self.ranks.items()]
         return {
             "runtime": self.conditions.runtime,
             "device": self.conditions.device,
@@ -224,6 +225,7 @@ class DeviceTable:
                 for (heads, ffn), f in self.layers.items()
             ],
             "networks": [{"arch": n.arch.to_json(), **n.measured} for n in self.networks],
+            **({"ranks": ranks} if ranks else {}),
         }
 
     @classmethod
@@ -257,6 +259,10 @@ class DeviceTable:
                 for entry in data["layers"]
             },
             tuple(networks),
+            {
+                int(entry["rank"]): {name: float(entry[name]) for name in TIMES}
+                for entry in data.get("ranks", [])
+            },
         )
 
 
@@ -276,42 +282,3 @@ def describe_encoder(shape: EncoderShape) -> dict[str, Any]:
     # A network is measured with its full word table.
     data.pop("task_vocab_size", None)
     return {name: list(value) if isinstance(value, tuple) else value for name, value in data.items()}
-
-
-def fit_line(sums: Sequence[float], measured: Sequence[float]) -> Line:
-    """Return the line with the smallest squared relative error.
-
-    With fewer than `LINE_NETWORKS` points, or where the line would fall, it passes through 0.
-    """
-    x = np.array(sums, np.float64)
-    y = np.array(measured, np.float64)
-
-    if len(x) >= LINE_NETWORKS:
-        # Each row is divided by the measured value: small networks count as much as large ones.
-        rows = np.stack([1 / y, x / y], axis=1)
-        offset, scale = (float(v) for v in np.linalg.lstsq(rows, np.ones_like(y), rcond=None)[0])
-        # A falling line would make larger networks look faster, and the search would never stop growing.
-        if scale > 0:
-            return Line(offset, scale)
-
-    # Two points fix a line that a third one would refute.
-    return Line(0.0, float(np.median(y / x)))
-
-
-def make_monotone(values: Mapping[Layer, float]) -> dict[Layer, float]:
-    """Return values that never fall with heads or neurons: the search relies on it.
-
-    Each is the mean of the largest value of a smaller layer and the smallest value of a larger one.
-    Values that are in order already stay as they are.
-    """
-
-    def envelope(layer: Layer, choose: Callable[[list[float]], float], sign: int) -> float:
-        return choose(
-            [
-                value
-                for (heads, ffn), value in values.items()
-                if sign * (layer[0] - heads) >= 0 and sign * (layer[1] - ffn) >= 0
-            ]
-        )
-
-    return {layer: (envelope(layer, max, 1) + envelope(layer, min, -1)) / 2 for layer in values}

@@ -49,6 +49,7 @@ class ProfileTask:
         layers: Kinds of layers of the search space.
         networks: Whole networks of the search space.
         memory: Those of them whose memory is measured.
+        ranks: Ranks of word tables of the search space.
     """
 
     config: EncoderConfig
@@ -56,6 +57,7 @@ class ProfileTask:
     layers: tuple[Layer, ...]
     networks: tuple[Architecture, ...]
     memory: tuple[Architecture, ...]
+    ranks: tuple[int, ...] = ()
 
     def measure(
         self,
@@ -83,7 +85,14 @@ class ProfileTask:
                 files = files or stack.enter_context(open_files([self]))
                 bench = NetworkBench(self.config, self.conditions, files, update)
             return measure_table(
-                bench, self.conditions, encoder, machine, self.layers, self.networks, self.memory
+                bench,
+                self.conditions,
+                encoder,
+                machine,
+                self.layers,
+                self.networks,
+                self.memory,
+                self.ranks,
             )
 
 
@@ -103,8 +112,10 @@ def plan_profiles(
         config: Shapes of the full network.
         budgets: Budgets of the job whose devices are not known.
     """
+    space = make_space(job, EncoderShape.from_config(config))
+    ranks = sorted({table.rank for table in space.tables if table.rank is not None})
     # The layers are measured with the full word table.
-    space = replace(make_space(job, EncoderShape.from_config(config)), tables=(FULL_TABLE,))
+    space = replace(space, tables=(FULL_TABLE,))
     # The same networks on every device: two profiles of one job can be compared.
     rng = np.random.default_rng(0)
     networks = choose_networks(
@@ -128,6 +139,7 @@ def plan_profiles(
             tuple((heads, ffn) for heads in space.heads for ffn in space.ffn),
             tuple(networks),
             tuple(networks[:MEMORY_NETWORKS]) if has_memory else (),
+            tuple(ranks),
         )
     return tasks
 

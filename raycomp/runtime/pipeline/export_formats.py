@@ -233,8 +233,7 @@ def export_teacher(context: RunContext, conditions: Conditions) -> Path:
 
 def _teacher_folder(conditions: Conditions) -> str:
     """Return the name of the teacher's folder: a file of lengths has too many of them for a name."""
-    numbers = (conditions.lengths, conditions.longest) if conditions.longest else conditions.lengths
-    lengths = hashlib.sha256(repr(numbers).encode()).hexdigest()[:8]
+    lengths = hashlib.sha256(repr(conditions.lengths).encode()).hexdigest()[:8]
     return f"{TEACHER}-threads{conditions.threads}-batch{conditions.batch}-{lengths}"
 
 

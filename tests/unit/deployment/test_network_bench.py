@@ -14,7 +14,7 @@ import pytest
 from raycomp.deployment import network_bench, network_files, onnx_export
 from raycomp.deployment.network_bench import NetworkBench
 from raycomp.deployment.network_files import NetworkFiles, random_model
-from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.architecture import Architecture, WordTable
 from raycomp.encoder.cost import CostModel, EncoderShape
 from raycomp.encoder.device_table import Conditions
 from raycomp.encoder.export import write_network
@@ -218,3 +218,10 @@ def test_a_network_that_is_too_large_for_an_onnx_file_is_named(
     monkeypatch.setattr(onnx_export, "MAX_ONNX_MB", 0.001)
     with pytest.raises(UserError, match=r"An ONNX file has at most 0 MB.*smaller model or word table"):
         onnx_export.export_onnx(random_model(CONFIG, ARCHS[0]), tmp_path / "model.onnx", 20)
+
+
+def test_a_network_of_a_rank_has_two_matrices_of_words() -> None:
+    arch = replace(ARCHS[0], table=WordTable(rank=3))
+    shapes = {tuple(parameter.shape) for parameter in random_model(CONFIG, arch).parameters()}
+    assert {(30, 3), (16, 3)} <= shapes
+    assert (30, 16) not in shapes

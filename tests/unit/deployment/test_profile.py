@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.architecture import Architecture, WordTable
 from raycomp.encoder.cost import EncoderShape
-from raycomp.encoder.device_table import DeviceTable, fit_line, make_monotone
+from raycomp.encoder.device_lines import fit_line, make_monotone
+from raycomp.encoder.device_table import DeviceTable
 from raycomp.errors import UserError
 from raycomp.search.space import SearchSpace
 from tests.unit.invented_device import InventedBench, make_table
@@ -115,3 +117,25 @@ def test_memory_that_was_not_measured_is_named() -> None:
         network.pop("memory_mb", None)
     with pytest.raises(UserError, match="does not contain the memory"):
         DeviceTable.from_dict(data).predict("memory_mb", SPACE.largest())
+
+
+def test_a_rank_adds_the_time_of_its_product() -> None:
+    bench = InventedBench()
+    table = make_table(SPACE, SHAPE, bench, ranks=(8, 16))
+    again = DeviceTable.from_dict(json.loads(json.dumps(table.to_dict())))
+    for arch in draw(5):
+        ranked = replace(arch, table=WordTable(is_cut=True, rank=16))
+        assert bench.time(ranked) == pytest.approx(bench.time(arch) + 0.16)
+        for quantity in ("latency_ms", "p95_ms"):
+            assert again.predict(quantity, ranked) == pytest.approx(bench.time(ranked))
+            assert again.predict(quantity, arch) == pytest.approx(bench.time(arch))
+    with pytest.raises(UserError, match=r"lacks a word table of rank 4.*raycomp profile"):
+        table.predict("latency_ms", replace(arch, table=WordTable(rank=4)))
+
+
+def test_a_table_of_an_earlier_version_has_no_ranks() -> None:
+    table = make_table(SPACE, SHAPE)
+    assert "ranks" not in table.to_dict()
+    arch = draw(1)[0]
+    ranked = replace(arch, table=WordTable(rank=16))
+    assert table.predict("latency_ms", ranked) == table.predict("latency_ms", arch)

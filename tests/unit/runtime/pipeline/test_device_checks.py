@@ -13,6 +13,7 @@ from raycomp.cli.profile import profile
 from raycomp.config.loader import parse_job
 from raycomp.deployment.network_files import NetworkFiles
 from raycomp.deployment.profile import measure_table
+from raycomp.encoder.architecture import FULL_TABLE
 from raycomp.encoder.device_table import DeviceTable, describe_encoder
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
@@ -21,6 +22,7 @@ from raycomp.runtime.pipeline import device_checks
 from raycomp.runtime.pipeline.device_profiles import (
     ProfileTask,
     Update,
+    plan_profiles,
     profile_job,
     record_profiles,
 )
@@ -145,6 +147,15 @@ def test_a_run_measures_each_device_once(tiny_job: dict[str, Any], tmp_path: Pat
     # A resumed run reads the tables.
     again = make_context(tiny_job, tmp_path / "run", *budgets)
     assert record(again) == []
+
+
+def test_a_profile_times_each_rank_of_the_space(tiny_job: dict[str, Any], tmp_path: Path) -> None:
+    context = make_context(
+        tiny_job, tmp_path / "run", {"latency_ms": 5}, embeddings={"rank": ["full", 8, 4]}
+    )
+    (task,) = plan_profiles(context.job, context.config, context.job.budget).values()
+    assert task.ranks == (4, 8)
+    assert {network.table for network in task.networks} == {FULL_TABLE}
 
 
 def test_budgets_that_no_network_meets_are_said_after_the_measurement(
