@@ -13,7 +13,7 @@ import numpy as np
 
 from raycomp.config.budget import BudgetSettings
 from raycomp.config.job import Job
-from raycomp.deployment.cpu import describe_machine, pinned_to_cpus
+from raycomp.deployment.cpu import describe_load, describe_machine, pinned_to_cpus
 from raycomp.deployment.network_bench import NetworkBench
 from raycomp.deployment.network_files import NetworkFiles
 from raycomp.deployment.profile import Bench, choose_networks, measure_table
@@ -183,7 +183,11 @@ def write_profile(path: Path, tables: Sequence[DeviceTable]) -> None:
 
 
 def measure_task(
-    task: ProfileTask, node: str | None, update: Update, files: NetworkFiles | None = None
+    task: ProfileTask,
+    node: str | None,
+    update: Update,
+    files: NetworkFiles | None = None,
+    say: Callable[[str], None] = print,
 ) -> DeviceTable:
     """Return the table of this machine, or of a node with a resource.
 
@@ -192,23 +196,32 @@ def measure_task(
         node: Name of the node's resource; None is this machine.
         update: Progress function.
         files: Files of networks that other tasks of this machine use too.
+        say: Function that shows a line.
 
     Raises:
         UserError: No node has the resource, or the measurement failed.
     """
     if node is None:
+        if load := describe_load():
+            say(f"Warning: {load}")
         return task.measure(update, files=files)
     # Imported here: `raycomp profile` works without a cluster.
     from raycomp.runtime.cluster.node_tasks import run_on_node
 
-    return run_on_node(node, task.conditions.threads, _measure_remotely, task)
+    say(f"The node with the resource {node!r} measures {task.conditions.describe()}. It takes minutes.")
+    table, load = run_on_node(node, task.conditions.threads, _measure_remotely, task, say)
+    if load:
+        say(f"Warning: the node with the resource {node!r}: {load}")
+    return table
 
 
-def _measure_remotely(task: ProfileTask) -> DeviceTable:
-    return task.measure()
+def _measure_remotely(task: ProfileTask) -> tuple[DeviceTable, str | None]:
+    """Return the table of the node, and a warning where other programs computed there."""
+    load = describe_load()
+    return task.measure(), load
 
 
-Measure = Callable[[ProfileTask, str | None, Update, NetworkFiles], DeviceTable]
+Measure = Callable[[ProfileTask, str | None, Update, NetworkFiles, Callable[[str], None]], DeviceTable]
 
 
 def record_profiles(context: RunContext, progress: Progress, measure: Measure = measure_task) -> None:
@@ -252,7 +265,7 @@ def _measure_and_say(
 ) -> DeviceTable:
     """Return the table of one task, and print how well its correction fits."""
     with progress.bar("profile") as bar:
-        table = measure(task, node, _without_metrics(bar), files)
+        table = measure(task, node, _without_metrics(bar), files, progress.say)
     errors = np.percentile(table.errors("latency_ms"), (50, 100))
     progress.say(
         f"Profile of {task.conditions.describe()}: {len(table.layers)} kinds of layers. The correction "

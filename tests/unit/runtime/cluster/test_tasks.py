@@ -38,7 +38,7 @@ class FakeRay:
         return self.free
 
     def nodes(self) -> list[dict[str, Any]]:
-        return [{"Alive": True, "Resources": {"edge": 1.0, "CPU": 4.0}}]
+        return [{"Alive": True, "NodeID": "0" * 56, "Resources": {"edge": 1.0, "CPU": 4.0}}]
 
     def remote(self, function: Callable[..., Any]) -> Any:
         def start(*args: Any) -> int:

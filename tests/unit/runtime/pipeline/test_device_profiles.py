@@ -14,7 +14,7 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.device_table import Conditions, DeviceTable
 from raycomp.encoder.layers import EncoderConfig
 from raycomp.errors import UserError
-from raycomp.runtime.cluster import node_tasks
+from raycomp.runtime.cluster import node_tasks, waiting
 from raycomp.runtime.pipeline import device_profiles
 from raycomp.runtime.pipeline.device_profiles import ProfileTask, measure_task
 from tests.unit.invented_device import InventedBench
@@ -34,10 +34,22 @@ class InventedCluster:
 
     def __init__(self, *nodes: dict[str, float]) -> None:
         self._nodes = nodes
+        self.free_after = 0
         self.options_of_calls: list[dict[str, Any]] = []
 
     def nodes(self) -> list[dict[str, Any]]:
-        return [{"Alive": True, "Resources": resources} for resources in self._nodes]
+        return [
+            {"Alive": True, "NodeID": f"{number:056x}", "Resources": resources}
+            for number, resources in enumerate(self._nodes)
+        ]
+
+    def wait(self, references: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        is_free = self.free_after <= 0
+        self.free_after -= 1
+        return (references, []) if is_free else ([], references)
+
+    def available_resources(self) -> dict[str, float]:
+        return {}
 
     def remote(self, function: Callable[[Any], Any]) -> Any:
         def options(**values: Any) -> Any:
@@ -78,10 +90,30 @@ def test_a_table_names_the_cpus_that_ran_it(
     if hasattr(os, "sched_setaffinity"):
         assert usable == [1]
         assert len(table.machine["pinned_cpus"]) == 1
-    calls = [{"num_cpus": 1, "resources": {"edge": node_tasks.SHARE}, "max_retries": 1}]
-    assert cluster.options_of_calls == (calls if node else [])
+    if node is None:
+        assert cluster.options_of_calls == []
+    # The first call waits until the node is free. Both reserve all of it.
+    for options in cluster.options_of_calls:
+        assert (options["num_cpus"], options["resources"]) == (2, {"edge": 1.0})
+        assert int(options["scheduling_strategy"].node_id, 16) == 1
+    assert len(cluster.options_of_calls) == (2 if node else 0)
     again = DeviceTable.from_dict(json.loads(json.dumps(table.to_dict())))
     assert again.predict("latency_ms", NETWORKS[-1]) == pytest.approx(InventedBench().time(NETWORKS[-1]))
+
+
+def test_a_wait_for_the_node_and_its_load_are_said(
+    cluster: InventedCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    cluster.free_after = 3
+    monkeypatch.setattr(waiting, "ray", cluster)
+    monkeypatch.setattr(waiting, "FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(device_profiles, "NetworkBench", lambda *_: InventedBench())
+    monkeypatch.setattr(device_profiles, "describe_load", lambda: "Other programs use this machine.")
+    measure_task(TASK, "edge", ignore, say=lines.append)
+    assert lines[0].startswith("The node with the resource 'edge' measures onnxruntime-int8, 1 thread")
+    assert "measurement waits for all 2 CPUs of the node with the resource 'edge', 0 s" in lines
+    assert lines[-1] == "Warning: the node with the resource 'edge': Other programs use this machine."
 
 
 def test_a_node_without_enough_cpus_or_without_the_resource_is_named(cluster: InventedCluster) -> None:
