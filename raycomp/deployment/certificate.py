@@ -293,8 +293,8 @@ def card_figures(certificate: Mapping[str, Any]) -> dict[str, str]:
 def _list_percentiles(latency: Mapping[str, Any]) -> str:
     # The 99th percentile of a sample of lengths can be unknown.
     percentiles = {name: latency[f"{name}_ms"] for name in ("p50", "p95", "p99")}
-    known = [f"{name} {value:.2f}" for name, value in percentiles.items() if value is not None]
-    return f"{', '.join(known)} ms"
+    parts = [f"{name} {value:.2f}" for name, value in percentiles.items() if value is not None]
+    return f"{', '.join(parts)} ms"
 
 
 def _is_number(text: str) -> bool:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from raycomp.deployment.latency import Clock, measure_by_length_ms
 from raycomp.deployment.network_files import NetworkFiles, cut_table, missing_rows_mb, random_model
 from raycomp.deployment.peak_memory import measure_peak_memory
@@ -38,6 +40,10 @@ RUNS = 200
 SECONDS = 1.5
 """Largest number of passes of each network at one length, and the time for each network."""
 
+PARTS = 4
+SHORTEST_PART = 20
+"""Largest number of parts of a network's passes, and fewest passes of a part."""
+
 TURN = 5
 """Passes of a network before the next network has its turn."""
 
@@ -48,7 +54,8 @@ class NetworkBench:
     All networks in memory take turns with one reference network. The ratio of the fastest passes counts,
     times the reference's usual pass: other programs and a slower clock only make passes longer. With one
     thread, passes are compared by the CPU time of the thread. The reference, and its usual pass, stay the
-    same in all calls of `measure`. How much longer the slow passes take is each network's own.
+    same in all calls of `measure`. How much longer the slow passes take is each network's own, from the
+    quietest part of its passes: a certificate repeats what another program has slowed, too.
 
     Args:
         config: Shapes of the full network.
@@ -100,6 +107,7 @@ class NetworkBench:
         largest_mb = CHUNK_MB if free is None else min(CHUNK_MB, CHUNK_SHARE * free / 1e6)
         loaded_mb = 0.0
         runtime = self._conditions.runtime
+
         for arch in archs[first:]:
             entries.append(self._open(arch, arch in memory))
             # Most of the time is that of writing files.
@@ -123,6 +131,7 @@ class NetworkBench:
         with self._files.open(runtime, arch) as path:
             missing_mb = missing_rows_mb(self._config, runtime, arch)
             figures = NetworkTimes((), path.stat().st_size / 1e6 + missing_mb, memory_mb)
+
             if runtime == "torch":
                 return model_forward(random_model(cut_table(self._config), arch)), figures
             # A session reads the whole file at once, so the file can go.
@@ -180,6 +189,17 @@ class NetworkBench:
 
 
 def _scale(passes: Sequence[float], median_ms: float) -> list[float]:
-    """Return passes in the same proportions with another median."""
-    factor = median_ms / statistics.median(passes)
-    return [factor * time_ms for time_ms in passes]
+    """Return the quietest passes in the same proportions with another median."""
+    quiet = _quietest_part(passes)
+    factor = median_ms / statistics.median(quiet)
+
+    return [factor * time_ms for time_ms in quiet]
+
+
+def _quietest_part(passes: Sequence[float]) -> Sequence[float]:
+    """Return the successive passes with the smallest 95th percentile."""
+    count = max(1, min(PARTS, len(passes) // SHORTEST_PART))
+    size = len(passes) // count
+
+    parts = [passes[i * size : (i + 1) * size] for i in range(count)]
+    return min(parts, key=lambda part: float(np.percentile(part, 95)))

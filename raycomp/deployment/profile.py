@@ -97,17 +97,14 @@ def measure_table(
 
     figures = {}
     for i, layer in enumerate(layers):
-        single = typical[i]
-        stack = typical[len(layers) + i]
-        # On a busy machine four layers can seem faster than one.
-        added = {name: max(0.0, (stack[name] - single[name]) / ADDED_LAYERS) for name in single}
-        figures[layer] = LayerFigures(single, added)
+        figures[layer] = _layer_figures(typical[i], typical[len(layers) + i])
 
     first = 2 * len(layers)
     rank_figures = {
         rank: {name: max(0.0, own[name] - typical[0][name]) for name in TIMES}
         for rank, own in zip(ranks, typical[first : first + len(ranks)], strict=True)
     }
+
     measured = [entry.measured() for entry in times[first + len(ranks) :]]
     return DeviceTable(
         conditions,
@@ -117,6 +114,13 @@ def measure_table(
         tuple(NetworkFigures(arch, m) for arch, m in zip(networks, measured, strict=True)),
         rank_figures,
     )
+
+
+def _layer_figures(single: Mapping[str, float], stack: Mapping[str, float]) -> LayerFigures:
+    """Return the figures of a layer, from networks with one and with `1 + ADDED_LAYERS` of it."""
+    # On a busy machine four layers can seem faster than one.
+    added = {name: max(0.0, (stack[name] - single[name]) / ADDED_LAYERS) for name in single}
+    return LayerFigures(single, added)
 
 
 def choose_networks(

@@ -160,9 +160,11 @@ def conditions_of(job: Job, budget: BudgetSettings) -> Conditions:
     if budget.lengths is not None:
         lines = _read_lines(Path(budget.lengths), budget.name)
         lengths = _sample(lines)
+
         # A few long texts decide on memory, and are not in the sample.
         if lines[-1] > lengths[-1]:
             longest = lines[-1]
+
     return Conditions(budget.runtime, budget.threads, budget.batch, lengths, budget.device, longest)
 
 
@@ -288,9 +290,9 @@ def match_table(
 
     # Times at other conditions say nothing about these: they are not scaled.
     # An earlier version did not record the longest text, which the times do not depend on.
-    for known in (conditions, replace(conditions, longest=None)):
+    for accepted in (conditions, replace(conditions, longest=None)):
         for table in own:
-            if table.conditions == known:
+            if table.conditions == accepted:
                 return replace(table, conditions=conditions)
 
     present = "; ".join(table.conditions.describe() for table in own)

@@ -95,6 +95,7 @@ def run_on_node(
         "max_retries": 1,
     }
     running: list[Any] = []
+
     try:
         with cancelling(running):
             # A task without work shows when the node is free.
@@ -102,6 +103,7 @@ def run_on_node(
             notice = WaitNotice("measurement", say)
             while not ray.wait(running, timeout=1)[0]:
                 notice.update(WholeNode(_count_cpus(node), label=label))
+
             running[:] = [ray.remote(function).options(**options).remote(argument)]
             result: Result = ray.get(running[0])
     except ray.exceptions.RayError as error:

@@ -26,6 +26,7 @@ def find_device_problems(context: RunContext) -> list[str]:
     problems = [problem for budget in budgets for problem in _find_method_problems(context, budget)]
     # A run that resumes needs neither its file of lengths nor a profile.
     recorded = find_recorded_tables(context.layout) or {}
+
     for budget in budgets:
         if budget.is_for_device:
             if budget.name in recorded:
@@ -65,6 +66,14 @@ def find_runtime_problems(
         config: Shapes of the full network.
         is_local: Whether this machine is the device.
     """
+    return [
+        *_find_format_problems(budget, config),
+        *_find_length_problems(budget, conditions, config),
+        *(_find_machine_problems(budget) if is_local else []),
+    ]
+
+
+def _find_format_problems(budget: BudgetSettings, config: EncoderConfig) -> list[str]:
     problems = []
     # An export without ONNX would fail after all training.
     missing = missing_onnx_packages() if budget.runtime != "torch" else []
@@ -76,6 +85,7 @@ def find_runtime_problems(
 
     full = Architecture(len(config.layer_heads), tuple(config.layer_heads), tuple(config.layer_ffn))
     weights_mb = 4 * CostModel(EncoderShape.from_config(config), 1).cost("params", full) / 1e6
+
     # A run exports the teacher too, and compares the models with it.
     if budget.runtime != "torch" and weights_mb > MAX_ONNX_MB:
         problems.append(
@@ -83,25 +93,36 @@ def find_runtime_problems(
             f'teacher would have {weights_mb:,.0f} MB in fp32. Set runtime = "torch", or choose a '
             "smaller model."
         )
+    return problems
 
+
+def _find_length_problems(
+    budget: BudgetSettings, conditions: Conditions, config: EncoderConfig
+) -> list[str]:
     longest = conditions.max_length
-    if longest > config.max_positions:
-        remedy = "Set length to this number or less."
-        if budget.lengths is not None:
-            remedy = f"Remove the longer texts from {budget.lengths}, or write this number for them."
-        problems.append(
-            f"Budget {budget.name} is measured with {longest} tokens, and the model reads at most "
-            f"{config.max_positions}. {remedy}"
-        )
+    if longest <= config.max_positions:
+        return []
 
-    # The node of a cluster is checked when the run has connected.
+    remedy = "Set length to this number or less."
+    if budget.lengths is not None:
+        remedy = f"Remove the longer texts from {budget.lengths}, or write this number for them."
+    return [
+        f"Budget {budget.name} is measured with {longest} tokens, and the model reads at most "
+        f"{config.max_positions}. {remedy}"
+    ]
+
+
+def _find_machine_problems(budget: BudgetSettings) -> list[str]:
+    """Return why this machine cannot measure; a node is checked when the run has connected."""
+    problems = []
     cpus = int(str(describe_cpu()["cpus"]))
-    if is_local and budget.threads > cpus:
+    if budget.threads > cpus:
         problems.append(
             f"Budget {budget.name} has threads = {budget.threads}, and this machine has {cpus} CPUs. Set "
             "threads to this number or less, or profile the device and set profile."
         )
-    if is_local and budget.memory_mb is not None and not STATUS.exists():
+
+    if budget.memory_mb is not None and not STATUS.exists():
         problems.append(
             f"Budget {budget.name} limits memory_mb, which only Linux reports. Leave the limit out, or "
             "profile a device with Linux and set profile."

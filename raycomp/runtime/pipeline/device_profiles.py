@@ -114,8 +114,10 @@ def plan_profiles(
     """
     space = make_space(job, EncoderShape.from_config(config))
     ranks = sorted({table.rank for table in space.tables if table.rank is not None})
+
     # The layers are measured with the full word table.
     space = replace(space, tables=(FULL_TABLE,))
+
     # The same networks on every device: two profiles of one job can be compared.
     rng = np.random.default_rng(0)
     networks = choose_networks(
@@ -163,6 +165,7 @@ def profile_job(
             "No budget of the job limits latency_ms, memory_mb or size_mb, so a profile is not needed. "
             "Add such a limit to a [[budget]]."
         )
+
     # Writing the networks takes minutes, and the weakest machine would fail after that.
     problems = [
         problem
@@ -171,6 +174,7 @@ def profile_job(
     ]
     if problems:
         raise UserError("\n".join(problems))
+
     # Here, the node of a budget is this machine.
     tasks = {task.conditions: task for task in plan_profiles(job, config, budgets).values()}
     with open_files(list(tasks.values())) as files:
@@ -209,6 +213,7 @@ def measure_task(
     from raycomp.runtime.cluster.node_tasks import run_on_node
 
     say(f"The node with the resource {node!r} measures {task.conditions.describe()}. It takes minutes.")
+
     table, load = run_on_node(node, task.conditions.threads, _measure_remotely, task, say)
     if load:
         say(f"Warning: the node with the resource {node!r}: {load}")
@@ -289,6 +294,7 @@ def _check_unchanged(context: RunContext) -> None:
         if budget.lengths is not None and Path(budget.lengths).exists():
             recorded = context.device.tables[budget.name].conditions
             current = conditions_of(context.job, budget)
+
             # An earlier version did not record the longest text.
             is_known = recorded.longest is not None
             if current.lengths != recorded.lengths or (is_known and current.longest != recorded.longest):
@@ -297,6 +303,7 @@ def _check_unchanged(context: RunContext) -> None:
     named = [budget for budget in context.job.budget if budget.profile is not None]
     if not all(Path(str(budget.profile)).exists() for budget in named):
         return
+
     for budget in named:
         recorded_table = context.device.tables[budget.name]
         table = match_table(

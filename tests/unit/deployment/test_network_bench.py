@@ -225,3 +225,11 @@ def test_a_network_of_a_rank_has_two_matrices_of_words() -> None:
     shapes = {tuple(parameter.shape) for parameter in random_model(CONFIG, arch).parameters()}
     assert {(30, 3), (16, 3)} <= shapes
     assert (30, 16) not in shapes
+
+
+def test_a_program_that_slows_most_of_the_passes_does_not_lengthen_the_tail() -> None:
+    quiet = [1.0] * 40 + [2.0] * 10
+    busy = [1.0] * 25 + [30.0] * 25
+    assert network_bench._quietest_part([*busy, *busy, *quiet, *busy]) == quiet
+    # Too few passes for two parts.
+    assert network_bench._quietest_part(busy[11:39]) == busy[11:39]
