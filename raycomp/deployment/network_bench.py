@@ -158,7 +158,9 @@ class NetworkBench:
             self._usual_ms = [statistics.median(times) for times in passes]
         reference, *networks = self._run_turns([self._reference, *forwards], clock)
         # The CPU time of a thread lacks the waiting that makes slow passes slow.
-        walls = networks if clock is time.perf_counter else self._run_turns(forwards, time.perf_counter)
+        walls = networks
+        if clock is not time.perf_counter:
+            walls = self._run_turns(forwards, time.perf_counter)
 
         # A mean or a median of a busy machine says more about the other programs than about the network.
         medians_ms = [

@@ -80,7 +80,9 @@ class NetworkFiles:
         Raises:
             UserError: The network cannot be written in this format.
         """
-        config = self._config if has_all_rows else cut_table(self._config)
+        config = self._config
+        if not has_all_rows:
+            config = cut_table(config)
         key = (runtime, arch, config.vocab_size)
         if key in self._stored:
             yield self._stored[key]
@@ -126,7 +128,9 @@ def cut_table(config: EncoderConfig) -> EncoderConfig:
     """Return the shapes with the word table of networks that are timed; see `TABLE_ROWS`."""
     rows = min(config.vocab_size, TABLE_ROWS)
     # The padding token must have a row.
-    pad = None if config.pad_token_id is None else min(config.pad_token_id, rows - 1)
+    pad = config.pad_token_id
+    if pad is not None:
+        pad = min(pad, rows - 1)
     return replace(config, vocab_size=rows, pad_token_id=pad)
 
 

@@ -210,14 +210,14 @@ class DeviceTable:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values."""
         ranks = [{"rank": rank, **figures} for rank, figures in self.ranks.items()]
+        # Tables of earlier versions lack both.
+        optional: dict[str, Any] = {"longest": self.conditions.longest, "ranks": ranks}
         return {
             "runtime": self.conditions.runtime,
             "device": self.conditions.device,
             "threads": self.conditions.threads,
             "batch": self.conditions.batch,
             "lengths": list(self.conditions.lengths),
-            # Tables of earlier versions lack it.
-            **({} if self.conditions.longest is None else {"longest": self.conditions.longest}),
             "machine": dict(self.machine),
             "encoder": dict(self.encoder),
             "layers": [
@@ -225,7 +225,7 @@ class DeviceTable:
                 for (heads, ffn), f in self.layers.items()
             ],
             "networks": [{"arch": n.arch.to_json(), **n.measured} for n in self.networks],
-            **({"ranks": ranks} if ranks else {}),
+            **{name: value for name, value in optional.items() if value},
         }
 
     @classmethod
