@@ -22,8 +22,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy import stats
 
+from benchmarks.intervals import student_interval
 from benchmarks.measure import make_parser
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.cost import EncoderShape, layer_params
@@ -31,6 +31,7 @@ from raycomp.methods.adabert.gumbel import temperature_at
 from raycomp.methods.adabert.noise_band import AlphaUpdates, entropy_on_noise
 from raycomp.methods.adabert.structure import OPERATIONS
 from raycomp.methods.yoco.eesng import EESNG, EESNGSettings
+from raycomp.methods.yoco.noise_band import run_on_noise
 from raycomp.methods.yoco.schedule import Schedule, progressive_phases
 from raycomp.search.moves import fit_to_limit
 from raycomp.search.space import SearchSpace
@@ -87,8 +88,8 @@ def _format(values: Sequence[float] | np.ndarray) -> str:
     mean = float(np.mean(values))
     if len(values) < 2:
         return f"{mean:.3f}"
-    error = float(stats.sem(values)) * float(stats.t.ppf(0.975, len(values) - 1))
-    return f"{mean:.3f} ({mean - error:.3f} to {mean + error:.3f})"
+    low, high = student_interval(values)
+    return f"{mean:.3f} ({low:.3f} to {high:.3f})"
 
 
 def controller_on_noise(update: str, phases: tuple[int, ...], seed: int) -> tuple[float, float]:
@@ -96,16 +97,8 @@ def controller_on_noise(update: str, phases: tuple[int, ...], seed: int) -> tupl
     costs = SPACE.layer_sums(functools.partial(layer_params, SHAPE), joint=False)
     settings = EESNGSettings(update=update, seed=seed)  # type: ignore[arg-type]
     sampler = EESNG(SPACE, Schedule(progressive_phases(SPACE), phases), settings, costs)
-    rng = np.random.default_rng([seed, 1])
-    explored = 0
-    exploit_probability = 1.0
-    for step in range(sampler.schedule.total):
-        archs = sampler.ask(step)
-        info = sampler.info(step)
-        explored += bool(info["explored"])
-        exploit_probability = float(info["p_exploit"])
-        sampler.tell(step, rng.normal(size=len(archs)).tolist())
-    return exploit_probability, explored / sampler.schedule.total
+    trace = run_on_noise(sampler, seed)
+    return float(trace.exploit_probability[-1]), float(trace.explored.mean())
 
 
 def proposal_shares(share: float, seed: int) -> tuple[float, float]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from raycomp.methods.registry import load_settings, method_names
+from raycomp.methods.yoco.noise_band import ControllerBand
+from raycomp.report.controller_plot import draw_controller
 from raycomp.report.formatting import plural
 from raycomp.report.plot import (
     GREY,
@@ -21,7 +23,6 @@ from raycomp.report.plot import (
     escape_label,
     round_values,
     spaced_positions,
-    vertical_line,
 )
 
 # Training tasks in the order of the page, with the names that the page gives them.
@@ -158,12 +159,17 @@ def _add_raw_loss(figure: go.Figure, rows: pd.DataFrame, most: int) -> None:
     )
 
 
-def draw_search_plots(steps: pd.DataFrame, most: int) -> list[Plot]:
+FindBand = Callable[[pd.DataFrame], ControllerBand | str]
+"""Maps the steps of a super-network to the band of its controller on noise, or to why it has none."""
+
+
+def draw_search_plots(steps: pd.DataFrame, most: int, find_band: FindBand | None = None) -> list[Plot]:
     """Draw the entropy of each search of one run, and EE-SNG's exploit probability.
 
     Args:
         steps: Rows of the table `steps` of one run.
         most: Largest number of points of a curve.
+        find_band: Gives the band of EE-SNG's controller on random losses; None draws none.
     """
     plots = []
     for name, rows in split_trainings(steps):
@@ -171,46 +177,11 @@ def draw_search_plots(steps: pd.DataFrame, most: int) -> list[Plot]:
         if rows.empty:
             continue
         if rows["p_exploit"].notna().any():
-            plots.append(_draw_controller(rows, most))
+            band = find_band(rows) if find_band is not None and name == "supernet" else None
+            plots.append(draw_controller(rows, most, band))
         else:
             plots.append(_draw_entropies(rows, name, most))
     return plots
-
-
-def _draw_controller(rows: pd.DataFrame, most: int) -> Plot:
-    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
-    positions = spaced_positions(len(rows), most)
-    steps = round_values(rows["step"].iloc[positions], 9)
-    for number, column in enumerate(("entropy", "p_exploit"), 1):
-        figure.add_scatter(
-            x=steps,
-            y=round_values(rows[column].iloc[positions]),
-            name=column,
-            line={"color": PALETTE[2 * number - 2], "width": 1.8, "shape": "hv"},
-            mode="lines",
-            row=number,
-            col=1,
-        )
-
-    # Every phase but the first opens further choices.
-    later_phases = rows.groupby("part", sort=False)["step"].min().tolist()[1:]
-    lines = [vertical_line(step) for step in later_phases]
-    figure.update_layout(base_layout(420, showlegend=False, shapes=lines))
-    figure.update_yaxes(automargin=True)
-    figure.update_yaxes(title_text="entropy, nats", row=1)
-    figure.update_yaxes(title_text="exploit probability", row=2)
-    figure.update_xaxes(title_text="step", automargin=True, row=2)
-
-    explored_share = rows["explored"].eq(True).mean()
-    summary = (
-        "Top: entropy of the architecture distribution over the choices that are open; it falls as the "
-        f"distribution becomes more certain ({rows.iloc[-1]['entropy']:.3g} nats at the last step). "
-        "Bottom: probability that a step samples from the distribution instead of uniformly (lowest "
-        f"value {rows['p_exploit'].min():.3f}); {100 * explored_share:.1f}% of the steps sampled "
-        "uniformly. A dotted line is the beginning of a phase; each phase opens further choices, so the "
-        "entropy rises there."
-    )
-    return Plot("Entropy and exploit probability: super-network", summary, figure)
 
 
 def _add_noise_band(figure: go.Figure, rows: pd.DataFrame, index: int, most: int) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
 from raycomp.config.flatten import flatten_settings
+from raycomp.report.controller_noise import find_controller_band
 from raycomp.report.cost_table import COST_MEANINGS, build_cost_table
 from raycomp.report.curves import draw_loss_plots, draw_search_plots
 from raycomp.report.distribution import draw_distribution_plots
@@ -92,11 +94,12 @@ def build_run(
         moments: Largest number of columns of a heat map.
         plots: The page's plots.
     """
+    find_band = functools.partial(find_controller_band, run)
     return {
         "name": run.name,
         "supernet_source": run.shared.get("supernet"),
         "losses": [plots.add(plot) for plot in draw_loss_plots(tables.steps, curve)],
-        "searches": [plots.add(plot) for plot in draw_search_plots(tables.steps, curve)],
+        "searches": [plots.add(plot) for plot in draw_search_plots(tables.steps, curve, find_band)],
         "distributions": [
             {"plot": plots.add(plot), "likely_choices": choices}
             for plot, choices in draw_distribution_plots(tables.distribution, moments)
