@@ -9,7 +9,8 @@ networks of each depth, drawn uniformly among those that use 85% of the budget o
 
 Prints for each network its score, its loss and its divergence from the teacher (KL, in nats) on the
 selection split, the score on the validation rows of the job, and means over the networks. Settings are
-chosen by the selection split.
+chosen by the selection split. `--half` takes one half of the validation rows: defaults are chosen on a,
+figures come from b. Without it, all rows of the job are used.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from benchmarks.healing import CPU, open_healed_run, predict, train_networks
+from benchmarks.healing import CPU, kept_rows, open_healed_run, predict, train_networks
 from benchmarks.measure import make_parser
 from raycomp.data.batches import Batch
 from raycomp.encoder.architecture import FULL_TABLE, Architecture
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--try", action="append", dest="tries", required=True, metavar="SETTINGS")
     parser.add_argument("--budgets", nargs="+", help="budgets of the networks; all without it")
     parser.add_argument("--draw", type=int, default=0, metavar="N", help="networks of each depth")
+    parser.add_argument("--half", choices=("a", "b"), help="validation rows; all without it")
     args = parser.parse_args()
 
     context, _ = open_healed_run(args.run_dir, args.method)
@@ -55,7 +57,7 @@ def main() -> None:
         archs = draw_networks(context, name, args.draw) if args.draw else deployed(context, name)
         for settings in args.tries:
             networks, _ = train_networks(context, archs, HealTask, parse_settings(settings))
-            rows = [score_network(context, network, teacher) for network in networks]
+            rows = [score_network(context, network, teacher, args.half) for network in networks]
             for arch, row in zip(archs, rows, strict=True):
                 widths = f"{arch.heads} {arch.ffn}"
                 params = f"{context.costs.cost('params', arch):,.0f}"
@@ -109,7 +111,7 @@ def selection_logits(context: RunContext, network: ElasticEncoder) -> np.ndarray
 
 
 def score_network(
-    context: RunContext, network: ElasticEncoder, teacher: np.ndarray
+    context: RunContext, network: ElasticEncoder, teacher: np.ndarray, half: str | None = None
 ) -> tuple[float, float, float, float]:
     """Return selection score, loss and divergence of a network, and its validation score.
 
@@ -117,6 +119,7 @@ def score_network(
         context: The run's context.
         network: The network.
         teacher: The teacher's logits for the selection split.
+        half: Half of the validation rows, "a" or "b"; None is all rows.
     """
     logits = selection_logits(context, network)
     tokens = context.tokens("selection")
@@ -126,8 +129,7 @@ def score_network(
     def forward(batch: Batch) -> Tensor:
         return network(batch).logits
 
-    every_row = np.arange(len(context.tokens(context.validation_names()[0])))
-    validation = predict(context, forward, every_row).value(context.primary)
+    validation = predict(context, forward, kept_rows(context, half)).value(context.primary)
     return score.values[context.primary], score.loss, divergence, validation
 
 

@@ -1,6 +1,7 @@
 """Whether a super-network's losses tell networks of equal cost apart, on a finished run.
 
     python -m benchmarks.signal RUN_DIR [--method yoco] [--shares 0.5 0.25] [--networks 60] [--batches 40]
+        [--half a]
 
 Draws networks uniformly, fits them to each share of the encoder's parameters, and computes their losses
 with inherited weights on the selection split, on the validation split and on training batches. Prints for
@@ -16,6 +17,11 @@ each share:
   interval over networks; `tau_selection`: the same for the selection loss.
 - The mean validation score and loss of the network that is chosen among 20 random ones, by the selection
   score, by the selection loss, and by the loss smoothed with each weight.
+- `verdict`: "no difference to find" where less than half of the variance is reliable; otherwise whether
+  the interval of `tau_theta` is above 0.
+
+`--half` takes one half of the validation rows: defaults are chosen on a, figures come from b. Without it,
+all rows are used.
 
 Writes runs/benchmarks/signal.parquet. Takes about a minute for each share.
 """
@@ -29,6 +35,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
+from benchmarks.healing import kept_rows
 from benchmarks.measure import make_parser
 from raycomp.config.loader import parse_stored
 from raycomp.data.batches import collate
@@ -49,6 +56,7 @@ CPU = torch.device("cpu")
 BATCH_ROWS = 32
 NUM_CHOICES = 300
 NUM_SCORED = 20
+LEAST_RELIABLE = 0.5
 SMOOTHINGS = (0.0, 0.25, 0.5, 0.75, 1.0)
 OUTPUT = Path("runs/benchmarks/signal.parquet")
 
@@ -65,37 +73,54 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=60)
     parser.add_argument("--batches", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--half", choices=("a", "b"), help="validation rows; all without it")
     args = parser.parse_args()
 
     job = parse_stored(read_json(RunLayout(args.run_dir).job))
     context = RunContext(job, args.run_dir, method=args.method)
     rows = []
     for share in args.shares:
-        row = {"share": share, **measure(context, share, args.networks, args.batches, args.seed)}
-        rows.append(row)
-        for name, value in row.items():
+        figures = measure(context, share, args.networks, args.batches, args.seed, args.half)
+        for name, value in {"share": share, **figures}.items():
             print(f"{name:>22}  {value:.4f}", flush=True)
-        print()
+        verdict = judge(figures)
+        print(f"{'verdict':>22}  {verdict}\n", flush=True)
+        rows.append({"share": share, **figures, "verdict": verdict, "half": args.half})
 
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_parquet(OUTPUT)
 
 
+def judge(figures: dict[str, float]) -> str:
+    """Return what the figures of a share say about theta, in words."""
+    if "reliable" not in figures:
+        return "too few networks are better than chance"
+    # The reliable part of the variance is then smaller than that of the noise.
+    if not figures["reliable"] > LEAST_RELIABLE:
+        return "no difference to find: less than half of the losses' variance is reliable"
+    if figures["tau_theta_low"] > 0:
+        return "theta orders the networks better than chance"
+    if figures["tau_theta_high"] < 0:
+        return "theta orders the networks worse than chance"
+    return "theta is not shown to order the networks"
+
+
 def measure(
-    context: RunContext, share: float, num_networks: int, num_batches: int, seed: int
+    context: RunContext,
+    share: float,
+    num_networks: int,
+    num_batches: int,
+    seed: int,
+    half: str | None = None,
 ) -> dict[str, float]:
     """Return the figures of networks fitted to a share of the encoder's parameters."""
     rng = np.random.default_rng(seed)
     budget = make_budget(context, share)
     archs = draw_networks(context, budget, num_networks, rng)
     supernet = context.supernet().eval()
-    validation_name = context.validation_names()[0]
-
     selection_losses, selection_hits = score_rows(supernet, archs, context.tokens("selection"), context)
-    validation_losses, validation_hits = score_rows(
-        supernet, archs, context.tokens(validation_name), context
-    )
-    kept = better_than_chance(validation_hits, context.tokens(validation_name))
+    validation_losses, validation_hits, labels = score_validation(supernet, archs, context, half)
+    kept = better_than_chance(validation_hits, labels)
     figures = {"chance": float(num_networks - len(kept))}
     if len(kept) < NUM_SCORED:
         return figures
@@ -130,9 +155,25 @@ def measure(
     return figures
 
 
-def better_than_chance(hits: Rows, tokens: TokenSplit) -> np.ndarray:
+def score_validation(
+    supernet: ElasticEncoder, archs: list[Architecture], context: RunContext, half: str | None
+) -> tuple[Rows, Rows, np.ndarray]:
+    """Return losses and hits of each network on the validation rows of a half, and their labels.
+
+    Args:
+        supernet: The trained super-network.
+        archs: The networks.
+        context: The run's context.
+        half: "a" or "b"; None is all rows.
+    """
+    tokens = context.tokens(context.validation_names()[0])
+    rows = kept_rows(context, half)
+    losses, hits = score_rows(supernet, archs, tokens, context)
+    return losses[:, rows], hits[:, rows], np.asarray(tokens.labels).astype(int)[rows]
+
+
+def better_than_chance(hits: Rows, labels: np.ndarray) -> np.ndarray:
     """Return the indices of networks that are better than the largest class by two standard errors."""
-    labels = np.asarray(tokens.labels).astype(int)
     largest = np.bincount(labels).max() / len(labels)
     error = (largest * (1 - largest) / len(labels)) ** 0.5
     return np.flatnonzero(hits.mean(1) > largest + 2 * error)

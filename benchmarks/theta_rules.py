@@ -1,6 +1,7 @@
 """What each update rule of theta learns from the same losses of one super-network's training.
 
     python -m benchmarks.theta_rules RUN_DIR [--seeds 0 1] [--networks 40] [--shares 0.5 0.25]
+        [--half a]
 
 Trains the super-network of a yoco run again in this process, with the run's teacher and sampler, and
 records the architectures and losses of each step. Every rule then gets the same record. Networks of equal
@@ -12,7 +13,10 @@ validation rows. Prints for each seed, share and rule:
 - `difference`: tau minus that of the first rule, with its 95% bootstrap interval over networks.
 
 "regression, teacher's prediction" gets the divergence of each network from the teacher's predictions in
-place of the label loss. Networks at chance are left out. Writes runs/benchmarks/theta_rules.parquet.
+place of the label loss. Networks at chance are left out. `--half` takes one half of the validation rows:
+defaults are chosen on a, figures come from b. Without it, all rows are used.
+
+Writes runs/benchmarks/theta_rules.parquet.
 A seed takes eight minutes on two cores without bf16.
 """
 
@@ -31,7 +35,13 @@ from torch.nn import functional as F
 
 from benchmarks.measure import make_parser
 from benchmarks.recipe import CPU, Recipe
-from benchmarks.signal import better_than_chance, draw_networks, make_budget, score_rows, tau
+from benchmarks.signal import (
+    better_than_chance,
+    draw_networks,
+    make_budget,
+    score_validation,
+    tau,
+)
 from raycomp.config.loader import parse_stored
 from raycomp.data.batches import Batch
 from raycomp.encoder.architecture import Architecture
@@ -174,6 +184,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--networks", type=int, default=40)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.5, 0.25])
+    parser.add_argument("--half", choices=("a", "b"), help="validation rows; all without it")
     args = parser.parse_args()
 
     rows = []
@@ -181,7 +192,7 @@ def main() -> None:
         job = parse_stored(read_json(RunLayout(args.run_dir).job))
         job = job.model_copy(update={"run": job.run.model_copy(update={"seed": seed})})
         context = RunContext(job, args.run_dir, method="yoco")
-        for row in measure(context, args.shares, args.networks):
+        for row in measure(context, args.shares, args.networks, args.half):
             rows.append({"seed": seed, **row})
             print("  ".join(format_cell(*cell) for cell in rows[-1].items()), flush=True)
 
@@ -194,13 +205,16 @@ def format_cell(name: str, value: object) -> str:
     return f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"
 
 
-def measure(context: RunContext, shares: Sequence[float], num_networks: int) -> list[dict[str, Any]]:
+def measure(
+    context: RunContext, shares: Sequence[float], num_networks: int, half: str | None = None
+) -> list[dict[str, Any]]:
     """Train a super-network; return one row for each share and rule.
 
     Args:
         context: Context of a finished run, with the seed of this training.
         shares: Shares of the encoder's parameters.
         num_networks: Networks of each share.
+        half: Half of the validation rows, "a" or "b"; None is all rows.
 
     Raises:
         SystemExit: The run's super-network has no teacher.
@@ -216,7 +230,7 @@ def measure(context: RunContext, shares: Sequence[float], num_networks: int) -> 
     rng = np.random.default_rng(0)
     rows = []
     for share in shares:
-        archs, truth = score_networks(context, supernet, share, num_networks, rng)
+        archs, truth = score_networks(context, supernet, share, num_networks, rng, half)
         joint = context.job.space.joint
         indices = np.stack([context.space.encode(arch, joint) for arch in archs])
         ratings = {name: theta.rating(indices) for name, theta in thetas.items()}
@@ -257,13 +271,17 @@ def learn(
 
 
 def score_networks(
-    context: RunContext, supernet: ElasticEncoder, share: float, count: int, rng: np.random.Generator
+    context: RunContext,
+    supernet: ElasticEncoder,
+    share: float,
+    count: int,
+    rng: np.random.Generator,
+    half: str | None,
 ) -> tuple[list[Architecture], np.ndarray]:
     """Return networks of a share that are better than chance, and their validation losses."""
     archs = draw_networks(context, make_budget(context, share), count, rng)
-    tokens = context.tokens(context.validation_names()[0])
-    losses, hits = score_rows(supernet, archs, tokens, context)
-    kept = better_than_chance(hits, tokens)
+    losses, hits, labels = score_validation(supernet, archs, context, half)
+    kept = better_than_chance(hits, labels)
     return [archs[i] for i in kept], losses[kept].mean(1)
 
 
