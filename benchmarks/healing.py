@@ -2,11 +2,11 @@
 
     python -m benchmarks.healing RUN_DIR [--method yoco] [--steps 460] [--half b]
 
-A healed network has inherited its weights from the super-network, and was then distilled for `heal.steps`
-steps. Here each of them is also distilled alone: it starts from the teacher's weights, with heads and
+A healed network has inherited its weights from the super-network, and was then distilled in one round or
+several. Here each of them is also distilled alone: it starts from the teacher's weights, with heads and
 neurons in the order of their importance, and learns for `--steps` steps, with the batch size, objective
-and learning rate of healing. Without `--steps`, it is as many steps as the super-network and its healing
-took together.
+and learning rate of healing. Without `--steps`, it is as many steps as the super-network and all rounds
+of this network's healing took together.
 
 Prints for each network its validation score with inherited weights, healed and alone, each as a share of
 the teacher's, and the difference healed - alone with its 95% bootstrap interval over the rows. `--half`
@@ -37,7 +37,7 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.methods.base import Forward
 from raycomp.methods.context import RunContext
-from raycomp.methods.heal_task import HealTask, load_healed
+from raycomp.methods.heal_task import HealTask, last_round, load_healed
 from raycomp.report.bootstrap import bootstrap_replicates, percentile_interval
 from raycomp.report.predictions import Predictions
 from raycomp.storage.files import read_json
@@ -69,8 +69,7 @@ def main() -> None:
     args = parser.parse_args()
 
     context, archs = open_healed_run(args.run_dir, args.method)
-    steps = args.steps or supernet_steps(context) + context.job.heal.steps
-    alone, seconds = train_networks(context, archs, AloneTask, {"steps": steps})
+    alone, seconds = train_alone(context, archs, args.steps)
     rows = compare(context, archs, alone, args.half)
     table = pd.DataFrame(rows)
     print(table.to_string(index=False, float_format="{:.4f}".format))
@@ -82,7 +81,7 @@ def main() -> None:
 
 
 def open_healed_run(run_dir: Path, method: str) -> tuple[RunContext, list[Architecture]]:
-    """Return a finished run and its healed networks.
+    """Return a finished run and its healed networks, each once.
 
     Raises:
         SystemExit: The run has no healed networks.
@@ -92,13 +91,47 @@ def open_healed_run(run_dir: Path, method: str) -> tuple[RunContext, list[Archit
     outcomes = sorted(context.files.healed_outcomes())
     if not outcomes:
         raise SystemExit(f"{run_dir} lacks healed networks. Run the job with heal.steps above 0.")
-    return context, [Architecture.from_json(read_json(path)["arch"]) for path in outcomes]
+    # Each round of a network's healing has an outcome of its own.
+    archs = dict.fromkeys(Architecture.from_json(read_json(path)["arch"]) for path in outcomes)
+    return context, list(archs)
 
 
 def supernet_steps(context: RunContext) -> int:
     """Return the number of steps of the super-network's training."""
     steps = read_table(context.run_dir, "steps")
     return int(steps[steps["training"] == "supernet"]["step"].max()) + 1
+
+
+def healing_steps(context: RunContext, arch: Architecture) -> int:
+    """Return the number of steps of a network's healing, over all of its rounds."""
+    rounds = range(1, last_round(context, arch) + 1)
+    return sum(int(read_json(context.files.healed(arch.id, number).cost)["steps"]) for number in rounds)
+
+
+def train_alone(
+    context: RunContext, archs: list[Architecture], steps: int
+) -> tuple[list[ElasticEncoder], float]:
+    """Distil networks without the super-network; return them and the seconds of the steps.
+
+    Networks with equally many steps learn together.
+
+    Args:
+        context: The run's context.
+        archs: The networks.
+        steps: Steps of each network; 0 is as many as the super-network and its own healing took.
+    """
+    groups: dict[int, list[Architecture]] = {}
+    for arch in archs:
+        own_steps = steps or supernet_steps(context) + healing_steps(context, arch)
+        groups.setdefault(own_steps, []).append(arch)
+
+    networks: dict[Architecture, ElasticEncoder] = {}
+    total_seconds = 0.0
+    for num_steps, group in groups.items():
+        trained, seconds = train_networks(context, group, AloneTask, {"steps": num_steps})
+        networks |= dict(zip(group, trained, strict=True))
+        total_seconds += seconds
+    return [networks[arch] for arch in archs], total_seconds
 
 
 def train_networks(

@@ -2,9 +2,9 @@
 
     python -m benchmarks.int8_healing RUN_DIR [--method yoco] [--share 0.3] [--half b]
 
-Heals the networks of the run again, twice: as the run did, and with `heal.int8_share`. Both have the same
-batches, seed and number of steps. Exports each network to ONNX in fp32 and in dynamic INT8, and runs both
-files on the validation rows.
+Heals the networks of the run again, twice: with the run's settings, and with `heal.int8_share`. Both have
+the same batches and seed, and one round of `heal.steps` steps, also where the run had several rounds.
+Exports each network to ONNX in fp32 and in dynamic INT8, and runs both files on the validation rows.
 
 Prints for each network: the accuracy of both files, the mean label loss of both, the mean absolute
 difference of their logits, and the share of rows whose predicted class differs. The difference of the
