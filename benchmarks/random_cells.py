@@ -29,9 +29,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
-
 from benchmarks.adabert import prepare_data, train_child, write_line
+from benchmarks.intervals import student_interval
 from raycomp.methods.adabert.distillation_data import DistillationData
 from raycomp.methods.adabert.efficiency import operation_params
 from raycomp.methods.adabert.finalists import choose_structure, round_sizes
@@ -168,8 +167,8 @@ def summarise(rows: Sequence[dict[str, Any]], start: str, split: str) -> str:
     mean = statistics.fmean(differences)
     line = f"{start}, {split}: searched - random {mean:+.2f} points"
     if len(differences) > 1:
-        error = float(stats.sem(differences)) * float(stats.t.ppf(0.975, len(differences) - 1))
-        line += f" ({mean - error:+.2f} to {mean + error:+.2f})"
+        low, high = student_interval(differences)
+        line += f" ({low:+.2f} to {high:+.2f})"
     line += f", {len(differences)} repetitions; "
     return line + f"random structures differ by {statistics.fmean(spreads):.2f} points (deviation)"
 

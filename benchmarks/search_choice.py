@@ -14,8 +14,8 @@ over the searches:
     selection    label loss of the deployed network on the selection split
     heldout      its label loss on the validation rows
     score        its metric on the validation rows
-    difference   heldout minus that of random search with the same seed and the first smoothing, with the
-                 95% bootstrap interval of its mean over the seeds (low, high)
+    difference   heldout minus that of random search with the same seed and the first smoothing, with
+                 Student's 95% interval of its mean over the seeds (low, high)
 
 Two rows are references: "any" is the mean of the networks near the limit that random search scored, so it
 is what a choice without a search gives; "oracle" is the one among them with the smallest heldout loss.
@@ -34,6 +34,7 @@ import pandas as pd
 import torch
 
 from benchmarks.healing import kept_rows
+from benchmarks.intervals import student_interval
 from benchmarks.measure import make_parser
 from benchmarks.searchers import predict_networks
 from raycomp.config.loader import parse_stored
@@ -49,7 +50,6 @@ BASELINE = "random"
 NEAR = 0.95
 """Part of the limit from which a network counts for the rows "any" and "oracle"."""
 
-NUM_REPLICATES = 10_000
 OUTPUT = Path("runs/benchmarks/search_choice.parquet")
 
 
@@ -215,7 +215,7 @@ def summarise(table: pd.DataFrame, smoothing: float) -> pd.DataFrame:
     for (searcher, own), part in table.groupby(["searcher", "smoothing"], sort=False):
         means = part[["selection", "heldout", "score"]].mean()
         differences = (part.set_index("seed")["heldout"] - baseline).to_numpy()
-        low, high = mean_interval(differences)
+        low, high = student_interval(differences)
         rows.append(
             {
                 "searcher": searcher,
@@ -227,14 +227,6 @@ def summarise(table: pd.DataFrame, smoothing: float) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def mean_interval(values: np.ndarray) -> tuple[float, float]:
-    """Return the 95% bootstrap interval of the mean of values."""
-    rng = np.random.default_rng(0)
-    means = rng.choice(values, (NUM_REPLICATES, len(values))).mean(1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(low), float(high)
 
 
 def parse_arguments() -> argparse.Namespace:
