@@ -39,8 +39,8 @@ from raycomp.search.distribution import load_distribution
 from raycomp.search.moves import fit_to_limit
 from raycomp.storage.tensors import load_weights, save_tensors
 from raycomp.training.finetune_step import FinetuneStep
-from raycomp.training.hints import DISTILLATION
-from raycomp.training.learning_rates import choose_learning_rate
+from raycomp.training.hints import load_objective
+from raycomp.training.learning_rates import choose_learning_rate, constant_share
 from raycomp.training.loop import StepResult, fit
 from raycomp.training.objectives import label_loss
 from raycomp.training.optimizers import LinearDecay, Updater, resolve_precision
@@ -205,8 +205,10 @@ class Recipe:
             first_steps = {schedule.first_step(i) for i in range(len(schedule.phases))}
             decay_starts = tuple(sorted({*first_steps, schedule.total}))
 
+        objective = load_objective(settings.distill)
+
         def teacher_output(batch: Batch) -> ElasticOutput:
-            return teacher(batch, None, hidden=settings.distill == "hidden")
+            return teacher(batch, None, hidden=objective.needs_hidden)
 
         return SupernetStep(
             model,
@@ -217,13 +219,14 @@ class Recipe:
                     choose_learning_rate(settings.learning_rate, model.config.hidden_size),
                     settings.warmup,
                     decay_starts,
+                    constant_share(settings.schedule),
                 ),
                 weight_decay=settings.weight_decay,
                 clip=settings.clip,
                 reset_at=decay_starts if settings.schedule == "phase" else (),
             ),
-            teacher=None if settings.distill == "none" else teacher_output,
-            objective=DISTILLATION[settings.distill],
+            teacher=teacher_output if objective.needs_teacher else None,
+            objective=objective,
             precision=self.precision,
             device=CPU,
         )

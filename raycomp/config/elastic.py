@@ -125,13 +125,14 @@ class TrainSettings(Section):
         lt=1,
         description="Part of the schedule in which the learning rate rises from 0, from 0 to 1.",
     )
-    schedule: Literal["phase", "run"] = Field(
+    schedule: Literal["phase", "run", "late"] = Field(
         "run",
         description=choices(
             "Part of the training over which the learning rate falls linearly to 0.",
             {
                 "run": "the whole training",
                 "phase": "each phase, with a new optimizer (the paper's form)",
+                "late": "the last fifth of the training; the rate is constant before it",
             },
         ),
     )

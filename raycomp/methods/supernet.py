@@ -26,7 +26,7 @@ from raycomp.storage.files import write_json
 from raycomp.storage.tensors import save_tensors
 from raycomp.training.finetune_step import Teacher
 from raycomp.training.hints import load_objective
-from raycomp.training.learning_rates import choose_learning_rate
+from raycomp.training.learning_rates import choose_learning_rate, constant_share
 from raycomp.training.optimizers import LinearDecay
 from raycomp.training.sliced_optimizer import SliceUpdater
 from raycomp.training.step_cost import TRAINING_PASSES
@@ -65,7 +65,7 @@ class SupernetTask(TrainingTask):
         rate = choose_learning_rate(settings.learning_rate, context.config.hidden_size)
         self.updater: SliceUpdater = SliceUpdater(
             self.model,
-            LinearDecay(rate, settings.warmup, decay_from),
+            LinearDecay(rate, settings.warmup, decay_from, constant_share(settings.schedule)),
             weight_decay=settings.weight_decay,
             clip=settings.clip,
             reset_at=decay_from if settings.schedule == "phase" else (),

@@ -10,6 +10,9 @@ LARGEST_RATE = 3e-4
 REFERENCE_WIDTH = 384
 """Width of the encoder that `LARGEST_RATE` was chosen on, MiniLM-L6."""
 
+LATE_DECAY_START = 0.8
+"""Share of a training with `train.schedule = "late"` before its rate falls."""
+
 
 def choose_learning_rate(setting: float | Literal["auto"], hidden_size: int) -> float:
     """Return the largest learning rate of a training that starts from the teacher's weights.
@@ -28,3 +31,8 @@ def choose_learning_rate(setting: float | Literal["auto"], hidden_size: int) -> 
     if setting != "auto":
         return setting
     return LARGEST_RATE * min(1.0, REFERENCE_WIDTH / hidden_size)
+
+
+def constant_share(schedule: str) -> float:
+    """Return the share of a training before its rate falls, for a value of `train.schedule`."""
+    return LATE_DECAY_START if schedule == "late" else 0.0

@@ -26,11 +26,13 @@ class LinearDecay:
         peak: Highest learning rate.
         warmup: Share of a phase's steps.
         phase_starts: First step of each phase, then the total: `(0, 100)` is one phase.
+        constant: Share of a phase's steps, its warm-up included, before the decay begins.
     """
 
     peak: float
     warmup: float
     phase_starts: tuple[int, ...]
+    constant: float = 0.0
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -41,7 +43,10 @@ class LinearDecay:
         warmup_steps = max(1, round(self.warmup * length))
         if done < warmup_steps:
             return self.peak * (done + 1) / warmup_steps
-        return self.peak * (length - done) / max(1, length - warmup_steps)
+        decay_start = max(warmup_steps, round(self.constant * length))
+        if done < decay_start:
+            return self.peak
+        return self.peak * (length - done) / max(1, length - decay_start)
 
 
 class BaseUpdater:

@@ -15,6 +15,7 @@ from raycomp.methods.yoco.schedule import Schedule, progressive_phases
 from raycomp.search.space import SearchSpace
 from raycomp.training.finetune_step import FinetuneStep
 from raycomp.training.hints import DISTILLATION, LABELS_ONLY
+from raycomp.training.learning_rates import constant_share
 from raycomp.training.loop import StepResult, fit, seed_generators
 from raycomp.training.objectives import label_loss, prediction_loss, squared_error
 from raycomp.training.optimizers import (
@@ -49,6 +50,18 @@ def test_linear_decay() -> None:
     assert decay(1) == pytest.approx(1.0)
     assert decay(9) == pytest.approx(1 / 8)
     assert decay(10) == pytest.approx(0.5)  # a stretch begins anew
+
+
+def test_a_late_decay_keeps_the_rate_until_the_last_fifth() -> None:
+    late = LinearDecay(1.0, 0.1, (0, 100), constant_share("late"))
+    assert late(4) == pytest.approx(0.5)
+    assert [late(step) for step in (9, 50, 79, 80)] == [1.0] * 4
+    assert late(90) == pytest.approx(0.5)
+    assert late(99) == pytest.approx(1 / 20)
+
+    decay = LinearDecay(1.0, 0.1, (0, 100))
+    whole = LinearDecay(1.0, 0.1, (0, 100), constant_share("run"))
+    assert [whole(step) for step in range(100)] == [decay(step) for step in range(100)]
 
 
 def test_the_loop_ends_on_a_loss_that_is_not_finite() -> None:
