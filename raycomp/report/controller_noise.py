@@ -1,4 +1,4 @@
-"""The band of EE-SNG's entropy and K on random losses, for a run that the page shows."""
+"""The band of EE-SNG's entropy and K on random losses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CACHED_BANDS = 32
 
 
 def find_controller_band(run: RunRecord, steps: pd.DataFrame) -> ControllerBand | str:
-    """Return the band of a run's super-network on random losses, or the reason why it has none.
+    """Return the band of a run's super-network on random losses, or the reason why it lacks one.
 
     Args:
         run: The run.

@@ -1,4 +1,4 @@
-"""EE-SNG over time: the entropy of theta and the exploit probability, with what random losses give."""
+"""EE-SNG over time: the entropy of theta and the exploit probability, with the band of random losses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def draw_controller(rows: pd.DataFrame, most: int, band: ControllerBand | str | 
     Args:
         rows: Its rows of the table `steps`, with the column `part`, the phase.
         most: Largest number of points of a curve.
-        band: Band on random losses, or why there is none; None says nothing about it.
+        band: Band on random losses, or the reason why it is missing; None says nothing about it.
     """
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
     positions = spaced_positions(len(rows), most)
@@ -101,7 +101,7 @@ def _describe_band(rows: pd.DataFrame, band: ControllerBand | str | None) -> str
     k_low, k_high = band.exploit_probability[:, int(last["step"])]
 
     text = (
-        " A shaded band is what random losses give with the same update rule and phases (95% of "
+        " A shaded band shows random losses with the same update rule and phases (95% of "
         f"{band.repetitions} repetitions): at the last step, an entropy of {low:.4g} to {high:.4g} nats "
         f"and an exploit probability of {k_low:.3f} to {k_high:.3f}. "
     )

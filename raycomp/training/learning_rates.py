@@ -34,5 +34,5 @@ def choose_learning_rate(setting: float | Literal["auto"], hidden_size: int) -> 
 
 
 def constant_share(schedule: str) -> float:
-    """Return the share of a training before its rate falls, for a value of `train.schedule`."""
+    """Return the share of a training before its rate falls, as `train.schedule` says."""
     return LATE_DECAY_START if schedule == "late" else 0.0

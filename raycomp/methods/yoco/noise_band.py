@@ -1,7 +1,7 @@
 """What EE-SNG's controller does on random losses: a training that taught theta something must differ.
 
 The entropy of theta and K fall in any training, by drift. This module repeats a training's draws and
-updates with random numbers in place of the losses, for several seeds. Without a network, a step takes
+updates with random numbers in place of the losses and with several seeds. Without a network, a step takes
 less than a millisecond.
 """
 
