@@ -160,7 +160,7 @@ def _add_raw_loss(figure: go.Figure, rows: pd.DataFrame, most: int) -> None:
 
 
 FindBand = Callable[[pd.DataFrame], ControllerBand | str]
-"""Maps the steps of a super-network to the band of its controller on noise, or to the reason why it lacks one."""
+"""Maps the steps of a super-network to the band of its controller on noise, or to why it lacks one."""
 
 
 def draw_search_plots(steps: pd.DataFrame, most: int, find_band: FindBand | None = None) -> list[Plot]:
