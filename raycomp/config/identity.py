@@ -33,7 +33,7 @@ LATER_DEFAULTS: dict[str, dict[str, Any]] = {
     "run": {"equal_compute": None, "equal_epochs": None},
     "task": {"positive": None, "validation_half": None},
     "heal": {"int8_share": 0.0, "rounds": 1, "target_retention": 0.97},
-    "search": {"smoothing": 0.0, "min_use": 0.0},
+    "search": {"smoothing": 0.0, "min_use": 0.0, "choose_by": "score"},
     "space": {"plain": False},
     "teacher": {"classifier_learning_rate": None},
     "train": {"budget_share": 0.0, "cost_share": 0.0},
@@ -55,7 +55,7 @@ def hash_job(job: Job) -> str:
     # Sections that no method of the job reads.
     schemas = [load_settings(name) for name in job.run.methods]
     for section in ("augment", "heal"):
-        if not any(section in schema.shared_sections for schema in schemas):
+        if not any(job.settings(schema).reads(section) for schema in schemas):
             del settings[section]
     for name in set(settings) & set(method_names()) - set(job.run.methods):
         del settings[name]

@@ -72,7 +72,18 @@ class SearchSettings(Section):
         le=1,
         description="Weight of the predicted loss in the choice among scored networks, 0 to 1; the rest "
         "is the measured loss. The prediction comes from all scored networks, so a lucky score counts "
-        "less. 0: the best score wins (the paper's form).",
+        "less. 0: `choose_by` decides (the paper's form).",
+    )
+    choose_by: Literal["score", "loss"] = Field(
+        "score",
+        description=choices(
+            "What decides among the scored networks where `smoothing` is 0.",
+            {
+                "score": "the largest score, then the smallest loss (the paper's form)",
+                "loss": "the smallest loss, then the largest score. A loss has less noise than a score, "
+                "which counts rows",
+            },
+        ),
     )
     alpha: float = Field(2.0, gt=0, le=100, description="Exponent of the reward (alpha of Eq. 7).")
     reward: Literal["corrected", "printed"] = Field(

@@ -31,7 +31,8 @@ class MethodSettings(Section):
         length_keys: Settings of the section that say how long the method trains. They are multiplied
             together for `run.equal_compute` and `run.equal_epochs`.
         needs_budget: Whether a job with this method needs at least one [[budget]].
-        shared_sections: Sections of the job file that only some methods read, such as "augment".
+        shared_sections: Sections of the job file that only some methods read, such as "augment"; see
+            `reads`.
         identity_defaults: Settings that joined later, with the value that leaves the identity of a run
             as it was before they joined.
     """
@@ -42,6 +43,10 @@ class MethodSettings(Section):
     needs_budget: ClassVar[bool] = True
     shared_sections: ClassVar[tuple[str, ...]] = ()
     identity_defaults: ClassVar[dict[str, Any]] = {}
+
+    def reads(self, section: str) -> bool:
+        """Return whether the method reads one of its `shared_sections` with these settings."""
+        return section in self.shared_sections
 
     def identity_values(self) -> dict[str, Any]:
         """Return settings that the identity of a run has with another value than the job."""

@@ -66,8 +66,7 @@ class Deployable:
 
     Attributes:
         budget: Name of the deployment; the export is `exports/METHOD-BUDGET`.
-        kind: Kind of the budget's cost: a column of table `deployments`, or another word where the method
-            does not set a hard limit (AdaBERT: "beta").
+        kind: Kind of the budget's cost, a column of table `deployments`; "beta" of AdaBERT is no limit.
         limit: The budget's limit, in the unit of `kind`.
         build: Function that returns the static model and the forward function whose logits the exported
             model must equal. None where the budget cannot be met.
@@ -88,10 +87,11 @@ class Deployable:
         measured_files: Directory with the measured files, which become part of the export.
         reason: Why the budget cannot be met; empty where it can.
         counts_nonzero: Whether its parameters count only where they are not 0 (unstructured pruning).
-        has_user_units: Whether `build` returns outputs in the user's units. Methods leave it False:
-            networks of a run compute standardised outputs, and the deployment restores the units.
+        has_user_units: Whether `build` returns outputs in the user's units. Methods leave it False, and
+            the deployment restores the units.
         healing: How its weights were healed; None for a network that was not healed.
         is_cut: Whether it reads tokens of the cut vocabulary; see `task_vocabulary`.
+        tolerance: Part of the limit by which the cost may exceed it.
     """
 
     budget: str
@@ -118,6 +118,7 @@ class Deployable:
     has_user_units: bool = False
     healing: Healing | None = None
     is_cut: bool = False
+    tolerance: float = 0.0
 
 
 class Run(ABC):

@@ -10,8 +10,10 @@ each network is
 with a = 1 and b = 0.1 in the width stage, where the fine-tuned teacher teaches, and a = b = 1 in the
 depth stage, where the full network of the width stage does. No label is read. With `width_labels`, the
 width stage reads labels only, as the released code does without augmentation. Each budget gets the best
-network on the selection split of those within it. Importance is measured on labelled selection rows
-(`methods.supernet_start`; the released code: on the development set).
+network on the selection split of those within it, up to `tolerance`: a width of 1/2 has a little more
+than half of the parameters, because LayerNorms and two biases of a layer keep the whole width. With
+`heal`, [heal] heals the networks as those of the other super-networks. Importance is measured on
+labelled selection rows (`methods.supernet_start`; the released code: on the development set).
 
 refs: L. Hou, Z. Huang, L. Shang, X. Jiang, X. Chen, Q. Liu. DynaBERT: Dynamic BERT with Adaptive Width
 and Depth. NeurIPS 2020. https://arxiv.org/abs/2004.04037
@@ -19,36 +21,37 @@ and Depth. NeurIPS 2020. https://arxiv.org/abs/2004.04037
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
 from raycomp.config.budget import BudgetSettings
-from raycomp.config.job import Job
 from raycomp.config.section import MethodSettings
 from raycomp.data.batches import mean_batch, smallest_batch
 from raycomp.encoder.architecture import Architecture
 from raycomp.errors import UserError
 from raycomp.methods.base import Deployable, Method, Run
 from raycomp.methods.context import RunContext
-from raycomp.methods.elastic_method import StatelessSampler, steps_of_epochs
+from raycomp.methods.dynabert_stages import STAGES, DynabertSampler, list_networks, stage_objective
+from raycomp.methods.elastic_method import steps_of_epochs
+from raycomp.methods.heal_task import HealTask
+from raycomp.methods.healing import find_lost_evaluations, heal_group, plan_healing, summarise_healing
 from raycomp.methods.scored_networks import ScoredNetworks
 from raycomp.methods.subnetworks import release_supernet, restore_subnetwork
 from raycomp.methods.supernet import SupernetTask, write_start_network
 from raycomp.methods.supernet_start import find_start_problems
 from raycomp.methods.tasks import TrainingTask
-from raycomp.search.space import SearchSpace
 from raycomp.storage.files import write_json
 from raycomp.storage.tensors import load_tensors, save_tensors
-from raycomp.training.hints import LABELS_ONLY, Hidden, Logits, Objective
 
 DESCRIPTION = (
     "Extracted by raycomp from a super-network that was trained at every width and depth of DynaBERT "
     "(without data augmentation)."
 )
-STAGES = ("width", "depth", "final")
 
 
 class DynabertSettings(MethodSettings):
@@ -57,6 +60,9 @@ class DynabertSettings(MethodSettings):
     method: ClassVar[str] = "dynabert"
     title: ClassVar[str] = "DynaBERT w/o DA (KD in both stages)"
     length_keys: ClassVar[tuple[str, ...]] = ("epochs", "final_epochs")
+    shared_sections: ClassVar[tuple[str, ...]] = ("heal",)
+    # Earlier runs kept each limit exactly, and were not healed.
+    identity_defaults: ClassVar[dict[str, Any]] = {"tolerance": 0.0, "heal": False}
 
     epochs: float = Field(3.0, gt=0, le=1000, description="Passes over the training split in each stage.")
     final_epochs: float = Field(
@@ -78,6 +84,22 @@ class DynabertSettings(MethodSettings):
         description="Whether the width stage learns from the labels only, as the released code does "
         "without data augmentation.",
     )
+    tolerance: float = Field(
+        0.001,
+        ge=0,
+        le=0.05,
+        description="Part of a limit by which a network may exceed it. A width of 1/2 has .500325 of the "
+        "encoder of BERT-base, and .500649 of that of MiniLM-L6. 0: a limit is kept exactly.",
+    )
+    heal: bool = Field(
+        False,
+        description="Whether [heal] heals the chosen networks, as it does for the other super-networks. "
+        "The paper's form is false.",
+    )
+
+    def reads(self, section: str) -> bool:
+        """Return whether a section of the job file matters: [heal] only with `heal`."""
+        return super().reads(section) and (section != "heal" or self.heal)
 
     @field_validator("widths", "depths")
     @classmethod
@@ -85,68 +107,6 @@ class DynabertSettings(MethodSettings):
         if not all(0 < share <= 1 for share in value) or 1.0 not in value:
             raise ValueError("each number must be above 0 and at most 1, and 1 must be among them")
         return sorted(set(value), reverse=True)
-
-
-def matched_states(layers: Sequence[int], teacher_layers: int) -> list[tuple[int, int]]:
-    """Pair state i of n layers with the teacher's state floor(i L / n); the last state with the last."""
-    depth = len(layers)
-    return [(i, i * teacher_layers // depth) for i in range(depth + 1)]
-
-
-def stage_objective(stage: str, hidden_weight: float, width_labels: bool) -> Objective:
-    """Return the objective of a stage.
-
-    Args:
-        stage: One of `STAGES`.
-        hidden_weight: Weight of the hidden states in the width stage.
-        width_labels: Whether the width stage has the labels only.
-    """
-    if stage == "final" or (stage == "width" and width_labels):
-        return LABELS_ONLY
-    # Small in the width stage, where a narrow network cannot match every state.
-    weight = 1.0
-    if stage == "width":
-        weight = hidden_weight
-    states = Hidden(map=matched_states, over_layers="sum")
-    return Objective(((1.0, Logits()), (weight, states)))
-
-
-def list_networks(
-    space: SearchSpace, widths: Sequence[float], depths: Sequence[float]
-) -> list[Architecture]:
-    """Return the networks of all pairs of depth and width, largest first (12 in the paper)."""
-    networks = []
-    for depth_share in depths:
-        depth = max(1, round(depth_share * space.num_layers))
-        layers = tuple(i * space.num_layers // depth for i in range(depth))
-        for width in widths:
-            heads = max(1, round(width * space.heads[-1]))
-            ffn = max(1, round(width * space.ffn[-1]))
-            networks.append(Architecture(depth, (heads,) * depth, (ffn,) * depth, layers))
-    return list(dict.fromkeys(networks))
-
-
-class DynabertSampler(StatelessSampler):
-    """Returns all networks of a stage in every step.
-
-    Args:
-        space: The search space, of which only the full size matters.
-        networks: The networks.
-    """
-
-    def __init__(self, space: SearchSpace, networks: Sequence[Architecture]) -> None:
-        super().__init__(space)
-        self._networks = list(networks)
-
-    def ask(self, step: int) -> list[Architecture]:
-        """Return all networks."""
-        return list(self._networks)
-
-
-def build_sampler(job: Job, plan: dict[str, Any]) -> DynabertSampler:
-    """Return the sampler of a training plan."""
-    networks = [Architecture.from_json(text) for text in plan["sampler"]["networks"]]
-    return DynabertSampler(SearchSpace.from_dict(plan["space"]), networks)
 
 
 class DynabertTask(SupernetTask):
@@ -181,7 +141,10 @@ class Dynabert(Method):
     """DynaBERT without data augmentation."""
 
     settings: ClassVar[type[MethodSettings]] = DynabertSettings
-    tasks: ClassVar[Mapping[str, type[TrainingTask]]] = {"dynabert-stage": DynabertTask}
+    tasks: ClassVar[Mapping[str, type[TrainingTask]]] = {
+        "dynabert-stage": DynabertTask,
+        "dynabert-heal": HealTask,
+    }
 
     def compress(self, run: Run) -> list[Deployable]:
         """Train all stages, score the networks that a budget allows, and return the best of each."""
@@ -189,9 +152,19 @@ class Dynabert(Method):
         context.tokens("train")
         context.tokens("selection")
         self._train(run)
-        return ScoredNetworks(run, _networks(context, "depth"), DESCRIPTION).choose(
-            lambda budget: self.explain_infeasible(context, budget)
+        settings = context.job.settings(DynabertSettings)
+        scored = ScoredNetworks(
+            run,
+            _networks(context, "depth"),
+            DESCRIPTION,
+            tolerance=settings.tolerance,
+            heal_task="dynabert-heal" if settings.heal and context.job.heal.steps else None,
         )
+        return scored.choose(lambda budget: self.explain_infeasible(context, budget))
+
+    def run_trial(self, run: Run, trial: dict[str, Any]) -> None:
+        """Heal one group of networks, in a process of its own."""
+        heal_group(run, "dynabert-heal", trial)
 
     def find_problems(self, context: RunContext) -> list[str]:
         """Return a message where the job turns the rewiring off, or the start is not the teacher."""
@@ -215,25 +188,30 @@ class Dynabert(Method):
 
     def restore(self, context: RunContext, row: Mapping[str, Any]) -> Deployable:
         """Return the deployable of a row, from the trained super-network."""
-        return restore_subnetwork(context, row, DESCRIPTION)
+        tolerance = context.job.settings(DynabertSettings).tolerance
+        return replace(restore_subnetwork(context, row, DESCRIPTION), tolerance=tolerance)
 
     def least_cost(self, context: RunContext, kind: str) -> float:
-        """Return the cost of the smallest network."""
-        return min(float(context.costs.cost(kind, arch)) for arch in _networks(context, "depth"))
+        """Return the smallest limit that a network meets, which may exceed it by `tolerance`."""
+        costs = [float(context.costs.cost(kind, arch)) for arch in _networks(context, "depth")]
+        return min(costs) / (1 + context.job.settings(DynabertSettings).tolerance)
 
     def explain_infeasible(self, context: RunContext, budget: BudgetSettings) -> str:
         """Return why none of the networks meets a budget."""
         least = self.least_cost(context, budget.kind)
         return (
             f"Budget {budget.name}: {budget.kind} <= {context.limit(budget):,.0f} cannot be met by "
-            f"dynabert, whose smallest network has {least:,.0f}. Add smaller values to dynabert.widths "
-            "or dynabert.depths."
+            f"dynabert. Nearest feasible limit: {math.ceil(least):,}. Add smaller values to "
+            "dynabert.widths or dynabert.depths."
         )
 
     def smallest_batches(self, context: RunContext) -> list[int]:
         """Return the rows of the smallest batch."""
-        size = context.job.settings(DynabertSettings).batch_size
-        return [smallest_batch(len(context.task.train), size)]
+        settings = context.job.settings(DynabertSettings)
+        sizes = [settings.batch_size]
+        if settings.heal and context.job.heal.steps:
+            sizes.append(context.job.heal.batch_size)
+        return [smallest_batch(len(context.task.train), size) for size in sizes]
 
     def plan(self, context: RunContext) -> dict[str, Any]:
         """Return the steps of each stage and the FLOPs of training (three forward passes a step)."""
@@ -248,7 +226,11 @@ class Dynabert(Method):
             costs = [float(context.costs.cost("flops", arch)) for arch in _networks(context, stage)]
             steps.append(plan["num_steps"])
             flops += plan["num_steps"] * rows * (3 * sum(costs) * share + full)
-        return {"steps": steps, "flops": flops}
+        if not settings.heal:
+            return {"steps": steps, "flops": flops}
+        healing = plan_healing(context)
+        flops += healing.pop("flops")
+        return {"steps": steps, "heal": healing, "flops": flops}
 
     def budget_of(self, context: RunContext, training: str) -> str | None:
         """Return None: all budgets share every stage."""
@@ -264,12 +246,15 @@ class Dynabert(Method):
         release_supernet()
 
     def summary(self, run: Run) -> dict[str, Any]:
-        """Return how many networks were trained together."""
-        return {"networks": len(_networks(run.context, "depth"))}
+        """Return how many networks were trained together, and what healing cost."""
+        summary: dict[str, Any] = {"networks": len(_networks(run.context, "depth"))}
+        healing = summarise_healing(run.context)
+        return {**summary, "heal": healing} if healing else summary
 
     def forget_lost_results(self, context: RunContext, parts: set[str]) -> list[str]:
         """Delete the scores of networks without an evaluation. They are then scored again."""
-        return ScoredNetworks.forget_lost(context, _networks(context, "depth"), parts)
+        lost = ScoredNetworks.forget_lost(context, _networks(context, "depth"), parts)
+        return lost + find_lost_evaluations(context, parts)
 
 
 def _stages(context: RunContext) -> tuple[str, ...]:

@@ -198,14 +198,20 @@ def plan_one_phase(
 
 
 def search_as_published(context: RunContext, searcher: str, **changes: Any) -> SearchSettings:
-    """Return [search] with one searcher, where the network with the best score wins, as in the papers.
+    """Return [search] with one searcher, where the network with the best score wins, as in most papers.
 
     Args:
         context: The run's context.
         searcher: Name of the searcher.
         **changes: Further settings of [search].
     """
-    published = {"searchers": [searcher], "shared_fraction": 0.0, "min_use": 0.0, "smoothing": 0.0}
+    published = {
+        "searchers": [searcher],
+        "shared_fraction": 0.0,
+        "min_use": 0.0,
+        "smoothing": 0.0,
+        "choose_by": "score",
+    }
     return context.job.search.model_copy(update=published | changes)
 
 

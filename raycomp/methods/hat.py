@@ -2,10 +2,10 @@
 
 Each step trains one sub-network, drawn uniformly per variable, on the labels only (Section 3.2). An
 evolutionary search with HAT's population (125 = 25 parents + 50 mutations + 50 crossovers, 30 rounds)
-then looks for the smallest loss on the selection split. Differences from HAT: heads are removed instead
-of re-partitioned; the super-network starts from a fine-tuned encoder; the deployed network has the best
-score of all that were scored, then the smallest loss; it inherits its weights, and [heal] may tune them
-(HAT trains it from scratch).
+then looks for the smallest loss on the selection split, and the network with the smallest loss of all
+that were scored is deployed. Differences from HAT: heads are removed instead of re-partitioned; the
+super-network starts from a fine-tuned encoder; the deployed network inherits its weights, and [heal] may
+tune them (HAT trains it from scratch).
 
 refs: H. Wang, Z. Wu, Z. Liu, H. Cai, L. Zhu, C. Gan, S. Han. HAT: Hardware-Aware Transformers for
 Efficient Natural Language Processing. ACL 2020. https://arxiv.org/abs/2005.14187
@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 
 from raycomp.config.job import Job
 from raycomp.config.search import SearchSettings
-from raycomp.config.section import MethodSettings
+from raycomp.config.section import MethodSettings, choices
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.context import RunContext
 from raycomp.methods.elastic_method import (
@@ -33,6 +33,7 @@ from raycomp.methods.elastic_method import (
 from raycomp.methods.heal_task import HealTask
 from raycomp.methods.supernet import SupernetTask
 from raycomp.methods.tasks import TrainingTask
+from raycomp.search.choice import ChooseBy
 from raycomp.search.space import SearchSpace
 
 
@@ -43,6 +44,8 @@ class HatSettings(MethodSettings):
     title: ClassVar[str] = "HAT (adapted to BERT)"
     length_keys: ClassVar[tuple[str, ...]] = ("epochs",)
     shared_sections: ClassVar[tuple[str, ...]] = ("heal",)
+    # Earlier runs deployed the best score.
+    identity_defaults: ClassVar[dict[str, Any]] = {"choose_by": "score"}
 
     epochs: float = Field(
         10.0, gt=0, le=10_000, description="Passes over the training split, one sub-network per step."
@@ -56,6 +59,16 @@ class HatSettings(MethodSettings):
         0.3, ge=0, le=1, description="Probability that a mutation draws a choice again."
     )
     generations: int = Field(30, ge=1, le=10_000, description="Rounds of the evolution.")
+    choose_by: ChooseBy = Field(
+        "loss",
+        description=choices(
+            "What decides which of the scored networks is deployed.",
+            {
+                "loss": "the smallest loss on the selection split (the paper's form)",
+                "score": "the largest score, then the smallest loss, as in earlier versions",
+            },
+        ),
+    )
 
     @model_validator(mode="after")
     def _population(self) -> HatSettings:
@@ -124,6 +137,8 @@ class Hat(ElasticMethod):
 
     def search_settings(self, context: RunContext) -> SearchSettings:
         """Return HAT's evolution, with as many evaluations as its generations need."""
+        settings = context.job.settings(HatSettings)
         # Parents keep their scores, so a round costs fewer evaluations than it has networks.
-        evaluations = context.job.settings(HatSettings).evaluations
-        return search_as_published(context, "hat", evaluations=evaluations)
+        return search_as_published(
+            context, "hat", evaluations=settings.evaluations, choose_by=settings.choose_by
+        )

@@ -72,10 +72,19 @@ def select_candidates(
         key=lambda arch: (arch in winners, limit.cost(arch) >= least, *scores[arch], arch.id),
         reverse=True,
     )
-    target = _target_score(context)
-    is_near = bool(ranked) and scores[ranked[0]][0] >= target
-    if is_near:
-        return ranked[:1]
+    return candidates_of(context, ranked, scores[ranked[0]][0] if ranked else 0.0)
+
+
+def candidates_of(context: RunContext, ranked: Sequence[Architecture], best: float) -> list[Architecture]:
+    """Return the networks to be healed, of all that a budget allows; see `select_candidates`.
+
+    Args:
+        context: The run's context.
+        ranked: The networks, best first.
+        best: Selection score of the first one.
+    """
+    if ranked and best >= _target_score(context):
+        return list(ranked[:1])
     return _alternate_depths(ranked)[: context.job.heal.networks_of_round(1)]
 
 

@@ -51,7 +51,7 @@ SAMPLERS: dict[str, str] = {
     "hat": "raycomp.methods.hat:build_sampler",
     "ofa": "raycomp.methods.ofa:build_sampler",
     "sandwich": "raycomp.methods.sandwich:build_sampler",
-    "dynabert": "raycomp.methods.dynabert:build_sampler",
+    "dynabert": "raycomp.methods.dynabert_stages:build_sampler",
 }
 """Name of a sampler -> import path of the function (job, plan) that builds it."""
 

@@ -11,9 +11,10 @@ from raycomp.config.budget import BudgetSettings
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.base import Deployable, Run
 from raycomp.methods.context import RunContext
+from raycomp.methods.healing_rounds import candidates_of, heal_in_rounds
 from raycomp.methods.selection_scores import ScoredModel, forget_outcome, record_outcome, score_model
 from raycomp.methods.students import FULL_USE
-from raycomp.methods.subnetworks import NOT_HEALED, build_subnetwork
+from raycomp.methods.subnetworks import NOT_HEALED, build_subnetwork, choose_healed
 from raycomp.storage.files import file_hash, read_json
 
 
@@ -24,10 +25,23 @@ class ScoredNetworks:
         run: The method's handle.
         networks: The sub-networks.
         description: Sentence of the model card.
+        tolerance: Part of a limit by which a network may exceed it.
+        heal_task: Name of the training task that heals the chosen networks; None: they keep the weights
+            that they inherited.
     """
 
-    def __init__(self, run: Run, networks: Sequence[Architecture], description: str) -> None:
+    def __init__(
+        self,
+        run: Run,
+        networks: Sequence[Architecture],
+        description: str,
+        *,
+        tolerance: float = 0.0,
+        heal_task: str | None = None,
+    ) -> None:
         self._run = run
+        self._tolerance = tolerance
+        self._heal_task = heal_task
         self._context = run.context
         self._networks = networks
         self._description = description
@@ -39,22 +53,35 @@ class ScoredNetworks:
             explain_infeasible: From a budget that no network meets to the reason.
         """
         deployables = []
+        candidates: dict[str, list[Architecture]] = {}
 
         for budget in self._context.job.budget:
             limit = self._context.limit(budget)
             key = self._context.cost_key(budget)
-            met = [a for a in self._networks if self._context.costs.cost(key, a) <= limit]
+            largest = limit * (1 + self._tolerance)
+            met = [a for a in self._networks if self._context.costs.cost(key, a) <= largest]
             if met:
                 scores = {arch: self._score(arch) for arch in met}
-                best = max(met, key=lambda arch: (scores[arch]["value"], -scores[arch]["loss"]))
-                deployables.append(self._deployable(budget, best, list(scores.values())))
+                ranked = sorted(met, key=lambda arch: (-scores[arch]["value"], scores[arch]["loss"]))
+                deployables.append(self._deployable(budget, ranked[0], list(scores.values())))
+                best = scores[ranked[0]]["value"]
+                if self._heal_task:
+                    candidates[budget.name] = candidates_of(self._context, ranked, best)
             else:
                 reason = explain_infeasible(budget)
                 deployables.append(
                     Deployable(budget.name, budget.kind, limit, None, evaluations=0, reason=reason)
                 )
 
-        return deployables
+        if not self._heal_task:
+            return deployables
+        healed = heal_in_rounds(self._run, self._heal_task, candidates)
+        return [
+            choose_healed(self._run, deployable, healed[deployable.budget], self._description)
+            if deployable.budget in healed
+            else deployable
+            for deployable in deployables
+        ]
 
     @staticmethod
     def forget_lost(context: RunContext, networks: Sequence[Architecture], parts: set[str]) -> list[str]:
@@ -89,6 +116,8 @@ class ScoredNetworks:
         share = float(context.costs.cost(context.cost_key(budget), arch)) / context.limit(budget)
         if share < FULL_USE:
             text += f" It is the best of {len(scores)} networks, and uses {share:.0%} of its budget."
+        if share > 1:
+            text += f" It has {share - 1:.2%} more than its budget allows (`tolerance`)."
 
         return Deployable(
             budget=budget.name,
@@ -103,4 +132,5 @@ class ScoredNetworks:
             seconds=sum(row["seconds"] for row in scores),
             description=text,
             certificate={"weights_id": file_hash(context.files.supernet_network)},
+            tolerance=self._tolerance,
         )

@@ -17,6 +17,7 @@ from raycomp.methods.heal_task import extract_healed, load_healed
 from raycomp.methods.healing import summarise_healing
 from raycomp.methods.healing_rounds import HealedBudget, heal_in_rounds, select_candidates
 from raycomp.methods.task_vocabulary import prepare_tables, reading_cut_ids
+from raycomp.search.choice import ChooseBy
 from raycomp.search.outcome import Outcome
 from raycomp.storage.files import file_hash, read_json
 from raycomp.storage.tables import read_table
@@ -47,7 +48,7 @@ def compress_budgets(
         for budget in context.job.budget
     }
     winners = {
-        name: _best_in_fp32(run, best_outcome(searched, settings.smoothing))
+        name: _best_in_fp32(run, best_outcome(searched, settings.smoothing, settings.choose_by))
         for name, searched in trials.items()
     }
 
@@ -64,24 +65,26 @@ def compress_budgets(
     for name, winner in winners.items():
         deployable = _inherited_deployable(context, winner, trials[name], weights_id, description)
         if name in healed:
-            deployable = _choose_healed(run, deployable, winner, healed[name], description)
+            deployable = choose_healed(run, deployable, healed[name], description)
         deployables.append(deployable)
     return deployables
 
 
-def best_outcome(outcomes: Sequence[Outcome], smoothing: float) -> Outcome:
+def best_outcome(outcomes: Sequence[Outcome], smoothing: float, choose_by: ChooseBy = "score") -> Outcome:
     """Return the best outcome of several searches of one budget.
 
-    The highest score of several is the luckiest one, so where the searches choose by a smoothed loss, the
-    lowest loss decides between them: it has less noise than a score, which counts rows.
+    The highest score of several is the luckiest one, so where the searches choose by a loss, the lowest
+    loss decides between them: it has less noise than a score, which counts rows.
 
     Args:
         outcomes: One outcome of each search.
-        smoothing: `search.smoothing`; 0 is the papers' form, in which the score decides.
+        smoothing: `search.smoothing`; above 0 the loss decides.
+        choose_by: `search.choose_by`, which decides where smoothing is 0.
     """
+    by_loss = smoothing > 0 or choose_by == "loss"
 
     def rank(outcome: Outcome) -> tuple[bool, float, float]:
-        order = (-outcome.loss, outcome.value) if smoothing else (outcome.value, -outcome.loss)
+        order = (-outcome.loss, outcome.value) if by_loss else (outcome.value, -outcome.loss)
         return (outcome.arch is not None, *order)
 
     return max(outcomes, key=rank)
@@ -133,28 +136,21 @@ def _inherited_deployable(
     )
 
 
-def _choose_healed(
-    run: Run,
-    inherited: Deployable,
-    winner: Outcome,
-    healed: HealedBudget,
-    description: str,
-) -> Deployable:
+def choose_healed(run: Run, inherited: Deployable, healed: HealedBudget, description: str) -> Deployable:
     """Return the deployable of the best healed network of a budget's last round.
 
     The network with inherited weights remains only if its score is higher by more than chance explains.
 
     Args:
         run: The method's handle.
-        inherited: Deployable of the best network of the search.
-        winner: Its outcome.
+        inherited: Deployable of the best network with inherited weights.
         healed: Healed networks of the budget.
         description: Sentence of the model card.
     """
     context = run.context
     best = max(healed.finalists, key=lambda network: (network.value, -network.loss))
     healing = Healing(
-        inherited=winner.value,
+        inherited=inherited.selection,
         healed=best.value,
         networks=len(healed.networks),
         steps=best.steps,
@@ -163,10 +159,11 @@ def _choose_healed(
     )
     # Twice the largest standard error of an accuracy. The score of the search is the best of many and
     # therefore too high, so a smaller difference does not count.
-    if winner.value > best.value + 1 / math.sqrt(best.examples):
+    if inherited.selection > best.value + 1 / math.sqrt(best.examples):
         run.say(
-            f"Budget {winner.budget}: healing lowered the selection score from {winner.value:.3f} to "
-            f"{best.value:.3f}, so the network is deployed as it was. Lower heal.learning_rate."
+            f"Budget {inherited.budget}: healing lowered the selection score from "
+            f"{inherited.selection:.3f} to {best.value:.3f}, so the network is deployed as it was. Lower "
+            "heal.learning_rate."
         )
         return replace(inherited, healing=healing)
 

@@ -110,8 +110,11 @@ def _advise(row: Mapping[Any, Any]) -> str:
     if is_finite_number(row.get("heal_steps")) and row["heal_steps"] > 0:
         steps = f"{int(row['heal_steps']):,}"
         return f"Heal it longer than {steps} steps (heal.steps, heal.rounds), or raise the budget."
-    if "heal" in load_settings(str(row["method"])).shared_sections:
-        return "Heal it (set heal.steps above 0), or raise the budget."
+    schema = load_settings(str(row["method"]))
+    if "heal" in schema.shared_sections:
+        # Some methods are healed only where their own section says so.
+        own = f"{schema.method}.heal = true and " if "heal" in schema.model_fields else ""
+        return f"Heal it (set {own}heal.steps above 0), or raise the budget."
     return "Train it longer, or allow a larger model."
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from raycomp.encoder.architecture import Architecture
 from raycomp.search.budget import SearchBudget
 from raycomp.search.surrogate import Surrogate
+
+ChooseBy = Literal["score", "loss"]
+"""Value of `search.choose_by`."""
 
 
 def rank_networks(
@@ -19,6 +23,7 @@ def rank_networks(
     surrogate: Surrogate | None,
     min_use: float,
     smoothing: float,
+    choose_by: ChooseBy = "score",
 ) -> list[int]:
     """Return the indices of the networks that meet a budget, best first.
 
@@ -28,8 +33,9 @@ def rank_networks(
 
         (1 - smoothing) * measured loss + smoothing * loss that the surrogate predicts,
 
-    then the larger value, then the smaller cost. Without a surrogate, or with smoothing 0, the larger
-    value wins, then the smaller loss, then the smaller cost (the paper's form).
+    then the larger value, then the smaller cost. Without a surrogate, or with smoothing 0, `choose_by`
+    decides: the larger value, then the smaller loss (the paper's form), or the smaller loss, then the
+    larger value (HAT's form); then the smaller cost.
 
     Args:
         archs: Scored architectures.
@@ -39,6 +45,7 @@ def rank_networks(
         surrogate: Fitted surrogate of the budget, or None.
         min_use: Part of the limit, 0 to 1.
         smoothing: Weight of the prediction, 0 to 1.
+        choose_by: What decides without a prediction.
     """
     # A budget is strict: an architecture over the limit is never deployed, however good.
     feasible = [i for i, arch in enumerate(archs) if budget.is_met_by(arch)]
@@ -49,6 +56,8 @@ def rank_networks(
     least_cost = min_use * min(budget.limit, budget.largest)
     is_wasteful = {i: costs[i] < least_cost for i in feasible}
     if surrogate is None or not surrogate.is_fitted or smoothing == 0:
+        if choose_by == "loss":
+            return sorted(feasible, key=lambda i: (is_wasteful[i], losses[i], -values[i], costs[i]))
         return sorted(feasible, key=lambda i: (is_wasteful[i], -values[i], losses[i], costs[i]))
 
     predicted = surrogate.predict([archs[i] for i in feasible])

@@ -211,8 +211,9 @@ class SearchLoop:
             surrogate = Surrogate(self._setup.space, budget, theta, joint)
             surrogate.fit(self.archs, self._losses)
         indices = rank_networks(
-            self.archs, self._values, self._losses, budget, surrogate, search.min_use, search.smoothing
-        )
+            self.archs, self._values, self._losses, budget, surrogate, search.min_use, search.smoothing,
+            search.choose_by,
+        )  # fmt: skip
         return [(self.archs[i], self._values[i], self._losses[i]) for i in indices]
 
 

@@ -141,6 +141,7 @@ def _check_deployment(method: Method, context: RunContext, deployables: list[Dep
     rows = read_table(context.run_dir, "deployments")
     assert len(rows) == len(deployables)
     json.dumps(method.summary(LocalRun(context)))
+    tolerances = {deployable.budget: deployable.tolerance for deployable in deployables}
 
     for row in rows[rows["feasible"]].to_dict("records"):
         empty = [
@@ -149,7 +150,8 @@ def _check_deployment(method: Method, context: RunContext, deployables: list[Dep
         assert not empty, f"{method.name}: empty columns {empty}"
         assert row["parity"] <= MAX_LOGIT_DIFFERENCE
         if method.settings.needs_budget:
-            assert row["cost"] <= row["limit"], f"{method.name}: {row['budget']} is above its limit"
+            largest = row["limit"] * (1 + tolerances[row["budget"]])
+            assert row["cost"] <= largest, f"{method.name}: {row['budget']} is above its limit"
 
         restored = method.restore(context, {str(key): value for key, value in row.items()})
         assert restored.arch_id == row["arch_id"], f"{method.name}: restore() returns another model"

@@ -60,7 +60,8 @@ def find_limits(context: RunContext, deployable: Deployable, settings: FormatSet
         settings: Formats and conditions of the measurement.
     """
     if deployable.kind in MODEL_QUANTITIES:
-        return BudgetLimits((DeploymentLimit(deployable.kind, deployable.limit),))
+        limit = deployable.limit * (1 + deployable.tolerance)
+        return BudgetLimits((DeploymentLimit(deployable.kind, limit),))
 
     for budget in context.job.budget:
         if (budget.name, budget.kind) == (deployable.budget, deployable.kind):

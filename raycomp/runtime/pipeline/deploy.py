@@ -176,7 +176,7 @@ def _check_counts(context: RunContext, deployable: Deployable, counts: Mapping[s
     if deployable.kind == SEVERAL:
         limits = context.budget_costs.limits(budget_settings(context.job, deployable.budget))
     for kind, limit in limits.items():
-        if kind in counts and counts[kind] > limit:
+        if kind in counts and counts[kind] > limit * (1 + deployable.tolerance):
             raise UserError(
                 f"Budget {deployable.budget}: the exported model has {counts[kind]:,.0f} {kind}, but the "
                 f"limit is {limit:,.0f}. {REPORT_BUG}"

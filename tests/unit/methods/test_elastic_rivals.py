@@ -12,7 +12,7 @@ from torch import Tensor
 
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.interface import ElasticOutput
-from raycomp.methods.dynabert import list_networks, matched_states, stage_objective
+from raycomp.methods.dynabert_stages import list_networks, matched_states, stage_objective
 from raycomp.methods.hat import HatSampler, HatSettings
 from raycomp.methods.ofa import OBJECTIVE, OfaSampler, SmoothedLabels
 from raycomp.methods.ofa_phases import (

@@ -31,8 +31,8 @@ from raycomp.methods.healing_rounds import (
 )
 from raycomp.methods.subnetworks import (
     NOT_HEALED,
-    _choose_healed,
     _inherited_deployable,
+    choose_healed,
     restore_subnetwork,
 )
 from raycomp.search.outcome import Outcome
@@ -456,7 +456,7 @@ def test_the_best_healed_network_is_deployed_unless_healing_did_harm(
     networks = [healed_network(SMALL, values[0]), healed_network(MIDDLE, values[1])]
     # The third one was lucky in the first round, and is not in the last.
     healed = HealedBudget(networks, [*networks, healed_network(LARGE, 0.99)])
-    deployable = _choose_healed(run, plain, winner, healed, "Made so.")
+    deployable = choose_healed(run, plain, healed, "Made so.")
 
     assert deployable.arch_id == (chosen or LARGE).id
     assert deployable.selection == (inherited if chosen is None else max(values))
@@ -473,7 +473,7 @@ def test_a_tie_of_healed_networks_is_decided_by_the_loss(make_context: Callable[
     plain = _inherited_deployable(context, winner, [winner], "weights", "Made so.")
     networks = [healed_network(SMALL, 0.8, loss=0.5), healed_network(MIDDLE, 0.8, loss=0.3)]
     healed = HealedBudget(networks, networks)
-    assert _choose_healed(HealingRun(context), plain, winner, healed, "").arch_id == MIDDLE.id
+    assert choose_healed(HealingRun(context), plain, healed, "").arch_id == MIDDLE.id
 
 
 def test_a_row_is_restored_with_the_weights_that_were_deployed(
