@@ -15,6 +15,9 @@ from raycomp.report.study_tables import format_interval
 # Bootstrap intervals over this many seeds or fewer are known to be too narrow.
 FEW_SEEDS = 5
 
+# Means that differ by less are equal: they are sums of the same scores in another order.
+TIE = 1e-9
+
 
 def format_study_heading(study: StudyResults) -> str:
     """Return a study in one line: its name, the paper, the preset and the number of runs."""
@@ -67,8 +70,13 @@ def _describe_winners(study: StudyResults, table: pd.DataFrame) -> list[str]:
         ranked = rows.sort_values("mean", ascending=False, kind="stable")
         best, score = ranked.iloc[0], float(own["mean"].iloc[0])
         place = int((rows["mean"] > score).sum()) + 1
-        text = f"{task}, {budget}: {best['variant']} has the highest mean ({format_score(best['mean'])})"
-        if best["variant"] != reference:
+        shown = format_score(best["mean"])
+        equal = ranked[ranked["mean"] >= best["mean"] - TIE]["variant"].astype(str).tolist()
+        text = f"{task}, {budget}: {best['variant']} has the highest mean ({shown})"
+        if len(equal) > 1:
+            names = f"{', '.join(equal[:-1])} and {equal[-1]}"
+            text = f"{task}, {budget}: {names} share the highest mean ({shown})"
+        if reference not in equal:
             text += (
                 f"; {reference} is number {place} of {len(rows)} ({format_score(score)}), and the "
                 f"test of {best['variant']} against it says: {best['verdict']}"

@@ -18,6 +18,7 @@ from raycomp.report.formatting import (
 )
 from raycomp.report.predictions import TEACHER
 from raycomp.report.study_costs import build_cost_tables
+from raycomp.report.study_healing import build_healing_tables
 from raycomp.report.study_measures import rank_table, search_table
 from raycomp.report.study_results import StudyResults
 from raycomp.report.text_table import TextTable
@@ -32,7 +33,7 @@ def build_study_tables(study: StudyResults) -> list[TextTable]:
     tables = []
     if len(table):
         tables += [_build_layout(study, table), _build_statistics(study, table)]
-    tables += build_cost_tables(study)
+    tables += build_healing_tables(study) + build_cost_tables(study)
     return tables + _build_rank_tables(study) + _build_search_tables(study)
 
 

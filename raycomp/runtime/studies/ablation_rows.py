@@ -7,6 +7,8 @@ The table is long: one row per figure. Column `kind` names the measurement:
 - `agreement`: Kendall's tau of the two rankings and its p-value, over `evaluations` sub-networks, and
   `chance`, the score of the most frequent class.
 - `progress`: best scores of a search for `budget` after `evaluations` evaluations.
+- `healing`: selection score of a deployed sub-network (`budget`, `method`) at a `stage`, "inherited" or
+  "healed".
 - `cost`: wall seconds of a `stage`; passes, tokens and seconds of a method's work (see table `costs`).
 """
 
@@ -29,6 +31,7 @@ from raycomp.report.cost_table import sum_costs
 from raycomp.report.predictions import read_positive
 from raycomp.report.statistics import kendall_tau
 from raycomp.report.study_costs import list_cost_rows
+from raycomp.report.study_healing import list_healing_rows
 from raycomp.runtime.studies.stage_timer import read_stage_seconds
 from raycomp.storage.files import read_json
 from raycomp.storage.layout import RunLayout
@@ -59,6 +62,7 @@ def ablation_rows(run_dir: Path, settings: StudySettings, study_run: StudyRun) -
 
     rows = [
         *_score_rows(context, settings, study_run),
+        *_healing_rows(run_dir),
         *ranking_rows(run_dir),
         *_progress_rows(context),
         *_cost_rows(run_dir),
@@ -130,6 +134,13 @@ def _deployment_rows(run_dir: Path) -> list[Row]:
             }
         )
     return rows
+
+
+def _healing_rows(run_dir: Path) -> list[Row]:
+    """Return the scores of each deployed sub-network with inherited weights, and healed."""
+    deployments = read_table(run_dir, "deployments")
+    deployments = deployments[deployments["validation"].notna()]
+    return [row for record in deployments.to_dict("records") for row in list_healing_rows(record)]
 
 
 def ranking_rows(run_dir: Path) -> list[Row]:

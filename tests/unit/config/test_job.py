@@ -160,6 +160,32 @@ def test_a_stored_search_from_before_candidates_has_none(
     assert stored.identity() != job.identity()
 
 
+@pytest.mark.parametrize(
+    ("method", "earlier"),
+    [
+        ("dynabert", {"tolerance": 0.0, "heal": False}),
+        ("hat", {"choose_by": "score"}),
+    ],
+)
+def test_a_stored_run_keeps_the_rule_that_its_method_had(
+    method: str, earlier: dict[str, Any], tiny_job: dict[str, Any]
+) -> None:
+    tiny_job["run"]["methods"] = [method]
+    job = parse_job(tiny_job)
+    old = job.model_dump(mode="json")
+    for key in earlier:
+        del old[method][key]
+    del old["search"]["choose_by"]
+    stored = parse_stored(old)
+    assert stored.model_dump()[method] | earlier == stored.model_dump()[method]
+    # A new run has the new rule and an identity of its own.
+    spelled_out, new = (
+        parse_stored(parse_job({**tiny_job, method: settings}).model_dump(mode="json"))
+        for settings in (earlier, {})
+    )
+    assert stored.identity() == spelled_out.identity() != new.identity()
+
+
 def test_a_stored_job_from_before_healing_does_not_heal(tiny_job: dict[str, Any]) -> None:
     del tiny_job["heal"]
     old = parse_job(tiny_job).model_dump(mode="json")

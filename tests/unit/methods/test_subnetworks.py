@@ -51,3 +51,5 @@ def test_the_lowest_loss_decides_between_searches_that_choose_by_a_smoothed_loss
     assert subnetworks.best_outcome(outcomes, smoothing=0.5) is first
     assert subnetworks.best_outcome(outcomes, smoothing=0.0) is second
     assert subnetworks.best_outcome([infeasible], smoothing=0.5) is infeasible
+    # HAT's form.
+    assert subnetworks.best_outcome(outcomes, smoothing=0.0, choose_by="loss") is first

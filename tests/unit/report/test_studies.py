@@ -20,6 +20,7 @@ from raycomp.report import ablation_table, load_study_results, load_tables, writ
 from raycomp.report.ablation import COLUMNS
 from raycomp.report.predictions import Predictions
 from raycomp.report.statistics import NO_DIFFERENCE
+from raycomp.report.study_healing import build_healing_tables, list_healing_rows
 from raycomp.report.study_measures import cost_table, find_break_evens, rank_table, search_table
 from raycomp.report.study_results import StudyResults
 from raycomp.report.study_sentences import build_study_sentences, format_study_heading
@@ -272,3 +273,28 @@ def test_the_example_script(
     printed = capsys.readouterr().out
     assert NO_DIFFERENCE in printed
     assert "good" in printed
+
+
+def test_the_scores_before_and_after_healing_are_a_table(study: StudyResults) -> None:
+    deployed = {"budget": "half", "metric": "accuracy", "selection": 0.9}
+    healed = list_healing_rows({**deployed, "method": "hat", "inherited": 0.7, "healed": 0.9})
+    assert [(row["stage"], row["value"]) for row in healed] == [("inherited", 0.7), ("healed", 0.9)]
+    # DynaBERT is not healed by default, and students inherit nothing.
+    kept = list_healing_rows({**deployed, "method": "dynabert", "inherited": None, "healed": None})
+    assert [(row["stage"], row["value"]) for row in kept] == [("inherited", 0.9)]
+    assert list_healing_rows({**deployed, "method": "pkd"}) == []
+
+    rows = [
+        {"task": TASK, "variant": variant, "seed": seed, **row, "value": row["value"] + shift}
+        for variant, own in (("plain", healed), ("good", kept))
+        for seed, shift in ((0, 0.0), (1, 0.02))
+        for row in own
+    ]
+    frame = pd.concat([study.frame, pd.DataFrame(rows)])
+    (table,) = build_healing_tables(replace(study, frame=frame))
+    assert table.rows == [
+        ["plain", TASK, "half", "0.710", "0.910", "2"],
+        ["good", TASK, "half", "0.910", "", "2"],
+    ]
+    assert build_healing_tables(study) == []
+    assert table.title in [other.title for other in build_study_tables(replace(study, frame=frame))]

@@ -78,6 +78,17 @@ def test_the_first_sentence_says_who_wins_and_where_the_reference_stands(tmp_pat
     assert "run.equal_compute=6" in format_study_heading(study)
 
 
+def test_equal_means_share_the_first_place(tmp_path: Path) -> None:
+    study = load_study_results(write_methods_study(tmp_path))
+    frame = study.frame
+    scores = frame[(frame["kind"] == "score") & (frame["budget"] == "half")]
+    best = scores[scores["variant"] == "pkd"].set_index("seed")["value"]
+    own = scores["variant"] == "yoco"
+    frame.loc[scores[own].index, "value"] = scores[own]["seed"].map(best)
+    first = build_study_sentences(study)[0]
+    assert first == f"{TASK}, half: yoco and pkd share the highest mean (0.825)."
+
+
 def test_the_page_names_the_tasks_and_the_length_of_its_command(tmp_path: Path) -> None:
     study = load_study_results(write_methods_study(tmp_path))
     text = format_study(study, collect_rows(study, tmp_path / "none.md"))

@@ -159,3 +159,21 @@ def test_rated_search_continues_from_its_state() -> None:
     two = RatedSearch(SPACE, theta, BUDGET, 99, joint=False)
     two.load_state_dict(json.loads(json.dumps(one.state_dict())))
     assert one.ask(12) == two.ask(12)
+
+
+def test_without_a_prediction_the_score_decides_or_the_loss() -> None:
+    """The luckiest score has a large loss; the smallest loss has a lower score."""
+    lucky, sure = SPACE.smallest(), fit(SPACE)
+    arguments = ([lucky, sure], [0.82, 0.80], [0.60, 0.50], BUDGET, None, 0.0, 0.0)
+    assert rank_networks(*arguments) == rank_networks(*arguments, "score") == [0, 1]
+    assert rank_networks(*arguments, "loss") == [1, 0]
+    # Equal losses: the score decides.
+    assert rank_networks([lucky, sure], [0.8, 0.9], [0.5, 0.5], BUDGET, None, 0.0, 0.0, "loss") == [1, 0]
+
+
+def fit(space: SearchSpace) -> Architecture:
+    """Return a network within the budget that is not the smallest."""
+    rng = np.random.default_rng(0)
+    arch = fit_to_limit(space.largest(), space, cost, BUDGET.limit, rng)
+    assert arch is not None
+    return arch
