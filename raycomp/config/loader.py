@@ -21,6 +21,7 @@ MAX_JOB_BYTES = 2**16
 
 LATER_SETTINGS: dict[str, dict[str, Any]] = {
     "adabert": {"exact_match": False, "alpha_updates": 0, "candidates": 0},
+    "cofi": {"match": "uniform"},
     "dynabert": {"tolerance": 0.0},
     "hat": {"choose_by": "score"},
     "heal": {"rounds": 1},

@@ -7,9 +7,9 @@ The loss of the pruning is
 
 where s is the expected sparsity, t rises linearly to its target, and l1, l2 are trained by ascent.
 L_layer matches four layers of the teacher with their nearest student layers, in order, through one linear
-map. No label is read. The pruned network is then trained further on the same distillation. Differences:
-the hidden dimension is not pruned; a half layer at mask 0 is skipped with its LayerNorm; masks are learnt
-from the first step; embeddings stay frozen only during the pruning.
+map. No label is read. The pruned network is then trained further on 0.1 T^2 KL + 0.9 L_layer, with the
+map as the pruning left it; embeddings are frozen throughout. Differences: the hidden dimension is not
+pruned; a half layer at mask 0 is skipped with its LayerNorm; masks are learnt from the first step.
 
 refs: M. Xia, Z. Zhong, D. Chen. Structured Pruning Learns Compact and Accurate Models. ACL 2022.
 https://arxiv.org/abs/2204.00408
@@ -18,21 +18,24 @@ https://arxiv.org/abs/2204.00408
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
+from torch import Tensor, nn
 
 from raycomp.config.budget import BudgetSettings
+from raycomp.config.section import choices
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.base import Run
-from raycomp.methods.cofi_task import CofiPruneTask
+from raycomp.methods.cofi_task import CofiPruneTask, NearestLayers
 from raycomp.methods.context import RunContext
 from raycomp.methods.pruned_students import PrunedMethod
+from raycomp.methods.student_models import ProjectedStudent, student_network
 from raycomp.methods.student_task import StudentTask
 from raycomp.methods.students import StudentSettings
 from raycomp.methods.tasks import TrainingTask
-from raycomp.training.hints import Hidden, Logits, Objective
-from raycomp.training.phases import count_steps
+from raycomp.training.hints import Hidden, Hint, Logits, Objective
+from raycomp.training.phases import TrainingPhase, count_steps
 
 
 class CofiSettings(StudentSettings):
@@ -41,6 +44,8 @@ class CofiSettings(StudentSettings):
     method: ClassVar[str] = "cofi"
     title: ClassVar[str] = "CoFi"
     length_keys: ClassVar[tuple[str, ...]] = ("epochs", "prune_epochs", "target_epochs")
+    # Earlier runs matched all layers after the pruning.
+    identity_defaults: ClassVar[dict[str, Any]] = {"match": "uniform"}
 
     epochs: float = Field(
         20.0, gt=0, le=1000, description="Passes over the training split after the pruning."
@@ -72,6 +77,18 @@ class CofiSettings(StudentSettings):
     temperature: float = Field(2.0, gt=0, description="Temperature of the predictions (T).")
     logits_weight: float = Field(0.1, ge=0, description="Weight of the teacher's predictions.")
     layer_weight: float = Field(0.9, ge=0, description="Weight of the hidden states.")
+    match: Literal["nearest", "uniform"] = Field(
+        "nearest",
+        description=choices(
+            "How hidden states are matched after the pruning.",
+            {
+                "nearest": "as in the pruning: four layers of the teacher, each with the nearest student "
+                "layer, summed, through one linear map; embeddings are frozen (the paper's form)",
+                "uniform": "the mean over all layers and the embeddings, matched at equal strides, "
+                "without a map; embeddings are trained, as in earlier versions",
+            },
+        ),
+    )
 
 
 class Cofi(PrunedMethod):
@@ -99,12 +116,38 @@ class Cofi(PrunedMethod):
             },
         )
 
-    def objective(self, context: RunContext) -> Objective:
-        """Return the distillation after the pruning, on uniformly matched layers."""
+    def trained_network(self, context: RunContext, arch: Architecture) -> nn.Module:
+        """Return the pruned network with the map of its hidden states, its embeddings frozen."""
+        student = student_network(context, arch)
+        if context.job.settings(CofiSettings).match == "uniform":
+            return student
+        student.embeddings.requires_grad_(False)
+        return ProjectedStudent(student, context.config.hidden_size)
+
+    def student_weights(
+        self, context: RunContext, model: nn.Module, arch: Architecture
+    ) -> dict[str, Tensor]:
+        """Return the student's weights, without the map."""
+        student = model.student if isinstance(model, ProjectedStudent) else model
+        return student.state_dict()
+
+    def phases(
+        self,
+        context: RunContext,
+        arch: Architecture,
+        steps_per_epoch: int,
+        model: nn.Module | None = None,
+    ) -> tuple[TrainingPhase, ...]:
+        """Return the distillation after the pruning."""
         settings = context.job.settings(CofiSettings)
+        states: Hint = Hidden()
+        # Without a model, only the length of the phase is read.
+        if isinstance(model, ProjectedStudent):
+            states = NearestLayers(model.project)
         predictions = Logits(temperature=settings.temperature, divergence="kl")
-        terms = ((settings.logits_weight, predictions), (settings.layer_weight, Hidden()))
-        return Objective(tuple((weight, hint) for weight, hint in terms if weight > 0))
+        terms = ((settings.logits_weight, predictions), (settings.layer_weight, states))
+        objective = Objective(tuple((weight, hint) for weight, hint in terms if weight > 0))
+        return (settings.to_phase(count_steps(settings.epochs, steps_per_epoch), objective),)
 
     def training_epochs(self, context: RunContext) -> float:
         """Return the passes of the pruning and of the training after it."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from raycomp.data.batches import Batch
 from raycomp.encoder.elastic import ElasticEncoder
+from raycomp.encoder.interface import ElasticOutput
 from raycomp.encoder.masked import run_masked
 from raycomp.methods.cofi_masks import HardConcreteMasks, penalty, ramp_target
 from raycomp.methods.pruned_students import trim_to_limit, write_pruned
@@ -129,7 +132,28 @@ class CofiPruneTask(TrainingTask):
         budget = next(b for b in context.job.budget if b.name == self.plan["budget"])
         heads, neurons, scores = self.model.masks.choose()
         trim_to_limit(context, budget, heads, neurons, scores)
-        write_pruned(context, budget.name, self.model.network, heads, neurons)
+        project = self.model.project if self._settings.match == "nearest" else None
+        write_pruned(context, budget.name, self.model.network, heads, neurons, project)
+
+
+@dataclass(frozen=True)
+class NearestLayers:
+    """Match four layers of the teacher with their nearest student layers; see `layer_loss`.
+
+    Attributes:
+        project: Map of the student's states, which is trained with them.
+    """
+
+    project: nn.Module
+    needs_teacher: ClassVar[bool] = True
+    needs_hidden: ClassVar[bool] = True
+    needs_attention: ClassVar[bool] = False
+
+    def loss(self, student: ElasticOutput, teacher: ElasticOutput | None, batch: Batch) -> Tensor:
+        """Return the summed squared error of the matched layers; see `Hint.loss`."""
+        own = required_output(student.hidden)
+        target = required_output(required_output(teacher).hidden)
+        return layer_loss(own, target, self.project, batch)
 
 
 def layer_loss(

@@ -1,8 +1,10 @@
 """LayerDrop, fine-tuning only: layers are left out at random, then every other one is removed for good.
 
-In each step of the first phase a layer runs with probability 1 - p, without rescaling. Then the layers
-floor(i L / n) stay, and are trained further without LayerDrop. The paper uses LayerDrop in pre-training
-too, which needs a corpus; its authors say that fine-tuning with it is not enough.
+In each step of the first phase a layer of the pretrained network runs with probability 1 - p, without
+rescaling. Then the layers floor(i L / n) stay, and are trained further without LayerDrop. The paper uses
+LayerDrop in pre-training too, which needs a corpus; its authors say that fine-tuning with it is not
+enough. Difference: a draw without any layer is drawn again, so with p = 5/6 and six layers a layer runs
+with probability 1/4 instead of 1/6.
 
 refs: A. Fan, E. Grave, A. Joulin. Reducing Transformer Depth on Demand with Structured Dropout. ICLR
 2020. https://arxiv.org/abs/1909.11556
@@ -11,12 +13,13 @@ refs: A. Fan, E. Grave, A. Joulin. Reducing Transformer Depth on Demand with Str
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, cast
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 from pydantic import Field
 from torch import Tensor, nn
 
+from raycomp.config.section import choices
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.methods.context import RunContext
@@ -36,6 +39,17 @@ class LayerdropSettings(StudentSettings):
     title: ClassVar[str] = "LayerDrop-FT (fine-tuning only)"
     length_keys: ClassVar[tuple[str, ...]] = ("epochs", "finetune_epochs")
 
+    start: Literal["teacher", "pretrained"] = Field(
+        "pretrained",
+        description=choices(
+            "Weights before the first phase.",
+            {
+                "pretrained": "the model that the job names, with a new classifier if it lacks one (the "
+                "paper's form)",
+                "teacher": "the fine-tuned teacher, as in earlier versions",
+            },
+        ),
+    )
     learning_rate: float = Field(
         2e-5,
         gt=0,

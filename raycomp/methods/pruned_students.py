@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raycomp.config.budget import BudgetSettings
 from raycomp.encoder.architecture import Architecture
@@ -68,6 +68,7 @@ def write_pruned(
     model: ElasticEncoder,
     heads: Sequence[Tensor],
     neurons: Sequence[Tensor],
+    project: nn.Module | None = None,
 ) -> None:
     """Write the remaining part of a network as a student's start weights, and its architecture.
 
@@ -77,6 +78,7 @@ def write_pruned(
         model: The network at full size; it is changed.
         heads: For each layer, True where a head remains, (heads,).
         neurons: For each layer, True where a neuron remains, (ffn,).
+        project: Map of hidden states that is trained further with the student (`ProjectedStudent`).
     """
     # Reordering and saving need the CPU.
     model = model.cpu()
@@ -93,7 +95,11 @@ def write_pruned(
     )
 
     files = context.files.student(budget)
-    save_tensors(files.start, model.extract(arch).state_dict())
+    weights = model.extract(arch).state_dict()
+    if project is not None:
+        weights = {f"student.{key}": value for key, value in weights.items()}
+        weights |= {f"project.{key}": value.cpu() for key, value in project.state_dict().items()}
+    save_tensors(files.start, weights)
     # The student is a network of its own, whose layers count from 0.
     student = Architecture(arch.depth, arch.heads, arch.ffn)
     write_json(files.pruned, {"arch": student.to_json(), "layers": list(layers)})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from raycomp.data.batches import Batch
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.elastic import ElasticEncoder
+from raycomp.encoder.interface import ElasticOutput
 from raycomp.encoder.layers import Encoder, EncoderConfig
 from raycomp.methods.base import Forward, Run
 from raycomp.methods.context import RunContext
@@ -95,3 +96,23 @@ def score_student(run: Run, budget: str, arch: Architecture) -> None:
 
     row = score_model(run, ScoredModel.of_network(context, arch, forward, files.network), began)
     record_outcome(run, f"{context.method}-{budget}", files.outcome, row)
+
+
+class ProjectedStudent(nn.Module):
+    """A student and the linear map of its hidden states, which is trained with it.
+
+    Args:
+        student: The student.
+        width: Width of its hidden states, which is that of the teacher's.
+    """
+
+    def __init__(self, student: ElasticEncoder, width: int) -> None:
+        super().__init__()
+        self.student = student
+        self.project = nn.Linear(width, width)
+        nn.init.eye_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, batch: Batch, arch: Architecture | None = None, **reads: Any) -> ElasticOutput:
+        """Run the student; see `ElasticEncoder.forward`."""
+        return cast(ElasticOutput, self.student(batch, arch, **reads))

@@ -17,18 +17,15 @@ Natural Language Understanding. Findings of EMNLP 2020. https://arxiv.org/abs/19
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from raycomp.config.section import choices
-from raycomp.data.batches import Batch
 from raycomp.data.tokens import TokenSplit
 from raycomp.encoder.architecture import Architecture
-from raycomp.encoder.elastic import ElasticEncoder
-from raycomp.encoder.interface import ElasticOutput
 from raycomp.methods.augmentation import (
     AugmentedData,
     augment_training_text,
@@ -36,7 +33,7 @@ from raycomp.methods.augmentation import (
 )
 from raycomp.methods.base import Run
 from raycomp.methods.context import RunContext
-from raycomp.methods.student_models import student_network
+from raycomp.methods.student_models import ProjectedStudent, student_network
 from raycomp.methods.student_task import StudentTask
 from raycomp.methods.students import StudentMethod, StudentSettings
 from raycomp.methods.tasks import TrainingTask
@@ -86,26 +83,6 @@ class TinybertSettings(StudentSettings):
         description="Whether the soft cross-entropy is divided by the number of classes too, as in the "
         "released code.",
     )
-
-
-class ProjectedStudent(nn.Module):
-    """A student and the linear map of its hidden states, which is trained with it.
-
-    Args:
-        student: The student.
-        width: Width of its hidden states, which is that of the teacher's.
-    """
-
-    def __init__(self, student: ElasticEncoder, width: int) -> None:
-        super().__init__()
-        self.student = student
-        self.project = nn.Linear(width, width)
-        nn.init.eye_(self.project.weight)
-        nn.init.zeros_(self.project.bias)
-
-    def forward(self, batch: Batch, arch: Architecture | None = None, **reads: Any) -> ElasticOutput:
-        """Run the student; see `ElasticEncoder.forward`."""
-        return cast(ElasticOutput, self.student(batch, arch, **reads))
 
 
 class Tinybert(StudentMethod):

@@ -20,7 +20,7 @@ COLUMNS = ("variant", "task", "budget", *STAGES, "seeds")
 
 
 def list_healing_rows(deployment: Mapping[Any, Any]) -> list[dict[str, Any]]:
-    """Return the selection scores of a deployed sub-network, inherited and healed, for `ablations`.
+    """Return the selection scores of a deployed sub-network, inherited and healed: rows of `ablations`.
 
     Args:
         deployment: A row of table `deployments`.

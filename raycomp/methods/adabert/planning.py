@@ -24,6 +24,7 @@ def plan_sweep(context: RunContext) -> dict[str, Any]:
     num_rows = len(context.task.train)
     steps_per_epoch = math.ceil(num_rows / settings.batch_size)
     max_layers = max(trial.layers for trial in trials)
+    training, scoring = _planned_flops(context, settings, trials)
     candidates = len(settings.operations) ** len(cell_edges(settings.nodes))
     return {
         "structures": candidates * max_layers,
@@ -36,7 +37,9 @@ def plan_sweep(context: RunContext) -> dict[str, Any]:
         ],
         "child_steps": round(settings.child_epochs * steps_per_epoch),
         "rows": num_rows * (1 + job.augment.copies),
-        "flops": _training_flops(context, settings, trials),
+        "flops": training,
+        # `run.equal_compute` sets the training; scoring is extra for all methods.
+        "scoring_flops": scoring,
     }
 
 
@@ -59,8 +62,10 @@ def _student_sizes(context: RunContext, settings: AdabertSettings, max_layers: i
     return sizes
 
 
-def _training_flops(context: RunContext, settings: AdabertSettings, trials: list[Trial]) -> float:
-    """Return about how many FLOPs the teacher's outputs, search and children take.
+def _planned_flops(
+    context: RunContext, settings: AdabertSettings, trials: list[Trial]
+) -> tuple[float, float]:
+    """Return about how many FLOPs training takes (the teacher's outputs, search, children), and scoring.
 
     A step takes three times its forward pass. A sampled structure and the child count as the mean over
     operations and depths.
@@ -83,11 +88,13 @@ def _training_flops(context: RunContext, settings: AdabertSettings, trials: list
 
     num_rows = len(context.task.train)
     scored = _count_candidates(settings) * len(context.task.selection)
-    total = full * num_rows * (1 + context.job.augment.copies)
+    training = full * num_rows * (1 + context.job.augment.copies)
+    scoring = 0.0
     for trial in trials:
-        passes = num_rows * (search + 3 * children) + scored
-        total += (cell * (trial.layers + 1) / 2 + projection) * passes
-    return total
+        student = cell * (trial.layers + 1) / 2 + projection
+        training += student * num_rows * (search + 3 * children)
+        scoring += student * scored
+    return training, scoring
 
 
 def _count_candidates(settings: AdabertSettings) -> int:

@@ -165,6 +165,7 @@ def test_a_stored_search_from_before_candidates_has_none(
     [
         ("dynabert", {"tolerance": 0.0, "heal": False}),
         ("hat", {"choose_by": "score"}),
+        ("cofi", {"match": "uniform"}),
     ],
 )
 def test_a_stored_run_keeps_the_rule_that_its_method_had(

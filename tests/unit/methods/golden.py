@@ -63,6 +63,12 @@ def prepare_teacher(job: dict[str, Any], parent: Path) -> Path:
     return folder
 
 
+def set_limit(context: RunContext, limit: int | str) -> None:
+    """Give the only budget of a context another limit."""
+    budget = context.job.budget[0].model_copy(update={"encoder_params": limit})
+    context.job = context.job.model_copy(update={"budget": [budget]})
+
+
 def compress(context: RunContext, method: Method | None = None) -> LocalRun:
     """Run a method to its end, without deployment."""
     run = LocalRun(context)

@@ -85,6 +85,20 @@ def test_equal_epochs_counts_all_phases_of_a_network(
     assert epochs == pytest.approx(6.0, abs=0.3)
 
 
+def test_scoring_is_no_part_of_equal_compute(
+    tiny_job: dict[str, Any], tuned_model: Path, tmp_path: Path
+) -> None:
+    """AdaBERT trains as long with many scored candidates as with few."""
+    plans = []
+    for number, candidates in enumerate((1, 50)):
+        settings = {"candidates": candidates, "finalists": 1}
+        context = make_context(tiny_job, tmp_path / str(number), "adabert", tuned_model, **settings)
+        plans.append(load_method_class("adabert")().plan(context))
+    few, many = plans
+    assert many["flops"] == few["flops"]
+    assert many["scoring_flops"] == pytest.approx(few["scoring_flops"] * 101 / 3)
+
+
 def test_methods_without_a_length_keep_it_and_the_user_reads_so(
     tiny_job: dict[str, Any], tuned_model: Path, tmp_path: Path
 ) -> None:

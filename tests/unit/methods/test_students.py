@@ -90,6 +90,19 @@ def test_the_published_beta_belongs_to_the_mean_of_the_released_code(
         assert weight * float(patient.loss(own, target, one_row())) == pytest.approx(expected)
 
 
+def test_pkd_has_the_forms_of_the_released_code(tiny_job: dict[str, Any], tmp_path: Path) -> None:
+    run = {"run": {"methods": ["pkd"]}}
+    released = context_of(tiny_job, tmp_path, **run, pkd={"normalise": False, "per_class": True})
+    (_, _), (_, predictions), (_, patient) = Pkd().objective(released).terms
+    assert isinstance(patient, Hidden)
+    assert not patient.normalise
+    assert float(predictions.loss(STUDENT, TEACHER, one_row())) == pytest.approx(0.2488, abs=1e-3)
+    # The defaults are those of earlier runs.
+    plain = parse_job({**tiny_job, **run})
+    assert plain.identity() == parse_job({**tiny_job, **run, "pkd": {"normalise": True}}).identity()
+    assert plain.identity() != released.job.identity()
+
+
 def test_a_stored_run_of_pkd_from_before_the_mean_has_the_sum(tiny_job: dict[str, Any]) -> None:
     tiny_job["run"]["methods"] = ["pkd"]
     job = parse_job(tiny_job)

@@ -1,4 +1,4 @@
-"""The wired methods: a few steps of each one's own tasks, and mutants of the wiring that must fail.
+"""The wired super-networks: a few steps of their own tasks, and mutants of the wiring that must fail.
 
 The golden tests next to this file test the parts. These show that the method uses them.
 """
@@ -14,41 +14,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from raycomp.encoder.interface import ElasticOutput
-from raycomp.methods import dynabert, elastic_method, hat, kwon, ofa, supernet
+from raycomp.encoder.cost import CostModel, EncoderShape
+from raycomp.methods import dynabert, elastic_method, hat, ofa, supernet
 from raycomp.methods.context import RunContext
 from raycomp.methods.dynabert import Dynabert, DynabertTask
-from raycomp.methods.dynabert_stages import stage_objective
+from raycomp.methods.dynabert_stages import list_networks, stage_objective
 from raycomp.methods.hat import Hat
-from raycomp.methods.kwon import KwonSettings, prune_for_budget
 from raycomp.methods.ofa import Ofa
-from raycomp.methods.pkd import Pkd
 from raycomp.methods.sandwich import Sandwich, SandwichTask
 from raycomp.methods.supernet import SupernetTask
+from raycomp.search.space import SearchSpace
 from raycomp.storage.files import write_json
 from raycomp.storage.tensors import load_tensors, save_tensors
 from raycomp.testing import local_run
-from raycomp.testing.local_run import CPU, LocalRun
-from raycomp.training.hints import Hidden, Objective
+from raycomp.testing.local_run import LocalRun
 from raycomp.training.supernet_step import SupernetStep
-from tests.unit.encoder.test_elastic import make_batch, make_pair
-from tests.unit.methods.golden import full_width, make_context
+from tests.unit.encoder.test_elastic import make_batch
+from tests.unit.methods.golden import set_limit
 
 Weights = dict[str, Tensor]
 Make = Callable[..., RunContext]
-
-
-@pytest.fixture
-def make(tiny_job: dict[str, Any], tuned_model: Path, tmp_path: Path) -> Make:
-    """Return a function from a method and its settings to a context with a teacher and 2 batches."""
-    count = iter(range(100))
-    tiny_job["task"]["limit"] = 32
-
-    def make_one(method: str, job: dict[str, Any] | None = None, **settings: Any) -> RunContext:
-        folder = tmp_path / str(next(count))
-        return make_context({**tiny_job, **(job or {})}, folder, method, tuned_model, **settings)
-
-    return make_one
 
 
 @pytest.fixture
@@ -87,12 +72,6 @@ def with_other_teacher(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
         return path
 
     monkeypatch.setattr(SupernetTask, "teacher_path", teacher_path)
-
-
-def set_limit(context: RunContext, limit: int | str) -> None:
-    """Give the only budget of a context another limit."""
-    budget = context.job.budget[0].model_copy(update={"encoder_params": limit})
-    context.job = context.job.model_copy(update={"budget": [budget]})
 
 
 def labels_only(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -250,6 +229,28 @@ def test_dynabert_reads_no_label_and_teaches_itself(
         check_dynabert(train)
 
 
+@pytest.mark.parametrize(
+    ("hidden", "layers", "shares"),
+    [(768, 12, [0.750163, 0.500325, 0.250488]), (384, 6, [0.750325, 0.500649, 0.250974])],
+)
+def test_a_part_of_the_width_has_more_than_its_part_of_the_encoder(
+    hidden: int, layers: int, shares: list[float]
+) -> None:
+    """BERT-base and MiniLM-L6: LayerNorms and two biases of a layer keep the whole width."""
+    shape = EncoderShape(
+        hidden_size=hidden, embedding_size=hidden, head_size=hidden // 12, layer_heads=(12,) * layers,
+        layer_ffn=(4 * hidden,) * layers, vocab_size=30522, max_position_embeddings=512,
+        type_vocab_size=2, num_labels=2,
+    )  # fmt: skip
+    costs = CostModel(shape, 128)
+    space = SearchSpace(layers, (layers,), (12,), (4 * hidden,))
+    full, *narrow = (
+        float(costs.cost("encoder_params", arch))
+        for arch in list_networks(space, [1.0, 0.75, 0.5, 0.25], [1.0])
+    )
+    assert [cost / full for cost in narrow] == pytest.approx(shares, abs=1e-6)
+
+
 @pytest.mark.parametrize("tolerance", [0.0, 0.05])
 def test_a_width_is_within_a_budget_up_to_the_tolerance(tolerance: float, make: Make) -> None:
     context = make("dynabert", **WIDTHS | {"tolerance": tolerance})
@@ -280,106 +281,6 @@ def test_dynabert_is_healed_where_its_section_says_so(heal: bool, make: Make) ->
     # Without it, [heal] does not matter.
     longer = make("dynabert", {"heal": {"steps": 3}}, **WIDTHS | {"heal": heal})
     assert (longer.job.identity() == context.job.identity()) == (not heal)
-
-
-# Kwon et al.
-
-
-def pruned_error(context: RunContext) -> float:
-    """Return how far the network that Kwon writes is from the teacher, on the rows that it reads."""
-    set_limit(context, "0.4x")
-    written: list[Any] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kwon, "write_pruned", lambda *arguments: written.extend(arguments))
-        prune_for_budget(context, "half")
-    model, heads, neurons = written[2:]
-    masks = kwon.Masks([h.float() for h in heads], [n.float() for n in neurons])
-    teacher = context.teacher().eval()
-    errors = []
-    for batch in kwon._read_batches(context, context.job.settings(KwonSettings), CPU):
-        with torch.no_grad():
-            own = kwon.run_masked(model, batch, masks).hidden
-            full = teacher(batch, None, hidden=True).hidden
-        assert own is not None
-        assert full is not None
-        errors.append(float((own[-1] - full[-1])[:, 0].square().mean()))
-    return sum(errors)
-
-
-def check_tuning(make: Make) -> None:
-    """The tuned network is nearer to the teacher than the one that is only pruned."""
-    tuned, plain = (pruned_error(make("kwon", samples=32, tune=tune)) for tune in (True, False))
-    assert tuned < 0.9 * plain
-
-
-def test_kwon_tunes_the_pruned_network(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_tuning(make)
-    monkeypatch.setattr(kwon, "tune_masks", lambda *arguments: None)
-    with pytest.raises(AssertionError):
-        check_tuning(make)
-
-
-def check_masks(context: RunContext, patch: pytest.MonkeyPatch) -> None:
-    """The gradients of the pruned neurons cancel more than those of the least important ones."""
-    torch.manual_seed(0)
-    grads = ([torch.randn(4, 4) for _ in range(3)], [torch.randn(4, 64) for _ in range(3)])
-    written: list[Any] = []
-    patch.setattr(kwon, "mask_gradients", lambda model, batches: grads)
-    patch.setattr(kwon, "write_pruned", lambda *arguments: written.extend(arguments))
-    patch.setattr(kwon, "trim_to_limit", lambda *arguments: None)
-    set_limit(context, "0.4x")
-    prune_for_budget(context, "half")
-    for mask, gradients in zip(written[-1], grads[1], strict=True):
-        pruned = ~mask
-        least = gradients.square().sum(0).argsort()[: int(pruned.sum())]
-        assert 0 < int(pruned.sum()) < 64
-        assert gradients[:, pruned].sum(1).norm() < 0.5 * gradients[:, least].sum(1).norm()
-
-
-def test_kwon_rearranges_the_masks_that_it_writes(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_masks(make("kwon", tune=False), monkeypatch)
-    monkeypatch.setattr(kwon, "rearrange", lambda mask, gradients: mask)
-    with pytest.raises(AssertionError):
-        check_masks(make("kwon", tune=False), monkeypatch)
-
-
-# BERT-PKD.
-
-
-def check_patience(objective: Objective) -> None:
-    """The direction of inner [CLS] states matters; their length, other tokens and the last do not."""
-    batch = make_batch()
-    teacher = make_pair(1)[1](batch, None, hidden=True)
-    student = make_pair()[1](batch, full_width(2), hidden=True)
-    assert student.hidden is not None
-    embedded, inner, outer = student.hidden
-
-    def loss(*hidden: Tensor) -> Tensor:
-        output = ElasticOutput(student.logits, hidden, student.layers)
-        return objective.losses(output, teacher, batch)[0]
-
-    own = loss(embedded, inner, outer)
-    turned = inner.clone()
-    turned[:, 0] = turned[:, 0].flip(-1)
-    assert not torch.isclose(loss(embedded, turned, outer), own)
-    others = inner.clone()
-    others[:, 1:] += 1.0
-    for states in ((embedded, 3 * inner, outer), (embedded, others, outer), (embedded, inner, -outer)):
-        assert torch.isclose(loss(*states), own)
-
-
-def test_pkd_compares_the_directions_of_inner_cls_states(make: Make) -> None:
-    objective = Pkd().objective(make("pkd"))
-    check_patience(objective)
-    *others, (weight, states) = objective.terms
-    assert isinstance(states, Hidden)
-    mutants: list[dict[str, Any]] = [{"normalise": False}, {"on": "tokens"}, {"map": "uniform"}]
-    for changes in mutants:
-        mutant = Objective((*others, (weight, replace(states, **changes))))
-        with pytest.raises(AssertionError):
-            check_patience(mutant)
-    with pytest.raises(AssertionError):
-        check_patience(Objective(tuple(others)))
 
 
 def test_the_plan_of_one_phase_is_the_one_that_hat_changes() -> None:
