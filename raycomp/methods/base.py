@@ -66,7 +66,7 @@ class Deployable:
 
     Attributes:
         budget: Name of the deployment; the export is `exports/METHOD-BUDGET`.
-        kind: Kind of the budget's cost, a column of table `deployments`; "beta" of AdaBERT limits nothing.
+        kind: Kind of the budget's cost, a column of table `deployments`; AdaBERT's "beta" limits nothing.
         limit: The budget's limit, in the unit of `kind`.
         build: Function that returns the static model and the forward function whose logits the exported
             model must equal. None where the budget cannot be met.
