@@ -140,10 +140,12 @@ class Cofi(PrunedMethod):
     ) -> tuple[TrainingPhase, ...]:
         """Return the distillation after the pruning."""
         settings = context.job.settings(CofiSettings)
+
         states: Hint = Hidden()
         # Without a model, only the length of the phase is read.
         if isinstance(model, ProjectedStudent):
             states = NearestLayers(model.project)
+
         predictions = Logits(temperature=settings.temperature, divergence="kl")
         terms = ((settings.logits_weight, predictions), (settings.layer_weight, states))
         objective = Objective(tuple((weight, hint) for weight, hint in terms if weight > 0))

@@ -153,6 +153,7 @@ class Dynabert(Method):
         context.tokens("selection")
         self._train(run)
         settings = context.job.settings(DynabertSettings)
+
         scored = ScoredNetworks(
             run,
             _networks(context, "depth"),
@@ -226,6 +227,7 @@ class Dynabert(Method):
             costs = [float(context.costs.cost("flops", arch)) for arch in _networks(context, stage)]
             steps.append(plan["num_steps"])
             flops += plan["num_steps"] * rows * (3 * sum(costs) * share + full)
+
         if not settings.heal:
             return {"steps": steps, "flops": flops}
         healing = plan_healing(context)

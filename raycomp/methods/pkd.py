@@ -116,9 +116,11 @@ class Pkd(StudentMethod):
             over_layers=settings.patience,
             over_features=settings.patience,
         )
+
         predictions = Logits(
             temperature=settings.temperature, divergence="kl", per_class=settings.per_class
         )
+
         terms = (
             (1 - settings.alpha, Labels()),
             (settings.alpha, predictions),

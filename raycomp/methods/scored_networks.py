@@ -60,6 +60,7 @@ class ScoredNetworks:
             key = self._context.cost_key(budget)
             largest = limit * (1 + self._tolerance)
             met = [a for a in self._networks if self._context.costs.cost(key, a) <= largest]
+
             if met:
                 scores = {arch: self._score(arch) for arch in met}
                 ranked = sorted(met, key=lambda arch: (-scores[arch]["value"], scores[arch]["loss"]))
@@ -75,6 +76,7 @@ class ScoredNetworks:
 
         if not self._heal_task:
             return deployables
+
         healed = heal_in_rounds(self._run, self._heal_task, candidates)
         return [
             choose_healed(self._run, deployable, healed[deployable.budget], self._description)
@@ -116,6 +118,7 @@ class ScoredNetworks:
         share = float(context.costs.cost(context.cost_key(budget), arch)) / context.limit(budget)
         if share < FULL_USE:
             text += f" It is the best of {len(scores)} networks, and uses {share:.0%} of its budget."
+
         if share > 1:
             text += f" It has {share - 1:.2%} more than its budget allows (`tolerance`)."
 

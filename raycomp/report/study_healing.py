@@ -33,6 +33,7 @@ def list_healing_rows(deployment: Mapping[Any, Any]) -> list[dict[str, Any]]:
     values = {name: deployment.get(name) for name in STAGES}
     if not is_finite_number(values["healed"]):
         values = {"inherited": deployment["selection"]}
+
     common = {name: deployment[name] for name in ("budget", "method", "metric")}
     return [{"kind": "healing", **common, "stage": name, "value": v} for name, v in values.items()]
 
@@ -52,8 +53,10 @@ def healing_table(study: str | Path | StudyResults) -> pd.DataFrame:
     for (task, variant, budget), rows in frame.groupby(["task", "variant", "budget"], sort=False):
         means = rows.groupby("stage")["value"].mean().reindex(list(STAGES))
         seeds = rows["seed"].nunique()
+
+        scores: dict[str, Any] = {stage: means[stage] for stage in STAGES}
         names = {"variant": variant, "task": task, "budget": budget}
-        table.append({**names, **means.to_dict(), "seeds": seeds})
+        table.append({**names, **scores, "seeds": seeds})
     return pd.DataFrame(table, columns=list(COLUMNS))
 
 
@@ -62,6 +65,7 @@ def build_healing_tables(study: StudyResults) -> list[TextTable]:
     table = healing_table(study)
     if table.empty:
         return []
+
     body = [
         [
             *(str(row[name]) for name in ("variant", "task", "budget")),
@@ -70,6 +74,7 @@ def build_healing_tables(study: StudyResults) -> list[TextTable]:
         ]
         for row in table.to_dict("records")
     ]
+
     title = (
         "Sub-networks before and after healing (selection split, mean over seeds). An empty cell is a "
         "network that is not healed."

@@ -87,7 +87,9 @@ def _planned_flops(
     children = settings.child_epochs + settings.finalist_epochs * sum(round_sizes(settings))
 
     num_rows = len(context.task.train)
+
     scored = _count_candidates(settings) * len(context.task.selection)
+
     training = full * num_rows * (1 + context.job.augment.copies)
     scoring = 0.0
     for trial in trials:
