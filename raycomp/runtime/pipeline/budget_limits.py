@@ -137,7 +137,12 @@ def _explain_conditions(context: RunContext, budget: BudgetSettings, settings: F
     expected = table.conditions
     lengths = settings.mixed_lengths or settings.lengths[:1] or (context.job.task.max_length,)
     actual = Conditions(
-        expected.runtime, settings.num_threads(), settings.batches[0], lengths, expected.device
+        expected.runtime,
+        settings.num_threads(),
+        settings.batches[0],
+        lengths,
+        expected.device,
+        settings.longest or None,
     )
     if actual == expected:
         return ""
@@ -177,5 +182,10 @@ def with_budget_conditions(
 
     (own,) = conditions
     return replace(
-        settings, batches=(own.batch,), lengths=(), mixed_lengths=own.lengths, threads=own.threads
+        settings,
+        batches=(own.batch,),
+        lengths=(),
+        mixed_lengths=own.lengths,
+        longest=own.longest or 0,
+        threads=own.threads,
     )

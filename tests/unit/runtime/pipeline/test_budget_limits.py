@@ -85,7 +85,7 @@ def test_files_are_measured_under_the_conditions_of_the_budgets(
 ) -> None:
     context = make_context(tiny_job, tmp_path, [EDGE, *others])
     tables = json.loads(context.layout.devices.profile.read_text())
-    tables["edge"]["lengths"] = [5, 9]
+    tables["edge"] |= {"lengths": [5, 9], "longest": 12}
     for budget in context.job.budget:
         if budget.name in tables:
             tables[budget.name]["batch"] = budget.batch
@@ -95,7 +95,7 @@ def test_files_are_measured_under_the_conditions_of_the_budgets(
     asked = FormatSettings(("onnx",), takes_budget_conditions=is_default)
     names = [budget.name for budget in context.job.budget]
     settings = with_budget_conditions(context, names, asked)
-    expected = replace(asked, batches=(1,), mixed_lengths=(5, 9), threads=1)
+    expected = replace(asked, batches=(1,), mixed_lengths=(5, 9), longest=12, threads=1)
     assert settings == (expected if is_taken else asked)
     assert bool(find_limits(context, MODEL, settings).not_judged) != is_taken
 
