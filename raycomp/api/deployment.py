@@ -133,7 +133,12 @@ class Deployment:
         return export_budget(self.run.local_directory(), name, Path(folder), settings)
 
     def predict(
-        self, split: str = "test", *, data: str | Path | None = None, out: str | Path | None = None
+        self,
+        split: str = "test",
+        *,
+        data: str | Path | None = None,
+        out: str | Path | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> list[Path]:
         """Write the predictions for rows without labels, as TSV with the columns index and prediction.
 
@@ -144,6 +149,8 @@ class Deployment:
             split: Name of a split of the task or of the run.
             data: File with the text columns of the task; it replaces `split`.
             out: Directory of the files; None writes `predicted/METHOD-BUDGET` in the run directory.
+            say: Function that shows one note about how the file was read, such as rows that are left
+                out; None logs it as a warning.
 
         Returns:
             The files.
@@ -153,7 +160,7 @@ class Deployment:
         """
         from raycomp.api.prediction import predict_rows
 
-        return predict_rows(self, split, data, out)
+        return predict_rows(self, split, data, out, say)
 
     def load(self) -> Any:
         """Return the model as a transformers model in evaluation mode.

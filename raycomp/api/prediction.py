@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +17,28 @@ if TYPE_CHECKING:
     from raycomp.methods.context import RunContext
 
 
+LOGGER = logging.getLogger("raycomp")
+
+
 def predict_rows(
-    deployment: Deployment, split: str, data: str | Path | None, out: str | Path | None
+    deployment: Deployment,
+    split: str,
+    data: str | Path | None,
+    out: str | Path | None,
+    say: Callable[[str], None] | None = None,
 ) -> list[Path]:
-    """Write the predictions of a deployed model; see `Deployment.predict`."""
+    """Write the predictions of a deployed model; see `Deployment.predict`.
+
+    Args:
+        deployment: The deployed model.
+        split: Name of a split of the task or of the run.
+        data: File with the text columns of the task, or None.
+        out: Directory of the files, or None for the run's.
+        say: Function that shows one note about how the rows were read; None logs it as a warning.
+
+    Raises:
+        UserError: The run is on a URL and no directory is named, or the rows cannot be read.
+    """
     from raycomp.methods.context import RunContext
     from raycomp.storage.files import write_text
     from raycomp.storage.layout import RunLayout
@@ -30,6 +50,9 @@ def predict_rows(
     context = RunContext(run.job, run_dir)
     # Before the model is loaded: a split that does not exist is named at once.
     parts = _read_parts(context, split, data)
+    show = say or LOGGER.warning
+    for note in dict.fromkeys(note for part in parts for note in part.notes):
+        show(note)
 
     folder = Path(out) if out is not None else RunLayout(run_dir).predicted(_model_name(deployment))
     model = deployment.load()

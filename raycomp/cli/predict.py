@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -38,9 +39,14 @@ def predict(
     """
     from raycomp.api.run import open_run
 
-    paths = open_run(run).deployment(budget).predict(split, data=data, out=out)
+    paths = open_run(run).deployment(budget).predict(split, data=data, out=out, say=_show_note)
     if as_json:
         print_json([str(path) for path in paths])
         return
     for path in paths:
         print(relative_to_cwd(path.resolve()))
+
+
+def _show_note(note: str) -> None:
+    # The output may be read by a script, as the files or as JSON.
+    print(f"Note: {note}", file=sys.stderr)

@@ -34,12 +34,14 @@ class UnlabelledRows:
         index: The number of each row in its file, which a submission repeats.
         is_glue_test: Whether it is a test split of GLUE, whose predictions its server reads. A file of
             the user's never is one, also if it has the name of one.
+        notes: Sentences for the user about how the file was read.
     """
 
     name: str
     texts: Split
     index: list[Any]
     is_glue_test: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def read_test_rows(settings: TaskSettings, split: str) -> list[UnlabelledRows] | None:
@@ -76,8 +78,10 @@ def read_unlabelled_file(settings: TaskSettings, path: Path) -> UnlabelledRows:
     name = str(settings.name)
     if name.startswith("glue/"):
         columns = list(GLUE[name.removeprefix("glue/")].text)
+    # The labels of the file, if it has them, are not used, but they tell a row from a part of a text.
+    rows = read_file(path, label=settings.label)
     # The demo's tasks have one text.
-    return _make_rows(path.stem, read_file(path), columns or ["text"], str(path))
+    return _make_rows(path.stem, rows, columns or ["text"], str(path))
 
 
 def _read_glue(settings: TaskSettings, task: str) -> list[UnlabelledRows]:
@@ -105,7 +109,7 @@ def _make_rows(name: str, rows: FileRows, text: list[str], where: str) -> Unlabe
     second = frame["b"].astype(str).tolist() if len(text) > 1 else None
     # The labels are not read: test rows have -1, or none at all.
     texts = Split(name, frame["a"].astype(str).tolist(), second, np.zeros(len(frame), np.int64))
-    return UnlabelledRows(name, texts, _row_numbers(rows.frame))
+    return UnlabelledRows(name, texts, _row_numbers(rows.frame), notes=rows.notes)
 
 
 def _row_numbers(frame: pd.DataFrame) -> list[Any]:

@@ -218,8 +218,9 @@ def test_the_command_prints_the_files(
             calls.append((budget,))
             return self
 
-        def predict(self, split: str, *, data: Any, out: Any) -> list[Path]:
+        def predict(self, split: str, *, data: Any, out: Any, say: Any) -> list[Path]:
             calls.append((split, data, out))
+            say("t.csv: 2 rows were left out.")
             return [tmp_path / "MRPC.tsv"]
 
     monkeypatch.setattr("raycomp.api.run.open_run", lambda place: Opened())
@@ -229,7 +230,10 @@ def test_the_command_prints_the_files(
         cli.main()
     assert ended.value.code == 0
     assert calls == [("half",), ("test", None, Path("o"))]
-    assert json.loads(capsys.readouterr().out) == [str(tmp_path / "MRPC.tsv")]
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == [str(tmp_path / "MRPC.tsv")]
+    # A script reads the output; the note is for people.
+    assert printed.err == "Note: t.csv: 2 rows were left out.\n"
 
 
 @pytest.mark.parametrize("name", ["cola", "mnli"])
