@@ -25,15 +25,13 @@ from raycomp.data.quotes import (
     check_label_quotes,
     describe_quote_error,
 )
+from raycomp.data.row_widths import RowWidths
 from raycomp.errors import shown
 
 OpenText = Callable[[], AbstractContextManager[TextIO]]
 
 # Largest number of characters of one field. A longer text gets a message of its own later.
 MAX_FIELD = 2**31 - 1
-
-# Share of the rows of a GLUE file that may have too few fields.
-MAX_SHORT_SHARE = 0.01
 
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
 
@@ -144,10 +142,10 @@ class _Parser:
         # Row names seen so far, and the first row; None if rows lack them.
         self._row_names: set[str] | None = None
         self._first_place: Place | None = None
-        self._num_short = 0
         self._num_quoted = 0
         self._label = label
         self._multi_line = MultiLineRows(layout.delimiter, label)
+        self._widths = self._count_widths()
 
     def read(self) -> tuple[pd.DataFrame, list[str]]:
         """Return the rows and the notes."""
@@ -159,6 +157,7 @@ class _Parser:
             self.names = _name_columns(first[1])
         else:
             self.names = [str(number) for number in range(len(first[1]))]
+        self._widths = self._count_widths()
 
         positions = self._find_positions()
         if self._columns and not positions:
@@ -182,6 +181,11 @@ class _Parser:
         if self._label in names:
             check_label_quotes(frame[self._label])
         return frame, self._notes(len(frame))
+
+    def _count_widths(self) -> RowWidths:
+        texts = [name for name in self._columns or () if name != self._label]
+        layout = self._layout
+        return RowWidths(self.names, texts, has_quotes=layout.has_quotes, skip=layout.skip_short_rows)
 
     def _find_positions(self) -> list[int]:
         """Return the positions of the columns to keep.
@@ -245,8 +249,7 @@ class _Parser:
             fields = self._without_row_name(place, fields)
         if len(fields) > width:
             raise self._too_many_fields(place, len(fields))
-        if len(fields) < width and self._layout.skip_short_rows:
-            self._num_short += 1
+        if not self._widths.add(place, fields):
             return None
 
         if not self._layout.has_quotes and any(map(_is_quoted, fields)):
@@ -298,17 +301,7 @@ class _Parser:
                 "inside. Quotes have no special meaning in TSV files, therefore the texts contain them. "
                 "Write the file as CSV if they should not"
             )
-        if self._num_short:
-            total = num_rows + self._num_short
-            if self._num_short > max(1, MAX_SHORT_SHARE * total) and self._num_short > 2:
-                raise ValueError(
-                    f"{self._num_short:,} of {total:,} rows have fewer fields than the header"
-                )
-            notes.append(
-                f"{self._num_short:,} of {total:,} rows have fewer than {len(self.names)} fields and "
-                "are left out"
-            )
-        return notes
+        return [*notes, *self._widths.describe(num_rows)]
 
 
 def _is_quoted(field: str) -> bool:
