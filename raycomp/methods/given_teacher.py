@@ -29,8 +29,20 @@ if TYPE_CHECKING:
 FIRST_ROWS = 128
 """Rows that a given teacher is scored on at first."""
 
-MAX_ROWS = 512
-"""Rows that it is scored on where the first ones leave a doubt."""
+MORE_ROWS = 512
+"""Rows that it is scored on where the first ones leave a doubt; more for many classes."""
+
+MAX_ROWS = 2048
+"""Most rows that it is scored on: scoring must stay short next to the run."""
+
+MIN_CLASS_ROWS = 4
+"""Rows of each class that show an output of another class. Each half of them must have some."""
+
+CLEAR_RECALL = 0.9
+"""Mean recall of the classes from which only a few outputs can be in another order."""
+
+CLEAR_CLASS_ROWS = 16
+"""Rows of each class that show another order at a lower recall too."""
 
 MAX_SHOWN_CLASSES = 100
 """Most classes that a message lists in the order of the outputs."""
@@ -124,17 +136,30 @@ def describe_outputs(teacher: GivenTeacher) -> str:
 def _score(context: RunContext, checkpoint: Checkpoint) -> GivenTeacher:
     """Score a classifier, on more rows where the first ones leave a doubt."""
     labels = context.task.train.labels
-    shares = np.bincount(labels, minlength=context.task.num_labels) / len(labels)
+    classes = context.task.num_labels
+    shares = np.bincount(labels, minlength=classes) / len(labels)
 
-    rows = balanced_rows(labels, MAX_ROWS, context.job.run.seed)
+    most = min(max(MORE_ROWS, MIN_CLASS_ROWS * classes), MAX_ROWS)
+    rows = balanced_rows(labels, most, context.job.run.seed)
     predicted = _predict(context, checkpoint, rows[:FIRST_ROWS]).argmax(1)
     agreement = measure_agreement(labels[rows[:FIRST_ROWS]], predicted, shares)
 
-    # Most teachers are clear after the first rows; only a doubt is worth the time of the others.
-    if len(rows) > FIRST_ROWS and not agreement.is_above_chance:
+    if len(rows) > FIRST_ROWS and _leaves_doubt(agreement, classes):
         more = _predict(context, checkpoint, rows[FIRST_ROWS:]).argmax(1)
         agreement = measure_agreement(labels[rows], np.concatenate([predicted, more]), shares)
     return _describe(context, checkpoint, agreement=agreement, rows=agreement.rows)
+
+
+def _leaves_doubt(agreement: Agreement, classes: int) -> bool:
+    """Return whether more rows could show chance, or another order of some outputs.
+
+    Most teachers are clear after the first rows; only a doubt is worth the time of the others. A teacher
+    with a part of its outputs in another order is above chance, also far above.
+    """
+    class_rows = agreement.rows / classes
+    is_few = class_rows < MIN_CLASS_ROWS
+    is_weak = agreement.balanced < CLEAR_RECALL and class_rows < CLEAR_CLASS_ROWS
+    return is_few or is_weak or not agreement.is_above_chance
 
 
 def _score_regression(context: RunContext, checkpoint: Checkpoint) -> GivenTeacher:
