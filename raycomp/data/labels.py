@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from raycomp.data.number_forms import DATE, DECIMAL_COMMA, are_codes, find_form
 from raycomp.errors import UserError, shown
 
 # Largest number of characters of a class name.
@@ -80,6 +81,7 @@ def find_class_names(labels: pd.Series[Any], kind: str) -> tuple[str, ...]:
         )
     if kind == "auto":
         _check_scores(list(counts))
+        _check_other_forms(list(counts))
         _check_repetition(list(counts), len(texts))
     if all(map(_WHOLE.fullmatch, counts)):
         counts = Counter(map(whole_number, texts))
@@ -149,9 +151,34 @@ def _check_scores(names: Sequence[str]) -> None:
         )
 
 
+def _check_other_forms(names: Sequence[str]) -> None:
+    """Refuse labels that people read as numbers, and many dates, if `task.kind` does not say their kind.
+
+    Codes such as 1,1 and 1,10 are not scores, as with a decimal point. A few dates get a warning only.
+    """
+    form_of = {name: find_form(name) for name in names if not NUMBER.fullmatch(name)}
+    forms = list(dict.fromkeys(form for form in form_of.values() if form is not None))
+    if not forms or None in form_of.values() or (DECIMAL_COMMA in forms and are_codes(names)):
+        return
+    if forms == [DATE] and len(names) <= MANY_CLASSES:
+        return
+    example = next(name for name, form in form_of.items() if form == forms[0])
+    description = f"look like numbers with {' or '.join(forms)}"
+    remedy = "numbers with a decimal point and without other signs"
+    if DATE in forms:
+        description = "look like dates"
+        remedy = "numbers, such as days since a date,"
+    raise UserError(
+        f"The labels of train are {len(names):,} different values that {description}, such as "
+        f"'{shown(example, 60)}'. Check task.label. If they are scores, write them as {remedy} and set "
+        'task.kind = "regression". If each of them is the name of a class, set task.kind = '
+        '"classification".'
+    )
+
+
 def _check_repetition(names: Sequence[str], num_rows: int) -> None:
     """Refuse labels that hardly ever occur twice: they are targets, or another column than the label."""
-    are_numbers = all(map(NUMBER.fullmatch, names))
+    are_numbers = all(NUMBER.fullmatch(name) or find_form(name) for name in names)
     least = MIN_ROWS_ANUMBER if are_numbers else MIN_ROWS_A_NAME
     if len(names) <= MANY_CLASSES or num_rows >= least * len(names):
         return

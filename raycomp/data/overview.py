@@ -16,6 +16,7 @@ import pandas as pd
 from raycomp.config.task import TaskSettings
 from raycomp.data.labels import MISSING_MARKS
 from raycomp.data.metrics import uses_positive
+from raycomp.data.number_forms import DATE, find_form
 from raycomp.data.related_texts import contained_shares
 from raycomp.data.tasks import Split, Task
 from raycomp.errors import shown
@@ -198,6 +199,11 @@ def _describe_classes(task: Task, settings: TaskSettings) -> Overview:
             f"The {noun} {', '.join(marks)} {verb}. If such a label marks rows without a label, remove "
             "these rows. List the classes in task.labels to confirm them."
         )
+    if settings.labels is None and settings.kind == "auto" and _are_dates(task.label_names):
+        warnings.append(
+            f"The labels look like dates, such as {task.label_names[0]}, and each of them is taken as a "
+            'class. Check task.label, or set task.kind = "classification" to confirm them.'
+        )
     single = _find_single_rows(task)
     if single:
         listed = shown(", ".join(single[:MAX_LISTED_CLASSES]), 300)
@@ -206,6 +212,10 @@ def _describe_classes(task: Task, settings: TaskSettings) -> Overview:
             "Check for misspelt labels and for rows whose columns are shifted."
         )
     return Overview(warnings=tuple(warnings))
+
+
+def _are_dates(names: Sequence[str]) -> bool:
+    return bool(names) and all(find_form(name) == DATE for name in names)
 
 
 def _find_single_rows(task: Task) -> list[str]:

@@ -44,7 +44,8 @@ def read_targets(labels: pd.Series[Any], split: str) -> np.ndarray:
         row = bad_rows[0]
         raise UserError(
             f"Split {split}, row {row}: label {shown(repr(labels.iloc[row]), 60)} is not a finite "
-            f"number of at most {LARGEST:.2g}. Regression needs numbers; correct the label."
+            f"number of at most {LARGEST:.2g}. Regression needs numbers with a decimal point and without "
+            "other signs; correct the label."
         )
     return values
 
