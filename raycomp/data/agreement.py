@@ -31,6 +31,48 @@ MIN_ORDER_GAIN = 0.3
 """Smallest gain of recall of the classes that another order moves."""
 
 
+MIN_CORRELATION = 0.2
+"""A regression model whose correlation is certainly below this does not know the task."""
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Predictions of a regression model against targets.
+
+    Attributes:
+        rows: Number of rows.
+        pearson: Pearson correlation.
+        spearman: Rank correlation.
+    """
+
+    rows: int
+    pearson: float
+    spearman: float
+
+    @property
+    def best(self) -> float:
+        """The larger correlation: a few extreme targets can hide a good model from one of them."""
+        return max(self.pearson, self.spearman)
+
+    def interval(self) -> tuple[float, float]:
+        """Return both ends of the interval of the larger correlation (`CHANCE_Z`, Fisher's z)."""
+        if self.rows < 4:
+            return -1.0, 1.0
+        center = math.atanh(min(max(self.best, -0.999999), 0.999999))
+        margin = CHANCE_Z / math.sqrt(self.rows - 3)
+        return math.tanh(center - margin), math.tanh(center + margin)
+
+    @property
+    def is_unrelated(self) -> bool:
+        """Whether enough rows show that the correlation is negative or near 0."""
+        return self.rows >= MIN_CHANCE_ROWS and self.interval()[1] < MIN_CORRELATION
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the correlation is certainly large enough."""
+        return self.interval()[0] > MIN_CORRELATION
+
+
 @dataclass(frozen=True)
 class Agreement:
     """Predictions of a classifier against labels, on rows that are balanced over the classes.

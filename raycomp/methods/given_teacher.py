@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from raycomp.data.agreement import Agreement, balanced_rows, measure_agreement
+from raycomp.data.agreement import Agreement, Correlation, balanced_rows, measure_agreement
 from raycomp.data.tasks import Split
 from raycomp.data.tokens import tokenise
 from raycomp.encoder.elastic import ElasticEncoder
@@ -59,7 +59,7 @@ class GivenTeacher:
         output_names: Name of each output in the model's configuration.
         has_named_outputs: Whether the names decided which output is which class.
         agreement: Its predictions against the labels; None for regression.
-        correlation: Pearson correlation with the targets; None for classification.
+        correlation: Its correlations with the targets; None for classification.
         predicted_mean: Mean of its predictions, in the user's units; regression only.
         predicted_deviation: Their deviation.
         rows: Number of training rows that it was scored on.
@@ -71,7 +71,7 @@ class GivenTeacher:
     output_names: tuple[str, ...]
     has_named_outputs: bool
     agreement: Agreement | None
-    correlation: float | None
+    correlation: Correlation | None
     predicted_mean: float
     predicted_deviation: float
     rows: int
@@ -103,8 +103,11 @@ def check_given_teacher(teacher: GivenTeacher, mode: str) -> None:
         mode: `teacher.mode` of the job. With "as-is" a teacher near chance is used: the user insists.
 
     Raises:
-        UserError: Another order of the outputs is clearly better, or the teacher is near chance.
+        UserError: Another order of the outputs is clearly better, or the teacher is near chance, or its
+            predictions are not related to the targets.
     """
+    if teacher.correlation is not None and teacher.correlation.is_unrelated and mode != "as-is":
+        raise UserError(_explain_correlation(teacher, teacher.correlation))
     agreement = teacher.agreement
     if agreement is None:
         return
@@ -164,21 +167,32 @@ def _leaves_doubt(agreement: Agreement, classes: int) -> bool:
 
 def _score_regression(context: RunContext, checkpoint: Checkpoint) -> GivenTeacher:
     """Compare a regression model's predictions with the targets, in the user's units."""
-    from raycomp.data.metrics import compute
-
     train = context.task.train
-    # No balance is needed: a regression is never refused by its score.
-    rows = np.random.default_rng(context.job.run.seed).permutation(len(train))[:FIRST_ROWS]
-    outputs = context.target_scaling.restore(_predict(context, checkpoint, rows))
-    correlation = compute(["pearson"], train.labels[rows], outputs)["pearson"]
+    # Targets have no classes to balance.
+    rows = np.random.default_rng(context.job.run.seed).permutation(len(train))[:MORE_ROWS]
+    outputs = context.target_scaling.restore(_predict(context, checkpoint, rows[:FIRST_ROWS]))
+    correlation = _correlate(train.labels[rows[:FIRST_ROWS]], outputs)
+
+    if len(rows) > FIRST_ROWS and not correlation.is_clear:
+        more = context.target_scaling.restore(_predict(context, checkpoint, rows[FIRST_ROWS:]))
+        outputs = np.concatenate([outputs, more])
+        correlation = _correlate(train.labels[rows], outputs)
     return _describe(
         context,
         checkpoint,
         correlation=correlation,
         predicted_mean=float(outputs.mean()),
         predicted_deviation=float(outputs.std()),
-        rows=len(rows),
+        rows=correlation.rows,
     )
+
+
+def _correlate(targets: np.ndarray, outputs: np.ndarray) -> Correlation:
+    """Return the correlations of predictions (rows, 1) with targets (rows,)."""
+    from raycomp.data.metrics import compute
+
+    scores = compute(["pearson", "spearman"], targets, outputs)
+    return Correlation(len(targets), scores["pearson"], scores["spearman"])
 
 
 def _describe(
@@ -187,7 +201,7 @@ def _describe(
     *,
     rows: int,
     agreement: Agreement | None = None,
-    correlation: float | None = None,
+    correlation: Correlation | None = None,
     predicted_mean: float = 0.0,
     predicted_deviation: float = 0.0,
 ) -> GivenTeacher:
@@ -222,6 +236,23 @@ def _predict(context: RunContext, checkpoint: Checkpoint, rows: np.ndarray) -> n
         max_tokens=context.job.search.max_tokens,
         precision="fp32",
         device=torch.device("cpu"),
+    )
+
+
+def _explain_correlation(teacher: GivenTeacher, correlation: Correlation) -> str:
+    """Return the message about predictions that are not related to the targets."""
+    low, high = correlation.interval()
+    reason = "it does not know this task"
+    remedy = "Check model.name and the label column."
+    if high < 0:
+        reason = "its predictions fall where the labels rise"
+        remedy = "Check model.name, and whether a larger label means the same as a larger prediction."
+    return (
+        f"Model {teacher.model} is a regression model, but {reason}: on {correlation.rows} training "
+        f"rows, its Pearson correlation is {correlation.pearson:.2f} and its Spearman correlation "
+        f"{correlation.spearman:.2f} (98% interval of the larger one {low:.2f} to {high:.2f}). {remedy} "
+        "To train a new regression model set teacher.mode = 'train'; to use this one set "
+        "teacher.mode = 'as-is'."
     )
 
 

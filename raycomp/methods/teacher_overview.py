@@ -6,11 +6,14 @@ from dataclasses import asdict
 from typing import Any
 
 from raycomp.arithmetic import ceil_div
-from raycomp.data.agreement import Agreement
+from raycomp.data.agreement import Agreement, Correlation
 from raycomp.data.overview import Overview, OverviewRow
 from raycomp.methods.context import RunContext
 from raycomp.methods.given_teacher import GivenTeacher, describe_outputs, score_given_teacher
 from raycomp.methods.teacher_length import FEW_STEPS, count_needed_steps, count_teacher_steps
+
+LOW_CORRELATION = 0.5
+"""A given regression model with a lower correlation gets a warning."""
 
 MAX_UNIT_RATIO = 3.0
 """Largest ratio of deviations of predictions and targets that have the same units."""
@@ -25,9 +28,10 @@ def describe_teacher(context: RunContext) -> Overview:
     teacher = score_given_teacher(context)
     if teacher is None:
         overview = _describe_training(context)
-    elif teacher.agreement is None:
-        overview = _describe_regression(context, teacher)
+    elif teacher.correlation is not None:
+        overview = _describe_regression(context, teacher, teacher.correlation)
     else:
+        assert teacher.agreement is not None  # nosec B101
         overview = _describe_classifier(context, teacher, teacher.agreement)
     notes = (context.tokenizer_note,) if context.tokenizer_note else ()
     return overview + Overview(notes=notes)
@@ -103,11 +107,13 @@ def _describe_classifier(context: RunContext, teacher: GivenTeacher, agreement: 
     return Overview(rows, warnings, figures={"teacher": figures})
 
 
-def _describe_regression(context: RunContext, teacher: GivenTeacher) -> Overview:
+def _describe_regression(
+    context: RunContext, teacher: GivenTeacher, correlation: Correlation
+) -> Overview:
     """Describe the correlation of a given regression model with the targets, and its units."""
     scaling = context.target_scaling
     text = (
-        f"{teacher.model} as it is: Pearson correlation {teacher.correlation:.3f} on {teacher.rows} "
+        f"{teacher.model} as it is: Pearson correlation {correlation.pearson:.3f} on {teacher.rows} "
         f"training rows; predictions have mean {teacher.predicted_mean:.4g} and deviation "
         f"{teacher.predicted_deviation:.3g}, labels {scaling.mean:.4g} and {scaling.deviation:.3g}"
     )
@@ -120,9 +126,16 @@ def _describe_regression(context: RunContext, teacher: GivenTeacher) -> Overview
             f"The predictions of {teacher.model} and the labels seem to have different units (see "
             "teacher). Give labels in the units of the model, or set teacher.mode = 'train'.",
         )
+    if correlation.best < LOW_CORRELATION:
+        warnings += (
+            f"The correlation of the predictions of {teacher.model} with the labels is low (Pearson "
+            f"{correlation.pearson:.2f}, Spearman {correlation.spearman:.2f} on {teacher.rows} training "
+            "rows). Check model.name and the label column, or set teacher.mode = 'train'.",
+        )
     figures = {
         "is_given": True,
-        "pearson": teacher.correlation,
+        "pearson": correlation.pearson,
+        "spearman": correlation.spearman,
         "rows": teacher.rows,
         "predicted_mean": teacher.predicted_mean,
         "predicted_deviation": teacher.predicted_deviation,

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raycomp.data.target_scaling import TargetScaling
 from raycomp.errors import UserError
 from raycomp.methods import given_teacher
 from raycomp.methods.given_teacher import GivenTeacher, check_given_teacher, score_given_teacher
+from raycomp.methods.teacher_overview import describe_teacher
 
 
 class Context:
@@ -81,3 +83,89 @@ def test_a_good_teacher_is_scored_on_as_many_rows_as_its_classes_need(
     teacher, _ = score(monkeypatch, classes, recall, 0)
     assert teacher.rows == rows
     check_given_teacher(teacher, "auto")
+
+
+class RegressionContext(Context):
+    """A regression on prices, a few of them very high."""
+
+    regression = True
+    tokenizer_note = None
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(2)
+        targets = 100_000 * np.exp(np.random.default_rng(1).standard_normal(rows))
+        self.task.train = Targets(targets.astype(np.float32))
+        self.target_scaling = TargetScaling.of(self.task.train.labels)
+
+
+class Targets:
+    """A split with targets only."""
+
+    def __init__(self, labels: np.ndarray) -> None:
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+# Prediction of a target with an independent number of deviation 1, in deviations of the targets.
+REGRESSORS: dict[str, Any] = {
+    "unrelated": lambda target, noise: noise,
+    "constant": lambda target, noise: 0 * noise,
+    "flipped": lambda target, noise: -target,
+    "partly flipped": lambda target, noise: noise - 0.3 * target,
+    "very weak": lambda target, noise: 0.25 * target + noise,
+    "weak": lambda target, noise: 0.35 * target + noise,
+    "logarithm": lambda target, noise: np.log(target - target.min() + 1e-3),
+    "exact": lambda target, noise: target,
+}
+
+
+def score_regressor(
+    monkeypatch: pytest.MonkeyPatch, name: str, rows: int, mode: str = "auto"
+) -> tuple[Any, GivenTeacher]:
+    """Score a simulated regression model; return its context too."""
+    context: Any = RegressionContext(rows)
+    context.job.teacher.mode = mode
+
+    def predict(context: Any, checkpoint: Any, rows: np.ndarray) -> np.ndarray:
+        targets = context.target_scaling.standardise(context.task.train.labels)
+        noise = np.random.default_rng(7).standard_normal(len(targets))
+        return REGRESSORS[name](targets, noise)[rows][:, None]
+
+    monkeypatch.setattr(given_teacher, "_predict", predict)
+    teacher = score_given_teacher(context)
+    assert teacher is not None
+    return context, teacher
+
+
+@pytest.mark.parametrize("name", ["unrelated", "constant", "flipped", "partly flipped"])
+def test_a_regression_model_that_does_not_know_the_task_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, teacher = score_regressor(monkeypatch, name, 600)
+    words = "fall where the labels rise" if "flipped" in name else "does not know this task"
+    with pytest.raises(UserError, match=rf"{words}.*teacher\.mode = 'as-is'"):
+        check_given_teacher(teacher, "auto")
+    check_given_teacher(teacher, "as-is")
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"), [("weak", 128), ("very weak", 512), ("logarithm", 128), ("exact", 128)]
+)
+def test_a_regression_model_that_knows_something_is_used(
+    name: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one whose units are no straight line of the targets; a weak one gets a warning."""
+    context, teacher = score_regressor(monkeypatch, name, 600)
+    assert teacher.rows == rows
+    check_given_teacher(teacher, "auto")
+    warnings = " ".join(describe_teacher(context).warnings)
+    assert ("labels is low" in warnings) == ("weak" in name)
+
+
+@pytest.mark.parametrize("name", ["unrelated", "constant"])
+def test_few_rows_never_refuse_a_regression_model(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, teacher = score_regressor(monkeypatch, name, 40)
+    check_given_teacher(teacher, "auto")
+    assert "labels is low" in " ".join(describe_teacher(context).warnings)
