@@ -15,13 +15,16 @@ from raycomp.encoder.classifier_head import RETRAIN, ClassifierHead, read_head
 from raycomp.encoder.families import FAMILIES, from_family, from_family_config, map_names
 from raycomp.encoder.folder_files import read_object
 from raycomp.encoder.layers import Encoder, EncoderConfig
+from raycomp.encoder.other_heads import check_other_heads, find_other_heads
 from raycomp.errors import UserError
 
 
 def read_network(
     source: str, name: str, num_labels: int, new_classifier: bool, options: dict[str, Any]
-) -> tuple[Encoder, ClassifierHead | None]:
-    """Return the full-size network of a checkpoint, and its fine-tuned classifier where it has one.
+) -> tuple[Encoder, ClassifierHead | None, str]:
+    """Return the full-size network of a checkpoint, its classifier where it has one, and a note.
+
+    The note is about weights of other heads that are left out; it is empty without them.
 
     Args:
         source: Name on the Hub or folder.
@@ -32,7 +35,8 @@ def read_network(
         options: `revision` and `trust_remote_code`.
 
     Raises:
-        UserError: Weights are missing, or are not finite; or the configuration is not supported.
+        UserError: Weights are missing, or are not finite; the configuration is not supported; or the
+            classifier is one that cannot be read.
     """
     config = AutoConfig.from_pretrained(source, **options)  # nosec B615  # model.revision
     shapes = _read_shapes(source)
@@ -40,7 +44,7 @@ def read_network(
     if is_classifier:
         _check_output_names(config, shapes, name)
 
-    state, missing = _load_state(source, name, config.model_type, is_classifier, options)
+    state, missing, unexpected = _load_state(source, name, config.model_type, is_classifier, options)
     ours = from_family_config(config, num_labels)
     _check_missing(missing, config.model_type, ours, name)
 
@@ -55,15 +59,21 @@ def read_network(
     if head is None:
         weights = {k: v for k, v in weights.items() if not k.startswith("classifier.")}
 
+    note = ""
+    if head is None and not new_classifier:
+        others = find_other_heads(unexpected, FAMILIES[config.model_type].prefix)
+        sizes = {ours.hidden_size, ours.embedding_size, ours.vocab_size}
+        note = check_other_heads(others, shapes, config.num_labels, sizes, name)
+
     _check_finite(weights, names, name)
 
     model = Encoder(ours)
     if head is not None and head.num_outputs != num_labels:
         # The caller refuses this classifier.
-        return model, head
+        return model, head, note
     # Not strict: a new classifier keeps the weights that `Encoder` has drawn.
     model.load_state_dict(weights, strict=False)
-    return model, head
+    return model, head, note
 
 
 def _has_whole_head(missing: set[str], names: Mapping[str, str], name: str) -> bool:
@@ -140,8 +150,8 @@ def _check_finite(weights: Mapping[str, Tensor], names: Mapping[str, str], name:
 
 def _load_state(
     source: str, name: str, model_type: str, is_classifier: bool, options: dict[str, Any]
-) -> tuple[dict[str, Tensor], set[str]]:
-    """Return the weights under the names of a classifier, and the names that the file lacks.
+) -> tuple[dict[str, Tensor], set[str], set[str]]:
+    """Return the weights under the names of a classifier, those that the file lacks, and those left out.
 
     transformers draws weights that the file lacks at random, and reports it only here.
     """
@@ -160,7 +170,7 @@ def _load_state(
         ) from None
     prefix = "" if is_classifier else FAMILIES[model_type].prefix
     state = {f"{prefix}{key}": value for key, value in loaded.state_dict().items()}
-    return state, {f"{prefix}{key}" for key in info["missing_keys"]}
+    return state, {f"{prefix}{key}" for key in info["missing_keys"]}, set(info["unexpected_keys"])
 
 
 def _list_other_shapes(source: str, auto_class: Any, prefix: str) -> str:

@@ -54,6 +54,7 @@ class Checkpoint:
         output_names: Name of each output in the checkpoint's configuration.
         has_named_outputs: Whether those names decided which output is which class.
         tokenizer_note: What a user must know about the tokenizer; empty where it is as usual.
+        head_note: Weights of the checkpoint that are left out; empty without them.
     """
 
     network: Encoder
@@ -63,6 +64,7 @@ class Checkpoint:
     output_names: tuple[str, ...] = ()
     has_named_outputs: bool = False
     tokenizer_note: str = ""
+    head_note: str = ""
 
 
 def load_encoder(name: str, **options: Any) -> tuple[Encoder, Any, bool]:
@@ -113,9 +115,9 @@ def load_checkpoint(
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _explaining_failures(name):
         loaded = _read_tokenizer(name, texts, is_wanted, options)
-        model, head = read_network(model_source(name), name, num_labels, new_classifier, options)
+        model, head, note = read_network(model_source(name), name, num_labels, new_classifier, options)
     if head is None:
-        return Checkpoint(model, loaded.tokenizer, False, tokenizer_note=loaded.note)
+        return Checkpoint(model, loaded.tokenizer, False, tokenizer_note=loaded.note, head_note=note)
 
     check_head(head, num_labels, classes, name)
     order = _reorder_outputs(model, name, head.output_names, classes, in_order)
@@ -146,9 +148,8 @@ def load_config(
     """
     with _explaining_failures(name):
         source = model_source(name)
-        config = AutoConfig.from_pretrained(  # nosec B615  # model.revision
-            source, revision=revision, trust_remote_code=trust_remote_code
-        )
+        options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        config = AutoConfig.from_pretrained(source, **options)  # nosec B615  # model.revision
         check_config(config, name, Path(source))
         return from_family_config(config, EncoderConfig.num_labels)
 

@@ -42,9 +42,11 @@ class RunContext(SearchSetup):
 
     Attributes:
         tokenizer_note: What a user must know about the tokenizer; set by `facts` of a new run.
+        head_note: Weights of the model that are left out, likewise.
     """
 
     tokenizer_note: str = ""
+    head_note: str = ""
 
     def for_method(self, method: str) -> RunContext:
         """Return this context as another method has it; what is loaded is shared."""

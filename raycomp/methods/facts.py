@@ -80,6 +80,7 @@ def make_facts(context: RunContext) -> Facts:
     tokenizer = checkpoint.tokenizer
     context.__dict__["tokenizer"] = tokenizer
     context.tokenizer_note = checkpoint.tokenizer_note
+    context.head_note = checkpoint.head_note
     check_words(tokenizer, context.sample_texts(COUNTED_TEXTS), context.job.model.name)
     task = context.task
     scaling = context.target_scaling

@@ -33,8 +33,8 @@ def describe_teacher(context: RunContext) -> Overview:
     else:
         assert teacher.agreement is not None  # nosec B101
         overview = _describe_classifier(context, teacher, teacher.agreement)
-    notes = (context.tokenizer_note,) if context.tokenizer_note else ()
-    return overview + Overview(notes=notes)
+    notes = (context.tokenizer_note, context.head_note)
+    return overview + Overview(notes=tuple(note for note in notes if note))
 
 
 def _describe_training(context: RunContext) -> Overview:
