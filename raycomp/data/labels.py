@@ -162,6 +162,7 @@ def _check_other_forms(names: Sequence[str]) -> None:
         return
     if forms == [DATE] and len(names) <= MANY_CLASSES:
         return
+
     example = next(name for name, form in form_of.items() if form == forms[0])
     description = f"look like numbers with {' or '.join(forms)}"
     remedy = "numbers with a decimal point and without other signs"

@@ -199,11 +199,13 @@ def _describe_classes(task: Task, settings: TaskSettings) -> Overview:
             f"The {noun} {', '.join(marks)} {verb}. If such a label marks rows without a label, remove "
             "these rows. List the classes in task.labels to confirm them."
         )
+
     if settings.labels is None and settings.kind == "auto" and _are_dates(task.label_names):
         warnings.append(
             f"The labels look like dates, such as {task.label_names[0]}, and each of them is taken as a "
             'class. Check task.label, or set task.kind = "classification" to confirm them.'
         )
+
     single = _find_single_rows(task)
     if single:
         listed = shown(", ".join(single[:MAX_LISTED_CLASSES]), 300)

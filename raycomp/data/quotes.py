@@ -134,6 +134,7 @@ class MultiLineRows:
         """
         if not self._inner_cells:
             return
+
         rows = {place.row for place in self.places}
         labels = set()
         if self._label in frame:
@@ -142,6 +143,7 @@ class MultiLineRows:
         if not labels:
             self._check_cells(frame.drop(index=[row for row in rows if row in frame.index]))
             return
+
         are_targets = len(labels) > _MANY_LABELS and all(map(_NUMBER.fullmatch, labels))
         for value, place in self._inner_labels:
             if value in labels or (are_targets and _NUMBER.fullmatch(value)):
@@ -164,6 +166,7 @@ class MultiLineRows:
                     columns[name] = _Cells(frame[name])
                 has_cell |= columns[name].is_telling
                 are_alike &= not columns[name].is_telling or columns[name].may_have(value)
+
             if has_cell and are_alike:
                 raise _swallowed_rows(inner.place)
 

@@ -74,11 +74,13 @@ class RowWidths:
         """
         if self._num_short and self._skip:
             return [self._describe_skipped(num_rows + self._num_short)]
+
         notes = []
         for columns in self._after_text:
             if self._num_short and columns.are_cut:
                 raise columns.refusal(num_rows)
             notes += columns.describe(num_rows)
+
         if self._num_short:
             remedy = "each comma in a text is in quotes" if self._has_quotes else "texts lack tabs"
             notes.append(
@@ -123,6 +125,7 @@ class _AfterText:
         if self._position + 1 >= len(fields):
             self._num_lacking += 1
             return
+
         cell = fields[self._position + 1]
         if not cell.strip():
             return

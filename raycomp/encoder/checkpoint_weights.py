@@ -22,9 +22,7 @@ from raycomp.errors import UserError
 def read_network(
     source: str, name: str, num_labels: int, new_classifier: bool, options: dict[str, Any]
 ) -> tuple[Encoder, ClassifierHead | None, str]:
-    """Return the full-size network of a checkpoint, its classifier where it has one, and a note.
-
-    The note is about weights of other heads that are left out; it is empty without them.
+    """Return the network of a checkpoint, its classifier or None, and a note about weights left out.
 
     Args:
         source: Name on the Hub or folder.
@@ -61,10 +59,7 @@ def read_network(
 
     note = ""
     if head is None and not new_classifier:
-        others = find_other_heads(unexpected, FAMILIES[config.model_type].prefix)
-        sizes = {ours.hidden_size, ours.embedding_size, ours.vocab_size}
-        note = check_other_heads(others, shapes, config.num_labels, sizes, name)
-
+        note = _check_other_heads(unexpected, shapes, config, ours, name)
     _check_finite(weights, names, name)
 
     model = Encoder(ours)
@@ -74,6 +69,16 @@ def read_network(
     # Not strict: a new classifier keeps the weights that `Encoder` has drawn.
     model.load_state_dict(weights, strict=False)
     return model, head, note
+
+
+def _check_other_heads(
+    unexpected: set[str], shapes: Mapping[str, list[int]], config: Any, ours: EncoderConfig, name: str
+) -> str:
+    """Refuse a classifier that cannot be read, and return a note about other weights left out."""
+    heads = find_other_heads(unexpected, FAMILIES[config.model_type].prefix)
+    sizes = {ours.hidden_size, ours.embedding_size, ours.vocab_size}
+
+    return check_other_heads(heads, shapes, config.num_labels, sizes, name)
 
 
 def _has_whole_head(missing: set[str], names: Mapping[str, str], name: str) -> bool:

@@ -80,6 +80,7 @@ def check_other_heads(
                 "as transformers saves it (...ForSequenceClassification). raycomp would leave it out and "
                 f"train another one. Save the model as ForSequenceClassification, or set {RETRAIN}."
             )
+
     if not matrices:
         return ""
     listed = ", ".join(shown(head, 100) for head in matrices[:3])

@@ -30,6 +30,7 @@ from raycomp.methods.bilstm_model import (
     RaycompBilstmForSequenceClassification,
 )
 from raycomp.methods.context import RunContext
+from raycomp.methods.principal_components import principal_components
 from raycomp.methods.tasks import TrainingTask
 from raycomp.methods.text_students import TextStudentMethod, TextStudentSettings, TextStudentTask
 from raycomp.training.hints import Labels, Objective, required_output
@@ -182,18 +183,3 @@ def _config_of(context: RunContext) -> RaycompBilstmConfig:
         pad_token_id=context.pad_id,
         num_labels=context.facts.num_labels,
     )
-
-
-def principal_components(table: Tensor, width: int) -> Tensor:
-    """Return the coordinates of a table's rows on its first principal components, (rows, width).
-
-    Args:
-        table: (rows, own width).
-        width: Number of components, at most the own width.
-    """
-    # The mean of all tokens tells texts apart in nothing.
-    centred = table - table.mean(0)
-    if width >= table.shape[1]:
-        return centred.contiguous()
-    _, vectors = torch.linalg.eigh((centred.T @ centred).double())
-    return (centred.double() @ vectors[:, -width:].flip(1)).float().contiguous()

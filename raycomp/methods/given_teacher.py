@@ -150,6 +150,7 @@ def _score(context: RunContext, checkpoint: Checkpoint) -> GivenTeacher:
     if len(rows) > FIRST_ROWS and _leaves_doubt(agreement, classes):
         more = _predict(context, checkpoint, rows[FIRST_ROWS:]).argmax(1)
         agreement = measure_agreement(labels[rows], np.concatenate([predicted, more]), shares)
+
     return _describe(context, checkpoint, agreement=agreement, rows=agreement.rows)
 
 
@@ -177,6 +178,7 @@ def _score_regression(context: RunContext, checkpoint: Checkpoint) -> GivenTeach
         more = context.target_scaling.restore(_predict(context, checkpoint, rows[FIRST_ROWS:]))
         outputs = np.concatenate([outputs, more])
         correlation = _correlate(train.labels[rows], outputs)
+
     return _describe(
         context,
         checkpoint,
@@ -247,6 +249,7 @@ def _explain_correlation(teacher: GivenTeacher, correlation: Correlation) -> str
     if high < 0:
         reason = "its predictions fall where the labels rise"
         remedy = "Check model.name, and whether a larger label means the same as a larger prediction."
+
     return (
         f"Model {teacher.model} is a regression model, but {reason}: on {correlation.rows} training "
         f"rows, its Pearson correlation is {correlation.pearson:.2f} and its Spearman correlation "

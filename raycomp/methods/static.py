@@ -24,8 +24,8 @@ from transformers import PreTrainedModel
 
 from raycomp.data.tokens import TokenSplit
 from raycomp.encoder.elastic import ElasticEncoder
-from raycomp.methods.bilstm import principal_components
 from raycomp.methods.context import RunContext
+from raycomp.methods.principal_components import principal_components
 from raycomp.methods.tasks import TrainingTask
 from raycomp.methods.text_students import TextStudentMethod, TextStudentSettings, TextStudentTask
 from raycomp.methods.token_mean_model import (

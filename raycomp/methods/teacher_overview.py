@@ -126,12 +126,14 @@ def _describe_regression(
             f"The predictions of {teacher.model} and the labels seem to have different units (see "
             "teacher). Give labels in the units of the model, or set teacher.mode = 'train'.",
         )
+
     if correlation.best < LOW_CORRELATION:
         warnings += (
             f"The correlation of the predictions of {teacher.model} with the labels is low (Pearson "
             f"{correlation.pearson:.2f}, Spearman {correlation.spearman:.2f} on {teacher.rows} training "
             "rows). Check model.name and the label column, or set teacher.mode = 'train'.",
         )
+
     figures = {
         "is_given": True,
         "pearson": correlation.pearson,

@@ -10,12 +10,13 @@ import torch
 
 from raycomp.config.loader import parse_job
 from raycomp.encoder.export import export_model
-from raycomp.methods.bilstm import Bilstm, BilstmSettings, LogitError, principal_components
+from raycomp.methods.bilstm import Bilstm, BilstmSettings, LogitError
 from raycomp.methods.bilstm_model import (
     RaycompBilstmConfig,
     RaycompBilstmForSequenceClassification,
 )
 from raycomp.methods.exported_models import load_export
+from raycomp.methods.principal_components import principal_components
 from raycomp.methods.static import Static, sif_weights
 from raycomp.methods.text_model import join_texts, split_texts
 from raycomp.storage.tensors import load_tensors

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import functools
 import inspect
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,3 +168,12 @@ def test_a_figure_beyond_its_limit_has_a_message() -> None:
     figures["names without information"] += 1
     (message,) = exceeded_limits(figures)
     assert "may only fall" in message
+
+
+def test_each_method_is_in_the_rule_that_methods_do_not_import_each_other() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    (rule,) = (contract for contract in contracts if contract["type"] == "independence")
+    # A method is a module or a package directly below raycomp.methods.
+    modules = [".".join(paths[1].partition(":")[0].split(".")[:3]) for paths in METHODS.values()]
+    assert rule["modules"] == modules
