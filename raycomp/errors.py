@@ -96,6 +96,22 @@ class RequestError(Exception):
         return self.message
 
 
+class QuoteError(ValueError):
+    """A quote of a CSV file is not closed, or a field with quotes contains other rows."""
+
+
+class LeaseLostError(RuntimeError):
+    """Another process has taken over the lease of a run.
+
+    Args:
+        owner: The other process, as messages name it.
+    """
+
+    def __init__(self, owner: str) -> None:
+        super().__init__(f"The lease was taken over by {owner}.")
+        self.owner = owner
+
+
 def redacted(text: str) -> str:
     """Return a text without the passwords and keys of the URLs in it."""
 

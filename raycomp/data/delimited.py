@@ -21,12 +21,11 @@ from raycomp.data.quotes import (
     EscapedLines,
     MultiLineRows,
     Place,
-    QuoteError,
     check_label_quotes,
     describe_quote_error,
 )
 from raycomp.data.row_widths import RowWidths
-from raycomp.errors import shown
+from raycomp.errors import QuoteError, shown
 
 OpenText = Callable[[], AbstractContextManager[TextIO]]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from raycomp.errors import shown
+from raycomp.errors import QuoteError, shown
 
 # Backslashes before a quote, as Spark writes them.
 _ESCAPED_QUOTE = re.compile(r'(\\+)"')
@@ -23,10 +23,6 @@ _MANY_LABELS = 20
 _MIN_TELLING_ROWS = 3
 
 ESCAPES_NOTE = 'quotes inside of fields are written as \\", as Spark writes them; they are read as quotes'
-
-
-class QuoteError(ValueError):
-    """A quote of a CSV file is not closed, or a field with quotes contains other rows."""
 
 
 @dataclass(frozen=True)

@@ -197,12 +197,12 @@ AUTOGRAD_SLICES = AutogradSlices()
 
 
 def front_rows(parameter: Tensor, count: int) -> Slices:
-    """Return the slices of a parameter's first `count` rows."""
+    """Return the slices of the first `count` rows of a parameter (rows, ...)."""
     return (slice(count),) + (ALL,) * (parameter.ndim - 1)
 
 
 def front_columns(count: int) -> Slices:
-    """Return the slices of a matrix's first `count` columns."""
+    """Return the slices of the first `count` columns of a matrix (rows, columns)."""
     return (ALL, slice(count))
 
 

@@ -33,7 +33,11 @@ class TableParts:
     directions: Tensor | None = None
 
     def project(self, rows: Tensor, rank: int) -> Tensor:
-        """Return rows of the full table as a table of a rank has them: (rows, embedding size)."""
+        """Return rows of the full table as a table of a rank has them: (rows, embedding size).
+
+        Raises:
+            ValueError: As `factor`.
+        """
         first, second = self.factor(rows, rank)
         return first @ second.T
 
@@ -48,6 +52,9 @@ class TableParts:
 
         Returns:
             (rows, rank), and the weight of the layer that follows, (embedding size, rank).
+
+        Raises:
+            ValueError: The run has no tables of a rank.
         """
         if self.directions is None:
             raise ValueError("the directions of the word table are not known")
@@ -62,6 +69,9 @@ class TableParts:
         Args:
             full: Word embeddings of the full network, (vocabulary, embedding size).
             table: The word table.
+
+        Raises:
+            ValueError: The tokens or the directions that the table needs are not known.
         """
         rows = full
         if table.is_cut:

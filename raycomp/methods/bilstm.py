@@ -97,7 +97,7 @@ class BilstmSettings(TextStudentSettings):
 
 
 @dataclass(frozen=True)
-class LogitError:
+class LogitDistance:
     """Mean squared error of the logits, over classes and rows."""
 
     needs_teacher: ClassVar[bool] = True
@@ -126,8 +126,8 @@ class Bilstm(TextStudentMethod):
         """Return the error of the logits, and the labels where they have a weight."""
         weight = context.job.settings(BilstmSettings).labels_weight
         if weight == 0:
-            return Objective(((1.0, LogitError()),))
-        return Objective(((1.0, LogitError()), (weight, Labels())))
+            return Objective(((1.0, LogitDistance()),))
+        return Objective(((1.0, LogitDistance()), (weight, Labels())))
 
     def build_model(self, context: RunContext) -> PreTrainedModel:
         """Return the BiLSTM; the token table of the first channel is frozen."""

@@ -246,8 +246,8 @@ def fill_budget(
     """Return how many of the best heads and neurons have the largest importance within a budget.
 
     Args:
-        heads: Importance of each head.
-        neurons: Importance of each neuron.
+        heads: Importance of each head, (heads of all layers,).
+        neurons: Importance of each neuron, (neurons of all layers,).
         head_cost: Cost of a head.
         neuron_cost: Cost of a neuron.
         budget: Limit of the summed cost.

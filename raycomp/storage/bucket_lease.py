@@ -60,7 +60,11 @@ class BucketLeaseStore:
         self._is_conditional: bool | None = None
 
     def names(self) -> list[str]:
-        """Return the names of the files next to the lease."""
+        """Return the names of the files next to the lease.
+
+        Raises:
+            UserError: The storage cannot be read.
+        """
         try:
             infos = self._remote.get_file_info(fs.FileSelector("", allow_not_found=True))
         except (OSError, pa.ArrowException) as error:

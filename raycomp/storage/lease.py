@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from raycomp.errors import UserError
+from raycomp.errors import LeaseLostError, UserError
 from raycomp.storage.lease_files import (
     LeaseRecord,
     LeaseStore,
@@ -38,14 +38,6 @@ POLL_SECONDS = 2.0
 
 Say = Callable[[str], None]
 """Receiver of a line for the user."""
-
-
-class LeaseLostError(RuntimeError):
-    """Another process has taken over the lease."""
-
-    def __init__(self, owner: str) -> None:
-        super().__init__(f"The lease was taken over by {owner}.")
-        self.owner = owner
 
 
 class Lease:

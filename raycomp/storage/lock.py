@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from raycomp.errors import UserError
-from raycomp.storage.lease import Lease, LeaseLostError, Say
+from raycomp.errors import LeaseLostError, UserError
+from raycomp.storage.lease import Lease, Say
 from raycomp.storage.lease_files import DirectoryLeaseStore
 
 HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})

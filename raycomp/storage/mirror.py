@@ -12,11 +12,11 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
-from raycomp.errors import UserError, first_line
+from raycomp.errors import LeaseLostError, UserError, first_line
 from raycomp.storage.bucket_lease import open_lease_store
 from raycomp.storage.copied_files import CopiedFiles
 from raycomp.storage.files import atomic_write
-from raycomp.storage.lease import DEAD_SECONDS, Lease, LeaseLostError, Say
+from raycomp.storage.lease import DEAD_SECONDS, Lease, Say
 from raycomp.storage.remote import download, listed, open_url, split_url, upload, work_folder
 from raycomp.storage.sync import FileStamp, copy_order, stamp, visible_files
 

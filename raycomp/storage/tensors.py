@@ -13,7 +13,11 @@ from raycomp.storage.files import atomic_write
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors atomically."""
+    """Write tensors of any shapes atomically.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
     def write(hidden: Path) -> None:

@@ -235,6 +235,9 @@ class Objective:
             student: Output of the network that is trained.
             teacher: Output of the teacher; None where `needs_teacher` is False.
             batch: The rows that both outputs belong to.
+
+        Raises:
+            ValueError: The objective has no terms.
         """
         total: Tensor | None = None
         labels: Tensor | None = None

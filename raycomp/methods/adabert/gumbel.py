@@ -124,6 +124,9 @@ def straight_through(scores: Tensor) -> Tensor:
 
     Args:
         scores: (..., choices).
+
+    Returns:
+        As `scores`.
     """
     soft = torch.softmax(scores, -1)  # Eq. 6
     hard = torch.nn.functional.one_hot(soft.argmax(-1), scores.shape[-1]).to(soft.dtype)

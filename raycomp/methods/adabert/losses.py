@@ -88,8 +88,8 @@ def student_objective(label: Tensor, distilled: Tensor, gamma: float) -> Tensor:
     L_E does not depend on the rows; `step.SearchStep` adds it.
 
     Args:
-        label: L_CE, the loss on the labels.
-        distilled: L_KD, the loss on the teacher's outputs.
+        label: L_CE, the loss on the labels, a scalar.
+        distilled: L_KD, the loss on the teacher's outputs, a scalar.
         gamma: Share of distillation, 0 to 1.
     """
     return (1 - gamma) * label + gamma * distilled  # Eq. 1

@@ -74,14 +74,30 @@ def shift_both_ways(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def average_pool(x: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean over the real tokens among a position and its two neighbours."""
+    """Return the mean over the real tokens among a position and its two neighbours.
+
+    Args:
+        x: States, (batch, length, width).
+        mask: 1 for real tokens, 0 for padding, (batch, length, 1).
+
+    Returns:
+        (batch, length, width), 0 for padding.
+    """
     left, right = shift_both_ways(x)
     left_mask, right_mask = shift_both_ways(mask)
     return (left + x + right) / (left_mask + mask + right_mask).clamp(min=1) * mask
 
 
 def max_pool(x: Tensor, mask: Tensor) -> Tensor:
-    """Return the largest value over the real tokens among a position and its two neighbours."""
+    """Return the largest value over the real tokens among a position and its two neighbours.
+
+    Args:
+        x: As for `average_pool`.
+        mask: As for `average_pool`.
+
+    Returns:
+        (batch, length, width), 0 for padding.
+    """
     real_only = x.masked_fill(mask == 0, float("-inf"))
     end = torch.full_like(real_only[:, :1], float("-inf"))
     left = torch.cat([end, real_only[:, :-1]], 1)

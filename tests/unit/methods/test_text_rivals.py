@@ -10,7 +10,7 @@ import torch
 
 from raycomp.config.loader import parse_job
 from raycomp.encoder.export import export_model
-from raycomp.methods.bilstm import Bilstm, BilstmSettings, LogitError
+from raycomp.methods.bilstm import Bilstm, BilstmSettings, LogitDistance
 from raycomp.methods.bilstm_model import (
     RaycompBilstmConfig,
     RaycompBilstmForSequenceClassification,
@@ -43,7 +43,7 @@ def check_bilstm(objective: Objective) -> None:
 def test_bilstm_soft_matches_logits(tiny_job: dict[str, Any], tuned_model: Path, tmp_path: Path) -> None:
     context = make_context(tiny_job, tmp_path, "bilstm", tuned_model)
     check_bilstm(Bilstm().objective(context))
-    assert float(LogitError().loss(STUDENT, STUDENT, one_row())) == 0.0
+    assert float(LogitDistance().loss(STUDENT, STUDENT, one_row())) == 0.0
     with pytest.raises(AssertionError):
         check_bilstm(LABELS_ONLY)
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from raycomp.errors import UserError
+from raycomp.errors import LeaseLostError, UserError
 from raycomp.storage import lock as module
-from raycomp.storage.lease import Lease, LeaseLostError
+from raycomp.storage.lease import Lease
 from raycomp.storage.lease_files import DirectoryLeaseStore, is_dead_process, own_record
 from raycomp.storage.lock import held
 
@@ -29,7 +29,7 @@ HOLDER = """
 import fcntl, os, sys, time
 from pathlib import Path
 from typing import Any
-from raycomp.errors import UserError
+from raycomp.errors import LeaseLostError, UserError
 from raycomp.storage import lease, lock
 
 def no_flock(*_):
