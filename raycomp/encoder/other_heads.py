@@ -29,7 +29,7 @@ _KNOWN_PARTS = (
     "transformer.",
 )
 
-# The head of models that find answers in a text. They are no classifiers of texts by their nature.
+# The head of models that find answers in a text. Such a head never classifies texts.
 _ANSWERS = "qa_outputs."
 
 # Part of a name that says that a matrix has the scores of classes.
@@ -62,8 +62,8 @@ def check_other_heads(
         heads: Result of `find_other_heads`.
         shapes: Shape of each tensor; empty where they are not known.
         num_outputs: Number of outputs that the configuration names.
-        sizes: Sizes of the network, such as of its hidden states: a matrix with so many rows has no
-            scores of classes.
+        sizes: Sizes of the network, such as of its hidden states: the rows of such a matrix
+            are not classes.
         name: Name of the model, used in messages.
 
     Raises:

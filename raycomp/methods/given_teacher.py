@@ -169,7 +169,7 @@ def _leaves_doubt(agreement: Agreement, classes: int) -> bool:
 def _score_regression(context: RunContext, checkpoint: Checkpoint) -> GivenTeacher:
     """Compare a regression model's predictions with the targets, in the user's units."""
     train = context.task.train
-    # Targets have no classes to balance.
+    # Targets are not classes that could be balanced.
     rows = np.random.default_rng(context.job.run.seed).permutation(len(train))[:MORE_ROWS]
     outputs = context.target_scaling.restore(_predict(context, checkpoint, rows[:FIRST_ROWS]))
     correlation = _correlate(train.labels[rows[:FIRST_ROWS]], outputs)

@@ -89,7 +89,8 @@ class RegressionContext(Context):
     """A regression on prices, a few of them very high."""
 
     regression = True
-    tokenizer_note = None
+    tokenizer_note = ""
+    head_note = ""
 
     def __init__(self, rows: int) -> None:
         super().__init__(2)
