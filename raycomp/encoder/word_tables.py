@@ -54,7 +54,7 @@ class TableParts:
             (rows, rank), and the weight of the layer that follows, (embedding size, rank).
 
         Raises:
-            ValueError: The run has no tables of a rank.
+            ValueError: The run lacks tables of a rank.
         """
         if self.directions is None:
             raise ValueError("the directions of the word table are not known")

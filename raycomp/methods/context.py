@@ -42,7 +42,7 @@ class RunContext(SearchSetup):
 
     Attributes:
         tokenizer_note: What a user must know about the tokenizer; set by `facts` of a new run.
-        head_note: Weights of the model that are left out, likewise.
+        head_note: Weights of the model that are left out; set by `facts` of a new run.
     """
 
     tokenizer_note: str = ""

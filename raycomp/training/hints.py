@@ -237,7 +237,7 @@ class Objective:
             batch: The rows that both outputs belong to.
 
         Raises:
-            ValueError: The objective has no terms.
+            ValueError: The objective lacks terms.
         """
         total: Tensor | None = None
         labels: Tensor | None = None
