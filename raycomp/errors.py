@@ -27,6 +27,14 @@ class UserError(Exception):
         super().__init__(redacted(message))
 
 
+class PermanentError(UserError):
+    """An error that the same job gives again on the same machines, so another attempt is useless."""
+
+
+class ProcessLostError(UserError):
+    """Processes of the cluster ended before their work was done; another attempt can succeed."""
+
+
 class DivergedError(RuntimeError):
     """The loss of a training step is not finite."""
 

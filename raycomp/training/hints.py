@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from raycomp.config.references import resolve_reference
 from raycomp.data.batches import Batch
 from raycomp.encoder.interface import ElasticOutput
-from raycomp.errors import UserError
+from raycomp.errors import PermanentError
 from raycomp.training.layer_maps import LayerMap, layer_pairs
 from raycomp.training.objectives import label_loss, prediction_loss, squared_error
 
@@ -275,7 +275,8 @@ def load_objective(name: str) -> Objective:
             that returns one without arguments. A hint is added to the labels, with weight 1.
 
     Raises:
-        UserError: The reference cannot be imported, or it is neither a hint nor an objective.
+        UserError: The reference cannot be imported.
+        PermanentError: It is neither a hint nor an objective.
     """
     if name in DISTILLATION:
         return DISTILLATION[name]
@@ -289,7 +290,7 @@ def load_objective(name: str) -> Objective:
     parts = ("loss", "needs_teacher", "needs_hidden", "needs_attention")
     missing = [part for part in parts if not hasattr(value, part)]
     if missing:
-        raise UserError(
+        raise PermanentError(
             f"train.distill = {name!r} is neither a hint nor an objective: it lacks "
             f"{', '.join(missing)}. raycomp.training.hints.Hint lists what a hint has."
         )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raycomp.errors import UserError
+from raycomp.errors import PermanentError
 
 AllReduce = Callable[[list[Tensor]], None]
 """Sums tensors over all workers, in place: every gradient that a worker wrote."""
@@ -113,7 +113,7 @@ class BaseUpdater:
         """Restore the state that `state_tensors` returned.
 
         Raises:
-            UserError: A tensor belongs to no parameter of this model.
+            PermanentError: A tensor belongs to no parameter of this model.
         """
         by_name = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         is_fused = bool(self.optimizer.defaults.get("fused"))
@@ -121,7 +121,7 @@ class BaseUpdater:
         for key, value in tensors.items():
             name, _, part = key.rpartition(":")
             if name not in by_name:
-                raise UserError(
+                raise PermanentError(
                     f"The checkpoint has optimizer state of {name!r}, which this model lacks. Delete the "
                     "checkpoint, or restore the settings that it was written with."
                 )
@@ -222,12 +222,12 @@ def resolve_precision(wanted: str, device: torch.device) -> str:
         device: Device of the network.
 
     Raises:
-        UserError: The GPU does not support bf16.
+        PermanentError: The GPU does not support bf16.
     """
     if device.type == "cuda":
         is_native = torch.cuda.is_bf16_supported(including_emulation=False)
         if wanted == "bf16" and not is_native:
-            raise UserError("Precision bf16 is not supported by this GPU. Use fp32.")
+            raise PermanentError("Precision bf16 is not supported by this GPU. Use fp32.")
         if wanted == "auto":
             return "bf16" if is_native else "fp32"
         return wanted

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from raycomp.errors import UserError
+from raycomp.errors import PermanentError
 from raycomp.runtime.cluster.connect import ray
 
 
@@ -14,7 +14,7 @@ def check_granted_gpus() -> None:
     """Refuse to compute on the CPU in a process that holds a GPU.
 
     Raises:
-        UserError: Ray granted GPUs to this process, and PyTorch sees none.
+        PermanentError: Ray granted GPUs to this process, and PyTorch sees none.
     """
     # A test may run the code of a process without Ray.
     if not ray.is_initialized():
@@ -24,7 +24,7 @@ def check_granted_gpus() -> None:
         return
 
     noun = "GPU" if len(granted) == 1 else "GPUs"
-    raise UserError(
+    raise PermanentError(
         f"Ray granted {noun} {', '.join(granted)} of node {os.uname().nodename} to a process, but "
         f"PyTorch {torch.__version__} sees no CUDA device there. Install a PyTorch that fits "
         "the driver of this node, or start Ray on it with --num-gpus=0."

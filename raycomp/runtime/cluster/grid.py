@@ -12,6 +12,7 @@ from typing import Any
 from ray import tune
 from ray.tune import FailureConfig, ResultGrid, RunConfig, TuneConfig, Tuner
 
+from raycomp.errors import ProcessLostError, UserError
 from raycomp.runtime.cluster.stack_traces import describe_cause
 
 Trial = dict[str, Any]
@@ -22,6 +23,10 @@ ONLY_WAITS = {"cpu": 0, "memory": 1}
 A trial must ask for something, so it asks for one byte. A small share of a CPU would keep a whole CPU
 from the workers that the trial waits for.
 """
+
+
+REASON = "failed_because"
+"""Metric of a trial that ended with a UserError: its message."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,30 @@ class TrialResult:
     trial: Trial
     metrics: dict[str, Any]
     error: str
+
+    @property
+    def is_permanent(self) -> bool:
+        """Whether the same trial would fail again."""
+        return REASON in self.metrics
+
+
+def describe_failed_trials(results: Sequence[TrialResult], what: str) -> str:
+    """Return the message about the trials that failed; empty if all finished.
+
+    Args:
+        results: Answer of `run_grid`.
+        what: What the trials belong to, such as "the search".
+    """
+    failed = [result for result in results if result.error]
+    if not failed:
+        return ""
+    # The message of a permanent error has its own remedy, and trials that fail later may only follow it.
+    first = min(failed, key=lambda result: not result.is_permanent)
+    remedy = "Run the same command again: finished trials are not repeated."
+    if first.is_permanent:
+        remedy = "Finished trials are not repeated when the same run starts again."
+    cause = first.error.rstrip(".")
+    return f"{len(failed)} of {len(results)} trials of {what} failed: {cause}. {remedy}"
 
 
 def run_grid(
@@ -73,7 +102,8 @@ def run_grid(
         folder: Directory on the driver node whose name is unique in the cluster, such as a run directory.
         max_parallel: Number of trials that may run at the same time.
         resources: Resources of one trial; `ONLY_WAITS` if absent.
-        max_failures: How often a trial whose process died, or that raised an error, is started again.
+        max_failures: How often a trial is started again whose process died, or that raised an error other
+            than a UserError. The same trial would give a UserError again, except for a ProcessLostError.
         reuse_processes: Whether one process may run several trials, one after the other. This saves time
             if a trial leaves no state in its process.
 
@@ -109,7 +139,14 @@ def _make_trainable(
     run_trial: Callable[[Trial], dict[str, Any]], name: str
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
     def run_one(config: dict[str, Any]) -> dict[str, Any]:
-        return {"finished": True, **run_trial(config["trial"])}
+        try:
+            metrics = run_trial(config["trial"])
+        except ProcessLostError:
+            raise
+        except UserError as error:
+            # Returned, because Ray Tune starts a trial again after any error.
+            return {"finished": True, REASON: describe_cause(error)}
+        return {"finished": True, **metrics}
 
     run_one.__name__ = name
     return run_one
@@ -124,7 +161,7 @@ def _read_results(grid: ResultGrid, num_trials: int) -> list[TrialResult]:
         if result.error is not None:
             results.append(TrialResult(trial, {}, describe_cause(result.error)))
         elif metrics.get("finished"):
-            results.append(TrialResult(trial, metrics, ""))
+            results.append(TrialResult(trial, metrics, metrics.get(REASON, "")))
 
     # Tune catches the interrupt itself, and ends its trials without an error.
     if len(results) < num_trials:

@@ -22,7 +22,7 @@ from raycomp.runtime.cluster.actor_filesystem import find_file_server
 from raycomp.runtime.cluster.capacity import count_worker_slots, share_cpus, total_gpus
 from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.devices import check_granted_gpus
-from raycomp.runtime.cluster.grid import run_grid
+from raycomp.runtime.cluster.grid import describe_failed_trials, run_grid
 from raycomp.runtime.cluster.memory import release_memory
 from raycomp.runtime.cluster.placement import on_driver_node, schedule_outside_trial
 from raycomp.runtime.cluster.progress import Progress, polling
@@ -160,12 +160,8 @@ class RayRun(Run):
                     max_failures=3,
                 )
 
-        errors = [result.error for result in results if result.error]
-        if errors:
-            raise UserError(
-                f"{len(errors)} of {len(results)} trials of {method} failed: {errors[0]} Run the same "
-                "command again: finished trials are not repeated."
-            )
+        if problem := describe_failed_trials(results, method):
+            raise UserError(problem)
 
     def parallel_trainings(self, cpus: float) -> int:
         """Return how many trainings fit into the cluster; see `Run.parallel_trainings`."""

@@ -22,7 +22,7 @@ from raycomp.encoder.cost import EncoderShape
 from raycomp.errors import UserError
 from raycomp.runtime.cluster.capacity import total_cpus
 from raycomp.runtime.cluster.connect import ray
-from raycomp.runtime.cluster.grid import Trial, run_grid
+from raycomp.runtime.cluster.grid import Trial, describe_failed_trials, run_grid
 from raycomp.runtime.cluster.progress import polling
 from raycomp.runtime.cluster.waiting import WaitNotice
 from raycomp.runtime.scoring.evaluator_pool import FIRST_PASS_FACTOR
@@ -163,12 +163,8 @@ def _run_trials(
             reuse_processes=True,
         )
 
-    errors = [result.error for result in results if result.error]
-    if errors:
-        raise UserError(
-            f"{len(errors)} of {len(results)} trials of the search failed: {errors[0]} "
-            "Run the same command again: finished trials are not repeated."
-        )
+    if problem := describe_failed_trials(results, "the search"):
+        raise UserError(problem)
 
 
 class _ProgressWatcher:

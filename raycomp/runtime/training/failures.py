@@ -17,6 +17,7 @@ import ray.train
 from raycomp.errors import (
     DivergedError,
     MissingRankError,
+    PermanentError,
     RankFailedError,
     TrainingEndedError,
     UserError,
@@ -25,7 +26,10 @@ from raycomp.errors import (
 from raycomp.runtime.cluster.stack_traces import add_trace, describe_cause, save_stack_trace
 
 # Computed again from the same checkpoint, they fail again.
-FINAL_KINDS = frozenset({DivergedError.__name__})
+FINAL_KINDS = frozenset({DivergedError.__name__, PermanentError.__name__})
+
+# Their messages are for users, so a stack trace would not help.
+_USER_KINDS = frozenset({UserError.__name__, PermanentError.__name__})
 
 _LATE_RANKS = re.compile(r"have not joined the collective operation: \[([\d, ]*)\]")
 
@@ -96,8 +100,8 @@ def describe_failure(error: Exception, seconds: float) -> RankFailedError:
     """
     trace = "".join(traceback.format_exception(error))
     kind = type(error).__name__
-    for cls in (UserError, DivergedError):
-        # Ray makes an error of an actor a subclass of the error's class.
+    for cls in (UserError, PermanentError, DivergedError):
+        # Ray makes an error of an actor a subclass of the error's class. The last match is the kind.
         if isinstance(error, cls):
             kind = cls.__name__
 
@@ -136,7 +140,7 @@ def _main_error(errors: dict[int, Exception]) -> Exception:
 
 
 def _is_for_users(error: Exception) -> bool:
-    return isinstance(error, RankFailedError) and error.kind == UserError.__name__
+    return isinstance(error, RankFailedError) and error.kind in _USER_KINDS
 
 
 def _is_preempted(error: Exception) -> bool:

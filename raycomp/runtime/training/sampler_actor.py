@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from raycomp.config.loader import parse_job
-from raycomp.errors import BarrierTimeoutError, StaleAttemptError, UserError
+from raycomp.errors import BarrierTimeoutError, PermanentError, StaleAttemptError
 from raycomp.methods.registry import SAMPLERS, import_object
 from raycomp.runtime.training.sampler_snapshot import SnapshotFile, read_last_snapshot
 
@@ -310,7 +310,7 @@ class SamplerActor:
             self._step = snapshot["step"]
             self._timeout = snapshot["timeout"]
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
+            raise PermanentError(
                 f"{path} is not a snapshot of this run's sampler ({error}). Move it away, then run the "
                 "same command again: training resumes from the last checkpoint."
             ) from None

@@ -19,7 +19,7 @@ from ray.train.torch import TorchConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raycomp.config.job import Job
-from raycomp.errors import TrainingEndedError, UserError
+from raycomp.errors import ProcessLostError, TrainingEndedError, UserError
 from raycomp.runtime.cluster.actor_filesystem import train_storage
 from raycomp.runtime.cluster.capacity import count_worker_slots, share_cpus, total_cpus, total_gpus
 from raycomp.runtime.cluster.connect import child_environment
@@ -78,7 +78,8 @@ def run_training(
         say: Function that shows a line. It says that the workers wait for resources.
 
     Raises:
-        UserError: The workers do not fit into the cluster, or the training failed again and again.
+        UserError: The workers do not fit into the cluster, or the training failed for good.
+        ProcessLostError: Ray Train itself failed.
     """
     layout = RunLayout(run_dir)
     group = _plan_workers(job, cpus)
@@ -99,7 +100,7 @@ def run_training(
         try:
             trainer.fit()
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
-            raise UserError(f"Training task {name} failed. {_describe(error, run_dir, name)}") from error
+            raise _describe_failed(error, run_dir, name) from error
 
     # The trained network is written, so its checkpoints are no longer necessary.
     for folder in (layout.train(name), layout.rescued_checkpoint(name)):
@@ -258,10 +259,12 @@ def _run_worker(config: dict[str, Any]) -> None:
     run_worker(config)
 
 
-def _describe(error: Exception, run_dir: Path, name: str) -> str:
-    """Return the message about a training that has ended with an error."""
-    # The counter's message is complete.
+def _describe_failed(error: Exception, run_dir: Path, name: str) -> UserError:
+    """Return the user's error about a training that has ended with an error of Ray Train."""
+    start = f"Training task {name} failed."
+    # The counter has decided that another attempt is useless, and its message is complete.
     cause = getattr(error, "controller_failure", error)
     if isinstance(cause, TrainingEndedError):
-        return str(cause)
-    return add_trace(describe_cause(error), save_stack_trace(run_dir, name, error))
+        return UserError(f"{start} {cause}")
+    text = add_trace(describe_cause(error), save_stack_trace(run_dir, name, error))
+    return ProcessLostError(f"{start} {text}")

@@ -10,7 +10,14 @@ import pytest
 import ray
 from ray.train.v2._internal.exceptions import BroadcastCollectiveTimeoutError
 
-from raycomp.errors import DivergedError, MissingRankError, RankFailedError, TrainingEndedError, UserError
+from raycomp.errors import (
+    DivergedError,
+    MissingRankError,
+    PermanentError,
+    RankFailedError,
+    TrainingEndedError,
+    UserError,
+)
 from raycomp.runtime.training.failures import FailureCounter, describe_failure
 from raycomp.storage.layout import RunLayout
 
@@ -78,6 +85,23 @@ def test_an_error_of_the_user_is_the_message_and_has_no_stack_trace(tmp_path: Pa
         )
     assert str(caught.value) == "Free space."
     assert not RunLayout(tmp_path).errors.exists()
+
+
+def test_a_refusal_that_every_attempt_would_get_ends_the_training_at_once(tmp_path: Path) -> None:
+    counter = FailureCounter(str(tmp_path), "supernet", 3)
+    refusal = rank_failure(PermanentError("PyTorch sees no CUDA device there. Install another PyTorch."))
+    with pytest.raises(TrainingEndedError, match=r"^PyTorch sees no CUDA device there\. Install"):
+        fail(counter, rank_failure(MissingRankError("rank 0")), refusal)
+    # Its message is complete.
+    assert not RunLayout(tmp_path).errors.exists()
+
+
+def test_a_storage_that_fails_for_a_moment_does_not_end_a_training(tmp_path: Path) -> None:
+    counter = FailureCounter(str(tmp_path), "supernet", 3)
+    fail(
+        counter,
+        rank_failure(UserError("a.arrow cannot be read from the storage.")),
+    )
 
 
 def test_nodes_that_leave_as_announced_are_not_counted(tmp_path: Path) -> None:

@@ -7,16 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from ray.train import RunConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raycomp.config.loader import parse_job
-from raycomp.errors import TrainingEndedError
+from raycomp.errors import ProcessLostError, TrainingEndedError
 from raycomp.runtime.training import light_trainer
 from raycomp.runtime.training.failures import FailureCounter
 from raycomp.runtime.training.light_trainer import DATASETS, PLACEMENT_GROUPS
-from raycomp.runtime.training.trainer import WorkerGroup, _describe, _make_trainer, _train_environment
+from raycomp.runtime.training.trainer import (
+    WorkerGroup,
+    _describe_failed,
+    _make_trainer,
+    _train_environment,
+)
 
 
 def test_no_wait_of_ray_train_is_without_limit(tiny_job: dict[str, Any]) -> None:
@@ -73,4 +79,13 @@ def _names_of(trainer: DataParallelTrainer) -> set[str]:
 def test_the_counters_message_is_the_users() -> None:
     error: Any = RuntimeError("Training failed due to controller error:\nand a stack trace")
     error.controller_failure = TrainingEndedError("Free space.")
-    assert _describe(error, Path(), "teacher") == "Free space."
+    failure = _describe_failed(error, Path(), "teacher")
+    assert str(failure) == "Training task teacher failed. Free space."
+    # A trial of a sweep is not started again for it.
+    assert not isinstance(failure, ProcessLostError)
+
+
+def test_a_failure_of_ray_train_itself_may_be_tried_again(tmp_path: Path) -> None:
+    failure = _describe_failed(ray.exceptions.ActorDiedError(), tmp_path, "teacher")
+    assert isinstance(failure, ProcessLostError)
+    assert str(failure).startswith("Training task teacher failed. ")
