@@ -156,6 +156,11 @@ def first_line(error: BaseException) -> str:
     return shown(lines[0] if lines else repr(error), 300)
 
 
+def as_sentence(text: str) -> str:
+    """Return a cause with one full stop at its end, so that another sentence can follow it."""
+    return f"{text.rstrip().rstrip('.')}."
+
+
 def last_line(error: BaseException) -> str:
     """Return the last line of an error's message: the cause, if the message is a stack trace."""
     lines = str(error).strip().splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -59,6 +60,19 @@ app = typer.Typer(
 
 USER_ERROR = 2
 INTERRUPTED = 130
+FILE_REMEDIES = {
+    errno.ENOENT: "Check the path.",
+    errno.ENOTDIR: "Check the path.",
+    errno.EISDIR: "Name a file.",
+    errno.EEXIST: "Remove it, or name another path.",
+    errno.EACCES: "Give this user access to it, or name another path.",
+    errno.EPERM: "Give this user access to it, or name another path.",
+    errno.EROFS: "Name a path on a storage that can be written.",
+    errno.ENOSPC: "Free space there, then run the same command again.",
+    errno.EDQUOT: "Free space there, then run the same command again.",
+}
+"""What to do about an error of the operating system about a file."""
+
 LONGEST_LINE = 4000
 """Characters of an error message on one line; a longer message is cut."""
 
@@ -82,7 +96,8 @@ def main() -> None:
         if error.filename is None:
             raise
         name = shown(str(error.filename))
-        print(f"Error: Cannot use {name}: {error.strerror}.", file=sys.stderr)
+        remedy = FILE_REMEDIES.get(error.errno or 0, "Check the file and the device that it is on.")
+        print(f"Error: Cannot use {name}: {error.strerror}. {remedy}", file=sys.stderr)
         raise SystemExit(USER_ERROR) from None
     except SystemExit as error:
         # Typer turns KeyboardInterrupt into this exit code.

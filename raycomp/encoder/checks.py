@@ -47,7 +47,10 @@ def check_folder(folder: Path, name: str) -> None:
         UserError: A file is missing, too large, or not allowed.
     """
     if not (folder / "config.json").exists():
-        raise UserError(f"Model folder {name} is not a checkpoint: it lacks config.json.")
+        raise UserError(
+            f"Model folder {name} is not a checkpoint: it lacks config.json. "
+            "Name a folder that save_pretrained of transformers wrote, or a model of the Hub."
+        )
     for file, limit in MAX_BYTES.items():
         path = folder / file
         if path.exists() and path.stat().st_size > limit:
@@ -182,7 +185,8 @@ def check_config(config: Any, name: str, folder: Path) -> None:
     """
     if config.model_type not in FAMILIES:
         raise UserError(
-            f"Model {name} is of type {shown(repr(config.model_type))}; allowed: {', '.join(FAMILIES)}."
+            f"Model {name} is of type {shown(repr(config.model_type))}, which raycomp cannot compress; "
+            f"allowed: {', '.join(FAMILIES)}. Choose a model of one of these types."
         )
     _check_foreign_code(config, name)
     if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):

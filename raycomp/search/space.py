@@ -62,7 +62,8 @@ class SearchSpace:
         if self.is_plain and (len(self.heads) != 1 or 0 in (*self.heads, *self.ffn)):
             raise UserError(
                 f"space.plain needs one number of heads and FFN widths above 0, and the space has heads "
-                f"{list(self.heads)} and ffn {list(self.ffn)}."
+                f"{list(self.heads)} and ffn {list(self.ffn)}. Change these lists, or leave out "
+                "space.plain."
             )
         if max(self.depth) > self.num_layers:
             raise UserError(

@@ -58,6 +58,7 @@ def configure(folder: Path, **changes: Any) -> None:
         ({"num_labels": 10**9}, "num_labels"),
         ({"pad_token_id": 10**9}, "pad_token_id"),
         ({"model_type": "gpt2"}, "allowed: bert"),
+        ({"model_type": "gpt2"}, "Choose a model of one of these types."),
         ({"model_type": "../x"}, "cannot be loaded"),
         ({"hidden_act": "__import__"}, "cannot be loaded"),
         ({"id2label": [1]}, "id2label = [1]"),

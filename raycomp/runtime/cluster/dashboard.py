@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from raycomp.errors import UserError, last_line
+from raycomp.errors import UserError, as_sentence, last_line
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 
@@ -73,7 +73,10 @@ def explained_errors(address: str | None) -> Iterator[None]:
     except AuthenticationError:
         raise UserError(_token_message(url)) from None
     except RuntimeError as error:
-        raise UserError(f"The cluster at {url} refused the request: {_last_text(error)}") from None
+        raise UserError(
+            f"The cluster at {url} refused the request: {as_sentence(_last_text(error))} `raycomp status "
+            f"--address {url}` lists its jobs. Check the job's id, and the version of Ray on both sides."
+        ) from None
 
 
 def _dashboard_url(address: str | None) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from ray import tune
 from ray.tune import FailureConfig, ResultGrid, RunConfig, TuneConfig, Tuner
 
-from raycomp.errors import ProcessLostError, UserError
+from raycomp.errors import ProcessLostError, UserError, as_sentence
 from raycomp.runtime.cluster.stack_traces import describe_cause
 
 Trial = dict[str, Any]
@@ -64,8 +64,8 @@ def describe_failed_trials(results: Sequence[TrialResult], what: str) -> str:
     remedy = "Run the same command again: finished trials are not repeated."
     if first.is_permanent:
         remedy = "Finished trials are not repeated when the same run starts again."
-    cause = first.error.rstrip(".")
-    return f"{len(failed)} of {len(results)} trials of {what} failed: {cause}. {remedy}"
+    cause = as_sentence(first.error)
+    return f"{len(failed)} of {len(results)} trials of {what} failed: {cause} {remedy}"
 
 
 def run_grid(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from raycomp.errors import UserError, first_line
+from raycomp.errors import UserError, as_sentence, first_line
 from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.stack_traces import add_trace, describe_cause, save_stack_trace
 from raycomp.runtime.cluster.waiting import Resources, WaitNotice
@@ -22,6 +22,7 @@ def run_tasks(
     max_parallel: int | None = None,
     say: Callable[[str], None] | None = None,
     run_dir: Path | None = None,
+    title: str = "",
 ) -> None:
     """Call a function once for each tuple of arguments, each call in a Ray task.
 
@@ -34,12 +35,13 @@ def run_tasks(
             resources for.
         say: Function that shows a line. It says that the tasks wait for resources.
         run_dir: Run directory that gets the stack trace of a failed task.
+        title: The user's name of this work, such as "fine-tuning"; by default the function's name.
 
     Raises:
         UserError: A task failed, or its process died again and again. The other tasks are cancelled, as
             after Ctrl-C. The files of tasks that have ended stay.
     """
-    title = function.__name__.strip("_")
+    title = title or function.__name__.strip("_").replace("_", " ")
     if calls and say is not None:
         _wait_for_resources(title, resources, say)
     task = ray.remote(function).options(max_retries=3, **resources)
@@ -58,7 +60,11 @@ def run_tasks(
             try:
                 ray.get(ended)
             except ray.exceptions.RayError as error:
-                raise UserError(f"{title}: {_describe(error, title, run_dir)}") from error
+                cause = as_sentence(_describe(error, function.__name__.strip("_"), run_dir))
+                raise UserError(
+                    f"A task of the {title} failed: {cause} Correct this, then run the same command "
+                    "again: finished tasks are not repeated."
+                ) from error
 
     on_done(len(calls))
 
@@ -83,7 +89,7 @@ def cancelling(references: list[Any]) -> Iterator[None]:
         raise
 
 
-def _describe(error: Exception, title: str, run_dir: Path | None) -> str:
+def _describe(error: Exception, source: str, run_dir: Path | None) -> str:
     """Return the cause of a failed task, with the file of its stack trace."""
     # A task's own error says more than Ray's report of it.
     if isinstance(error, UserError):
@@ -93,7 +99,7 @@ def _describe(error: Exception, title: str, run_dir: Path | None) -> str:
         cause = f"{type(error.cause).__name__}: {first_line(error.cause)}"
     if run_dir is None:
         return cause
-    return add_trace(cause, save_stack_trace(run_dir, title, error))
+    return add_trace(cause, save_stack_trace(run_dir, source, error))
 
 
 def _wait_for_resources(title: str, resources: dict[str, Any], say: Callable[[str], None]) -> None:

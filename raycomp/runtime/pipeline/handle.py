@@ -42,8 +42,11 @@ TITLES = {
     "heal": "healing",
     "uniform-heal": "uniform healing",
     "adabert-round": "adabert finalists",
+    "write_augmented": "augmentation",
+    "finetune_network": "fine-tuning",
+    "prune_for_budget": "pruning",
 }
-"""Titles of progress bars, where they differ from the task's name."""
+"""Titles of progress bars, where they differ from the name of the training task or of the function."""
 
 
 class RayRun(Run):
@@ -112,7 +115,7 @@ class RayRun(Run):
                     torch.set_num_threads(threads)
                 function(_task_context(job, str(folder), method), *arguments)
 
-        # The name appears in the message of a failed task.
+        # The file of a failed task's stack trace has this name.
         call.__name__ = function.__name__
         run_tasks(
             call,
@@ -122,6 +125,7 @@ class RayRun(Run):
             max_parallel,
             say=self.say,
             run_dir=self.context.run_dir,
+            title=TITLES.get(function.__name__, ""),
         )
 
     def sweep(self, trials: Sequence[dict[str, Any]], tasks: Sequence[str], *, cpus: float = 1.0) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from raycomp.encoder.architecture import Architecture
-from raycomp.errors import UserError
+from raycomp.errors import UserError, as_sentence
 from raycomp.runtime.cluster.capacity import count_worker_slots
 from raycomp.runtime.cluster.stack_traces import add_trace, describe_cause, save_stack_trace
 from raycomp.runtime.scoring.evaluator_pool import EvaluatorPool, Life, PooledEvaluator
@@ -148,7 +148,10 @@ class EvaluationQueue:
         """Give each free evaluator a batch of the waiting architectures."""
         if self._pending and not self.pool.num_left:
             causes = self.pool.losses or ["none was started"]
-            self._fail_all(f"No evaluator is left: {causes[-1]}")
+            self._fail_all(
+                f"No evaluator is left: {as_sentence(causes[-1])} Correct this, then run the same "
+                "command again: the scores so far are kept."
+            )
 
         for kind in list(self._waiting):
             left = self._dispatch_retries(self._waiting.pop(kind), kind)
@@ -235,7 +238,9 @@ class EvaluationQueue:
         noun = "evaluator" if num_failed == 1 else "evaluators"
         fault = UserError(
             f"Architecture {arch.id} of depth {arch.depth} cannot be scored, because {num_failed} {noun} "
-            f"failed on it: {self._last_failure}"
+            f"failed on it: {as_sentence(self._last_failure)} If memory was short, lower "
+            "search.evaluators or search.max_tokens. Then run the same command again: the scores so far "
+            "are kept."
         )
         self._faults[key] = fault
         self._fail(key, fault)

@@ -84,3 +84,13 @@ def test_a_mode_that_the_user_chose_is_kept(
     with pytest.raises(UserError, match="Set RAY_AUTH_MODE=token"):
         connect_to_dashboard(address)
     assert _Dashboard.seen == [None]
+
+
+def test_a_refused_request_names_what_to_check(address: str) -> None:
+    with pytest.raises(UserError) as caught, module.explained_errors(address):
+        raise RuntimeError("Request failed with status code 404: Job a1 does not exist.")
+    assert str(caught.value) == (
+        f"The cluster at {address} refused the request: Request failed with status code 404: Job a1 does "
+        f"not exist. `raycomp status --address {address}` lists its jobs. Check the job's id, and the "
+        "version of Ray on both sides."
+    )

@@ -97,9 +97,14 @@ def test_ctrl_c_cancels_the_tasks_that_run(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_failed_task_cancels_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ray = use(FakeRay(), monkeypatch)
     ray.failing = {1}
-    monkeypatch.setattr(tasks, "_describe", lambda error, title, run_dir: str(error))
-    with pytest.raises(UserError, match="work: out of memory"):
-        run_tasks(work, [(number,) for number in range(5)], {}, lambda done: None, max_parallel=3)
+    monkeypatch.setattr(tasks, "_describe", lambda error, source, run_dir: f"{source}, {error}")
+    calls = [(number,) for number in range(5)]
+    with pytest.raises(UserError) as caught:
+        run_tasks(work, calls, {}, lambda done: None, max_parallel=3, title="fine-tuning")
+    assert str(caught.value) == (
+        "A task of the fine-tuning failed: work, out of memory. Correct this, then run the same command "
+        "again: finished tasks are not repeated."
+    )
     # The first task has ended, and another one took its place.
     assert ray.cancelled == [2, 3]
 

@@ -152,6 +152,10 @@ def test_an_architecture_that_fails_on_two_evaluators_is_named(tmp_path: Path, e
         assert isinstance(reply, UserError)
         assert f"Architecture {FATAL.id} of depth 3 cannot be scored, because 2 evaluators" in str(reply)
         assert str(RunLayout(tmp_path).errors) in str(reply)
+        assert str(reply).endswith(
+            ". If memory was short, lower search.evaluators or search.max_tokens. Then run the same "
+            "command again: the scores so far are kept."
+        )
 
     # The others have scores, and no evaluator is lost.
     assert [row["arch"] for row in replies[2]] == ARCHS
@@ -214,7 +218,10 @@ def test_without_evaluators_the_message_has_the_cause(tmp_path: Path) -> None:
     evaluators = [FakeEvaluator(starts=[cause]) for _ in range(2)]
     replies, status = score(tmp_path, evaluators, [ARCHS, ARCHS])
     for reply in replies:
-        assert str(reply) == "No evaluator is left: PyTorch sees no CUDA device there."
+        assert str(reply) == (
+            "No evaluator is left: PyTorch sees no CUDA device there. Correct this, then run the same "
+            "command again: the scores so far are kept."
+        )
     assert status.num_left == 0
 
 
