@@ -17,7 +17,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 
-from tests.not_run import describe_not_run
+from tests.not_run import LEFT_OUT, describe_not_run
 
 # Imports create many objects and no garbage. `pytest_collection_finish` switches the collector on again.
 gc.disable()
@@ -234,7 +234,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         # A skipped test has (file, line, "Skipped: REASON").
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         skips.append((report.nodeid.partition("::")[0], reason.removeprefix("Skipped: ")))
-    lines = describe_not_run(skips)
+    # Tests that the markers left out are not skipped, and nothing else would name them.
+    deselected = terminalreporter.stats.get("deselected", [])
+    left_out = [name for name in LEFT_OUT for item in deselected if item.get_closest_marker(name)]
+    lines = describe_not_run(skips, left_out=left_out)
     if lines:
         terminalreporter.section("did not run")
     for line in lines:

@@ -24,6 +24,10 @@ def test_skipped_tests_are_counted_by_file_and_reason(tmp_path: Path) -> None:
         "1 test of tests/b.py: no GPU",
     ]
     assert describe_not_run([], note) == []
+    assert describe_not_run([], note, ["slow", "gpu", "slow"]) == [
+        "1 gpu test not run: make gpu",
+        "2 slow tests not run: make slow",
+    ]
     note.write_text("audit: skipped: no advisory data\n")
     assert describe_not_run([], note) == ["audit: skipped: no advisory data"]
 
@@ -36,6 +40,7 @@ def test_the_end_of_a_test_run_names_what_did_not_run(pytester_folder: Path) -> 
     )  # fmt: skip
     lines = done.stdout.splitlines()
     assert "1 test of test_skipped.py: no browser" in lines[-4:], done.stdout + done.stderr
+    assert "2 slow tests not run: make slow" in lines[-4:], done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -46,11 +51,14 @@ def pytester_folder(tmp_path: Path) -> Path:
     hook = (ROOT / "tests" / "conftest.py").read_text()
     hook = hook[hook.index("def pytest_terminal_summary") :]
     (tmp_path / "conftest.py").write_text(
-        f"import pytest\nfrom tests.not_run import describe_not_run\n{hook}"
+        f"import pytest\nfrom tests.not_run import LEFT_OUT, describe_not_run\n{hook}"
     )
     (tmp_path / "test_skipped.py").write_text(
         "import pytest\ndef test_a():\n    pytest.skip('no browser')\ndef test_b():\n    pass\n"
+        "@pytest.mark.slow\n@pytest.mark.parametrize('x', [1, 2])\ndef test_c(x):\n    pass\n"
     )
+    markers = "[pytest]\nmarkers = slow: takes long\naddopts = -m 'not slow'\n"
+    (tmp_path / "pytest.ini").write_text(markers)
     return tmp_path
 
 
