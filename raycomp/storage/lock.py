@@ -72,6 +72,35 @@ def held(
             yield
 
 
+def wait_for_lock(file: IO[str] | int) -> None:
+    """Wait for the lock of an open file, and take it. Where the file system lacks locks, do nothing.
+
+    It is for work that a lock only saves, such as a second copy of a file that is replaced atomically.
+
+    Args:
+        file: An open file, or its descriptor. The lock ends when it is closed.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+
+
+def try_lock(file: IO[str]) -> bool:
+    """Take the lock of an open file; return False if another process has it, or if nobody can tell.
+
+    On a file system without locks, a process that uses the file cannot be told from one that has ended.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in HELD | UNSUPPORTED:
+            raise
+        return False
+    return True
+
+
 def _write_error(path: Path, error: OSError, remedy: str) -> UserError:
     return UserError(f"The storage {path.parent.parent} cannot be written ({error.strerror}). {remedy}")
 

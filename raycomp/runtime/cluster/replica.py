@@ -12,7 +12,6 @@ Example:
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -38,6 +37,7 @@ from raycomp.runtime.cluster.file_server import CACHE_DIR, MARKER_FILE, read_mar
 from raycomp.runtime.cluster.replica_storage import replica_root
 from raycomp.storage.files import atomic_write, read_json
 from raycomp.storage.layout import RunLayout
+from raycomp.storage.lock import try_lock, wait_for_lock
 from raycomp.storage.remote import download
 from raycomp.storage.sync import FileStamp, copy_order, stamp, visible_files
 
@@ -227,9 +227,9 @@ class RunReplica:
         target = self.folder.parent / entry.path
         cached.parent.mkdir(parents=True, exist_ok=True)
 
-        # One process of this node copies the file, and the others link it.
+        # One process of this node copies the file, and the others link it. Without locks, several do.
         with cached.with_name(f".{key}.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            wait_for_lock(lock)
             if not cached.exists():
                 try:
                     download(self._files, entry.path, cached)
@@ -314,9 +314,9 @@ def _make_process_folder(root: Path) -> Path:
     """
     for path in root.glob("*.lock"):
         with suppress(OSError), path.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
-            path.unlink(missing_ok=True)
+            if try_lock(file):
+                shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+                path.unlink(missing_ok=True)
 
     folder = root / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
     folder.mkdir(parents=True)
@@ -325,6 +325,6 @@ def _make_process_folder(root: Path) -> Path:
     # descriptor is never closed, so the lock ends with the process.
     unlocked = folder.with_suffix(".taken")
     descriptor = os.open(unlocked, os.O_WRONLY | os.O_CREAT, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    wait_for_lock(descriptor)
     unlocked.rename(folder.with_suffix(".lock"))
     return folder

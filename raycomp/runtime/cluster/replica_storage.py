@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import time
 from pathlib import Path
 
+from raycomp.storage.lock import try_lock
 from raycomp.storage.remote import work_root
 
 MAX_UNUSED_SECONDS = 7 * 86_400.0
@@ -41,11 +41,9 @@ def _seconds_unused(root: Path) -> float:
 
 
 def _has_process(root: Path) -> bool:
-    """Return whether a process has a replica there. It holds a lock until it ends."""
+    """Return whether a process has, or can have, a replica there. It holds a lock until it ends."""
     for path in root.glob("*.lock"):
         with path.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            if not try_lock(file):
                 return True
     return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import time
 from pathlib import Path
@@ -38,3 +40,34 @@ def test_old_replicas_without_a_process_are_removed(
     os.utime(new, (long_ago, long_ago))
     remove_old_replicas()
     assert new.exists()
+
+
+def test_a_replica_needs_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems lack them. Files are copied twice then, and old directories stay."""
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setenv("RAYCOMP_WORK", str(tmp_path))
+    root = replica_root("used")
+    first, second = _make_process_folder(root), _make_process_folder(root)
+    # Nobody can tell whether the first process still runs.
+    assert first.is_dir()
+    assert second.is_dir()
+
+    long_ago = time.time() - MAX_UNUSED_SECONDS - 60
+    os.utime(root, (long_ago, long_ago))
+    remove_old_replicas()
+    assert first.is_dir()
+
+
+def test_an_error_of_the_storage_is_not_a_missing_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OSError, match="Input/output"):
+        _make_process_folder(tmp_path)
