@@ -11,7 +11,10 @@ from typing import Any
 from raycomp.errors import UserError, as_sentence, first_line
 from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.stack_traces import add_trace, describe_cause, save_stack_trace
-from raycomp.runtime.cluster.waiting import Resources, WaitNotice
+from raycomp.runtime.cluster.waiting import NodeWatch, Resources, WaitNotice
+
+POLL_SECONDS = 1.0
+"""Time between two looks at the cluster while no task ends."""
 
 
 def run_tasks(
@@ -23,6 +26,7 @@ def run_tasks(
     say: Callable[[str], None] | None = None,
     run_dir: Path | None = None,
     title: str = "",
+    node_seconds: float | None = None,
 ) -> None:
     """Call a function once for each tuple of arguments, each call in a Ray task.
 
@@ -31,40 +35,36 @@ def run_tasks(
         calls: Arguments of each call.
         resources: Resources of one task, such as {"num_cpus": 1.0}.
         on_done: Function that is called with the number of tasks that have ended.
-        max_parallel: Number of tasks that may run at the same time. If absent: as many as the cluster has
-            resources for.
+        max_parallel: Number of tasks at the same time. If absent: as many as the cluster has room for.
         say: Function that shows a line. It says that the tasks wait for resources.
         run_dir: Run directory that gets the stack trace of a failed task.
         title: The user's name of this work, such as "fine-tuning"; by default the function's name.
+        node_seconds: How long the tasks wait while no node is large enough for one; None: without limit.
 
     Raises:
-        UserError: A task failed, or its process died again and again. The other tasks are cancelled, as
-            after Ctrl-C. The files of tasks that have ended stay.
+        UserError: A task failed, its process died again and again, or no node is large enough any more.
+            The other tasks are cancelled, as after Ctrl-C. The files of tasks that have ended stay.
     """
-    title = title or function.__name__.strip("_").replace("_", " ")
+    source = function.__name__.strip("_")
+    title = title or source
     if calls and say is not None:
         _wait_for_resources(title, resources, say)
     task = ray.remote(function).options(max_retries=3, **resources)
-    max_parallel = max_parallel or len(calls)
+    watch = _watch_nodes(title, resources, node_seconds, say)
     running: list[Any] = []
     not_started = list(calls)
 
     with cancelling(running):
         while running or not_started:
-            while not_started and len(running) < max_parallel:
+            while not_started and len(running) < (max_parallel or len(calls)):
                 running.append(task.remote(*not_started.pop(0)))
 
             on_done(len(calls) - len(running) - len(not_started))
-            ended, running[:] = ray.wait(running, num_returns=1)
-
+            ended = _wait_for_one(running, watch)
             try:
                 ray.get(ended)
             except ray.exceptions.RayError as error:
-                cause = as_sentence(_describe(error, function.__name__.strip("_"), run_dir))
-                raise UserError(
-                    f"A task of the {title} failed: {cause} Correct this, then run the same command "
-                    "again: finished tasks are not repeated."
-                ) from error
+                raise _task_error(title, _describe(error, source, run_dir)) from error
 
     on_done(len(calls))
 
@@ -89,6 +89,19 @@ def cancelling(references: list[Any]) -> Iterator[None]:
         raise
 
 
+def _wait_for_one(running: list[Any], watch: NodeWatch) -> list[Any]:
+    """Return a list of one task that has ended; `running` then lacks it.
+
+    Raises:
+        UserError: The cluster has lost all nodes that are large enough for a task.
+    """
+    while True:
+        ended, running[:] = ray.wait(running, num_returns=1, timeout=POLL_SECONDS)
+        if ended:
+            return list(ended)
+        watch.update()
+
+
 def _describe(error: Exception, source: str, run_dir: Path | None) -> str:
     """Return the cause of a failed task, with the file of its stack trace."""
     # A task's own error says more than Ray's report of it.
@@ -102,12 +115,38 @@ def _describe(error: Exception, source: str, run_dir: Path | None) -> str:
     return add_trace(cause, save_stack_trace(run_dir, source, error))
 
 
+def _watch_nodes(
+    title: str,
+    resources: dict[str, Any],
+    seconds: float | None,
+    say: Callable[[str], None] | None,
+) -> NodeWatch:
+    """Return the watch over the nodes of the tasks."""
+    needs = _needs_of(resources)
+    # A task that needs no resources, such as one of the driver node, never waits for them.
+    if not needs.cpus and not needs.gpus:
+        seconds = None
+    return NodeWatch(title, needs, seconds, say)
+
+
+def _task_error(title: str, cause: str) -> UserError:
+    return UserError(
+        f"A task of the {title} failed: {as_sentence(cause)} Correct this, then run the same command "
+        "again: finished tasks are not repeated."
+    )
+
+
+def _needs_of(resources: dict[str, Any]) -> Resources:
+    """Return what a task with some of Ray's options needs. Without an option it needs a CPU."""
+    return Resources(resources.get("num_cpus", 1.0), resources.get("num_gpus", 0.0))
+
+
 def _wait_for_resources(title: str, resources: dict[str, Any], say: Callable[[str], None]) -> None:
     """Return when the cluster has the resources of one task. Until then, say that the run waits.
 
     A task without work waits in Ray's queue. An autoscaler then knows what is missing.
     """
-    needs = Resources(resources.get("num_cpus", 1.0), resources.get("num_gpus", 0.0))
+    needs = _needs_of(resources)
     available = ray.available_resources()
     has_cpus = available.get("CPU", 0.0) >= needs.cpus
     if has_cpus and available.get("GPU", 0.0) >= needs.gpus:

@@ -24,10 +24,18 @@ from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.devices import check_granted_gpus
 from raycomp.runtime.cluster.grid import describe_failed_trials, run_grid
 from raycomp.runtime.cluster.memory import release_memory
-from raycomp.runtime.cluster.placement import on_driver_node, schedule_outside_trial
+from raycomp.runtime.cluster.placement import schedule_outside_trial
 from raycomp.runtime.cluster.progress import Progress, polling
 from raycomp.runtime.cluster.replica import synced_run_dir
 from raycomp.runtime.cluster.tasks import run_tasks
+from raycomp.runtime.cluster.waiting import GroupsNotice
+from raycomp.runtime.pipeline.parallel_work import (
+    WorkSize,
+    limit_parallel,
+    plan_tasks,
+    task_bytes,
+    training_bytes,
+)
 from raycomp.runtime.scoring.deployment_search import search_budgets
 from raycomp.runtime.scoring.evaluators import start_scoring
 from raycomp.runtime.training.sampler_client import start_sampler
@@ -95,14 +103,13 @@ class RayRun(Run):
     ) -> None:
         """Run a function in parallel Ray tasks; see `Run.tasks`."""
         threads = share_cpus(1) if teacher else 1
-        resources: dict[str, Any] = {"num_cpus": float(threads)}
-        max_parallel = None
-        if teacher and total_gpus():
-            resources = {"num_gpus": 1.0}
-        if sources and find_file_server(self.context.run_dir.name) is not None:
-            # Other nodes may lack the data or the model.
-            resources = {"num_cpus": 0, "scheduling_strategy": on_driver_node()}
-            max_parallel = max(2, _driver_cpus())
+        title = TITLES.get(function.__name__, function.__name__.strip("_").replace("_", " "))
+        # Other nodes may lack the data or the model.
+        is_pinned = sources and find_file_server(self.context.run_dir.name) is not None
+        memory = task_bytes(self.context, reads_models=teacher or sources)
+        plan = plan_tasks(
+            len(calls), threads, memory, needs_gpu=teacher and total_gpus() > 0, is_pinned=is_pinned
+        )
 
         job = json.dumps(self._job, sort_keys=True)
         run_dir = str(self.context.run_dir)
@@ -120,12 +127,13 @@ class RayRun(Run):
         run_tasks(
             call,
             calls,
-            resources,
+            plan.options,
             lambda done: update(done, len(calls), {}),
-            max_parallel,
+            plan.limit(title, self.say),
             say=self.say,
             run_dir=self.context.run_dir,
-            title=TITLES.get(function.__name__, ""),
+            title=title,
+            node_seconds=self.context.job.train.barrier_seconds,
         )
 
     def sweep(self, trials: Sequence[dict[str, Any]], tasks: Sequence[str], *, cpus: float = 1.0) -> None:
@@ -135,7 +143,8 @@ class RayRun(Run):
         run_dir = str(context.run_dir)
         method = context.method
         cpus = context.job.train.cpus or cpus
-        max_parallel = self.parallel_trainings(cpus)
+        title = TITLES.get(tasks[0], f"{method} sweep")
+        max_parallel = self._limit_trainings(title, trials, cpus)
 
         strategy = schedule_outside_trial(find_file_server(context.run_dir.name) is None)
         remote_trial = ray.remote(num_cpus=0, max_calls=1, max_retries=0, scheduling_strategy=strategy)(
@@ -147,10 +156,11 @@ class RayRun(Run):
             return {}
 
         names = [f"{task}.{trial['name']}" for trial in trials for task in tasks]
-        title = TITLES.get(tasks[0], f"{method} sweep")
         with self.bar(title) as bar:
+            waits = GroupsNotice(title, self.say)
 
             def show_progress() -> None:
+                waits.update()
                 shares = [_share_done(context.layout.progress(name)) for name in names]
                 bar(round(sum(shares) * 100 / len(tasks)), 100 * len(trials), {})
 
@@ -172,6 +182,17 @@ class RayRun(Run):
         train = self.context.job.train
         slots = count_worker_slots(train.cpus or cpus, train.gpus)
         return max(1, slots // train.workers)
+
+    def _limit_trainings(self, title: str, trials: Sequence[dict[str, Any]], cpus: float) -> int:
+        """Return how many trials of a sweep may run at the same time.
+
+        The number of groups of networks does not depend on this: a run that resumes has the same groups,
+        whatever memory is free then.
+        """
+        train = self.context.job.train
+        memory = max((training_bytes(self.context, trial) for trial in trials), default=1)
+        size = WorkSize(cpus, float(train.gpus), memory, train.workers)
+        return limit_parallel(title, self.parallel_trainings(cpus), len(trials), size, self.say)
 
     def search(self, settings: SearchSettings) -> list[Outcome]:
         """Search the super-network through the ledger; see `Run.search`."""
@@ -266,15 +287,6 @@ def _run_trial(
     """Run one trial of a sweep, in a Ray task of its own."""
     context = RunContext(parse_job(job), Path(run_dir), method=method)
     load_method_class(method)().run_trial(RayRun(context, None, cpus), trial)
-
-
-def _driver_cpus() -> int:
-    """Return the CPUs that the driver node offers to Ray."""
-    driver = ray.get_runtime_context().get_node_id()
-    for node in ray.nodes():
-        if node["NodeID"] == driver:
-            return int(node["Resources"].get("CPU", 0))
-    return 0
 
 
 def _share_done(path: Path) -> float:

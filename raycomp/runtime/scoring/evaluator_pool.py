@@ -38,6 +38,9 @@ FIRST_PASS_FACTOR = 100
 There is nothing to compare it with, and the first pass over a large split takes long on a slow CPU.
 """
 
+LOAD_FACTOR = 10
+"""How many times `train.barrier_seconds` an evaluator may take to load the super-network."""
+
 Life = tuple[int, int]
 """One process of an evaluator. A process that Ray starts again is another life."""
 
@@ -50,7 +53,7 @@ class PooledEvaluator:
         handle: Its actor, or the name of it.
         actor: Its actor, once it has started.
         num_starts: How often its process was started.
-        num_failures: Failed passes since the last pass that it finished.
+        num_failures: Failed passes and loads since the last pass that it finished.
     """
 
     handle: Any
@@ -93,8 +96,9 @@ class EvaluatorPool:
             handles: Actors, or names of actors.
             on_change: Function that is called when an evaluator is free or lost.
             hang_seconds: Time that a pass may take in any case (`train.barrier_seconds`). A pass that
-                takes longer, and much longer than all others, hangs; so does a first pass that takes
-                FIRST_PASS_FACTOR times as long. If absent, the pool waits without limit.
+                takes longer, and much longer than all others, hangs. So does a first pass that takes
+                FIRST_PASS_FACTOR times as long, and a load that takes LOAD_FACTOR times as long. If
+                absent, the pool waits without limit.
         """
         self._hang_seconds = hang_seconds
         # Seconds per architecture of the slowest pass; 0 before the first one has ended.
@@ -250,7 +254,8 @@ class EvaluatorPool:
             try:
                 evaluator.actor = evaluator.find_actor()
                 await evaluator.actor.__ray_ready__.remote()
-                break
+                if await self._load(evaluator):
+                    break
             except ray.exceptions.ActorUnavailableError:
                 # Ray starts it again as soon as there is room.
                 await asyncio.sleep(RESTART_POLL_SECONDS)
@@ -263,6 +268,41 @@ class EvaluatorPool:
         self._free.append(evaluator)
         # Not at once: evaluators that start at the same time share the requests.
         asyncio.get_running_loop().call_soon(self._on_change)
+
+    async def _load(self, evaluator: PooledEvaluator) -> bool:
+        """Let an evaluator whose process runs load the super-network.
+
+        Returns:
+            Whether it has. If not, its process has ended, and Ray may start it again.
+
+        Raises:
+            EvaluatorLostError: It took too long several times.
+            Exception: What the evaluator raised.
+        """
+        # The evaluators of benchmarks have nothing to load.
+        load = getattr(evaluator.actor, "load", None)
+        if load is None:
+            return True
+
+        start = time.monotonic()
+        limit = None if self._hang_seconds is None else LOAD_FACTOR * self._hang_seconds
+        try:
+            await asyncio.wait_for(load.remote(), limit)
+            return True
+        except ray.exceptions.RayTaskError:
+            # The evaluator raised it itself, whatever its class is.
+            raise
+        except ray.exceptions.RayActorError:
+            await asyncio.sleep(RESTART_POLL_SECONDS)
+        except TimeoutError as error:
+            evaluator.num_failures += 1
+            if evaluator.num_failures >= MAX_FAILURES:
+                raise EvaluatorLostError(
+                    f"it did not load the super-network within {time.monotonic() - start:.0f} s. Check "
+                    "the storage that its node reads, or raise train.barrier_seconds"
+                ) from error
+            ray.kill(evaluator.actor, no_restart=False)
+        return False
 
     def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
         """Start a task and keep a reference to it, because the event loop itself does not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import uuid
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raycomp.config.loader import parse_job
 from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
 from raycomp.methods.task_vocabulary import tokens_of
@@ -44,7 +46,7 @@ class Evaluator:
     """Scores architectures with the super-network; `start_scoring` starts it as an actor."""
 
     def __init__(self, job: dict[str, Any], run_dir: str, threads: int, method: str = "yoco") -> None:
-        """Load the super-network.
+        """Create an evaluator; `load` does what takes time.
 
         Args:
             job: The job, as JSON-like values.
@@ -54,10 +56,27 @@ class Evaluator:
         """
         torch.set_num_threads(threads)
         check_granted_gpus()
-        folder = open_run_dir(Path(run_dir)).folder
-        self._context = RunContext(parse_job(job), folder, method=method)
+        self._job = job
+        self._run_dir = run_dir
+        self._method = method
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = self._context.supernet().to(self._device).eval()
+
+    @functools.cached_property
+    def _context(self) -> RunContext:
+        folder = open_run_dir(Path(self._run_dir)).folder
+        return RunContext(parse_job(self._job), folder, method=self._method)
+
+    @functools.cached_property
+    def _model(self) -> ElasticEncoder:
+        return self._context.supernet().to(self._device).eval()
+
+    def load(self) -> None:
+        """Load the super-network; a second call changes nothing.
+
+        The pool calls it as soon as the process runs. A limit of its time does not end an evaluator that
+        waits for resources.
+        """
+        _ = self._model
 
     def evaluate(self, archs: list[str], split: str, precision: str) -> list[dict[str, Any]]:
         """Score several architectures in one pass over a split.
@@ -71,6 +90,8 @@ class Evaluator:
             A row of the table `evaluations` for each architecture, without the columns of the run. Its
             seconds are an equal share of the pass.
         """
+        # Ray may have started this process again.
+        self.load()
         start = time.perf_counter()
         context = self._context
         architectures = [Architecture.from_json(text) for text in archs]

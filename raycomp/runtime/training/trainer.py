@@ -25,7 +25,7 @@ from raycomp.runtime.cluster.capacity import count_worker_slots, share_cpus, tot
 from raycomp.runtime.cluster.connect import child_environment
 from raycomp.runtime.cluster.progress import polling
 from raycomp.runtime.cluster.stack_traces import add_trace, describe_cause, save_stack_trace
-from raycomp.runtime.cluster.waiting import Resources, WaitNotice
+from raycomp.runtime.cluster.waiting import Resources, WaitNotice, list_waiting_groups
 from raycomp.runtime.training.checkpoints import rescue_checkpoint
 from raycomp.runtime.training.failures import FailureCounter
 from raycomp.runtime.training.light_trainer import GroupTrainer, SingleTrainer
@@ -79,7 +79,6 @@ def run_training(
 
     Raises:
         UserError: The workers do not fit into the cluster, or the training failed for good.
-        ProcessLostError: Ray Train itself failed.
     """
     layout = RunLayout(run_dir)
     group = _plan_workers(job, cpus)
@@ -226,13 +225,7 @@ class _ProgressReader:
 
     def _missing_resources(self) -> Resources | None:
         """Return what the workers wait for; None if they have it."""
-        for name, group in ray.util.placement_group_table().items():
-            if name not in self._other_groups and group["state"] in ("PENDING", "RESCHEDULING"):
-                bundles = group["bundles"].values()
-                cpus = sum(bundle.get("CPU", 0.0) for bundle in bundles)
-                gpus = sum(bundle.get("GPU", 0.0) for bundle in bundles)
-                return Resources(cpus, gpus)
-        return None
+        return next(iter(list_waiting_groups(self._other_groups).values()), None)
 
 
 @contextmanager

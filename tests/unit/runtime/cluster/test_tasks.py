@@ -11,7 +11,7 @@ import pytest
 from ray.exceptions import RayError
 
 from raycomp.errors import UserError
-from raycomp.runtime.cluster import node_tasks, tasks
+from raycomp.runtime.cluster import node_tasks, tasks, waiting
 from raycomp.runtime.cluster.tasks import run_tasks
 
 
@@ -122,3 +122,14 @@ def test_ctrl_c_cancels_a_call_on_a_node(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(KeyboardInterrupt):
         node_tasks.run_on_node("edge", 1, work, 1)
     assert ray.cancelled == [0]
+
+
+def test_tasks_end_with_a_message_when_their_last_node_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself waits without limit for a node that never comes back."""
+    ray = use(FakeRay(), monkeypatch)
+    monkeypatch.setattr(ray, "wait", lambda references, **options: ([], references))
+    monkeypatch.setattr(waiting, "count_worker_slots", lambda cpus, gpus: 0)
+    calls = [(number,) for number in range(3)]
+    with pytest.raises(UserError, match=r"^The pruning cannot continue: for 0 s .* no node"):
+        run_tasks(work, calls, {"num_gpus": 1.0}, lambda done: None, 2, title="pruning", node_seconds=0.0)
+    assert ray.cancelled == [0, 1]

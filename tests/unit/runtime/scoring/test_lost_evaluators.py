@@ -290,6 +290,62 @@ def test_an_evaluator_that_hangs_in_the_first_pass_is_killed_too(
     assert status.first_pass_seconds == 0.0
 
 
+class StuckLoader(FakeEvaluator):
+    """An evaluator whose process starts, and whose first loads never end: its storage does not answer.
+
+    Args:
+        num_stuck: Number of these loads.
+    """
+
+    def __init__(self, num_stuck: int) -> None:
+        super().__init__()
+        self.num_loads = 0
+        self._num_stuck = num_stuck
+        self.load = SimpleNamespace(remote=self._load)
+
+    async def _load(self) -> None:
+        self.num_loads += 1
+        if self.num_loads <= self._num_stuck:
+            await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("num_stuck", [2, 100])
+def test_an_evaluator_that_hangs_while_it_loads_does_not_stop_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_stuck: int
+) -> None:
+    kills: list[bool] = []
+    monkeypatch.setattr(evaluator_pool.ray, "kill", lambda actor, no_restart: kills.append(no_restart))
+    stuck = StuckLoader(num_stuck)
+    replies, status = score(tmp_path, [stuck], [ARCHS[:2]], EvaluatorNeeds(1.0, 0.0, 0.002))
+    # The process is started again, as often as after a failed pass.
+    assert kills == [False, False]
+    if num_stuck == 2:
+        assert [row["arch"] for row in replies[0]] == ARCHS[:2]
+        assert status.num_left == 1
+    else:
+        assert str(replies[0]).startswith(
+            "No evaluator is left: it did not load the super-network within"
+        )
+        assert stuck.num_loads == evaluator_pool.MAX_FAILURES
+
+
+def test_a_process_that_dies_while_it_loads_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluator_pool, "RESTART_POLL_SECONDS", 0.0)
+    dying = StuckLoader(0)
+    faults: list[Exception] = [ActorUnavailableError("it restarts", None), ActorDiedError()]
+
+    async def load() -> None:
+        if faults:
+            raise faults.pop()
+
+    dying.load = SimpleNamespace(remote=load)
+    replies, status = score(tmp_path, [dying], [ARCHS[:2]])
+    assert [row["arch"] for row in replies[0]] == ARCHS[:2]
+    assert status.losses == []
+
+
 def test_a_search_without_a_score_says_so_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     seconds = 0.0
