@@ -151,8 +151,8 @@ def _draw_ranking(axes: Axes, rows: pd.DataFrame) -> None:
     for seed, color in zip(sorted(rows["seed"].unique()), cycle(LINES), strict=False):
         seed_rows = rows[rows["seed"] == seed]
         pairs = seed_rows.pivot_table(index=["variant", "budget"], columns="method", values="value")
-        axes.plot(pairs["inherited"], pairs["alone"], "o", ms=3, color=color, label=f"seed {seed}")
-        scores += [*pairs["inherited"], *pairs["alone"]]
+        axes.plot(pairs["inherited"], pairs["retrained"], "o", ms=3, color=color, label=f"seed {seed}")
+        scores += [*pairs["inherited"], *pairs["retrained"]]
 
     # On the diagonal both scores are equal.
     diagonal = [min(scores), max(scores)]

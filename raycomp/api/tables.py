@@ -7,8 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from raycomp.errors import UserError
+from raycomp.report.ablation_forms import with_explicit_columns
 from raycomp.report.loading import check_job_file
 from raycomp.report.query import filter_rows, get_column
+from raycomp.report.run_record import read_finetuned_scores
 from raycomp.storage.layout import RunLayout
 from raycomp.storage.tables import read_table
 
@@ -43,7 +45,7 @@ def read_rows(
     Raises:
         UserError: The table, the condition or the column is not valid, or a file is damaged.
     """
-    frame = read_table(run_dir, table)
+    frame = _add_names(read_table(run_dir, table), run_dir, table)
     if where is not None:
         frame = filter_rows(frame, where)
     if best is None:
@@ -56,6 +58,16 @@ def read_rows(
     if not values.notna().any():
         return frame.iloc[:0]
     return frame.loc[[values.idxmax()]]
+
+
+def _add_names(frame: pd.DataFrame, run_dir: Path, table: str) -> pd.DataFrame:
+    """Return a table with the names that the report prints: also of rows that earlier versions wrote."""
+    if table == "ablations":
+        return with_explicit_columns(frame)
+    if table == "deployments" and (scores := read_finetuned_scores(run_dir)):
+        is_yoco = frame["method"] == "yoco"
+        return frame.assign(finetuned=frame["budget"].map(scores).where(is_yoco).astype("float64"))
+    return frame
 
 
 def require_run(run_dir: Path) -> None:

@@ -31,12 +31,15 @@ def print_study(study_dir: Path, as_json: bool) -> None:
     from raycomp.report import ablation_table, load_study_results
     from raycomp.report.study_sentences import build_study_sentences, format_study_heading
     from raycomp.report.study_tables import build_study_tables
+    from raycomp.report.study_warnings import list_study_warnings
 
     study = load_study_results(study_dir)
     sentences = build_study_sentences(study)
+    warnings = list_study_warnings(study_dir)
     if as_json:
         rows = list_rows(ablation_table(study))
-        print_json({"study": str(study_dir), "table": rows, "sentences": sentences})
+        texts = {"sentences": sentences, "warnings": warnings}
+        print_json({"study": str(study_dir), "table": rows, **texts})
         return
 
     print(format_study_heading(study))
@@ -46,6 +49,8 @@ def print_study(study_dir: Path, as_json: bool) -> None:
     print()
     for sentence in sentences:
         print(sentence)
+    for warning in warnings:
+        print_line("Warning", shown(warning, MAX_CELL))
     print_paths(study_dir, ("tables", "runs", "report.html"))
 
 

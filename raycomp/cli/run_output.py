@@ -53,7 +53,7 @@ def print_run(run_dir: Path, as_json: bool) -> None:
         print_line("Warning", shown(warning, MAX_CELL))
     for method, search in run.searches.items():
         # Only methods with a super-network search it for their budgets.
-        if "dearest" in search:
+        if "most_expensive" in search:
             num_budgets = int((tables.deployments["method"] == method).sum())
             print_line("Search", f"{method}: {_describe_search(search, num_budgets)}")
         if "heal" in search:
@@ -70,12 +70,10 @@ def _describe_run(run_dir: Path, tables: RunTables) -> dict[str, Any]:
     from raycomp.report.weak_teacher import find_teacher_warnings
 
     (run,) = tables.runs
-    # The key of YOCO-BERT's summary is older than the other methods.
-    summaries = {"search" if name == "yoco" else name: value for name, value in run.searches.items()}
     return {
         "run": str(run_dir),
         "deployments": list_rows(tables.deployments),
-        **summaries,
+        **run.searches,
         "teacher": run.teacher,
         "teacher_warnings": find_teacher_warnings(tables, run),
         "overview": run.overview.to_json() if run.overview is not None else None,
@@ -99,7 +97,7 @@ def _describe_search(search: dict[str, Any], num_budgets: int) -> str:
         unit = "trial"
     return (
         f"{search['evaluations']} evaluations for {plural(num_budgets, 'budget')} (most expensive "
-        f"{unit}: {search['dearest']}). The super-network was trained once."
+        f"{unit}: {search['most_expensive']}). The super-network was trained once."
     )
 
 

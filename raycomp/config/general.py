@@ -20,7 +20,7 @@ class RunSettings(Section):
         "the same tables.",
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of all random choices of the run.")
-    live: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(
+    tracking: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(
         ["tensorboard"],
         description=choices(
             "Trackers that receive metrics during the run.",

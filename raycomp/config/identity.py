@@ -48,7 +48,7 @@ def hash_job(job: Job) -> str:
     leaves the identities of existing runs as they are.
     """
     settings = _settings_that_matter(job)
-    del settings["run"]["live"]
+    del settings["run"]["tracking"]
     for section, key in (("model", "name"), ("task", "train"), ("task", "validation")):
         settings[section][key] = drop_directory(settings[section][key])
 

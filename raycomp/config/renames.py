@@ -9,6 +9,7 @@ from typing import Any
 from raycomp.errors import UserError
 
 OLD_NAMES = {
+    "run.tracking": "run.live",
     "train.sampler_sync_steps": "train.block",
     "train.exploration_update": "train.explored",
     "train.pairing": "train.pairs",

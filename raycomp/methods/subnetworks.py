@@ -265,18 +265,18 @@ def summarise_search(run: Run) -> dict[str, Any]:
         run: The method's handle, after its search.
 
     Returns:
-        `evaluations` in all, those of the most expensive trial, and the number of trials; with healing,
-        `heal` has `networks`, `steps` of each, `tokens` and `seconds`.
+        `evaluations` in all, those of the `most_expensive` trial, and the number of `trials`; with
+        healing, `heal` has `networks`, `steps` of each, `tokens` and `seconds`.
     """
     context = run.context
     if not context.files.supernet_network.exists():
-        return {"evaluations": 0, "dearest": 0, "trials": 0}
+        return {"evaluations": 0, "most_expensive": 0, "trials": 0}
     evaluations = read_table(context.run_dir, "evaluations")
     weights_id = file_hash(context.files.supernet_network)
     outcomes = [read_json(path) for path in context.files.search_outcomes()]
     summary = {
         "evaluations": int((evaluations["weights_id"] == weights_id).sum()),
-        "dearest": max(outcome["evaluations"] for outcome in outcomes),
+        "most_expensive": max(outcome["evaluations"] for outcome in outcomes),
         "trials": len(outcomes),
     }
     healing = summarise_healing(context)

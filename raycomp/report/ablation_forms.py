@@ -1,4 +1,4 @@
-"""Reads table `ablations` as written before its columns `kind`, `stage` and `evaluations` existed."""
+"""Reads table `ablations` as earlier versions wrote it: fewer columns, and another name of a method."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import pandas as pd
 
 
 def with_explicit_columns(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return table `ablations` with `kind`, `stage` and `evaluations` filled in for old rows.
+    """Return table `ablations` with `kind`, `stage`, `evaluations` and `method` as they are today.
 
     An old row has the stage of a cost or the number of ranked networks ("12 networks") in `budget`, and
-    the number of evaluations of a search ("best@0016") in `metric`. Rows that have a `kind` stay as
-    they are.
+    the number of evaluations of a search ("best@0016") in `metric`. Rows that have a `kind` have
+    these columns. The score of a sampled network after its own training had the method `alone`.
     """
+    rows = rows.assign(method=rows["method"].replace({"alone": "retrained"}))
     records = [_explicit_row(row) for row in rows.to_dict("records")]
     return pd.DataFrame(records, columns=rows.columns).astype(rows.dtypes)
 
@@ -33,5 +34,5 @@ def _explicit_row(row: dict[Hashable, Any]) -> dict[Hashable, Any]:
         count = str(row["budget"]).partition(" ")[0]
         return row | {"kind": "agreement", "evaluations": int(count), "budget": None}
 
-    is_ranking = row["method"] in ("inherited", "alone")
+    is_ranking = row["method"] in ("inherited", "retrained")
     return row | {"kind": "ranking" if is_ranking else "score"}

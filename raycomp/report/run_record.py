@@ -105,9 +105,8 @@ def read_run_record(run_dir: Path, evaluations: pd.DataFrame, deployments: pd.Da
     job = current_names(read_json_file(layout.job), note=False)
     facts = read_json_file(layout.facts)
     scores = read_json_file(layout.teacher_score)
-    tunings = [read_json_file(path) for path in sorted(layout.finetune.glob("*.json"))]
     searches = {
-        method: read_json_file(layout.summary(method))
+        method: _with_new_keys(read_json_file(layout.summary(method)))
         for method in method_names()
         if layout.summary(method).exists()
     }
@@ -125,9 +124,29 @@ def read_run_record(run_dir: Path, evaluations: pd.DataFrame, deployments: pd.Da
         facts=facts,
         overview=_read_overview(layout.overview),
         shared={part: str(source) for part, source in read_json_file(layout.reused).items()},
-        # Networks that a study draws at random are fine-tuned too, but they are not deployed.
-        tuned={str(t["name"]): t for t in tunings if t.get("deployed") and "validation" in t},
+        tuned=_read_tuned(layout),
     )
+
+
+def read_finetuned_scores(run_dir: Path) -> dict[str, float]:
+    """Return the column `finetuned`: budget -> validation score after another fine-tuning."""
+    tuned = _read_tuned(RunLayout(run_dir))
+    return {budget: float(outcome["validation"]) for budget, outcome in tuned.items()}
+
+
+def _read_tuned(layout: RunLayout) -> dict[str, dict[str, Any]]:
+    """Return budget -> scores of its network after another fine-tuning."""
+    tunings = [read_json_file(path) for path in sorted(layout.finetune.glob("*.json"))]
+    # Networks that a study draws at random are fine-tuned too, but they are not deployed.
+    return {str(t["name"]): t for t in tunings if t.get("deployed") and "validation" in t}
+
+
+def _with_new_keys(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return the summary of a method with the keys of today; earlier runs call one of them otherwise."""
+    renamed = dict(summary)
+    if "dearest" in renamed:
+        renamed["most_expensive"] = renamed.pop("dearest")
+    return renamed
 
 
 def _read_overview(path: Path) -> Overview | None:

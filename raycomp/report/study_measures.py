@@ -27,7 +27,7 @@ def rank_table(study: str | Path | StudyResults) -> pd.DataFrame:
         Columns variant, task, seed, networks, `tau` (Kendall's tau of the inherited scores and the scores
         after fine-tuning each sub-network separately), `p`, `above_chance` (number of sub-networks whose
         inherited score is above the most frequent class's by two standard errors), `tau_above_chance`
-        (tau of these), and `alone_minus_inherited` (the mean difference of the two scores).
+        (tau of these), and `retrained_minus_inherited` (the mean difference of the two scores).
     """
     results = as_study_results(study)
     ranked = results.frame[results.frame["kind"] == "ranking"]
@@ -36,11 +36,11 @@ def rank_table(study: str | Path | StudyResults) -> pd.DataFrame:
     table = []
     for (variant, task, seed), rows in ranked.groupby(["variant", "task", "seed"], sort=False):
         scores = rows.pivot(index="budget", columns="method", values="value").dropna()
-        tau, p = kendall_tau(scores["inherited"].tolist(), scores["alone"].tolist())
+        tau, p = kendall_tau(scores["inherited"].tolist(), scores["retrained"].tolist())
         chance = _chance_score(results.frame, variant, task, seed)
         is_above = scores["inherited"] > _lowest_above(chance, rows["examples"].iloc[0])
         above = scores[is_above]
-        tau_above, _ = kendall_tau(above["inherited"].tolist(), above["alone"].tolist())
+        tau_above, _ = kendall_tau(above["inherited"].tolist(), above["retrained"].tolist())
         row = {
             "variant": variant,
             "task": task,
@@ -51,11 +51,11 @@ def rank_table(study: str | Path | StudyResults) -> pd.DataFrame:
             "above_chance": math.nan if math.isnan(chance) else len(above),
             "tau_above_chance": math.nan if math.isnan(chance) else tau_above,
         }
-        row["alone_minus_inherited"] = float((scores["alone"] - scores["inherited"]).mean())
+        row["retrained_minus_inherited"] = float((scores["retrained"] - scores["inherited"]).mean())
         table.append(row)
 
     columns = ["variant", "task", "seed", "networks", "tau", "p", "above_chance", "tau_above_chance"]
-    return pd.DataFrame(table, columns=[*columns, "alone_minus_inherited"])
+    return pd.DataFrame(table, columns=[*columns, "retrained_minus_inherited"])
 
 
 def _chance_score(frame: pd.DataFrame, variant: Hashable, task: Hashable, seed: Hashable) -> float:

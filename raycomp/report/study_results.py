@@ -100,7 +100,8 @@ def load_study_results(path: str | Path) -> StudyResults:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         settings = data["study"]
-        runs = data["cells"]  # study.json has had this key since its first version
+        # Studies of earlier versions call them cells.
+        runs = data["runs"] if "runs" in data else data["cells"]
         return StudyResults(
             id=path.resolve().name,
             path=path,

@@ -147,7 +147,7 @@ def _build_rank_tables(study: StudyResults) -> list[TextTable]:
             format_p(row["p"]),
             format_count(row["above_chance"]),
             format_signed(row["tau_above_chance"]),
-            format_signed(row["alone_minus_inherited"]),
+            format_signed(row["retrained_minus_inherited"]),
         ]
         for row in table.to_dict("records")
     ]

@@ -27,7 +27,7 @@ class RunLayout:
     device_profile.json         measured layers of the devices that budgets are for
     precision.json              bf16 or fp32
     lengths.json                lengths of trainings that the run chose
-    live.json                   rows that trackers received
+    tracking.json               rows that trackers received
     shared.json                 artifacts taken from other runs
     stages.json                 seconds of each stage (runs of a study)
     .lock                       held by the process that runs the job
@@ -110,8 +110,8 @@ class RunLayout:
 
     @property
     def tracking(self) -> Path:
-        """Rows that the trackers of `run.live` received, and the ids of the run there."""
-        return self.path / "live.json"
+        """Rows that the trackers of `run.tracking` received, and the ids of the run there."""
+        return self.path / "tracking.json"
 
     @property
     def reused(self) -> Path:

@@ -114,10 +114,10 @@ study.variant = [{ name = "free", set = { train.pairing = "free" } }]
     )
     path = tmp_path / "pairs.toml"
     path.write_text(text)
-    study = load_study_file(path, ["run.live=[]"], "small")
+    study = load_study_file(path, ["run.tracking=[]"], "small")
 
     storage = tmp_path / "runs"
-    arguments = [str(path), "--storage", str(storage), "--preset", "small", "--set", "run.live=[]"]
+    arguments = [str(path), "--storage", str(storage), "--preset", "small", "--set", "run.tracking=[]"]
     done = head.cli("submit", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"study {study.id} on " in done.stdout

@@ -39,7 +39,7 @@ def arguments(tuned_model: Path) -> dict[str, Any]:
         "train": {"distill": Hidden, "steps": 2, "batch_size": 16, "precision": "fp32", "interval": 2},
         "heal": {"steps": 2},
         "search": {"searchers": [RandomSearch], "evaluations": 6, "batch": 3, "evaluators": 1},
-        "settings": {"run.live": []},
+        "settings": {"run.tracking": []},
     }
 
 

@@ -27,7 +27,7 @@ FEW_STEPS = {
     "search.evaluations": 6,
     "search.batch": 3,
     "search.evaluators": 1,
-    "run.live": [],
+    "run.tracking": [],
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 from raycomp.data.overview import TITLE, Overview, OverviewRow, describe_task, format_overview
 from raycomp.data.token_overview import describe_augmentation, describe_tokens, measure_tokens
@@ -74,11 +75,28 @@ def show_overview(context: RunContext, progress: Progress) -> None:
     path = context.layout.overview
     if not path.exists():
         write_json(path, make_overview(context).to_json())
+    progress.block(TITLE, format_overview(_read_overview(path)))
+
+
+def preview(context: RunContext) -> Overview:
+    """Return the overview of a run that may not have begun; nothing is written to its directory.
+
+    Raises:
+        UserError: The file of an earlier start is damaged.
+    """
+    path = context.layout.overview
+    return _read_overview(path) if path.exists() else make_overview(context)
+
+
+def _read_overview(path: Path) -> Overview:
+    """Return the overview that a run has stored.
+
+    Raises:
+        UserError: The file is damaged.
+    """
     try:
-        overview = Overview.from_json(read_json(path))
+        return Overview.from_json(read_json(path))
     except ValueError as error:
         raise UserError(
             f"File {path} is damaged: {error}. Remove it and run the same command again."
         ) from None
-
-    progress.block(TITLE, format_overview(overview))

@@ -53,16 +53,16 @@ class Tracker(Protocol):
 
 
 def check_trackers(job: Job) -> None:
-    """Check that the package of every tracker in `run.live` is installed.
+    """Check that the package of every tracker in `run.tracking` is installed.
 
     Raises:
         UserError: A package is missing; the message has the command that installs it.
     """
-    for name in job.run.live:
+    for name in job.run.tracking:
         if importlib.util.find_spec(PACKAGES[name]) is None:
             raise UserError(
-                f"run.live contains {name!r}, whose package is not installed: "
-                f"pip install 'raycomp[tracking]', or remove {name!r} from run.live."
+                f"run.tracking contains {name!r}, whose package is not installed: "
+                f"pip install 'raycomp[tracking]', or remove {name!r} from run.tracking."
             )
 
 
@@ -70,7 +70,7 @@ def open_tracker(name: str, job: Job, run_dir: Path, ids: dict[str, str]) -> Tra
     """Connect to a tracker.
 
     Args:
-        name: Entry of `run.live`.
+        name: Entry of `run.tracking`.
         job: Job whose settings the tracker shows.
         run_dir: Run directory.
         ids: Identifiers of the run at each tracker. A tracker that chooses its own adds it here.
@@ -87,8 +87,8 @@ def open_tracker(name: str, job: Job, run_dir: Path, ids: dict[str, str]) -> Tra
         return clients[name](job, run_dir, ids)
     except Exception as error:
         raise UserError(
-            f"run.live contains {name!r}, which cannot be reached ({first_line(error)}). "
-            f"Check its address and credentials, or remove {name!r} from run.live."
+            f"run.tracking contains {name!r}, which cannot be reached ({first_line(error)}). "
+            f"Check its address and credentials, or remove {name!r} from run.tracking."
         ) from None
 
 

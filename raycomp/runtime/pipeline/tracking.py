@@ -1,8 +1,8 @@
 """Sends a run's figures to trackers while it runs: from its tables, each row once.
 
-The file `<run>/live.json` records the last step of each series that each tracker has. A run that resumes
-sends only newer steps. A row that a restarted training writes again is not sent again: it has the same
-values. A tracker that fails gets its figures later, and the others do not get theirs twice.
+The file `<run>/tracking.json` records the last step of each series that each tracker has. A run that
+resumes sends only newer steps. A row that a restarted training writes again is not sent again: it has the
+same values. A tracker that fails gets its figures later, and the others do not get theirs twice.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ from raycomp.storage.tables import read_parts
 
 POLL_SECONDS = 5.0
 
+EARLIER_NAME = "live.json"
+"""Name of the record in runs that an earlier version began."""
+
 # Number of latest evaluations over which the evaluation rate is measured.
 RATE_WINDOW = 20
 
@@ -51,7 +54,7 @@ _LOGGER = logging.getLogger("raycomp")
 
 @contextmanager
 def track_run(job: Job, run_dir: Path) -> Iterator[None]:
-    """Send a run's figures to the trackers in `run.live` while the block runs.
+    """Send a run's figures to the trackers in `run.tracking` while the block runs.
 
     Args:
         job: Job of the run.
@@ -60,7 +63,7 @@ def track_run(job: Job, run_dir: Path) -> Iterator[None]:
     Raises:
         UserError: A tracker cannot be reached at the start. A later failure does not end the run.
     """
-    if not job.run.live:
+    if not job.run.tracking:
         yield
         return
 
@@ -118,7 +121,7 @@ class TrackingFeed:
     Call `send_new_rows` again and again while the run writes its tables, then `close`.
 
     Args:
-        job: Job of the run; `run.live` names the trackers.
+        job: Job of the run; `run.tracking` names the trackers.
         run_dir: Run directory.
 
     Raises:
@@ -132,8 +135,10 @@ class TrackingFeed:
         self._has_warned = False
 
         state: dict[str, Any] = {}
-        if self._path.exists():
-            state = json.loads(self._path.read_text())
+        for path in (self._path, self._path.with_name(EARLIER_NAME)):
+            if path.exists():
+                state = json.loads(path.read_text())
+                break
         # Tracker -> series -> last step that it has. Runs of earlier versions have one record for all.
         sent: dict[str, dict[str, int]] = state.get("trackers", {})
         old_sent: dict[str, int] = state.get("sent", {})
@@ -149,7 +154,7 @@ class TrackingFeed:
 
         self._deliveries = [
             Delivery(name, open_tracker(name, job, run_dir, self._ids), sent.get(name, old_sent))
-            for name in job.run.live
+            for name in job.run.tracking
         ]
 
     def send_new_rows(self) -> None:

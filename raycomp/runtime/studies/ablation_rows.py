@@ -146,7 +146,7 @@ def _healing_rows(run_dir: Path) -> list[Row]:
 def ranking_rows(run_dir: Path) -> list[Row]:
     """Return two scores of each sampled sub-network, and how well the two rankings agree.
 
-    Method "inherited" is the score with the super-network's weights. Method "alone"
+    Method "inherited" is the score with the super-network's weights. Method "retrained"
     is the score of the sub-network after its own training. Both are measured on the selection split.
     """
     networks = [outcome for outcome in list_outcomes(run_dir) if not outcome["deployed"]]
@@ -154,7 +154,7 @@ def ranking_rows(run_dir: Path) -> list[Row]:
         return []
 
     rows: list[Row] = []
-    for method, score in (("inherited", "inherited"), ("alone", "selection")):
+    for method, score in (("inherited", "inherited"), ("retrained", "selection")):
         for network in networks:
             rows.append(
                 {

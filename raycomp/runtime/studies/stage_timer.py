@@ -30,7 +30,7 @@ class StageTimer(Progress):
         self._path = RunLayout(run_dir).timings
 
     def block(self, title: str, lines: Sequence[str]) -> None:
-        """Print nothing: the runs of a study would repeat the same block."""
+        """Print nothing: the study has printed the block before its first run."""
 
     @contextmanager
     def bar(self, name: str) -> Iterator[Update]:

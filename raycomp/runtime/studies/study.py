@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from raycomp.config.study import StudyRun, StudySpec
+from raycomp.data.overview import TITLE, format_overview
 from raycomp.data.tasks import Task
 from raycomp.errors import UserError
 from raycomp.methods.context import RunContext
@@ -18,6 +19,7 @@ from raycomp.methods.facts import Facts
 from raycomp.runtime.cluster import connect as cluster
 from raycomp.runtime.cluster.connect import ray
 from raycomp.runtime.cluster.progress import Progress, Update, polling
+from raycomp.runtime.pipeline.overview import preview
 from raycomp.runtime.pipeline.preflight import check
 from raycomp.runtime.pipeline.run import lock_run
 from raycomp.runtime.studies.batches import plan_batches
@@ -48,7 +50,7 @@ def run_study(study: StudySpec, storage: Path, progress: Progress) -> Path:
     is_resumed = folder.exists()
     finished = finished_runs(folder)
     missing = [study_run for study_run in study.chosen_runs if study_run.name not in finished]
-    _check_jobs(missing, folder)
+    _check_jobs(missing, folder, progress)
 
     with lock_run(folder, progress):
         if is_resumed:
@@ -90,15 +92,20 @@ def describe_study(study: StudySpec) -> dict[str, Any]:
         "id": study.id,
         "preset": study.preset,
         "study": study.settings.model_dump(mode="json"),
-        "cells": runs,
+        "runs": runs,
     }
 
 
-def _check_jobs(study_runs: list[StudyRun], folder: Path) -> None:
-    """Run the preflight checks of every variant and task.
+def _check_jobs(study_runs: list[StudyRun], folder: Path, progress: Progress) -> None:
+    """Run the preflight checks of every variant and task, and describe their data and teachers.
 
     Runs that differ only in the seed pass or fail together, so one of them is checked. Variants with
-    the same task and model share one loaded task.
+    the same task and model share one loaded task, and one block of the overview.
+
+    Args:
+        study_runs: The runs to check.
+        folder: Directory of the study.
+        progress: Prints the blocks.
 
     Raises:
         UserError: Some checks failed; the message has a line for each, with its variant and task.
@@ -124,6 +131,9 @@ def _check_jobs(study_runs: list[StudyRun], folder: Path) -> None:
 
         try:
             check(context, score_teacher=not is_known)
+            if not is_known:
+                title = f"{TITLE}: {study_run.variant}, {study_run.task}"
+                progress.block(title, format_overview(preview(context)))
             loaded[task_and_model] = (context.facts, context.task)
         except UserError as error:
             prefix = f"variant {study_run.variant}, {study_run.task}"

@@ -59,7 +59,7 @@ def finish_run(
     _theta(run)
     _evaluations(run, evaluations, metric)
     _deployments(run, budgets, metric)
-    search = {"evaluations": evaluations, "dearest": 40, "trials": 2, "teacher_latency_ms": 10.0}
+    search = {"evaluations": evaluations, "most_expensive": 40, "trials": 2, "teacher_latency_ms": 10.0}
     write_json(run / "deployed.json", search)
     write_json(run / "adabert" / "deployed.json", {"trials": 2, "teacher_latency_ms": 10.0})
     return run

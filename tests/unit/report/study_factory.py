@@ -62,7 +62,7 @@ def write_study(storage: Path, *, name: str = "tiny-1a2b3c4d", predictions: bool
             for stage, seconds in (stages if i == 0 else {"fine-tuning": 60.0}).items():
                 rows.append({**common, "budget": stage, "metric": "seconds", "value": seconds})
             for n in range(4):
-                for method, value in (("inherited", n / 10), ("alone", (n + 2 * (n == 0)) / 10)):
+                for method, value in (("inherited", n / 10), ("retrained", (n + 2 * (n == 0)) / 10)):
                     rows.append({**common, "budget": f"network-{n}", "method": method,
                                  "metric": "accuracy", "value": value})  # fmt: skip
             write_rows(folder, "ablations", rows, f"{variant}-demo-polarity-s{seed}")
@@ -73,6 +73,6 @@ def write_study(storage: Path, *, name: str = "tiny-1a2b3c4d", predictions: bool
             if not predictions:
                 for path in (run / "predictions").glob("*.npy"):
                     path.unlink()
-    data = {"id": name, "preset": "small", "study": settings, "cells": cells}
+    data = {"id": name, "preset": "small", "study": settings, "runs": cells}
     write_json(folder / "study.json", data)
     return folder

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raycomp.api.tables import read_rows
 from raycomp.cli.main import main
 from raycomp.cli.run_output import print_run
-from raycomp.report import load_tables, write_report
+from raycomp.report import load_study_results, load_tables, write_report
+from raycomp.report.study_measures import rank_table
 from raycomp.storage.files import write_json
 from tests.unit.report.page_reader import read_page
 from tests.unit.report.run_factory import TRIALS, job_settings, write_run
+from tests.unit.report.study_factory import write_study
 
 NEW_COLUMNS = {"steps": ["training"], "deployments": ["used_share"]}
 
@@ -25,6 +30,9 @@ def old_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory without the new columns, and with the old name of a setting in job.json."""
     run_dir = write_run(tmp_path_factory.mktemp("old"))
     write_json(run_dir / "job.json", job_settings(train={"block": 10}))
+    summary = json.loads((run_dir / "deployed.json").read_text())
+    summary["dearest"] = summary.pop("most_expensive")
+    write_json(run_dir / "deployed.json", summary)
     for table, columns in NEW_COLUMNS.items():
         for path in (run_dir / "tables" / table).glob("*.parquet"):
             pq.write_table(make_old(pq.read_table(path)).drop_columns(columns), path)
@@ -94,3 +102,33 @@ def test_an_old_run_of_one_method_opens(old_run: Path, tmp_path: Path) -> None:
     (run,) = load_tables(run_dir).runs
     assert list(run.searches) == ["yoco"]
     assert run.teacher_latency_ms == 10.0
+
+
+def test_the_json_of_an_old_run_has_the_keys_of_today(
+    old_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_run(old_run, True)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["yoco"]["most_expensive"] == 40
+    assert "dearest" not in printed["yoco"]
+    assert "search" not in printed
+
+
+def test_an_old_study_opens(tmp_path: Path) -> None:
+    """It called its runs cells, and the score after a network's own training had the method "alone"."""
+    new = write_study(tmp_path / "new", predictions=False)
+    old = tmp_path / "old" / new.name
+    shutil.copytree(new, old)
+    data = json.loads((old / "study.json").read_text())
+    write_json(old / "study.json", {**data, "cells": data.pop("runs")})
+    for path in (old / "tables" / "ablations").glob("*.parquet"):
+        rows = pq.read_table(path)
+        methods = ["alone" if name == "retrained" else name for name in rows["method"].to_pylist()]
+        place = rows.column_names.index("method")
+        pq.write_table(rows.set_column(place, "method", pa.array(methods, pa.string())), path)
+
+    assert load_study_results(old).num_runs == load_study_results(new).num_runs > 0
+    ranks = rank_table(new)
+    pd.testing.assert_frame_equal(rank_table(old), ranks)
+    assert len(ranks)
+    assert len(read_rows(old, "ablations", "method == 'retrained'"))

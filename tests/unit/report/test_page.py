@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raycomp.api.tables import read_rows
 from raycomp.errors import UserError
 from raycomp.report import load_tables, page, write_report
 from raycomp.report.page import group_comparable_runs
@@ -259,6 +260,10 @@ def test_fine_tuned_scores_have_a_column(tmp_path: Path) -> None:
     write_json(run / "finetune" / "drawn-0.json", {**tuned, "name": "drawn-0", "deployed": False})
     html_page = read_page(write_report(run, tmp_path / "r.html"))
     assert "finetuned" in html_page.text
+    # The printed name works in a condition; other budgets and methods have no value.
+    rows = read_rows(run, "deployments", "finetuned > 0.8")
+    assert rows[["method", "budget", "finetuned"]].values.tolist() == [["yoco", "half", 0.8125]]
+    assert "finetuned" not in read_rows(write_run(tmp_path / "other"), "deployments").columns
     assert html_page.text.count("0.812") == 1
     assert any("fine-tuned 0.812" in t for t in html_page.text)
 

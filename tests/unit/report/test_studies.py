@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from raycomp.cli import output as printing
+from raycomp.data.overview import Overview
 from raycomp.errors import UserError
 from raycomp.report import ablation_table, load_study_results, load_tables, write_report
 from raycomp.report.ablation import COLUMNS
@@ -25,9 +26,11 @@ from raycomp.report.study_measures import cost_table, find_break_evens, rank_tab
 from raycomp.report.study_results import StudyResults
 from raycomp.report.study_sentences import build_study_sentences, format_study_heading
 from raycomp.report.study_tables import build_study_tables
+from raycomp.report.study_warnings import list_study_warnings
 from raycomp.report.uncertainty_section import build_uncertainty_section
-from raycomp.storage.files import write_array
+from raycomp.storage.files import write_array, write_json
 from raycomp.storage.layout import RunLayout
+from raycomp.storage.study_layout import StudyLayout, find_runs
 from raycomp.storage.tables import part_files, read_table, write_rows
 from tests.unit.report.page_reader import read_page
 from tests.unit.report.run_factory import write_run
@@ -165,8 +168,8 @@ def test_only_searches_for_the_same_budgets_are_compared_by_progress(tmp_path: P
     data = json.loads((folder / "study.json").read_text())
     for part, differ in (("search", False), ("budget", True)):
         other = copy.deepcopy(data)
-        for cell in other["cells"]:
-            cell["job"][part] = [cell["variant"]] if differ else data["cells"][0]["job"][part]
+        for cell in other["runs"]:
+            cell["job"][part] = [cell["variant"]] if differ else data["runs"][0]["job"][part]
         shutil.copytree(folder, tmp_path / part)
         (tmp_path / part / "study.json").write_text(json.dumps(other))
         assert not shows_progress(load_study_results(tmp_path / part))
@@ -263,6 +266,26 @@ def test_the_command_line_prints_it_for_people_and_for_scripts(
     )
     assert "(0.841)" in printed
     assert NO_DIFFERENCE in printed
+
+
+def test_warnings_of_runs_are_printed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Such as a warning about the data that scrolled away hours ago."""
+    folder = write_study(tmp_path, predictions=False)
+    runs = find_runs(StudyLayout(folder).runs)
+    for number, run in enumerate(runs):
+        texts = ["5% of the texts are cut."] + ["A class has one row."] * (number == 1)
+        write_json(RunLayout(run).overview, Overview(warnings=tuple(texts)).to_json())
+
+    expected = [
+        f"{runs[0].name} and {len(runs) - 1} other runs: 5% of the texts are cut.",
+        f"{runs[1].name}: A class has one row.",
+    ]
+    assert [text for text in list_study_warnings(folder) if "teacher" not in text] == expected
+    printing.print_study(folder, False)
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in expected)
+    printing.print_study(folder, True)
+    assert set(expected) <= set(json.loads(capsys.readouterr().out)["warnings"])
 
 
 def test_the_example_script(

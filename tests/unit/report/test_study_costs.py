@@ -48,7 +48,7 @@ def write_methods_study(storage: Path, *, counts_costs: bool = True) -> Path:
             cells.append({"variant": variant, "task": TASK, "seed": seed, "job": job})
     settings = {"name": "methods", "paper": "", "rows": "variant", "seeds": [0, 1],
                 "variant": [{"name": name} for name in METHODS]}  # fmt: skip
-    write_json(folder / "study.json", {"preset": "small", "study": settings, "cells": cells})
+    write_json(folder / "study.json", {"preset": "small", "study": settings, "runs": cells})
     return folder
 
 

@@ -139,7 +139,7 @@ def test_ranked_networks_are_rows_of_their_own(run: tuple[Job, Path]) -> None:
     assert (chance["kind"], chance["value"]) == ("agreement", pytest.approx(3 / 5))
     tau = next(r for r in rows if r["metric"] == "kendall_tau")
     assert (tau["evaluations"], tau["value"]) == (4, pytest.approx(4 / 6))
-    assert [r["value"] for r in rows if r.get("method") == "alone"] == [0.6, 0.7, 0.9, 0.8]
+    assert [r["value"] for r in rows if r.get("method") == "retrained"] == [0.6, 0.7, 0.9, 0.8]
 
 
 def test_chance_of_f1_is_that_of_the_positive_class(tmp_path: Path) -> None:

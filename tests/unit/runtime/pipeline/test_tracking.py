@@ -28,7 +28,7 @@ STEP = {"method": "yoco", "phase": "largest", "tokens": 100, "seconds": 0.5, "en
 
 
 def job(tiny_job: dict[str, Any], *names: str) -> Job:
-    tiny_job["run"]["live"] = list(names)
+    tiny_job["run"]["tracking"] = list(names)
     return parse_job(tiny_job)
 
 
@@ -72,7 +72,7 @@ class RecordingTracker:
 
 def view(job: Job, run: Path, *opened: RecordingTracker) -> TrackingFeed:
     """Return a feed of trackers that have the names of real ones."""
-    job = job.model_copy(update={"run": job.run.model_copy(update={"live": NAMES[: len(opened)]})})
+    job = job.model_copy(update={"run": job.run.model_copy(update={"tracking": NAMES[: len(opened)]})})
     by_name = dict(zip(NAMES, opened, strict=False))
     with patch.object(tracking, "open_tracker", lambda name, *_: by_name[name]):
         feed = TrackingFeed(job, run)
@@ -81,7 +81,7 @@ def view(job: Job, run: Path, *opened: RecordingTracker) -> TrackingFeed:
 
 
 def read_record(run: Path) -> Any:
-    return json.loads((run / "live.json").read_text())
+    return json.loads((run / "tracking.json").read_text())
 
 
 class SmallOnes:
@@ -263,11 +263,24 @@ def test_a_tracker_that_was_down_gets_its_rows_from_the_next_process(
 def test_the_record_of_an_earlier_version_counts_for_every_tracker(
     tiny_job: dict[str, Any], tmp_path: Path
 ) -> None:
-    (tmp_path / "live.json").write_text(json.dumps({"sent": {"supernet": 1}, "ids": {"mlflow": "x"}}))
+    (tmp_path / "tracking.json").write_text(json.dumps({"sent": {"supernet": 1}, "ids": {"mlflow": "x"}}))
     steps(tmp_path, 0, 3)
     both = RecordingTracker(), RecordingTracker()
     view(job(tiny_job), tmp_path, *both).send_new_rows()
     assert [[row[1] for row in tracker.rows] for tracker in both] == [[2], [2]]
+    assert read_record(tmp_path)["ids"] == {"mlflow": "x"}
+
+
+def test_a_run_of_an_earlier_version_continues_its_record(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    """The file had another name."""
+    record = {"trackers": {NAMES[0]: {"supernet": 1}}, "ids": {"mlflow": "x"}}
+    (tmp_path / "live.json").write_text(json.dumps(record))
+    steps(tmp_path, 0, 3)
+    tracker = RecordingTracker()
+    view(job(tiny_job), tmp_path, tracker).send_new_rows()
+    assert [row[1] for row in tracker.rows] == [2]
     assert read_record(tmp_path)["ids"] == {"mlflow": "x"}
 
 
@@ -315,7 +328,7 @@ def test_what_is_noted_as_sent_is_out_of_this_process(tiny_job: dict[str, Any], 
             self.out = 0
 
         def flush(self) -> None:
-            assert not (tmp_path / "live.json").exists()
+            assert not (tmp_path / "tracking.json").exists()
             self.out = len(self.rows)
 
     tracker = Late()
@@ -338,7 +351,7 @@ def test_what_a_second_flush_sent_is_noted(tiny_job: dict[str, Any], tmp_path: P
     shown = view(job(tiny_job), tmp_path, Away())
     steps(tmp_path, 0, 3)
     shown.send_new_rows()
-    assert not (tmp_path / "live.json").exists()
+    assert not (tmp_path / "tracking.json").exists()
     shown.send_new_rows()
     assert read_record(tmp_path)["trackers"] == {"tensorboard": {"supernet": 2}}
 
@@ -372,7 +385,7 @@ def test_mlflow_holds_the_figures_in_one_run(
     for first in (0, 3):
         with track_run(job(tiny_job, "mlflow"), run):
             steps(run, first, first + 3)
-    identity = json.loads((run / "live.json").read_text())["ids"]["mlflow"]
+    identity = json.loads((run / "tracking.json").read_text())["ids"]["mlflow"]
     client = mlflow.MlflowClient()
     history = client.get_metric_history(identity, "supernet/loss")
     assert sorted(m.step for m in history) == list(range(6))

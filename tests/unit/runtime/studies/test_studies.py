@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from raycomp.config.loader import parse_job
 from raycomp.config.study import StudyRun, StudySpec, parse_study
@@ -16,12 +18,15 @@ from raycomp.methods.adabert.structure import Structure, parse_structure_setting
 from raycomp.methods.adabert.trials import list_trials, search_structure
 from raycomp.methods.context import RunContext
 from raycomp.methods.yoco.finetune import find_excess_networks, list_targets
+from raycomp.runtime.cluster.progress import Progress
 from raycomp.runtime.pipeline.artifact_reuse import ARTIFACT_FILES, reuse_artifacts
 from raycomp.runtime.studies.batches import plan_batches
 from raycomp.runtime.studies.grid import threads_per_run
 from raycomp.runtime.studies.stage_timer import StageTimer, read_current_stage, read_stage_seconds
+from raycomp.runtime.studies.study import _check_jobs
 from raycomp.runtime.studies.study_run import find_equal_job
 from raycomp.storage.files import write_json, write_text
+from raycomp.storage.study_layout import StudyLayout
 
 
 def study(job: dict[str, Any], variants: list[dict[str, Any]], **more: Any) -> StudySpec:
@@ -224,3 +229,24 @@ def test_cells_that_run_together_share_a_node(
 ) -> None:
     monkeypatch.setattr("raycomp.runtime.studies.grid.share_cpus", lambda count: 8 // count)
     assert threads_per_run(together) == threads
+
+
+def test_the_data_of_each_task_is_described_once_before_the_first_run(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    variants = [
+        {"name": "a"},
+        {"name": "b", "set": {"search.alpha": 1.0}},
+        {"name": "short", "set": {"task.max_length": 6}},
+    ]
+    spec = study(tiny_job, variants)
+    stream = io.StringIO()
+    progress = Progress(console=Console(file=stream, width=200))
+    _check_jobs(list(spec.runs), tmp_path / "study", progress)
+    lines = stream.getvalue().splitlines()
+    task = spec.runs[0].task
+    titles = [line for line in lines if line.startswith("Data and teacher")]
+    assert titles == [f"Data and teacher: a, {task}", f"Data and teacher: short, {task}"]
+    assert any(line.startswith("  train ") for line in lines)
+    # Runs that have not begun have no directory yet.
+    assert not list(StudyLayout(tmp_path / "study").runs.glob("tiny*"))
