@@ -66,7 +66,8 @@ def compress(
             go to the logger "raycomp" in any case.
         settings: Settings by dotted name, such as `{"train.epochs": 2}`.
         **sections: Sections of the job file as dicts, such as `train={"epochs": 2}`. docs/job-file.md
-            lists them.
+            lists them. A searcher or a hint of your own has the same limit as a metric: it must be in a
+            module, not in a notebook.
 
     Returns:
         The run, with its deployments.

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import typer
 
 import raycomp
@@ -26,6 +27,7 @@ from raycomp.config.loader import load_job
 from raycomp.config.study import is_study_file, load_study_file
 from tests.check_all import check_all
 from tests.fences import split_fences
+from tests.unit.tools.example_calls import CallChecker
 
 ROOT = Path(__file__).parents[3]
 PAGES = sorted(
@@ -150,9 +152,13 @@ def check_toml(page: Path, folder: Path) -> None:
 
 
 def check_python(page: Path) -> None:
+    checker = CallChecker()
+    # Pages begin with the import once.
+    checker.visit(ast.parse("import raycomp"))
     for block in blocks(page, "python"):
         # A block may be one entry of a dict.
         source = f"{{{block}}}" if block.startswith('"') else block
+        checker.visit(ast.parse(source))
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Import):
                 for alias in node.names:
@@ -185,6 +191,29 @@ def test_toml_blocks_are_job_files_or_studies(tmp_path: Path) -> None:
 
 def test_python_blocks_compile_and_import_what_exists() -> None:
     check_all(NAMED_PAGES, check_python)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("raycomp.compress('m', data='d', budget_list={})", "no argument budget_list"),
+        ("raycomp.open_run('runs/x', 1, 2, 3, 4)", "too many positional arguments"),
+        ("run = raycomp.open_run('runs/x')\nrun.best('params < 1').store('f')", "lacks store"),
+        ("run = raycomp.open_run('runs/x')\nrun.report(folder='f')", "unexpected keyword|no argument"),
+        ("raycomp.open_run('runs/x').deployment_table", "Run lacks deployment_table"),
+    ],
+)
+def test_a_call_that_does_not_fit_is_found(line: str, message: str) -> None:
+    checker = CallChecker()
+    with pytest.raises((AssertionError, TypeError), match=message):
+        checker.visit(ast.parse(f"import raycomp\n{line}"))
+
+
+def test_the_pages_about_python_have_calls_that_are_checked() -> None:
+    for page in (ROOT / "docs" / "how-to" / "python.md", ROOT / "docs" / "reference" / "python.md"):
+        checker = CallChecker()
+        checker.visit(ast.parse("import raycomp\n" + "\n".join(blocks(page, "python"))))
+        assert checker.num_checked >= 3
 
 
 def test_links_and_files_exist() -> None:
