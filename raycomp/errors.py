@@ -157,7 +157,7 @@ def first_line(error: BaseException) -> str:
 
 
 def as_sentence(text: str) -> str:
-    """Return a cause with one full stop at its end, so that another sentence can follow it."""
+    """Return a cause with one full stop at its end. Another sentence can then follow it."""
     return f"{text.rstrip().rstrip('.')}."
 
 

@@ -18,7 +18,7 @@ from raycomp.encoder.architecture import Architecture
 from raycomp.methods.base import Deployable, Method, Run
 from raycomp.methods.context import RunContext
 from raycomp.methods.healing import find_lost_evaluations, heal_group, plan_healing
-from raycomp.methods.registry import SAMPLERS, import_object
+from raycomp.methods.registry import load_sampler
 from raycomp.methods.subnetworks import (
     compress_budgets,
     release_supernet,
@@ -129,7 +129,7 @@ class ElasticMethod(Method):
             context: The run's context.
             plan: The training plan.
         """
-        ask: Draw = import_object(SAMPLERS[plan["sampler"]["name"]])(context.job, plan).ask
+        ask: Draw = load_sampler(plan["sampler"]["name"])(context.job, plan).ask
         return ask
 
     def forget_lost_results(self, context: RunContext, parts: set[str]) -> list[str]:

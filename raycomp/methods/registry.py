@@ -94,6 +94,19 @@ def load_method_class(name: str) -> Any:
     return external_methods()[name].load()
 
 
+def load_sampler(name: str) -> Any:
+    """Return the function of job and plan that builds a sampler.
+
+    Args:
+        name: Key of `SAMPLERS`, or for a method of another package the function's import path, such as
+            "my_package.my_method:build_sampler".
+
+    Raises:
+        KeyError: The name is neither of both.
+    """
+    return import_object(name if ":" in name else SAMPLERS[name])
+
+
 def load_training_task(method: str, task: str) -> Any:
     """Return the class of a training task, a subclass of `raycomp.methods.tasks.TrainingTask`.
 

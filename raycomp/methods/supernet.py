@@ -17,7 +17,7 @@ from raycomp.encoder.elastic import ElasticEncoder, ElasticOutput
 from raycomp.methods.base import Deployable, Run
 from raycomp.methods.context import RunContext
 from raycomp.methods.preparation_costs import record_preparation
-from raycomp.methods.registry import SAMPLERS, import_object
+from raycomp.methods.registry import load_sampler
 from raycomp.methods.supernet_start import count_importance_tokens, start_network
 from raycomp.methods.tasks import SharedSampler, TrainingTask
 from raycomp.search.budget import cheapest_architecture
@@ -40,8 +40,8 @@ class SupernetTask(TrainingTask):
     """Training of a super-network under a sampler.
 
     The plan has `num_steps`, `phase_starts` (first step of each phase), `distill` (argument of
-    `load_objective`) and `sampler` ({"name": key of `SAMPLERS`, ...}). Optimizer, batch size and dropout
-    are those of [train], except for the settings that the plan has in `train`.
+    `load_objective`) and `sampler` ({"name": argument of `load_sampler`, ...}). Optimizer, batch size and
+    dropout are those of [train], except for the settings that the plan has in `train`.
     """
 
     step_class: ClassVar[type[SupernetStep]] = SupernetStep
@@ -78,7 +78,7 @@ class SupernetTask(TrainingTask):
         """Take the shared sampler, or build one that is a function of (seed, step); make the step."""
         super().begin(rank, world, sampler)
         if sampler is None:
-            build = import_object(SAMPLERS[self.plan["sampler"]["name"]])
+            build = load_sampler(self.plan["sampler"]["name"])
             sampler = build(self.context.job, self.plan)
         self._sampler: SharedSampler = sampler
         self.step = self.step_class(

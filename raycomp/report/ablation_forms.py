@@ -13,7 +13,7 @@ def with_explicit_columns(rows: pd.DataFrame) -> pd.DataFrame:
 
     An old row has the stage of a cost or the number of ranked networks ("12 networks") in `budget`, and
     the number of evaluations of a search ("best@0016") in `metric`. Rows that have a `kind` have
-    these columns. The score of a sampled network after its own training had the method `alone`.
+    these columns. The score of a sampled network after its own training had another method name.
     """
     rows = rows.assign(method=rows["method"].replace({"alone": "retrained"}))
     records = [_explicit_row(row) for row in rows.to_dict("records")]

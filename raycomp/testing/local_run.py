@@ -16,9 +16,8 @@ from raycomp.encoder.elastic import ElasticEncoder
 from raycomp.methods.base import Forward, ProgressUpdate, Run
 from raycomp.methods.context import RunContext
 from raycomp.methods.registry import (
-    SAMPLERS,
-    import_object,
     load_method_class,
+    load_sampler,
     load_training_task,
 )
 from raycomp.methods.scoring import score_forward
@@ -239,6 +238,6 @@ def _restore_sampler(
     settings = plan.get("sampler", {})
     if "actor" not in settings:
         return None
-    sampler = import_object(SAMPLERS[settings["name"]])(context.job, plan)
+    sampler = load_sampler(settings["name"])(context.job, plan)
     sampler.load_state_dict(settings["state"] if state is None else state["sampler"])
     return InProcessSampler(sampler)

@@ -41,7 +41,7 @@ class Resources:
 
 
 def list_waiting_groups(others: Collection[str] = ()) -> dict[str, Resources]:
-    """Return id -> resources of the placement groups for which the cluster has no room now.
+    """Return id -> resources of the placement groups that wait for room in the cluster.
 
     Args:
         others: Ids of groups to leave out.
@@ -126,7 +126,7 @@ class GroupsNotice:
     def update(self) -> None:
         """Show a line if one is due; called again and again."""
         waiting = list_waiting_groups(self._others)
-        # Each training waits for a moment when it starts. Only a group that goes on waiting counts.
+        # Each training waits for a moment when it starts. Only a group that still waits counts.
         still_waiting = {name: needs for name, needs in waiting.items() if name in self._waiting}
         if not still_waiting:
             self._notice.restart()

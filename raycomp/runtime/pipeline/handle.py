@@ -187,7 +187,7 @@ class RayRun(Run):
         """Return how many trials of a sweep may run at the same time.
 
         The number of groups of networks does not depend on this: a run that resumes has the same groups,
-        whatever memory is free then.
+        also if other memory is free then.
         """
         train = self.context.job.train
         memory = max((training_bytes(self.context, trial) for trial in trials), default=1)

@@ -290,7 +290,7 @@ class EvaluatorPool:
             await asyncio.wait_for(load.remote(), limit)
             return True
         except ray.exceptions.RayTaskError:
-            # The evaluator raised it itself, whatever its class is.
+            # The evaluator raised it itself, with any cause.
             raise
         except ray.exceptions.RayActorError:
             await asyncio.sleep(RESTART_POLL_SECONDS)

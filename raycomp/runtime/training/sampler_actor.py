@@ -31,7 +31,7 @@ from typing import Any
 
 from raycomp.config.loader import parse_job
 from raycomp.errors import BarrierTimeoutError, PermanentError, StaleAttemptError
-from raycomp.methods.registry import SAMPLERS, import_object
+from raycomp.methods.registry import load_sampler
 from raycomp.runtime.training.sampler_snapshot import SnapshotFile, read_last_snapshot
 
 LATE_SECONDS = 2.0
@@ -62,7 +62,7 @@ class SamplerActor:
             plan: Plan of the training.
             snapshot: Path of the snapshot file.
         """
-        build_sampler = import_object(SAMPLERS[plan["sampler"]["name"]])
+        build_sampler = load_sampler(plan["sampler"]["name"])
         self._sampler = build_sampler(parse_job(job), plan)
         self._snapshots = SnapshotFile(Path(snapshot))
         self._attempt = ""

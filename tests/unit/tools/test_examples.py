@@ -216,6 +216,18 @@ def test_the_pages_about_python_have_calls_that_are_checked() -> None:
         assert checker.num_checked >= 3
 
 
+def test_the_walk_through_quotes_the_method_that_exists() -> None:
+    source = (ROOT / "raycomp" / "methods" / "pkd.py").read_text()
+    quoted = [
+        block
+        for block in blocks(ROOT / "docs" / "adding-a-method.md", "python")
+        if block.startswith("class Pkd")
+    ]
+    assert len(quoted) == 2
+    for block in quoted:
+        assert block.strip() in source
+
+
 def test_links_and_files_exist() -> None:
     check_all(NAMED_PAGES, check_links)
 
