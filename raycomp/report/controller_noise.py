@@ -61,7 +61,9 @@ def _without_seed(job: dict[str, object]) -> dict[str, object]:
     """Return a job whose name and seed, on which the band does not depend, are fixed."""
     run = job.get("run")
     fixed = {"name": "noise", "seed": 0}
-    return {**job, "run": {**run, **fixed} if isinstance(run, dict) else fixed}
+    if isinstance(run, dict):
+        fixed = {**run, **fixed}
+    return {**job, "run": fixed}
 
 
 @functools.lru_cache(CACHED_BANDS)

@@ -56,7 +56,9 @@ class ControllerBand:
 def count_repetitions(steps: int) -> int:
     """Return how often a training of that many steps is repeated; 0 if it is too long for a band."""
     repetitions = min(REPETITIONS, MAX_SIMULATED_STEPS // max(1, steps))
-    return repetitions if repetitions >= MIN_REPETITIONS else 0
+    if repetitions < MIN_REPETITIONS:
+        return 0
+    return repetitions
 
 
 def run_on_noise(sampler: EESNG, seed: int) -> NoiseTrace:

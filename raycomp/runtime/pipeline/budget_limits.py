@@ -96,8 +96,10 @@ def _split_limits(context: RunContext, budget: BudgetSettings, settings: FormatS
             "the full network's time in the profile. The speed of this machine can have changed since."
         )
 
-    has_file_limits = any(kind in DEVICE_KINDS and kind not in excluded for kind in limits)
-    return BudgetLimits(judged, not_judged, tuple(notes), budget.runtime if has_file_limits else "")
+    runtime = ""
+    if any(kind in DEVICE_KINDS and kind not in excluded for kind in limits):
+        runtime = budget.runtime
+    return BudgetLimits(judged, not_judged, tuple(notes), runtime)
 
 
 def _explain_missing_file(budget: BudgetSettings, settings: FormatSettings) -> str:

@@ -243,7 +243,9 @@ def read_certificate(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     certificate = read_json(path)
-    return certificate if same_cpu(certificate.get("machine", {}), describe_cpu()) else None
+    if not same_cpu(certificate.get("machine", {}), describe_cpu()):
+        return None
+    return certificate
 
 
 def _choose_form(

@@ -156,7 +156,9 @@ def _describe_address(settings: ServeSettings) -> str:
     if heads and heads[0]["NodeID"] != ray.get_runtime_context().get_node_id():
         node = heads[0]["NodeManagerAddress"]
         return f"{settings.host}, port {settings.port}, of the head node {node}"
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    host = settings.host
+    if ":" in host:
+        host = f"[{host}]"
     return f"http://{host}:{settings.port}"
 
 
