@@ -20,7 +20,7 @@ DEVICE_KINDS = ("latency_ms", "memory_mb", "size_mb")
 SEVERAL = "limits"
 """Kind of a budget with several limits. Its cost is the largest used share of its limits."""
 
-Runtime = Literal["onnxruntime", "onnxruntime-int8", "torch"]
+Runtime = Literal["onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8", "torch"]
 
 DEVICE_DEFAULTS = {
     "latency_ms": None,
@@ -98,6 +98,8 @@ class BudgetSettings(Section):
             {
                 "onnxruntime": "ONNX Runtime in fp32. The export has `onnx/model.onnx`",
                 "onnxruntime-int8": "ONNX Runtime in INT8. The export has `onnx/model_int8.onnx`",
+                "openvino": "OpenVINO in fp32. The export has `openvino/openvino_model.xml`",
+                "openvino-int8": "OpenVINO in INT8. The export has `openvino/openvino_model_int8.xml`",
                 "torch": "PyTorch without compilation, in fp32",
             },
         ),
@@ -229,7 +231,7 @@ def width_step(budgets: Sequence[BudgetSettings]) -> int:
     It is 1 without a budget for a device: parameters and FLOPs do not depend on registers.
     """
     runtimes = {budget.runtime for budget in budgets if budget.is_for_device}
-    if "onnxruntime-int8" in runtimes:
+    if any(runtime.endswith("-int8") for runtime in runtimes):
         return 32
     return 16 if runtimes else 1
 

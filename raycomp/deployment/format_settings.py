@@ -22,11 +22,25 @@ OPENVINO_INT8_FILE = Path("openvino", "openvino_model_int8.xml")
 PROGRAM_FILE = Path("torch_export", "model.pt2")
 WEIGHTS_FILE = Path("model.safetensors")
 
-RUNTIME_FILES = {"onnxruntime": ONNX_FILE, "onnxruntime-int8": INT8_FILE}
+RUNTIME_FILES = {
+    "onnxruntime": ONNX_FILE,
+    "onnxruntime-int8": INT8_FILE,
+    "openvino": OPENVINO_FILE,
+    "openvino-int8": OPENVINO_INT8_FILE,
+}
 """File of an export that each of these runtimes reads."""
 
-FORMAT_OF_RUNTIME = {"onnxruntime": "onnx", "onnxruntime-int8": "int8", "torch": "transformers"}
+FORMAT_OF_RUNTIME = {
+    "onnxruntime": "onnx",
+    "onnxruntime-int8": "int8",
+    "openvino": "openvino",
+    "openvino-int8": "openvino-int8",
+    "torch": "transformers",
+}
 """Format that has the file of each of these runtimes."""
+
+LIBRARY_FORMATS = {"onnxruntime": ("onnx", "int8"), "openvino": ("openvino", "openvino-int8")}
+"""Formats in fp32 and in INT8 of each library that files of other models are compared in."""
 
 OPENVINO_FORMATS = frozenset({"openvino", "openvino-int8"})
 ONNX_FORMATS = frozenset({"onnx", "int8"}) | OPENVINO_FORMATS
@@ -41,7 +55,7 @@ class TimedReference:
     """A file that is timed in turns with a model's files, because their limits are shares of its time.
 
     Attributes:
-        path: The file, ONNX.
+        path: The file, of ONNX or OpenVINO.
         quantity: Time that is compared, such as "latency_ms".
         expected_ms: This time, as it was when the limits were computed.
     """

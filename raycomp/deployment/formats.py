@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,18 +22,24 @@ from raycomp.deployment.format_settings import (
     FormatSettings,
     check_lengths,
 )
-from raycomp.deployment.int8_steps import Judgement, attempt_of, describe_attempts, write_int8
-from raycomp.deployment.measured_files import (
-    ModelData,
-    WrittenFile,
-    judge_int8,
-    measure_files,
-    remove_file,
-)
+from raycomp.deployment.int8_steps import Attempt, Judgement, describe_attempts, write_int8
+from raycomp.deployment.measured_files import ModelData, WrittenFile, judge_int8, measure_files
 from raycomp.deployment.onnx_export import export_onnx, export_program, load_program
-from raycomp.deployment.openvino_files import convert_to_openvino, openvino_forward, quantise_openvino
+from raycomp.deployment.openvino_files import (
+    convert_to_openvino,
+    openvino_forward,
+    remove_file,
+    start_openvino,
+)
+from raycomp.deployment.openvino_int8 import write_openvino_int8
 from raycomp.deployment.quantisation import count_integer_operations
-from raycomp.deployment.runtimes import model_forward, open_session, session_forward, torch_threads
+from raycomp.deployment.runtimes import (
+    TokenForward,
+    model_forward,
+    open_session,
+    session_forward,
+    torch_threads,
+)
 from raycomp.errors import UserError, first_line
 
 
@@ -72,6 +79,10 @@ def write_formats(
     threads = settings.num_threads()
     load = describe_load()
     notes: list[str] = [] if load is None else [load]
+    if OPENVINO_FORMATS & set(settings.formats):
+        # What fails here fails again where the file is written, and becomes a note there.
+        with contextlib.suppress(Exception):
+            start_openvino()
 
     with torch_threads(threads), pinned_to_cpus(threads) as cpus:
         forward = model_forward(loaded)
@@ -159,9 +170,7 @@ def _write_int8(
         return None
 
     details = {
-        "form": attempts[-1].form,
-        "attempts": [attempt.to_dict() for attempt in attempts],
-        "reduce_range": reduce_range,
+        **_describe_int8(attempts, reduce_range),
         "integer_operations": count_integer_operations(target),
     }
     forward = session_forward(open_session(target, threads))
@@ -169,6 +178,15 @@ def _write_int8(
     return WrittenFile(
         INT8_FILE, "int8", "onnxruntime", "int8", forward, scores[target], details, tuple(attempts)
     )
+
+
+def _describe_int8(attempts: Sequence[Attempt], reduce_range: bool) -> dict[str, Any]:
+    """Return what the certificate says of an INT8 file."""
+    return {
+        "form": attempts[-1].form,
+        "attempts": [attempt.to_dict() for attempt in attempts],
+        "reduce_range": reduce_range,
+    }
 
 
 def _write_openvino(
@@ -216,15 +234,23 @@ def _write_openvino_int8(
     fp32: WrittenFile, folder: Path, settings: FormatSettings, data: ModelData, notes: list[str]
 ) -> WrittenFile | None:
     """Write the INT8 file; it is refused as that of ONNX Runtime is."""
+    threads = settings.num_threads()
+    judged: list[tuple[TokenForward, float]] = []
+
+    def judge(path: Path) -> Judgement:
+        forward = openvino_forward(path, threads)
+        # A form that was refused is not kept in memory.
+        judged[:] = [(forward, data.score(forward))]
+        return judge_int8(fp32, *judged[0], settings, data)
+
     target = folder / OPENVINO_INT8_FILE
-    quantise_openvino(folder / OPENVINO_FILE, target, data.calibration)
-    forward = openvino_forward(target, settings.num_threads())
-    selection = data.score(forward)
-    attempt = attempt_of("OpenVINO", judge_int8(fp32, forward, selection, settings, data))
-    if attempt.problem:
-        notes.append(describe_attempts([attempt]))
-        remove_file(target)
+    reduce_range = needs_reduced_range()
+    sources = (folder / ONNX_FILE, folder / OPENVINO_FILE)
+    attempts = write_openvino_int8(sources, target, data.calibration, judge, reduce_range=reduce_range)
+    if attempts[-1].problem:
+        notes.append(describe_attempts(attempts))
         return None
 
     path, form = OPENVINO_INT8_FILE, "openvino-int8"
-    return WrittenFile(path, form, "openvino", "int8", forward, selection, attempts=(attempt,))
+    details = _describe_int8(attempts, reduce_range)
+    return WrittenFile(path, form, "openvino", "int8", *judged[0], details, tuple(attempts))

@@ -173,7 +173,7 @@ def _list_forms(
 
     yield Int8Form("dynamic", False, everything)
     # Layers in fp32 restore accuracy and never speed.
-    if _lost_accuracy_only(attempts[-1]):
+    if lost_accuracy_only(attempts[-1]):
         for excluded in _list_exclusions(rank()):
             remaining = tuple(operation for operation in operations if operation not in excluded)
             if remaining:
@@ -181,7 +181,7 @@ def _list_forms(
 
     yield Int8Form("static", True, everything)
     # Smoothing adds nodes: it restores accuracy and never speed.
-    if _lost_accuracy_only(attempts[-1]):
+    if lost_accuracy_only(attempts[-1]):
         yield Int8Form("static, smoothed", True, everything, is_smoothed=True)
 
 
@@ -213,7 +213,8 @@ def _name_operations(operations: Collection[Operation]) -> str:
     return " and ".join(parts)
 
 
-def _lost_accuracy_only(attempt: Attempt) -> bool:
+def lost_accuracy_only(attempt: Attempt) -> bool:
+    """Return whether a form was refused for its accuracy and was fast enough."""
     if attempt.loss is None or attempt.speedup is None:
         return False
     return attempt.loss > attempt.max_loss and attempt.speedup >= 1.0

@@ -16,9 +16,9 @@ from raycomp.deployment.int8_steps import (
     describe_slow,
     loss_limit,
 )
-from raycomp.deployment.openvino_files import measure_size_mb
+from raycomp.deployment.openvino_files import measure_size_mb, open_forward, remove_file
 from raycomp.deployment.peak_memory import measure_peak_memory
-from raycomp.deployment.runtimes import Calibration, TokenForward, open_session, session_forward
+from raycomp.deployment.runtimes import Calibration, TokenForward
 from raycomp.deployment.timing import FIRST, OTHERS, FileTimes, time_in_turns, time_within_limits
 
 
@@ -148,8 +148,7 @@ def measure_files(
     forwards = [file.forward for file in files]
     reference = None
     if settings.reference is not None:
-        session = open_session(settings.reference.path, settings.num_threads())
-        reference = session_forward(session)
+        reference = open_forward(settings.reference.path, settings.num_threads())
     all_times, slowdown = time_within_limits(
         forwards,
         settings,
@@ -182,7 +181,7 @@ def measure_files(
 def find_limited(files: Sequence[WrittenFile], settings: FormatSettings) -> int | None:
     """Return the number of the file that must meet the limits; None if one of the files must.
 
-    Where INT8 was refused, it is the file in fp32.
+    Where INT8 was refused, it is the file in fp32 of the same library.
     """
     paths = [file.path for file in files]
     path = choose_limited(paths, settings.runtime)
@@ -190,10 +189,14 @@ def find_limited(files: Sequence[WrittenFile], settings: FormatSettings) -> int 
 
 
 def choose_limited(paths: Sequence[Path], runtime: str) -> Path | None:
-    """Return the file that must meet the limits of a runtime; None where one of the files must."""
+    """Return the file that must meet the limits of a runtime; None where one of the files must.
+
+    Where INT8 was refused, it is the file in fp32 of the same library.
+    """
     if not runtime:
         return None
-    candidates = (RUNTIME_FILES.get(runtime, WEIGHTS_FILE), ONNX_FILE)
+    names = (runtime, runtime.removesuffix("-int8"))
+    candidates = [RUNTIME_FILES.get(name, WEIGHTS_FILE) for name in names]
     return next((path for path in candidates if path in paths), None)
 
 
@@ -229,13 +232,6 @@ def _refuse_slow_files(
         notes += [describe_attempts(attempts)]
 
     return remaining, [note for note in notes if note]
-
-
-def remove_file(path: Path) -> None:
-    """Remove a file of an export, with the weights that OpenVINO has next to it."""
-    path.unlink(missing_ok=True)
-    if path.suffix == ".xml":
-        path.with_suffix(".bin").unlink(missing_ok=True)
 
 
 def _figures(

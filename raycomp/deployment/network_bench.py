@@ -16,15 +16,10 @@ import numpy as np
 
 from raycomp.deployment.latency import Clock, measure_by_length_ms
 from raycomp.deployment.network_files import NetworkFiles, cut_table, missing_rows_mb, random_model
+from raycomp.deployment.openvino_files import measure_size_mb, open_forward
 from raycomp.deployment.peak_memory import measure_peak_memory
 from raycomp.deployment.profile import NetworkTimes
-from raycomp.deployment.runtimes import (
-    TokenForward,
-    model_forward,
-    open_session,
-    session_forward,
-    torch_threads,
-)
+from raycomp.deployment.runtimes import TokenForward, model_forward, torch_threads
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.device_table import Conditions
 from raycomp.encoder.layers import EncoderConfig
@@ -130,18 +125,18 @@ class NetworkBench:
                 memory_mb = self._measure_memory(path)
         with self._files.open(runtime, arch) as path:
             missing_mb = missing_rows_mb(self._config, runtime, arch)
-            figures = NetworkTimes((), path.stat().st_size / 1e6 + missing_mb, memory_mb)
+            figures = NetworkTimes((), measure_size_mb(path) + missing_mb, memory_mb)
 
             if runtime == "torch":
                 return model_forward(random_model(cut_table(self._config), arch)), figures
-            # A session reads the whole file at once, so the file can go.
-            return session_forward(open_session(path, self._conditions.threads)), figures
+            # A runtime reads or maps the whole file at once, so the file can go.
+            return open_forward(path, self._conditions.threads), figures
 
     def _measure_memory(self, path: Path) -> float | None:
-        is_torch = self._conditions.runtime == "torch"
+        library = self._conditions.library
         memory = measure_peak_memory(
-            "torch" if is_torch else "onnxruntime",
-            path.parent if is_torch else path,
+            library,
+            path.parent if library == "torch" else path,
             batch=self._conditions.batch,
             length=self._conditions.max_length,
             threads=self._conditions.threads,

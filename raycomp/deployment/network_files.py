@@ -14,13 +14,26 @@ from typing import Any
 import torch
 
 from raycomp.deployment.cpu import needs_reduced_range
-from raycomp.deployment.format_settings import INT8_FILE, ONNX_FILE, WEIGHTS_FILE
+from raycomp.deployment.format_settings import (
+    INT8_FILE,
+    ONNX_FILE,
+    OPENVINO_FILE,
+    OPENVINO_INT8_FILE,
+    WEIGHTS_FILE,
+)
 from raycomp.deployment.onnx_export import export_onnx
+from raycomp.deployment.openvino_files import (
+    convert_to_openvino,
+    measure_size_mb,
+    quantise_openvino,
+    remove_file,
+)
 from raycomp.deployment.quantisation import Int8Form, find_operations, quantise
 from raycomp.encoder.architecture import Architecture
 from raycomp.encoder.device_table import bytes_per_weight
 from raycomp.encoder.export import write_network
 from raycomp.encoder.layers import EncoderConfig
+from raycomp.errors import UserError, first_line
 
 STORED_MB = 4000.0
 """Size of the files that are kept for the next conditions. A network beyond it is written again."""
@@ -73,7 +86,7 @@ class NetworkFiles:
         """Yield the file of a network; it can be gone afterwards.
 
         Args:
-            runtime: "onnxruntime", "onnxruntime-int8" or "torch".
+            runtime: Runtime of a budget, such as "onnxruntime-int8".
             arch: The network.
             has_all_rows: Whether its word table has all rows of the vocabulary, or `TABLE_ROWS`.
 
@@ -91,7 +104,7 @@ class NetworkFiles:
         folder = Path(self._folder.name, str(self._count))
         self._count += 1
         path = self._write(runtime, random_model(config, arch), folder)
-        size_mb = path.stat().st_size / 1e6
+        size_mb = measure_size_mb(path)
         if self._stored_mb + size_mb <= STORED_MB:
             self._stored[key] = path
             self._stored_mb += size_mb
@@ -115,6 +128,8 @@ class NetworkFiles:
         export_onnx(model, path, self._checked_tokens)
         if runtime == "onnxruntime":
             return path
+        if runtime in ("openvino", "openvino-int8"):
+            return self._write_openvino(runtime, path, folder)
 
         # The first form that an export tries. If it loses too much there, the certificate shows it.
         target = folder / INT8_FILE
@@ -122,6 +137,33 @@ class NetworkFiles:
         quantise(path, target, form, (), reduce_range=needs_reduced_range())
         path.unlink()
         return target
+
+    def _write_openvino(self, runtime: str, source: Path, folder: Path) -> Path:
+        """Replace the ONNX file of a network by its OpenVINO file; return the path of that file."""
+        plain, int8 = folder / OPENVINO_FILE, folder / OPENVINO_INT8_FILE
+        try:
+            convert_to_openvino(source, plain)
+            if runtime == "openvino-int8":
+                # The weights are random, and so can the rows be that the ranges come from.
+                generator = torch.Generator().manual_seed(0)
+                shape = (2, self._checked_tokens)
+                # The rows that every network of this class has.
+                num_rows = cut_table(self._config).vocab_size
+                ids = torch.randint(num_rows, shape, generator=generator)
+                rows = [(ids, torch.ones_like(ids), torch.zeros_like(ids))]
+                quantise_openvino(plain, int8, rows, reduce_range=needs_reduced_range())
+        # Both packages have exceptions of their own.
+        except Exception as error:
+            raise UserError(
+                f"OpenVINO or NNCF cannot write a network of the search space: {first_line(error)}. "
+                f'Set runtime = "{runtime.replace("openvino", "onnxruntime")}" in the budget.'
+            ) from error
+
+        source.unlink()
+        if runtime == "openvino":
+            return plain
+        remove_file(plain)
+        return int8
 
 
 def cut_table(config: EncoderConfig) -> EncoderConfig:

@@ -1,4 +1,7 @@
-"""OpenVINO files of a model, in fp32 and in INT8 by NNCF. Both packages are optional."""
+"""OpenVINO files of a model, in fp32 and in INT8 by NNCF. Both packages are optional.
+
+`open_forward` runs a file of OpenVINO or of ONNX Runtime.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import importlib.util
 import io
 import logging
 import os
+from collections.abc import Collection
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -14,11 +18,17 @@ import torch
 from torch import Tensor
 
 from raycomp.deployment.runtime_options import openvino_options
-from raycomp.deployment.runtimes import Calibration, TokenForward, named_inputs
+from raycomp.deployment.runtimes import (
+    Calibration,
+    TokenForward,
+    named_inputs,
+    open_session,
+    session_forward,
+)
 from raycomp.errors import UserError
 
 PACKAGES = {"openvino": "openvino", "openvino-int8": "nncf"}
-"""Package that each format needs. NNCF writes files of OpenVINO and needs it too."""
+"""Package that each format, and each runtime, needs. NNCF writes files of OpenVINO and needs it too."""
 
 
 def require_openvino(formats: set[str]) -> None:
@@ -30,13 +40,34 @@ def require_openvino(formats: set[str]) -> None:
     Raises:
         UserError: A package is missing.
     """
-    names = ["openvino", *(PACKAGES[name] for name in sorted(formats & set(PACKAGES)))]
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    missing = missing_openvino_packages(formats)
     if missing:
         raise UserError(
             f"The formats openvino and openvino-int8 need the package {missing[0]}, which is not "
             "installed. Run pip install 'raycomp[openvino]', or leave these formats out."
         )
+
+
+def missing_openvino_packages(names: Collection[str]) -> list[str]:
+    """Return the packages of OpenVINO that are not installed and that formats or runtimes need.
+
+    Args:
+        names: Names of formats or runtimes; those without an entry in `PACKAGES` are ignored.
+    """
+    needed = {PACKAGES[name] for name in names if name in PACKAGES}
+    packages = ["openvino", *sorted(needed - {"openvino"})] if needed else []
+    return [name for name in packages if importlib.util.find_spec(name) is None]
+
+
+def start_openvino() -> None:
+    """Let OpenVINO list the CPUs of this machine. Call it before threads are pinned to some of them.
+
+    OpenVINO lists the CPUs that its thread may use once in a process. If the first file is compiled on
+    one CPU, later files run with one thread, although they ask for more.
+    """
+    import openvino
+
+    openvino.Core().get_property("CPU", "RANGE_FOR_STREAMS")
 
 
 def convert_to_openvino(source: Path, target: Path) -> None:
@@ -52,13 +83,22 @@ def convert_to_openvino(source: Path, target: Path) -> None:
     _save(openvino.Core().read_model(str(source)), target)
 
 
-def quantise_openvino(source: Path, target: Path, calibration: Calibration) -> None:
+def quantise_openvino(
+    source: Path,
+    target: Path,
+    calibration: Calibration,
+    in_fp32: Collection[str] = (),
+    *,
+    reduce_range: bool,
+) -> None:
     """Write the INT8 form of an OpenVINO file, by NNCF's static quantisation with SmoothQuant.
 
     Args:
-        source: File in fp32 (.xml).
+        source: File in fp32 (.xml), made from an ONNX file.
         target: File to write (.xml).
         calibration: Training rows, which the ranges come from.
+        in_fp32: Nodes of the ONNX file that stay in fp32.
+        reduce_range: Whether weights have 7 bits; see `cpu.needs_reduced_range`.
     """
     # NNCF otherwise reports its use to its makers. It reads this once.
     os.environ.setdefault("NNCF_CI", "1")
@@ -76,8 +116,33 @@ def quantise_openvino(source: Path, target: Path, calibration: Calibration) -> N
             nncf.Dataset(rows),
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(rows),
+            ignored_scope=nncf.IgnoredScope(names=_find_operations(model, in_fp32)),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                # By default, NNCF gives 7 bits to the first convolution only.
+                overflow_fix=nncf.OverflowFix.ENABLE if reduce_range else nncf.OverflowFix.DISABLE
+            ),
         )
     _save(quantised, target)
+
+
+def _find_operations(model: Any, nodes: Collection[str]) -> list[str]:
+    """Return the names that nodes of an ONNX file have in its OpenVINO form."""
+    present = {operation.get_friendly_name() for operation in model.get_ops()}
+    # A product or a convolution with a bias becomes two operations.
+    names = [name for node in nodes for name in (node, f"{node}/WithoutBiases")]
+    return [name for name in names if name in present]
+
+
+def open_forward(path: Path, threads: int) -> TokenForward:
+    """Return the forward function of a file: of OpenVINO (.xml), or of ONNX Runtime.
+
+    Args:
+        path: The file.
+        threads: Threads of one matrix product.
+    """
+    if path.suffix == ".xml":
+        return openvino_forward(path, threads)
+    return session_forward(open_session(path, threads))
 
 
 def openvino_forward(path: Path, threads: int) -> TokenForward:
@@ -113,6 +178,13 @@ def measure_size_mb(path: Path) -> float:
     if weights.exists():
         size += weights.stat().st_size
     return size / 1e6
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file of an export, with the weights that OpenVINO has next to it."""
+    path.unlink(missing_ok=True)
+    if path.suffix == ".xml":
+        path.with_suffix(".bin").unlink(missing_ok=True)
 
 
 def _save(model: Any, target: Path) -> None:

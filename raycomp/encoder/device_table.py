@@ -36,7 +36,7 @@ class Conditions:
     """Where and how a file is measured.
 
     Attributes:
-        runtime: "onnxruntime", "onnxruntime-int8" or "torch".
+        runtime: "onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8" or "torch".
         threads: Threads of one operation.
         batch: Texts of a forward pass.
         lengths: Tokens of the texts: one number, or a sample of them.
@@ -55,6 +55,11 @@ class Conditions:
     def max_length(self) -> int:
         """Tokens of the longest text."""
         return self.longest or max(self.lengths)
+
+    @property
+    def library(self) -> str:
+        """The runtime without its precision: "onnxruntime", "openvino" or "torch"."""
+        return self.runtime.removesuffix("-int8")
 
     def describe(self) -> str:
         """Return the conditions in words."""

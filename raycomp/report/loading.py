@@ -46,7 +46,7 @@ class RunTables:
         ablations: One row for each figure of a study run.
         studies: The studies, in the order of the arguments.
         costs: One row for each part of a method's work.
-        runtimes: One row for each ONNX file that was timed in turns with those of the teacher.
+        runtimes: One row for each file of a runtime that was timed in turns with those of the teacher.
     """
 
     steps: pd.DataFrame

@@ -1,6 +1,6 @@
-"""Axes of the Pareto plot for latency in ONNX Runtime: one for each number of threads, batch and length.
+"""Axes of the Pareto plot for latency in a runtime: one per library, number of threads, batch and length.
 
-On such an axis the plot shows ONNX files, each with the score that it computes. The quantised teacher is
+On such an axis the plot shows files, each with the score that it computes. The quantised teacher is
 a point of its own: a user without raycomp would deploy it.
 """
 
@@ -24,11 +24,11 @@ from raycomp.report.plot import (
     method_marker,
     round_values,
 )
-from raycomp.report.runtime_table import CONDITIONS, PRECISIONS, list_files
+from raycomp.report.runtime_table import CONDITIONS, LIBRARIES, PRECISIONS, list_files
 
 EXPLANATION = (
-    "On the axes of ONNX Runtime, a mark is a file with the validation score that it computes. Filled "
-    "marks are in INT8 and open marks in fp32; stars are the teacher's files."
+    "On the axes of ONNX Runtime and OpenVINO, a mark is a file with the validation score that it "
+    "computes. Filled marks are in INT8 and open marks in fp32; stars are the teacher's files."
 )
 HIDDEN = {"visible": False}
 
@@ -52,14 +52,16 @@ def add_runtime_axes(
     for cost in COSTS:
         # A trace that another axis hides must appear again.
         variants[cost]["data"] = [{"visible": True, **patch} for patch in variants[cost]["data"]]
-    for (threads, batch, length, lengths), rows in files.groupby(CONDITIONS, sort=True):
+    conditions = ["library", *CONDITIONS]
+    for (name, threads, batch, length, lengths), rows in files.groupby(conditions, sort=True):
+        library = LIBRARIES[str(name)]
         noun = "thread" if threads == 1 else "threads"
         condition = f"{threads} {noun}, batch {batch}, {lengths or length} tokens"
-        key = "_".join(["onnxruntime", *re.findall(r"\w+", f"{threads} {batch} {length} {lengths}")])
-        choices[key] = f"ONNX Runtime ({condition})"
+        key = "_".join([str(name), *re.findall(r"\w+", f"{threads} {batch} {length} {lengths}")])
+        choices[key] = f"{library} ({condition})"
 
-        own = _build_traces(rows, len(tables.runs) > 1)
-        axis = build_axis(f"p50_ms (median forward pass in ONNX Runtime, ms, {condition})")
+        own = _build_traces(rows, library, len(tables.runs) > 1)
+        axis = build_axis(f"p50_ms (median forward pass in {library}, ms, {condition})")
         _append(variants, len(traces), own)
         variants[key] = {
             "data": [HIDDEN] * len(traces) + [_coordinates(trace) for trace in own],
@@ -85,11 +87,11 @@ def _coordinates(trace: dict[str, Any]) -> dict[str, Any]:
     return {"visible": True, "x": trace["x"]}
 
 
-def _build_traces(files: pd.DataFrame, has_several_runs: bool) -> list[dict[str, Any]]:
-    """Return a trace per method and precision, and the front of all files."""
+def _build_traces(files: pd.DataFrame, library: str, has_several_runs: bool) -> list[dict[str, Any]]:
+    """Return a trace per method and precision, and the front of all files of one library."""
     traces = []
     for (method, runtime), rows in files.groupby(["method", "runtime"], sort=False):
-        is_int8 = runtime == "onnxruntime-int8"
+        is_int8 = str(runtime).endswith("-int8")
         texts = [_describe(row, has_several_runs) for row in rows.to_dict("records")]
         trace = build_points(f"{method}, {PRECISIONS[str(runtime)]}", texts, rows["validation"])
 
@@ -109,7 +111,7 @@ def _build_traces(files: pd.DataFrame, has_several_runs: bool) -> list[dict[str,
         {
             "type": "scatter",
             "mode": "lines",
-            "name": "front in ONNX Runtime",
+            "name": f"front in {library}",
             "line": line,
             "hoverinfo": "skip",
             "y": round_values(front["validation"]),

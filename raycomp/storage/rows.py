@@ -239,13 +239,13 @@ class CostRow:
 
 @dataclass(frozen=True)
 class RuntimeRow:
-    """One ONNX file that was timed in turns with the files of the teacher.
+    """One file of ONNX Runtime or OpenVINO that was timed in turns with the files of the teacher.
 
     Attributes:
         run: Name of the run directory.
         method: Compression method, or "teacher".
         budget: Budget of the model, or "teacher".
-        runtime: "onnxruntime" or "onnxruntime-int8".
+        runtime: "onnxruntime", "onnxruntime-int8", "openvino" or "openvino-int8".
         threads: Threads of one operation.
         batch: Texts of a pass.
         length: Tokens of each text; the longest one where texts of several lengths are mixed.

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from raycomp.deployment import formats, measured_files, openvino_files, peak_memory, timing
+from raycomp.deployment import (
+    formats,
+    measured_files,
+    openvino_files,
+    openvino_int8,
+    peak_memory,
+    timing,
+)
 from raycomp.deployment.format_settings import FormatSettings, parse_formats, read_format_settings
 from raycomp.deployment.formats import write_formats
 from raycomp.deployment.int8_steps import Judgement
@@ -113,16 +122,27 @@ def test_an_openvino_int8_file_that_is_slow_is_refused(
 ) -> None:
     """OpenVINO itself is replaced: the rule is that of ONNX Runtime's INT8."""
 
-    def write_file(source: Path, target: Path, *_: Any) -> None:
+    def write_file(source: Path, target: Path, *_: Any, **__: Any) -> None:
         target.parent.mkdir(exist_ok=True)
         target.write_text("graph")
         target.with_suffix(".bin").write_text("weights")
 
     monkeypatch.setattr(formats, "convert_to_openvino", write_file)
-    monkeypatch.setattr(formats, "quantise_openvino", write_file)
+    monkeypatch.setattr(openvino_int8, "quantise_openvino", write_file)
     monkeypatch.setattr(formats, "openvino_forward", lambda path, threads: lambda *_: torch.zeros(1, 2))
     monkeypatch.setattr(Judgement, "is_fast", False)
+    pinned: list[bool] = []
+
+    @contextlib.contextmanager
+    def pinned_to_cpus(threads: int) -> Iterator[None]:
+        pinned.append(True)
+        yield
+
+    monkeypatch.setattr(formats, "pinned_to_cpus", pinned_to_cpus)
+    monkeypatch.setattr(formats, "start_openvino", lambda: pinned.append(False))
     folder, result = write(tmp_path, ("onnx", "openvino-int8"))
+    # OpenVINO would otherwise use the pinned CPUs only, for all files of this process.
+    assert pinned == [False, True]
 
     files = ["model.safetensors", "onnx/model.onnx", "openvino/openvino_model.xml"]
     assert [f.file for f in result.files] == files
@@ -145,12 +165,12 @@ def test_an_openvino_int8_file_that_is_slow_is_refused(
 def test_an_error_of_openvino_is_a_note_and_the_other_formats_stay(
     step: str, files: list[str], note: str, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write_file(source: Path, target: Path, *_: Any) -> None:
+    def write_file(source: Path, target: Path, *_: Any, **__: Any) -> None:
         target.parent.mkdir(exist_ok=True)
         target.write_text("graph")
         target.with_suffix(".bin").write_text("weights")
 
-    def fail(source: Path, target: Path, *_: Any) -> None:
+    def fail(source: Path, target: Path, *_: Any, **__: Any) -> None:
         if step != "openvino_forward":
             write_file(source, target)
         raise RuntimeError("no such operation.\nThe stack of OpenVINO follows.")
@@ -162,7 +182,8 @@ def test_an_error_of_openvino_is_a_note_and_the_other_formats_stay(
         step: fail,
     }
     for name, function in steps.items():
-        monkeypatch.setattr(formats, name, function)
+        module = openvino_int8 if name == "quantise_openvino" else formats
+        monkeypatch.setattr(module, name, function)
     folder, result = write(tmp_path, ("onnx", "openvino", "openvino-int8"))
 
     expected = [f"openvino/{name}.xml" for name in files]

@@ -14,7 +14,13 @@ from raycomp.runtime.pipeline.export_formats import export_formats, export_teach
 from raycomp.search.device_budgets import quantity_of
 from raycomp.search.search_loop import budget_settings
 
-FORMATS = {"onnxruntime": ("onnx",), "onnxruntime-int8": ("onnx", "int8"), "torch": ("transformers",)}
+FORMATS = {
+    "onnxruntime": ("onnx",),
+    "onnxruntime-int8": ("onnx", "int8"),
+    "openvino": ("openvino",),
+    "openvino-int8": ("openvino", "openvino-int8"),
+    "torch": ("transformers",),
+}
 """Formats that a runtime needs. The INT8 file needs the one in fp32 as its reference."""
 
 

@@ -136,8 +136,8 @@ def _describe_fallback(certificate: dict[str, Any], table: DeviceTable, file: di
 
 def _find_file(certificate: dict[str, Any], runtime: str) -> dict[str, Any]:
     """Return the figures of the file that runs in a runtime; that in fp32 where INT8 was refused."""
-    name = "torch" if runtime == "torch" else "onnxruntime"
-    files = [entry for entry in certificate["files"] if entry["runtime"] == name]
+    library = runtime.removesuffix("-int8")
+    files = [entry for entry in certificate["files"] if entry["runtime"] == library]
     if not files:
         notes = " ".join(certificate["notes"]) or "torch cannot export it."
         raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from raycomp.config.budget import BUDGET_KINDS, BudgetSettings
 from raycomp.deployment.cpu import describe_cpu
 from raycomp.deployment.onnx_export import MAX_ONNX_MB
+from raycomp.deployment.openvino_files import missing_openvino_packages
 from raycomp.deployment.peak_memory import STATUS
 from raycomp.deployment.runtimes import missing_onnx_packages
 from raycomp.encoder.architecture import Architecture
@@ -74,15 +75,8 @@ def find_runtime_problems(
 
 
 def _find_format_problems(budget: BudgetSettings, config: EncoderConfig) -> list[str]:
-    problems = []
-    # An export without ONNX would fail after all training.
-    missing = missing_onnx_packages() if budget.runtime != "torch" else []
-    if missing:
-        problems.append(
-            f"Budget {budget.name}: the runtime {budget.runtime} needs the package {missing[0]}, which "
-            "is not installed. Run pip install 'raycomp[onnx]', or set runtime = \"torch\"."
-        )
-
+    # An export without its packages would fail after all training.
+    problems = _find_missing_packages(budget)
     full = Architecture(len(config.layer_heads), tuple(config.layer_heads), tuple(config.layer_ffn))
     weights_mb = 4 * CostModel(EncoderShape.from_config(config), 1).cost("params", full) / 1e6
 
@@ -128,6 +122,25 @@ def _find_machine_problems(budget: BudgetSettings) -> list[str]:
             "profile a device with Linux and set profile."
         )
     return problems
+
+
+def _find_missing_packages(budget: BudgetSettings) -> list[str]:
+    """Return one message if the runtime of a budget is not installed: exports would fail at the end."""
+    if budget.runtime == "torch":
+        return []
+    # The files of OpenVINO are made from those of ONNX.
+    onnx, openvino = missing_onnx_packages(), missing_openvino_packages({budget.runtime})
+    missing = [*openvino, *onnx]
+    if not missing:
+        return []
+
+    extra = "openvino" if budget.runtime.startswith("openvino") else "onnx"
+    other = "torch" if onnx else budget.runtime.replace("openvino", "onnxruntime")
+    words, verb = ("package", "is") if len(missing) == 1 else ("packages", "are")
+    return [
+        f"Budget {budget.name}: the runtime {budget.runtime} needs the {words} {' and '.join(missing)}, "
+        f"which {verb} not installed. Run pip install 'raycomp[{extra}]', or set runtime = \"{other}\"."
+    ]
 
 
 def _list_limits(budget: BudgetSettings) -> str:

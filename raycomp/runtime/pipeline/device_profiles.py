@@ -16,6 +16,7 @@ from raycomp.config.job import Job
 from raycomp.deployment.cpu import describe_load, describe_machine, pinned_to_cpus
 from raycomp.deployment.network_bench import NetworkBench
 from raycomp.deployment.network_files import NetworkFiles
+from raycomp.deployment.openvino_files import start_openvino
 from raycomp.deployment.profile import Bench, choose_networks, measure_table
 from raycomp.encoder.architecture import FULL_TABLE, Architecture
 from raycomp.encoder.cost import EncoderShape
@@ -78,6 +79,8 @@ class ProfileTask:
         """
         encoder = describe_encoder(EncoderShape.from_config(self.config))
         machine = describe_machine(self.conditions.threads)
+        if bench is None and self.conditions.library == "openvino":
+            start_openvino()
 
         with contextlib.ExitStack() as stack:
             machine["pinned_cpus"] = stack.enter_context(pinned_to_cpus(self.conditions.threads))

@@ -25,7 +25,7 @@ from raycomp.deployment.certificate import (
     render_card_section,
 )
 from raycomp.deployment.cpu import describe_cpu, describe_machine, same_cpu
-from raycomp.deployment.format_settings import FormatSettings, check_lengths
+from raycomp.deployment.format_settings import LIBRARY_FORMATS, FormatSettings, check_lengths
 from raycomp.deployment.formats import FormatResult, write_formats
 from raycomp.deployment.measured_files import ModelData, choose_limited
 from raycomp.deployment.runtimes import Calibration, TokenForward
@@ -210,16 +210,16 @@ def teacher_deployable(context: RunContext) -> Deployable:
 
 
 def export_teacher(context: RunContext, conditions: Conditions) -> Path:
-    """Return a folder with the teacher's ONNX files for these conditions.
+    """Return a folder with the teacher's files for these conditions, in the library of their runtime.
 
     A folder that was written on this kind of CPU is used again. INT8 can be refused at one number of
-    threads and not at another, so the conditions have a folder each; both runtimes share it.
+    threads and not at another, so the conditions have a folder each; both precisions share it.
     """
     folder = context.layout.devices.certified / _teacher_folder(conditions)
     if read_certificate(folder) is None:
         shutil.rmtree(folder, ignore_errors=True)
         settings = FormatSettings(
-            ("onnx", "int8"),
+            LIBRARY_FORMATS[conditions.library],
             batches=(conditions.batch,),
             mixed_lengths=conditions.lengths,
             longest=conditions.longest or 0,
@@ -234,7 +234,8 @@ def export_teacher(context: RunContext, conditions: Conditions) -> Path:
 def _teacher_folder(conditions: Conditions) -> str:
     """Return the name of the teacher's folder: a file of lengths has too many of them for a name."""
     lengths = hashlib.sha256(repr(conditions.lengths).encode()).hexdigest()[:8]
-    return f"{TEACHER}-threads{conditions.threads}-batch{conditions.batch}-{lengths}"
+    library = "" if conditions.library == "onnxruntime" else f"-{conditions.library}"
+    return f"{TEACHER}{library}-threads{conditions.threads}-batch{conditions.batch}-{lengths}"
 
 
 def read_certificate(folder: Path) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from raycomp.deployment.format_settings import INT8_FILE, ONNX_FILE
+from raycomp.deployment.format_settings import RUNTIME_FILES
 from raycomp.encoder.architecture import Architecture
 from raycomp.methods.base import Deployable
 from raycomp.methods.context import RunContext
@@ -30,8 +30,10 @@ def add_measured_files(deployable: Deployable, out: Path) -> None:
     if deployable.measured_files is None:
         return
     # The file that was measured is the one that is deployed: it is not converted again.
-    for file in (ONNX_FILE, INT8_FILE):
-        source = deployable.measured_files / file
-        if source.exists():
-            (out / file).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source, out / file)
+    for file in RUNTIME_FILES.values():
+        # OpenVINO has its weights in a second file.
+        for part in (file, file.with_suffix(".bin")):
+            source = deployable.measured_files / part
+            if source.exists():
+                (out / part).parent.mkdir(exist_ok=True)
+                shutil.copyfile(source, out / part)

@@ -1,6 +1,7 @@
-"""Table `runtimes`: ONNX files of the deployed models, timed in turns with those of the teacher.
+"""Table `runtimes`: files of the deployed models, timed in turns with those of the teacher.
 
-A user without raycomp quantises the teacher. A model for a device must be faster than that file.
+A user without raycomp quantises the teacher. A model for a device must be faster than that file. Files
+of ONNX Runtime and files of OpenVINO are compared with the teacher of the same library.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy as np
 from raycomp.deployment.cpu import is_same_device, pinned_to_cpus
 from raycomp.deployment.format_settings import RUNTIME_FILES
 from raycomp.deployment.latency import measure_by_length_ms
-from raycomp.deployment.runtimes import TokenForward, open_session, session_forward
+from raycomp.deployment.openvino_files import open_forward
+from raycomp.deployment.runtimes import TokenForward
 from raycomp.deployment.timing import MEASURED_RUNS, MEASURED_SECONDS, TURN, paired_speedup
 from raycomp.encoder.device_table import Conditions, describe_lengths
 from raycomp.methods.base import Deployable
@@ -31,7 +33,7 @@ from raycomp.storage.tables import write_rows
 
 @dataclass(frozen=True)
 class _TimedFile:
-    """An ONNX file, what the table says of it apart from its times, and the function that runs it."""
+    """A file, what the table says of it apart from its times, and the function that runs it."""
 
     row: RuntimeRow
     forward: TokenForward
@@ -40,7 +42,7 @@ class _TimedFile:
 def record_runtimes(context: RunContext, deployables: Sequence[Deployable]) -> None:
     """Time the files of models for devices, and write the rows of the method.
 
-    Models without ONNX files are left out, and so are those for a device that this machine is not.
+    Models for torch are left out, and so are those for a device that this machine is not.
 
     Args:
         context: The run's context, as the method has it.
@@ -69,7 +71,7 @@ def record_runtimes(context: RunContext, deployables: Sequence[Deployable]) -> N
 def _group_by_conditions(
     context: RunContext, deployables: Sequence[Deployable]
 ) -> dict[Conditions, list[Deployable]]:
-    """Return the measured models by threads, batch and lengths; both runtimes share a group."""
+    """Return the measured models by library, threads, batch and lengths, whatever their precision."""
     groups: dict[Conditions, list[Deployable]] = {}
     for entry in deployables:
         if entry.measured_files is None or entry.verdict != "PASS":
@@ -79,15 +81,16 @@ def _group_by_conditions(
         conditions = table.conditions
         if not is_same_device(entry.certificate["machine"], table.machine, conditions.threads):
             continue
-        if (entry.measured_files / RUNTIME_FILES["onnxruntime"]).exists():
-            groups.setdefault(replace(conditions, runtime="onnxruntime"), []).append(entry)
+        file = RUNTIME_FILES.get(conditions.library)
+        if file is not None and (entry.measured_files / file).exists():
+            groups.setdefault(replace(conditions, runtime=conditions.library), []).append(entry)
     return groups
 
 
 def _open_files(
     context: RunContext, method: str, budget: str, folder: Path, conditions: Conditions
 ) -> list[_TimedFile]:
-    """Return the ONNX files of an export; an INT8 file that was refused is missing.
+    """Return the files of an export in one library; an INT8 file that was refused is missing.
 
     Args:
         context: The run's context in the vocabulary of the model.
@@ -98,12 +101,13 @@ def _open_files(
     """
     entries = {entry["file"]: entry for entry in read_json(folder / CERTIFICATE_FILE)["files"]}
     files = []
-    for runtime, file in RUNTIME_FILES.items():
+    for runtime in (conditions.library, f"{conditions.library}-int8"):
+        file = RUNTIME_FILES[runtime]
         entry = entries.get(file.as_posix())
         if entry is None:
             continue
 
-        forward = session_forward(open_session(folder / file, conditions.threads))
+        forward = open_forward(folder / file, conditions.threads)
         row = RuntimeRow(
             run=context.run_dir.name,
             method=method,
@@ -144,7 +148,8 @@ def _time_files(files: Sequence[_TimedFile], conditions: Conditions, vocab_size:
             turn=TURN,
         )
     times = [np.array(list(itertools.chain(*by_length))) for by_length in durations]
-    is_reference = [(f.row.method, f.row.runtime) == (TEACHER, "onnxruntime-int8") for f in files]
+    name = f"{conditions.library}-int8"
+    is_reference = [(f.row.method, f.row.runtime) == (TEACHER, name) for f in files]
     reference = times[is_reference.index(True)] if any(is_reference) else None
 
     rows = []

@@ -74,7 +74,7 @@ def test_wrong_overrides_are_named(tmp_path: Path, override: str, words: list[st
         ("latency_ms = -8", "above 0"),
         ("params = 1e6\nthreads = 2", "has threads, but no limit that is measured"),
         ("latency_ms = 8\npercentile = 90", "percentile"),
-        ('latency_ms = 8\nruntime = "openvino"', "runtime.*onnxruntime-int8"),
+        ('latency_ms = 8\nruntime = "tensorrt"', "runtime.*onnxruntime-int8.*openvino-int8"),
         ('latency_ms = 8\ndevice = "npu"', "device"),
         ('latency_ms = 8\nlength = 8\nlengths = "a.txt"', "length and lengths"),
         ('latency_ms = 8\nnode = "edge"\nprofile = "a.json"', "node and profile"),

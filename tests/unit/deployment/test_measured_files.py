@@ -13,6 +13,8 @@ from raycomp.deployment import measured_files, timing
 from raycomp.deployment.format_settings import (
     INT8_FILE,
     ONNX_FILE,
+    OPENVINO_FILE,
+    OPENVINO_INT8_FILE,
     WEIGHTS_FILE,
     FormatSettings,
 )
@@ -99,6 +101,10 @@ def test_a_judgement_compares_passes_of_the_same_turn(monkeypatch: pytest.Monkey
         # INT8 was refused.
         ("onnxruntime-int8", (WEIGHTS_FILE, ONNX_FILE), 1),
         ("onnxruntime", (WEIGHTS_FILE,), None),
+        ("openvino-int8", (WEIGHTS_FILE, ONNX_FILE, OPENVINO_FILE, OPENVINO_INT8_FILE), 3),
+        # The file in fp32 of the same library counts, not that of ONNX Runtime.
+        ("openvino-int8", (WEIGHTS_FILE, ONNX_FILE, OPENVINO_FILE), 2),
+        ("openvino", (WEIGHTS_FILE, ONNX_FILE), None),
     ],
 )
 def test_the_limits_of_a_budget_are_for_the_file_of_its_runtime(

@@ -84,6 +84,36 @@ def test_the_plot_has_the_quantised_teacher_as_a_point_of_its_own(run: Path, tmp
     assert not {"teacher, INT8", "front in ONNX Runtime"} & set(shown("params"))
 
 
+def test_files_of_openvino_have_their_own_axis_and_teacher(run: Path, tmp_path: Path) -> None:
+    rows = []
+    for (method, runtime), (time, score) in TIMES.items():
+        row = RuntimeRow(
+            run.name, method, "small" if method == "yoco" else method,
+            runtime.replace("onnxruntime", "openvino"), 2, 1, 64, 12.3, 0.8, score / 2, "accuracy",
+            time / 2, time, 3 / time,
+        )  # fmt: skip
+        rows.append(row.to_row())
+    write_rows(run, "runtimes", rows, "hat")
+
+    table = build_runtime_table(load_tables(run).runtimes)
+    assert table is not None
+    assert table.title == "ONNX Runtime and OpenVINO"
+    by_file = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert len(by_file) == 8
+    assert by_file["yoco half, INT8"]["retention"] == "96.4%"
+    assert by_file["yoco small, OpenVINO INT8"]["retention"] == "96.4%", "of the teacher in OpenVINO"
+
+    plot = read_page(write_report(run, tmp_path / "r.html")).plots()[0]
+    variant = plot["variants"]["openvino_2_1_64"]
+    pairs = zip(plot["data"], variant["data"], strict=True)
+    shown = [trace["name"] for trace, patch in pairs if patch.get("visible", True)]
+    assert set(shown) == {
+        "teacher, OpenVINO fp32", "teacher, OpenVINO INT8", "yoco, OpenVINO fp32", "yoco, OpenVINO INT8",
+        "front in OpenVINO",
+    }  # fmt: skip
+    assert "onnxruntime_2_1_64" in plot["variants"]
+
+
 def test_a_run_without_such_budgets_has_neither_table_nor_axis(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     assert build_runtime_table(load_tables(run).runtimes) is None

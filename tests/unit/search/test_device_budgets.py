@@ -170,7 +170,10 @@ def test_the_space_reaches_one_layer_only_with_a_budget_for_a_device(tiny_job: d
     assert depths({"size_mb": 8}) == (1, 2, 4, 6, 8, 10, 12)
 
 
-@pytest.mark.parametrize(("runtime", "step"), [("onnxruntime", 16), ("onnxruntime-int8", 32)])
+@pytest.mark.parametrize(
+    ("runtime", "step"),
+    [("onnxruntime", 16), ("onnxruntime-int8", 32), ("openvino", 16), ("openvino-int8", 32)],
+)
 def test_widths_are_multiples_with_a_budget_for_a_device(
     tiny_job: dict[str, Any], runtime: str, step: int
 ) -> None:

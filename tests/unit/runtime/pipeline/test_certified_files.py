@@ -6,17 +6,19 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from raycomp.config.budget import Runtime
 from raycomp.deployment.cpu import describe_machine
-from raycomp.deployment.format_settings import ONNX_FILE, TimedReference
+from raycomp.deployment.format_settings import ONNX_FILE, RUNTIME_FILES, TimedReference
 from raycomp.encoder.device_table import Conditions
 from raycomp.methods.base import Deployable
 from raycomp.methods.context import RunContext
 from raycomp.runtime.pipeline import certified_files, export_formats
 from raycomp.runtime.pipeline.certified_files import certify_file
+from raycomp.runtime.pipeline.measured_models import add_measured_files
 from raycomp.search.device_budgets import DeviceState
 from raycomp.storage.layout import RunLayout
 from tests.unit.invented_device import InventedBench
@@ -88,7 +90,7 @@ def test_the_teacher_has_files_for_each_number_of_threads_batch_and_lengths(
     written = []
 
     def export(context: Any, model: Any, folder: Path, figures: Any, settings: Any) -> None:
-        written.append(settings.threads)
+        written.append((settings.threads, settings.formats))
         folder.mkdir(parents=True)
         (folder / "certificate.json").write_text(json.dumps({"machine": describe_machine(1)}))
 
@@ -101,4 +103,31 @@ def test_the_teacher_has_files_for_each_number_of_threads_batch_and_lengths(
     assert len(set(folders)) == 4
     # Both runtimes compare with files of one folder.
     assert export_formats.export_teacher(context, replace(one, runtime="onnxruntime")) == folders[0]
-    assert written == [1, 2, 1, 1]
+    onnx = ("onnx", "int8")
+    assert written == [(1, onnx), (2, onnx), (1, onnx), (1, onnx)]
+
+    # Models in OpenVINO are compared with the teacher in OpenVINO.
+    folder = export_formats.export_teacher(context, replace(one, runtime="openvino-int8"))
+    assert folder not in folders
+    assert export_formats.export_teacher(context, replace(one, runtime="openvino")) == folder
+    assert written[4:] == [(1, ("openvino", "openvino-int8"))]
+
+
+def test_every_runtime_of_a_budget_has_formats() -> None:
+    assert set(certified_files.FORMATS) == set(get_args(Runtime))
+    for runtime, file in RUNTIME_FILES.items():
+        # The INT8 file is judged next to the one in fp32 of the same library.
+        assert len(certified_files.FORMATS[runtime]) == 1 + runtime.endswith("-int8")
+        assert file.parts[0] in ("onnx", "openvino")
+
+
+def test_measured_files_are_shipped_with_their_weights(tmp_path: Path) -> None:
+    source, out = tmp_path / "certified", tmp_path / "export"
+    names = ("onnx/model.onnx", "openvino/openvino_model_int8.xml", "openvino/openvino_model_int8.bin")
+    for name in names:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(name)
+    out.mkdir()
+    add_measured_files(Deployable("edge", "latency_ms", 5.0, None, measured_files=source), out)
+    assert {name: (out / name).read_text() for name in names} == {name: name for name in names}
+    assert len(list(out.rglob("*.*"))) == 3

@@ -345,6 +345,29 @@ def test_a_budget_for_int8_says_why_its_file_is_in_fp32(tiny_job: dict[str, Any]
     assert list_verdicts([edge])[0].endswith(f"of 7. This is the file in fp32. {refusal}")
 
 
+def test_a_budget_for_openvino_reads_the_file_of_openvino(
+    tiny_job: dict[str, Any], tmp_path: Path
+) -> None:
+    context = make_context(tiny_job, tmp_path, [{"name": "edge", "latency_ms": 7}])
+    table = context.device.tables["edge"]
+    conditions = replace(table.conditions, runtime="openvino-int8")
+    tables = {"edge": replace(table, conditions=conditions).to_dict()}
+    context.layout.devices.profile.write_text(json.dumps(tables))
+    context.forget_device()
+
+    def certify(context: RunContext, deployable: Deployable) -> dict[str, Any]:
+        certificate = certifier(lambda arch: 50.0)(context, deployable)
+        (slow,) = certificate["files"]
+        files = [
+            {**slow, "file": "openvino.xml", "runtime": "openvino", "latencies": [{"p50_ms": 6.5}]},
+            {**slow, "runtime": "openvino", "precision": "int8", "latencies": [{"p50_ms": 2.5}]},
+        ]
+        return {**certificate, "files": [slow, *files]}
+
+    (edge,) = certify_budgets(context, Method().compress, certify, print)
+    assert (edge.verdict, edge.cost) == ("PASS", 2.5)
+
+
 def test_a_model_without_a_file_for_its_runtime_is_one_message(
     tiny_job: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,45 @@ def test_a_profile_that_exists_is_refused_before_anything_is_read(tmp_path: Path
     out.touch()
     with pytest.raises(UserError, match=r"edge.json exists. Name a new file with --out"):
         profile(tmp_path / "none.toml", out=out)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "onnx", "message"),
+    [
+        (
+            "openvino",
+            [],
+            r"openvino needs the package openvino, which is not installed. Run pip install "
+            r"'raycomp\[openvino\]', or set runtime = \"onnxruntime\"",
+        ),
+        (
+            "openvino-int8",
+            [],
+            r"needs the packages openvino and nncf, which are not.*runtime = \"onnxruntime-int8\"",
+        ),
+        (
+            "openvino-int8",
+            ["onnx"],
+            r"needs the packages openvino and nncf and onnx.*raycomp\[openvino\].*runtime = \"torch\"",
+        ),
+    ],
+)
+def test_the_packages_of_openvino_are_named_before_the_run(
+    tiny_job: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    runtime: str,
+    onnx: list[str],
+    message: str,
+) -> None:
+    find = importlib.util.find_spec
+    missing = ("openvino", "nncf")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else find(name))
+    monkeypatch.setattr(device_checks, "missing_onnx_packages", lambda: onnx)
+    budget = {"latency_ms": 5, "runtime": runtime}
+    context = make_context(tiny_job, tmp_path / "run", budget, space={"heads": [4]})
+    with pytest.raises(UserError, match=message):
+        check(context)
 
 
 def record(context: RunContext) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -114,6 +116,24 @@ def test_a_wait_for_the_node_and_its_load_are_said(
     assert lines[0].startswith("The node with the resource 'edge' measures onnxruntime-int8, 1 thread")
     assert "measurement waits for all 2 CPUs of the node with the resource 'edge', 0 s" in lines
     assert lines[-1] == "Warning: the node with the resource 'edge': Other programs use this machine."
+
+
+def test_openvino_lists_the_cpus_before_threads_are_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO lists them once: a profile with one thread would leave one thread to all later files."""
+    order: list[str] = []
+
+    @contextlib.contextmanager
+    def pinned_to_cpus(threads: int) -> Iterator[None]:
+        order.append("pinned")
+        yield
+
+    monkeypatch.setattr(device_profiles, "pinned_to_cpus", pinned_to_cpus)
+    monkeypatch.setattr(device_profiles, "start_openvino", lambda: order.append("started"))
+    monkeypatch.setattr(device_profiles, "NetworkBench", lambda *_: InventedBench())
+    replace(TASK, conditions=replace(TASK.conditions, runtime="openvino-int8")).measure()
+    assert order == ["started", "pinned"]
+    TASK.measure()
+    assert order[2:] == ["pinned"], "the other runtimes do not need OpenVINO"
 
 
 def test_a_node_without_enough_cpus_or_without_the_resource_is_named(cluster: InventedCluster) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,14 +27,15 @@ TIMES = {
 }
 MACHINE = {"model": "an invented CPU", "instruction_sets": [], "cpus": 2}
 NAMES = {"model.onnx": "fp32", "model_int8.onnx": "int8"}
+OPENVINO_NAMES = {"openvino_model.xml": "fp32", "openvino_model_int8.xml": "int8"}
 
 
-def write_files(folder: Path, *names: str) -> Path:
-    (folder / "onnx").mkdir(parents=True)
+def write_files(folder: Path, *names: str, library: str = "onnx") -> Path:
+    (folder / library).mkdir(parents=True, exist_ok=True)
     entries = []
     for name in names:
-        (folder / "onnx" / name).touch()
-        entries.append({"file": f"onnx/{name}", "size_mb": 9.5, "selection": 0.7})
+        (folder / library / name).touch()
+        entries.append({"file": f"{library}/{name}", "size_mb": 9.5, "selection": 0.7})
     write_json(folder / "certificate.json", {"files": entries})
     return folder
 
@@ -47,13 +48,12 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         assert vocab_size == run.vocab_size
         return [[TIMES[call(None, None)]] for call in calls]
 
-    def open_session(path: Path, threads: int) -> str:
+    def open_forward(path: Path, threads: int) -> Callable[..., str]:
         assert threads == 2
-        return f"{path.parents[1].name}/{NAMES[path.name]}"
+        return lambda *_: f"{path.parents[1].name}/{(NAMES | OPENVINO_NAMES)[path.name]}"
 
     monkeypatch.setattr(runtime_rows, "measure_by_length_ms", measure)
-    monkeypatch.setattr(runtime_rows, "open_session", open_session)
-    monkeypatch.setattr(runtime_rows, "session_forward", lambda session: lambda *_: session)
+    monkeypatch.setattr(runtime_rows, "open_forward", open_forward)
     monkeypatch.setattr(runtime_rows, "_score", lambda context, forward: context.score)
 
     run_dir = tmp_path / "run-1a2b3c4d"
@@ -142,3 +142,27 @@ def test_a_cut_model_reads_its_own_tokens(context: Any, tmp_path: Path) -> None:
         "teacher": [0.6],
         "yoco": [0.5],
     }
+
+
+def test_models_in_openvino_are_compared_with_the_teacher_in_openvino(
+    context: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def export_teacher(context: Any, conditions: Conditions) -> Path:
+        asked.append(conditions)
+        return write_files(tmp_path / "teacher", *OPENVINO_NAMES, library="openvino")
+
+    monkeypatch.setattr(runtime_rows, "export_teacher", export_teacher)
+    conditions = Conditions("openvino-int8", 2, 1, (64,))
+    context.device.tables["edge"] = SimpleNamespace(conditions=conditions)
+    files = write_files(tmp_path / "edge", *OPENVINO_NAMES, library="openvino")
+    record_runtimes(context, [deployable("PASS", files)])
+
+    rows = read_table(context.run_dir, "runtimes").set_index(["budget", "runtime"])
+    assert list(rows.index) == [
+        ("teacher", "openvino"), ("teacher", "openvino-int8"), ("edge", "openvino"),
+        ("edge", "openvino-int8"),
+    ]  # fmt: skip
+    assert rows["speedup"].tolist() == [0.5, 1.0, 2.0, 4.0]
+    assert [entry.library for entry in asked] == ["openvino"]
