@@ -106,4 +106,5 @@ def _rank_products(
     """
     operations = find_operations(onnx_file)
     groups = rank_groups(onnx_file, operations, calibration, folder, reduce_range=reduce_range)
-    return [tuple(operation.name for operation in group) for group in groups]
+    products = [group for group in groups if group[0].kind != "Gather"]
+    return [tuple(operation.name for operation in group) for group in products]

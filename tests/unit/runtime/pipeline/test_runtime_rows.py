@@ -155,7 +155,7 @@ def test_models_in_openvino_are_compared_with_the_teacher_in_openvino(
 
     monkeypatch.setattr(runtime_rows, "export_teacher", export_teacher)
     conditions = Conditions("openvino-int8", 2, 1, (64,))
-    context.device.tables["edge"] = SimpleNamespace(conditions=conditions)
+    context.device.tables["edge"] = SimpleNamespace(conditions=conditions, machine=MACHINE)
     files = write_files(tmp_path / "edge", *OPENVINO_NAMES, library="openvino")
     record_runtimes(context, [deployable("PASS", files)])
 
