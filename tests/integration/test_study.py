@@ -63,7 +63,7 @@ def folder(study: StudySpec, storage: Path) -> Path:
 def test_every_study_run_has_its_rows(folder: Path, study: StudySpec) -> None:
     assert finished_runs(folder) == {c.name for c in study.runs}
     rows = read_table(folder, "ablations")
-    main = rows[(rows["budget"] == "half") & (rows["metric"] == "accuracy")]
+    main = rows[(rows["budget"] == "half") & (rows["kind"] == "score")]
     assert sorted(zip(main["variant"], main["seed"], strict=True)) == [
         ("sng", 0), ("sng", 1), ("tuned", 0), ("tuned", 1),
     ]  # fmt: skip
