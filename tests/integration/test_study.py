@@ -89,7 +89,7 @@ def test_every_study_run_has_its_rows(folder: Path, study: StudySpec) -> None:
         ("best", 4),
         ("best10", 8),
     }
-    assert set(rows["kind"]) == {"score", "progress", "cost"}
+    assert set(rows["kind"]) == {"score", "healing", "progress", "cost"}
     teachers = rows[rows["method"] == "teacher"]
     assert len(teachers) == 4
     assert teachers.groupby("seed")["value"].nunique().tolist() == [1, 1]
