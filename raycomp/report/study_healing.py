@@ -61,9 +61,9 @@ def healing_table(study: str | Path | StudyResults) -> pd.DataFrame:
 
 
 def build_healing_tables(study: StudyResults) -> list[TextTable]:
-    """Return the table as text; none where no sub-network was deployed."""
+    """Return the table as text; none where no sub-network was healed."""
     table = healing_table(study)
-    if table.empty:
+    if table["healed"].isna().all():
         return []
 
     body = [
