@@ -46,11 +46,11 @@ TURN = 5
 class NetworkBench:
     """Writes networks as files of a runtime, and times them on this machine.
 
-    All networks in memory take turns with one reference network. The ratio of the fastest passes counts,
-    times the reference's usual pass: other programs and a slower clock only make passes longer. With one
-    thread, passes are compared by the CPU time of the thread. The reference, and its usual pass, stay the
-    same in all calls of `measure`. How much longer the slow passes take is each network's own, from the
-    quietest part of its passes: a certificate repeats what another program has slowed, too.
+    All networks in memory take turns with one reference network. The ratio of the median passes counts,
+    times the reference's usual pass, as a certificate compares medians. With one thread, the CPU times of
+    the fastest passes are compared: other programs only make them longer. The reference, and its usual
+    pass, stay the same in all calls of `measure`. How much longer the slow passes take is each network's
+    own, from the quietest part of its passes: a certificate repeats what another program has slowed, too.
 
     Args:
         config: Shapes of the full network.
@@ -157,10 +157,14 @@ class NetworkBench:
         if clock is not time.perf_counter:
             walls = self._run_turns(forwards, time.perf_counter)
 
-        # A mean or a median of a busy machine says more about the other programs than about the network.
+        # A short pass finds a quiet moment of a busy machine more often than a long one. The ratio of the
+        # fastest passes of several threads would make small networks too fast.
+        choose: Callable[[Sequence[float]], float] = statistics.median
+        if clock is time.thread_time:
+            choose = min
         medians_ms = [
             [
-                min(own) / min(now) * usual
+                choose(own) / choose(now) * usual
                 for own, now, usual in zip(n, reference, self._usual_ms, strict=True)
             ]
             for n in networks

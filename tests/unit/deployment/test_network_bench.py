@@ -115,6 +115,22 @@ def test_each_network_has_its_own_slow_passes(monkeypatch: pytest.MonkeyPatch, t
     assert large.typical()["latency_ms"] == pytest.approx(10.0)
 
 
+def test_a_small_network_that_finds_quiet_moments_is_not_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program doubles all passes, except a few of the small network."""
+    passes = {1: [1.0] + [2.0] * 9, 3: [20.0] * 10}
+
+    def measure(forwards: Sequence[Any], *_: Any, **__: Any) -> Any:
+        return [[passes[forward(None, None)]] for forward in forwards]
+
+    monkeypatch.setattr(network_bench, "measure_by_length_ms", measure)
+    monkeypatch.setattr(network_bench, "model_forward", lambda model: lambda *_: model.config.depth)
+    monkeypatch.setattr(network_bench, "random_model", lambda _, arch: SimpleNamespace(config=arch))
+    with NetworkFiles(CONFIG, longest=4) as files:
+        bench = NetworkBench(CONFIG, Conditions("torch", 2, 1, (4,)), files)
+        small, large = bench.measure([Architecture(d, (1,) * d, (32,) * d) for d in (1, 3)])
+    assert large.typical()["latency_ms"] / small.typical()["latency_ms"] == pytest.approx(10.0)
+
+
 def test_files_have_the_weights_of_their_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     invent_clock(monkeypatch, 1.0)
     done: list[int] = []
