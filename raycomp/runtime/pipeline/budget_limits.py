@@ -107,7 +107,9 @@ def _explain_missing_file(budget: BudgetSettings, settings: FormatSettings) -> s
     name = FORMAT_OF_RUNTIME[budget.runtime]
     if name == "transformers" or name in settings.formats:
         return ""
-    formats = ",".join(dict.fromkeys([*settings.formats, "onnx", name]))
+    # The INT8 file needs the one in fp32 of its library as its reference.
+    plain = FORMAT_OF_RUNTIME[budget.runtime.removesuffix("-int8")]
+    formats = ",".join(dict.fromkeys([*settings.formats, plain, name]))
     return f"The limits are for a file in {budget.runtime}: add --formats {formats}."
 
 

@@ -19,7 +19,7 @@ from raycomp.methods.context import RunContext
 from raycomp.runtime.pipeline import export_formats
 from raycomp.runtime.pipeline.budget_limits import find_limits, with_budget_conditions
 from tests.unit.deployment.test_certificate import FIGURES, FILES
-from tests.unit.runtime.pipeline.test_device_certificates import PHONE, make_context
+from tests.unit.runtime.pipeline.test_device_certificates import PHONE, SPACE, make_context
 
 EDGE = {"name": "edge", "latency_ms": 7, "percentile": 95, "memory_mb": 99, "size_mb": 9, "params": "1M"}
 MODEL = Deployable("edge", "limits", 1.0, lambda: pytest.fail("not built"))
@@ -56,6 +56,28 @@ def test_what_this_measurement_cannot_decide_is_not_judged(
     assert note in " ".join(limits.notes)
     assert bool(limits.notes) == bool(not_judged)
     assert limits.runtime == ("" if "size_mb" in not_judged else "onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("runtime", "formats"),
+    [
+        ("onnxruntime-int8", "plain,onnx,int8"),
+        ("openvino", "plain,openvino"),
+        ("openvino-int8", "plain,openvino,openvino-int8"),
+    ],
+)
+def test_a_missing_file_names_the_formats_of_its_library(
+    tiny_job: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    runtime: str,
+    formats: str,
+) -> None:
+    # INT8 needs widths that are multiples of 32.
+    monkeypatch.setitem(SPACE, "heads", [4])
+    context = make_context(tiny_job, tmp_path, [{**EDGE, "runtime": runtime}])
+    (note,) = find_limits(context, MODEL, replace(ASKED, formats=("plain",))).notes
+    assert note.endswith(f"The limits are for a file in {runtime}: add --formats {formats}.")
 
 
 def test_a_share_of_the_profile_s_time_is_named(tiny_job: dict[str, Any], tmp_path: Path) -> None:
