@@ -30,7 +30,7 @@ from raycomp.deployment.openvino_files import (
 )
 from raycomp.deployment.quantisation import Int8Form, find_operations, quantise
 from raycomp.encoder.architecture import Architecture
-from raycomp.encoder.device_table import bytes_per_weight
+from raycomp.encoder.device_table import word_table_mb
 from raycomp.encoder.export import write_network
 from raycomp.encoder.layers import EncoderConfig
 from raycomp.errors import UserError, first_line
@@ -179,7 +179,7 @@ def cut_table(config: EncoderConfig) -> EncoderConfig:
 def missing_rows_mb(config: EncoderConfig, runtime: str, arch: Architecture) -> float:
     """Return how much larger a file with the whole word table is than that of `cut_table`."""
     rows = config.vocab_size - cut_table(config).vocab_size
-    return bytes_per_weight(runtime) * rows * (arch.table.rank or config.embedding_size) / 1e6
+    return word_table_mb(runtime, rows * (arch.table.rank or config.embedding_size), rows)
 
 
 def random_model(config: EncoderConfig, arch: Architecture) -> Any:

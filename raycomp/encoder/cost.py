@@ -77,8 +77,8 @@ def layer_params(config: EncoderShape, heads: int, ffn: int) -> int:
     return params
 
 
-def table_params(config: EncoderShape, table: WordTable) -> int:
-    """Return the parameters of a word table.
+def table_rows(config: EncoderShape, table: WordTable) -> int:
+    """Return the rows of a word table.
 
     Raises:
         ValueError: The table is cut, and the shape does not know the task's vocabulary.
@@ -86,6 +86,16 @@ def table_params(config: EncoderShape, table: WordTable) -> int:
     rows = config.task_vocab_size if table.is_cut else config.vocab_size
     if rows is None:
         raise ValueError("the size of the task's vocabulary is not known")
+    return rows
+
+
+def table_params(config: EncoderShape, table: WordTable) -> int:
+    """Return the parameters of a word table.
+
+    Raises:
+        ValueError: As in `table_rows`.
+    """
+    rows = table_rows(config, table)
     size = config.embedding_size
     # A table of rank r is a matrix of r columns times one of r rows.
     return rows * size if table.rank is None else table.rank * (rows + size)
@@ -186,6 +196,14 @@ class CostModel:
         for heads, ffn in zip(arch.heads, arch.ffn, strict=True):
             total += self._layer(kind, heads, ffn)
         return total
+
+    def table_rows(self, table: WordTable) -> int:
+        """Return the rows of a word table.
+
+        Raises:
+            ValueError: As in the function `table_rows`.
+        """
+        return table_rows(self._config, table)
 
     def _table(self, kind: str, table: WordTable) -> int:
         """Return how much more a word table costs than the full one."""

@@ -275,9 +275,18 @@ def _read_figures(data: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(data[name]) for name in (*TIMES, "size_mb")}
 
 
-def bytes_per_weight(runtime: str) -> int:
-    """Return the bytes of a number of a word table in a runtime's file."""
-    return 1 if runtime.endswith("int8") else 4
+def word_table_mb(runtime: str, num_weights: float, num_rows: int) -> float:
+    """Return the size of a word table in a runtime's file, in MB (10^6 bytes).
+
+    Args:
+        runtime: Runtime of a budget.
+        num_weights: Numbers of the table; negative where the difference to a larger one is asked for.
+        num_rows: Its rows, or the difference.
+    """
+    bytes_per_weight = 1 if runtime.endswith("-int8") else 4
+    # OpenVINO has a scale in fp32 for each row, and ONNX Runtime one for the whole table.
+    bytes_per_row = 4 if runtime == "openvino-int8" else 0
+    return (bytes_per_weight * num_weights + bytes_per_row * num_rows) / 1e6
 
 
 def describe_encoder(shape: EncoderShape) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from raycomp.config.budget import BUDGET_KINDS, SEVERAL, BudgetSettings, parse_q
 from raycomp.config.job import Job
 from raycomp.encoder.architecture import FULL_TABLE, Architecture
 from raycomp.encoder.cost import CostFunction, CostModel, EncoderShape
-from raycomp.encoder.device_table import Conditions, DeviceTable, bytes_per_weight, describe_encoder
+from raycomp.encoder.device_table import Conditions, DeviceTable, describe_encoder, word_table_mb
 from raycomp.errors import UserError, first_line
 from raycomp.storage.files import read_json
 from raycomp.storage.layout import RunLayout
@@ -137,7 +137,8 @@ class BudgetCosts:
             # The layers were measured with the full word table.
             full = self._base.cost("params", replace(arch, table=FULL_TABLE))
             added = self._base.cost("params", arch) - full
-            added_mb = bytes_per_weight(budget.runtime) * added / 1e6
+            num_rows = self._base.table_rows(arch.table) - self._base.table_rows(FULL_TABLE)
+            added_mb = word_table_mb(budget.runtime, added, num_rows)
         return table.predict(quantity_of(budget, kind), arch, added_mb)
 
     def _factor(self, budget: BudgetSettings, quantity: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from raycomp.deployment import formats, network_bench, openvino_files, openvino_int8, timing
+from raycomp.deployment import (
+    formats,
+    network_bench,
+    network_files,
+    openvino_files,
+    openvino_int8,
+    timing,
+)
 from raycomp.deployment.certificate import build_certificate
 from raycomp.deployment.cpu import describe_machine
 from raycomp.deployment.formats import write_formats
@@ -20,7 +28,7 @@ from raycomp.deployment.measured_files import ModelData
 from raycomp.deployment.network_files import random_model
 from raycomp.deployment.quantisation import find_operations
 from raycomp.deployment.timing import FileTimes
-from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.architecture import Architecture, WordTable
 from raycomp.encoder.export import export_model
 from raycomp.methods.base import Deployable
 from raycomp.methods.context import RunContext
@@ -31,6 +39,7 @@ from raycomp.runtime.pipeline.device_profiles import record_profiles
 from raycomp.storage.machine_limits import usable_cpus
 from tests.conformance.deployed import calibration
 from tests.conftest import make_tokenizer
+from tests.unit.deployment.test_network_bench import CONFIG
 from tests.unit.encoder.test_export import CARD
 from tests.unit.runtime.pipeline.test_device_certificates import Method
 from tests.unit.runtime.pipeline.test_device_checks import make_context
@@ -106,6 +115,24 @@ def test_a_budget_is_profiled_and_certified(
     assert file["memory_mb"] > file["libraries_mb"] > 0
     if runtime == "openvino-int8":
         assert file["details"]["form"] == "OpenVINO"
+
+
+def test_the_rows_that_a_cut_word_table_lacks_have_their_predicted_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(network_files, "TABLE_ROWS", 500)
+    config = replace(CONFIG, vocab_size=4500)
+    arch = Architecture(1, (2,), (32,), table=WordTable(rank=8))
+    sizes = []
+    for has_all_rows in (True, False):
+        with (
+            network_files.NetworkFiles(config, longest=4) as files,
+            files.open("openvino-int8", arch, has_all_rows=has_all_rows) as path,
+        ):
+            sizes.append(openvino_files.measure_size_mb(path))
+
+    missing = network_files.missing_rows_mb(config, "openvino-int8", arch)
+    assert sizes[0] - sizes[1] == pytest.approx(missing, rel=0.02)
 
 
 @pytest.mark.parametrize("reduce_range", [True, False])

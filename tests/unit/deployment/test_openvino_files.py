@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,11 +16,11 @@ import torch
 from raycomp.deployment import network_bench, network_files, openvino_int8
 from raycomp.deployment.int8_steps import Attempt, Judgement, describe_attempts
 from raycomp.deployment.network_bench import NetworkBench
-from raycomp.deployment.network_files import NetworkFiles
+from raycomp.deployment.network_files import TABLE_ROWS, NetworkFiles, missing_rows_mb
 from raycomp.deployment.openvino_files import missing_openvino_packages, quantise_openvino
 from raycomp.deployment.openvino_int8 import write_openvino_int8
 from raycomp.deployment.quantisation import Operation
-from raycomp.encoder.architecture import Architecture
+from raycomp.encoder.architecture import Architecture, WordTable
 from raycomp.encoder.device_table import Conditions
 from raycomp.errors import UserError
 from tests.unit.deployment.test_network_bench import CONFIG
@@ -224,6 +225,14 @@ def test_a_bench_measures_both_files_of_a_network(
     assert (entry.size_mb, entry.memory_mb, entry.durations) == (30 / 1e6, 30.0, [[2.0]])
     assert kinds == [("openvino", f"{name}.xml")]
     assert kept == [f"{name}.bin", f"{name}.xml"]
+
+
+def test_a_row_of_an_int8_word_table_has_a_scale_of_its_own_in_openvino() -> None:
+    config = replace(CONFIG, vocab_size=TABLE_ROWS + 1000)
+    archs = [Architecture(1, (2,), (32,), table=WordTable(rank=rank)) for rank in (None, 6)]
+    sizes = [missing_rows_mb(config, "openvino-int8", arch) for arch in archs]
+    assert sizes == pytest.approx([1000 * (16 + 4) / 1e6, 1000 * (6 + 4) / 1e6])
+    assert missing_rows_mb(config, "openvino", archs[1]) == pytest.approx(1000 * 24 / 1e6)
 
 
 def test_a_network_that_openvino_cannot_write_is_one_message(

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from raycomp.config.loader import parse_job
-from raycomp.encoder.cost import EncoderShape
+from raycomp.encoder.architecture import WordTable
+from raycomp.encoder.cost import CostModel, EncoderShape
 from raycomp.encoder.device_table import Conditions, DeviceTable
 from raycomp.errors import UserError
 from raycomp.search.device_budgets import (
+    BudgetCosts,
     DeviceState,
     conditions_of,
     find_named_tables,
@@ -157,6 +159,27 @@ def test_an_unreachable_limit_names_the_nearest_one(tiny_job: dict[str, Any], tm
     assert "size_mb" not in reason
     nearest = make_setup(tiny_job, tmp_path, [{"name": "edge", "latency_ms": 1.46}])
     assert infeasible_reason(nearest, nearest.job.budget[0]) == ""
+
+
+@pytest.mark.parametrize(
+    ("runtime", "row_bytes"),
+    # OpenVINO has a scale in fp32 for each row of INT8.
+    [("onnxruntime", 256), ("onnxruntime-int8", 64), ("openvino", 256), ("openvino-int8", 68)],
+)
+def test_a_cut_word_table_saves_the_bytes_of_its_rows(
+    tiny_job: dict[str, Any], runtime: str, row_bytes: int
+) -> None:
+    budgets = [{"name": "edge", "size_mb": 5.0, "runtime": runtime}]
+    job = parse_job(make_job(tiny_job, budgets, space={}))
+    (budget,) = job.budget
+    space = make_space(job, SHAPE)
+    table = make_table(space, SHAPE, conditions=conditions_of(job, budget))
+    base = CostModel(replace(SHAPE, task_vocab_size=40), 16)
+    costs = BudgetCosts(base, space.largest(), DeviceState({"edge": table}))
+
+    cut = replace(space.largest(), table=WordTable(is_cut=True))
+    sizes = [costs.predict(budget, "size_mb", arch) for arch in (space.largest(), cut)]
+    assert sizes[0] - sizes[1] == pytest.approx(60 * row_bytes / 1e6)
 
 
 def test_the_space_reaches_one_layer_only_with_a_budget_for_a_device(tiny_job: dict[str, Any]) -> None:
